@@ -1,0 +1,74 @@
+"""The user's cache folder, file locks and content hashes. Knows nothing of what is cached."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from undial_cli import ui
+
+
+def cache_dir() -> Path:
+    """`UNDIAL_CACHE_DIR`, else `$XDG_CACHE_HOME/undial`, else `~/.cache/undial`."""
+    given = os.environ.get("UNDIAL_CACHE_DIR")
+    if given:
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "undial"
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock that belongs to `path` (the lock file lies in the cache folder)."""
+    locks = cache_dir() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
+    lock = FileLock(locks / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0.5)
+    except Timeout:
+        ui.say(f"waiting for another undial that works on {path.name}", "dim")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all (temporary name, then rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o666 & ~current_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def current_umask() -> int:
+    """The process's umask (it can be read only by setting it)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def hash_folder(folder: Path, suffixes: tuple[str, ...] = (".safetensors", ".bin", ".json", ".model", ".jinja")) -> str:
+    """Content hash of a model folder's files (weights, configs, tokenizer)."""
+    total = hashlib.blake2b(digest_size=16)
+    for file in sorted(p for p in folder.iterdir() if p.suffix in suffixes):
+        total.update(file.name.encode())
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 22):
+                total.update(block)
+    return total.hexdigest()

@@ -1,0 +1,95 @@
+"""What is refused before anything is loaded or written: combinations that cannot work.
+
+Ranges of single values are the schema's; what needs the data or the model is found by
+`inputs.prepare`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+from undial_cli.errors import UserError, bad_value
+from undial_cli.schema import Run, TrainingRun, UnlearnRun, check_ranges
+from undial_cli.targets import target_of
+
+GPU_ONLY = ("single_gpu", "ddp", "fsdp", "deepspeed_zero3")
+SHARDED = ("fsdp", "deepspeed_zero3")
+
+
+def check_run(run: Run) -> None:
+    """Raise UserError for a run that cannot be done on this machine or at all."""
+    check_ranges(run)
+    check_name(run)
+    check_hardware(run)
+    if isinstance(run, TrainingRun):
+        check_adapter(run)
+    if isinstance(run, UnlearnRun):
+        check_method(run)
+    target_of(run)
+
+
+def check_name(run: Run) -> None:
+    """A name is one folder name."""
+    if run.name is not None and (run.name in ("", ".", "..") or "/" in run.name or "\\" in run.name):
+        raise bad_value("name", run.name, "a folder name without slashes")
+
+
+def check_hardware(run: Run) -> None:
+    """The devices that the hardware config asks for must be there."""
+    name, hardware = run.hardware.name, run.hardware
+    gpus = torch.cuda.device_count()
+    if name in GPU_ONLY and gpus == 0:
+        raise UserError(
+            f"hardware={name}: needs a GPU and none is visible; allowed here is hardware=cpu "
+            "(hardware.num_processes=N) or hardware=auto"
+        )
+    if gpus and name != "cpu" and (hardware.num_processes or 1) > gpus:
+        raise bad_value("hardware.num_processes", hardware.num_processes, f"at most {gpus}, the GPUs")
+    if hardware.precision == "fp16" and (name == "cpu" or gpus == 0):
+        raise bad_value("hardware.precision", "fp16", "no or bf16 on a CPU")
+    if name == "deepspeed_zero3" and importlib.util.find_spec("deepspeed") is None:
+        raise UserError(f"hardware={name}: needs deepspeed: pip install 'undial[deepspeed]'")
+
+
+def check_adapter(run: TrainingRun) -> None:
+    """Adapters that cannot be trained or saved as asked."""
+    adapter = run.adapter
+    if adapter.name == "qlora":
+        if run.hardware.name == "cpu" or torch.cuda.device_count() == 0:
+            raise UserError("adapter=qlora: needs a GPU; allowed on a CPU is adapter=lora or none")
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise UserError("adapter=qlora: needs bitsandbytes: pip install 'undial[qlora]'")
+        if adapter.merge:
+            raise UserError("adapter.merge=true: not possible with adapter=qlora (4-bit weights)")
+    if adapter.merge and run.hardware.name in SHARDED:
+        raise UserError(f"adapter.merge=true: not possible with hardware={run.hardware.name}")
+    if run.train.eval_steps and run.hardware.name in SHARDED:
+        raise UserError(f"train.eval_steps: not possible with hardware={run.hardware.name}")
+
+
+def check_method(run: UnlearnRun) -> None:
+    """What a method needs and the run does not give."""
+    from undial_cli.methods import forget_loss, retain_loss
+
+    method = run.method
+    needs = set(forget_loss(method).needs) if method.gamma else set()
+    if method.retain != "none" and method.alpha:
+        if not (run.data.retain_split or run.data.retain_file):
+            raise UserError(
+                f"method.retain={method.retain}: needs a retain set: data.retain_split or "
+                "data.retain_file"
+            )
+        needs |= retain_loss(method).needs
+    elif not method.gamma:
+        raise UserError("method.gamma=0: nothing is left to minimise without a retain term")
+    if run.data.anchor == "retain" and (method.retain == "none" or not method.alpha):
+        raise UserError("data.anchor=retain: needs method.retain=gdr or klr")
+    if run.data.anchor == "forget" and not method.gamma:
+        raise UserError("method.gamma=0: needs data.anchor=retain")
+    if run.teacher.cache == "off" and run.adapter.name == "none" and needs:
+        raise UserError(
+            f"teacher.cache=off: method={method.name} needs the teacher's signal, and full "
+            "fine-tuning changes the only model; allowed is auto or memory, or adapter=lora"
+        )

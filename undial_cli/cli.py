@@ -1,0 +1,173 @@
+"""The command line: `undial COMMAND [group=option] [key=value ...]`. The only file that knows argv.
+
+Exit codes: 0 done, 2 the input is wrong, 1 anything else, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from typing import Any
+
+from undial_cli.errors import UserError, WorldError, bad_value
+
+COMMANDS = ("unlearn", "finetune", "evaluate", "doctor")
+HELP = ("--help", "-h", "help")
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(argv: list[str]) -> int:
+    """Do what the arguments say; returns the exit code."""
+    from undial_cli import ui
+
+    try:
+        return dispatch(argv)
+    except UserError as error:
+        ui.error(str(error))
+        return 2
+    except WorldError as error:
+        ui.error(str(error))
+        return 1
+    except KeyboardInterrupt:
+        ui.error("interrupted; the same command goes on from the last saved step")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        ui.error(f"{type(error).__name__}: {reason[0] if reason else ''} (traceback: log.txt)")
+        if os.environ.get("UNDIAL_TRACEBACK"):
+            raise
+        return 1
+
+
+def dispatch(argv: list[str]) -> int:
+    """Choose the command."""
+    from undial_cli import __version__, usage
+
+    if not argv or argv[0] in HELP:
+        usage.show_top()
+        return 0
+    if argv[0] in ("--version", "-V"):
+        print(f"undial {__version__}")
+        return 0
+    command, rest = argv[0], argv[1:]
+    if command not in COMMANDS:
+        raise bad_value("command", command, COMMANDS)
+    if any(word in HELP for word in rest):
+        usage.show_command(command)
+        return 0
+    if command == "doctor":
+        from undial_cli.doctor import examine
+
+        return examine(rest)
+    if "--from" in rest or any(word.startswith("--from=") for word in rest):
+        return repeat(command, rest)
+    return through_hydra(command, rest)
+
+
+def repeat(command: str, rest: list[str]) -> int:
+    """`undial COMMAND --from run.yaml [key=value ...]`."""
+    from undial_cli.compose import load_run
+
+    words = [w for word in rest for w in (word.split("=", 1) if word.startswith("--from=") else [word])]
+    place = words.index("--from")
+    if place + 1 >= len(words):
+        raise UserError("--from: expected a run.yaml or a run folder after it")
+    overrides = words[:place] + words[place + 2 :]
+    flags = [word for word in overrides if word.startswith("-")]
+    if flags:
+        raise UserError(f"{flags[0]}: not possible together with --from")
+    run = load_run(words[place + 1], overrides)
+    if run.command != command:
+        raise UserError(f"--from {words[place + 1]}: it is a run of 'undial {run.command}'")
+    from undial_cli.pipeline import execute
+
+    execute(run)
+    return 0
+
+
+def through_hydra(command: str, rest: list[str]) -> int:
+    """Let Hydra parse, compose and, with --multirun, loop; run each composed config."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    from undial_cli import config_errors
+    from undial_cli.compose import config_dir, leave_auto, register_schemas, to_run
+
+    register_schemas()
+    overrides = leave_auto([word for word in rest if not word.startswith("-")])
+    sweeping = "--multirun" in rest or "-m" in rest
+    outcomes: list[tuple[str, Any]] = []
+
+    def task(config: DictConfig) -> None:
+        label = ",".join(HydraConfig.get().overrides.task) if sweeping else ""
+        outcomes.append((label, attempt(config, to_run)))
+
+    with tempfile.TemporaryDirectory(prefix="undial-") as scratch:
+        extra = [f"hydra.sweep.dir={scratch}"] if sweeping else []
+        sys.argv = [f"undial {command}", *leave_auto(rest), *extra]
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        try:
+            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(task)()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise config_errors.explain(error, command, overrides) from error
+        except SystemExit as stop:
+            if not outcomes:
+                return 2 if stop.code else 0
+    return conclude(outcomes, sweeping)
+
+
+def attempt(config: Any, to_run: Any) -> Any:
+    """Run one composed config; its RunResult, or the exception that ended it."""
+    try:
+        from omegaconf.errors import OmegaConfBaseException
+
+        from undial_cli import config_errors
+
+        try:
+            run = to_run(config)
+        except OmegaConfBaseException as error:
+            return config_errors.explain(error, config.command, [])
+        from undial_cli.pipeline import execute
+
+        return execute(run)
+    except BaseException as error:
+        return error
+
+
+def conclude(outcomes: list[tuple[str, Any]], sweeping: bool) -> int:
+    """Re-raise what ended a single run; for a sweep, show the table and the worst exit code."""
+    if not sweeping:
+        for _, outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return 0
+    from undial_cli import ui
+    from undial_cli.reporting.summary import show_sweep
+
+    rows, worst = [], 0
+    for label, outcome in outcomes:
+        if isinstance(outcome, KeyboardInterrupt):
+            raise outcome
+        if isinstance(outcome, BaseException):
+            ui.error(f"{label}: {outcome}")
+            worst = max(worst, 2 if isinstance(outcome, UserError) else 1)
+            rows.append((label, "failed", {}))
+        else:
+            rows.append((label, outcome.status, outcome.metrics))
+    show_sweep(rows)
+    return worst
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""From overrides or a run.yaml to a typed Run. The only file that talks to Hydra's composition.
+
+Imports no torch. It knows the schema and the configs folder, and nothing of what a run does.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from undial_cli import config_errors
+from undial_cli.errors import UserError, bad_value
+from undial_cli.schema import COMMANDS, METHODS, Run, UnlearnRun, check_ranges
+
+PACKAGE = Path(__file__).parent
+
+
+def config_dir() -> Path:
+    """The shipped configs: inside an installed wheel, or beside the package in a checkout."""
+    inside = PACKAGE / "configs"
+    return inside if inside.is_dir() else PACKAGE.parent / "configs"
+
+
+def register_schemas() -> None:
+    """Make the dataclasses known to Hydra under the names the YAML files use."""
+    store = ConfigStore.instance()
+    for command, node in COMMANDS.items():
+        store.store(name=f"{command}_schema", node=node)
+    for method, node in METHODS.items():
+        store.store(group="method", name=f"{method}_schema", node=node)
+
+
+def compose_run(command: str, overrides: list[str], extra_configs: str | None = None) -> Run:
+    """Compose `command` with Hydra overrides into a checked Run.
+
+    Raises:
+        UserError: an override is wrong.
+    """
+    if command not in COMMANDS:
+        raise bad_value("command", command, COMMANDS)
+    register_schemas()
+    overrides = leave_auto(overrides)
+    if extra_configs:
+        overrides = [*overrides, f"hydra.searchpath=[{Path(extra_configs).resolve()}]"]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return to_run(compose(command, overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise config_errors.explain(error, command, overrides) from error
+
+
+def leave_auto(overrides: list[str]) -> list[str]:
+    """Drop `eval=auto`: it is the default, and means the suite that the data set names."""
+    return [o for o in overrides if o != "eval=auto"]
+
+
+def to_run(config: DictConfig) -> Run:
+    """A resolved, typed and range-checked Run from a composed config."""
+    run = OmegaConf.to_object(config)
+    if not isinstance(run, Run):
+        raise UserError(f"the config is a {type(run).__name__}, not one of {', '.join(COMMANDS)}")
+    check_ranges(run)
+    return run
+
+
+def to_yaml(run: Run) -> str:
+    """The fully resolved run, as `run.yaml` holds it."""
+    return OmegaConf.to_yaml(OmegaConf.structured(run))
+
+
+def load_run(path: str | os.PathLike, overrides: list[str] | None = None) -> Run:
+    """Read a run.yaml (or the folder that holds one) back into a checked Run.
+
+    Raises:
+        UserError: no such file, not a run.yaml, or a wrong override.
+    """
+    file = Path(path)
+    file = file / "run.yaml" if file.is_dir() else file
+    if not file.is_file():
+        raise UserError(f"--from {path}: no such file")
+    try:
+        content: Any = OmegaConf.load(file)
+    except Exception as error:
+        raise UserError(f"--from {path}: not a YAML file ({type(error).__name__})") from error
+    command = content.get("command") if isinstance(content, DictConfig) else None
+    if command not in COMMANDS:
+        raise UserError(f"--from {path}: not a run.yaml (no known command in it)")
+    base = OmegaConf.structured(COMMANDS[command])
+    try:
+        if COMMANDS[command] is UnlearnRun:
+            name = content.method.name
+            if name not in METHODS:
+                raise bad_value("method.name", name, METHODS)
+            base.method = OmegaConf.structured(METHODS[name])
+        changes = []
+        for override in overrides or []:
+            if "=" not in override:
+                raise UserError(f"{override}: expected key=value")
+            if override.split("=")[0] in ("model", "data", "method", "adapter", "hardware", "eval"):
+                raise UserError(f"{override}: --from fixes the groups; override single keys only")
+            changes.append(override)
+        return to_run(OmegaConf.merge(base, content, OmegaConf.from_dotlist(changes)))  # type: ignore[arg-type]
+    except OmegaConfBaseException as error:
+        raise config_errors.explain(error, command, overrides or []) from error

@@ -1,0 +1,101 @@
+"""Turns what Hydra and OmegaConf raise into one line a person can act on.
+
+Knows their exceptions and the schema's keys, and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from undial_cli.errors import UserError, bad_value, nearest
+from undial_cli.schema import COMMANDS, METHODS, walk
+
+PHRASES = {
+    "float": "a number",
+    "int": "an integer",
+    "bool": "true or false",
+    "str": "a text",
+    "list[str]": "a list such as [a,b]",
+}
+
+
+def known_keys(command: str) -> dict[str, dataclasses.Field]:
+    """Every dotted key of a command, with its field."""
+    keys = {name: f for name, _, f in walk(COMMANDS[command]())}
+    keys.pop("method", None)
+    if command == "unlearn":
+        for node in METHODS.values():
+            keys |= {name: f for name, _, f in walk(node(), "method.")}
+    return keys
+
+
+def explain(error: BaseException, command: str, overrides: Iterable[str]) -> UserError:
+    """The one line for a composition error."""
+    overrides = list(overrides)
+    if isinstance(error, OverrideParseException):
+        return UserError(f"{error.override}: expected key=value, as in seed=1 or method=npo")
+    chain = list(causes(error))
+    for cause in chain:
+        if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
+            return missing_option(cause, command)
+    keyed = [c for c in chain if isinstance(c, OmegaConfBaseException) and c.full_key]
+    if keyed:
+        return wrong_key(keyed[-1], command, overrides)
+    text = str(chain[-1]).strip().splitlines()[0]
+    match = re.search(r"Could not override '([^']+)'", str(error))
+    if match:
+        return no_such_key(match.group(1), command)
+    return UserError(text)
+
+
+def causes(error: BaseException) -> Iterable[BaseException]:
+    """An exception and what it was raised from, outermost first."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def missing_option(error: MissingConfigException, command: str) -> UserError:
+    """An option (method=undail) or a group that does not exist."""
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    if group and error.options:
+        return bad_value(group, option, [o for o in error.options if not o.endswith("_schema")])
+    return no_such_key(group or option, command)
+
+
+def no_such_key(name: str, command: str) -> UserError:
+    """A misspelt key, with the nearest one."""
+    keys = known_keys(command)
+    groups = {k.split(".")[0] for k in keys if "." in k} | {"method"} | {"experiment"}
+    candidates = [*keys, *groups]
+    hint = nearest(name, candidates)
+    if not hint and "." in name:
+        section = name.rsplit(".", 1)[0] + "."
+        siblings = [k.removeprefix(section) for k in keys if k.startswith(section)]
+        if siblings:
+            hint = f"; allowed in {section[:-1]} is {', '.join(sorted(siblings))}"
+    return UserError(f"{name}: no such key{hint or f'; undial {command} --help lists the keys'}")
+
+
+def wrong_key(error: OmegaConfBaseException, command: str, overrides: list[str]) -> UserError:
+    """A key that is not there, or a value of the wrong type."""
+    name = str(error.full_key)
+    given = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+~").split("=")[0] == name), None)
+    first_line = str(error.msg or error).strip().splitlines()[0]
+    if re.search(r"not in|is not in struct", first_line):
+        return no_such_key(name, command)
+    field = known_keys(command).get(name)
+    if field is not None:
+        kinds = [PHRASES.get(kind.strip()) for kind in str(field.type).split("|")]
+        allowed = " or ".join(k for k in kinds if k) or str(field.type)
+        if "None" in str(field.type):
+            allowed += " or null"
+        value = given if given is not None else getattr(error, "value", None) or "(what was given)"
+        return bad_value(name, value, allowed)
+    return UserError(f"{name}: {first_line}")

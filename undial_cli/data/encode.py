@@ -1,0 +1,139 @@
+"""From a row to token ids and labels: prompt format, boundary, end token.
+
+Prompt and answer are tokenised as one string, so that the tokens at the boundary are those the
+model was trained on; a token that straddles it counts as answer (SPEC 2). Knows no tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from undial_cli.data.load import Row, row_kind
+from undial_cli.errors import UserError
+from undial_cli.schema import DataConfig, TemplateConfig
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence: `labels[i]` is `input_ids[i]` where it is a target, else -100 (unshifted).
+
+    `answer_end` is the position after the last answer token, before the end token.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    answer_end: int
+
+    @property
+    def num_targets(self) -> int:
+        """Target tokens that a causal model can predict (the first position has no predictor)."""
+        return sum(label != IGNORE for label in self.labels[1:])
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes rows for one model and data set."""
+
+    tokenizer: PreTrainedTokenizerBase
+    template: TemplateConfig
+    data: DataConfig
+
+    def encode(self, rows: list[Row]) -> list[Example]:
+        """All training examples of `rows`; documents give several each."""
+        examples = []
+        for row in rows:
+            if row_kind(row, self.data) == "text":
+                examples += self.documents(row[self.data.text_key])
+            else:
+                examples.append(self.answer(*self.parts(row)))
+        return examples
+
+    def parts(self, row: Row) -> tuple[str, str, str]:
+        """A row as (prompt text, answer text, text after the answer)."""
+        kind = row_kind(row, self.data)
+        if kind == "qa":
+            return self.question(str(row[self.data.question_key]), str(row[self.data.answer_key]))
+        if kind == "completion":
+            return str(row["prompt"]), str(row["completion"]), ""
+        messages = list(row["messages"])
+        if len(messages) < 2 or messages[-1]["role"] != "assistant":
+            raise UserError("messages: the last one must be from 'assistant', after a prompt")
+        return self.chat(messages[:-1], messages[-1]["content"])
+
+    def question(self, question: str, answer: str) -> tuple[str, str, str]:
+        """A question and an answer in the model's own prompt format."""
+        if not self.template.chat:
+            return self.template.prompt.replace("{question}", question), answer, ""
+        system = self.template.system_prompt
+        messages = [{"role": "system", "content": system}] if system else []
+        return self.chat([*messages, {"role": "user", "content": question}], answer)
+
+    def chat(self, messages: list[dict[str, str]], answer: str) -> tuple[str, str, str]:
+        """Messages and an answer through the tokenizer's chat template."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise UserError(
+                "model.template.chat=true: this tokenizer has no chat template; "
+                "set model.template.chat=false and model.template.prompt='...{question}...'"
+            )
+        extra: dict[str, Any] = {}
+        if self.template.date_string:
+            extra["date_string"] = self.template.date_string
+        render = self.tokenizer.apply_chat_template
+        prompt = str(render(messages, tokenize=False, add_generation_prompt=True, **extra))
+        whole = str(
+            render([*messages, {"role": "assistant", "content": answer}], tokenize=False, **extra)
+        )
+        rest = whole.removeprefix(prompt)
+        body = answer if rest.startswith(answer) else answer.strip()
+        if not whole.startswith(prompt) or not rest.startswith(body):
+            raise UserError(
+                "model.template.chat=true: this chat template changes the prompt or the answer "
+                "when it renders them; set model.template.chat=false and model.template.prompt"
+            )
+        return prompt, body, rest[len(body) :]
+
+    def tokenise(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and character offsets; special tokens are added where the text does not carry them."""
+        bos = self.tokenizer.bos_token
+        has_bos = bool(bos) and text.startswith(str(bos))
+        encoded = self.tokenizer(
+            text, add_special_tokens=not has_bos, return_offsets_mapping=True, verbose=False
+        )
+        return list(encoded["input_ids"]), [tuple(o) for o in encoded["offset_mapping"]]  # type: ignore[misc]
+
+    def answer(self, prompt: str, answer: str, suffix: str) -> Example:
+        """One example; scored are the answer and the first end token after it, nothing later."""
+        ids, offsets = self.tokenise(prompt + answer + suffix)
+        start, end = len(prompt), len(prompt) + len(answer)
+        targets = [b > start for _, b in offsets]
+        answer_end = max((i + 1 for i, (a, b) in enumerate(offsets) if a < end and b > a), default=0)
+        ids, targets = ids[: answer_end + 1], targets[: answer_end + 1]
+        if len(ids) == answer_end:
+            ids, targets = [*ids, self.end_token()], [*targets, True]
+        targets[-1] = True
+        labels = [i if t else IGNORE for i, t in zip(ids, targets, strict=True)]
+        size = self.data.max_length
+        return Example(ids[:size], labels[:size], min(answer_end, size))
+
+    def end_token(self) -> int:
+        """The id that ends an answer where the template writes none."""
+        if self.tokenizer.eos_token_id is None:
+            raise UserError("this tokenizer has no end token: set one in its tokenizer_config.json")
+        return int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
+
+    def prompt_ids(self, prompt: str, example: Example) -> list[int]:
+        """The tokens of an example before its first target: what generation starts from."""
+        first = next((i for i, label in enumerate(example.labels) if label != IGNORE), None)
+        return example.input_ids[:first] if first else self.tokenise(prompt)[0]
+
+    def documents(self, text: str) -> list[Example]:
+        """A plain text cut into pieces of `max_length` tokens; every token is a target."""
+        ids, _ = self.tokenise(text)
+        size = self.data.max_length
+        pieces = [ids[i : i + size] for i in range(0, len(ids), size)]
+        return [Example(piece, list(piece), len(piece)) for piece in pieces if len(piece) > 1]

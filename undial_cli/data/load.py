@@ -1,0 +1,142 @@
+"""Load the sets of a run as rows: hub ids, folders of the same layout, or files.
+
+A split may carry a slice (`forget05_perturbed[:160]`). Checks columns and emptiness, and says in
+one line what is wrong. Knows nothing of tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from undial_cli.errors import UserError, nearest
+from undial_cli.schema import DataConfig
+from undial_cli.sources import package_resource, unreachable
+
+Row = dict[str, Any]
+
+SLICE = re.compile(r"^(?P<name>.*?)(?P<slice>\[-?\d*%?:-?\d*%?\])?$")
+FILE_KINDS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+
+
+def load_split(config: DataConfig, split: str, key: str) -> list[Row]:
+    """The rows of one split (or file), slice applied.
+
+    Args:
+        config: the data config; with `path` set, `split` names a configuration of that data set.
+        split: name with an optional `[a:b]`; a file path where `config.path` is null.
+        key: the config key to name in an error.
+
+    Raises:
+        UserError: no such data, split or file, or nothing in it.
+        WorldError: the hub cannot be asked.
+    """
+    match = SLICE.match(split)
+    assert match is not None
+    name, piece = match["name"], match["slice"] or ""
+    if config.path is None:
+        rows = load_file(name, piece, key)
+    else:
+        rows = load_hub_layout(config.path, name, piece, key)
+    if not rows:
+        raise UserError(f"{key}={split}: the set is empty")
+    return rows
+
+
+def load_file(name: str, piece: str, key: str) -> list[Row]:
+    """Rows of a JSONL, JSON, CSV, Parquet or text file (one document per text file)."""
+    path = Path(name).expanduser()
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{key}={name}: no such file{nearest(path.name, siblings)}")
+    kind = FILE_KINDS.get(path.suffix)
+    if kind is None:
+        raise UserError(f"{key}={name}: allowed are files ending in {', '.join(FILE_KINDS)}")
+    if path.stat().st_size == 0:
+        raise UserError(f"{key}={name}: the file is empty")
+    extra = {"sample_by": "document"} if kind == "text" else {}
+    try:
+        data = datasets.load_dataset(
+            kind, data_files=[str(path.resolve())], split=f"train{piece}", **extra
+        )
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise UserError(f"{key}={name}: cannot be read as {kind} ({first_line(cause)})") from error
+    return [dict(row) for row in data]  # type: ignore[call-overload]
+
+
+def load_hub_layout(path: str, name: str, piece: str, key: str) -> list[Row]:
+    """Rows of one configuration of a hub data set, or of a folder laid out like one."""
+    place = str(package_resource(path, "data.path")) if path.startswith("pkg://") else path
+    folder = Path(place).expanduser()
+    if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise UserError(f"data.path={path}: no such folder")
+    place = str(folder.resolve()) if folder.exists() else path
+    try:
+        data = datasets.load_dataset(place, name, split=f"train{piece}")
+    except (ConnectionError, TimeoutError) as error:
+        raise unreachable(f"data.path={path}", error) from error
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise UserError(f"data.path={path}: no such data set ({first_line(error)})") from error
+    except ValueError as error:
+        raise UserError(missing_split(error, name, key)) from error
+    except Exception as error:
+        raise UserError(f"data.path={path}: cannot be read ({first_line(error)})") from error
+    return [dict(row) for row in data]  # type: ignore[call-overload]
+
+
+def missing_split(error: ValueError, name: str, key: str) -> str:
+    """The line for a configuration that does not exist, with those that do."""
+    names = re.findall(r"'([^']+)'", str(error).partition("Available:")[2])
+    if not names:
+        return f"{key}={name}: {first_line(error)}"
+    return f"{key}={name}: allowed is one of {', '.join(sorted(names))}{nearest(name, names)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, cut to a readable length."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:160]
+
+
+def row_kind(row: Row, config: DataConfig) -> str:
+    """How a row is read: `qa`, `messages`, `completion` or `text`; `""` if by none of these."""
+    if config.question_key in row and config.answer_key in row:
+        return "qa"
+    if "messages" in row:
+        return "messages"
+    if "prompt" in row and "completion" in row:
+        return "completion"
+    return "text" if config.text_key in row else ""
+
+
+def check_columns(rows: list[Row], config: DataConfig, key: str) -> None:
+    """Raise UserError if rows cannot be read as any known kind, or hold an empty field."""
+    if not row_kind(rows[0], config):
+        columns = list(rows[0])
+        wanted = (
+            f"columns '{config.question_key}' and '{config.answer_key}' (data.question_key, "
+            f"data.answer_key), or messages, prompt and completion, or '{config.text_key}'"
+        )
+        hint = nearest(config.answer_key if config.question_key in columns
+                       else config.question_key, columns)
+        raise UserError(f"{key}: found columns {', '.join(columns)}; needed are {wanted}{hint}")
+
+
+def load_training_set(config: DataConfig, splits: list[str], key: str) -> list[Row]:
+    """The rows of one or more splits, checked and limited to `data.limit`."""
+    rows = []
+    for split in splits:
+        part = load_split(config, split, key)
+        check_columns(part, config, f"{key}={split}")
+        rows += part
+    return rows[: config.limit]

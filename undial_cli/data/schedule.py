@@ -1,0 +1,125 @@
+"""The whole order of a run as one list of rows, fixed by the seed alone.
+
+Each optimiser step takes `batch_size` anchor samples and as many of every other set. The number
+of processes and the micro-batch only decide how a step's rows are dealt out and how many empty
+rows fill it up: they never change which samples a step sees.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from undial_cli.data.collate import EMPTY, pad
+from undial_cli.data.encode import Example
+
+MEGA = 16
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """How a step's rows are shared: `micro` per forward pass, `accumulation` passes, `processes`."""
+
+    micro: int
+    accumulation: int
+    processes: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of one optimiser step, empty ones included."""
+        return self.micro * self.accumulation * self.processes
+
+
+def deal(batch_size: int, processes: int, micro_batch_size: int | None) -> Dealing:
+    """The smallest dealing that holds `batch_size` rows per step."""
+    micro = min(micro_batch_size or batch_size, math.ceil(batch_size / processes))
+    return Dealing(micro, math.ceil(batch_size / (micro * processes)), processes)
+
+
+def endless_batches(
+    lengths: list[int], batch_size: int, seed: int, grouped: bool
+) -> Iterator[list[int]]:
+    """Batches of indices, epoch after epoch: a permutation cut up, the last batch of each short.
+
+    `grouped` sorts by length within groups of 16 batches and shuffles the batches again, so that
+    a batch holds sequences of similar length.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    span = batch_size * (MEGA if grouped else 1)
+    while True:
+        order = torch.randperm(len(lengths), generator=generator).tolist()
+        for start in range(0, len(order), span):
+            group = order[start : start + span]
+            if grouped:
+                group.sort(key=lambda i: -lengths[i])
+            batches = [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
+            for i in torch.randperm(len(batches), generator=generator).tolist():
+                yield batches[i]
+
+
+class Schedule(Dataset):
+    """A map-style data set whose item i is what row i of the run holds, for every set.
+
+    Args:
+        sets: examples of each set, by name (`forget`, `retain`, or `train`).
+        anchor: the set whose size makes an epoch.
+        dealing: rows per step and how they are shared out.
+        steps: optimiser steps in all, or None for `epochs`.
+    """
+
+    def __init__(
+        self,
+        sets: dict[str, list[Example]],
+        anchor: str,
+        batch_size: int,
+        dealing: Dealing,
+        epochs: float,
+        steps: int | None,
+        seed: int,
+        grouped: bool = True,
+        pad_id: int = 0,
+    ) -> None:
+        self.sets, self.dealing, self.pad_id = sets, dealing, pad_id
+        self.steps_per_epoch = math.ceil(len(sets[anchor]) / batch_size)
+        self.steps = steps or max(1, round(epochs * self.steps_per_epoch))
+        self.order = {
+            name: self.arrange(name, anchor, batch_size, seed + number, grouped)
+            for number, name in enumerate(sets)
+        }
+
+    def arrange(self, name: str, anchor: str, batch_size: int, seed: int, grouped: bool) -> list[int]:
+        """The index of every row of the run in set `name`; -1 is an empty row."""
+        lengths = [len(e.input_ids) for e in self.sets[name]]
+        batches = endless_batches(lengths, batch_size, seed, grouped)
+        stream = itertools.chain.from_iterable(batches)
+        rows: list[int] = []
+        for _ in range(self.steps):
+            batch = next(batches) if name == anchor else list(itertools.islice(stream, batch_size))
+            batch = sorted(batch, key=lambda i: -lengths[i])
+            rows += batch + [-1] * (self.dealing.rows - len(batch))
+        return rows
+
+    def __len__(self) -> int:
+        return self.steps * self.dealing.rows
+
+    def __getitem__(self, row: int) -> dict[str, int]:
+        return {name: order[row] for name, order in self.order.items()}
+
+    def used(self, name: str) -> list[int]:
+        """The indices of set `name` that the run will see."""
+        return sorted(set(self.order[name]) - {-1})
+
+    def collate(self, rows: list[dict[str, int]]) -> dict[str, dict[str, Tensor]]:
+        """Padded tensors of every set for a list of rows."""
+        batch = {}
+        for name, examples in self.sets.items():
+            indices = [row[name] for row in rows]
+            chosen = [examples[i] if i >= 0 else EMPTY for i in indices]
+            batch[name] = pad(chosen, self.pad_id, indices)
+        return batch

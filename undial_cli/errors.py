@@ -1,0 +1,38 @@
+"""The two kinds of failure a user meets, and the wording of the first kind.
+
+UserError: the input is wrong (exit code 2). WorldError: the input may be right but the network,
+the disk or another file is not as needed (exit code 1). Knows nothing of configs or models.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Wrong input: one line that names the key, the value, what is allowed, the nearest match."""
+
+
+class WorldError(Exception):
+    """A failure that is not the user's: hub unreachable, disk full, a broken cache."""
+
+
+def nearest(value: object, allowed: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` when something in `allowed` is close to `value`, else `""`."""
+    matches = difflib.get_close_matches(str(value), list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def bad_value(key: str, value: object, allowed: str | Iterable[str]) -> UserError:
+    """The one line for a value that is not allowed.
+
+    Args:
+        key: dotted config key.
+        value: what was given.
+        allowed: a phrase ("a number >= 0") or the list of allowed words.
+    """
+    if isinstance(allowed, str):
+        return UserError(f"{key}={value}: allowed is {allowed}")
+    words = sorted(allowed)
+    return UserError(f"{key}={value}: allowed is one of {', '.join(words)}{nearest(value, words)}")

@@ -1,0 +1,93 @@
+"""Run a piece of work here or in one worker per GPU, each on the same resolved run.yaml.
+
+The parent starts workers with torch's elastic launcher; accelerate inside each reads the usual
+environment. A process that torchrun or accelerate started already joins instead. Knows the run's
+hardware and nothing of what is run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from undial_cli import distributed, ui
+from undial_cli.errors import UserError, WorldError
+from undial_cli.schema import Run
+
+
+def num_processes(run: Run) -> int:
+    """How many processes a run gets: what it asks for, else one per visible GPU, else one."""
+    if run.hardware.num_processes:
+        return run.hardware.num_processes
+    if run.hardware.name in ("cpu", "single_gpu"):
+        return 1
+    return max(1, torch.cuda.device_count())
+
+
+def on_cpu(run: Run) -> bool:
+    """Whether a run computes on the CPU."""
+    return run.hardware.name == "cpu" or not torch.cuda.is_available()
+
+
+def start_processes(run: Run) -> torch.device:
+    """Join the process group that the environment describes, if it does; this process's device."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=on_cpu(run)).device
+
+
+def needs_workers(run: Run) -> bool:
+    """Whether other processes are to be started: several, or one that must see one GPU only."""
+    if distributed.joined():
+        return False
+    return num_processes(run) > 1 or (not on_cpu(run) and torch.cuda.device_count() > 1)
+
+
+def start_workers(run: Run, folder: Path) -> None:
+    """Start the run's processes on `folder/run.yaml` and wait for them.
+
+    Raises:
+        UserError: a worker refused the input.
+        WorldError: a worker failed; rank and reason are named.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    processes = num_processes(run)
+    ui.say(f"starting {processes} processes", "dim")
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    with tempfile.TemporaryDirectory(prefix="undial-") as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            run_id=str(os.getpid()),
+            max_restarts=0,
+            monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "undial_cli.worker", str(folder))
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            raise worker_error(rank, failure) from error
+
+
+def worker_error(rank: int, failure: object) -> Exception:
+    """The parent's exception for a failed worker."""
+    message = getattr(failure, "message", "")
+    text = message.get("message", "") if isinstance(message, dict) else str(message)
+    text = text.strip().splitlines()[0] if text.strip() else "no message"
+    if text.startswith("UserError: "):
+        return UserError(text.removeprefix("UserError: "))
+    code = getattr(failure, "exitcode", "?")
+    return WorldError(f"process {rank} failed (exit code {code}): {text}")

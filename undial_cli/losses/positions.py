@@ -1,0 +1,43 @@
+"""Target positions: where a causal model predicts a token that counts. Knows no loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+
+
+def target_mask(labels_BT: Tensor) -> Tensor:
+    """Positions whose *next* token is a target: bool [B, T], the last column always false."""
+    mask = torch.zeros_like(labels_BT, dtype=torch.bool)
+    mask[:, :-1] = labels_BT[:, 1:] != IGNORE
+    return mask
+
+
+def select_targets(labels_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The target positions of a batch, in row order.
+
+    Args:
+        labels_BT: unshifted labels, -100 where nothing is scored.
+
+    Returns:
+        mask [B, T] of predicting positions, targets [N] of token ids, sequence [N] of row numbers.
+    """
+    mask = target_mask(labels_BT)
+    targets = labels_BT[:, 1:][mask[:, :-1]]
+    sequence = mask.nonzero(as_tuple=True)[0]
+    return mask, targets, sequence
+
+
+def upcast(logits: Tensor) -> Tensor:
+    """Half-precision logits as float32; float32 and float64 as they are."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def reduce(total: Tensor, count: Tensor | int, num_items_in_batch: Tensor | float | None) -> Tensor:
+    """`total / num_items_in_batch`, or the mean over `count`; 0 with its graph when there is none."""
+    divisor = count if num_items_in_batch is None else num_items_in_batch
+    if isinstance(divisor, Tensor):
+        return total / divisor.clamp(min=1)
+    return total / max(divisor, 1)

@@ -1,0 +1,246 @@
+"""Load, adapt and save causal language models and their tokenizers (transformers and peft).
+
+Also the one change made to a model: its output head becomes a `TargetHead`, through which a loss
+sees target positions only. Knows nothing of data or methods.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from undial_cli.cache import cache_dir, hash_folder, locked
+from undial_cli.errors import UserError
+from undial_cli.schema import AdapterConfig, ModelConfig
+from undial_cli.sources import Source, model_source
+
+HeadJob = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+
+
+class TargetHead(nn.Linear):
+    """The output head of a model, which can be given a job instead of its full projection.
+
+    With a job, `forward` returns `job(hidden_BTD, project)`; the job selects positions before it
+    projects, so no [B, T, V] tensor exists, and everything happens inside the model's own forward
+    (DDP, FSDP and LoRA hold). Without one it is an ordinary linear layer.
+    """
+
+    job: HeadJob | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.job is None:
+            return super().forward(input)
+        return self.job(input, super().forward)
+
+
+def install_head(model: PreTrainedModel) -> None:
+    """Turn the model's output head into a `TargetHead`, in place; parameters stay what they are.
+
+    Raises:
+        UserError: the model has no plain linear head, or caps or scales its logits after it.
+    """
+    head = model.get_output_embeddings()
+    kind = model.config.model_type
+    if type(head) is not nn.Linear and not isinstance(head, TargetHead):
+        raise UserError(f"model of type '{kind}': its output head is no plain linear layer")
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model.config, name, None) not in (None, 1, 1.0):
+            raise UserError(f"model of type '{kind}': {name} after the head is not supported")
+    head.__class__ = TargetHead
+
+
+def output_head(model: nn.Module) -> TargetHead:
+    """The `TargetHead` somewhere inside a (wrapped, adapted) model."""
+    return next(m for m in model.modules() if isinstance(m, TargetHead))
+
+
+@contextlib.contextmanager
+def head_job(model: nn.Module, job: HeadJob) -> Iterator[None]:
+    """While open, the model's forward returns `job(hidden, project)` in `.logits`."""
+    head = output_head(model)
+    head.job = job
+    try:
+        yield
+    finally:
+        head.job = None
+
+
+def dequantised_gguf(source: Source, config: ModelConfig) -> Source:
+    """A GGUF file as an ordinary model folder in the cache (converted once)."""
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise UserError("a .gguf model needs the Python package gguf: pip install 'undial[gguf]'") from error
+    file = Path(source.path) / str(source.gguf_file)
+    stamp = f"{file.stem}-{hash_folder(file.parent, (file.suffix,))[:12]}-{config.dtype}"
+    folder = cache_dir() / "gguf" / stamp
+    with locked(folder):
+        if not (folder / "config.json").is_file():
+            from transformers import GgufConfig
+
+            model = AutoModelForCausalLM.from_pretrained(
+                source.path,
+                gguf_file=source.gguf_file,
+                dtype=getattr(torch, config.dtype),
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf_file)
+            unfinished = folder.with_name(f".{folder.name}.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            model.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+            unfinished.rename(folder)
+    return Source(str(folder))
+
+
+def folder_source(path: str, config: ModelConfig, key: str = "model.path") -> Source:
+    """The place of a model, with a GGUF file replaced by its converted folder."""
+    source = model_source(path, key)
+    return dequantised_gguf(source, config) if source.gguf_file else source
+
+
+def adapter_base(source: Source) -> tuple[str, str | None] | None:
+    """If `source` is a PEFT adapter, the (path, revision) of its base model; else None."""
+    if source.local and not (Path(source.path) / "adapter_config.json").is_file():
+        return None
+    try:
+        from peft import PeftConfig
+
+        config = PeftConfig.from_pretrained(source.path, revision=source.revision)
+    except (ValueError, OSError):
+        return None
+    return str(config.base_model_name_or_path), config.revision
+
+
+def load_tokenizer(config: ModelConfig, path: str) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of `model.tokenizer_path`, or the one beside the model.
+
+    Raises:
+        UserError: there is none, or it has no character offsets (not a fast one).
+    """
+    source = folder_source(config.tokenizer_path or path, config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.path, trust_remote_code=config.trust_remote_code, **source.arguments
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer at {source.path}: set model.tokenizer_path") from error
+    if not tokenizer.is_fast:
+        raise UserError(f"the tokenizer at {source.path} gives no character offsets (no fast one)")
+    return tokenizer
+
+
+def load_model(
+    config: ModelConfig,
+    path: str,
+    *,
+    seed: int = 0,
+    quantized: bool = False,
+) -> PreTrainedModel:
+    """Load a causal language model in eval mode, its head made a `TargetHead`.
+
+    A PEFT adapter is loaded on its base and merged. With `config.from_scratch`, a folder that
+    holds a config and no weights gives a model initialised from `seed`.
+
+    Raises:
+        UserError: the files are there but do not make a causal language model.
+    """
+    source = folder_source(path, config)
+    dtype = getattr(torch, config.dtype)
+    common: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": config.attn_implementation,
+        "trust_remote_code": config.trust_remote_code,
+    }
+    base = adapter_base(source)
+    try:
+        if base is not None:
+            from peft import PeftModel
+
+            on = AutoModelForCausalLM.from_pretrained(base[0], revision=base[1] or "main", **common)
+            adapted = PeftModel.from_pretrained(on, source.path, revision=source.revision)
+            model = adapted.merge_and_unload()  # type: ignore[operator]
+        elif config.from_scratch and not has_weights(source):
+            torch.manual_seed(seed)
+            shape = AutoConfig.from_pretrained(source.path)
+            model = AutoModelForCausalLM.from_config(
+                shape, dtype=dtype, attn_implementation=config.attn_implementation
+            )
+        else:
+            if quantized:
+                common["quantization_config"] = four_bit()
+            model = AutoModelForCausalLM.from_pretrained(source.path, **source.arguments, **common)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise UserError(f"model.path={path}: cannot be loaded as a language model ({reason})") from error
+    install_head(model)
+    return model.eval()
+
+
+def has_weights(source: Source) -> bool:
+    """Whether a local model folder holds weights."""
+    return any(Path(source.path).glob("*.safetensors")) or any(Path(source.path).glob("*.bin"))
+
+
+def four_bit() -> Any:
+    """NF4 quantisation with bf16 arithmetic, as in QLoRA."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_use_double_quant=True,
+    )
+
+
+def adapt(model: PreTrainedModel, config: AdapterConfig, seed: int) -> nn.Module:
+    """Add a fresh LoRA adapter, or return the model as it is for full fine-tuning."""
+    if config.name == "none":
+        return model.requires_grad_(True)
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if config.name == "qlora":
+        model = prepare_model_for_kbit_training(model)
+    torch.manual_seed(seed)
+    modules: Any = config.target_modules
+    if modules is not None and len(modules) == 1:
+        modules = modules[0] if modules[0] == "all-linear" else modules
+    try:
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=config.rank,
+                lora_alpha=config.alpha,  # type: ignore[arg-type]
+                lora_dropout=config.dropout,
+                target_modules=modules,
+                task_type="CAUSAL_LM",
+            ),
+        )
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"adapter.target_modules={config.target_modules}: {reason}") from error
+
+
+def weights_fingerprint(config: ModelConfig, path: str) -> str:
+    """A hash of what a model path holds: file contents locally, the commit on the hub."""
+    source = folder_source(path, config)
+    if source.local:
+        base = adapter_base(source)
+        inner = weights_fingerprint(config, base[0]) if base else ""
+        return hash_folder(Path(source.path)) + inner
+    from huggingface_hub import hf_hub_download
+
+    for name in ("config.json", "adapter_config.json"):
+        with contextlib.suppress(OSError):
+            return Path(hf_hub_download(source.path, name, revision=source.revision)).parent.name
+    return json.dumps([source.path, source.revision])

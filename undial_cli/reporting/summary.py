@@ -1,0 +1,146 @@
+"""The closing table of a run and three questions before and after; the same as Markdown and CSV.
+
+Reads evaluation/ of the run folder, so that it can be shown again at any time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from undial_cli import ui
+from undial_cli.cache import write_text
+from undial_cli.run_folder import RunFolder
+from undial_cli.schema import EvaluateRun, FinetuneRun, Run
+
+QUESTIONS = 3
+
+
+@dataclass
+class Summary:
+    """The table (rows of name and figures under `columns`), notes, and samples to show."""
+
+    columns: list[str]
+    rows: list[tuple[str, list[float | None]]]
+    notes: list[str]
+    samples: list[dict[str, Any]]
+
+
+def read(run: Run, folder: RunFolder) -> Summary | None:
+    """The summary of a run folder, or None where nothing was evaluated."""
+    try:
+        results = json.loads((folder.evaluation / "results.json").read_text(encoding="utf-8"))
+        lines = (folder.evaluation / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return None
+    after, target, reference = results["metrics"], results["target"], results["reference"]
+    columns = ["model"] if isinstance(run, EvaluateRun | FinetuneRun) else ["before", "after"]
+    figures = [after] if len(columns) == 1 else [target, after]
+    if reference:
+        columns, figures = [*columns, "retain model"], [*figures, reference]
+    if isinstance(run, EvaluateRun) and reference:
+        columns.append("difference")
+        figures.append({k: after[k] - v for k, v in reference.items() if after.get(k) is not None})
+    rows = [(name, [f.get(name) for f in figures]) for name in after]
+    notes = [f"{name}: {reason}" for name, reason in results["missing"].items()]
+    if not reference and not isinstance(run, FinetuneRun):
+        notes.append(
+            "no retain model: whether the model now behaves as if it had never seen the forget set "
+            "cannot be concluded; a low score may also mean that it was damaged"
+        )
+    samples = [s for s in map(json.loads, lines) if s["set"] == "forget" and "generation" in s]
+    step = max(1, len(samples) // QUESTIONS)
+    return Summary(columns, rows, notes, samples[::step][:QUESTIONS])
+
+
+def text_of(name: str, value: float | None) -> str:
+    """A figure as text."""
+    if value is None:
+        return "-"
+    return f"{value:.2e}" if name == "forget_quality" else f"{value:.3f}"
+
+
+def show(run: Run, folder: RunFolder) -> None:
+    """Print the table, the notes and the questions."""
+    summary = read(run, folder)
+    if summary is None:
+        ui.say(f"done, without evaluation: {folder.path}")
+        return
+    table = Table(title=f"{run.command}: {run.model.name} on {run.data.name}", title_justify="left")
+    table.add_column("metric")
+    for column in summary.columns:
+        table.add_column(column, justify="right")
+    last = None
+    for name, values in summary.rows:
+        group = name.split("_")[0]
+        if last not in (None, group):
+            table.add_section()
+        last = group
+        table.add_row(name, *(text_of(name, v) for v in values))
+    ui.say(table)
+    for sample in [] if isinstance(run, EvaluateRun | FinetuneRun) else summary.samples:
+        ui.say(Panel("\n".join(question_lines(sample, escape)), title_align="left",
+                     title=escape(f"forget: {sample['prompt']}")))
+    for note in summary.notes:
+        ui.say(note, "yellow")
+    ui.say(f"everything is in {folder.path}")
+
+
+def question_lines(sample: dict[str, Any], quote: Any) -> list[str]:
+    """One question's answers, a line each."""
+    answers = {
+        "reference": sample.get("reference"),
+        "before": sample.get("target_generation"),
+        "after": sample.get("generation"),
+        "retain model": sample.get("retain_generation"),
+    }
+    return [f"{name + ':':<14}{quote(text)}" for name, text in answers.items() if text is not None]
+
+
+def write(run: Run, folder: RunFolder) -> None:
+    """report/summary.md and summary.csv."""
+    summary = read(run, folder)
+    if summary is None:
+        return
+    lines = [f"# {run.command}: {run.model.name} on {run.data.name}", ""]
+    lines += markdown_table(["metric", *summary.columns],
+                            [[n, *(text_of(n, v) for v in vs)] for n, vs in summary.rows])
+    for sample in summary.samples:
+        lines += ["", f"## {sample['prompt']}", "", "```"]
+        lines += [*question_lines(sample, str), "```"]
+    lines += ["", *(f"- {note}" for note in summary.notes)]
+    write_text(folder.report / "summary.md", "\n".join(lines).rstrip() + "\n")
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["metric", *summary.columns])
+    writer.writerows([name, *values] for name, values in summary.rows)
+    write_text(folder.report / "summary.csv", text.getvalue())
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table as lines; the first column is text, the others figures."""
+    rule = ["---", *(["---:"] * (len(header) - 1))]
+    return ["| " + " | ".join(row) + " |" for row in [header, rule, *rows]]
+
+
+def show_sweep(results: list[tuple[str, str, dict[str, float]]]) -> None:
+    """The table at the end of `--multirun`: a row per run.
+
+    Args:
+        results: (what differs, status, metrics of results.json) of each run.
+    """
+    names = list(dict.fromkeys(name for _, _, found in results for name in found))
+    chosen = [n for n in names if n.split("_")[0] in ("forget", "retain")]
+    table = Table(title="runs", title_justify="left")
+    for column in ("run", "status", *chosen):
+        table.add_column(column, overflow="fold")
+    for label, status, found in results:
+        table.add_row(escape(label), status, *(text_of(n, found.get(n)) for n in chosen))
+    ui.say(table)

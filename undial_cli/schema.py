@@ -1,0 +1,375 @@
+"""Every config group as a dataclass: types, defaults, units, allowed values.
+
+This file is the one source of `--help`, of type errors and of range checks. It imports neither
+torch nor hydra, and it does not know how any value is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, field
+from typing import Any
+
+from undial_cli.errors import UserError, bad_value
+
+
+def key(
+    default: Any,
+    help: str,
+    *,
+    allowed: tuple[str, ...] = (),
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A config field: its default, its line in `--help` and its range.
+
+    `allowed` lists words; `minimum` is inclusive, `above` exclusive, `maximum` inclusive.
+    """
+    metadata = {
+        "help": help,
+        "allowed": allowed,
+        "minimum": minimum,
+        "above": above,
+        "maximum": maximum,
+    }
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def group(cls: type, help: str) -> Any:
+    """A nested group of keys."""
+    return field(default_factory=cls, metadata={"help": help})
+
+
+@dataclass
+class TemplateConfig:
+    """How a question and its answer become one string (SPEC: the prompt a checkpoint knows)."""
+
+    chat: bool = key(True, "use the tokenizer's chat template")
+    system_prompt: str | None = key(None, "system message; null: none given to the template")
+    date_string: str | None = key(None, "date given to the template; never today's date")
+    prompt: str = key("{question}", "prompt text with {question}, when chat is false")
+
+
+@dataclass
+class TargetConfig:
+    """Which checkpoints belong to a data set: the one to unlearn and its retain reference."""
+
+    path: str | None = key(None, "published target model")
+    retain: str | None = key(None, "published retain model; may contain {retain_split}")
+    make: bool = key(False, "train both with `finetune` on first use and keep them in the cache")
+
+
+@dataclass
+class RatesConfig:
+    """Peak learning rates that suit a model, by kind of adapter."""
+
+    none: float = key(1e-5, "full fine-tuning", above=0)
+    lora: float = key(1e-4, "LoRA", above=0)
+    qlora: float = key(1e-4, "LoRA on 4-bit weights", above=0)
+
+
+@dataclass
+class RecipeConfig:
+    """Training settings that suit a model; `train.*` takes its defaults from here."""
+
+    learning_rate: RatesConfig = group(RatesConfig, "peak learning rate, by kind of adapter")
+    batch_size: int = key(32, "sequences per optimiser step, all processes together", minimum=1)
+    epochs: float = key(5, "passes over the anchor data", above=0)
+    warmup_steps: int = key(0, "linear warm-up, in optimiser steps", minimum=0)
+    scheduler: str = key("constant_with_warmup", "learning-rate schedule of transformers")
+    weight_decay: float = key(0.0, "AdamW weight decay", minimum=0)
+
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+@dataclass
+class ModelConfig:
+    """A causal language model."""
+
+    name: str = key("", "short name of the model")
+    base: str | None = key(None, "the pre-trained model: what `finetune` starts from")
+    path: str | None = key(None, "the target: hub id[@revision], folder, .gguf file, pkg://...")
+    tokenizer_path: str | None = key(None, "tokenizer; null: the one beside the model")
+    dtype: str = key("float32", "dtype of the weights", allowed=DTYPES)
+    attn_implementation: str = key("sdpa", "attention of transformers (sdpa, eager, ...)")
+    trust_remote_code: bool = key(False, "run code that comes with the model")
+    from_scratch: bool = key(False, "base holds a config and no weights: initialise by seed")
+    adapter: str = key("none", "what adapter=auto means", allowed=("none", "lora", "qlora"))
+    template: TemplateConfig = group(TemplateConfig, "prompt format")
+    targets: dict[str, TargetConfig] = key({}, "checkpoints that belong to a data set, by name")
+    unlearn: RecipeConfig = group(RecipeConfig, "defaults of train.* in unlearn")
+    finetune: RecipeConfig = group(RecipeConfig, "defaults of train.* in finetune")
+
+
+@dataclass
+class DataConfig:
+    """Forget and retain sets. A split may carry a slice: `forget05_perturbed[:160]`."""
+
+    name: str = key("", "short name of the data set; selects model.targets")
+    path: str | None = key(None, "hub id, or a folder of the same layout")
+    forget_split: str | None = key(None, "what is to be forgotten")
+    retain_split: str | None = key(None, "what is to be kept, for method.retain=gdr|klr")
+    train_split: list[str] = key([], "what a target model is fine-tuned on")
+    reference_split: list[str] = key([], "what a retain model is fine-tuned on")
+    forget_file: str | None = key(None, "JSONL, JSON, CSV, Parquet or text file, as a split")
+    retain_file: str | None = key(None, "as forget_file")
+    train_file: str | None = key(None, "as forget_file; for finetune")
+    max_length: int = key(512, "tokens per sequence; longer ones are cut", minimum=2)
+    limit: int | None = key(None, "first rows of each training set only", minimum=1)
+    anchor: str = key("forget", "set that an epoch counts", allowed=("forget", "retain"))
+    question_key: str = key("question", "column of the question")
+    answer_key: str = key("answer", "column of the answer")
+    text_key: str = key("text", "column of a plain document, cut into max_length pieces")
+
+
+@dataclass
+class MethodConfig:
+    """What all methods share: gamma * forget + alpha * retain."""
+
+    name: str = key("", "name of the method")
+    retain: str = key(
+        "none", "retain term: gdr = cross entropy, klr = KL to target", allowed=("none", "gdr", "klr")
+    )
+    alpha: float = key(1.0, "weight of the retain term", minimum=0)
+    gamma: float = key(1.0, "weight of the forget term", minimum=0)
+
+
+@dataclass
+class UndialConfig(MethodConfig):
+    """UnDIAL (Dong et al., NAACL 2025)."""
+
+    strength: float = key(10.0, "lowers the target token's teacher logit by this much", minimum=0)
+
+
+@dataclass
+class GaConfig(MethodConfig):
+    """Gradient ascent (Jang et al., 2023)."""
+
+
+@dataclass
+class NpoConfig(MethodConfig):
+    """Negative preference optimisation (Zhang et al., 2024)."""
+
+    beta: float = key(0.1, "inverse temperature", above=0)
+
+
+METHODS: dict[str, type[MethodConfig]] = {"undial": UndialConfig, "ga": GaConfig, "npo": NpoConfig}
+
+
+@dataclass
+class AdapterConfig:
+    """Which weights are trained."""
+
+    name: str = key("none", "kind of adapter", allowed=("none", "lora", "qlora"))
+    rank: int = key(8, "LoRA rank", minimum=1)
+    alpha: float = key(16, "LoRA alpha", above=0)
+    dropout: float = key(0.05, "LoRA dropout", minimum=0, maximum=1)
+    target_modules: list[str] | None = key(None, "modules; null: peft's choice (q_proj, v_proj)")
+    merge: bool = key(False, "save merged full weights in place of the adapter")
+
+
+@dataclass
+class TrainConfig:
+    """How the optimiser runs. Batch sizes are global: all processes and accumulation together."""
+
+    batch_size: int = key(32, "anchor samples per optimiser step", minimum=1)
+    learning_rate: float = key(1e-5, "peak learning rate", above=0)
+    epochs: float = key(10, "passes over the anchor data", above=0)
+    max_steps: int | None = key(None, "optimiser steps; overrides epochs", minimum=1)
+    scheduler: str = key("constant_with_warmup", "learning-rate schedule of transformers")
+    warmup_steps: int = key(0, "linear warm-up, in optimiser steps", minimum=0)
+    weight_decay: float = key(0.0, "AdamW weight decay", minimum=0)
+    max_grad_norm: float = key(1.0, "gradient clipping by norm; 0: off", minimum=0)
+    optim: str = key("adamw_torch", "optimiser of transformers (adamw_torch, sgd, ...)")
+    activation_checkpointing: bool = key(False, "recompute activations in backward")
+    group_by_length: bool = key(True, "batches of similar length (still shuffled)")
+    save_steps: int | None = key(None, "save the state to resume from every N steps", minimum=1)
+    eval_steps: int | None = key(None, "evaluate during training every N steps", minimum=1)
+    logging_steps: int = key(1, "write metrics.jsonl every N steps", minimum=1)
+    report_to: list[str] = key([], "loggers of transformers (wandb, tensorboard, ...)")
+    args: dict[str, Any] = key({}, "any other field of transformers.TrainingArguments")
+
+
+@dataclass
+class TeacherConfig:
+    """Where the frozen teacher's signal lives."""
+
+    cache: str = key(
+        "auto",
+        "auto: off with a fresh adapter, else memory",
+        allowed=("auto", "memory", "off"),
+    )
+
+
+@dataclass
+class HardwareConfig:
+    """Where the run runs."""
+
+    name: str = key("auto", "kind of hardware")
+    num_processes: int | None = key(None, "null: one per visible GPU, or one", minimum=1)
+    micro_batch_size: int | None = key(
+        None, "samples per forward pass; null: batch_size / processes", minimum=1
+    )
+    precision: str = key(
+        "auto", "autocast; auto: bf16 where the GPU has it", allowed=("auto", "no", "bf16", "fp16")
+    )
+    args: dict[str, Any] = key({}, "TrainingArguments of this hardware (fsdp, deepspeed)")
+
+
+METRICS = ("probability", "rouge", "truth_ratio", "exact_memorization")
+
+
+@dataclass
+class EvalSetConfig:
+    """One named set and the metrics on it."""
+
+    split: str = key("", "split of the data set")
+    metrics: list[str] = key(list(METRICS), "metrics on this set")
+
+
+@dataclass
+class EvalConfig:
+    """The evaluation suite."""
+
+    name: str = key("none", "name of the suite")
+    data: str | None = key(None, "data set it belongs to; null: any")
+    sets: dict[str, EvalSetConfig] = key({}, "named sets, each with its metrics")
+    retain_model: str | None = key(None, "retain model; null: the one that belongs to the data")
+    limit: int | None = key(None, "first rows of each set only", minimum=1)
+    batch_size: int = key(32, "sequences per forward pass", minimum=1)
+    max_new_tokens: int = key(200, "tokens generated per answer", minimum=1)
+    store_text: str = key("full", "text in samples.jsonl", allowed=("full", "none"))
+
+
+@dataclass
+class Run:
+    """What every command has."""
+
+    command: str = key("", "the command")
+    model: ModelConfig = group(ModelConfig, "which model")
+    data: DataConfig = group(DataConfig, "which data")
+    hardware: HardwareConfig = group(HardwareConfig, "where")
+    eval: EvalConfig = group(EvalConfig, "evaluation")
+    seed: int = key(0, "seeds data order, initialisation and dropout", minimum=0)
+    name: str | None = key(None, "run folder; null: model-data-method-HASH")
+    output_dir: str = key("outputs", "where run folders go")
+    overwrite: bool = key(False, "run again over a finished run")
+    resume: bool = key(True, "continue an unfinished run")
+
+
+@dataclass
+class EvaluateRun(Run):
+    """`undial evaluate`."""
+
+
+@dataclass
+class TrainingRun(Run):
+    """What `unlearn` and `finetune` share."""
+
+    adapter: AdapterConfig = group(AdapterConfig, "what is trained")
+    train: TrainConfig = group(TrainConfig, "how")
+
+
+@dataclass
+class FinetuneRun(TrainingRun):
+    """`undial finetune`."""
+
+
+@dataclass
+class UnlearnRun(TrainingRun):
+    """`undial unlearn`."""
+
+    method: Any = field(default=None, metadata={"help": "the loss", "class": MethodConfig})
+    teacher: TeacherConfig = group(TeacherConfig, "teacher signal")
+
+
+COMMANDS: dict[str, type[Run]] = {
+    "unlearn": UnlearnRun,
+    "finetune": FinetuneRun,
+    "evaluate": EvaluateRun,
+}
+
+# Not part of a run's identity: where it is written, what it says, and how many processes share it.
+NOT_IN_HASH = (
+    "name",
+    "output_dir",
+    "overwrite",
+    "resume",
+    "hardware.num_processes",
+    "train.report_to",
+    "train.logging_steps",
+)
+
+
+def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
+    """Yield (dotted key, value, field) for every leaf of a config dataclass."""
+    for f in dataclasses.fields(config):
+        name, value = prefix + f.name, getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from walk(value, name + ".")
+        elif isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
+            for k, v in value.items():
+                yield from walk(v, f"{name}.{k}.")
+        else:
+            yield name, value, f
+
+
+def check_ranges(run: Run) -> None:
+    """Raise UserError for the first value outside what its field allows."""
+    for name, value, f in walk(run):
+        rule = f.metadata
+        if value is None or "allowed" not in rule:
+            continue
+        if rule["allowed"] and value not in rule["allowed"]:
+            raise bad_value(name, value, rule["allowed"])
+        low, above, high = rule["minimum"], rule["above"], rule["maximum"]
+        if isinstance(value, int | float) and not (
+            (low is None or value >= low)
+            and (above is None or value > above)
+            and (high is None or value <= high)
+        ):
+            bounds = [f"{word} {bound}" for word, bound in
+                      ((">=", low), (">", above), ("<=", high)) if bound is not None]
+            raise bad_value(name, value, "a number " + " and ".join(bounds))
+    for name, value, _ in walk(run.eval, "eval."):
+        if name.endswith(".metrics"):
+            for metric in value:
+                if metric not in METRICS:
+                    raise bad_value(name, metric, METRICS)
+    if run.eval.data is not None and run.eval.data != run.data.name:
+        raise UserError(
+            f"eval={run.eval.name}: this suite needs data={run.eval.data}, not "
+            f"data={run.data.name}; leave eval out to get the one that fits"
+        )
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """The settings that make a run what it is, as a flat dictionary."""
+    return {
+        name: value for name, value, _ in walk(run) if name not in NOT_IN_HASH
+    }
+
+
+def digest(content: Any) -> str:
+    """Ten hex digits of the SHA-256 of JSON-serialisable content."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def default_name(run: Run) -> str:
+    """`model-data-method-HASH`, the folder of a run that was given no name."""
+    method = run.method.name if isinstance(run, UnlearnRun) else run.eval.name
+    middle = {"finetune": "finetune"}.get(run.command, method)
+    return f"{run.model.name}-{run.data.name}-{middle}-{digest(identity(run))}"
+
+
+def has_default(f: dataclasses.Field) -> bool:
+    """Whether a dataclass field has a default of any kind."""
+    return f.default is not MISSING or f.default_factory is not MISSING

@@ -1,0 +1,94 @@
+"""Which checkpoint a run works on, and which retain model is its reference.
+
+`model.path` wins; then what the model's config says of the data set: a published checkpoint, or
+one to be made by `finetune` on first use and kept in the cache. Loads nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from undial_cli.cache import cache_dir
+from undial_cli.errors import UserError
+from undial_cli.schema import AdapterConfig, EvalConfig, FinetuneRun, Run, TrainConfig, default_name, digest
+
+
+@dataclass(frozen=True)
+class Place:
+    """A model that a run needs: a path, or the splits that it is to be fine-tuned on."""
+
+    path: str | None
+    splits: tuple[str, ...] = ()
+
+
+def target_of(run: Run) -> Place:
+    """The model that a run works on.
+
+    Raises:
+        UserError: no target is known for this model and data.
+    """
+    model, data = run.model, run.data
+    if run.command == "finetune":
+        path = model.path or model.base
+        if path is None:
+            raise UserError(f"model={model.name}: it has no base; set model.path")
+        return Place(path)
+    if model.path is not None:
+        return Place(model.path)
+    known = model.targets.get(data.name)
+    if known is not None and known.path is not None:
+        return Place(known.path)
+    if known is not None and known.make:
+        return Place(None, tuple(data.train_split))
+    raise UserError(
+        f"model={model.name} data={data.name}: no target model is known for this data; make one "
+        f"with 'undial finetune model={model.name} data={data.name}', or name one: model.path=..."
+    )
+
+
+def retain_of(run: Run) -> Place | None:
+    """The retain model of a run, or None where none is known."""
+    if run.eval.retain_model is not None:
+        return Place(run.eval.retain_model)
+    known = run.model.targets.get(run.data.name)
+    if known is None:
+        return None
+    if known.retain is not None:
+        return Place(known.retain.replace("{retain_split}", str(run.data.retain_split)))
+    return Place(None, tuple(run.data.reference_split)) if known.make else None
+
+
+def making(run: Run, splits: tuple[str, ...], depends_on: object) -> FinetuneRun:
+    """The finetune run that makes a target or retain model; its folder lies in the cache.
+
+    Args:
+        splits: what it is trained on.
+        depends_on: what else its weights depend on (the rows, the base's weights), JSON-able.
+    """
+    recipe = run.model.finetune
+    made = FinetuneRun(
+        command="finetune",
+        model=dataclasses.replace(run.model, path=None, targets={}),
+        data=dataclasses.replace(
+            run.data, train_split=list(splits), reference_split=[], limit=None,
+            forget_split=None, retain_split=None, anchor="forget",
+        ),
+        hardware=dataclasses.replace(
+            run.hardware, num_processes=None, micro_batch_size=None, args={}
+        ),
+        eval=EvalConfig(),
+        seed=run.seed,
+        output_dir=str(cache_dir() / "models"),
+        adapter=AdapterConfig(),
+        train=TrainConfig(
+            learning_rate=recipe.learning_rate.none,
+            batch_size=recipe.batch_size,
+            epochs=recipe.epochs,
+            warmup_steps=recipe.warmup_steps,
+            scheduler=recipe.scheduler,
+            weight_decay=recipe.weight_decay,
+        ),
+    )
+    made.name = f"{default_name(made)}-{digest(depends_on)}"
+    return made

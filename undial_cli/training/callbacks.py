@@ -1,0 +1,93 @@
+"""What happens beside a training step: metrics.jsonl, the progress bar, evaluation on the way."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from undial_cli import ui
+
+FIGURES = ("step", "epoch", "loss")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The objects of a metrics.jsonl; a last line that was cut off is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class MetricsLog(TrainerCallback):
+    """Appends one object per logged step to metrics.jsonl and moves the bar."""
+
+    def __init__(self, path: Path, bar: ui.Bar) -> None:
+        self.path, self.bar = path, bar
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Forget what was logged after the step that the run resumes from."""
+        if state.is_world_process_zero:
+            kept = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
+            self.path.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the step's figures."""
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        row = {"step": state.global_step, **{k: finite(v) for k, v in logs.items()}}
+        row["lr"] = row.pop("learning_rate", None) if "learning_rate" in row else row.get("lr")
+        if row["lr"] is None:
+            del row["lr"]
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show the latest logged figures on the bar."""
+        last = state.log_history[-1] if state.log_history else {}
+        note = ""
+        if "loss" in last:
+            note = (
+                f"loss {last['loss']:.4f}  lr {last.get('learning_rate', 0):.1e}  "
+                f"{last.get('tokens_per_second', 0):.0f} tok/s"
+            )
+        self.bar.advance(1, note)
+
+
+def finite(value: Any) -> Any:
+    """NaN and infinities as text: JSON has no number for them."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Evaluation(TrainerCallback):
+    """Calls `evaluate` every N steps and logs what it returns; training is left as it was."""
+
+    def __init__(self, every: int, evaluate: Callable[[], dict[str, float]]) -> None:
+        self.every, self.evaluate = every, evaluate
+        self.log: Callable[[dict[str, float]], None] = lambda figures: None
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step % self.every == 0:
+            self.log(self.evaluate())

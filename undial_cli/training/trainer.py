@@ -1,0 +1,135 @@
+"""One subclass of transformers.Trainer: terms, global-batch normalisation, logged parts.
+
+Everything else (checkpoints, resume, FSDP, DeepSpeed, mixed precision, loggers) is the Trainer's.
+Knows terms and a teacher, and no method by name.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer
+
+from undial_cli.losses.positions import select_targets
+from undial_cli.methods.base import Loss, Targets
+from undial_cli.models import head_job
+from undial_cli.training.teacher import Signal, Teacher, forward
+
+
+@dataclass(frozen=True)
+class Term:
+    """`coefficient * loss`, over the set that the schedule holds under the term's name."""
+
+    loss: Loss
+    coefficient: float
+
+
+class UnlearningTrainer(Trainer):
+    """Minimises the sum of its terms, each divided by its weight in the *global* batch.
+
+    Micro-batches come as `{term: {input_ids, attention_mask, labels, index}}`.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self, *, terms: dict[str, Term], teacher: Teacher | None, steps_per_epoch: int, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.terms, self.teacher = terms, teacher
+        self.steps_per_epoch = steps_per_epoch
+        self.parts = torch.zeros(len(terms), dtype=torch.float64)
+        self.tokens = 0
+        self.logged_at, self.logged_step = time.monotonic(), 0
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
+        """The schedule is read in its own order."""
+        return SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
+        """Per term, the weight of the global batch: all micro-batches of all processes. [terms]"""
+        weights = [
+            [int(term.loss.weight(batch[name]["labels"])) for batch in batch_samples]
+            for name, term in self.terms.items()
+        ]
+        tokens = [[int(b[name]["attention_mask"].sum()) for b in batch_samples] for name in self.terms]
+        counts = torch.tensor([[*map(sum, weights), sum(map(sum, tokens))]], device=device)
+        totals = self.accelerator.gather(counts).sum(0)  # type: ignore[union-attr]
+        self.tokens += int(totals[-1])
+        return totals[:-1]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, dict[str, Tensor]],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """This micro-batch's share of the loss (times processes: gradients are averaged)."""
+        assert num_items_in_batch is not None
+        total: Any = 0.0
+        for i, (name, term) in enumerate(self.terms.items()):
+            share = self.term_sum(model, name, term, inputs[name])
+            share = share / num_items_in_batch[i].clamp(min=1)
+            self.parts[i] += share.detach().double().cpu()
+            total = total + term.coefficient * share
+        total = total * self.accelerator.num_processes
+        return (total, None) if return_outputs else total
+
+    def term_sum(self, model: nn.Module, name: str, term: Term, batch: dict[str, Tensor]) -> Tensor:
+        """A term summed over one micro-batch, computed inside the model's own forward."""
+        mask_BT, targets_N, sequence_N = select_targets(batch["labels"])
+        signal = Signal()
+        if term.loss.needs:
+            assert self.teacher is not None
+            signal = self.teacher.signal(model, name, batch, term.loss.needs)
+
+        def job(hidden_BTD: Tensor, project: Any) -> Tensor:
+            logits_NV = project(hidden_BTD[mask_BT])
+            return term.loss.sum(
+                Targets(
+                    logits_NV, targets_N, sequence_N, batch["labels"],
+                    signal.logits_NV, signal.logps_B,
+                )
+            )
+
+        with head_job(model, job):
+            return forward(model, batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the loss's parts, the speed and the memory to what the Trainer logs."""
+        if "loss" in logs:
+            logs = {**logs, **self.step_figures()}
+        self.state.epoch = self.state.global_step / self.steps_per_epoch
+        super().log(logs, start_time)
+
+    def step_figures(self) -> dict[str, float]:
+        """Means since the last logged step, over all processes."""
+        parts = self.accelerator.reduce(self.parts.to(self.args.device), reduction="sum")
+        steps = self.state.global_step - self.logged_step
+        means = (parts / max(steps, 1)).tolist()  # type: ignore[union-attr]
+        now = time.monotonic()
+        figures = {
+            "loss": sum(t.coefficient * m for t, m in zip(self.terms.values(), means, strict=True)),
+            **{f"{name}_loss": mean for name, mean in zip(self.terms, means, strict=True)},
+            "tokens_per_second": self.tokens / max(now - self.logged_at, 1e-9),
+            "peak_memory_bytes": peak_memory(),
+        }
+        self.parts.zero_()
+        self.tokens, self.logged_at, self.logged_step = 0, now, self.state.global_step
+        return figures
+
+
+def peak_memory() -> int:
+    """Peak bytes so far: allocated on the GPU, or resident on the CPU."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

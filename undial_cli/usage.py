@@ -1,0 +1,81 @@
+"""`--help`: commands, groups with their options, keys; a line each, taken from configs and schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from undial_cli import ui
+from undial_cli.compose import config_dir
+from undial_cli.schema import COMMANDS, METHODS, walk
+
+SUMMARIES = {
+    "unlearn": "make a model forget chosen data",
+    "finetune": "train a target or a retain model",
+    "evaluate": "score a model on the forget and retain sets",
+    "doctor": "show versions, devices, caches and what is missing",
+}
+GROUPS = ("model", "data", "method", "adapter", "hardware", "eval", "experiment")
+FLAGS = {
+    "--multirun": "a run for every combination of comma-separated values",
+    "--cfg job": "print the composed config and stop",
+    "--from run.yaml": "repeat a run from its run folder",
+    "--config-dir DIR": "add your own config groups",
+    "--help": "this page",
+}
+
+
+def first_comment(file: Path) -> str:
+    """The first comment line of a YAML file: what `--help` says of it."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# ") and "@package" not in line:
+            return line[2:].strip()
+    return ""
+
+
+def grid(rows: list[tuple[str, str]]) -> Table:
+    """Two columns without lines."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, text in rows:
+        table.add_row(f"  {name}", text)
+    return table
+
+
+def show_top() -> None:
+    """`undial --help`."""
+    ui.say("undial COMMAND [group=option] [key=value ...] [flags]\n")
+    ui.say(grid(list(SUMMARIES.items())))
+    ui.say("\nundial COMMAND --help lists groups, options and keys.")
+    ui.say("undial unlearn alone runs the embedded demo; then: undial unlearn model=llama7b data=tofu")
+
+
+def show_command(command: str) -> None:
+    """`undial COMMAND --help`."""
+    if command == "doctor":
+        ui.say("undial doctor: " + SUMMARIES["doctor"])
+        return
+    ui.say(f"undial {command} [group=option] [key=value ...] [flags]: {SUMMARIES[command]}\n")
+    primary = (config_dir() / f"{command}.yaml").read_text(encoding="utf-8")
+    for name in GROUPS:
+        files = sorted((config_dir() / name).glob("*.yaml"))
+        if not files or f"- {name}:" not in primary:
+            continue
+        ui.say(f"{name}=", "bold")
+        ui.say(grid([(file.stem, first_comment(file)) for file in files]))
+    ui.say("keys", "bold")
+    rows = [
+        (key, f.metadata.get("help", ""))
+        for key, _, f in walk(COMMANDS[command]())
+        if key not in ("command", "method") and not key.startswith(("model.unlearn", "model.finetune"))
+    ]
+    if command == "unlearn":
+        seen = {}
+        for node in METHODS.values():
+            seen |= {f"method.{k}": f.metadata["help"] for k, _, f in walk(node())}
+        rows += list(seen.items())
+    ui.say(grid(rows))
+    ui.say("flags", "bold")
+    ui.say(grid(list(FLAGS.items())))

@@ -1,0 +1,36 @@
+"""One process of a run that the launcher started: `python -m undial_cli.worker RUN_FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from undial_cli import ui
+from undial_cli.compose import load_run
+from undial_cli.pipeline import work
+from undial_cli.quiet import quiet
+from undial_cli.run_folder import RunFolder
+
+
+@record
+def main() -> None:
+    """Do the run's work as one of its processes; raise, never exit, on failure."""
+    quiet()
+    folder = RunFolder(Path(sys.argv[1]))
+    run = load_run(folder.run_yaml)
+    with ui.logging_to(folder.log):
+        try:
+            work(run, folder)
+        except Exception:
+            ui.log_traceback()
+            raise
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
