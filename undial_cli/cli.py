@@ -102,10 +102,10 @@ def through_hydra(command: str, rest: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from undial_cli import config_errors
-    from undial_cli.compose import config_dir, leave_auto, register_schemas, to_run
+    from undial_cli.compose import config_dir, normalise, register_schemas, to_run
 
     register_schemas()
-    overrides = leave_auto([word for word in rest if not word.startswith("-")])
+    overrides = normalise([word for word in rest if not word.startswith("-")])
     sweeping = "--multirun" in rest or "-m" in rest
     outcomes: list[tuple[str, Any]] = []
 
@@ -115,7 +115,7 @@ def through_hydra(command: str, rest: list[str]) -> int:
 
     with tempfile.TemporaryDirectory(prefix="undial-") as scratch:
         extra = [f"hydra.sweep.dir={scratch}"] if sweeping else []
-        sys.argv = [f"undial {command}", *leave_auto(rest), *extra]
+        sys.argv = [f"undial {command}", *normalise(rest), *extra]
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(task)()
@@ -155,10 +155,12 @@ def conclude(outcomes: list[tuple[str, Any]], sweeping: bool) -> int:
     from undial_cli import ui
     from undial_cli.reporting.summary import show_sweep
 
+    shared = set.intersection(*(set(label.split(",")) for label, _ in outcomes)) if outcomes else ()
     rows, worst = [], 0
     for label, outcome in outcomes:
         if isinstance(outcome, KeyboardInterrupt):
             raise outcome
+        label = ",".join(o for o in label.split(",") if o not in shared) or label
         if isinstance(outcome, BaseException):
             ui.error(f"{label}: {outcome}")
             worst = max(worst, 2 if isinstance(outcome, UserError) else 1)

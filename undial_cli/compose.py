@@ -5,7 +5,9 @@ Imports no torch. It knows the schema and the configs folder, and nothing of wha
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from undial_cli.errors import UserError, bad_value
 from undial_cli.schema import COMMANDS, METHODS, Run, UnlearnRun, check_ranges
 
 PACKAGE = Path(__file__).parent
+OPEN_KEYS = ("train.args", "hardware.args", "model.targets", "eval.sets")
 
 
 def config_dir() -> Path:
@@ -47,7 +50,7 @@ def compose_run(command: str, overrides: list[str], extra_configs: str | None = 
     if command not in COMMANDS:
         raise bad_value("command", command, COMMANDS)
     register_schemas()
-    overrides = leave_auto(overrides)
+    overrides = normalise(overrides)
     if extra_configs:
         overrides = [*overrides, f"hydra.searchpath=[{Path(extra_configs).resolve()}]"]
     GlobalHydra.instance().clear()
@@ -58,9 +61,14 @@ def compose_run(command: str, overrides: list[str], extra_configs: str | None = 
         raise config_errors.explain(error, command, overrides) from error
 
 
-def leave_auto(overrides: list[str]) -> list[str]:
-    """Drop `eval=auto`: it is the default, and means the suite that the data set names."""
-    return [o for o in overrides if o != "eval=auto"]
+def normalise(overrides: list[str]) -> list[str]:
+    """Spare users Hydra's two surprises.
+
+    `eval=auto` is dropped: it is the default, the suite that the data set names. Keys of open
+    dictionaries (`train.args.x=1`) need no plus sign in front.
+    """
+    free = tuple(f"{key}." for key in OPEN_KEYS)
+    return [f"++{o}" if o.startswith(free) else o for o in overrides if o != "eval=auto"]
 
 
 def to_run(config: DictConfig) -> Run:
@@ -68,8 +76,20 @@ def to_run(config: DictConfig) -> Run:
     run = OmegaConf.to_object(config)
     if not isinstance(run, Run):
         raise UserError(f"the config is a {type(run).__name__}, not one of {', '.join(COMMANDS)}")
+    for name in unknown_keys(config, run):
+        raise config_errors.no_such_key(name, run.command)
     check_ranges(run)
     return run
+
+
+def unknown_keys(config: DictConfig, run: Any, prefix: str = "") -> Iterator[str]:
+    """Keys that were appended (`+key=value`) and that no dataclass knows."""
+    for name in config:
+        value = getattr(run, str(name), None)
+        if str(name) not in {f.name for f in dataclasses.fields(run)}:
+            yield f"{prefix}{name}"
+        elif dataclasses.is_dataclass(value):
+            yield from unknown_keys(config[name], value, f"{prefix}{name}.")
 
 
 def to_yaml(run: Run) -> str:

@@ -70,7 +70,7 @@ def evaluation_rows(data: DataConfig, config: EvalConfig) -> dict[str, list[Row]
     """The rows of every set of the suite that has a split."""
     found = {}
     for name, chosen in config.sets.items():
-        if chosen.split and chosen.split != "None":
+        if chosen.split:
             key = f"eval.sets.{name}.split"
             rows = load_split(data, chosen.split, key)
             check_columns(rows, data, f"{key}={chosen.split}")

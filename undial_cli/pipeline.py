@@ -68,10 +68,9 @@ def execute(run: Run, show: bool = True) -> RunResult:
     if not (is_done(folder) and not run.overwrite):
         with on_main_locked(folder.path):
             if not is_done(folder) or run.overwrite:
-                fulfil(run, folder)
+                fulfil(run, folder, show)
     elif show:
         ui.say(f"already done: {folder.path} (overwrite=true runs it again)", "dim")
-    if show:
         summary.show(run, folder)
     return RunResult(folder.path, "done", store.read_metrics(folder.evaluation))
 
@@ -89,8 +88,8 @@ def on_main_locked(path: Path) -> Iterator[None]:
         yield
 
 
-def fulfil(run: Run, folder: RunFolder) -> None:
-    """Open the folder, make the models it needs, do the work, close the folder."""
+def fulfil(run: Run, folder: RunFolder, show: bool) -> None:
+    """Open the folder, make the models it needs, do the work, close the folder, say what came out."""
     fresh = distributed.on_main(lambda: not folder.path.exists() or run.overwrite)
     world_failed: BaseException | None = None
     try:
@@ -112,6 +111,8 @@ def fulfil(run: Run, folder: RunFolder) -> None:
             else:
                 work(run, folder)
             distributed.on_main(lambda: finish(folder))
+            if show:
+                summary.show(run, folder)
         except UserError:
             if fresh:
                 distributed.on_main(lambda: shutil.rmtree(folder.path, ignore_errors=True))

@@ -230,7 +230,7 @@ METRICS = ("probability", "rouge", "truth_ratio", "exact_memorization")
 class EvalSetConfig:
     """One named set and the metrics on it."""
 
-    split: str = key("", "split of the data set")
+    split: str | None = key(None, "split of the data set; null: the set is left out")
     metrics: list[str] = key(list(METRICS), "metrics on this set")
 
 

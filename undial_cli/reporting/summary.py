@@ -21,6 +21,9 @@ from undial_cli.run_folder import RunFolder
 from undial_cli.schema import EvaluateRun, FinetuneRun, Run
 
 QUESTIONS = 3
+SWEEP_METRICS = (
+    "forget_probability", "forget_rouge", "retain_probability", "retain_rouge", "forget_quality",
+)  # fmt: skip
 
 
 @dataclass
@@ -136,11 +139,12 @@ def show_sweep(results: list[tuple[str, str, dict[str, float]]]) -> None:
     Args:
         results: (what differs, status, metrics of results.json) of each run.
     """
-    names = list(dict.fromkeys(name for _, _, found in results for name in found))
-    chosen = [n for n in names if n.split("_")[0] in ("forget", "retain")]
+    chosen = [n for n in SWEEP_METRICS if any(n in found for _, _, found in results)]
     table = Table(title="runs", title_justify="left")
-    for column in ("run", "status", *chosen):
-        table.add_column(column, overflow="fold")
+    table.add_column("run", overflow="fold")
+    table.add_column("status")
+    for column in chosen:
+        table.add_column(column.replace("_", " "), justify="right")
     for label, status, found in results:
         table.add_row(escape(label), status, *(text_of(n, found.get(n)) for n in chosen))
     ui.say(table)

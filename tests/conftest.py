@@ -1,0 +1,41 @@
+"""Shared fixtures: a private cache, a hurried demo target, and the real data's location."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# A target that has seen one epoch: enough for everything but the quality of forgetting.
+HURRIED = ["model.finetune.epochs=1", "eval.limit=4", "eval.max_new_tokens=8", "hardware=cpu"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of the test session's own, shared by all tests and their subprocesses."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["UNDIAL_CACHE_DIR"] = str(folder)
+    return folder
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """The folder with TOFU and the other real data sets; skips where it is not known."""
+    root = os.environ.get("UNDIAL_DATA_ROOT")
+    if not root:
+        pytest.skip("UNDIAL_DATA_ROOT is not set: real data is not at hand")
+    return Path(root)
+
+
+def undial(*words: str, cwd: Path, timeout: int = 300, **env: str) -> subprocess.CompletedProcess:
+    """The real command in its own process."""
+    return subprocess.run(
+        [sys.executable, "-m", "undial_cli.cli", *words],
+        cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **env},
+    )  # fmt: skip
