@@ -39,3 +39,20 @@ def undial(*words: str, cwd: Path, timeout: int = 300, **env: str) -> subprocess
         [sys.executable, "-m", "undial_cli.cli", *words],
         cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **env},
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama of random weights that answers every prompt differently, with tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from undial_cli.compose import PACKAGE
+
+    folder = tmp_path_factory.mktemp("random") / "model"
+    shape = AutoConfig.from_pretrained(PACKAGE / "assets" / "tiny")
+    shape.num_hidden_layers, shape.initializer_range = 2, 0.2
+    torch.manual_seed(7)
+    AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(PACKAGE / "assets" / "tiny").save_pretrained(folder)
+    return folder

@@ -63,7 +63,9 @@ def current_umask() -> int:
     return mask
 
 
-def hash_folder(folder: Path, suffixes: tuple[str, ...] = (".safetensors", ".bin", ".json", ".model", ".jinja")) -> str:
+def hash_folder(
+    folder: Path, suffixes: tuple[str, ...] = (".safetensors", ".bin", ".json", ".model", ".jinja")
+) -> str:
     """Content hash of a model folder's files (weights, configs, tokenizer)."""
     total = hashlib.blake2b(digest_size=16)
     for file in sorted(p for p in folder.iterdir() if p.suffix in suffixes):

@@ -32,7 +32,9 @@ def check_run(run: Run) -> None:
 
 def check_name(run: Run) -> None:
     """A name is one folder name."""
-    if run.name is not None and (run.name in ("", ".", "..") or "/" in run.name or "\\" in run.name):
+    if run.name is not None and (
+        run.name in ("", ".", "..") or "/" in run.name or "\\" in run.name
+    ):
         raise bad_value("name", run.name, "a folder name without slashes")
 
 
@@ -46,7 +48,9 @@ def check_hardware(run: Run) -> None:
             "(hardware.num_processes=N) or hardware=auto"
         )
     if gpus and name != "cpu" and (hardware.num_processes or 1) > gpus:
-        raise bad_value("hardware.num_processes", hardware.num_processes, f"at most {gpus}, the GPUs")
+        raise bad_value(
+            "hardware.num_processes", hardware.num_processes, f"at most {gpus}, the GPUs"
+        )
     if hardware.precision == "fp16" and (name == "cpu" or gpus == 0):
         raise bad_value("hardware.precision", "fp16", "no or bf16 on a CPU")
     if name == "deepspeed_zero3" and importlib.util.find_spec("deepspeed") is None:

@@ -25,6 +25,7 @@ def run_command(argv: list[str]) -> int:
     """Do what the arguments say; returns the exit code."""
     from undial_cli import ui
 
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
     try:
         return dispatch(argv)
     except UserError as error:
@@ -76,7 +77,9 @@ def repeat(command: str, rest: list[str]) -> int:
     """`undial COMMAND --from run.yaml [key=value ...]`."""
     from undial_cli.compose import load_run
 
-    words = [w for word in rest for w in (word.split("=", 1) if word.startswith("--from=") else [word])]
+    words = [
+        w for word in rest for w in (word.split("=", 1) if word.startswith("--from=") else [word])
+    ]
     place = words.index("--from")
     if place + 1 >= len(words):
         raise UserError("--from: expected a run.yaml or a run folder after it")
@@ -118,7 +121,9 @@ def through_hydra(command: str, rest: list[str]) -> int:
         sys.argv = [f"undial {command}", *normalise(rest), *extra]
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
-            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(task)()
+            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(
+                task
+            )()
         except (HydraException, OmegaConfBaseException) as error:
             raise config_errors.explain(error, command, overrides) from error
         except SystemExit as stop:

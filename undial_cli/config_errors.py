@@ -86,7 +86,9 @@ def no_such_key(name: str, command: str) -> UserError:
 def wrong_key(error: OmegaConfBaseException, command: str, overrides: list[str]) -> UserError:
     """A key that is not there, or a value of the wrong type."""
     name = str(error.full_key)
-    given = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+~").split("=")[0] == name), None)
+    given = next(
+        (o.split("=", 1)[1] for o in overrides if o.lstrip("+~").split("=")[0] == name), None
+    )
     first_line = str(error.msg or error).strip().splitlines()[0]
     if re.search(r"not in|is not in struct", first_line):
         return no_such_key(name, command)

@@ -35,10 +35,14 @@ def examine(rest: list[str]) -> int:
             missing = missing or name != "undial"
     for module, (extra, purpose) in OPTIONAL.items():
         there = importlib.util.find_spec(module) is not None
-        rows.append((module, "there" if there else f"not there: pip install 'undial[{extra}]' ({purpose})"))
+        rows.append(
+            (module, "there" if there else f"not there: pip install 'undial[{extra}]' ({purpose})")
+        )
     rows += devices()
     folder = cache_dir()
-    place = folder if folder.exists() else folder.parent if folder.parent.exists() else folder.home()
+    place = (
+        folder if folder.exists() else folder.parent if folder.parent.exists() else folder.home()
+    )
     rows.append(("cache", f"{folder} ({shutil.disk_usage(place).free / 1e9:.0f} GB free)"))
     offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
     rows.append(("hub", "offline (HF_HUB_OFFLINE)" if offline else "online"))

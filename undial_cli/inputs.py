@@ -1,4 +1,4 @@
-"""What a run reads before it computes: its rows, its tokenizer, its encoded examples.
+"""What a run reads before it computes: rows, tokenizer, encoded examples, places of its models.
 
 Called once by the parent, where everything wrong is found before anything is written, and again
 by each worker.
@@ -12,14 +12,15 @@ from undial_cli import models, ui
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import Row, check_columns, load_split, load_training_set
 from undial_cli.errors import UserError
+from undial_cli.run_folder import folder_of
 from undial_cli.schema import DataConfig, EvalConfig, FinetuneRun, Run, UnlearnRun
 from undial_cli.sources import model_source
-from undial_cli.targets import retain_of, target_of
+from undial_cli.targets import Place, making, retain_of, target_of
 
 
 @dataclass
 class Inputs:
-    """Training sets by name (`forget`, `retain` or `train`), evaluation rows by set, the encoder."""
+    """Training sets by name (`forget`, `retain`, `train`), evaluation rows by set, the encoder."""
 
     encoder: Encoder
     sets: dict[str, list[Example]]
@@ -35,7 +36,7 @@ def prepare(run: Run) -> Inputs:
     """
     rows = {name: training_rows(run.data, name) for name in training_sets(run)}
     eval_rows = evaluation_rows(run.data, run.eval)
-    place, retain = target_of(run), retain_of(run) if run.eval.sets else None
+    place, retain = target_of(run), retain_of(run)
     for known, key in ((place, "model.path"), (retain, "eval.retain_model")):
         if known is not None and known.path is not None:
             model_source(known.path, key)
@@ -69,7 +70,7 @@ def training_rows(data: DataConfig, name: str) -> list[Row]:
 def evaluation_rows(data: DataConfig, config: EvalConfig) -> dict[str, list[Row]]:
     """The rows of every set of the suite that has a split."""
     found = {}
-    for name, chosen in config.sets.items():
+    for name, chosen in config.sets.items() if config.name != "none" else ():
         if chosen.split:
             key = f"eval.sets.{name}.split"
             rows = load_split(data, chosen.split, key)
@@ -88,6 +89,21 @@ def encode_set(encoder: Encoder, rows: list[Row], name: str) -> list[Example]:
             "within it (or its answers are empty)"
         )
     if len(kept) < len(examples):
-        ui.say(f"{name}: {len(examples) - len(kept)} of {len(examples)} rows hold no answer token "
-               f"within data.max_length={encoder.data.max_length} and are left out", "yellow")
+        ui.say(
+            f"{name}: {len(examples) - len(kept)} of {len(examples)} rows hold no answer token "
+            f"within data.max_length={encoder.data.max_length} and are left out",
+            "yellow",
+        )
     return kept
+
+
+def made_run(run: Run, place: Place) -> FinetuneRun:
+    """The finetune run behind a place that has no path."""
+    rows = load_training_set(run.data, list(place.splits), "data.train_split")
+    base = models.weights_fingerprint(run.model, str(run.model.base))
+    return making(run, place.splits, [rows, base])
+
+
+def model_path(run: Run, place: Place) -> str:
+    """The path of a place: as configured, or where it was made."""
+    return place.path or str(folder_of(made_run(run, place)).checkpoint)

@@ -37,7 +37,7 @@ def start_processes(run: Run) -> torch.device:
     """Join the process group that the environment describes, if it does; this process's device."""
     from accelerate import PartialState
 
-    return PartialState(cpu=on_cpu(run)).device
+    return torch.device(PartialState(cpu=on_cpu(run)).device or "cpu")
 
 
 def needs_workers(run: Run) -> bool:

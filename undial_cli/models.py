@@ -79,7 +79,9 @@ def dequantised_gguf(source: Source, config: ModelConfig) -> Source:
     try:
         import gguf  # noqa: F401
     except ImportError as error:
-        raise UserError("a .gguf model needs the Python package gguf: pip install 'undial[gguf]'") from error
+        raise UserError(
+            "a .gguf model needs the Python package gguf: pip install 'undial[gguf]'"
+        ) from error
     file = Path(source.path) / str(source.gguf_file)
     stamp = f"{file.stem}-{hash_folder(file.parent, (file.suffix,))[:12]}-{config.dtype}"
     folder = cache_dir() / "gguf" / stamp
@@ -119,6 +121,11 @@ def adapter_base(source: Source) -> tuple[str, str | None] | None:
     except (ValueError, OSError):
         return None
     return str(config.base_model_name_or_path), config.revision
+
+
+def is_adapter(config: ModelConfig, path: str) -> bool:
+    """Whether a model path holds a PEFT adapter and not a whole model."""
+    return adapter_base(folder_source(path, config)) is not None
 
 
 def load_tokenizer(config: ModelConfig, path: str) -> PreTrainedTokenizerBase:
@@ -181,7 +188,9 @@ def load_model(
             model = AutoModelForCausalLM.from_pretrained(source.path, **source.arguments, **common)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0][:160]
-        raise UserError(f"model.path={path}: cannot be loaded as a language model ({reason})") from error
+        raise UserError(
+            f"model.path={path}: cannot be loaded as a language model ({reason})"
+        ) from error
     install_head(model)
     return model.eval()
 

@@ -7,31 +7,24 @@ of the run. Each step is one call into the file that knows it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import gc
-import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from undial_cli import checks, distributed, launch, methods, models, ui
 from undial_cli.cache import locked
-from undial_cli.data.load import load_training_set
 from undial_cli.errors import UserError
-from undial_cli.evaluation import store
-from undial_cli.evaluation.suite import Evaluation, evaluate, forget_quality
-from undial_cli.inputs import Inputs, prepare
+from undial_cli.evaluation import stages, store
+from undial_cli.inputs import Inputs, made_run, model_path, prepare
 from undial_cli.quiet import quiet
 from undial_cli.reporting import card, summary
 from undial_cli.run_folder import RunFolder, check_folder, folder_of, open_folder, write_environment
 from undial_cli.schema import EvaluateRun, FinetuneRun, Run, TrainingRun, UnlearnRun
-from undial_cli.targets import Place, making, retain_of, target_of
+from undial_cli.targets import retain_of, target_of
 from undial_cli.training.arguments import check_training
 from undial_cli.training.loop import make_schedule, make_teacher, train
 from undial_cli.training.trainer import Term
@@ -89,7 +82,7 @@ def on_main_locked(path: Path) -> Iterator[None]:
 
 
 def fulfil(run: Run, folder: RunFolder, show: bool) -> None:
-    """Open the folder, make the models it needs, do the work, close the folder, say what came out."""
+    """Open the folder, make the models it needs, do the work, close it, show what came out."""
     fresh = distributed.on_main(lambda: not folder.path.exists() or run.overwrite)
     world_failed: BaseException | None = None
     try:
@@ -150,24 +143,12 @@ def make_models(run: Run) -> None:
     """Train the target and the retain model that the run needs and that are not there yet."""
     if isinstance(run, FinetuneRun):
         return
-    for place, what in ((target_of(run), "target"), (retain_of(run) if run.eval.sets else None, "retain")):
+    for place, what in ((target_of(run), "target"), (retain_of(run), "retain")):
         if place is not None and place.path is None:
             made = made_run(run, place)
             if not is_done(folder_of(made)):
                 ui.say(f"the {what} model is trained first, once: {folder_of(made).path}")
             execute(made, show=False)
-
-
-def made_run(run: Run, place: Place) -> FinetuneRun:
-    """The finetune run behind a place that has no path."""
-    rows = load_training_set(run.data, list(place.splits), "data.train_split")
-    base = models.weights_fingerprint(run.model, str(run.model.base))
-    return making(run, place.splits, [rows, base])
-
-
-def model_path(run: Run, place: Place) -> str:
-    """The path of a place: as configured, or where it was made."""
-    return place.path or str(folder_of(made_run(run, place)).checkpoint)
 
 
 def work(run: Run, folder: RunFolder) -> None:
@@ -180,46 +161,35 @@ def work(run: Run, folder: RunFolder) -> None:
         finetune(run, folder, inputs, device)
     else:
         assert isinstance(run, EvaluateRun)
-        evaluate_only(run, folder, inputs, device)
+        evaluate(run, folder, inputs, device)
 
 
 def unlearn(run: UnlearnRun, folder: RunFolder, inputs: Inputs, device: torch.device) -> None:
     """Reference and target evaluation, training, checkpoint, evaluation of the checkpoint."""
-    reference = retain_evaluation(run, inputs, device)
+    reference = stages.of_retain_model(run, inputs, device)
     path = model_path(run, target_of(run))
-    model = load(run, path, device)
-    before = known_evaluation(run, inputs, path, "target", lambda: model)
+    before = stages.of_model(run, inputs, path, "target", device)
     if not folder.checkpoint.is_dir():
-        terms = unlearning_terms(run)
-        train_and_save(run, folder, inputs, model, terms, run.data.anchor, run.teacher.cache, path)
-    del model
-    after = checkpoint_evaluation(run, folder, inputs, device)
-    report(run, folder, after, {"target": before, "retain": reference})
+        terms, anchor = unlearning_terms(run), run.data.anchor
+        train_and_save(run, folder, inputs, path, device, terms, anchor, run.teacher.cache)
+    after = stages.of_checkpoint(run, folder, inputs, device)
+    stages.report(run, folder, after, {"target": before, "retain": reference})
 
 
 def finetune(run: FinetuneRun, folder: RunFolder, inputs: Inputs, device: torch.device) -> None:
     """Plain fine-tuning, checkpoint, evaluation of the checkpoint."""
     if not folder.checkpoint.is_dir():
-        path = str(target_of(run).path)
-        terms = {"train": Term(methods.CrossEntropy(), 1.0)}
-        train_and_save(run, folder, inputs, load(run, path, device), terms, "train", "auto", path)
-    after = checkpoint_evaluation(run, folder, inputs, device)
-    report(run, folder, after, {})
+        path, terms = str(target_of(run).path), {"train": Term(methods.CrossEntropy(), 1.0)}
+        train_and_save(run, folder, inputs, path, device, terms, "train", "auto")
+    after = stages.of_checkpoint(run, folder, inputs, device)
+    stages.report(run, folder, after, {})
 
 
-def evaluate_only(run: EvaluateRun, folder: RunFolder, inputs: Inputs, device: torch.device) -> None:
+def evaluate(run: EvaluateRun, folder: RunFolder, inputs: Inputs, device: torch.device) -> None:
     """Evaluation of a model as it is."""
-    reference = retain_evaluation(run, inputs, device)
-    path = model_path(run, target_of(run))
-    after = known_evaluation(run, inputs, path, "model", lambda: load(run, path, device))
-    report(run, folder, after, {"retain": reference})
-
-
-def load(run: Run, path: str, device: torch.device) -> Any:
-    """A model of the run on this process's device."""
-    quantized = isinstance(run, TrainingRun) and run.adapter.name == "qlora"
-    model = models.load_model(run.model, path, seed=run.seed, quantized=quantized)
-    return model if quantized else model.to(device)
+    reference = stages.of_retain_model(run, inputs, device)
+    found = stages.of_model(run, inputs, model_path(run, target_of(run)), "model", device)
+    stages.report(run, folder, found, {"retain": reference})
 
 
 def unlearning_terms(run: UnlearnRun) -> dict[str, Term]:
@@ -236,25 +206,26 @@ def train_and_save(
     run: TrainingRun,
     folder: RunFolder,
     inputs: Inputs,
-    model: Any,
+    path: str,
+    device: torch.device,
     terms: dict[str, Term],
     anchor: str,
     cache: str,
-    path: str,
 ) -> None:
-    """The run's training, and its checkpoint in Hugging Face format."""
+    """Train the model at `path` and write the run's checkpoint in Hugging Face format."""
     tokenizer = inputs.encoder.tokenizer
-    target_is_adapter = models.adapter_base(models.folder_source(path, run.model)) is not None
-    merge = run.adapter.merge or (target_is_adapter and run.adapter.name != "none")
-    if merge and not run.adapter.merge:
+    merge = run.adapter.merge
+    if run.adapter.name != "none" and not merge and models.is_adapter(run.model, path):
         ui.say("the target is an adapter itself: the checkpoint is saved merged", "yellow")
+        merge = True
     schedule = make_schedule(run, inputs.sets, anchor, tokenizer)
-    adapted = models.adapt(model, run.adapter, run.seed)
-    teacher = make_teacher(run, cache, adapted, terms, schedule)
-    during = None
-    if run.train.eval_steps and inputs.eval_rows:
-        during = lambda: undisturbed(lambda: evaluate_model(run, inputs, adapted, "on the way").metrics)  # noqa: E731
-    trainer = train(run, adapted, tokenizer, terms, schedule, teacher, folder.path, during)
+    model = models.adapt(stages.load(run, path, device), run.adapter, run.seed)
+    teacher = make_teacher(run, cache, model, terms, schedule)
+
+    def on_the_way() -> dict[str, float]:
+        return stages.undisturbed(run, inputs, model)
+
+    trainer = train(run, model, terms, schedule, teacher, folder.path, on_the_way)
     save_checkpoint(run, folder, trainer, tokenizer, merge)
 
 
@@ -278,108 +249,3 @@ def save_checkpoint(
         unfinished.rename(folder.checkpoint)
 
     distributed.on_main(close)
-
-
-def undisturbed(function: Callable[[], Any]) -> Any:
-    """Call `function` and put all random number generators back to where they were."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    try:
-        return function()
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if gpu:
-            torch.cuda.set_rng_state_all(gpu)
-
-
-def evaluate_model(run: Run, inputs: Inputs, model: nn.Module, title: str) -> Evaluation:
-    """The run's suite on a model."""
-    return evaluate(model, inputs.encoder, run.eval, inputs.eval_rows, title)
-
-
-def known_evaluation(
-    run: Run, inputs: Inputs, path: str, title: str, model: Callable[[], Any]
-) -> Evaluation | None:
-    """The evaluation of an unchanging model, from the cache where it was made before."""
-    if not inputs.eval_rows:
-        return None
-    chosen = dataclasses.asdict(run.eval)
-    for irrelevant in ("retain_model", "batch_size", "data", "name"):
-        del chosen[irrelevant]
-    depends_on = [
-        distributed.on_main(lambda: models.weights_fingerprint(run.model, path)),
-        dataclasses.asdict(run.model.template),
-        [run.model.dtype, run.model.attn_implementation, run.model.tokenizer_path],
-        [run.data.max_length, run.data.question_key, run.data.answer_key, run.data.text_key],
-        chosen,
-        inputs.eval_rows,
-    ]
-    return store.cached(depends_on, lambda: evaluate_model(run, inputs, model(), title))
-
-
-def retain_evaluation(run: Run, inputs: Inputs, device: torch.device) -> Evaluation | None:
-    """The evaluation of the retain model, where one is known."""
-    place = retain_of(run)
-    if place is None or not inputs.eval_rows:
-        return None
-    path = model_path(run, place)
-    found = known_evaluation(run, inputs, path, "retain model", lambda: load(run, path, device))
-    gc.collect()
-    return found
-
-
-def checkpoint_evaluation(
-    run: Run, folder: RunFolder, inputs: Inputs, device: torch.device
-) -> Evaluation | None:
-    """The suite on what was saved, loaded as anyone would load it."""
-    if not inputs.eval_rows:
-        return None
-    gc.collect()
-    model = models.load_model(run.model, str(folder.checkpoint)).to(device)
-    return evaluate_model(run, inputs, model, "checkpoint")
-
-
-def report(
-    run: Run,
-    folder: RunFolder,
-    evaluation: Evaluation | None,
-    others: dict[str, Evaluation | None],
-) -> None:
-    """Write evaluation/ and report/ (main process)."""
-    if evaluation is None or distributed.rank() != 0:
-        return
-    figures: dict[str, dict[str, float]] = {}
-    for name, other in others.items():
-        if other is not None:
-            figures[name] = dict(other.metrics)
-            for mine, theirs in zip(evaluation.samples, other.samples, strict=True):
-                if "generation" in theirs:
-                    mine[f"{name}_generation"] = theirs["generation"]
-    retain = others.get("retain")
-    if any(s["set"] == "forget" for s in evaluation.samples):
-        quality, reason = forget_quality(evaluation, retain)
-        if quality is None:
-            evaluation.missing["forget_quality"] = reason
-        else:
-            evaluation.metrics["forget_quality"] = quality
-            target = others.get("target")
-            if target is not None:
-                value, _ = forget_quality(target, retain)
-                if value is not None:
-                    figures["target"]["forget_quality"] = value
-    store.save(
-        folder.evaluation,
-        evaluation,
-        {
-            "suite": run.eval.name,
-            "model": run.model.name,
-            "data": run.data.name,
-            "target": figures.get("target", {}),
-            "reference": figures.get("retain", {}),
-        },
-    )
-    summary.write(run, folder)
-
-

@@ -10,7 +10,6 @@ import warnings
 def quiet() -> None:
     """Set before the libraries do real work."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     import datasets
     import transformers
 

@@ -19,7 +19,16 @@ from undial_cli.compose import PACKAGE, load_run, to_yaml
 from undial_cli.errors import UserError
 from undial_cli.schema import Run, default_name, identity
 
-PACKAGES = ("undial", "torch", "transformers", "accelerate", "peft", "datasets", "hydra-core", "tokenizers")
+PACKAGES = (
+    "undial",
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "datasets",
+    "hydra-core",
+    "tokenizers",
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,9 @@ class RunFolder:
 
 def folder_of(run: Run) -> RunFolder:
     """Where a run lives: output_dir/command/name."""
-    return RunFolder(Path(run.output_dir).expanduser() / run.command / (run.name or default_name(run)))
+    return RunFolder(
+        Path(run.output_dir).expanduser() / run.command / (run.name or default_name(run))
+    )
 
 
 def check_folder(run: Run, folder: RunFolder) -> None:
@@ -146,7 +157,10 @@ def commit() -> str | None:
     try:
         found = subprocess.run(
             ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True, text=True, timeout=10, check=True,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -135,7 +135,9 @@ class MethodConfig:
 
     name: str = key("", "name of the method")
     retain: str = key(
-        "none", "retain term: gdr = cross entropy, klr = KL to target", allowed=("none", "gdr", "klr")
+        "none",
+        "retain term: gdr = cross entropy, klr = KL to target",
+        allowed=("none", "gdr", "klr"),
     )
     alpha: float = key(1.0, "weight of the retain term", minimum=0)
     gamma: float = key(1.0, "weight of the forget term", minimum=0)
@@ -335,8 +337,11 @@ def check_ranges(run: Run) -> None:
             and (above is None or value > above)
             and (high is None or value <= high)
         ):
-            bounds = [f"{word} {bound}" for word, bound in
-                      ((">=", low), (">", above), ("<=", high)) if bound is not None]
+            bounds = [
+                f"{word} {bound}"
+                for word, bound in ((">=", low), (">", above), ("<=", high))
+                if bound is not None
+            ]
             raise bad_value(name, value, "a number " + " and ".join(bounds))
     for name, value, _ in walk(run.eval, "eval."):
         if name.endswith(".metrics"):
@@ -352,9 +357,7 @@ def check_ranges(run: Run) -> None:
 
 def identity(run: Run) -> dict[str, Any]:
     """The settings that make a run what it is, as a flat dictionary."""
-    return {
-        name: value for name, value, _ in walk(run) if name not in NOT_IN_HASH
-    }
+    return {name: value for name, value, _ in walk(run) if name not in NOT_IN_HASH}
 
 
 def digest(content: Any) -> str:

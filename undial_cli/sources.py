@@ -69,7 +69,9 @@ def model_source(path: str, key: str = "model.path") -> Source:
         if (local / "run.yaml").is_file() and (local / "checkpoint").is_dir():
             local = local / "checkpoint"
         if not any((local / name).is_file() for name in CONFIG_FILES):
-            raise UserError(f"{key}={path}: not a model ({' or '.join(CONFIG_FILES)} expected there)")
+            raise UserError(
+                f"{key}={path}: not a model ({' or '.join(CONFIG_FILES)} expected there)"
+            )
         return Source(str(local.resolve()))
     if looks_local(path):
         raise UserError(f"{key}={path}: no such file or folder")
@@ -104,7 +106,9 @@ def hub_source(path: str, key: str) -> Source:
         except RevisionNotFoundError as error:
             raise UserError(f"{key}={path}: no such revision on the hub") from error
         except (RepositoryNotFoundError, HFValidationError) as error:
-            raise UserError(f"{key}={path}: no such folder, and no such model on the hub") from error
+            raise UserError(
+                f"{key}={path}: no such folder, and no such model on the hub"
+            ) from error
         except (HfHubHTTPError, OSError) as error:
             raise unreachable(f"{key}={path}", error) from error
     raise UserError(f"{key}={path}: not a model ({' or '.join(CONFIG_FILES)} expected there)")
@@ -112,7 +116,9 @@ def hub_source(path: str, key: str) -> Source:
 
 def unreachable(what: str, error: Exception) -> WorldError:
     """The line for a hub that cannot be asked."""
-    reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+    reason = (
+        str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+    )
     return WorldError(
         f"{what}: not a local folder, and the hub cannot be reached ({reason}); "
         "give a local folder or go online"

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from undial_cli.cache import cache_dir
 from undial_cli.errors import UserError
-from undial_cli.schema import AdapterConfig, EvalConfig, FinetuneRun, Run, TrainConfig, default_name, digest
+from undial_cli.schema import (
+    AdapterConfig,
+    EvalConfig,
+    FinetuneRun,
+    Run,
+    TrainConfig,
+    default_name,
+    digest,
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,9 @@ def target_of(run: Run) -> Place:
 
 
 def retain_of(run: Run) -> Place | None:
-    """The retain model of a run, or None where none is known."""
+    """The retain model of a run, or None where none is known or nothing is evaluated."""
+    if run.eval.name == "none":
+        return None
     if run.eval.retain_model is not None:
         return Place(run.eval.retain_model)
     known = run.model.targets.get(run.data.name)
@@ -71,8 +81,13 @@ def making(run: Run, splits: tuple[str, ...], depends_on: object) -> FinetuneRun
         command="finetune",
         model=dataclasses.replace(run.model, path=None, targets={}),
         data=dataclasses.replace(
-            run.data, train_split=list(splits), reference_split=[], limit=None,
-            forget_split=None, retain_split=None, anchor="forget",
+            run.data,
+            train_split=list(splits),
+            reference_split=[],
+            limit=None,
+            forget_split=None,
+            retain_split=None,
+            anchor="forget",
         ),
         hardware=dataclasses.replace(
             run.hardware, num_processes=None, micro_batch_size=None, args={}

@@ -59,7 +59,9 @@ def error(message: str) -> None:
     if not is_speaker():
         return
     line = " ".join(str(message).split())
-    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"undial: {line}", style="red"))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        Text(f"undial: {line}", style="red")
+    )
     write_log(f"undial: {line}\n")
 
 

@@ -1,4 +1,4 @@
-"""`--help`: commands, groups with their options, keys; a line each, taken from configs and schema."""
+"""`--help`: commands, groups with their options and keys, a line each, from configs and schema."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def show_top() -> None:
     ui.say("undial COMMAND [group=option] [key=value ...] [flags]\n")
     ui.say(grid(list(SUMMARIES.items())))
     ui.say("\nundial COMMAND --help lists groups, options and keys.")
-    ui.say("undial unlearn alone runs the embedded demo; then: undial unlearn model=llama7b data=tofu")
+    ui.say(
+        "undial unlearn alone runs the embedded demo; then: undial unlearn model=llama7b data=tofu"
+    )
 
 
 def show_command(command: str) -> None:
@@ -69,7 +71,8 @@ def show_command(command: str) -> None:
     rows = [
         (key, f.metadata.get("help", ""))
         for key, _, f in walk(COMMANDS[command]())
-        if key not in ("command", "method") and not key.startswith(("model.unlearn", "model.finetune"))
+        if key not in ("command", "method")
+        and not key.startswith(("model.unlearn", "model.finetune"))
     ]
     if command == "unlearn":
         seen = {}

@@ -10,7 +10,9 @@ from undial_cli.data.encode import IGNORE, Example
 EMPTY = Example([0], [IGNORE], 0)
 
 
-def pad(examples: list[Example], pad_id: int, indices: list[int] | None = None) -> dict[str, Tensor]:
+def pad(
+    examples: list[Example], pad_id: int, indices: list[int] | None = None
+) -> dict[str, Tensor]:
     """Right-padded batch.
 
     Returns:

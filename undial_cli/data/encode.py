@@ -98,7 +98,7 @@ class Encoder:
         return prompt, body, rest[len(body) :]
 
     def tokenise(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and character offsets; special tokens are added where the text does not carry them."""
+        """Ids and character offsets; special tokens are added where the text lacks them."""
         bos = self.tokenizer.bos_token
         has_bos = bool(bos) and text.startswith(str(bos))
         encoded = self.tokenizer(
@@ -111,7 +111,9 @@ class Encoder:
         ids, offsets = self.tokenise(prompt + answer + suffix)
         start, end = len(prompt), len(prompt) + len(answer)
         targets = [b > start for _, b in offsets]
-        answer_end = max((i + 1 for i, (a, b) in enumerate(offsets) if a < end and b > a), default=0)
+        answer_end = max(
+            (i + 1 for i, (a, b) in enumerate(offsets) if a < end and b > a), default=0
+        )
         ids, targets = ids[: answer_end + 1], targets[: answer_end + 1]
         if len(ids) == answer_end:
             ids, targets = [*ids, self.end_token()], [*targets, True]

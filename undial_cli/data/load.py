@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetNotFoundError
 
 from undial_cli.errors import UserError, nearest
 from undial_cli.schema import DataConfig
@@ -63,7 +64,7 @@ def load_file(name: str, piece: str, key: str) -> list[Row]:
         raise UserError(f"{key}={name}: allowed are files ending in {', '.join(FILE_KINDS)}")
     if path.stat().st_size == 0:
         raise UserError(f"{key}={name}: the file is empty")
-    extra = {"sample_by": "document"} if kind == "text" else {}
+    extra: dict[str, Any] = {"sample_by": "document"} if kind == "text" else {}
     try:
         data = datasets.load_dataset(
             kind, data_files=[str(path.resolve())], split=f"train{piece}", **extra
@@ -85,7 +86,7 @@ def load_hub_layout(path: str, name: str, piece: str, key: str) -> list[Row]:
         data = datasets.load_dataset(place, name, split=f"train{piece}")
     except (ConnectionError, TimeoutError) as error:
         raise unreachable(f"data.path={path}", error) from error
-    except datasets.exceptions.DatasetNotFoundError as error:
+    except DatasetNotFoundError as error:
         raise UserError(f"data.path={path}: no such data set ({first_line(error)})") from error
     except ValueError as error:
         raise UserError(missing_split(error, name, key)) from error
@@ -127,8 +128,9 @@ def check_columns(rows: list[Row], config: DataConfig, key: str) -> None:
             f"columns '{config.question_key}' and '{config.answer_key}' (data.question_key, "
             f"data.answer_key), or messages, prompt and completion, or '{config.text_key}'"
         )
-        hint = nearest(config.answer_key if config.question_key in columns
-                       else config.question_key, columns)
+        hint = nearest(
+            config.answer_key if config.question_key in columns else config.question_key, columns
+        )
         raise UserError(f"{key}: found columns {', '.join(columns)}; needed are {wanted}{hint}")
 
 

@@ -24,7 +24,7 @@ MEGA = 16
 
 @dataclass(frozen=True)
 class Dealing:
-    """How a step's rows are shared: `micro` per forward pass, `accumulation` passes, `processes`."""
+    """How a step's rows are shared: `micro` per pass, `accumulation` passes, `processes`."""
 
     micro: int
     accumulation: int
@@ -93,7 +93,9 @@ class Schedule(Dataset):
             for number, name in enumerate(sets)
         }
 
-    def arrange(self, name: str, anchor: str, batch_size: int, seed: int, grouped: bool) -> list[int]:
+    def arrange(
+        self, name: str, anchor: str, batch_size: int, seed: int, grouped: bool
+    ) -> list[int]:
         """The index of every row of the run in set `name`; -1 is an empty row."""
         lengths = [len(e.input_ids) for e in self.sets[name]]
         batches = endless_batches(lengths, batch_size, seed, grouped)

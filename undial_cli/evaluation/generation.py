@@ -20,8 +20,8 @@ from undial_cli.evaluation.scoring import by_length
 def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, extra: set[int]) -> list[int]:
     """Every id that ends an answer: the tokenizer's, the model's and the template's."""
     configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = set(configured if isinstance(configured, list) else [configured])
-    return sorted(i for i in ids | {tokenizer.eos_token_id} | extra if isinstance(i, int))
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({i for i in [*ids, tokenizer.eos_token_id, *extra] if isinstance(i, int)})
 
 
 @torch.no_grad()

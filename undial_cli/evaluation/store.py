@@ -56,7 +56,7 @@ def load(folder: Path) -> Evaluation | None:
 
 
 def cached(depends_on: Any, compute: Callable[[], Evaluation]) -> Evaluation:
-    """The evaluation stored under the hash of `depends_on`, computed by all processes if missing."""
+    """The evaluation under the hash of `depends_on`; all processes compute it if missing."""
     folder = cache_dir() / "evaluations" / digest([VERSION, depends_on])
     found = distributed.on_main(lambda: load(folder))
     if found is not None:

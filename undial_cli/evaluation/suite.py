@@ -28,7 +28,7 @@ KINDS = ("answer", "paraphrase", "perturbed")
 
 @dataclass
 class Evaluation:
-    """What a suite found: aggregates by name, one object per sample, and what is missing and why."""
+    """What a suite found: aggregates by name, one object per sample, what is missing and why."""
 
     metrics: dict[str, float]
     samples: list[dict[str, Any]]
@@ -47,7 +47,9 @@ class Item:
     answers: dict[str, list[Example]]
 
 
-def make_items(encoder: Encoder, set_name: str, rows: list[Row], metric_names: list[str]) -> list[Item]:
+def make_items(
+    encoder: Encoder, set_name: str, rows: list[Row], metric_names: list[str]
+) -> list[Item]:
     """Encode a set: its answers, and with `truth_ratio` the paraphrased and perturbed ones."""
     items = []
     for index, row in enumerate(rows):
@@ -63,9 +65,8 @@ def make_items(encoder: Encoder, set_name: str, rows: list[Row], metric_names: l
             false = row["perturbed_answer"]
             false = [false] if isinstance(false, str) else false
             true = row.get("paraphrased_answer") or answer
-            encode = lambda text, q=question: encoder.answer(*encoder.question(q, str(text)))  # noqa: E731
-            answers["paraphrase"] = [encode(true)]
-            answers["perturbed"] = [encode(text) for text in false]
+            for kind, texts in (("paraphrase", [true]), ("perturbed", false)):
+                answers[kind] = [encoder.answer(*encoder.question(question, str(t))) for t in texts]
         reference = str(row.get(encoder.data.question_key, prompt))
         items.append(
             Item(set_name, index, reference, answer, encoder.prompt_ids(prompt, example), answers)
@@ -92,8 +93,12 @@ def evaluate(
             for item in make_items(encoder, name, rows, config.sets[name].metrics)
         ]
         talk = [i for i in items if "rouge" in config.sets[i.set_name].metrics and i.prompt_ids]
-        places = [(n, kind, k) for n, item in enumerate(items) for kind in KINDS
-                  for k in range(len(item.answers.get(kind, [])))]
+        places = [
+            (n, kind, k)
+            for n, item in enumerate(items)
+            for kind in KINDS
+            for k in range(len(item.answers.get(kind, [])))
+        ]
         examples = [items[n].answers[kind][k] for n, kind, k in places]
         with ui.progress(f"evaluating {title}", len(examples) + len(talk)) as bar:
             pad_id = pad_token(encoder.tokenizer)
@@ -105,16 +110,27 @@ def evaluate(
 
 
 def answer_prompts(
-    model: Any, encoder: Encoder, config: EvalConfig, items: list[Item], advance: Callable[[int], None]
+    model: Any,
+    encoder: Encoder,
+    config: EvalConfig,
+    items: list[Item],
+    advance: Callable[[int], None],
 ) -> dict[int, str]:
     """Greedy generations, by the identity of their item."""
     ends = {
-        e.labels[-1] for i in items for e in i.answers["answer"]
+        e.labels[-1]
+        for i in items
+        for e in i.answers["answer"]
         if e.labels and e.labels[-1] != IGNORE and len(e.labels) > e.answer_end
     }
     texts = generate(
-        model, encoder.tokenizer, [i.prompt_ids for i in items], config.batch_size,
-        config.max_new_tokens, ends, advance,
+        model,
+        encoder.tokenizer,
+        [i.prompt_ids for i in items],
+        config.batch_size,
+        config.max_new_tokens,
+        ends,
+        advance,
     )
     return {id(item): text for item, text in zip(items, texts, strict=True)}
 

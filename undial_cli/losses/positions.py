@@ -36,7 +36,7 @@ def upcast(logits: Tensor) -> Tensor:
 
 
 def reduce(total: Tensor, count: Tensor | int, num_items_in_batch: Tensor | float | None) -> Tensor:
-    """`total / num_items_in_batch`, or the mean over `count`; 0 with its graph when there is none."""
+    """`total / num_items_in_batch`, or the mean over `count` (0 with its graph if that is 0)."""
     divisor = count if num_items_in_batch is None else num_items_in_batch
     if isinstance(divisor, Tensor):
         return total / divisor.clamp(min=1)

@@ -21,6 +21,4 @@ class Undial(PerToken):
 
     def sum(self, targets: Targets) -> Tensor:
         assert targets.teacher_NV is not None
-        return undial_sum(
-            targets.logits_NV, targets.teacher_NV, targets.targets_N, self.strength
-        )
+        return undial_sum(targets.logits_NV, targets.teacher_NV, targets.targets_N, self.strength)

@@ -89,8 +89,13 @@ def show(run: Run, folder: RunFolder) -> None:
         table.add_row(name, *(text_of(name, v) for v in values))
     ui.say(table)
     for sample in [] if isinstance(run, EvaluateRun | FinetuneRun) else summary.samples:
-        ui.say(Panel("\n".join(question_lines(sample, escape)), title_align="left",
-                     title=escape(f"forget: {sample['prompt']}")))
+        ui.say(
+            Panel(
+                "\n".join(question_lines(sample, escape)),
+                title_align="left",
+                title=escape(f"forget: {sample['prompt']}"),
+            )
+        )
     for note in summary.notes:
         ui.say(note, "yellow")
     ui.say(f"everything is in {folder.path}")
@@ -113,8 +118,9 @@ def write(run: Run, folder: RunFolder) -> None:
     if summary is None:
         return
     lines = [f"# {run.command}: {run.model.name} on {run.data.name}", ""]
-    lines += markdown_table(["metric", *summary.columns],
-                            [[n, *(text_of(n, v) for v in vs)] for n, vs in summary.rows])
+    lines += markdown_table(
+        ["metric", *summary.columns], [[n, *(text_of(n, v) for v in vs)] for n, vs in summary.rows]
+    )
     for sample in summary.samples:
         lines += ["", f"## {sample['prompt']}", "", "```"]
         lines += [*question_lines(sample, str), "```"]

@@ -50,9 +50,13 @@ def check_training(run: TrainingRun) -> None:
     for key, given in (("train.args", run.train.args), ("hardware.args", run.hardware.args)):
         for name in given:
             if name in OURS:
-                raise UserError(f"{key}.{name}: set by the run's own keys (train.*, hardware.*, seed)")
+                raise UserError(
+                    f"{key}.{name}: set by the run's own keys (train.*, hardware.*, seed)"
+                )
             if name not in known:
-                raise UserError(f"{key}.{name}: no such TrainingArguments field{nearest(name, known)}")
+                raise UserError(
+                    f"{key}.{name}: no such TrainingArguments field{nearest(name, known)}"
+                )
 
 
 def check_word(key: str, value: str, allowed: list[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.trainer_callback import PrinterCallback
 
 from undial_cli import distributed, ui
 from undial_cli.data.collate import pad_token
@@ -87,12 +88,11 @@ def last_saved(folder: Path) -> Path | None:
 def train(
     run: TrainingRun,
     model: nn.Module,
-    tokenizer: Any,
     terms: dict[str, Term],
     schedule: Schedule,
     teacher: Teacher | None,
     folder: Path,
-    evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate: Callable[[], dict[str, float]],
 ) -> UnlearningTrainer:
     """Run every step of the schedule, continuing from what `folder/resume` holds.
 
@@ -118,10 +118,8 @@ def train(
             processing_class=None,
             callbacks=[MetricsLog(folder / "metrics.jsonl", bar)],
         )
-        from transformers.trainer_callback import PrinterCallback
-
         trainer.remove_callback(PrinterCallback)
-        if evaluate is not None and run.train.eval_steps:
+        if run.train.eval_steps:
             callback = Evaluation(run.train.eval_steps, evaluate)
             callback.log = trainer.log
             trainer.add_callback(callback)
@@ -136,8 +134,8 @@ def check_same_processes(resume: Path, start: Path | None) -> None:
     world = str(distributed.world())
     if start is not None and note.is_file() and note.read_text() != world:
         ui.say(
-            f"resumed with {world} processes after {note.read_text()}: the result is right, but not "
-            "bit for bit that of an undisturbed run",
+            f"resumed with {world} processes after {note.read_text()}: right, but not bit for bit "
+            "what an undisturbed run gives",
             "yellow",
         )
     if distributed.rank() == 0:

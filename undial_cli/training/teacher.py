@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,9 @@ class Signal:
 class Teacher(Protocol):
     """Gives the signal of one micro-batch of the set `name`."""
 
-    def signal(self, model: nn.Module, name: str, batch: Batch, needs: frozenset[str]) -> Signal: ...
+    def signal(
+        self, model: nn.Module, name: str, batch: Batch, needs: frozenset[str]
+    ) -> Signal: ...
 
 
 def forward(model: nn.Module, batch: Batch) -> Tensor:
@@ -66,10 +68,13 @@ class AdapterTeacher:
     def signal(self, model: nn.Module, name: str, batch: Batch, needs: frozenset[str]) -> Signal:
         del name
         mask_BT, targets_N, sequence_N = select_targets(batch["labels"])
-        inner = getattr(model, "module", model)
-        with frozen(inner), inner.disable_adapter():
-            with head_job(inner, lambda hidden, project: project(hidden[mask_BT])):
-                logits_NV = forward(inner, batch).detach()
+        inner: Any = getattr(model, "module", model)
+
+        def job(hidden_BTD: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+            return project(hidden_BTD[mask_BT])
+
+        with frozen(inner), inner.disable_adapter(), head_job(inner, job):
+            logits_NV = forward(inner, batch).detach()
         logps_B = None
         if REFERENCE_LOGPS in needs:
             logps_B = summed_logps(logits_NV, targets_N, sequence_N, len(batch["labels"]))
@@ -123,7 +128,9 @@ class CachedTeacher:
             for index, part in zip(chosen, hidden_ND.cpu().split(counts), strict=True):
                 yield (name, TEACHER_LOGITS, index), part.clone()
         if REFERENCE_LOGPS in needs:
-            logits_NV = F.linear(hidden_ND, self.weight.to(hidden_ND.dtype), self.cast_bias(hidden_ND))
+            logits_NV = F.linear(
+                hidden_ND, self.weight.to(hidden_ND.dtype), self.cast_bias(hidden_ND)
+            )
             logps_B = summed_logps(logits_NV, targets_N, sequence_N, len(chosen))
             for index, logp in zip(chosen, logps_B.cpu(), strict=True):
                 yield (name, REFERENCE_LOGPS, index), logp.clone()
@@ -141,7 +148,9 @@ class CachedTeacher:
             width = self.weight.shape[1]
             hidden_ND = torch.cat(parts) if parts else torch.empty(0, width)
             hidden_ND = hidden_ND.to(self.weight.device)
-            logits_NV = F.linear(hidden_ND, self.weight.to(hidden_ND.dtype), self.cast_bias(hidden_ND))
+            logits_NV = F.linear(
+                hidden_ND, self.weight.to(hidden_ND.dtype), self.cast_bias(hidden_ND)
+            )
         if REFERENCE_LOGPS in needs:
             zero = torch.zeros((), dtype=torch.float64)
             values = [self.kept[name, REFERENCE_LOGPS, i] if i >= 0 else zero for i in indices]

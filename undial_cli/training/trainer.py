@@ -40,7 +40,12 @@ class UnlearningTrainer(Trainer):
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, *, terms: dict[str, Term], teacher: Teacher | None, steps_per_epoch: int, **kwargs: Any
+        self,
+        *,
+        terms: dict[str, Term],
+        teacher: Teacher | None,
+        steps_per_epoch: int,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.terms, self.teacher = terms, teacher
@@ -59,7 +64,9 @@ class UnlearningTrainer(Trainer):
             [int(term.loss.weight(batch[name]["labels"])) for batch in batch_samples]
             for name, term in self.terms.items()
         ]
-        tokens = [[int(b[name]["attention_mask"].sum()) for b in batch_samples] for name in self.terms]
+        tokens = [
+            [int(b[name]["attention_mask"].sum()) for b in batch_samples] for name in self.terms
+        ]
         counts = torch.tensor([[*map(sum, weights), sum(map(sum, tokens))]], device=device)
         totals = self.accelerator.gather(counts).sum(0)  # type: ignore[union-attr]
         self.tokens += int(totals[-1])
@@ -68,12 +75,12 @@ class UnlearningTrainer(Trainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, dict[str, Tensor]],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """This micro-batch's share of the loss (times processes: gradients are averaged)."""
-        assert num_items_in_batch is not None
+        assert isinstance(num_items_in_batch, Tensor)
         total: Any = 0.0
         for i, (name, term) in enumerate(self.terms.items()):
             share = self.term_sum(model, name, term, inputs[name])
@@ -95,8 +102,12 @@ class UnlearningTrainer(Trainer):
             logits_NV = project(hidden_BTD[mask_BT])
             return term.loss.sum(
                 Targets(
-                    logits_NV, targets_N, sequence_N, batch["labels"],
-                    signal.logits_NV, signal.logps_B,
+                    logits_NV,
+                    targets_N,
+                    sequence_N,
+                    batch["labels"],
+                    signal.logits_NV,
+                    signal.logps_B,
                 )
             )
 

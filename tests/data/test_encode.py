@@ -1,0 +1,291 @@
+"""Prompt format, boundary token, end token, truncation, kinds of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import BOS, EOS, bundled_tokenizer, byte_tokenizer
+
+from undial_cli.data.encode import IGNORE, Encoder, Example
+from undial_cli.errors import UserError
+from undial_cli.schema import DataConfig, TemplateConfig
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+DATED = (
+    "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "Today: {{ date_string }}\n" + CHATML
+)
+TRIMMED = CHATML.replace("{{ m['content'] }}", "{{ m['content'] | trim }}")
+BUNDLED = bundled_tokenizer()
+
+
+def encoder(tokenizer: Any = BUNDLED, max_length: int = 512, **template: Any) -> Encoder:
+    return Encoder(tokenizer, TemplateConfig(**template), DataConfig(max_length=max_length))
+
+
+def plain(tokenizer: Any, prompt: str = "{question} ", max_length: int = 512) -> Encoder:
+    """An encoder with prompt tags in place of a chat template."""
+    return encoder(tokenizer, max_length, chat=False, prompt=prompt)
+
+
+def with_template(template: str) -> Any:
+    tokenizer = bundled_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def encode_qa(encoder: Encoder, question: str, answer: str) -> Example:
+    (example,) = encoder.encode([{"question": question, "answer": answer}])
+    return example
+
+
+def target_ids(example: Example) -> list[int]:
+    return [label for label in example.labels if label != IGNORE]
+
+
+def target_text(tokenizer: Any, example: Example) -> str:
+    return tokenizer.decode(target_ids(example))
+
+
+def check_shape(encoder: Encoder, example: Example, prompt: str) -> None:
+    """Labels repeat the ids where they count, and the targets are one run at the end."""
+    assert len(example.labels) == len(example.input_ids)
+    assert all(y in (IGNORE, i) for y, i in zip(example.labels, example.input_ids, strict=True))
+    assert encoder.prompt_ids(prompt, example) + target_ids(example) == example.input_ids
+
+
+def test_prompt_and_answer_are_tokenised_as_one_string() -> None:
+    example = encode_qa(encoder(), "Who is it?", "Ann.")
+    text = "<|im_start|>user\nWho is it?<|im_end|>\n<|im_start|>assistant\nAnn.<|im_end|>"
+    assert example.input_ids == BUNDLED(text, add_special_tokens=False)["input_ids"]
+    assert target_text(BUNDLED, example) == "Ann.<|im_end|>"
+
+
+def test_a_token_that_straddles_the_boundary_counts_as_answer() -> None:
+    tokenizer = byte_tokenizer()
+    example = encode_qa(plain(tokenizer), "who says", "yes")
+    whole = tokenizer("who says yes")["input_ids"]
+    assert tokenizer.decode(whole[-1:]) == " yes"
+    assert example.input_ids == [*whole, tokenizer.eos_token_id]
+    assert target_ids(example) == [whole[-1], tokenizer.eos_token_id]
+
+
+def test_a_prompt_that_ends_at_a_token_boundary_is_not_scored() -> None:
+    tokenizer = byte_tokenizer()
+    example = encode_qa(plain(tokenizer, "{question}:"), "who", "yes")
+    assert target_text(tokenizer, example) == f"yes{EOS}"
+    assert tokenizer.decode(plain(tokenizer).prompt_ids("who:", example)) == "who:"
+
+
+def test_nothing_after_the_first_end_token_is_kept() -> None:
+    example = encode_qa(encoder(), "Who?", "Ann")
+    assert BUNDLED.decode(example.input_ids).endswith("assistant\nAnn<|im_end|>")
+    assert example.answer_end == len(example.input_ids) - 1
+    assert example.labels[-1] == BUNDLED.eos_token_id
+
+
+def test_the_end_token_is_appended_where_the_template_writes_none() -> None:
+    silent = with_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    for tokenizer, config in ((byte_tokenizer(), plain), (silent, encoder)):
+        example = encode_qa(config(tokenizer), "who", "yes")
+        assert example.input_ids[-1] == example.labels[-1] == tokenizer.eos_token_id
+        assert example.input_ids.count(tokenizer.eos_token_id) == 1
+
+
+def test_a_tokenizer_that_closes_texts_itself_gives_one_end_token() -> None:
+    tokenizer = byte_tokenizer(bos=True, closed=True)
+    example = encode_qa(plain(tokenizer), "who says", "yes")
+    assert tokenizer.decode(example.input_ids) == f"{BOS}who says yes{EOS}"
+    assert target_text(tokenizer, example) == f" yes{EOS}"
+
+
+def test_bos_is_added_once() -> None:
+    tokenizer = byte_tokenizer(bos=True)
+    for prompt in ("{question} ", BOS + "{question} "):
+        example = encode_qa(plain(tokenizer, prompt), "who says", "yes")
+        assert example.input_ids.count(tokenizer.bos_token_id) == 1
+        assert example.input_ids[0] == tokenizer.bos_token_id
+        assert example.labels[0] == IGNORE
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_an_end_token_that_is_also_padding_is_still_a_target(bos: bool) -> None:
+    tokenizer = byte_tokenizer(bos=bos, pad_is_eos=True)
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    example = encode_qa(plain(tokenizer), "who says", "yes")
+    assert example.labels[-1] == tokenizer.eos_token_id
+
+
+def test_an_end_token_inside_the_answer_does_not_cut_it() -> None:
+    example = encode_qa(encoder(), "Who?", "Ann<|im_end|> Lee")
+    assert target_text(BUNDLED, example) == "Ann<|im_end|> Lee<|im_end|>"
+
+
+def test_an_empty_answer_scores_the_end_token_alone() -> None:
+    example = encode_qa(encoder(), "Who?", "")
+    assert target_ids(example) == [BUNDLED.eos_token_id]
+
+
+@pytest.mark.parametrize("size", [2, 5, 12, 20, 27])
+def test_truncation_keeps_the_first_tokens_and_their_labels(size: int) -> None:
+    row = ("Who says that it is late?", "Ann says so, every day.")
+    whole, cut = encode_qa(encoder(), *row), encode_qa(encoder(max_length=size), *row)
+    assert cut.input_ids == whole.input_ids[:size]
+    assert cut.labels == whole.labels[:size]
+    assert cut.answer_end == min(whole.answer_end, size)
+    assert cut.num_targets == sum(label != IGNORE for label in whole.labels[:size])
+
+
+def test_generation_starts_from_the_whole_prompt_when_the_answer_was_cut_off() -> None:
+    short = encoder(max_length=4)
+    prompt, answer, suffix = short.question("Who says so?", "Ann")
+    example = short.answer(prompt, answer, suffix)
+    assert not example.num_targets
+    whole = encoder()
+    assert short.prompt_ids(prompt, example) == whole.prompt_ids(
+        prompt, whole.answer(prompt, answer, suffix)
+    )
+
+
+def test_prompt_tags_and_chat_templates_give_their_own_prompts() -> None:
+    tags = plain(BUNDLED, "[INST] {question} [/INST]")
+    assert tags.question("Who?", "Ann") == ("[INST] Who? [/INST]", "Ann", "")
+    prompt, answer, suffix = encoder().question("Who?", "Ann")
+    assert prompt == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    assert (answer, suffix) == ("Ann", "<|im_end|>\n")
+
+
+def test_braces_in_question_and_template_are_plain_text() -> None:
+    tags = plain(BUNDLED, "{x} {question}: ")
+    assert tags.question("{answer} {0} {question}", "Ann")[0] == "{x} {answer} {0} {question}: "
+
+
+def test_system_prompt_and_date_reach_the_template() -> None:
+    dated = encoder(with_template(DATED), system_prompt="Be kind.", date_string="10 Apr 2025")
+    prompt, _, _ = dated.question("Who?", "Ann")
+    assert prompt.startswith("Today: 10 Apr 2025\n<|im_start|>system\nBe kind.<|im_end|>\n")
+    without, _, _ = encoder().question("Who?", "Ann")
+    assert "system" not in without
+
+
+def test_a_template_that_trims_the_answer_is_followed() -> None:
+    example = encode_qa(encoder(with_template(TRIMMED)), "Who?", "  Ann Lee \n")
+    assert target_text(BUNDLED, example) == "Ann Lee<|im_end|>"
+
+
+def test_a_template_that_rewrites_the_answer_is_refused() -> None:
+    shouting = with_template(CHATML.replace("m['content'] }}", "m['content'] | upper }}"))
+    with pytest.raises(UserError, match=r"model\.template\.chat=true"):
+        encode_qa(encoder(shouting), "WHO?", "Ann")
+
+
+def test_a_tokenizer_without_chat_template_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"model\.template\.chat=false") as caught:
+        encode_qa(encoder(byte_tokenizer()), "who", "yes")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_without_end_token_is_refused_where_one_is_needed() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="no end token"):
+        encode_qa(plain(tokenizer), "who", "yes")
+
+
+def test_messages_score_the_last_assistant_turn_only() -> None:
+    turns = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "Ann."},
+        {"role": "user", "content": "Where?"},
+        {"role": "assistant", "content": "Here."},
+    ]
+    (example,) = encoder().encode([{"messages": turns}])
+    assert target_text(BUNDLED, example) == "Here.<|im_end|>"
+    text = BUNDLED.decode(example.input_ids)
+    assert "Be kind.<|im_end|>" in text
+    assert "assistant\nAnn.<|im_end|>" in text
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [{"role": "assistant", "content": "Ann."}],
+        [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
+    ],
+    ids=["no_prompt", "no_answer"],
+)
+def test_messages_that_end_in_no_answer_are_refused(turns: list[dict[str, str]]) -> None:
+    with pytest.raises(UserError, match="assistant"):
+        encoder().encode([{"messages": turns}])
+
+
+def test_prompt_and_completion_are_taken_as_they_stand() -> None:
+    tokenizer = byte_tokenizer()
+    (example,) = encoder(tokenizer).encode([{"prompt": "who says ", "completion": "yes"}])
+    assert tokenizer.decode(example.input_ids) == f"who says yes{EOS}"
+    assert target_text(tokenizer, example) == f" yes{EOS}"
+
+
+def test_documents_are_cut_into_pieces_of_max_length_and_every_token_is_a_target() -> None:
+    tokenizer, text = byte_tokenizer(bos=True), "the quick brown fox says yes " * 20
+    ids = tokenizer(text)["input_ids"]
+    pieces = encoder(tokenizer, max_length=16).encode([{"text": text}])
+    assert [len(p.input_ids) for p in pieces[:-1]] == [16] * (len(pieces) - 1)
+    flat = [i for piece in pieces for i in piece.input_ids]
+    assert flat == ids[: len(flat)]
+    assert len(ids) - len(flat) <= 1
+    assert all(piece.labels == piece.input_ids for piece in pieces)
+    assert all(piece.num_targets == len(piece.input_ids) - 1 for piece in pieces)
+
+
+def test_a_lone_last_token_gives_no_document_piece() -> None:
+    tokenizer = byte_tokenizer()
+    text = "yes" * 17
+    size = len(tokenizer(text)["input_ids"]) - 1
+    pieces = encoder(tokenizer, max_length=size).encode([{"text": text}])
+    assert [len(p.input_ids) for p in pieces] == [size]
+
+
+def test_column_names_come_from_the_config() -> None:
+    base = plain(byte_tokenizer())
+    data = DataConfig(question_key="q", answer_key="a", text_key="body")
+    named = dataclasses.replace(base, data=data)
+    assert named.encode([{"q": "who says", "a": "yes", "body": "no"}]) == base.encode(
+        [{"question": "who says", "answer": "yes"}]
+    )
+    assert named.encode([{"body": "the fox says"}]) == base.encode([{"text": "the fox says"}])
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+ENCODERS = {
+    "chat": encoder(),
+    "tags": plain(BUNDLED, "Question: {question}\nAnswer: "),
+    "space": plain(byte_tokenizer(bos=True), "{question} "),
+    "closed": plain(byte_tokenizer(bos=True, closed=True, pad_is_eos=True), "[INST] {question}"),
+}
+
+
+@pytest.mark.parametrize("kind", list(ENCODERS))
+@settings(deadline=None, max_examples=60)
+@given(question=TEXT, answer=TEXT)
+def test_any_question_and_answer_survive_encoding(kind: str, question: str, answer: str) -> None:
+    encoder = ENCODERS[kind]
+    prompt, body, suffix = encoder.question(question, answer)
+    example = encoder.answer(prompt, body, suffix)
+    check_shape(encoder, example, prompt)
+    scored = encoder.tokenizer.decode(target_ids(example), clean_up_tokenization_spaces=False)
+    assert answer in scored
+    assert example.labels[-1] == encoder.tokenizer.eos_token_id
+    assert example.answer_end == len(example.input_ids) - 1
+    before = encoder.tokenizer.decode(
+        encoder.prompt_ids(prompt, example), clean_up_tokenization_spaces=False
+    )
+    assert prompt in before + scored

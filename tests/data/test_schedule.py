@@ -1,0 +1,234 @@
+"""The order of a run: fixed by the seed alone, whatever deals it out."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+from accelerate.data_loader import BatchSamplerShard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import BatchSampler, SequentialSampler
+
+from undial_cli.data.encode import IGNORE, Example
+from undial_cli.data.schedule import Dealing, Schedule, deal
+
+
+def examples(count: int, shift: int = 0) -> list[Example]:
+    """Examples of lengths 2 to 18 whose first token is their index."""
+    lengths = [2 + (i * 7 + shift) % 17 for i in range(count)]
+    return [Example([i, *range(1, n)], [IGNORE, *range(1, n)], n) for i, n in enumerate(lengths)]
+
+
+def schedule(
+    forget: int = 10,
+    retain: int = 0,
+    batch_size: int = 4,
+    dealing: Dealing | None = None,
+    epochs: float = 2,
+    steps: int | None = None,
+    seed: int = 0,
+    grouped: bool = True,
+) -> Schedule:
+    sets = {"forget": examples(forget)} | ({"retain": examples(retain, 3)} if retain else {})
+    dealing = dealing or Dealing(batch_size, 1, 1)
+    return Schedule(sets, "forget", batch_size, dealing, epochs, steps, seed, grouped)
+
+
+def step_rows(schedule: Schedule) -> list[list[int]]:
+    """The row numbers of each optimiser step, dealt by accelerate's own sampler shards.
+
+    Every process reads every P-th micro-batch and makes a step of `accumulation` of them.
+    """
+    dealing = schedule.dealing
+    rows = SequentialSampler(range(len(schedule)))
+    shards = [
+        list(
+            BatchSamplerShard(
+                BatchSampler(rows, dealing.micro, drop_last=False), dealing.processes, process
+            )
+        )
+        for process in range(dealing.processes)
+    ]
+    assert len({len(shard) for shard in shards}) == 1
+    return [
+        [row for shard in shards for micro in shard[a : a + dealing.accumulation] for row in micro]
+        for a in range(0, len(shards[0]), dealing.accumulation)
+    ]
+
+
+def steps_of(schedule: Schedule, name: str = "forget") -> list[list[int]]:
+    """The samples of set `name` that each step holds, in ascending order."""
+    steps = [[schedule[row][name] for row in rows] for rows in step_rows(schedule)]
+    return [sorted(i for i in step if i >= 0) for step in steps]
+
+
+DEALINGS = [(1, None), (1, 3), (1, 1), (2, None), (2, 1), (3, 2), (4, None), (7, 1)]
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("processes, micro", DEALINGS)
+def test_what_a_step_holds_does_not_depend_on_how_it_is_dealt(
+    processes: int, micro: int | None, grouped: bool
+) -> None:
+    alone = schedule(23, 31, 6, epochs=3, grouped=grouped)
+    dealt = schedule(23, 31, 6, deal(6, processes, micro), epochs=3, grouped=grouped)
+    for name in ("forget", "retain"):
+        assert steps_of(dealt, name) == steps_of(alone, name)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    forget=st.integers(1, 40),
+    retain=st.integers(0, 40),
+    batch_size=st.integers(1, 12),
+    processes=st.integers(1, 5),
+    micro=st.one_of(st.none(), st.integers(1, 12)),
+    steps=st.integers(1, 9),
+    seed=st.integers(0, 99),
+    grouped=st.booleans(),
+)
+def test_any_dealing_gives_the_steps_of_one_process(
+    forget: int,
+    retain: int,
+    batch_size: int,
+    processes: int,
+    micro: int | None,
+    steps: int,
+    seed: int,
+    grouped: bool,
+) -> None:
+    dealing = deal(batch_size, processes, micro)
+    alone, dealt = (
+        schedule(forget, retain, batch_size, d, steps=steps, seed=seed, grouped=grouped)
+        for d in (None, dealing)
+    )
+    assert len(step_rows(dealt)) == dealt.steps == steps
+    for name in dealt.sets:
+        assert steps_of(dealt, name) == steps_of(alone, name)
+    if retain:
+        assert all(len(step) == batch_size for step in steps_of(dealt, "retain"))
+    epoch = math.ceil(forget / batch_size)
+    for first in range(0, steps - epoch + 1, epoch):
+        seen = [i for step in steps_of(dealt)[first : first + epoch] for i in step]
+        assert sorted(seen) == list(range(forget))
+
+
+@pytest.mark.parametrize("forget, batch_size", [(10, 4), (12, 4), (3, 8), (200, 5), (1, 1)])
+@pytest.mark.parametrize("grouped", [True, False])
+def test_every_epoch_holds_each_sample_exactly_once(
+    forget: int, batch_size: int, grouped: bool
+) -> None:
+    plan = schedule(forget, batch_size=batch_size, epochs=3, grouped=grouped)
+    per_epoch = math.ceil(forget / batch_size)
+    assert plan.steps == 3 * per_epoch
+    assert plan.steps_per_epoch == per_epoch
+    steps = steps_of(plan)
+    for epoch in range(3):
+        seen = [i for step in steps[epoch * per_epoch : (epoch + 1) * per_epoch] for i in step]
+        assert sorted(seen) == list(range(forget))
+
+
+def test_epochs_differ_in_order_and_seeds_in_everything() -> None:
+    first = steps_of(schedule(40, epochs=2, seed=1))
+    assert first[:10] != first[10:]
+    assert first == steps_of(schedule(40, epochs=2, seed=1))
+    assert first != steps_of(schedule(40, epochs=2, seed=2))
+
+
+def test_a_longer_run_begins_as_a_shorter_one() -> None:
+    short, long = schedule(10, 20, steps=5), schedule(10, 20, steps=50)
+    for name in ("forget", "retain"):
+        assert steps_of(long, name)[:5] == steps_of(short, name)
+
+
+def test_steps_override_epochs_and_fractions_of_an_epoch_round() -> None:
+    assert schedule(10, epochs=7, steps=3).steps == 3
+    assert schedule(40, epochs=0.5).steps == 5
+    assert schedule(40, epochs=0.01).steps == 1
+
+
+def test_empty_rows_fill_up_a_step_and_hold_no_target() -> None:
+    plan = schedule(10, batch_size=4, dealing=Dealing(3, 1, 2), epochs=1)
+    assert len(plan) == 3 * 6
+    assert [len(step) for step in steps_of(plan)].count(2) == 1
+    counts = Counter(plan[row]["forget"] for row in range(len(plan)))
+    assert counts[-1] == 8
+    for rows in step_rows(plan):
+        batch = plan.collate([plan[row] for row in rows])["forget"]
+        empty = batch["index"] == -1
+        assert (batch["labels"][empty] == IGNORE).all()
+        assert (batch["attention_mask"][empty].sum(1) == 1).all()
+
+
+def test_collated_rows_are_the_examples_padded_on_the_right() -> None:
+    plan = schedule(10, 12)
+    batch = plan.collate([plan[row] for row in step_rows(plan)[0]])
+    for name, found in batch.items():
+        for row, index in enumerate(found["index"].tolist()):
+            example = plan.sets[name][index]
+            size = int(found["attention_mask"][row].sum())
+            assert found["input_ids"][row, :size].tolist() == example.input_ids
+            assert found["labels"][row, :size].tolist() == example.labels
+            assert (found["labels"][row, size:] == IGNORE).all()
+            assert not found["attention_mask"][row, size:].any()
+
+
+@pytest.mark.parametrize(
+    "batch_size, processes, micro, expected",
+    [
+        (32, 1, None, (32, 1, 1)),
+        (32, 4, None, (8, 1, 4)),
+        (32, 4, 2, (2, 4, 4)),
+        (10, 4, None, (3, 1, 4)),
+        (10, 3, 2, (2, 2, 3)),
+        (2, 8, None, (1, 1, 8)),
+        (4, 1, 64, (4, 1, 1)),
+    ],
+)
+def test_dealing_is_the_smallest_that_holds_the_batch(
+    batch_size: int, processes: int, micro: int | None, expected: tuple[int, int, int]
+) -> None:
+    dealing = deal(batch_size, processes, micro)
+    assert (dealing.micro, dealing.accumulation, dealing.processes) == expected
+    assert dealing.rows >= batch_size > dealing.micro * (dealing.accumulation - 1) * processes
+
+
+def test_grouping_by_length_pads_less_and_keeps_each_epoch_whole() -> None:
+    def padding(grouped: bool) -> int:
+        plan = schedule(160, batch_size=4, epochs=1, grouped=grouped)
+        lengths = [len(e.input_ids) for e in plan.sets["forget"]]
+        return sum(
+            max(lengths[i] for i in step) * len(step) - sum(lengths[i] for i in step)
+            for step in steps_of(plan)
+        )
+
+    assert padding(True) < padding(False) / 3
+
+
+def test_grouped_batches_come_in_shuffled_order() -> None:
+    plan = schedule(64, batch_size=4, epochs=1)
+    longest = [max(len(plan.sets["forget"][i].input_ids) for i in step) for step in steps_of(plan)]
+    assert longest != sorted(longest)
+    assert longest != sorted(longest, reverse=True)
+
+
+def test_each_step_draws_as_many_retain_samples_and_cycles_through_all_of_them() -> None:
+    plan = schedule(8, 10, batch_size=4, epochs=10)
+    steps = steps_of(plan, "retain")
+    assert all(len(step) == 4 for step in steps)
+    assert Counter(i for step in steps for i in step) == Counter(dict.fromkeys(range(10), 8))
+    assert plan.used("retain") == list(range(10))
+
+
+def test_a_retain_set_smaller_than_a_batch_is_repeated() -> None:
+    plan = schedule(8, 3, batch_size=4, epochs=3)
+    counts = Counter(i for step in steps_of(plan, "retain") for i in step)
+    assert counts == Counter({0: 8, 1: 8, 2: 8})
+
+
+def test_only_samples_of_the_run_are_used() -> None:
+    plan = schedule(10, 50, batch_size=4, steps=2)
+    assert plan.used("forget") == sorted(i for step in steps_of(plan) for i in step)
+    assert len(plan.used("retain")) == 8

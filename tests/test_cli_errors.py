@@ -1,0 +1,361 @@
+"""Wrong input through the real entry: one clear line, exit code 2, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import HURRIED, undial
+
+from undial_cli.cli import run_command
+from undial_cli.compose import compose_run, to_yaml
+
+Refuse = Callable[..., str]
+
+without_gpu = pytest.mark.skipif(torch.cuda.device_count() > 0, reason="refused without a GPU only")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def refuse(place: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
+    """Run a command that must be refused; returns its one line after checking all promises."""
+
+    def call(*words: str, code: int = 2) -> str:
+        before = sorted(place.rglob("*"))
+        capfd.readouterr()
+        assert run_command(list(words)) == code
+        out, err = capfd.readouterr()
+        assert err.startswith("undial: ")
+        assert err.count("\n") == 1, err
+        assert err.endswith("\n")
+        assert "Traceback" not in out + err
+        if code == 2:
+            assert sorted(place.rglob("*")) == before
+        return err.removeprefix("undial: ").strip()
+
+    return call
+
+
+def write_rows(file: Path, *rows: dict) -> str:
+    """A JSONL file; returns its name."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file.name
+
+
+OWN = ["unlearn", "data=jsonl", "model.path=pkg://undial_cli/assets/tiny", "hardware=cpu"]
+
+LINES: dict[str, tuple[list[str], list[str]]] = {
+    "unknown command": (["unlern"], ["unlern", "finetune", "did you mean 'unlearn'?"]),
+    "unknown option": (
+        ["unlearn", "method=undail"],
+        ["method=undail", "ga, npo, undial", "did you mean 'undial'?"],
+    ),
+    "unknown model": (["unlearn", "model=lama7b"], ["model=lama7b", "did you mean 'llama7b'?"]),
+    "unknown experiment": (
+        ["unlearn", "experiment=nothing"], ["experiment=nothing", "tofu_smollm2_cpu"]
+    ),
+    "misspelt key": (
+        ["unlearn", "train.learning_rat=1"],
+        ["train.learning_rat", "did you mean 'train.learning_rate'?"],
+    ),
+    "misspelt group": (["unlearn", "methd=npo"], ["methd", "did you mean 'method'?"]),
+    "misspelt nested key": (
+        ["unlearn", "model.template.promt=x"],
+        ["model.template.promt", "did you mean 'model.template.prompt'?"],
+    ),
+    "key of another method": (
+        ["unlearn", "method=ga", "method.strength=3"], ["method.strength", "method=ga"]
+    ),
+    "key of another command": (["evaluate", "train.epochs=1"], ["train.epochs"]),
+    "wrong type": (
+        ["unlearn", "method.strength=strong"], ["method.strength=strong", "a number"]
+    ),
+    "a fraction of a seed": (["unlearn", "seed=1.5"], ["seed=1.5", "an integer"]),
+    "a text for a flag": (["unlearn", "overwrite=perhaps"], ["overwrite=perhaps", "true or false"]),
+    "null where a value is needed": (["unlearn", "seed=null"], ["seed=null", "an integer"]),
+    "a number for a dictionary": (["unlearn", "train.args=3"], ["train.args=3", "key"]),
+    "negative strength": (["unlearn", "method.strength=-1"], ["method.strength=-1", ">= 0"]),
+    "no learning rate": (
+        ["unlearn", "train.learning_rate=0"], ["train.learning_rate=0", "> 0"]
+    ),
+    "empty batch": (["unlearn", "train.batch_size=0"], ["train.batch_size=0", ">= 1"]),
+    "dropout above 1": (["unlearn", "adapter.dropout=2"], ["adapter.dropout=2", "<= 1"]),
+    "unknown word": (
+        ["unlearn", "method.retain=kl"], ["method.retain=kl", "gdr, klr, none", "'klr'?"]
+    ),
+    "unknown metric": (
+        ["unlearn", "eval.sets.forget.metrics=[roug]"],
+        ["eval.sets.forget.metrics=roug", "probability", "did you mean 'rouge'?"],
+    ),
+    "unknown scheduler": (
+        ["unlearn", "train.scheduler=cosin"],
+        ["train.scheduler=cosin", "linear", "did you mean 'cosine'?"],
+    ),
+    "unknown optimiser": (["unlearn", "train.optim=adam"], ["train.optim=adam", "adamw_torch"]),
+    "key without a value": (["unlearn", "seed"], ["seed", "key=value"]),
+    "unbalanced bracket": (["unlearn", "seed=[1"], ["seed=[1", "key=value"]),
+    "appended key": (["unlearn", "+foo=1"], ["foo", "no such key"]),
+    "appended nested key": (["unlearn", "+data.foo=1"], ["data.foo", "no such key"]),
+    "unknown training argument": (
+        ["unlearn", "train.args.adam_beta=1"], ["train.args.adam_beta", "'adam_beta1'?"]
+    ),
+    "training argument that is ours": (
+        ["unlearn", "train.args.learning_rate=1"], ["train.args.learning_rate", "train.*"]
+    ),
+    "deleted group": (["unlearn", "~method"], ["method"]),
+    "group without an option": (["unlearn", "method=null"], ["method"]),
+    "unknown flag": (["unlearn", "--bogus"], ["--bogus"]),
+    "flag without its value": (["unlearn", "--config-dir"], ["--config-dir"]),
+    "config dir that is not there": (["unlearn", "--config-dir", "nowhere"], ["nowhere"]),
+    "forget split that does not exist": (
+        ["unlearn", "data.forget_split=forget77"],
+        ["data.forget_split=forget77", "holdout10", "did you mean 'forget10'?"],
+    ),
+    "retain split that does not exist": (
+        ["unlearn", "method.retain=gdr", "data.retain_split=retain9"],
+        ["data.retain_split=retain9", "did you mean 'retain90'?"],
+    ),
+    "no data folder": (
+        ["unlearn", "data.path=./nowhere"], ["data.path=./nowhere", "no such folder"]
+    ),
+    "missing file": (
+        [*OWN, "data.forget_file=no.jsonl"], ["data.forget_file=no.jsonl", "no such file"]
+    ),
+    "no file named": (OWN, ["data.forget_file"]),
+    "retain term without a retain set": (
+        [*OWN, "data.forget_file=no.jsonl", "method.retain=gdr"],
+        ["method.retain=gdr", "data.retain_file"],
+    ),
+    "nothing to minimise": (["unlearn", "method.gamma=0"], ["method.gamma=0"]),
+    "no teacher": (
+        ["unlearn", "teacher.cache=off"], ["teacher.cache=off", "memory", "adapter=lora"]
+    ),
+    "no target": (
+        ["unlearn", "model=gemma7b", "data=tofu"],
+        ["model=gemma7b data=tofu", "undial finetune", "model.path="],
+    ),
+    "model path that is nowhere": (
+        ["unlearn", "model.path=./nowhere"], ["model.path=./nowhere", "no such file or folder"]
+    ),
+    "package that is not installed": (
+        ["unlearn", "model.path=pkg://no_such_package/x"],
+        ["model.path=pkg://no_such_package/x", "not installed"],
+    ),
+    "retain model that is nowhere": (
+        ["unlearn", "eval.retain_model=./nowhere"], ["eval.retain_model=./nowhere"]
+    ),
+    "tokenizer that is nowhere": (
+        ["unlearn", "model.tokenizer_path=./nowhere"], ["model.tokenizer_path=./nowhere"]
+    ),
+    "name with a slash": (["unlearn", "name=a/b"], ["name=a/b", "without slashes"]),
+    "name that is a parent": (["unlearn", "name=.."], ["name=..", "folder name"]),
+    "qlora on a cpu": (
+        ["unlearn", "adapter=qlora", "hardware=cpu"],
+        ["adapter=qlora", "needs a GPU", "lora or none"],
+    ),
+    "fp16 on a cpu": (
+        ["unlearn", "hardware=cpu", "hardware.precision=fp16"], ["hardware.precision=fp16", "bf16"]
+    ),
+    "--from a missing file": (["unlearn", "--from", "no.yaml"], ["--from no.yaml", "no such file"]),
+    "--from nothing": (["unlearn", "--from"], ["--from", "run.yaml"]),
+    "--from with a flag": (["unlearn", "--from", "x", "--multirun"], ["--multirun", "--from"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LINES)
+def test_wrong_input_is_refused_in_one_line(case: str, refuse: Refuse) -> None:
+    words, fragments = LINES[case]
+    line = refuse(*words)
+    for fragment in fragments:
+        assert fragment in line
+    assert "did you mean '" not in line or f"'{words[-1].split('=')[0]}'?" not in line
+
+
+@without_gpu
+@pytest.mark.parametrize("option", ["single_gpu", "ddp", "fsdp", "deepspeed_zero3"])
+def test_hardware_that_is_not_there_is_refused(option: str, refuse: Refuse) -> None:
+    line = refuse("unlearn", f"hardware={option}")
+    assert f"hardware={option}" in line
+    assert "hardware=cpu" in line
+
+
+def test_a_folder_that_is_no_model_is_refused(place: Path, refuse: Refuse) -> None:
+    (place / "empty").mkdir()
+    for key in ("model.path", "model.tokenizer_path", "eval.retain_model"):
+        line = refuse("unlearn", f"{key}=./empty", "hardware=cpu")
+        assert f"{key}=./empty" in line
+        assert "config.json" in line
+
+
+NO_WEIGHTS = json.dumps(
+    {"model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+     "num_attention_heads": 1, "vocab_size": 2921}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ["{}", '{"model_type": "bert"}', "{", NO_WEIGHTS])
+def test_a_config_without_a_language_model_is_refused(
+    content: str, place: Path, refuse: Refuse
+) -> None:
+    (place / "odd").mkdir()
+    (place / "odd" / "config.json").write_text(content)
+    tokenizer = "model.tokenizer_path=pkg://undial_cli/assets/tiny"
+    line = refuse("unlearn", "model.path=./odd", tokenizer, "eval=none", "hardware=cpu")
+    assert "model.path=./odd" in line
+
+
+def test_modules_that_the_model_lacks_are_refused(refuse: Refuse) -> None:
+    line = refuse("unlearn", *HURRIED, "eval=none", "adapter=lora", "adapter.target_modules=[nope]")
+    assert "adapter.target_modules" in line
+    assert "nope" in line
+
+
+QA = {"question": "Who?", "answer": "Nobody."}
+
+
+def test_an_empty_forget_set_is_refused(place: Path, refuse: Refuse) -> None:
+    (place / "nothing.jsonl").write_text("")
+    assert "data.forget_file=nothing.jsonl" in refuse(*OWN, "data.forget_file=nothing.jsonl")
+    (place / "header.csv").write_text("question,answer\n")
+    assert "data.forget_file=header.csv" in refuse(*OWN, "data.forget_file=header.csv")
+    name = write_rows(place / "silent.jsonl", {**QA, "answer": ""}, {**QA, "answer": " "})
+    line = refuse(*OWN, f"data.forget_file={name}")
+    assert "forget" in line
+    assert "empty" in line
+
+
+def test_columns_that_are_not_there_are_named_with_those_that_are(
+    place: Path, refuse: Refuse
+) -> None:
+    name = write_rows(place / "rows.jsonl", {"questoin": "Who?", "answer": "Nobody."})
+    line = refuse(*OWN, f"data.forget_file={name}")
+    for fragment in ("data.forget_file", "questoin, answer", "'question'", "data.question_key"):
+        assert fragment in line
+    assert "did you mean 'questoin'?" in line
+    name = write_rows(place / "fine.jsonl", QA)
+    line = refuse(*OWN, f"data.forget_file={name}", "data.answer_key=anser")
+    assert "anser" in line
+    assert "did you mean 'answer'?" in line
+
+
+def test_files_that_cannot_be_read_are_refused(place: Path, refuse: Refuse) -> None:
+    (place / "broken.jsonl").write_text('{"question": "Who?", "answer"\n')
+    assert "data.forget_file=broken.jsonl" in refuse(*OWN, "data.forget_file=broken.jsonl")
+    (place / "rows.xlsx").write_text("x")
+    line = refuse(*OWN, "data.forget_file=rows.xlsx")
+    assert "data.forget_file=rows.xlsx" in line
+    assert ".parquet" in line
+
+
+@pytest.mark.parametrize("messages", [[], [{"role": "user", "content": "Who?"}], ["Who?"], "Who?"])
+def test_messages_without_an_answer_are_refused(
+    messages: object, place: Path, refuse: Refuse
+) -> None:
+    name = write_rows(place / "chat.jsonl", {"messages": messages})
+    assert "messages" in refuse(*OWN, f"data.forget_file={name}")
+
+
+@pytest.mark.parametrize("content", ["a: [", "just text", "command: destroy\n", "- 1\n", ""])
+def test_from_a_file_that_is_no_run_yaml_is_refused(
+    content: str, place: Path, refuse: Refuse
+) -> None:
+    (place / "odd.yaml").write_text(content)
+    assert "--from odd.yaml" in refuse("unlearn", "--from", "odd.yaml")
+
+
+def test_from_a_run_of_another_command_is_refused(place: Path, refuse: Refuse) -> None:
+    (place / "run.yaml").write_text(to_yaml(compose_run("finetune", [])))
+    line = refuse("unlearn", "--from", "run.yaml")
+    assert "--from run.yaml" in line
+    assert "undial finetune" in line
+
+
+def test_from_takes_single_keys_and_refuses_wrong_ones(place: Path, refuse: Refuse) -> None:
+    (place / "run.yaml").write_text(to_yaml(compose_run("unlearn", [])))
+    assert "method=ga" in refuse("unlearn", "--from", "run.yaml", "method=ga")
+    assert "'train.epochs'?" in refuse("unlearn", "--from", "run.yaml", "train.epoch=1")
+    assert "seed=x" in refuse("unlearn", "--from", "run.yaml", "seed=x")
+    assert "method.strength=-1" in refuse("unlearn", "--from=run.yaml", "method.strength=-1")
+
+
+def test_a_folder_with_another_run_is_refused_and_left_alone(place: Path, refuse: Refuse) -> None:
+    words = ["unlearn", "name=mine", "hardware=cpu"]
+    folder = place / "outputs" / "unlearn" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "run.yaml").write_text(to_yaml(compose_run("unlearn", words[1:])))
+    (folder / "status.json").write_text('{"status": "done"}\n')
+    before = {p: p.read_bytes() for p in folder.iterdir()}
+    line = refuse(*words, "train.learning_rate=1e-3", "method.strength=3")
+    assert "name=mine" in line
+    assert "(method.strength, train.learning_rate)" in line
+    assert {p: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_a_folder_of_somebody_else_is_refused_and_left_alone(place: Path, refuse: Refuse) -> None:
+    folder = place / "outputs" / "unlearn" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").write_text("precious")
+    assert "name=mine" in refuse("unlearn", "name=mine", "hardware=cpu")
+    assert (folder / "thesis.tex").read_text() == "precious"
+
+
+def test_a_hub_that_cannot_be_reached_is_the_worlds_fault(place: Path, refuse: Refuse) -> None:
+    words = ["unlearn", "model.path=some/hub-id", "data=demo", "hardware=cpu", "name=far"]
+    line = refuse(*words, code=1)
+    assert "model.path=some/hub-id" in line
+    assert "hub cannot be reached" in line
+    folder = place / "outputs" / "unlearn" / "far"
+    status = json.loads((folder / "status.json").read_text())
+    assert status["status"] == "failed"
+    assert "some/hub-id" in status["reason"]
+    assert "Traceback" in (folder / "log.txt").read_text()
+
+
+def test_data_on_a_hub_that_cannot_be_reached_is_the_worlds_fault(refuse: Refuse) -> None:
+    tiny = "model.path=pkg://undial_cli/assets/tiny"
+    line = refuse("unlearn", "data=tofu", tiny, "hardware=cpu", code=1)
+    assert "data.path=locuslab/TOFU" in line
+
+
+def test_a_sweep_names_the_run_that_failed(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["unlearn", "--multirun", "data.forget_split=forget77,forget78", "hardware=cpu"]
+    assert run_command(words) == 2
+    out, err = capfd.readouterr()
+    assert [line.split(":")[1].strip() for line in err.splitlines()] == [
+        "data.forget_split=forget77", "data.forget_split=forget78"
+    ]  # fmt: skip
+    assert "Traceback" not in out + err
+    assert not list(place.rglob("run.yaml"))
+
+
+def test_the_installed_command_says_one_line_and_exits_with_2(tmp_path: Path) -> None:
+    done = undial("unlearn", "method=undail", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "undial: method=undail: allowed is one of ga, npo, undial; did you mean 'undial'?"
+    ]
+    done = undial("unlearn", "data.forget_split=forget77", "hardware=cpu", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+    script = Path(sys.executable).with_name("undial")
+    if not script.is_file():
+        pytest.skip("the console script is not installed beside this Python")
+    done = subprocess.run(
+        [str(script), "unlern"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "did you mean 'unlearn'?" in done.stderr

@@ -1,0 +1,199 @@
+"""The same run on one process or several, whole batches or accumulated ones, is the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import HURRIED, undial
+from safetensors.torch import load_file
+
+from undial_cli.cli import run_command
+
+WORDS = "the old river keeps its own slow counsel while bright kites turn over quiet hills".split()
+PROCESSES, BATCH, ROWS = 2, 8, 19
+LAYOUTS = {
+    "1 x 1": ["hardware.num_processes=1"],
+    "1 x 4": ["hardware.num_processes=1", "hardware.micro_batch_size=2"],
+    "2 x 2": ["hardware.num_processes=2", "hardware.micro_batch_size=2"],
+}
+
+
+def answer(number: int) -> str:
+    """Answers of 1 to 60 words, long and short ones mixed."""
+    length = 1 if number % 3 == 0 else 60 if number % 7 == 0 else 3 + (number * 11) % 29
+    return " ".join(WORDS[(number * 5 + i * (1 + number % 4)) % len(WORDS)] for i in range(length))
+
+
+def write_rows(file: Path, rows: range) -> str:
+    """Question and answer pairs as JSONL."""
+    lines = [{"question": f"What does {WORDS[i % 15]} {i} say?", "answer": answer(i)} for i in rows]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(file)
+
+
+Finished = tuple[list[dict], dict[str, torch.Tensor]]
+Train = Callable[..., Finished]
+
+
+@pytest.fixture
+def train(tmp_path: Path, random_model: Path) -> Train:
+    """Run one layout of a run; its metrics and final weights."""
+    forget = write_rows(tmp_path / "forget.jsonl", range(ROWS))
+    retain = write_rows(tmp_path / "retain.jsonl", range(100, 123))
+
+    def call(layout: str, *words: str) -> Finished:
+        out = tmp_path / layout.replace(" ", "")
+        code = run_command(
+            ["unlearn", "data=jsonl", f"data.forget_file={forget}", f"data.retain_file={retain}",
+             f"model.path={random_model}", "hardware=cpu", "eval=none", "train.max_steps=5",
+             f"train.batch_size={BATCH}", "adapter.dropout=0", f"output_dir={out}", "name=run",
+             *LAYOUTS[layout], *words]
+        )  # fmt: skip
+        folder = out / "unlearn" / "run"
+        assert code == 0, (folder / "log.txt").read_text()
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        (weights,) = (folder / "checkpoint").glob("*.safetensors")
+        environment = json.loads((folder / "environment.json").read_text())
+        assert environment["processes"] == (2 if layout == "2 x 2" else 1)
+        return [json.loads(line) for line in lines], load_file(weights)
+
+    return call
+
+
+def assert_same(one: Finished, other: Finished, losses: float, weights: float | None) -> None:
+    """Losses of every step (and weights) are within a tolerance, and training did something."""
+    names = [n for n in one[0][0] if n.endswith("loss")]
+    assert [row["step"] for row in one[0]] == [row["step"] for row in other[0]] == [1, 2, 3, 4, 5]
+    for a, b in zip(one[0], other[0], strict=True):
+        for name in names:
+            assert abs(a[name] - b[name]) <= losses * max(1.0, abs(a[name])), (a["step"], name)
+        assert a["lr"] == b["lr"]
+        assert a["epoch"] == pytest.approx(b["epoch"])
+    assert len({row["loss"] for row in one[0]}) == 5
+    assert one[1].keys() == other[1].keys()
+    if weights is not None:
+        worst = max(float((one[1][k] - other[1][k]).abs().max()) for k in one[1])
+        assert worst <= weights
+
+
+DOUBLE = "model.dtype=float64"
+
+
+def test_undial_on_two_processes_is_undial_on_one(train: Train) -> None:
+    assert_same(train("1 x 1", DOUBLE), train("2 x 2", DOUBLE), 1e-9, 1e-9)
+
+
+@pytest.mark.parametrize("words", [[], ["method=npo"], ["method=ga"], ["adapter=lora"]], ids=str)
+def test_accumulated_batches_are_whole_batches(words: list[str], train: Train) -> None:
+    assert_same(train("1 x 1", DOUBLE, *words), train("1 x 4", DOUBLE, *words), 1e-9, 1e-9)
+
+
+CASES = [
+    ["method=undial"],
+    ["method=npo"],
+    ["method=ga"],
+    ["method=undial", "method.retain=gdr", "method.alpha=0.5"],
+    ["method=undial", "method.retain=klr", "method.gamma=0.7"],
+    ["method=npo", "method.retain=klr", "adapter=lora"],
+    ["method=undial", "adapter=lora"],
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", CASES, ids=" ".join)
+def test_float64_runs_agree_to_1e_9_on_every_layout(words: list[str], train: Train) -> None:
+    whole = train("1 x 1", DOUBLE, *words)
+    for layout in ("1 x 4", "2 x 2"):
+        assert_same(whole, train(layout, DOUBLE, *words), 1e-9, 1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", CASES, ids=" ".join)
+def test_float32_losses_agree_to_1e_5_on_every_layout(words: list[str], train: Train) -> None:
+    whole = train("1 x 1", *words)
+    for layout in ("1 x 4", "2 x 2"):
+        assert_same(whole, train(layout, *words), 1e-5, None)
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_divide_by_the_processes_is_the_same_run(train: Train) -> None:
+    odd = [DOUBLE, "train.batch_size=7"]
+    assert_same(train("1 x 1", *odd), train("2 x 2", *odd), 1e-9, 1e-9)
+
+
+@pytest.mark.slow
+def test_multirun_with_two_processes_each_leaves_two_complete_folders(tmp_path: Path) -> None:
+    words = [*HURRIED, "train.max_steps=2", "hardware.num_processes=2", "method=undial,npo"]
+    done = undial("unlearn", "--multirun", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folders = sorted((tmp_path / "outputs" / "unlearn").glob("tiny-*"))
+    assert [f.name.split("-")[2] for f in folders] == ["npo", "undial"]
+    for folder in folders:
+        assert json.loads((folder / "status.json").read_text()) == {"status": "done"}
+        assert json.loads((folder / "environment.json").read_text())["processes"] == 2
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+        for name in ("checkpoint/model.safetensors", "evaluation/results.json", "run.yaml",
+                     "evaluation/samples.jsonl", "log.txt", "report/summary.md"):  # fmt: skip
+            assert (folder / name).stat().st_size > 0
+    assert "method=npo" in done.stdout
+    assert "method=undial" in done.stdout
+
+
+def torchrun(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+    """`torchrun --nproc_per_node 2 -m undial_cli.cli WORDS`."""
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         "-m", "undial_cli.cli", *words],
+        cwd=cwd, capture_output=True, text=True, timeout=300, env={**os.environ},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_torchrun_environment_is_joined(tmp_path: Path) -> None:
+    words = ["unlearn", *HURRIED, "train.max_steps=2", "name=joined"]
+    done = torchrun(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "unlearn" / "joined"
+    assert json.loads((folder / "status.json").read_text()) == {"status": "done"}
+    assert json.loads((folder / "environment.json").read_text())["processes"] == 2
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    assert done.stdout.count("everything is in") == 1
+    again = torchrun(*words, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("already done") == 1
+
+
+@pytest.mark.slow
+def test_wrong_input_under_torchrun_is_said_once(tmp_path: Path) -> None:
+    done = torchrun("unlearn", "data.forget_split=forget77", "hardware=cpu", cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count("undial: data.forget_split=forget77") == 1
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.slow
+def test_a_workers_failure_names_rank_and_reason(tmp_path: Path, random_model: Path) -> None:
+    rows = write_rows(tmp_path / "forget.jsonl", range(6))
+    done = undial(
+        "unlearn", "data=jsonl", f"data.forget_file={rows}", f"model.path={random_model}",
+        "hardware=cpu", "hardware.num_processes=2", "eval=none", "method=ga", "name=lost",
+        "train.learning_rate=1e30", "train.max_steps=4", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = [row for row in done.stderr.splitlines() if row.startswith("undial: ")]
+    assert "process 0 failed" in line or "process 1 failed" in line
+    assert "diverged" in line
+    folder = tmp_path / "outputs" / "unlearn" / "lost"
+    status = json.loads((folder / "status.json").read_text())
+    assert status["status"] == "failed"
+    assert "diverged" in status["reason"]
+    assert "Traceback" in (folder / "log.txt").read_text()
+    assert not (folder / "checkpoint").exists()

@@ -1,0 +1,206 @@
+"""Loading, the target head, adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from small import TINY, random_llama
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
+    FalconH1Config,
+    FalconH1ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+)
+
+from undial_cli.errors import UserError
+from undial_cli.models import TargetHead, adapt, head_job, install_head, load_model, output_head
+from undial_cli.schema import AdapterConfig, ModelConfig
+
+IDS = torch.tensor([[1, 5, 9, 30, 2, 7]])
+SMALL: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_installing_the_head_keeps_parameters_ties_and_keys(tied: bool) -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=tied))
+    head, weight = model.lm_head, model.lm_head.weight
+    keys, parameters = list(model.state_dict()), [id(p) for p in model.parameters()]
+    before = model(input_ids=IDS).logits
+    install_head(model)
+    assert model.lm_head is head
+    assert isinstance(head, TargetHead)
+    assert head.weight is weight
+    assert (head.weight is model.get_input_embeddings().weight) is tied
+    assert list(model.state_dict()) == keys
+    assert [id(p) for p in model.parameters()] == parameters
+    assert torch.equal(model(input_ids=IDS).logits, before)
+
+
+def test_installing_the_head_twice_changes_nothing() -> None:
+    model = random_llama()
+    head = output_head(model)
+    install_head(model)
+    assert output_head(model) is head
+
+
+@pytest.mark.parametrize("family", ["gpt_neo", "phi"])
+def test_a_job_gives_the_dense_logits_on_other_architectures(family: str) -> None:
+    torch.manual_seed(0)
+    if family == "gpt_neo":
+        shape = {"hidden_size": 16, "num_layers": 1, "attention_types": [[["global"], 1]]}
+        model: Any = GPTNeoForCausalLM(GPTNeoConfig(vocab_size=64, num_heads=2, **shape)).eval()
+    else:
+        keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                "num_attention_heads")  # fmt: skip
+        model = PhiForCausalLM(PhiConfig(**{k: SMALL[k] for k in keys})).eval()
+        nn.init.normal_(model.lm_head.bias)
+    install_head(model)
+    dense = model(input_ids=IDS).logits
+    with head_job(model, lambda hidden, project: project(hidden[:, 2:4])):
+        chosen = model(input_ids=IDS).logits
+    torch.testing.assert_close(chosen, dense[:, 2:4])
+
+
+def scaled_model(family: str) -> Any:
+    """A model that changes its logits after the head."""
+    if family == "gemma2":
+        return Gemma2ForCausalLM(Gemma2Config(**SMALL))
+    if family == "cohere":
+        return CohereForCausalLM(CohereConfig(**SMALL, logit_scale=0.5))
+    shape = {key: value for key, value in SMALL.items() if key != "head_dim"}
+    if family == "recurrent_gemma":
+        return RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**shape, lru_width=16))
+    mamba = {"d_ssm": 32, "n_heads": 4, "d_head": 8, "d_state": 8, "chunk_size": 8}
+    shape |= {f"mamba_{key}": value for key, value in mamba.items()}
+    return FalconH1ForCausalLM(FalconH1Config(**shape, lm_head_multiplier=0.5))
+
+
+@pytest.mark.parametrize("family", ["gemma2", "cohere", "recurrent_gemma", "falcon_h1"])
+def test_a_model_that_changes_its_logits_after_the_head_is_refused(family: str) -> None:
+    with pytest.raises(UserError, match=family):
+        install_head(scaled_model(family))
+
+
+def test_a_head_that_is_no_linear_layer_is_refused() -> None:
+    model = random_llama()
+    model.lm_head = nn.Sequential(nn.Linear(32, 64))
+    with pytest.raises(UserError, match="no plain linear layer"):
+        install_head(model)
+
+
+def test_a_model_from_scratch_is_fixed_by_its_seed_alone() -> None:
+    config = ModelConfig(base=TINY, from_scratch=True)
+    torch.manual_seed(1)
+    first = load_model(config, TINY, seed=3)
+    torch.manual_seed(2)
+    again, other = load_model(config, TINY, seed=3), load_model(config, TINY, seed=4)
+    weights = [dict(m.state_dict()) for m in (first, again, other)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not torch.equal(weights[0]["lm_head.weight"], weights[2]["lm_head.weight"])
+    assert not first.training
+
+
+def test_a_model_from_scratch_needs_leave() -> None:
+    with pytest.raises(UserError, match=r"model\.path="):
+        load_model(ModelConfig(base=TINY), TINY)
+
+
+def test_saved_weights_come_back_in_the_dtype_asked_for(tmp_path: Path) -> None:
+    model = random_llama()
+    model.save_pretrained(tmp_path)
+    loaded = load_model(ModelConfig(dtype="float32"), str(tmp_path))
+    assert torch.equal(loaded(input_ids=IDS).logits, model(input_ids=IDS).logits)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(plain.eval()(input_ids=IDS).logits, model(input_ids=IDS).logits)
+    assert load_model(ModelConfig(dtype="bfloat16"), str(tmp_path)).dtype == torch.bfloat16
+
+
+@pytest.fixture
+def adapted(tmp_path: Path) -> tuple[nn.Module, Path, Path]:
+    """A LoRA model with weights that matter, and where its base and its adapter are saved."""
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    random_llama().save_pretrained(base)
+    model: Any = adapt(
+        load_model(ModelConfig(), str(base)), AdapterConfig(name="lora", dropout=0.1), seed=0
+    )
+    torch.manual_seed(5)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(adapter)
+    return model.eval(), base, adapter
+
+
+@torch.no_grad()
+def test_a_saved_adapter_is_reloaded_by_plain_peft(adapted: tuple[Any, Path, Path]) -> None:
+    model, base, adapter = adapted
+    ours = model(input_ids=IDS).logits
+    plain_base = AutoModelForCausalLM.from_pretrained(base).eval()
+    assert not torch.allclose(plain_base(input_ids=IDS).logits, ours, atol=1e-2)
+    plain = PeftModel.from_pretrained(plain_base, adapter).eval()
+    assert torch.equal(plain(input_ids=IDS).logits, ours)
+
+
+@torch.no_grad()
+def test_loading_an_adapter_merges_it_into_its_base(adapted: tuple[Any, Path, Path]) -> None:
+    model, _, adapter = adapted
+    merged = load_model(ModelConfig(), str(adapter))
+    assert isinstance(output_head(merged), TargetHead)
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    torch.testing.assert_close(
+        merged(input_ids=IDS).logits, model(input_ids=IDS).logits, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_fresh_adapter_changes_nothing_and_trains_itself_alone() -> None:
+    base = random_llama()
+    with torch.no_grad():
+        before = base(input_ids=IDS).logits
+        model = adapt(base, AdapterConfig(name="lora", rank=4), seed=0).eval()
+        assert torch.equal(model(input_ids=IDS).logits, before)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert {name.split(".")[-4] for name in trained} == {"q_proj", "v_proj"}
+
+
+def test_a_fresh_adapter_is_fixed_by_its_seed_alone() -> None:
+    def first(seed: int) -> torch.Tensor:
+        torch.seed()
+        model = adapt(random_llama(), AdapterConfig(name="lora"), seed=seed)
+        return next(p.detach() for n, p in model.named_parameters() if "lora_A" in n)
+
+    assert torch.equal(first(3), first(3))
+    assert not torch.equal(first(3), first(4))
+
+
+def test_an_unknown_adapter_module_is_refused_by_name() -> None:
+    config = AdapterConfig(name="lora", target_modules=["no_such_proj"])
+    with pytest.raises(UserError, match=r"adapter\.target_modules=.*no_such_proj"):
+        adapt(random_llama(), config, seed=0)
+
+
+def test_full_fine_tuning_trains_every_parameter() -> None:
+    model = random_llama()
+    model.requires_grad_(False)
+    assert all(p.requires_grad for p in adapt(model, AdapterConfig(), seed=0).parameters())
