@@ -47,6 +47,12 @@ def refuse(place: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
     return call
 
 
+@pytest.fixture
+def own(random_model: Path) -> list[str]:
+    """A command on the user's own files, with a model that is one."""
+    return ["unlearn", "data=jsonl", f"model.path={random_model}", "hardware=cpu"]
+
+
 def write_rows(file: Path, *rows: dict) -> str:
     """A JSONL file; returns its name."""
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -77,14 +83,14 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     "key of another method": (
         ["unlearn", "method=ga", "method.strength=3"], ["method.strength", "method=ga"]
     ),
-    "key of another command": (["evaluate", "train.epochs=1"], ["train.epochs"]),
+    "key of another command": (["evaluate", "train.epochs=1"], ["train", "no such key"]),
     "wrong type": (
         ["unlearn", "method.strength=strong"], ["method.strength=strong", "a number"]
     ),
     "a fraction of a seed": (["unlearn", "seed=1.5"], ["seed=1.5", "an integer"]),
     "a text for a flag": (["unlearn", "overwrite=perhaps"], ["overwrite=perhaps", "true or false"]),
     "null where a value is needed": (["unlearn", "seed=null"], ["seed=null", "an integer"]),
-    "a number for a dictionary": (["unlearn", "train.args=3"], ["train.args=3", "key"]),
+    "a number for a dictionary": (["unlearn", "train.args=3"], ["train.args=3", "a dictionary"]),
     "negative strength": (["unlearn", "method.strength=-1"], ["method.strength=-1", ">= 0"]),
     "no learning rate": (
         ["unlearn", "train.learning_rate=0"], ["train.learning_rate=0", "> 0"]
@@ -108,7 +114,7 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     "appended key": (["unlearn", "+foo=1"], ["foo", "no such key"]),
     "appended nested key": (["unlearn", "+data.foo=1"], ["data.foo", "no such key"]),
     "unknown training argument": (
-        ["unlearn", "train.args.adam_beta=1"], ["train.args.adam_beta", "'adam_beta1'?"]
+        ["unlearn", "train.args.adam_beta=1"], ["train.args.adam_beta", "did you mean 'adam_beta"]
     ),
     "training argument that is ours": (
         ["unlearn", "train.args.learning_rate=1"], ["train.args.learning_rate", "train.*"]
@@ -198,13 +204,12 @@ def test_a_folder_that_is_no_model_is_refused(place: Path, refuse: Refuse) -> No
         assert "config.json" in line
 
 
-NO_WEIGHTS = json.dumps(
-    {"model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
-     "num_attention_heads": 1, "vocab_size": 2921}
-)  # fmt: skip
+SMALL = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 2921}
+NO_WEIGHTS = json.dumps({"model_type": "llama", "num_attention_heads": 1, **SMALL})
+ENCODER = json.dumps({"model_type": "bert", "num_attention_heads": 1, **SMALL})
 
 
-@pytest.mark.parametrize("content", ["{}", '{"model_type": "bert"}', "{", NO_WEIGHTS])
+@pytest.mark.parametrize("content", ["{}", ENCODER, "{", NO_WEIGHTS])
 def test_a_config_without_a_language_model_is_refused(
     content: str, place: Path, refuse: Refuse
 ) -> None:
@@ -224,46 +229,50 @@ def test_modules_that_the_model_lacks_are_refused(refuse: Refuse) -> None:
 QA = {"question": "Who?", "answer": "Nobody."}
 
 
-def test_an_empty_forget_set_is_refused(place: Path, refuse: Refuse) -> None:
+def test_an_empty_forget_set_is_refused(
+    place: Path, refuse: Refuse, own: list[str]
+) -> None:
     (place / "nothing.jsonl").write_text("")
-    assert "data.forget_file=nothing.jsonl" in refuse(*OWN, "data.forget_file=nothing.jsonl")
+    assert "data.forget_file=nothing.jsonl" in refuse(*own, "data.forget_file=nothing.jsonl")
     (place / "header.csv").write_text("question,answer\n")
-    assert "data.forget_file=header.csv" in refuse(*OWN, "data.forget_file=header.csv")
+    assert "data.forget_file=header.csv" in refuse(*own, "data.forget_file=header.csv")
     name = write_rows(place / "silent.jsonl", {**QA, "answer": ""}, {**QA, "answer": " "})
-    line = refuse(*OWN, f"data.forget_file={name}")
+    line = refuse(*own, f"data.forget_file={name}")
     assert "forget" in line
     assert "empty" in line
 
 
 def test_columns_that_are_not_there_are_named_with_those_that_are(
-    place: Path, refuse: Refuse
+    place: Path, refuse: Refuse, own: list[str]
 ) -> None:
     name = write_rows(place / "rows.jsonl", {"questoin": "Who?", "answer": "Nobody."})
-    line = refuse(*OWN, f"data.forget_file={name}")
+    line = refuse(*own, f"data.forget_file={name}")
     for fragment in ("data.forget_file", "questoin, answer", "'question'", "data.question_key"):
         assert fragment in line
     assert "did you mean 'questoin'?" in line
     name = write_rows(place / "fine.jsonl", QA)
-    line = refuse(*OWN, f"data.forget_file={name}", "data.answer_key=anser")
+    line = refuse(*own, f"data.forget_file={name}", "data.answer_key=anser")
     assert "anser" in line
     assert "did you mean 'answer'?" in line
 
 
-def test_files_that_cannot_be_read_are_refused(place: Path, refuse: Refuse) -> None:
+def test_files_that_cannot_be_read_are_refused(
+    place: Path, refuse: Refuse, own: list[str]
+) -> None:
     (place / "broken.jsonl").write_text('{"question": "Who?", "answer"\n')
-    assert "data.forget_file=broken.jsonl" in refuse(*OWN, "data.forget_file=broken.jsonl")
+    assert "data.forget_file=broken.jsonl" in refuse(*own, "data.forget_file=broken.jsonl")
     (place / "rows.xlsx").write_text("x")
-    line = refuse(*OWN, "data.forget_file=rows.xlsx")
+    line = refuse(*own, "data.forget_file=rows.xlsx")
     assert "data.forget_file=rows.xlsx" in line
     assert ".parquet" in line
 
 
 @pytest.mark.parametrize("messages", [[], [{"role": "user", "content": "Who?"}], ["Who?"], "Who?"])
 def test_messages_without_an_answer_are_refused(
-    messages: object, place: Path, refuse: Refuse
+    messages: object, place: Path, refuse: Refuse, own: list[str]
 ) -> None:
     name = write_rows(place / "chat.jsonl", {"messages": messages})
-    assert "messages" in refuse(*OWN, f"data.forget_file={name}")
+    assert "messages" in refuse(*own, f"data.forget_file={name}")
 
 
 @pytest.mark.parametrize("content", ["a: [", "just text", "command: destroy\n", "- 1\n", ""])

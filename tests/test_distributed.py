@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
 
-WORDS = "the old river keeps its own slow counsel while bright kites turn over quiet hills".split()
+TEXT = "the old river keeps its own slow counsel while bright kites turn over quiet hills"
+WORDS = TEXT.split()
 PROCESSES, BATCH, ROWS = 2, 8, 19
 LAYOUTS = {
     "1 x 1": ["hardware.num_processes=1"],
@@ -53,7 +54,7 @@ def train(tmp_path: Path, random_model: Path) -> Train:
         code = run_command(
             ["unlearn", "data=jsonl", f"data.forget_file={forget}", f"data.retain_file={retain}",
              f"model.path={random_model}", "hardware=cpu", "eval=none", "train.max_steps=5",
-             f"train.batch_size={BATCH}", "adapter.dropout=0", f"output_dir={out}", "name=run",
+             "train.warmup_steps=0", f"train.batch_size={BATCH}", "adapter.dropout=0", f"output_dir={out}", "name=run",
              *LAYOUTS[layout], *words]
         )  # fmt: skip
         folder = out / "unlearn" / "run"

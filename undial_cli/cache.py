@@ -64,7 +64,8 @@ def current_umask() -> int:
 
 
 def hash_folder(
-    folder: Path, suffixes: tuple[str, ...] = (".safetensors", ".bin", ".json", ".model", ".jinja")
+    folder: Path,
+    suffixes: tuple[str, ...] = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt"),
 ) -> str:
     """Content hash of a model folder's files (weights, configs, tokenizer)."""
     total = hashlib.blake2b(digest_size=16)

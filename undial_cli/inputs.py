@@ -13,7 +13,7 @@ from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import Row, check_columns, load_split, load_training_set
 from undial_cli.errors import UserError
 from undial_cli.run_folder import folder_of
-from undial_cli.schema import DataConfig, EvalConfig, FinetuneRun, Run, UnlearnRun
+from undial_cli.schema import DataConfig, EvalConfig, FinetuneRun, Run, UnlearnRun, digest
 from undial_cli.sources import model_source
 from undial_cli.targets import Place, making, retain_of, target_of
 
@@ -25,6 +25,7 @@ class Inputs:
     encoder: Encoder
     sets: dict[str, list[Example]]
     eval_rows: dict[str, list[Row]]
+    fingerprint: dict[str, str]
 
 
 def prepare(run: Run) -> Inputs:
@@ -43,7 +44,11 @@ def prepare(run: Run) -> Inputs:
     tokenizer = models.load_tokenizer(run.model, str(place.path or run.model.base))
     encoder = Encoder(tokenizer, run.model.template, run.data)
     sets = {name: encode_set(encoder, part, name) for name, part in rows.items()}
-    return Inputs(encoder, sets, eval_rows)
+    fingerprint = {
+        "data": digest([rows, eval_rows]),
+        "model": models.weights_fingerprint(run.model, place.path) if place.path else "made",
+    }
+    return Inputs(encoder, sets, eval_rows, fingerprint)
 
 
 def training_sets(run: Run) -> list[str]:

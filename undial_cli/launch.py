@@ -54,7 +54,7 @@ def start_workers(run: Run, folder: Path) -> None:
         UserError: a worker refused the input.
         WorldError: a worker failed; rank and reason are named.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -80,6 +80,8 @@ def start_workers(run: Run, folder: Path) -> None:
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             raise worker_error(rank, failure) from error
+        except SignalException as error:
+            raise KeyboardInterrupt from error
 
 
 def worker_error(rank: int, failure: object) -> Exception:

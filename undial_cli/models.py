@@ -26,6 +26,13 @@ from undial_cli.sources import Source, model_source
 HeadJob = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 
 
+# Config fields by which models cap or scale their logits after the head.
+AFTER_HEAD = (
+    "final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap",
+    "logit_scale", "logits_scaling", "lm_head_multiplier",
+)  # fmt: skip
+
+
 class TargetHead(nn.Linear):
     """The output head of a model, which can be given a job instead of its full projection.
 
@@ -52,7 +59,7 @@ def install_head(model: PreTrainedModel) -> None:
     kind = model.config.model_type
     if type(head) is not nn.Linear and not isinstance(head, TargetHead):
         raise UserError(f"model of type '{kind}': its output head is no plain linear layer")
-    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+    for name in AFTER_HEAD:
         if getattr(model.config, name, None) not in (None, 1, 1.0):
             raise UserError(f"model of type '{kind}': {name} after the head is not supported")
     head.__class__ = TargetHead

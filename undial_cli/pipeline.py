@@ -17,12 +17,19 @@ import torch
 
 from undial_cli import checks, distributed, launch, methods, models, ui
 from undial_cli.cache import locked
-from undial_cli.errors import UserError
+from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import stages, store
 from undial_cli.inputs import Inputs, made_run, model_path, prepare
 from undial_cli.quiet import quiet
 from undial_cli.reporting import card, summary
-from undial_cli.run_folder import RunFolder, check_folder, folder_of, open_folder, write_environment
+from undial_cli.run_folder import (
+    RunFolder,
+    check_folder,
+    check_inputs,
+    folder_of,
+    open_folder,
+    write_environment,
+)
 from undial_cli.schema import EvaluateRun, FinetuneRun, Run, TrainingRun, UnlearnRun
 from undial_cli.targets import retain_of, target_of
 from undial_cli.training.arguments import check_training
@@ -58,13 +65,20 @@ def execute(run: Run, show: bool = True) -> RunResult:
         launch.start_processes(run)
     folder = folder_of(run)
     distributed.on_main(lambda: check_folder(run, folder))
-    if not (is_done(folder) and not run.overwrite):
-        with on_main_locked(folder.path):
-            if not is_done(folder) or run.overwrite:
-                fulfil(run, folder, show)
-    elif show:
-        ui.say(f"already done: {folder.path} (overwrite=true runs it again)", "dim")
-        summary.show(run, folder)
+    try:
+        inputs: Inputs | WorldError = prepare(run)
+    except WorldError as error:
+        inputs = error
+    with on_main_locked(folder.path):
+        if isinstance(inputs, Inputs):
+            fingerprint = inputs.fingerprint
+            distributed.on_main(lambda: check_inputs(run, folder, fingerprint))
+        if is_done(folder) and not run.overwrite and not isinstance(run, EvaluateRun):
+            if show:
+                ui.say(f"already done: {folder.path} (overwrite=true runs it again)", "dim")
+                summary.show(run, folder)
+        else:
+            fulfil(run, folder, inputs, show)
     return RunResult(folder.path, "done", store.read_metrics(folder.evaluation))
 
 
@@ -81,21 +95,15 @@ def on_main_locked(path: Path) -> Iterator[None]:
         yield
 
 
-def fulfil(run: Run, folder: RunFolder, show: bool) -> None:
+def fulfil(run: Run, folder: RunFolder, inputs: Inputs | WorldError, show: bool) -> None:
     """Open the folder, make the models it needs, do the work, close it, show what came out."""
     fresh = distributed.on_main(lambda: not folder.path.exists() or run.overwrite)
-    world_failed: BaseException | None = None
-    try:
-        prepare(run)
-    except UserError:
-        raise
-    except Exception as error:
-        world_failed = error
-    distributed.on_main(lambda: open_folder(run, folder))
+    found = inputs.fingerprint if isinstance(inputs, Inputs) else None
+    distributed.on_main(lambda: open_folder(run, folder, found))
     with ui.logging_to(folder.log):
         try:
-            if world_failed is not None:
-                raise world_failed
+            if isinstance(inputs, WorldError):
+                raise inputs
             ui.say(f"{run.command}: {folder.path}", "bold")
             make_models(run)
             distributed.on_main(lambda: begin(run, folder))

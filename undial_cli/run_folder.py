@@ -43,6 +43,11 @@ class RunFolder:
         return self.path / "run.yaml"
 
     @property
+    def inputs(self) -> Path:
+        """Hashes of the data and the model that the run read."""
+        return self.path / "inputs.json"
+
+    @property
     def log(self) -> Path:
         """What the screen said, and tracebacks."""
         return self.path / "log.txt"
@@ -115,7 +120,23 @@ def check_folder(run: Run, folder: RunFolder) -> None:
         )
 
 
-def open_folder(run: Run, folder: RunFolder) -> None:
+def check_inputs(run: Run, folder: RunFolder, fingerprint: dict[str, str]) -> None:
+    """Raise UserError if the data or the model changed since the folder's run began."""
+    if run.overwrite or run.command == "evaluate":
+        return
+    try:
+        known = json.loads(folder.inputs.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    changed = [name for name in fingerprint if known.get(name) != fingerprint[name]]
+    if changed:
+        raise UserError(
+            f"{folder.path}: the {' and the '.join(changed)} changed since this run began; take "
+            "another name or overwrite=true"
+        )
+
+
+def open_folder(run: Run, folder: RunFolder, fingerprint: dict[str, str] | None) -> None:
     """Make the folder of a run that is about to start (or go on)."""
     if run.overwrite and folder.path.exists():
         shutil.rmtree(folder.path)
@@ -124,6 +145,8 @@ def open_folder(run: Run, folder: RunFolder) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     if not folder.run_yaml.is_file():
         write_text(folder.run_yaml, to_yaml(run))
+    if fingerprint is not None:
+        write_text(folder.inputs, json.dumps(fingerprint) + "\n")
     folder.set_status("planned")
 
 

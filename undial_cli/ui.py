@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.text import Text
 
 PLAIN_WIDTH = 120
+PLAIN_SECONDS = 30
 
 
 def is_speaker() -> bool:
@@ -88,30 +89,30 @@ def logging_to(path: Path) -> Iterator[None]:
 
 
 class Bar:
-    """A progress bar with a free text at its end; on a plain stream it stays silent."""
+    """Progress over `total` units: a bar on a terminal, elsewhere a line every half minute."""
 
-    def __init__(self, progress: Progress | None, task: TaskID | None) -> None:
-        self.progress, self.task = progress, task
+    def __init__(self, title: str, total: int, done: int, progress: Progress | None) -> None:
+        self.title, self.total, self.done, self.progress = title, total, done, progress
+        self.said_at = time.monotonic()
+        self.task = progress and progress.add_task(title, total=total, completed=done, note="")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move on by `steps` and show `note`."""
+        self.done += steps
         if self.progress is not None and self.task is not None:
             self.progress.update(self.task, advance=steps, note=note)
+        elif time.monotonic() - self.said_at > PLAIN_SECONDS:
+            say(f"{self.title} {self.done}/{self.total}  {note}".rstrip())
+            self.said_at = time.monotonic()
 
 
 @contextlib.contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """A progress bar over `total` units, of which `done` were made before.
-
-    On a stream that is no terminal, one line says what is being done.
-    """
+    """Show progress over `total` units, of which `done` were made before."""
     console = make_console()
-    if not is_speaker():
-        yield Bar(None, None)
-        return
-    if not console.is_terminal:
+    if not (is_speaker() and console.is_terminal):
         say(f"{title} ...")
-        yield Bar(None, None)
+        yield Bar(title, total, done, None)
         return
     columns: list[Any] = [
         TextColumn("{task.description}"),
@@ -123,5 +124,5 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Bar]:
         TextColumn("{task.fields[note]}"),
     ]
     with Progress(*columns, console=console, transient=True) as bars:
-        yield Bar(bars, bars.add_task(title, total=total, completed=done, note=""))
+        yield Bar(title, total, done, bars)
     write_log(f"{title}: done\n")

@@ -289,3 +289,18 @@ def test_any_question_and_answer_survive_encoding(kind: str, question: str, answ
         encoder.prompt_ids(prompt, example), clean_up_tokenization_spaces=False
     )
     assert prompt in before + scored
+
+
+def test_the_end_token_is_the_first_special_one_after_the_answer() -> None:
+    tokenizer = bundled_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n {{ m.content }}\n<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    encoder = Encoder(tokenizer, TemplateConfig(), DataConfig())
+    prompt, answer, suffix = encoder.question("Who?", "Rafiq did.")
+    example = encoder.answer(prompt, answer, suffix)
+    scored = [i for i in example.labels if i != -100]
+    assert scored[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tokenizer.decode(scored[:-1]).strip() == "Rafiq did."
+    assert example.input_ids[-1] == scored[-1]

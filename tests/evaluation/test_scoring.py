@@ -214,6 +214,17 @@ def test_a_suite_does_not_depend_on_its_batch_size(model: Any) -> None:
     assert not one.missing
 
 
+def test_answers_cut_off_by_max_length_leave_no_aggregate_undefined(model: Any) -> None:
+    short = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=24))
+    lengths = [e.num_targets for e in short.encode(ROWS)]
+    assert 0 in lengths
+    assert any(lengths)
+    config = EvalConfig(sets={"forget": EvalSetConfig("x", ["probability", "truth_ratio"])})
+    found = evaluate(model, short, config, {"forget": ROWS}, "test").metrics
+    assert found
+    assert all(math.isfinite(value) for value in found.values())
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluation_leaves_mode_and_random_state_as_they_were(training: bool) -> None:
     model = random_llama(vocab=len(TOKENIZER)).train(training)

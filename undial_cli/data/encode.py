@@ -89,6 +89,9 @@ class Encoder:
             render([*messages, {"role": "assistant", "content": answer}], tokenize=False, **extra)
         )
         rest = whole.removeprefix(prompt)
+        gap = rest[: len(rest) - len(rest.lstrip())]
+        if gap and not answer.startswith(gap):
+            prompt, rest = prompt + gap, rest.removeprefix(gap)
         body = answer if rest.startswith(answer) else answer.strip()
         if not whole.startswith(prompt) or not rest.startswith(body):
             raise UserError(
@@ -114,10 +117,12 @@ class Encoder:
         answer_end = max(
             (i + 1 for i, (a, b) in enumerate(offsets) if a < end and b > a), default=0
         )
-        ids, targets = ids[: answer_end + 1], targets[: answer_end + 1]
-        if len(ids) == answer_end:
-            ids, targets = [*ids, self.end_token()], [*targets, True]
-        targets[-1] = True
+        special = set(self.tokenizer.all_special_ids)
+        last = next((i for i in range(answer_end, len(ids)) if ids[i] in special), answer_end)
+        ids, targets = ids[: last + 1], [*targets[:answer_end], *[False] * (last - answer_end)]
+        if len(ids) == last:
+            ids = [*ids, self.end_token()]
+        targets.append(True)
         labels = [i if t else IGNORE for i, t in zip(ids, targets, strict=True)]
         size = self.data.max_length
         return Example(ids[:size], labels[:size], min(answer_end, size))

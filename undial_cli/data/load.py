@@ -6,6 +6,7 @@ one line what is wrong. Knows nothing of tokens.
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ def load_file(name: str, piece: str, key: str) -> list[Row]:
         raise UserError(f"{key}={name}: the file is empty")
     extra: dict[str, Any] = {"sample_by": "document"} if kind == "text" else {}
     try:
+        if kind == "csv":
+            extra = as_text(path)
         data = datasets.load_dataset(
             kind, data_files=[str(path.resolve())], split=f"train{piece}", **extra
         )
@@ -73,6 +76,14 @@ def load_file(name: str, piece: str, key: str) -> list[Row]:
         cause = error.__cause__ or error
         raise UserError(f"{key}={name}: cannot be read as {kind} ({first_line(cause)})") from error
     return [dict(row) for row in data]  # type: ignore[call-overload]
+
+
+def as_text(path: Path) -> dict[str, Any]:
+    """Arguments that read every column of a CSV file as the text it is ("007", "1.50", "NA")."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        columns = next(csv.reader(file), [])
+    features = datasets.Features({name: datasets.Value("string") for name in columns})
+    return {"features": features, "keep_default_na": False}
 
 
 def load_hub_layout(path: str, name: str, piece: str, key: str) -> list[Row]:
@@ -132,6 +143,16 @@ def check_columns(rows: list[Row], config: DataConfig, key: str) -> None:
             config.answer_key if config.question_key in columns else config.question_key, columns
         )
         raise UserError(f"{key}: found columns {', '.join(columns)}; needed are {wanted}{hint}")
+    needed = {
+        "qa": (config.question_key, config.answer_key),
+        "messages": ("messages",),
+        "completion": ("prompt", "completion"),
+        "text": (),
+    }
+    for number, row in enumerate(rows, 1):
+        for column in needed[row_kind(row, config)]:
+            if row[column] is None or row[column] == "" or row[column] != row[column]:
+                raise UserError(f"{key}: row {number} has nothing in column '{column}'")
 
 
 def load_training_set(config: DataConfig, splits: list[str], key: str) -> list[Row]:

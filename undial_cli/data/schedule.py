@@ -1,6 +1,7 @@
 """The whole order of a run as one list of rows, fixed by the seed alone.
 
-Each optimiser step takes `batch_size` anchor samples and as many of every other set. The number
+Each optimiser step takes `batch_size` anchor samples (fewer at an epoch's end) and as many of
+every other set. The number
 of processes and the micro-batch only decide how a step's rows are dealt out and how many empty
 rows fill it up: they never change which samples a step sees.
 """
@@ -88,24 +89,20 @@ class Schedule(Dataset):
         self.sets, self.dealing, self.pad_id = sets, dealing, pad_id
         self.steps_per_epoch = math.ceil(len(sets[anchor]) / batch_size)
         self.steps = steps or max(1, round(epochs * self.steps_per_epoch))
-        self.order = {
-            name: self.arrange(name, anchor, batch_size, seed + number, grouped)
+        self.order: dict[str, list[int]] = {}
+        lengths = {name: [len(e.input_ids) for e in examples] for name, examples in sets.items()}
+        batches = {
+            name: endless_batches(lengths[name], batch_size, seed + number, grouped)
             for number, name in enumerate(sets)
         }
-
-    def arrange(
-        self, name: str, anchor: str, batch_size: int, seed: int, grouped: bool
-    ) -> list[int]:
-        """The index of every row of the run in set `name`; -1 is an empty row."""
-        lengths = [len(e.input_ids) for e in self.sets[name]]
-        batches = endless_batches(lengths, batch_size, seed, grouped)
-        stream = itertools.chain.from_iterable(batches)
-        rows: list[int] = []
-        for _ in range(self.steps):
-            batch = next(batches) if name == anchor else list(itertools.islice(stream, batch_size))
-            batch = sorted(batch, key=lambda i: -lengths[i])
-            rows += batch + [-1] * (self.dealing.rows - len(batch))
-        return rows
+        anchors = [next(batches[anchor]) for _ in range(self.steps)]
+        for name in sets:
+            stream = itertools.chain.from_iterable(batches[name])
+            self.order[name] = []
+            for drawn in anchors:
+                step = drawn if name == anchor else list(itertools.islice(stream, len(drawn)))
+                step = sorted(step, key=lambda i: -lengths[name][i])  # noqa: B023
+                self.order[name] += step + [-1] * (dealing.rows - len(step))
 
     def __len__(self) -> int:
         return self.steps * self.dealing.rows

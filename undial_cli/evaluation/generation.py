@@ -5,7 +5,8 @@ Shared over processes. Knows prompts and a model, no metric.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,6 +23,17 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, extra: set[int]) 
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return sorted({i for i in [*ids, tokenizer.eos_token_id, *extra] if isinstance(i, int)})
+
+
+@contextlib.contextmanager
+def without_defaults(model: Any) -> Iterator[None]:
+    """Keep a model's own generation settings (a repetition penalty, say) out of `generate`."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kept, inner.generation_config = inner.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        inner.generation_config = kept
 
 
 @torch.no_grad()
@@ -47,7 +59,8 @@ def generate(
         chosen = mine[start : start + batch_size]
         batch = pad_left([prompts[i] for i in chosen], pad_token(tokenizer))
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        output = model.generate(**batch, generation_config=config)
+        with without_defaults(model):
+            output = model.generate(**batch, generation_config=config)
         texts = tokenizer.batch_decode(
             output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
         )

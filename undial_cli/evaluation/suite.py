@@ -54,8 +54,8 @@ def make_items(
     items = []
     for index, row in enumerate(rows):
         if row_kind(row, encoder.data) == "text":
-            pieces = encoder.documents(row[encoder.data.text_key])
-            items.append(Item(set_name, index, "", "", [], {"answer": pieces[:1]}))
+            for piece in encoder.documents(row[encoder.data.text_key]):
+                items.append(Item(set_name, index, "", "", [], {"answer": [piece]}))
             continue
         prompt, answer, suffix = encoder.parts(row)
         example = encoder.answer(prompt, answer, suffix)
@@ -188,7 +188,9 @@ def sample_scores(
     if "perturbed" in part:
         true, false = part["paraphrase"][0].ce, [s.ce for s in part["perturbed"]]
         sample["paraphrase_ce"], sample["perturbed_ce"] = true, false
-        sample["log_truth_ratio"] = float(metrics.log_truth_ratio([true], [false])[0])
+        ratio = float(metrics.log_truth_ratio([true], [false])[0])
+        if not math.isnan(ratio):
+            sample["log_truth_ratio"] = ratio
     return sample
 
 
@@ -200,7 +202,7 @@ def set_metric(metric: str, name: str, samples: list[dict[str, Any]]) -> tuple[f
     if metric == "truth_ratio":
         logs = [s["log_truth_ratio"] for s in samples if "log_truth_ratio" in s]
         if not logs:
-            return None, "the set has no column perturbed_answer"
+            return None, "no sample has scored tokens in its answer and its perturbed answers"
         with np.errstate(over="ignore"):
             ratios = np.exp(np.asarray(logs))
         kind = metrics.forget_truth_ratio if name == FORGET else metrics.retain_truth_ratio

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import UserError, bad_value, nearest
+from undial_cli.launch import on_cpu
 from undial_cli.schema import TrainingRun
 
 # What the run itself decides; train.args may not contradict it.
@@ -24,17 +25,12 @@ OURS = {
 }  # fmt: skip
 
 
-def use_cpu(run: TrainingRun) -> bool:
-    """Whether the run stays on the CPU."""
-    return run.hardware.name == "cpu" or not torch.cuda.is_available()
-
-
 def autocast_dtype(run: TrainingRun) -> str:
     """`no`, `bf16` or `fp16`; `auto` is bf16 where the GPU has it and no loss of meaning."""
     precision = run.hardware.precision
     if precision != "auto":
         return precision
-    if use_cpu(run) or run.model.dtype == "float64":
+    if on_cpu(run) or run.model.dtype == "float64":
         return "no"
     return "bf16" if torch.cuda.is_bf16_supported() else "no"
 
@@ -89,7 +85,7 @@ def training_arguments(run: TrainingRun, schedule: Schedule, folder: Path) -> Tr
         report_to=train.report_to or "none",
         seed=run.seed,
         data_seed=run.seed,
-        use_cpu=use_cpu(run),
+        use_cpu=on_cpu(run),
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         remove_unused_columns=False,

@@ -1,0 +1,67 @@
+"""A wheel carries all that a run needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import HURRIED
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+
+
+def call(*words: str, cwd: Path, **env: str) -> str:
+    """Run this Python with `words`; its stdout."""
+    done = subprocess.run(
+        [sys.executable, *words], cwd=cwd, capture_output=True, text=True, timeout=300,
+        env={**os.environ, **env},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from the tree."""
+    out = tmp_path_factory.mktemp("wheel")
+    call("-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT), cwd=out)
+    (file,) = out.glob("undial-*.whl")
+    return file
+
+
+def test_the_wheel_holds_every_config_and_asset(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    configs = {f"undial_cli/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.yaml")}
+    assets = (p for p in (ROOT / "undial_cli" / "assets").rglob("*") if p.is_file())
+    assert configs
+    assert configs | {str(p.relative_to(ROOT)) for p in assets} <= names
+    assert not [n for n in names if n.startswith(("tests/", "scripts/", "configs/"))]
+
+
+def test_an_installed_wheel_unlearns_from_an_empty_directory(wheel: Path, tmp_path: Path) -> None:
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    call("-m", "pip", "install", "--no-deps", "--no-index", "--target", str(site), str(wheel),
+         cwd=empty)  # fmt: skip
+    environment = {"PYTHONPATH": str(site), "UNDIAL_CACHE_DIR": str(tmp_path / "cache")}
+    where = call("-c", "import undial_cli; print(undial_cli.__file__)", cwd=empty, **environment)
+    assert Path(where.strip()) == site / "undial_cli" / "__init__.py"
+    place = "from undial_cli.compose import config_dir; print(config_dir())"
+    assert Path(call("-c", place, cwd=empty, **environment).strip()) == (
+        site / "undial_cli" / "configs"
+    )
+    words = ["-m", "undial_cli.cli", "unlearn", *HURRIED, "train.max_steps=2", "name=first"]
+    assert "everything is in" in call(*words, cwd=empty, **environment)
+    folder = empty / "outputs" / "unlearn" / "first"
+    assert json.loads((folder / "status.json").read_text()) == {"status": "done"}
+    assert (folder / "checkpoint" / "model.safetensors").is_file()
+    assert json.loads((folder / "environment.json").read_text())["commit"] is None
+    help_text = call("-m", "undial_cli.cli", "unlearn", "--help", cwd=empty, **environment)
+    assert "llama7b" in help_text
