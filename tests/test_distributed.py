@@ -54,7 +54,8 @@ def train(tmp_path: Path, random_model: Path) -> Train:
         code = run_command(
             ["unlearn", "data=jsonl", f"data.forget_file={forget}", f"data.retain_file={retain}",
              f"model.path={random_model}", "hardware=cpu", "eval=none", "train.max_steps=5",
-             "train.warmup_steps=0", f"train.batch_size={BATCH}", "adapter.dropout=0", f"output_dir={out}", "name=run",
+             "train.warmup_steps=0", f"train.batch_size={BATCH}", "adapter.dropout=0",
+             f"output_dir={out}", "name=run",
              *LAYOUTS[layout], *words]
         )  # fmt: skip
         folder = out / "unlearn" / "run"

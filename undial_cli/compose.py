@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from undial_cli import config_errors
+from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError, bad_value
 from undial_cli.schema import COMMANDS, METHODS, Run, UnlearnRun, check_ranges
 
 PACKAGE = Path(__file__).parent
+SLICED = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
 OPEN_KEYS = ("train.args", "hardware.args", "model.targets", "eval.sets")
 
 
@@ -62,13 +65,14 @@ def compose_run(command: str, overrides: list[str], extra_configs: str | None = 
 
 
 def normalise(overrides: list[str]) -> list[str]:
-    """Spare users Hydra's two surprises.
+    """Spare users three surprises of Hydra.
 
     `eval=auto` is dropped: it is the default, the suite that the data set names. Keys of open
-    dictionaries (`train.args.x=1`) need no plus sign in front.
+    dictionaries (`train.args.x=1`) need no plus sign in front, slices (`forget10[:20]`) no quotes.
     """
     free = tuple(f"{key}." for key in OPEN_KEYS)
-    return [f"++{o}" if o.startswith(free) else o for o in overrides if o != "eval=auto"]
+    quoted = [SLICED.sub(r"\1='\2'", o) for o in overrides if o != "eval=auto"]
+    return [f"++{o}" if o.startswith(free) else o for o in quoted]
 
 
 def to_run(config: DictConfig) -> Run:
@@ -78,6 +82,8 @@ def to_run(config: DictConfig) -> Run:
         raise UserError(f"the config is a {type(run).__name__}, not one of {', '.join(COMMANDS)}")
     for name in unknown_keys(config, run):
         raise config_errors.no_such_key(name, run.command)
+    if run.data.retain_split is None and run.data.forget_split is not None:
+        run.data.retain_split = run.data.retain_of.get(cut_slice(run.data.forget_split)[0])
     check_ranges(run)
     return run
 

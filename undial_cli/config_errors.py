@@ -38,6 +38,8 @@ def explain(error: BaseException, command: str, overrides: Iterable[str]) -> Use
     """The one line for a composition error."""
     overrides = list(overrides)
     if isinstance(error, OverrideParseException):
+        if "=" in str(error.override).rstrip("="):
+            return UserError(f"{error.override}: the value cannot be read; quote it: key='...'")
         return UserError(f"{error.override}: expected key=value, as in seed=1 or method=npo")
     chain = list(causes(error))
     for cause in chain:

@@ -61,7 +61,7 @@ class TargetConfig:
     """Which checkpoints belong to a data set: the one to unlearn and its retain reference."""
 
     path: str | None = key(None, "published target model")
-    retain: str | None = key(None, "published retain model; may contain {retain_split}")
+    retain: str | None = key(None, "published retain model; {retain_split} from data.retain_of")
     make: bool = key(False, "train both with `finetune` on first use and keep them in the cache")
 
 
@@ -115,9 +115,10 @@ class DataConfig:
     name: str = key("", "short name of the data set; selects model.targets")
     path: str | None = key(None, "hub id, or a folder of the same layout")
     forget_split: str | None = key(None, "what is to be forgotten")
-    retain_split: str | None = key(None, "what is to be kept, for method.retain=gdr|klr")
+    retain_split: str | None = key(None, "what is to be kept; null: what retain_of says")
+    retain_of: dict[str, str] = key({}, "the retain split that belongs to each forget split")
     train_split: list[str] = key([], "what a target model is fine-tuned on")
-    reference_split: list[str] = key([], "what a retain model is fine-tuned on")
+    reference_split: list[str] = key([], "what a retain model is tuned on; []: retain_split")
     forget_file: str | None = key(None, "JSONL, JSON, CSV, Parquet or text file, as a split")
     retain_file: str | None = key(None, "as forget_file")
     train_file: str | None = key(None, "as forget_file; for finetune")

@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from undial_cli.cache import cache_dir
+from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError
 from undial_cli.schema import (
     AdapterConfig,
@@ -65,8 +66,10 @@ def retain_of(run: Run) -> Place | None:
     if known is None:
         return None
     if known.retain is not None:
-        return Place(known.retain.replace("{retain_split}", str(run.data.retain_split)))
-    return Place(None, tuple(run.data.reference_split)) if known.make else None
+        split = run.data.retain_of.get(cut_slice(run.data.forget_split or "")[0])
+        return Place(known.retain.replace("{retain_split}", split)) if split else None
+    splits = run.data.reference_split or [run.data.retain_split or ""]
+    return Place(None, tuple(splits)) if known.make else None
 
 
 def making(run: Run, splits: tuple[str, ...], depends_on: object) -> FinetuneRun:
@@ -84,6 +87,7 @@ def making(run: Run, splits: tuple[str, ...], depends_on: object) -> FinetuneRun
             run.data,
             train_split=list(splits),
             reference_split=[],
+            retain_of={},
             limit=None,
             forget_split=None,
             retain_split=None,

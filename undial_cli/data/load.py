@@ -14,13 +14,13 @@ from typing import Any
 import datasets
 from datasets.exceptions import DatasetNotFoundError
 
+from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError, nearest
 from undial_cli.schema import DataConfig
 from undial_cli.sources import package_resource, unreachable
 
 Row = dict[str, Any]
 
-SLICE = re.compile(r"^(?P<name>.*?)(?P<slice>\[-?\d*%?:-?\d*%?\])?$")
 FILE_KINDS = {
     ".jsonl": "json",
     ".json": "json",
@@ -42,9 +42,7 @@ def load_split(config: DataConfig, split: str, key: str) -> list[Row]:
         UserError: no such data, split or file, or nothing in it.
         WorldError: the hub cannot be asked.
     """
-    match = SLICE.match(split)
-    assert match is not None
-    name, piece = match["name"], match["slice"] or ""
+    name, piece = cut_slice(split)
     if config.path is None:
         rows = load_file(name, piece, key)
     else:

@@ -101,7 +101,7 @@ class Schedule(Dataset):
             self.order[name] = []
             for drawn in anchors:
                 step = drawn if name == anchor else list(itertools.islice(stream, len(drawn)))
-                step = sorted(step, key=lambda i: -lengths[name][i])  # noqa: B023
+                step = sorted(step, key=lambda i: -lengths[name][i])
                 self.order[name] += step + [-1] * (dealing.rows - len(step))
 
     def __len__(self) -> int:

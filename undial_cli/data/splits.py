@@ -1,0 +1,13 @@
+"""Names of splits and the slices they may carry. Loads nothing."""
+
+from __future__ import annotations
+
+import re
+
+SLICE = re.compile(r"\[-?\d*%?:-?\d*%?\]")
+
+
+def cut_slice(split: str) -> tuple[str, str]:
+    """A split as (name, slice); a suffix may follow the slice: `forget10[:20]_perturbed`."""
+    found = SLICE.search(split)
+    return (SLICE.sub("", split, count=1), found.group()) if found else (split, "")
