@@ -110,7 +110,7 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "unknown optimiser": (["unlearn", "train.optim=adam"], ["train.optim=adam", "adamw_torch"]),
     "key without a value": (["unlearn", "seed"], ["seed", "key=value"]),
-    "unbalanced bracket": (["unlearn", "seed=[1"], ["seed=[1", "key=value"]),
+    "unbalanced bracket": (["unlearn", "seed=[1"], ["seed=[1", "quote it"]),
     "appended key": (["unlearn", "+foo=1"], ["foo", "no such key"]),
     "appended nested key": (["unlearn", "+data.foo=1"], ["data.foo", "no such key"]),
     "unknown training argument": (
@@ -229,9 +229,7 @@ def test_modules_that_the_model_lacks_are_refused(refuse: Refuse) -> None:
 QA = {"question": "Who?", "answer": "Nobody."}
 
 
-def test_an_empty_forget_set_is_refused(
-    place: Path, refuse: Refuse, own: list[str]
-) -> None:
+def test_an_empty_forget_set_is_refused(place: Path, refuse: Refuse, own: list[str]) -> None:
     (place / "nothing.jsonl").write_text("")
     assert "data.forget_file=nothing.jsonl" in refuse(*own, "data.forget_file=nothing.jsonl")
     (place / "header.csv").write_text("question,answer\n")
@@ -256,9 +254,7 @@ def test_columns_that_are_not_there_are_named_with_those_that_are(
     assert "did you mean 'answer'?" in line
 
 
-def test_files_that_cannot_be_read_are_refused(
-    place: Path, refuse: Refuse, own: list[str]
-) -> None:
+def test_files_that_cannot_be_read_are_refused(place: Path, refuse: Refuse, own: list[str]) -> None:
     (place / "broken.jsonl").write_text('{"question": "Who?", "answer"\n')
     assert "data.forget_file=broken.jsonl" in refuse(*own, "data.forget_file=broken.jsonl")
     (place / "rows.xlsx").write_text("x")
@@ -337,9 +333,7 @@ def test_data_on_a_hub_that_cannot_be_reached_is_the_worlds_fault(refuse: Refuse
     assert "data.path=locuslab/TOFU" in line
 
 
-def test_a_sweep_names_the_run_that_failed(
-    place: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sweep_names_the_run_that_failed(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["unlearn", "--multirun", "data.forget_split=forget77,forget78", "hardware=cpu"]
     assert run_command(words) == 2
     out, err = capfd.readouterr()

@@ -14,6 +14,24 @@ from undial_cli.errors import UserError, WorldError, bad_value
 
 COMMANDS = ("unlearn", "finetune", "evaluate", "doctor")
 HELP = ("--help", "-h", "help")
+# Flags and what must follow them; all but --from are Hydra's.
+FLAGS = {
+    "--from": "a run.yaml or a run folder",
+    "--multirun": "",
+    "-m": "",
+    "--cfg": "job, hydra or all",
+    "-c": "job, hydra or all",
+    "--resolve": "",
+    "--package": "a package",
+    "-p": "a package",
+    "--config-dir": "a folder",
+    "-cd": "a folder",
+    "--info": "",
+    "-i": "",
+    "--hydra-help": "",
+    "--shell-completion": "",
+    "-sc": "",
+}
 
 
 def main() -> None:
@@ -42,7 +60,7 @@ def run_command(argv: list[str]) -> int:
         return 1
     except Exception as error:
         reason = str(error).strip().splitlines()
-        ui.error(f"{type(error).__name__}: {reason[0] if reason else ''} (traceback: log.txt)")
+        ui.error(f"{type(error).__name__}: {reason[0] if reason else ''}")
         if os.environ.get("UNDIAL_TRACEBACK"):
             raise
         return 1
@@ -68,9 +86,22 @@ def dispatch(argv: list[str]) -> int:
         from undial_cli.doctor import examine
 
         return examine(rest)
+    check_flags(rest)
     if "--from" in rest or any(word.startswith("--from=") for word in rest):
         return repeat(command, rest)
     return through_hydra(command, rest)
+
+
+def check_flags(rest: list[str]) -> None:
+    """Raise UserError for a flag that nobody knows, or one without its value."""
+    for place, word in enumerate(rest):
+        name, given, _ = word.partition("=")
+        if not word.startswith("-"):
+            continue
+        if name not in FLAGS:
+            raise bad_value("flag", name, FLAGS)
+        if FLAGS[name] and not given and (place + 1 == len(rest) or rest[place + 1][0] == "-"):
+            raise UserError(f"{name}: expected {FLAGS[name]} after it")
 
 
 def repeat(command: str, rest: list[str]) -> int:
@@ -124,7 +155,7 @@ def through_hydra(command: str, rest: list[str]) -> int:
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(
                 task
             )()
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise config_errors.explain(error, command, overrides) from error
         except SystemExit as stop:
             if not outcomes:

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from undial_cli import config_errors
 from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError, bad_value
-from undial_cli.schema import COMMANDS, METHODS, Run, UnlearnRun, check_ranges
+from undial_cli.schema import COMMANDS, METHODS, MethodConfig, Run, UnlearnRun, check_ranges
 
 PACKAGE = Path(__file__).parent
 SLICED = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
@@ -60,7 +60,7 @@ def compose_run(command: str, overrides: list[str], extra_configs: str | None = 
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             return to_run(compose(command, overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise config_errors.explain(error, command, overrides) from error
 
 
@@ -80,6 +80,8 @@ def to_run(config: DictConfig) -> Run:
     run = OmegaConf.to_object(config)
     if not isinstance(run, Run):
         raise UserError(f"the config is a {type(run).__name__}, not one of {', '.join(COMMANDS)}")
+    if isinstance(run, UnlearnRun) and not isinstance(run.method, MethodConfig):
+        raise bad_value("method", run.method, METHODS)
     for name in unknown_keys(config, run):
         raise config_errors.no_such_key(name, run.command)
     if run.data.retain_split is None and run.data.forget_split is not None:

@@ -21,6 +21,7 @@ PHRASES = {
     "bool": "true or false",
     "str": "a text",
     "list[str]": "a list such as [a,b]",
+    "dict[str, Any]": "a dictionary such as {key: value}",
 }
 
 
@@ -49,9 +50,12 @@ def explain(error: BaseException, command: str, overrides: Iterable[str]) -> Use
     if keyed:
         return wrong_key(keyed[-1], command, overrides)
     text = str(chain[-1]).strip().splitlines()[0]
+    if text.startswith("Config group override"):
+        given = next((o for o in overrides if o.endswith(("=", "=null"))), "a group")
+        return UserError(f"{given}: expected the name of an option")
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match:
-        return no_such_key(match.group(1), command)
+        return no_such_key(match.group(1), command, overrides)
     return UserError(text)
 
 
@@ -71,9 +75,12 @@ def missing_option(error: MissingConfigException, command: str) -> UserError:
     return no_such_key(group or option, command)
 
 
-def no_such_key(name: str, command: str) -> UserError:
-    """A misspelt key, with the nearest one."""
+def no_such_key(name: str, command: str, overrides: Iterable[str] = ()) -> UserError:
+    """A misspelt key, with the nearest one; or a key of another method."""
     keys = known_keys(command)
+    if name in keys and name.startswith("method."):
+        method = next((o for o in overrides if o.startswith("method=")), "this method")
+        return UserError(f"{name}: {method} has no such key; undial {command} --help lists them")
     groups = {k.split(".")[0] for k in keys if "." in k} | {"method"} | {"experiment"}
     candidates = [*keys, *groups]
     hint = nearest(name, candidates)
@@ -93,7 +100,7 @@ def wrong_key(error: OmegaConfBaseException, command: str, overrides: list[str])
     )
     first_line = str(error.msg or error).strip().splitlines()[0]
     if re.search(r"not in|is not in struct", first_line):
-        return no_such_key(name, command)
+        return no_such_key(name, command, overrides)
     field = known_keys(command).get(name)
     if field is not None:
         kinds = [PHRASES.get(kind.strip()) for kind in str(field.type).split("|")]

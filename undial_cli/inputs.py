@@ -8,12 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from undial_cli import models, ui
+from undial_cli import launch, models, ui
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import Row, check_columns, load_split, load_training_set
 from undial_cli.errors import UserError
 from undial_cli.run_folder import folder_of
-from undial_cli.schema import DataConfig, EvalConfig, FinetuneRun, Run, UnlearnRun, digest
+from undial_cli.schema import (
+    DataConfig,
+    EvalConfig,
+    FinetuneRun,
+    HardwareConfig,
+    Run,
+    TrainingRun,
+    UnlearnRun,
+    digest,
+)
 from undial_cli.sources import model_source
 from undial_cli.targets import Place, making, retain_of, target_of
 
@@ -41,6 +50,8 @@ def prepare(run: Run) -> Inputs:
     for known, key in ((place, "model.path"), (retain, "eval.retain_model")):
         if known is not None and known.path is not None:
             model_source(known.path, key)
+    adapter = run.adapter if isinstance(run, TrainingRun) else None
+    models.check_model(run.model, str(place.path or run.model.base), adapter)
     tokenizer = models.load_tokenizer(run.model, str(place.path or run.model.base))
     encoder = Encoder(tokenizer, run.model.template, run.data)
     sets = {name: encode_set(encoder, part, name) for name, part in rows.items()}
@@ -103,10 +114,13 @@ def encode_set(encoder: Encoder, rows: list[Row], name: str) -> list[Example]:
 
 
 def made_run(run: Run, place: Place) -> FinetuneRun:
-    """The finetune run behind a place that has no path."""
+    """The finetune run behind a place that has no path; the same on every hardware of a kind."""
     rows = load_training_set(run.data, list(place.splits), "data.train_split")
     base = models.weights_fingerprint(run.model, str(run.model.base))
-    return making(run, place.splits, [rows, base])
+    hardware = HardwareConfig(
+        name="cpu" if launch.on_cpu(run) else "auto", precision=launch.autocast_dtype(run)
+    )
+    return making(run, place.splits, hardware, [rows, base])
 
 
 def model_path(run: Run, place: Place) -> str:

@@ -33,6 +33,16 @@ def on_cpu(run: Run) -> bool:
     return run.hardware.name == "cpu" or not torch.cuda.is_available()
 
 
+def autocast_dtype(run: Run) -> str:
+    """`no`, `bf16` or `fp16`; `auto` is bf16 where the GPU has it and no loss of meaning."""
+    precision = run.hardware.precision
+    if precision != "auto":
+        return precision
+    if on_cpu(run) or run.model.dtype == "float64":
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported() else "no"
+
+
 def start_processes(run: Run) -> torch.device:
     """Join the process group that the environment describes, if it does; this process's device."""
     from accelerate import PartialState

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.cache import cache_dir, hash_folder, locked
-from undial_cli.errors import UserError
+from undial_cli.errors import UserError, bad_value
 from undial_cli.schema import AdapterConfig, ModelConfig
 from undial_cli.sources import Source, model_source
 
@@ -141,15 +141,16 @@ def load_tokenizer(config: ModelConfig, path: str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: there is none, or it has no character offsets (not a fast one).
     """
-    source = folder_source(config.tokenizer_path or path, config)
+    key = "model.tokenizer_path" if config.tokenizer_path else "model.path"
+    source = folder_source(config.tokenizer_path or path, config, key)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source.path, trust_remote_code=config.trust_remote_code, **source.arguments
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer at {source.path}: set model.tokenizer_path") from error
+        raise UserError(f"{key}={source.path}: no tokenizer there") from error
     if not tokenizer.is_fast:
-        raise UserError(f"the tokenizer at {source.path} gives no character offsets (no fast one)")
+        raise UserError(f"{key}={source.path}: this tokenizer is no fast one (no offsets)")
     return tokenizer
 
 
@@ -183,7 +184,7 @@ def load_model(
             on = AutoModelForCausalLM.from_pretrained(base[0], revision=base[1] or "main", **common)
             adapted = PeftModel.from_pretrained(on, source.path, revision=source.revision)
             model = adapted.merge_and_unload()  # type: ignore[operator]
-        elif config.from_scratch and not has_weights(source):
+        elif config.from_scratch and path == config.base:
             torch.manual_seed(seed)
             shape = AutoConfig.from_pretrained(source.path)
             model = AutoModelForCausalLM.from_config(
@@ -194,17 +195,56 @@ def load_model(
                 common["quantization_config"] = four_bit()
             model = AutoModelForCausalLM.from_pretrained(source.path, **source.arguments, **common)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise UserError(
-            f"model.path={path}: cannot be loaded as a language model ({reason})"
-        ) from error
+        raise not_a_language_model(path, error) from error
     install_head(model)
     return model.eval()
 
 
-def has_weights(source: Source) -> bool:
-    """Whether a local model folder holds weights."""
-    return any(Path(source.path).glob("*.safetensors")) or any(Path(source.path).glob("*.bin"))
+def check_model(config: ModelConfig, path: str, adapter: AdapterConfig | None = None) -> None:
+    """Find what is wrong with a model without loading its weights.
+
+    Raises:
+        UserError: it is no causal language model, holds no weights, or has no module that the
+            adapter names.
+    """
+    source = folder_source(path, config)
+    base = adapter_base(source)
+    if base is not None:
+        return check_model(config, base[0], adapter)
+    weights = [*Path(source.path).glob("*.safetensors"), *Path(source.path).glob("*.bin")]
+    if source.local and not weights and not (config.from_scratch and path == config.base):
+        raise UserError(f"model.path={path}: not a model (no weights there)")
+    try:
+        shape = AutoConfig.from_pretrained(
+            source.path, trust_remote_code=config.trust_remote_code, **source.arguments
+        )
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                shape, trust_remote_code=config.trust_remote_code
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise not_a_language_model(path, error) from error
+    install_head(model)
+    modules = (adapter.target_modules if adapter and adapter.name != "none" else None) or []
+    names = [name for name, _ in model.named_modules()]
+    for module in modules if modules != ["all-linear"] else []:
+        if not any(name == module or name.endswith(f".{module}") for name in names):
+            known = sorted({n.split(".")[-1] for n, m in model.named_modules() if is_linear(m)})
+            raise bad_value("adapter.target_modules", module, [*known, "all-linear"])
+    return None
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether an adapter can be put on a module."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def not_a_language_model(path: str, error: Exception) -> UserError:
+    """The line for files that do not make a causal language model."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return UserError(
+        f"model.path={path}: cannot be loaded as a causal language model ({lines[0][:160]})"
+    )
 
 
 def four_bit() -> Any:

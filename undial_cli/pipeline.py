@@ -116,7 +116,7 @@ def fulfil(run: Run, folder: RunFolder, inputs: Inputs | WorldError, show: bool)
                 summary.show(run, folder)
         except UserError:
             if fresh:
-                distributed.on_main(lambda: shutil.rmtree(folder.path, ignore_errors=True))
+                distributed.on_main(lambda: discard(folder))
             raise
         except BaseException as error:
             fail(folder, error)
@@ -134,6 +134,14 @@ def finish(folder: RunFolder) -> None:
     """The run is done; the state to resume from is no longer needed."""
     folder.set_status("done")
     shutil.rmtree(folder.resume, ignore_errors=True)
+
+
+def discard(folder: RunFolder) -> None:
+    """Remove the folder of refused input, and the folders above it that it alone was in."""
+    shutil.rmtree(folder.path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.path.parent.rmdir()
+        folder.path.parent.parent.rmdir()
 
 
 def fail(folder: RunFolder, error: BaseException) -> None:

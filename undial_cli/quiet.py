@@ -15,7 +15,7 @@ def quiet() -> None:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)
     datasets.disable_progress_bars()
     for name in ("torch.distributed", "torch", "accelerate", "absl", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)

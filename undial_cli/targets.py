@@ -16,6 +16,7 @@ from undial_cli.schema import (
     AdapterConfig,
     EvalConfig,
     FinetuneRun,
+    HardwareConfig,
     Run,
     TrainConfig,
     default_name,
@@ -72,7 +73,9 @@ def retain_of(run: Run) -> Place | None:
     return Place(None, tuple(splits)) if known.make else None
 
 
-def making(run: Run, splits: tuple[str, ...], depends_on: object) -> FinetuneRun:
+def making(
+    run: Run, splits: tuple[str, ...], hardware: HardwareConfig, depends_on: object
+) -> FinetuneRun:
     """The finetune run that makes a target or retain model; its folder lies in the cache.
 
     Args:
@@ -93,9 +96,7 @@ def making(run: Run, splits: tuple[str, ...], depends_on: object) -> FinetuneRun
             retain_split=None,
             anchor="forget",
         ),
-        hardware=dataclasses.replace(
-            run.hardware, num_processes=None, micro_batch_size=None, args={}
-        ),
+        hardware=hardware,
         eval=EvalConfig(),
         seed=run.seed,
         output_dir=str(cache_dir() / "models"),

@@ -44,13 +44,16 @@ def make_console(file: TextIO | None = None) -> Console:
 _log_files: list[Path] = []
 
 
-def say(message: RenderableType, style: str = "") -> None:
-    """Print a line, table or panel, and append it to the open log files."""
+def say(message: RenderableType, style: str = "", log: bool = True) -> None:
+    """Print a line, table or panel, and append it to the open log files.
+
+    `log=False` is for text of the data: a forget set belongs in no log.
+    """
     if not is_speaker():
         return
     renderable = Text(message, style=style) if isinstance(message, str) else message
     make_console().print(renderable)
-    for path in _log_files:
+    for path in _log_files if log else ():
         with open(path, "a", encoding="utf-8") as file:
             make_console(file).print(renderable)
 

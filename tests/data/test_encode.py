@@ -294,7 +294,8 @@ def test_any_question_and_answer_survive_encoding(kind: str, question: str, answ
 def test_the_end_token_is_the_first_special_one_after_the_answer() -> None:
     tokenizer = bundled_tokenizer()
     tokenizer.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n {{ m.content }}\n<|im_end|>\n{% endfor %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n {{ m.content }}\n<|im_end|>\n"
+        "{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     encoder = Encoder(tokenizer, TemplateConfig(), DataConfig())

@@ -60,9 +60,14 @@ class Encoder:
             return self.question(str(row[self.data.question_key]), str(row[self.data.answer_key]))
         if kind == "completion":
             return str(row["prompt"]), str(row["completion"]), ""
-        messages = list(row["messages"])
-        if len(messages) < 2 or messages[-1]["role"] != "assistant":
-            raise UserError("messages: the last one must be from 'assistant', after a prompt")
+        messages = row["messages"]
+        whole = isinstance(messages, list) and all(
+            isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages
+        )
+        if not whole or len(messages) < 2 or messages[-1]["role"] != "assistant":
+            raise UserError(
+                "column 'messages': expected a list of {role, content}, the last from 'assistant'"
+            )
         return self.chat(messages[:-1], messages[-1]["content"])
 
     def question(self, question: str, answer: str) -> tuple[str, str, str]:

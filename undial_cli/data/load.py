@@ -149,8 +149,8 @@ def check_columns(rows: list[Row], config: DataConfig, key: str) -> None:
     }
     for number, row in enumerate(rows, 1):
         for column in needed[row_kind(row, config)]:
-            if row[column] is None or row[column] == "" or row[column] != row[column]:
-                raise UserError(f"{key}: row {number} has nothing in column '{column}'")
+            if row[column] is None or not str(row[column]).strip() or row[column] != row[column]:
+                raise UserError(f"{key}: column '{column}' is empty in row {number}")
 
 
 def load_training_set(config: DataConfig, splits: list[str], key: str) -> list[Row]:

@@ -89,13 +89,9 @@ def show(run: Run, folder: RunFolder) -> None:
         table.add_row(name, *(text_of(name, v) for v in values))
     ui.say(table)
     for sample in [] if isinstance(run, EvaluateRun | FinetuneRun) else summary.samples:
-        ui.say(
-            Panel(
-                "\n".join(question_lines(sample, escape)),
-                title_align="left",
-                title=escape(f"forget: {sample['prompt']}"),
-            )
-        )
+        title = escape(f"forget: {sample['prompt']}")
+        body = "\n".join(question_lines(sample, escape))
+        ui.say(Panel(body, title=title, title_align="left"), log=False)
     for note in summary.notes:
         ui.say(note, "yellow")
     ui.say(f"everything is in {folder.path}")

@@ -6,12 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainingArguments
 
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import UserError, bad_value, nearest
-from undial_cli.launch import on_cpu
+from undial_cli.launch import autocast_dtype, on_cpu
 from undial_cli.schema import TrainingRun
 
 # What the run itself decides; train.args may not contradict it.
@@ -23,16 +22,6 @@ OURS = {
     "eval_strategy", "eval_steps", "disable_tqdm", "push_to_hub", "dataloader_drop_last",
     "activation_checkpointing",
 }  # fmt: skip
-
-
-def autocast_dtype(run: TrainingRun) -> str:
-    """`no`, `bf16` or `fp16`; `auto` is bf16 where the GPU has it and no loss of meaning."""
-    precision = run.hardware.precision
-    if precision != "auto":
-        return precision
-    if on_cpu(run) or run.model.dtype == "float64":
-        return "no"
-    return "bf16" if torch.cuda.is_bf16_supported() else "no"
 
 
 def check_training(run: TrainingRun) -> None:

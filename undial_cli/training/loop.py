@@ -17,8 +17,9 @@ from undial_cli.data.collate import pad_token
 from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Schedule, deal
 from undial_cli.errors import WorldError
+from undial_cli.launch import autocast_dtype
 from undial_cli.schema import TrainingRun
-from undial_cli.training.arguments import autocast_dtype, training_arguments
+from undial_cli.training.arguments import training_arguments
 from undial_cli.training.callbacks import Evaluation, MetricsLog
 from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher
 from undial_cli.training.trainer import Term, UnlearningTrainer

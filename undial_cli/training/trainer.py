@@ -52,7 +52,7 @@ class UnlearningTrainer(Trainer):
         self.steps_per_epoch = steps_per_epoch
         self.parts = torch.zeros(len(terms), dtype=torch.float64)
         self.tokens = 0
-        self.logged_at, self.logged_step = time.monotonic(), 0
+        self.logged_at, self.logged_step = time.monotonic(), -1
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
         """The schedule is read in its own order."""
@@ -81,6 +81,8 @@ class UnlearningTrainer(Trainer):
     ) -> Any:
         """This micro-batch's share of the loss (times processes: gradients are averaged)."""
         assert isinstance(num_items_in_batch, Tensor)
+        if self.logged_step < 0:  # the first step of this process, which may resume a run
+            self.logged_step = self.state.global_step
         total: Any = 0.0
         for i, (name, term) in enumerate(self.terms.items()):
             share = self.term_sum(model, name, term, inputs[name])
