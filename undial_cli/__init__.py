@@ -30,4 +30,4 @@ def run(overrides: list[str], command: str = "unlearn") -> RunResult:
     from undial_cli.compose import compose_run
     from undial_cli.pipeline import execute
 
-    return execute(compose_run(command, overrides))
+    return execute(compose_run(command, overrides), show=False)

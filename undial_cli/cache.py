@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import tempfile
@@ -63,13 +64,20 @@ def current_umask() -> int:
     return mask
 
 
-def hash_folder(
-    folder: Path,
-    suffixes: tuple[str, ...] = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt"),
-) -> str:
+MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
+
+
+def hash_folder(folder: Path, suffixes: tuple[str, ...] = MODEL_FILES) -> str:
     """Content hash of a model folder's files (weights, configs, tokenizer)."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in suffixes)
+    return hash_files(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+
+
+@functools.lru_cache(maxsize=64)
+def hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Hash of the names and contents of files, read once per process while they do not change."""
     total = hashlib.blake2b(digest_size=16)
-    for file in sorted(p for p in folder.iterdir() if p.suffix in suffixes):
+    for file, _, _ in files:
         total.update(file.name.encode())
         with open(file, "rb") as stream:
             while block := stream.read(1 << 22):

@@ -60,7 +60,7 @@ def run_command(argv: list[str]) -> int:
         return 1
     except Exception as error:
         reason = str(error).strip().splitlines()
-        ui.error(f"{type(error).__name__}: {reason[0] if reason else ''}")
+        ui.error(f"{type(error).__name__}: {reason[0] if reason else ''}", any_process=True)
         if os.environ.get("UNDIAL_TRACEBACK"):
             raise
         return 1

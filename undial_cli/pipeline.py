@@ -110,7 +110,7 @@ def fulfil(run: Run, folder: RunFolder, inputs: Inputs | WorldError, show: bool)
             if launch.needs_workers(run):
                 launch.start_workers(run, folder.path)
             else:
-                work(run, folder)
+                work(run, folder, inputs)
             distributed.on_main(lambda: finish(folder))
             if show:
                 summary.show(run, folder)
@@ -163,14 +163,14 @@ def make_models(run: Run) -> None:
         if place is not None and place.path is None:
             made = made_run(run, place)
             if not is_done(folder_of(made)):
-                ui.say(f"the {what} model is trained first, once: {folder_of(made).path}")
+                ui.say(f"the {what} model is trained first, once; it is kept in the cache")
             execute(made, show=False)
 
 
-def work(run: Run, folder: RunFolder) -> None:
-    """One process's part of a run."""
+def work(run: Run, folder: RunFolder, inputs: Inputs | None = None) -> None:
+    """One process's part of a run; a worker prepares its inputs itself."""
     device = launch.start_processes(run)
-    inputs = prepare(run)
+    inputs = inputs or prepare(run)
     if isinstance(run, UnlearnRun):
         unlearn(run, folder, inputs, device)
     elif isinstance(run, FinetuneRun):

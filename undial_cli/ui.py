@@ -58,11 +58,13 @@ def say(message: RenderableType, style: str = "", log: bool = True) -> None:
             make_console(file).print(renderable)
 
 
-def error(message: str) -> None:
-    """One line on stderr, and in the log."""
-    if not is_speaker():
+def error(message: str, any_process: bool = False) -> None:
+    """One line on stderr, and in the log; `any_process` for what may befall one process alone."""
+    if not (is_speaker() or any_process):
         return
     line = " ".join(str(message).split())
+    if not is_speaker():
+        line = f"process {os.environ['RANK']}: {line}"
     Console(stderr=True, highlight=False, soft_wrap=True).print(
         Text(f"undial: {line}", style="red")
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from undial_cli import ui
 from undial_cli.compose import config_dir
@@ -40,7 +41,7 @@ def grid(rows: list[tuple[str, str]]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column()
     for name, text in rows:
-        table.add_row(f"  {name}", text)
+        table.add_row(Text(f"  {name}"), Text(text))
     return table
 
 

@@ -26,6 +26,7 @@ def main() -> None:
             work(run, folder)
         except Exception:
             ui.log_traceback()
+            sys.excepthook = lambda *_: None  # the parent says it in one line, the log has it all
             raise
     if dist.is_initialized():
         dist.barrier()

@@ -92,7 +92,11 @@ def evaluate(
             for name, rows in sets.items()
             for item in make_items(encoder, name, rows, config.sets[name].metrics)
         ]
-        talk = [i for i in items if "rouge" in config.sets[i.set_name].metrics and i.prompt_ids]
+        talk = {
+            n: item
+            for n, item in enumerate(items)
+            if "rouge" in config.sets[item.set_name].metrics and item.prompt_ids
+        }
         places = [
             (n, kind, k)
             for n, item in enumerate(items)
@@ -113,26 +117,26 @@ def answer_prompts(
     model: Any,
     encoder: Encoder,
     config: EvalConfig,
-    items: list[Item],
+    items: dict[int, Item],
     advance: Callable[[int], None],
 ) -> dict[int, str]:
-    """Greedy generations, by the identity of their item."""
+    """Greedy generations of numbered items, by number."""
     ends = {
         e.labels[-1]
-        for i in items
+        for i in items.values()
         for e in i.answers["answer"]
         if e.labels and e.labels[-1] != IGNORE and len(e.labels) > e.answer_end
     }
     texts = generate(
         model,
         encoder.tokenizer,
-        [i.prompt_ids for i in items],
+        [i.prompt_ids for i in items.values()],
         config.batch_size,
         config.max_new_tokens,
         ends,
         advance,
     )
-    return {id(item): text for item, text in zip(items, texts, strict=True)}
+    return dict(zip(items, texts, strict=True))
 
 
 def aggregate(
@@ -145,7 +149,7 @@ def aggregate(
     samples, found, missing = [], {}, {}
     for number, item in enumerate(items):
         part = {k: [scores[number, k, j] for j in range(len(v))] for k, v in item.answers.items()}
-        samples.append(sample_scores(item, part, texts.get(id(item)), config))
+        samples.append(sample_scores(item, part, texts.get(number), config))
     for name, chosen in config.sets.items():
         mine = [s for s in samples if s["set"] == name]
         for metric in chosen.metrics:
