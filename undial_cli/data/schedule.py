@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from undial_cli.data.collate import EMPTY, pad
 from undial_cli.data.encode import Example
 
-MEGA = 16
+MOST_GROUPED = 50
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,13 @@ def endless_batches(
 ) -> Iterator[list[int]]:
     """Batches of indices, epoch after epoch: a permutation cut up, the last batch of each short.
 
-    `grouped` sorts by length within groups of 16 batches and shuffles the batches again, so that
-    a batch holds sequences of similar length.
+    `grouped` sorts by length within random quarters of the data (groups of 50 batches at most) and
+    shuffles the batches again: a batch holds sequences of similar length, another one each epoch.
     """
     generator = torch.Generator().manual_seed(seed)
-    span = batch_size * (MEGA if grouped else 1)
+    span = batch_size * (
+        max(1, min(len(lengths) // (4 * batch_size), MOST_GROUPED)) if grouped else 1
+    )
     while True:
         order = torch.randperm(len(lengths), generator=generator).tolist()
         for start in range(0, len(order), span):
