@@ -17,6 +17,7 @@ from undial_cli.schema import (
     EvalConfig,
     FinetuneRun,
     HardwareConfig,
+    RecipeConfig,
     Run,
     TrainConfig,
     default_name,
@@ -85,7 +86,9 @@ def making(
     recipe = run.model.finetune
     made = FinetuneRun(
         command="finetune",
-        model=dataclasses.replace(run.model, path=None, targets={}),
+        model=dataclasses.replace(
+            run.model, path=None, targets={}, unlearn=RecipeConfig(), adapter="none"
+        ),
         data=dataclasses.replace(
             run.data,
             train_split=list(splits),
