@@ -9,10 +9,10 @@ demo: .venv/.core  ## the embedded default: train two tiny models, unlearn, show
 	$(BIN)/undial unlearn
 
 test: .venv/.dev  ## unit tests, under two minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
 
 test-slow: .venv/.dev  ## real runs of minutes; real data where UNDIAL_DATA_ROOT says
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n auto --maxprocesses 2 -m slow
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A target that has seen one epoch: enough for everything but the quality of forgetting.
 HURRIED = ["model.finetune.epochs=1", "eval.limit=4", "eval.max_new_tokens=8", "hardware=cpu"]

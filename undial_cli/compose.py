@@ -6,6 +6,7 @@ Imports no torch. It knows the schema and the configs folder, and nothing of wha
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / "configs"
 
 
+@functools.cache
 def register_schemas() -> None:
     """Make the dataclasses known to Hydra under the names the YAML files use."""
     store = ConfigStore.instance()
