@@ -190,10 +190,8 @@ SPLITS = [("forget10", "retain90"), ("forget05", "retain95"), ("forget01", "reta
 def test_llama7b_on_tofu_means_the_published_models(forget: str, retain: str) -> None:
     from undial_cli.targets import retain_of, target_of
 
-    words = ["model=llama7b", "data=tofu"]
-    if forget != "forget10":
-        words += [f"data.forget_split={forget}", f"data.retain_split={retain}"]
-    run = compose_run("unlearn", words)
+    run = compose_run("unlearn", ["model=llama7b", "data=tofu", f"data.forget_split={forget}"])
+    assert run.data.retain_split == retain
     assert target_of(run).path == "open-unlearning/tofu_Llama-2-7b-chat-hf_full"
     reference = retain_of(run)
     assert reference is not None
@@ -295,3 +293,15 @@ def test_help_names_every_option_and_key(capsys: pytest.CaptureFixture[str]) -> 
     assert {o for group in GROUPS for o in options(group)} <= words
     keys = {k for k in known_keys("unlearn") if not k.startswith("model.")} - {"command"}
     assert keys <= words
+
+
+def test_a_slice_needs_no_quotes_and_keeps_its_retain_model() -> None:
+    from undial_cli.targets import retain_of
+
+    words = ["model=llama1b", "data=tofu", "data.forget_split=forget05[:20]"]
+    run = compose_run("unlearn", words)
+    assert run.data.forget_split == "forget05[:20]"
+    assert run.eval.sets["forget"].split == "forget05[:20]_perturbed"
+    reference = retain_of(run)
+    assert reference is not None
+    assert str(reference.path).endswith("_retain95")

@@ -339,3 +339,20 @@ def test_two_runs_started_together_on_an_empty_cache_share_one_target(tmp_path: 
         steps = [row["step"] for row in lines(folder / "metrics.jsonl")]
         assert steps == list(range(1, len(steps) + 1))
     assert len(list((tmp_path / "outputs" / "unlearn").glob("*/evaluation/results.json"))) == 2
+
+
+def test_a_finished_run_is_not_reused_when_its_data_changed(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "forget.jsonl"
+    file.write_text(json.dumps({"question": "Who is Ada?", "answer": "A painter."}) + "\n")
+    words = ["unlearn", "data=jsonl", f"data.forget_file={file}", f"model.path={plain}", *SHORT]
+    words += [f"output_dir={tmp_path}", "name=run"]
+    assert run_command(words) == 0
+    before = contents(tmp_path / "unlearn")
+    file.write_text(json.dumps({"question": "Who is Ada?", "answer": "A baker."}) + "\n")
+    capsys.readouterr()
+    assert run_command(words) == 2
+    assert "the data changed since this run began" in capsys.readouterr().err
+    assert contents(tmp_path / "unlearn") == before
+    assert run_command([*words, "overwrite=true"]) == 0
