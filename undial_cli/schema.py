@@ -193,7 +193,9 @@ class TrainConfig:
     optim: str = key("adamw_torch", "optimiser of transformers (adamw_torch, sgd, ...)")
     activation_checkpointing: bool = key(False, "recompute activations in backward")
     group_by_length: bool = key(True, "batches of similar length (still shuffled)")
-    save_steps: int | None = key(None, "save the state to resume from; null: once per epoch", minimum=1)
+    save_steps: int | None = key(
+        None, "save the state to resume from; null: once per epoch", minimum=1
+    )
     eval_steps: int | None = key(None, "evaluate during training every N steps", minimum=1)
     logging_steps: int = key(1, "write metrics.jsonl every N steps", minimum=1)
     report_to: list[str] = key([], "loggers of transformers (wandb, tensorboard, ...)")

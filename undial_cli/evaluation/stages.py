@@ -109,7 +109,7 @@ def report(
         for mine, theirs in zip(evaluation.samples, other.samples if other else [], strict=False):
             if "generation" in theirs:
                 mine[f"{name}_generation"] = theirs["generation"]
-    if any(sample["set"] == FORGET for sample in evaluation.samples):
+    if "retain" in others and any(s["set"] == FORGET for s in evaluation.samples):
         quality, reason = forget_quality(evaluation, others.get("retain"))
         if quality is None:
             evaluation.missing["forget_quality"] = reason
