@@ -12,7 +12,7 @@ test: .venv/.dev  ## unit tests, under two minutes
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
 
 test-slow: .venv/.dev  ## real runs of minutes; real data where UNDIAL_DATA_ROOT says
-	$(BIN)/python -m pytest -n auto --maxprocesses 2 -m slow
+	$(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile -m slow
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
