@@ -194,7 +194,7 @@ def load_model(
             if quantized:
                 common["quantization_config"] = four_bit()
             model = AutoModelForCausalLM.from_pretrained(source.path, **source.arguments, **common)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise not_a_language_model(path, error) from error
     install_head(model)
     return model.eval()
