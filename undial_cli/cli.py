@@ -200,9 +200,9 @@ def conclude(outcomes: list[tuple[str, Any]], sweeping: bool) -> int:
         if isinstance(outcome, BaseException):
             ui.error(f"{label}: {outcome}")
             worst = max(worst, 2 if isinstance(outcome, UserError) else 1)
-            rows.append((label, "failed", {}))
+            rows.append((label, "failed", None))
         else:
-            rows.append((label, outcome.status, outcome.metrics))
+            rows.append((label, outcome.status, outcome.folder))
     show_sweep(rows)
     return worst
 

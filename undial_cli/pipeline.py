@@ -79,7 +79,7 @@ def execute(run: Run, show: bool = True) -> RunResult:
                 summary.show(run, folder)
         else:
             fulfil(run, folder, inputs, show)
-    return RunResult(folder.path, "done", store.read_metrics(folder.evaluation))
+    return RunResult(folder.path, "done", store.read_results(folder.evaluation).get("metrics", {}))
 
 
 def is_done(folder: RunFolder) -> bool:

@@ -71,9 +71,9 @@ def cached(depends_on: Any, compute: Callable[[], Evaluation]) -> Evaluation:
     return found
 
 
-def read_metrics(folder: Path) -> dict[str, float]:
-    """The aggregates of an evaluation folder; empty where there is none."""
+def read_results(folder: Path) -> dict[str, Any]:
+    """The results.json of an evaluation folder; empty where there is none that can be read."""
     try:
-        return json.loads((folder / "results.json").read_text(encoding="utf-8"))["metrics"]
-    except (OSError, ValueError, KeyError):
+        return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}

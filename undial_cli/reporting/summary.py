@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from undial_cli import ui
 from undial_cli.cache import write_text
+from undial_cli.evaluation import store
 from undial_cli.run_folder import RunFolder
 from undial_cli.schema import EvaluateRun, FinetuneRun, Run
 
@@ -38,10 +39,8 @@ class Summary:
 
 def read(run: Run, folder: RunFolder) -> Summary | None:
     """The summary of a run folder, or None where nothing was evaluated."""
-    try:
-        results = json.loads((folder.evaluation / "results.json").read_text(encoding="utf-8"))
-        lines = (folder.evaluation / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
+    results, evaluation = store.read_results(folder.evaluation), store.load(folder.evaluation)
+    if evaluation is None:
         return None
     after, target, reference = results["metrics"], results["target"], results["reference"]
     columns = ["model"] if isinstance(run, EvaluateRun | FinetuneRun) else ["before", "after"]
@@ -58,7 +57,7 @@ def read(run: Run, folder: RunFolder) -> Summary | None:
             "no retain model: whether the model now behaves as if it had never seen the forget set "
             "cannot be concluded; a low score may also mean that it was damaged"
         )
-    samples = [s for s in map(json.loads, lines) if s["set"] == "forget" and "generation" in s]
+    samples = [s for s in evaluation.samples if s["set"] == "forget" and "generation" in s]
     step = max(1, len(samples) // QUESTIONS)
     return Summary(columns, rows, notes, samples[::step][:QUESTIONS])
 
@@ -135,18 +134,29 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in [header, rule, *rows]]
 
 
-def show_sweep(results: list[tuple[str, str, dict[str, float]]]) -> None:
+def show_sweep(runs: list[tuple[str, str, Path | None]]) -> None:
     """The table at the end of `--multirun`: a row per run.
 
+    The target and the retain model stand above, where all runs share them.
+
     Args:
-        results: (what differs, status, metrics of results.json) of each run.
+        runs: (what differs, status, run folder if there is one) of each run.
     """
-    chosen = [n for n in SWEEP_METRICS if any(n in found for _, _, found in results)]
+    results = [store.read_results(folder / "evaluation") if folder else {} for _, _, folder in runs]
+    rows = [
+        (label, status, found.get("metrics", {}))
+        for (label, status, _), found in zip(runs, results, strict=True)
+    ]
+    for name, title in (("reference", "retain model"), ("target", "target")):
+        shared = [found[name] for found in results if found.get(name)]
+        if shared and all(other == shared[0] for other in shared):
+            rows.insert(0, (title, "", shared[0]))
+    chosen = [n for n in SWEEP_METRICS if any(n in figures for _, _, figures in rows)]
     table = Table(title="runs", title_justify="left")
     table.add_column("run", overflow="fold")
     table.add_column("status")
     for column in chosen:
         table.add_column(column.replace("_", " "), justify="right")
-    for label, status, found in results:
-        table.add_row(escape(label), status, *(text_of(n, found.get(n)) for n in chosen))
+    for label, status, figures in rows:
+        table.add_row(escape(label), status, *(text_of(n, figures.get(n)) for n in chosen))
     ui.say(table)
