@@ -90,4 +90,6 @@ class Evaluation(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step % self.every == 0:
+            due = control.should_log
             self.log(self.evaluate())
+            control.should_log = due  # logging clears it, and the step's own figures are due yet
