@@ -72,7 +72,7 @@ def normalise(overrides: list[str]) -> list[str]:
     `eval=auto` is dropped: it is the default, the suite that the data set names. Keys of open
     dictionaries (`train.args.x=1`) need no plus sign in front, slices (`forget10[:20]`) no quotes.
     """
-    free = tuple(f"{key}." for key in OPEN_KEYS)
+    free = tuple(f"{key}{end}" for key in OPEN_KEYS for end in ".=")
     quoted = [SLICED.sub(r"\1='\2'", o) for o in overrides if o != "eval=auto"]
     return [f"++{o}" if o.startswith(free) else o for o in quoted]
 
