@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.errors import UserError, bad_value
@@ -371,11 +371,5 @@ def digest(content: Any) -> str:
 
 def default_name(run: Run) -> str:
     """`model-data-method-HASH`, the folder of a run that was given no name."""
-    method = run.method.name if isinstance(run, UnlearnRun) else run.eval.name
-    middle = {"finetune": "finetune"}.get(run.command, method)
-    return f"{run.model.name}-{run.data.name}-{middle}-{digest(identity(run))}"
-
-
-def has_default(f: dataclasses.Field) -> bool:
-    """Whether a dataclass field has a default of any kind."""
-    return f.default is not MISSING or f.default_factory is not MISSING
+    what = run.method.name if isinstance(run, UnlearnRun) else run.command
+    return f"{run.model.name}-{run.data.name}-{what}-{digest(identity(run))}"

@@ -12,8 +12,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from undial_cli import ui
 
-FIGURES = ("step", "epoch", "loss")
-
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The objects of a metrics.jsonl; a last line that was cut off is left out."""
@@ -54,9 +52,8 @@ class MetricsLog(TrainerCallback):
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         row = {"step": state.global_step, **{k: finite(v) for k, v in logs.items()}}
-        row["lr"] = row.pop("learning_rate", None) if "learning_rate" in row else row.get("lr")
-        if row["lr"] is None:
-            del row["lr"]
+        if "learning_rate" in row:
+            row["lr"] = row.pop("learning_rate")
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
