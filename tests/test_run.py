@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
 from undial_cli.compose import load_run
+from undial_cli.errors import UserError
 
 SHORT = ["hardware=cpu", "eval.limit=4", "eval.max_new_tokens=8", "train.max_steps=3"]
 
@@ -356,3 +357,17 @@ def test_a_finished_run_is_not_reused_when_its_data_changed(
     assert "the data changed since this run began" in capsys.readouterr().err
     assert contents(tmp_path / "unlearn") == before
     assert run_command([*words, "overwrite=true"]) == 0
+
+
+def test_the_python_call_does_what_the_command_does(plain: Path, tmp_path: Path) -> None:
+    import undial_cli
+
+    content = load_run(plain)
+    words = [f"model.path={content.model.path}", f"eval.retain_model={content.model.path}"]
+    result = undial_cli.run([*words, f"output_dir={tmp_path}", "name=run", *SHORT])
+    assert (result.folder, result.status) == (tmp_path / "unlearn" / "run", "done")
+    written = json.loads((result.folder / "evaluation" / "results.json").read_text())
+    assert result.metrics == written["metrics"]
+    assert_equal(plain, result.folder)
+    with pytest.raises(UserError, match="did you mean 'undial'"):
+        undial_cli.run(["method=undail"])

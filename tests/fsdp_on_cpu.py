@@ -1,0 +1,40 @@
+"""`undial` under FSDP2 on CPU processes: run by torchrun from test_distributed.py.
+
+accelerate takes DistributedDataParallel on a CPU even where FSDP is asked for; here it is told
+that FSDP is meant. The run fails unless the trained model was really sharded.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from accelerate import state
+from accelerate.utils import DistributedType
+
+from undial_cli.cli import run_command
+from undial_cli.training import loop
+
+set_up = state.AcceleratorState.__init__
+check_finite = loop.check_finite
+
+
+def set_up_fsdp(self: Any, *words: Any, **keys: Any) -> None:
+    """The accelerator's state, with FSDP where a plugin for it is given."""
+    set_up(self, *words, **keys)
+    if keys.get("fsdp_plugin") is not None:
+        for shared in (self._shared_state, state.PartialState._shared_state):
+            shared["distributed_type"] = DistributedType.FSDP
+        self._shared_state["fsdp_plugin"] = keys["fsdp_plugin"]
+
+
+def check_sharded(model: Any) -> None:
+    """The trainer's own check, and that the model was wrapped by FSDP."""
+    assert type(model).__name__.startswith("FSDP"), type(model)
+    check_finite(model)
+
+
+if __name__ == "__main__":
+    state.AcceleratorState.__init__ = set_up_fsdp
+    loop.check_finite = check_sharded
+    sys.exit(run_command(sys.argv[1:]))
