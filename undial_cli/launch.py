@@ -7,6 +7,7 @@ hardware and nothing of what is run.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -68,6 +69,9 @@ def start_workers(run: Run, folder: Path) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):  # each has a level of its own
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     processes = num_processes(run)
     ui.say(f"starting {processes} processes", "dim")
     threads = max(1, (os.cpu_count() or 1) // processes)

@@ -24,7 +24,7 @@ def main() -> None:
     with ui.logging_to(folder.log):
         try:
             work(run, folder)
-        except Exception:
+        except BaseException:
             ui.log_traceback()
             sys.excepthook = lambda *_: None  # the parent says it in one line, the log has it all
             raise
