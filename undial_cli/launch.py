@@ -105,5 +105,6 @@ def worker_error(rank: int, failure: object) -> Exception:
     text = text.strip().splitlines()[0] if text.strip() else "no message"
     if text.startswith("UserError: "):
         return UserError(text.removeprefix("UserError: "))
+    text = text.removeprefix("WorldError: ")
     code = getattr(failure, "exitcode", "?")
     return WorldError(f"process {rank} failed (exit code {code}): {text}")

@@ -149,8 +149,8 @@ def fail(folder: RunFolder, error: BaseException) -> None:
     if distributed.rank() != 0:
         return
     ui.log_traceback()
-    interrupted = isinstance(error, KeyboardInterrupt)
-    reason = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
+    reason = str(error) if isinstance(error, WorldError) else f"{type(error).__name__}: {error}"
+    reason = "interrupted" if isinstance(error, KeyboardInterrupt) else reason
     with contextlib.suppress(OSError):
         folder.set_status("failed", reason.strip().splitlines()[0])
 
