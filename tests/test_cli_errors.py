@@ -362,3 +362,14 @@ def test_the_installed_command_says_one_line_and_exits_with_2(tmp_path: Path) ->
     )
     assert done.returncode == 2
     assert "did you mean 'unlearn'?" in done.stderr
+
+
+def test_a_file_cannot_turn_on_code_that_comes_with_a_model(
+    place: Path, refuse: Refuse, own: list[str]
+) -> None:
+    write_rows(place / "forget.jsonl", QA)
+    words = [w for w in own if w != "unlearn"] + ["data.forget_file=forget.jsonl"]
+    run = compose_run("unlearn", [*words, "model.trust_remote_code=true"])
+    (place / "strange.yaml").write_text(to_yaml(run))
+    line = refuse("unlearn", "--from", "strange.yaml")
+    assert "model.trust_remote_code=true" in line

@@ -119,6 +119,11 @@ def repeat(command: str, rest: list[str]) -> int:
     if flags:
         raise UserError(f"{flags[0]}: not possible together with --from")
     run = load_run(words[place + 1], overrides)
+    if run.model.trust_remote_code and "model.trust_remote_code=true" not in overrides:
+        raise UserError(
+            f"--from {words[place + 1]}: model.trust_remote_code=true runs code that comes with "
+            "the model and is not taken from a file; say it on the command line as well"
+        )
     if run.command != command:
         raise UserError(f"--from {words[place + 1]}: it is a run of 'undial {run.command}'")
     from undial_cli.pipeline import execute
@@ -141,11 +146,10 @@ def through_hydra(command: str, rest: list[str]) -> int:
     register_schemas()
     overrides = normalise([word for word in rest if not word.startswith("-")])
     sweeping = "--multirun" in rest or "-m" in rest
-    outcomes: list[tuple[str, Any]] = []
+    outcomes: list[tuple[list[str], Any]] = []
 
     def task(config: DictConfig) -> None:
-        label = ",".join(HydraConfig.get().overrides.task) if sweeping else ""
-        outcomes.append((label, attempt(config, to_run)))
+        outcomes.append((list(HydraConfig.get().overrides.task), attempt(config, to_run)))
 
     with tempfile.TemporaryDirectory(prefix="undial-") as scratch:
         extra = [f"hydra.sweep.dir={scratch}"] if sweeping else []
@@ -181,7 +185,7 @@ def attempt(config: Any, to_run: Any) -> Any:
         return error
 
 
-def conclude(outcomes: list[tuple[str, Any]], sweeping: bool) -> int:
+def conclude(outcomes: list[tuple[list[str], Any]], sweeping: bool) -> int:
     """Re-raise what ended a single run; for a sweep, show the table and the worst exit code."""
     if not sweeping:
         for _, outcome in outcomes:
@@ -191,12 +195,12 @@ def conclude(outcomes: list[tuple[str, Any]], sweeping: bool) -> int:
     from undial_cli import ui
     from undial_cli.reporting.summary import show_sweep
 
-    shared = set.intersection(*(set(label.split(",")) for label, _ in outcomes)) if outcomes else ()
+    shared = set.intersection(*(set(words) for words, _ in outcomes)) if outcomes else set()
     rows, worst = [], 0
-    for label, outcome in outcomes:
+    for words, outcome in outcomes:
         if isinstance(outcome, KeyboardInterrupt):
             raise outcome
-        label = ",".join(o for o in label.split(",") if o not in shared) or label
+        label = " ".join(o for o in words if o not in shared) or " ".join(words)
         if isinstance(outcome, BaseException):
             ui.error(f"{label}: {outcome}")
             worst = max(worst, 2 if isinstance(outcome, UserError) else 1)

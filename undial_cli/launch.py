@@ -35,7 +35,7 @@ def on_cpu(run: Run) -> bool:
 
 
 def autocast_dtype(run: Run) -> str:
-    """`no`, `bf16` or `fp16`; `auto` is bf16 where the GPU has it and no loss of meaning."""
+    """`no`, `bf16` or `fp16`; `auto` is bf16 where the GPU has it, but never for float64."""
     precision = run.hardware.precision
     if precision != "auto":
         return precision
