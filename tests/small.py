@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.models import install_head, load_tokenizer
@@ -73,3 +84,29 @@ def random_llama(
     )
     install_head(model)
     return model.to(dtype).eval()
+
+
+def small_model(kind: str, vocab: int) -> Any:
+    """A random model of an architecture: how it knows positions and how far it sees differ."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"vocab_size": vocab, "initializer_range": 0.2, "pad_token_id": 0}
+    if kind in ("llama", "float64"):
+        dtype = torch.float64 if kind == "float64" else torch.float32
+        return random_llama(vocab, dtype=dtype)
+    if kind == "gpt2":
+        config: Any = GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=256, **shape)
+    elif kind == "neo":
+        config = GPTNeoConfig(
+            hidden_size=32, num_layers=2, attention_types=[[["global", "local"], 1]],
+            num_heads=4, window_size=16, max_position_embeddings=256, **shape,
+        )  # fmt: skip
+    elif kind == "window":
+        config = MistralConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, sliding_window=12, **shape,
+        )  # fmt: skip
+    else:
+        config = BloomConfig(hidden_size=32, n_layer=2, n_head=4, **shape)
+    model = AutoModelForCausalLM.from_config(config)
+    install_head(model)
+    return model.eval()

@@ -86,10 +86,24 @@ def to_run(config: DictConfig) -> Run:
         raise bad_value("method", run.method, METHODS)
     for name in unknown_keys(config, run):
         raise config_errors.no_such_key(name, run.command)
-    if run.data.retain_split is None and run.data.forget_split is not None:
-        run.data.retain_split = run.data.retain_of.get(cut_slice(run.data.forget_split)[0])
+    fill_splits(run)
     check_ranges(run)
     return run
+
+
+def fill_splits(run: Run) -> None:
+    """The splits that follow from the forget split, where none is named."""
+    data = run.data
+    forget = cut_slice(data.forget_split or "")[0]
+    if data.retain_split is None:
+        data.retain_split = data.retain_of.get(forget)
+    known = {
+        "{forget}": data.forget_split if data.path is not None else data.forget_file,
+        "{holdout_split}": data.holdout_of.get(forget),
+    }
+    for chosen in run.eval.sets.values():
+        if chosen.split in known:
+            chosen.split = known[chosen.split]
 
 
 def unknown_keys(config: DictConfig, run: Any, prefix: str = "") -> Iterator[str]:

@@ -6,16 +6,23 @@ by each worker.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import asdict, dataclass
 
 from undial_cli import launch, models, ui
 from undial_cli.data.encode import Encoder, Example
-from undial_cli.data.load import Row, check_columns, load_split, load_training_set
-from undial_cli.errors import UserError
+from undial_cli.data.load import Row, load_training_set
+from undial_cli.errors import UserError, WorldError
+from undial_cli.evaluation.preparation import (
+    Reference,
+    check_helpers,
+    evaluation_rows,
+    find_reference,
+)
+from undial_cli.evaluation.suite import Suite
 from undial_cli.run_folder import folder_of
 from undial_cli.schema import (
     DataConfig,
-    EvalConfig,
     FinetuneRun,
     HardwareConfig,
     Run,
@@ -24,16 +31,24 @@ from undial_cli.schema import (
     digest,
 )
 from undial_cli.sources import model_source
-from undial_cli.targets import Place, making, retain_of, target_of
+from undial_cli.targets import Place, making, published_target, target_of
 
 
 @dataclass
 class Inputs:
-    """Training sets by name (`forget`, `retain`, `train`), evaluation rows by set, the encoder."""
+    """What a run reads.
+
+    Training sets by name (`forget`, `retain`, `train`), the suite with its rows, the encoder, and
+    what the evaluation is compared with; `target_beside`: path of the data's own target where
+    another model is evaluated.
+    """
 
     encoder: Encoder
     sets: dict[str, list[Example]]
-    eval_rows: dict[str, list[Row]]
+    suite: Suite
+    reference: Reference
+    target_beside: str | None
+    tokenizer_fingerprint: str
     fingerprint: dict[str, str]
 
 
@@ -45,21 +60,40 @@ def prepare(run: Run) -> Inputs:
         WorldError: the hub cannot be reached.
     """
     rows = {name: training_rows(run.data, name) for name in training_sets(run)}
-    eval_rows = evaluation_rows(run.data, run.eval)
-    place, retain = target_of(run), retain_of(run)
-    for known, key in ((place, "model.path"), (retain, "eval.retain_model")):
-        if known is not None and known.path is not None:
-            model_source(known.path, key)
-    adapter = run.adapter if isinstance(run, TrainingRun) else None
-    models.check_model(run.model, str(place.path or run.model.base), adapter)
-    tokenizer = models.load_tokenizer(run.model, str(place.path or run.model.base))
-    encoder = Encoder(tokenizer, run.model.template, run.data)
-    sets = {name: encode_set(encoder, part, name) for name, part in rows.items()}
+    place = target_of(run)
+    if place.path is not None:
+        model_source(place.path, "model.path")
+    path = str(place.path or run.model.base)
+    models.check_model(run.model, path, run.adapter if isinstance(run, TrainingRun) else None)
+    encoder = Encoder(models.load_tokenizer(run.model, path), run.model.template, run.data)
+    suite = Suite(run.eval, encoder, evaluation_rows(run, encoder), run.seed)
+    suite.items()
+    check_helpers(run.eval)
     fingerprint = {
-        "data": digest([rows, eval_rows]),
+        "data": digest([rows, {name: asdict(found) for name, found in suite.rows.items()}]),
         "model": models.weights_fingerprint(run.model, place.path) if place.path else "made",
     }
-    return Inputs(encoder, sets, eval_rows, fingerprint)
+    return Inputs(
+        encoder,
+        {name: encode_set(encoder, part, name) for name, part in rows.items()},
+        suite,
+        find_reference(run, suite),
+        beside(run),
+        models.tokenizer_fingerprint(encoder.tokenizer),
+        fingerprint,
+    )
+
+
+def beside(run: Run) -> str | None:
+    """The path of the data's own target, where another model is evaluated."""
+    place = published_target(run) if run.command == "evaluate" else None
+    if place is None:
+        return None
+    with contextlib.suppress(UserError, WorldError, OSError):
+        path = model_path(run, place)
+        model_source(path)
+        return path
+    return None
 
 
 def training_sets(run: Run) -> list[str]:
@@ -81,18 +115,6 @@ def training_rows(data: DataConfig, name: str) -> list[Row]:
     if not splits:
         raise UserError(f"{key}: not set, and this run needs it")
     return load_training_set(data, splits, key)
-
-
-def evaluation_rows(data: DataConfig, config: EvalConfig) -> dict[str, list[Row]]:
-    """The rows of every set of the suite that has a split."""
-    found = {}
-    for name, chosen in config.sets.items() if config.name != "none" else ():
-        if chosen.split:
-            key = f"eval.sets.{name}.split"
-            rows = load_split(data, chosen.split, key)
-            check_columns(rows, data, f"{key}={chosen.split}")
-            found[name] = rows[: config.limit]
-    return found
 
 
 def encode_set(encoder: Encoder, rows: list[Row], name: str) -> list[Example]:

@@ -7,6 +7,7 @@ sees target positions only. Knows nothing of data or methods.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -285,6 +286,17 @@ def adapt(model: PreTrainedModel, config: AdapterConfig, seed: int) -> nn.Module
     except ValueError as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"adapter.target_modules={config.target_modules}: {reason}") from error
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of what a tokenizer does: its rules, chat template and special tokens."""
+    core = tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
+    content = [
+        core,
+        tokenizer.chat_template,
+        sorted(map(str, tokenizer.special_tokens_map.items())),
+    ]
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
 
 def weights_fingerprint(config: ModelConfig, path: str) -> str:

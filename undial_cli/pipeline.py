@@ -31,7 +31,7 @@ from undial_cli.run_folder import (
     write_environment,
 )
 from undial_cli.schema import EvaluateRun, FinetuneRun, Run, TrainingRun, UnlearnRun
-from undial_cli.targets import retain_of, target_of
+from undial_cli.targets import target_of
 from undial_cli.training.arguments import check_training
 from undial_cli.training.loop import make_schedule, make_teacher, train
 from undial_cli.training.trainer import Term
@@ -105,7 +105,7 @@ def fulfil(run: Run, folder: RunFolder, inputs: Inputs | WorldError, show: bool)
             if isinstance(inputs, WorldError):
                 raise inputs
             ui.say(f"{run.command}: {folder.path}", "bold")
-            make_models(run)
+            make_models(run, inputs)
             distributed.on_main(lambda: begin(run, folder))
             if launch.needs_workers(run):
                 launch.start_workers(run, folder.path)
@@ -155,11 +155,11 @@ def fail(folder: RunFolder, error: BaseException) -> None:
         folder.set_status("failed", reason.strip().splitlines()[0])
 
 
-def make_models(run: Run) -> None:
+def make_models(run: Run, inputs: Inputs) -> None:
     """Train the target and the retain model that the run needs and that are not there yet."""
     if isinstance(run, FinetuneRun):
         return
-    for place, what in ((target_of(run), "target"), (retain_of(run), "retain")):
+    for place, what in ((target_of(run), "target"), (inputs.reference.place, "retain")):
         if place is not None and place.path is None:
             made = made_run(run, place)
             if not is_done(folder_of(made)):
@@ -188,8 +188,8 @@ def unlearn(run: UnlearnRun, folder: RunFolder, inputs: Inputs, device: torch.de
     if not folder.checkpoint.is_dir():
         terms, anchor = unlearning_terms(run), run.data.anchor
         train_and_save(run, folder, inputs, path, device, terms, anchor, run.teacher.cache)
-    after = stages.of_checkpoint(run, folder, inputs, device)
-    stages.report(run, folder, after, {"target": before, "retain": reference})
+    after = stages.of_model(run, inputs, str(folder.checkpoint), "checkpoint", device)
+    stages.report(run, folder, inputs, after, {"target": before, "retain": reference})
 
 
 def finetune(run: FinetuneRun, folder: RunFolder, inputs: Inputs, device: torch.device) -> None:
@@ -197,15 +197,16 @@ def finetune(run: FinetuneRun, folder: RunFolder, inputs: Inputs, device: torch.
     if not folder.checkpoint.is_dir():
         path, terms = str(target_of(run).path), {"train": Term(methods.CrossEntropy(), 1.0)}
         train_and_save(run, folder, inputs, path, device, terms, "train", "auto")
-    after = stages.of_checkpoint(run, folder, inputs, device)
-    stages.report(run, folder, after, {})
+    after = stages.of_model(run, inputs, str(folder.checkpoint), "checkpoint", device)
+    stages.report(run, folder, inputs, after, {})
 
 
 def evaluate(run: EvaluateRun, folder: RunFolder, inputs: Inputs, device: torch.device) -> None:
     """Evaluation of a model as it is."""
     reference = stages.of_retain_model(run, inputs, device)
     found = stages.of_model(run, inputs, model_path(run, target_of(run)), "model", device)
-    stages.report(run, folder, found, {"retain": reference})
+    target = stages.of_target_if_known(run, inputs)
+    stages.report(run, folder, inputs, found, {"target": target, "retain": reference})
 
 
 def unlearning_terms(run: UnlearnRun) -> dict[str, Term]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.errors import UserError, bad_value
+from undial_cli.evaluation import catalog
 
 
 def key(
@@ -117,12 +118,17 @@ class DataConfig:
     forget_split: str | None = key(None, "what is to be forgotten")
     retain_split: str | None = key(None, "what is to be kept; null: what retain_of says")
     retain_of: dict[str, str] = key({}, "the retain split that belongs to each forget split")
+    holdout_of: dict[str, str] = key({}, "the holdout split that belongs to each forget split")
     train_split: list[str] = key([], "what a target model is fine-tuned on")
     reference_split: list[str] = key([], "what a retain model is tuned on; []: retain_split")
     forget_file: str | None = key(None, "JSONL, JSON, CSV, Parquet or text file, as a split")
     retain_file: str | None = key(None, "as forget_file")
     train_file: str | None = key(None, "as forget_file; for finetune")
+    retrain_auc: float | None = key(
+        None, "published P(holdout > forget) of a retrained model", above=0, maximum=1
+    )
     max_length: int = key(512, "tokens per sequence; longer ones are cut", minimum=2)
+    joined: bool = key(False, "documents of a set are joined by a blank line before they are cut")
     limit: int | None = key(None, "first rows of each training set only", minimum=1)
     anchor: str = key("forget", "set that an epoch counts", allowed=("forget", "retain"))
     question_key: str = key("question", "column of the question")
@@ -228,15 +234,56 @@ class HardwareConfig:
     args: dict[str, Any] = key({}, "TrainingArguments of this hardware (fsdp, deepspeed)")
 
 
-METRICS = ("probability", "rouge", "truth_ratio", "exact_memorization")
+@dataclass
+class EvalSetConfig:
+    """One named set: where its rows come from, how they are asked, and the metrics on it."""
+
+    split: str | None = key(
+        None, "split of the data set, or CONFIG/SPLIT, or a file; null: the set is left out"
+    )
+    metrics: list[str] = key(
+        ["probability", "rouge", "truth_ratio", "exact_memorization"], "metrics on this set"
+    )
+    path: str | None = key(None, "hub id, folder or file of this set; null: data.path")
+    optional: bool = key(False, "where it is not there: reported as missing, not refused")
+    kind: str = key(
+        "auto",
+        "how a row is asked: question (model's template), few_shot, continuation, document; "
+        "auto: by its columns",
+        allowed=("auto", "question", "few_shot", "continuation", "document"),
+    )
+    question_key: str | None = key(None, "column of the question or prompt; null: the data's")
+    answer_key: str | None = key(None, "column of the reference answer; null: the data's")
+    shots: str | None = key(None, "split of the solved examples, for few_shot")
+    max_new_tokens: int | None = key(None, "null: eval.max_new_tokens", minimum=1)
+    top_p: float | None = key(None, "sample with this nucleus; null: greedy", above=0, maximum=1)
+    rouge: str = key(
+        "recall", "recall, stemmed (TOFU), or f1, not stemmed (MUSE)", allowed=("recall", "f1")
+    )
+    normalise_probability: bool = key(False, "probability as p / (p + sum of the perturbed p)")
+    max_tokens: int | None = key(
+        None, "documents are cut to this; null: data.max_length", minimum=2
+    )
+    min_tokens: int | None = key(None, "shorter documents are left out", minimum=2)
+    exclude: str | None = key(None, "documents that hold this text are left out")
+    prompt_tokens: int = key(32, "tokens of a document that a generation starts from", minimum=1)
+    prefixes: str = key(
+        "all",
+        "prefixes of el_N: all (Jang et al.), or authors: 40, 80, 120, 160, sampled (SPEC 4)",
+        allowed=("all", "authors"),
+    )
+    stride: int = key(1, "distance of the prefixes of el_N, in tokens", minimum=1)
 
 
 @dataclass
-class EvalSetConfig:
-    """One named set and the metrics on it."""
+class HarnessConfig:
+    """General ability, by lm-evaluation-harness (extra `harness`)."""
 
-    split: str | None = key(None, "split of the data set; null: the set is left out")
-    metrics: list[str] = key(list(METRICS), "metrics on this set")
+    tasks: list[str] = key([], "tasks of lm-evaluation-harness")
+    include_path: str | None = key(None, "folder with task YAML files of your own")
+    num_fewshot: int | None = key(
+        None, "solved examples in the prompt; null: the task's", minimum=0
+    )
 
 
 @dataclass
@@ -244,12 +291,33 @@ class EvalConfig:
     """The evaluation suite."""
 
     name: str = key("none", "name of the suite")
-    data: str | None = key(None, "data set it belongs to; null: any")
+    data: list[str] = key([], "data sets it belongs to; []: any")
     sets: dict[str, EvalSetConfig] = key({}, "named sets, each with its metrics")
-    retain_model: str | None = key(None, "retain model; null: the one that belongs to the data")
+    metrics: list[str] = key([], "metrics that join sets (model_utility, forget_quality, ...)")
+    utility: list[str] = key([], "sets whose figures model_utility averages")
+    retain_model: str | None = key(
+        None,
+        "retain model, or its results (results.json, TOFU_EVAL.json); null: the one that belongs "
+        "to the data; none: none",
+    )
+    retrain_auc: float | None = key(
+        None,
+        "for privleak without a retain model: a published P(holdout > forget) of Min-40%",
+        above=0,
+        maximum=1,
+    )
+    backend: str = key(
+        "transformers", "what generates: transformers, or vllm", allowed=("transformers", "vllm")
+    )
     limit: int | None = key(None, "first rows of each set only", minimum=1)
     batch_size: int = key(32, "sequences per forward pass", minimum=1)
     max_new_tokens: int = key(200, "tokens generated per answer", minimum=1)
+    oracle_model: str | None = key(None, "language model behind `perplexity`")
+    similarity_model: str | None = key(None, "sentence embedder behind `similarity`")
+    coherence_model: str | None = key(None, "sentence embedder behind `coherence`")
+    mauve_model: str | None = key(None, "language model whose features `mauve` compares")
+    gibberish_model: str | None = key(None, "text classifier behind `gibberish`")
+    harness: HarnessConfig = group(HarnessConfig, "general ability")
     store_text: str = key("full", "text in samples.jsonl", allowed=("full", "none"))
 
 
@@ -349,11 +417,13 @@ def check_ranges(run: Run) -> None:
     for name, value, _ in walk(run.eval, "eval."):
         if name.endswith(".metrics"):
             for metric in value:
-                if metric not in METRICS:
-                    raise bad_value(name, metric, METRICS)
-    if run.eval.data is not None and run.eval.data != run.data.name:
+                catalog.check_name(name, metric, joint=name == "eval.metrics")
+    for name in run.eval.utility:
+        if run.eval.sets and name not in run.eval.sets:
+            raise bad_value("eval.utility", name, list(run.eval.sets))
+    if run.eval.data and run.data.name not in run.eval.data:
         raise UserError(
-            f"eval={run.eval.name}: this suite needs data={run.eval.data}, not "
+            f"eval={run.eval.name}: this suite needs data={' or '.join(run.eval.data)}, not "
             f"data={run.data.name}; leave eval out to get the one that fits"
         )
 

@@ -58,15 +58,31 @@ def target_of(run: Run) -> Place:
     )
 
 
+def published_target(run: Run) -> Place | None:
+    """The data's own target beside another model that is evaluated, or None."""
+    known = run.model.targets.get(run.data.name)
+    if run.model.path is None or known is None:
+        return None
+    return Place(known.path, tuple(run.data.train_split)) if known.path or known.make else None
+
+
+def results_file(run: Run) -> str | None:
+    """The results file that stands for the retain model, if one is given."""
+    given = run.eval.retain_model
+    return given if given is not None and given.endswith(".json") else None
+
+
 def retain_of(run: Run) -> Place | None:
-    """The retain model of a run, or None where none is known or nothing is evaluated."""
-    if run.eval.name == "none":
+    """The retain model of a run, or None where none is known or needed."""
+    if run.eval.name == "none" or results_file(run) is not None:
         return None
     if run.eval.retain_model is not None:
-        return Place(run.eval.retain_model)
+        return None if run.eval.retain_model == "none" else Place(run.eval.retain_model)
     known = run.model.targets.get(run.data.name)
     if known is None:
         return None
+    if known.retain is not None and "{retain_split}" not in known.retain:
+        return Place(known.retain)
     if known.retain is not None:
         split = run.data.retain_of.get(cut_slice(run.data.forget_split or "")[0])
         return Place(known.retain.replace("{retain_split}", split)) if split else None

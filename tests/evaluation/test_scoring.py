@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import bundled_tokenizer, random_llama
+from small import bundled_tokenizer, random_llama, small_model
 
 from undial_cli.data.collate import pad
 from undial_cli.data.encode import IGNORE, Encoder, Example
-from undial_cli.evaluation.generation import generate
-from undial_cli.evaluation.scoring import Score, score
-from undial_cli.evaluation.suite import evaluate
+from undial_cli.evaluation.decoding import Decoding
+from undial_cli.evaluation.generation import Generator, end_tokens
+from undial_cli.evaluation.generation import generate as generate_ids
+from undial_cli.evaluation.scoring import Score, gradient_norms, score, shared_length
+from undial_cli.evaluation.suite import SetRows, Suite, evaluate
 from undial_cli.models import adapt, head_job
 from undial_cli.schema import AdapterConfig, DataConfig, EvalConfig, EvalSetConfig, TemplateConfig
 
@@ -40,7 +42,7 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
     """Answers, a document, a cut answer, and one whose answer was cut off wholly."""
-    extra = ENCODER.documents("Kelmwick is a town of bakers. " * 3)
+    extra = ENCODER.documents({"text": "Kelmwick is a town of bakers. " * 3})
     cut = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=22)).encode(ROWS[:1])
     gone = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=4)).encode(ROWS[:1])
     assert cut[0].num_targets
@@ -60,34 +62,113 @@ def plain_score(model: Any, example: Example) -> Score:
         losses.append(float(row.logsumexp(0) - row[example.labels[t]]))
         if t < example.answer_end:
             matches.append(int(row.argmax()) == example.labels[t])
-    mean = sum(losses) / len(losses) if losses else math.nan
-    return Score(mean, len(losses), matches)
+    return Score(losses, matches)
+
+
+def generate(
+    model: Any, prompts: list[list[int]], batch_size: int, tokens: int, ends: set[int]
+) -> list[str]:
+    """Greedy answers as text."""
+    generator = Generator(model, TOKENIZER)
+    how = Decoding(tokens, end_tokens(generator, ends))
+    found = generate_ids(generator, "test", prompts, how, batch_size)
+    return [ENCODER.text(ids).strip() for ids in found]
+
+
+def score_each(model: Any, examples: list[Example], batch_size: int, pad_id: int) -> list[Score]:
+    """Scores of examples that have nothing to do with each other."""
+    return [one for (one,) in score(model, [[e] for e in examples], batch_size, pad_id)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_batched_scores_are_those_of_one_plain_pass_each(
     model: Any, examples: list[Example], batch_size: int
 ) -> None:
-    found = score(model, examples, batch_size, TOKENIZER.pad_token_id)
+    found = score_each(model, examples, batch_size, TOKENIZER.pad_token_id)
     for ours, example in zip(found, examples, strict=True):
         expected = plain_score(model, example)
         assert ours.ce == pytest.approx(expected.ce, abs=1e-5, nan_ok=True)
         assert (ours.tokens, ours.matches) == (expected.tokens, expected.matches)
 
 
+def groups_of_answers() -> list[list[Example]]:
+    """The answers to each question; one group without a target, one of equal answers, an empty."""
+    groups = [
+        [ENCODER.answer(*ENCODER.question(row["question"], text)) for text in
+         (row["answer"], row["paraphrased_answer"], *row["perturbed_answer"])]
+        for row in ROWS
+    ]  # fmt: skip
+    gone = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=12)).encode(ROWS[:2])
+    return [*groups, gone, [groups[0][0]] * 3, [groups[1][0]], []]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "neo", "window", "float64"])
+def test_answers_that_share_their_prompt_score_as_if_alone(kind: str, batch_size: int) -> None:
+    model = small_model(kind, len(TOKENIZER))
+    groups = groups_of_answers()
+    assert sum(shared_length(group) > 10 for group in groups) >= len(ROWS)
+    found = score(model, groups, batch_size, TOKENIZER.pad_token_id, distribution=True)
+    tolerance = 1e-10 if kind == "float64" else 2e-5
+    for scores, group in zip(found, groups, strict=True):
+        assert len(scores) == len(group)
+        for ours, example in zip(scores, group, strict=True):
+            expected = plain_score(model, example)
+            assert ours.token_ce == pytest.approx(expected.token_ce, abs=tolerance)
+            assert ours.matches == expected.matches
+            mean, variance = plain_distribution(model, example)
+            assert ours.mean == pytest.approx(mean, abs=10 * tolerance)
+            assert ours.variance == pytest.approx(variance, abs=100 * tolerance)
+
+
+@torch.no_grad()
+def plain_distribution(model: Any, example: Example) -> tuple[list[float], list[float]]:
+    """Mean and variance of log q under q at every target, in float64."""
+    logits = model(input_ids=torch.tensor([example.input_ids])).logits[0].double()
+    places = [t - 1 for t in range(1, len(example.labels)) if example.labels[t] != IGNORE]
+    log_q = logits[places].log_softmax(-1)
+    mean = (log_q.exp() * log_q).sum(-1)
+    variance = (log_q.exp() * (log_q - mean[:, None]) ** 2).sum(-1)
+    return mean.tolist(), variance.tolist()
+
+
+def test_a_model_without_positions_is_scored_without_sharing() -> None:
+    model = small_model("bloom", len(TOKENIZER))
+    groups = groups_of_answers()[:3]
+    for scores, group in zip(score(model, groups, 4, 0), groups, strict=True):
+        for ours, example in zip(scores, group, strict=True):
+            assert ours.ce == pytest.approx(plain_score(model, example).ce, abs=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_gradient_norms_are_those_of_a_plain_backward(tied: bool) -> None:
+    model = random_llama(vocab=len(TOKENIZER), tied=tied, dtype=torch.float64)
+    examples = ENCODER.encode(ROWS[:3])
+    found = gradient_norms(model, examples)
+    assert all(p.grad is None for p in model.parameters())
+    for ours, example in zip(found, examples, strict=True):
+        ids = torch.tensor([example.input_ids[: example.answer_end]])
+        labels = torch.tensor([example.labels[: example.answer_end]])
+        logits = model(input_ids=ids).logits[0, :-1]
+        torch.nn.functional.cross_entropy(logits, labels[0, 1:]).backward()
+        norms = [float(p.grad.norm()) for p in model.parameters()]
+        model.zero_grad()
+        assert ours == pytest.approx(np.mean(norms), rel=1e-8)
+
+
 def test_scores_keep_the_order_of_the_examples(model: Any, examples: list[Example]) -> None:
     order = list(range(len(examples)))
     random.Random(0).shuffle(order)
-    found = score(model, examples, 4, TOKENIZER.pad_token_id)
-    shuffled = score(model, [examples[i] for i in order], 4, TOKENIZER.pad_token_id)
+    found = score_each(model, examples, 4, TOKENIZER.pad_token_id)
+    shuffled = score_each(model, [examples[i] for i in order], 4, TOKENIZER.pad_token_id)
     for place, i in enumerate(order):
         assert shuffled[place].ce == pytest.approx(found[i].ce, abs=1e-5, nan_ok=True)
         assert shuffled[place].matches == found[i].matches
 
 
 def test_the_padding_token_has_no_effect(model: Any, examples: list[Example]) -> None:
-    found = score(model, examples, 64, 0)
-    other = score(model, examples, 64, TOKENIZER.eos_token_id)
+    found = score_each(model, examples, 64, 0)
+    other = score_each(model, examples, 64, TOKENIZER.eos_token_id)
     assert [s.ce for s in found[:-1]] == [s.ce for s in other[:-1]]
 
 
@@ -98,7 +179,7 @@ def test_a_memorised_answer_is_counted_without_its_end_token(model: Any) -> None
         with torch.no_grad():
             ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
     labels = [IGNORE] * prompt + ids[prompt:]
-    (found,) = score(model, [Example(ids, labels, len(ids) - 1)], 1, 0)
+    (found,) = score_each(model, [Example(ids, labels, len(ids) - 1)], 1, 0)
     assert found.tokens == 5
     assert found.matches == [True] * 4
 
@@ -131,9 +212,10 @@ def plain_greedy(model: Any, prompt: list[int], tokens: int, ends: set[int]) -> 
     """Greedy decoding by hand: no cache, no padding."""
     ids = list(prompt)
     for _ in range(tokens):
-        ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-        if ids[-1] in ends:
+        token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+        if token in ends:
             break
+        ids.append(token)
     return TOKENIZER.decode(ids[len(prompt) :], skip_special_tokens=True).strip()
 
 
@@ -141,7 +223,7 @@ def plain_greedy(model: Any, prompt: list[int], tokens: int, ends: set[int]) -> 
 def test_generation_is_plain_greedy_decoding_at_any_batch_size(model: Any, batch_size: int) -> None:
     prompts = [ENCODER.prompt_ids("", e) for e in ENCODER.encode(ROWS)]
     assert len({len(p) for p in prompts}) > 1
-    found = generate(model, TOKENIZER, prompts, batch_size, 10, set())
+    found = generate(model, prompts, batch_size, 10, set())
     expected = [plain_greedy(model, p, 10, {TOKENIZER.eos_token_id}) for p in prompts]
     assert found == expected
     assert len(set(found)) > 1
@@ -155,7 +237,7 @@ def test_generation_ignores_the_decoding_settings_that_come_with_a_model(adapter
     given = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_new_tokens": 9}
     base.generation_config.update(do_sample=True, temperature=9.0, **given)
     model = adapt(base, AdapterConfig(name=adapter), seed=0).eval()
-    assert generate(model, TOKENIZER, prompts, 4, 10, set()) == expected
+    assert generate(model, prompts, 4, 10, set()) == expected
     assert base.generation_config.to_dict().items() >= given.items()
 
 
@@ -165,9 +247,9 @@ def test_generation_stops_at_the_end_token_of_the_template(model: Any) -> None:
         torch.tensor([prompt]), max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0
     )
     third = int(output[0, len(prompt) + 2])
-    (stopped,) = generate(model, TOKENIZER, [prompt], 1, 6, {third})
+    (stopped,) = generate(model, [prompt], 1, 6, {third})
     assert stopped == plain_greedy(model, prompt, 6, {third, TOKENIZER.eos_token_id})
-    (free,) = generate(model, TOKENIZER, [prompt], 1, 6, set())
+    (free,) = generate(model, [prompt], 1, 6, set())
     assert free.startswith(stopped)
     assert len(free) > len(stopped)
 
@@ -180,7 +262,8 @@ def run_suite(model: Any, batch_size: int = 4) -> Any:
         batch_size=batch_size,
         max_new_tokens=6,
     )
-    return evaluate(model, ENCODER, config, {"forget": ROWS[:5], "retain": ROWS[5:]}, "test")
+    rows = {"forget": SetRows(ROWS[:5]), "retain": SetRows(ROWS[5:])}
+    return evaluate(model, Suite(config, ENCODER, rows), "test")
 
 
 def test_a_suite_gives_what_the_formulas_give_on_plain_scores(model: Any) -> None:
@@ -220,7 +303,7 @@ def test_answers_cut_off_by_max_length_leave_no_aggregate_undefined(model: Any) 
     assert 0 in lengths
     assert any(lengths)
     config = EvalConfig(sets={"forget": EvalSetConfig("x", ["probability", "truth_ratio"])})
-    found = evaluate(model, short, config, {"forget": ROWS}, "test").metrics
+    found = evaluate(model, Suite(config, short, {"forget": SetRows(ROWS)}), "test").metrics
     assert found
     assert all(math.isfinite(value) for value in found.values())
 

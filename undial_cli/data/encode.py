@@ -45,10 +45,12 @@ class Encoder:
 
     def encode(self, rows: list[Row]) -> list[Example]:
         """All training examples of `rows`; documents give several each."""
+        if self.data.joined and rows and row_kind(rows[0], self.data) == "text":
+            rows = [{self.data.text_key: "\n\n".join(str(r[self.data.text_key]) for r in rows)}]
         examples = []
         for row in rows:
-            if row_kind(row, self.data) == "text":
-                examples += self.documents(row[self.data.text_key])
+            if row_kind(row, self.data) in ("text", "ids"):
+                examples += self.documents(row)
             else:
                 examples.append(self.answer(*self.parts(row)))
         return examples
@@ -143,9 +145,22 @@ class Encoder:
         first = next((i for i, label in enumerate(example.labels) if label != IGNORE), None)
         return example.input_ids[:first] if first else self.tokenise(prompt)[0]
 
-    def documents(self, text: str) -> list[Example]:
-        """A plain text cut into pieces of `max_length` tokens; every token is a target."""
-        ids, _ = self.tokenise(text)
-        size = self.data.max_length
-        pieces = [ids[i : i + size] for i in range(0, len(ids), size)]
+    def documents(self, row: Row) -> list[Example]:
+        """A text cut into pieces of `max_length` tokens; every token is a target.
+
+        Each piece starts with the begin token where the tokenizer adds one. A row of token ids is
+        taken as it is.
+        """
+        if row_kind(row, self.data) == "ids":
+            ids, begin = [int(i) for i in row["input_ids"]], []
+        else:
+            ids, _ = self.tokenise(str(row[self.data.text_key]))
+            bos = self.tokenizer.bos_token_id
+            begin = ids[:1] if bos is not None and ids[:1] == [bos] else []
+        ids, size = ids[len(begin) :], self.data.max_length - len(begin)
+        pieces = [begin + ids[i : i + size] for i in range(0, len(ids), size)]
         return [Example(piece, list(piece), len(piece)) for piece in pieces if len(piece) > 1]
+
+    def text(self, ids: list[int]) -> str:
+        """Token ids as text, special tokens left out."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from datasets.exceptions import DatasetNotFoundError
 
 from undial_cli.data.splits import cut_slice
@@ -27,29 +28,61 @@ FILE_KINDS = {
     ".csv": "csv",
     ".parquet": "parquet",
     ".txt": "text",
+    ".npy": "token ids",
 }
+# Arrays of the extraction challenge, in the order of the sequence.
+PARTS = ("preprefix", "prefix", "suffix")
 
 
-def load_split(config: DataConfig, split: str, key: str) -> list[Row]:
+def load_split(config: DataConfig, split: str, key: str, place: str | None = None) -> list[Row]:
     """The rows of one split (or file), slice applied.
 
     Args:
-        config: the data config; with `path` set, `split` names a configuration of that data set.
-        split: name with an optional `[a:b]`; a file path where `config.path` is null.
+        config: the data config; with `path` set, `split` names a configuration of that data set,
+            or `CONFIGURATION/SPLIT` (a configuration alone means its split `train`).
+        split: name with an optional `[a:b]`; a file path where there is no `config.path`.
         key: the config key to name in an error.
+        place: hub id, folder or file to read in place of `config.path`; a file has no splits, and
+            only the slice of `split` counts.
 
     Raises:
         UserError: no such data, split or file, or nothing in it.
         WorldError: the hub cannot be asked.
     """
     name, piece = cut_slice(split)
-    if config.path is None:
+    path = place or config.path
+    arrays = Path(path or "").expanduser() / f"{name}_prefix.npy"
+    if place is not None and Path(place).expanduser().is_file():
+        rows = load_file(place, piece, key)
+    elif path is None:
         rows = load_file(name, piece, key)
+    elif arrays.is_file():
+        rows = load_arrays([arrays.with_name(f"{name}_{part}.npy") for part in PARTS], piece, key)
     else:
-        rows = load_hub_layout(config.path, name, piece, key)
+        rows = load_hub_layout(path, name, piece, key, "path" if place else "data.path")
     if not rows:
         raise UserError(f"{key}={split}: the set is empty")
     return rows
+
+
+def load_arrays(files: list[Path], piece: str, key: str) -> list[Row]:
+    """Token ids from NumPy arrays [N, T], those that exist put side by side.
+
+    The layout of the public extraction challenge: `train_preprefix.npy`, `train_prefix.npy` and
+    `train_suffix.npy`; a single array of whole sequences is read as well.
+    """
+    try:
+        parts = [np.load(file, allow_pickle=False) for file in files if file.is_file()]
+        if any(part.ndim != 2 or part.dtype.kind not in "iu" for part in parts):
+            raise ValueError("expected whole numbers in two dimensions")
+        ids = np.concatenate(parts, axis=1)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key}={files[0]}: no token ids ({first_line(error)})") from error
+    rows = [{"input_ids": row} for row in ids.tolist()]
+    if not piece:
+        return rows
+    data = datasets.ReadInstruction.from_spec(f"train{piece}").to_absolute({"train": len(rows)})
+    return rows[data[0].from_ : data[0].to]
 
 
 def load_file(name: str, piece: str, key: str) -> list[Row]:
@@ -63,6 +96,8 @@ def load_file(name: str, piece: str, key: str) -> list[Row]:
         raise UserError(f"{key}={name}: allowed are files ending in {', '.join(FILE_KINDS)}")
     if path.stat().st_size == 0:
         raise UserError(f"{key}={name}: the file is empty")
+    if path.suffix == ".npy":
+        return load_arrays([path], piece, key)
     extra: dict[str, Any] = {"sample_by": "document"} if kind == "text" else {}
     try:
         if kind == "csv":
@@ -84,32 +119,39 @@ def as_text(path: Path) -> dict[str, Any]:
     return {"features": features, "keep_default_na": False}
 
 
-def load_hub_layout(path: str, name: str, piece: str, key: str) -> list[Row]:
-    """Rows of one configuration of a hub data set, or of a folder laid out like one."""
-    place = str(package_resource(path, "data.path")) if path.startswith("pkg://") else path
+def load_hub_layout(path: str, name: str, piece: str, key: str, path_key: str) -> list[Row]:
+    """Rows of one split of a hub data set, or of a folder laid out like one."""
+    place = str(package_resource(path, path_key)) if path.startswith("pkg://") else path
     folder = Path(place).expanduser()
     if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise UserError(f"data.path={path}: no such folder")
+        raise UserError(f"{path_key}={path}: no such file or folder")
     place = str(folder.resolve()) if folder.exists() else path
+    name, _, split = name.partition("/")
     try:
-        data = datasets.load_dataset(place, name, split=f"train{piece}")
+        data = datasets.load_dataset(place, name, split=f"{split or 'train'}{piece}")
     except (ConnectionError, TimeoutError) as error:
-        raise unreachable(f"data.path={path}", error) from error
+        raise unreachable(f"{path_key}={path}", error) from error
     except DatasetNotFoundError as error:
-        raise UserError(f"data.path={path}: no such data set ({first_line(error)})") from error
+        raise UserError(f"{path_key}={path}: no such data set ({first_line(error)})") from error
     except ValueError as error:
-        raise UserError(missing_split(error, name, key)) from error
+        raise UserError(missing_split(error, f"{name}/{split}" if split else name, key)) from error
     except Exception as error:
-        raise UserError(f"data.path={path}: cannot be read ({first_line(error)})") from error
+        raise UserError(f"{path_key}={path}: cannot be read ({first_line(error)})") from error
     return [dict(row) for row in data]  # type: ignore[call-overload]
 
 
 def missing_split(error: ValueError, name: str, key: str) -> str:
-    """The line for a configuration that does not exist, with those that do."""
-    names = re.findall(r"'([^']+)'", str(error).partition("Available:")[2])
+    """The line for a configuration or a split that does not exist, with those that do."""
+    configuration, _, split = name.partition("/")
+    listed = str(error).partition("Available:")[2]
+    if not listed and split:
+        configuration, listed = split, str(error).partition("hould be one of")[2]
+    names = re.findall(r"'([^']+)'", listed)
     if not names:
         return f"{key}={name}: {first_line(error)}"
-    return f"{key}={name}: allowed is one of {', '.join(sorted(names))}{nearest(name, names)}"
+    return (
+        f"{key}={name}: allowed is one of {', '.join(sorted(names))}{nearest(configuration, names)}"
+    )
 
 
 def first_line(error: BaseException) -> str:
@@ -119,14 +161,16 @@ def first_line(error: BaseException) -> str:
 
 
 def row_kind(row: Row, config: DataConfig) -> str:
-    """How a row is read: `qa`, `messages`, `completion` or `text`; `""` if by none of these."""
+    """How a row is read: `qa`, `messages`, `completion`, `text` or `ids`; `""` if by none."""
     if config.question_key in row and config.answer_key in row:
         return "qa"
     if "messages" in row:
         return "messages"
     if "prompt" in row and "completion" in row:
         return "completion"
-    return "text" if config.text_key in row else ""
+    if config.text_key in row:
+        return "text"
+    return "ids" if "input_ids" in row else ""
 
 
 def check_columns(rows: list[Row], config: DataConfig, key: str) -> None:
@@ -146,6 +190,7 @@ def check_columns(rows: list[Row], config: DataConfig, key: str) -> None:
         "messages": ("messages",),
         "completion": ("prompt", "completion"),
         "text": (),
+        "ids": (),
     }
     for number, row in enumerate(rows, 1):
         for column in needed[row_kind(row, config)]:

@@ -1,70 +1,117 @@
-"""Generation engine: greedy answers by transformers' own generate, batched by length.
+"""Generation engine: what a model answers to prompts, greedily or sampled, shared over processes.
 
-Shared over processes. Knows prompts and a model, no metric.
+Two back ends give the same results: our decoding loop on the model in memory, and vLLM (extra
+`vllm`) on its folder. Knows prompts, no metric.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from transformers import GenerationConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli import distributed
-from undial_cli.data.collate import pad_left, pad_token
-from undial_cli.evaluation.scoring import by_length
+from undial_cli.errors import UserError
+from undial_cli.evaluation.decoding import Decoding, decode
+from undial_cli.evaluation.work import Journal, Keep, share
+
+# Share of the GPU's memory that vLLM may take beside the model that is scored.
+VLLM_MEMORY = 0.5
 
 
-def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, extra: set[int]) -> list[int]:
+@dataclass(frozen=True)
+class Generator:
+    """A model that answers: the one in memory, and where it lies for vLLM.
+
+    `path` is None for a model that lies nowhere (one in training).
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    backend: str = "transformers"
+    path: str | None = None
+
+
+def end_tokens(generator: Generator, extra: set[int]) -> frozenset[int]:
     """Every id that ends an answer: the tokenizer's, the model's and the template's."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
+    configured = getattr(generator.model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
-    return sorted({i for i in [*ids, tokenizer.eos_token_id, *extra] if isinstance(i, int)})
+    known = [*ids, generator.tokenizer.eos_token_id, *extra]
+    return frozenset(i for i in known if isinstance(i, int))
+
+
+def generate(
+    generator: Generator,
+    name: str,
+    prompts: list[list[int]],
+    how: Decoding,
+    batch_size: int,
+    journal: Journal | None = None,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[list[int]]:
+    """Continuations of token-id prompts as token ids without their end token, in the order given.
+
+    Args:
+        name: of the set, for the journal.
+    """
+
+    def run(numbers: list[int], keep: Keep) -> None:
+        chosen = {n: prompts[n] for n in numbers}
+        if not chosen:
+            return
+        if generator.backend == "vllm":
+            return with_vllm(generator, chosen, how, keep)
+        return decode(generator.model, chosen, batch_size, how, keep)
+
+    sizes = [len(p) for p in prompts]
+    found = share(f"generation-{name}", sizes, run, journal or Journal(), advance)
+    return [ids[:-1] if ids and ids[-1] in how.ends else ids for ids in found]
+
+
+def with_vllm(
+    generator: Generator, prompts: dict[int, list[int]], how: Decoding, keep: Keep
+) -> None:
+    """The same through vLLM, which batches by itself."""
+    try:
+        import vllm  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise UserError("eval.backend=vllm: needs vllm: pip install 'undial[vllm]'") from error
+    with model_folder(generator) as folder:
+        engine = vllm.LLM(
+            model=folder,
+            dtype=str(generator.model.dtype).removeprefix("torch."),
+            gpu_memory_utilization=VLLM_MEMORY,
+            seed=how.seed,
+        )
+        sampled = {"temperature": how.temperature, "top_p": how.top_p}
+        settings = [
+            vllm.SamplingParams(
+                **(sampled if how.top_p else {"temperature": 0.0}),
+                seed=how.seed + n,
+                max_tokens=how.max_new_tokens,
+                stop_token_ids=sorted(how.ends),
+                detokenize=False,
+            )
+            for n in prompts
+        ]
+        asked = [{"prompt_token_ids": ids} for ids in prompts.values()]
+        outputs = engine.generate(asked, settings, use_tqdm=False)
+    for n, output in zip(prompts, outputs, strict=True):
+        keep(n, list(output.outputs[0].token_ids))
 
 
 @contextlib.contextmanager
-def without_defaults(model: Any) -> Iterator[None]:
-    """Keep a model's own generation settings (a repetition penalty, say) out of `generate`."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    kept, inner.generation_config = inner.generation_config, GenerationConfig()
-    try:
-        yield
-    finally:
-        inner.generation_config = kept
-
-
-@torch.no_grad()
-def generate(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[int]],
-    batch_size: int,
-    max_new_tokens: int,
-    ends: set[int],
-    advance: Callable[[int], None] = lambda n: None,
-) -> list[str]:
-    """Greedy continuations of token-id prompts as stripped text, in the order given."""
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=end_tokens(model, tokenizer, ends),
-        pad_token_id=pad_token(tokenizer),
-    )
-    mine = by_length([len(p) for p in prompts])
-    found: list[tuple[int, str]] = []
-    for start in range(0, len(mine), batch_size):
-        chosen = mine[start : start + batch_size]
-        batch = pad_left([prompts[i] for i in chosen], pad_token(tokenizer))
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        with without_defaults(model):
-            output = model.generate(**batch, generation_config=config)
-        texts = tokenizer.batch_decode(
-            output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
-        )
-        found += [(i, text.strip()) for i, text in zip(chosen, texts, strict=True)]
-        advance(len(chosen))
-    answers = dict(distributed.gather(found))
-    return [answers[i] for i in range(len(prompts))]
+def model_folder(generator: Generator) -> Iterator[str]:
+    """A folder that holds the whole model and its tokenizer."""
+    path = generator.path
+    if path is not None and os.path.isfile(os.path.join(path, "config.json")):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="undial-") as folder:
+        generator.model.save_pretrained(folder)
+        generator.tokenizer.save_pretrained(folder)
+        yield folder

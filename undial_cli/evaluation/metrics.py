@@ -1,17 +1,24 @@
-"""Metrics as pure functions of arrays and texts. Formulas and sources: TOFU, arXiv 2401.06121.
+"""Metrics as pure functions of arrays and texts; each names its source.
 
-CE stands for the mean cross entropy per token, in nats. No model, no file, no config.
+TOFU is arXiv 2401.06121, MUSE arXiv 2407.06460. CE stands for the mean cross entropy per token, in
+nats. No model, no file, no config; importing this costs numpy, the rest is imported where it is
+used.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from rouge_score import rouge_scorer
-from scipy.stats import ks_2samp
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
+
+MIN_VARIANCE = 1e-6  # below it a distribution counts as certain; open-unlearning's floor
 
 
 def probability(answer_ce: ArrayLike) -> NDArray[np.float64]:
@@ -19,12 +26,48 @@ def probability(answer_ce: ArrayLike) -> NDArray[np.float64]:
     return np.exp(-np.asarray(answer_ce, dtype=np.float64))
 
 
-def log_truth_ratio(paraphrase_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDArray[np.float64]:
-    """Logarithm of `truth_ratio`; exact where the ratio itself overflows. [N]"""
-    true = np.asarray(paraphrase_ce, dtype=np.float64)
+def true_and_false(
+    true_ce: ArrayLike, perturbed_ce: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """CEs of the true answers [N] and of their false ones [N, K]; ValueError if they do not fit."""
+    true = np.asarray(true_ce, dtype=np.float64)
     false = np.asarray(perturbed_ce, dtype=np.float64)
     if false.ndim != 2 or len(false) != len(true):
         raise ValueError(f"perturbed_ce must be [N, K] with N = {len(true)}, not {false.shape}")
+    return true, false
+
+
+def share_of_truth(
+    true_ce: ArrayLike, perturbed_ce: ArrayLike, averaged: bool
+) -> NDArray[np.float64]:
+    """`p / (p + sum_k p_k)`, or with the mean over k; in log space, where no CE overflows."""
+    true, false = true_and_false(true_ce, perturbed_ce)
+    if not false.shape[1]:
+        raise ValueError("perturbed_ce must be [N, K] with K of at least 1")
+    log_false = np.logaddexp.reduce(-false, axis=1) - (np.log(false.shape[1]) if averaged else 0.0)
+    with np.errstate(invalid="ignore"):
+        return np.exp(-np.logaddexp(0.0, true + log_false))
+
+
+def normalised_probability(answer_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDArray[np.float64]:
+    """`p / (p + sum_k p_k)` per sample, `p = exp(-CE)`: TOFU's probability where there are options.
+
+    Args:
+        answer_ce: [N], end token counted.
+        perturbed_ce: [N, K], of the false answers.
+
+    Returns:
+        [N] in [0, 1]; nan where all K + 1 CEs are infinite.
+
+    Raises:
+        ValueError: the shapes do not fit, or K is 0.
+    """
+    return share_of_truth(answer_ce, perturbed_ce, averaged=False)
+
+
+def log_truth_ratio(paraphrase_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDArray[np.float64]:
+    """Logarithm of `truth_ratio`; exact where the ratio itself overflows. [N]"""
+    true, false = true_and_false(paraphrase_ce, perturbed_ce)
     return true - false.mean(axis=1)
 
 
@@ -45,6 +88,25 @@ def truth_ratio(paraphrase_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDArray[np
         return np.exp(log_truth_ratio(paraphrase_ce, perturbed_ce))
 
 
+def prob_mean_truth_ratio(true_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDArray[np.float64]:
+    """`p / (p + mean_k p_k)` per sample, `p = exp(-CE)`; 0.5: truth and falsehood as likely.
+
+    The mean is over probabilities. open-unlearning's `prob_mean` averages CEs before it
+    exponentiates, which is `1 / (1 + truth_ratio)` and never smaller than this.
+
+    Args:
+        true_ce: [N], of the paraphrased answers (of the answers where there is no paraphrase).
+        perturbed_ce: [N, K].
+
+    Returns:
+        [N] in [0, 1]; nan where all K + 1 CEs are infinite.
+
+    Raises:
+        ValueError: the shapes do not fit, or K is 0.
+    """
+    return share_of_truth(true_ce, perturbed_ce, averaged=True)
+
+
 def forget_truth_ratio(ratio: ArrayLike) -> float:
     """Aggregate on a forget set: `mean(min(r, 1/r))`; 1 when truth and falsehood are as likely."""
     r = np.asarray(ratio, dtype=np.float64)
@@ -63,6 +125,8 @@ def forget_quality(truth_ratio_unlearned: ArrayLike, truth_ratio_retain: ArrayLi
     High: the unlearned model cannot be told from one that never saw the data. Ratios or their
     logarithms may be given (the test depends on ranks alone), the same for both.
     """
+    from scipy.stats import ks_2samp
+
     result = ks_2samp(np.asarray(truth_ratio_unlearned), np.asarray(truth_ratio_retain))
     return float(result.pvalue)  # type: ignore[attr-defined]
 
@@ -75,15 +139,22 @@ def model_utility(scores: Mapping[str, float]) -> float:
     return 0.0 if (values <= 0).any() else float(len(values) / (1 / values).sum())
 
 
-@functools.lru_cache(maxsize=1)
-def rouge_l_scorer() -> rouge_scorer.RougeScorer:
-    """The stemmed ROUGE-L scorer of the reference package."""
-    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+@functools.lru_cache(maxsize=2)
+def rouge_l_scorer(stemmed: bool = True) -> RougeScorer:
+    """The ROUGE-L scorer of the reference package."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=stemmed)
 
 
 def rouge_l_recall(prediction: str, reference: str) -> float:
     """ROUGE-L recall, stemmed, of a generation against its reference answer."""
     return float(rouge_l_scorer().score(reference, prediction)["rougeL"].recall)
+
+
+def rouge_l_f1(prediction: str, reference: str, stemmed: bool = False) -> float:
+    """ROUGE-L F1 of a generation against its reference in [0, 1]; MUSE does not stem."""
+    return float(rouge_l_scorer(stemmed).score(reference, prediction)["rougeL"].fmeasure)
 
 
 def exact_memorization(matches: Sequence[Sequence[bool]]) -> tuple[float, int]:
@@ -97,3 +168,207 @@ def exact_memorization(matches: Sequence[Sequence[bool]]) -> tuple[float, int]:
     """
     shares = [float(np.mean(sample)) for sample in matches if len(sample)]
     return (float(np.mean(shares)) if shares else float("nan")), len(matches) - len(shares)
+
+
+def extraction_strength(matches: Sequence[bool] | NDArray[Any]) -> float:
+    """`1 - k/n` of one sample: k tokens of the answer have to be given, the rest comes by itself.
+
+    k is the shortest prefix after which every greedy teacher-forced prediction is right, at most
+    n - 1 (as in open-unlearning), so that a complete miss scores 1/n. Carlini et al. 2021.
+
+    Args:
+        matches: [n], whether each answer token is predicted (end token left out).
+
+    Returns:
+        In [1/n, 1].
+
+    Raises:
+        ValueError: there is no token.
+    """
+    hits = np.asarray(matches, dtype=bool)
+    if not len(hits):
+        raise ValueError("extraction_strength needs at least one answer token")
+    misses = np.flatnonzero(~hits)
+    k = min(int(misses[-1]) + 1, len(hits) - 1) if len(misses) else 0
+    return 1 - k / len(hits)
+
+
+def mean_of_lowest(values: ArrayLike, k: float) -> float:
+    """Mean of the lowest share k of values [T], of at least one; nan if one is nan."""
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1 or not len(scores):
+        raise ValueError(f"needs [T] with at least one token, not {scores.shape}")
+    if not 0 < k <= 1:
+        raise ValueError(f"k is a share in (0, 1], not {k}")
+    if np.isnan(scores).any():
+        return float("nan")
+    return float(np.sort(scores)[: max(1, int(len(scores) * k))].mean())
+
+
+def min_k(log_probs: ArrayLike, k: float = 0.4) -> float:
+    """Min-K% Prob: the mean of the lowest share k of a text's token log-probabilities.
+
+    High for texts that were trained on; its negative is the loss-like score for `attack_auc`.
+    Shi et al. 2023, arXiv 2310.16789.
+
+    Args:
+        log_probs: [T], nats, end token left out.
+        k: in (0, 1]; `max(1, int(T * k))` tokens count.
+
+    Raises:
+        ValueError: no token, or k out of range.
+    """
+    return mean_of_lowest(log_probs, k)
+
+
+def min_k_plus_plus(
+    log_probs: ArrayLike, mean: ArrayLike, variance: ArrayLike, k: float = 0.4
+) -> float:
+    """Min-K%++: `min_k` of log-probabilities standardised by the model's own distribution q.
+
+    Zhang et al. 2024, arXiv 2404.02936.
+
+    Args:
+        log_probs: [T], nats, end token left out.
+        mean: [T], `sum_v q_v log q_v` at each position.
+        variance: [T], `sum_v q_v (log q_v)^2 - mean^2`, in nats squared; taken as 1e-6 at least.
+        k: in (0, 1].
+
+    Raises:
+        ValueError: no token, lengths that differ, or k out of range.
+    """
+    arrays = [np.asarray(a, dtype=np.float64) for a in (log_probs, mean, variance)]
+    if len({a.shape for a in arrays}) > 1:
+        raise ValueError(f"[T] must be the same for all, not {[a.shape for a in arrays]}")
+    tokens, mu, var = arrays
+    return mean_of_lowest((tokens - mu) / np.sqrt(np.maximum(var, MIN_VARIANCE)), k)
+
+
+def zlib_score(ce: float, text: str) -> float:
+    """CE (end token counted) per byte of the zlib-compressed text. Carlini et al. 2021."""
+    return float(ce) / len(zlib.compress(text.encode("utf-8")))
+
+
+def attack_auc(forget_scores: ArrayLike, holdout_scores: ArrayLike) -> float:
+    """AUC of a membership attack: `P(holdout > forget) + P(equal) / 2` of loss-like scores.
+
+    1 when every forget sample scores below every holdout sample (fully memorised), 0.5 when they
+    cannot be told apart. O(n log n).
+
+    Args:
+        forget_scores: [N], lower for better known texts.
+        holdout_scores: [M].
+
+    Returns:
+        In [0, 1]; nan if a score is nan.
+
+    Raises:
+        ValueError: a set is empty or not one-dimensional.
+    """
+    forget = np.asarray(forget_scores, dtype=np.float64)
+    holdout = np.asarray(holdout_scores, dtype=np.float64)
+    if forget.ndim != 1 or holdout.ndim != 1 or not forget.size or not holdout.size:
+        raise ValueError(f"needs [N] and [M], neither empty, not {forget.shape}, {holdout.shape}")
+    if np.isnan(forget).any() or np.isnan(holdout).any():
+        return float("nan")
+    forget = np.sort(forget)
+    below = np.searchsorted(forget, holdout, side="left").sum()
+    not_above = np.searchsorted(forget, holdout, side="right").sum()
+    return float(below + not_above) / (2 * forget.size * holdout.size)
+
+
+def privleak(auc: float, auc_retain: float) -> float:
+    """Leakage against the retain model, in percent; 0 is ideal.
+
+    -100: the forget set is still fully exposed; above 0: over-unlearned.
+    `((1 - auc) - (1 - auc_retain)) / (1 - auc_retain) * 100`. MUSE writes the same as
+    `(A - A_retrain) / A_retrain * 100` with `A = P(holdout's Min-K% > forget's)`: Min-K% falls
+    where the loss-like score rises, hence `A = 1 - auc`.
+
+    Args:
+        auc: `attack_auc` of the unlearned model on negated `min_k`.
+        auc_retain: the same of the retain model.
+
+    Raises:
+        ValueError: `auc_retain` is 1, the measure is relative to nothing.
+    """
+    if auc_retain == 1:
+        raise ValueError("privleak is undefined: the retain model's attack AUC is 1")
+    return ((1 - auc) - (1 - auc_retain)) / (1 - auc_retain) * 100
+
+
+def memorization_accuracy(predicted_ids: ArrayLike, reference_ids: ArrayLike) -> float:
+    """MA: the share of positions whose greedy teacher-forced token equals the reference.
+
+    Jang et al. 2023, arXiv 2210.01504; there positions 2..T of the text.
+
+    Args:
+        predicted_ids: [T].
+        reference_ids: [T].
+
+    Raises:
+        ValueError: the lengths differ or are 0.
+    """
+    predicted, reference = np.asarray(predicted_ids), np.asarray(reference_ids)
+    if predicted.shape != reference.shape or predicted.ndim != 1 or not len(predicted):
+        raise ValueError(f"needs two [T], not empty, not {predicted.shape}, {reference.shape}")
+    return float((predicted == reference).mean())
+
+
+def ngrams(tokens: Sequence[Hashable] | NDArray[Any], n: int) -> list[tuple[Hashable, ...]]:
+    """The n-grams of a sequence in order, with repeats; none when it is shorter than n."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}")
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+
+
+def extraction_likelihood(
+    generated_ids: Sequence[int] | NDArray[Any],
+    reference_ids: Sequence[int] | NDArray[Any],
+    n: int,
+) -> float:
+    """EL_n of one prefix: generated n-grams found in the true suffix / n-grams of the suffix.
+
+    Generated n-grams count with multiplicity. Jang et al. 2023, arXiv 2210.01504.
+
+    Args:
+        generated_ids: the greedy continuation, as long as the suffix or shorter.
+        reference_ids: [T], the true suffix.
+        n: length of the n-grams.
+
+    Returns:
+        In [0, 1]; above 1 only for a generation longer than the suffix.
+
+    Raises:
+        ValueError: the suffix is shorter than n.
+    """
+    reference = ngrams(reference_ids, n)
+    if not reference:
+        raise ValueError(f"the suffix of {len(reference_ids)} tokens is shorter than n = {n}")
+    known = set(reference)
+    return sum(gram in known for gram in ngrams(generated_ids, n)) / len(reference)
+
+
+def unique_extraction_likelihood(
+    generated_ids: Sequence[int] | NDArray[Any],
+    reference_ids: Sequence[int] | NDArray[Any],
+    n: int,
+) -> float:
+    """EL_n as in UnDIAL's code: the share of unique generated n-grams found in the true suffix.
+
+    In [0, 1]; 0 when the generation is shorter than n. Dong et al. 2025, arXiv 2402.10052.
+    """
+    generated = set(ngrams(generated_ids, n))
+    return len(generated & set(ngrams(reference_ids, n))) / len(generated) if generated else 0.0
+
+
+def repetition(tokens: Sequence[Hashable] | NDArray[Any], n: int) -> float:
+    """rep_n: `1 - unique n-grams / n-grams` of one text's tokens or words; 0 if shorter than n."""
+    grams = ngrams(tokens, n)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def distinct(text: str, n: int) -> float:
+    """distinct_n: unique word n-grams / words (split at white space); 0 for no words."""
+    words = text.split()
+    return len(set(ngrams(words, n))) / len(words) if words else 0.0

@@ -1,84 +1,297 @@
 """Scoring engine: log-probabilities of given answers, batched by length, shared over processes.
 
-Only target positions reach the vocabulary projection. Knows examples and a model, no metric.
+The answers of one question share the forward pass of their common tokens, and only target
+positions reach the vocabulary projection. Knows examples and a model, no metric.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import DynamicCache
 
-from undial_cli import distributed
-from undial_cli.data.collate import pad
+from undial_cli.data.collate import pad, pad_left
 from undial_cli.data.encode import IGNORE, Example
+from undial_cli.evaluation.work import Journal, Keep, by_length, share
 from undial_cli.losses.positions import select_targets, upcast
 from undial_cli.models import head_job
+
+# Logits that exist at one time, as a number of elements.
+CHUNK = 2**25
+# Fewer shared tokens than this do not pay for the second pass.
+LEAST_SHARED = 8
+# Questions whose answers are sorted by length together: rows of this many batches.
+SPAN = 4
 
 
 @dataclass(frozen=True)
 class Score:
     """What teacher forcing says of one answer.
 
-    `ce`: mean cross entropy over its target tokens in nats, end token counted (NaN if there is
-    none); `tokens`: their number; `matches`: whether each answer token is the greedy prediction,
-    end token left out.
+    `token_ce`: cross entropy of every target token in nats, the end token last; `matches`:
+    whether each answer token is the greedy prediction, end token left out; `mean`, `variance`: of
+    log q under the model's own distribution q at every target, where they were asked for.
     """
 
-    ce: float
-    tokens: int
+    token_ce: list[float]
     matches: list[bool]
+    mean: list[float] = field(default_factory=list)
+    variance: list[float] = field(default_factory=list)
 
+    @property
+    def ce(self) -> float:
+        """Mean cross entropy, end token counted; NaN if there is no target."""
+        return sum(self.token_ce) / len(self.token_ce) if self.token_ce else math.nan
 
-def by_length(lengths: list[int]) -> list[int]:
-    """This process's share of the indices, longest first."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    return order[distributed.rank() :: distributed.world()]
+    @property
+    def tokens(self) -> int:
+        """Number of target tokens."""
+        return len(self.token_ce)
 
 
 @torch.no_grad()
 def score(
     model: Any,
-    examples: list[Example],
+    groups: list[list[Example]],
     batch_size: int,
     pad_id: int,
+    distribution: bool = False,
+    journal: Journal | None = None,
     advance: Callable[[int], None] = lambda n: None,
-) -> list[Score]:
-    """Score every example, in the order given; each is computed by exactly one process."""
-    mine = by_length([len(e.input_ids) for e in examples])
-    found: list[tuple[int, Score]] = []
-    for start in range(0, len(mine), batch_size):
-        chosen = mine[start : start + batch_size]
+    name: str = "",
+) -> list[list[Score]]:
+    """Score every example of every group, in the order given, each on exactly one process.
+
+    Args:
+        groups: examples that belong together, such as the answers to one question.
+        batch_size: sequences per forward pass.
+        distribution: also `mean` and `variance`.
+        name: of the set, for the journal.
+    """
+
+    def run(numbers: list[int], keep: Keep) -> None:
+        sharing = shares_prompts(model)
+        single = [n for n in numbers if not (sharing and shared_length(groups[n]))]
+        for n, scores in plain(model, {n: groups[n] for n in single}, batch_size, pad_id, wanted):
+            keep(n, [dataclasses.asdict(s) for s in scores])
+        chosen = set(single)
+        for span in spans({n: groups[n] for n in numbers if n not in chosen}, batch_size * SPAN):
+            for n, scores in shared(model, span, batch_size, pad_id, wanted).items():
+                keep(n, [dataclasses.asdict(s) for s in scores])
+
+    wanted = 4 if distribution else 2
+    sizes = [sum(len(e.input_ids) for e in group) for group in groups]
+    found = share(f"scores-{name}", sizes, run, journal or Journal(), advance)
+    return [[Score(**one) for one in scores] for scores in found]
+
+
+def shares_prompts(model: Any) -> bool:
+    """Whether a model can go on from the keys and values of a padded prompt."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    names = inspect.signature(inner.forward).parameters
+    recurrent = getattr(inner, "_is_stateful", False)
+    return "position_ids" in names and "past_key_values" in names and not recurrent
+
+
+def shared_length(group: list[Example]) -> int:
+    """Tokens that all examples of a group begin with and that predict none of their targets."""
+    if len(group) < 2:
+        return 0
+    first = group[0].input_ids
+    length = min(len(e.input_ids) for e in group)
+    while any(e.input_ids[:length] != first[:length] for e in group):
+        length -= 1
+    for example in group:
+        target = next((i for i, y in enumerate(example.labels) if i and y != IGNORE), None)
+        if target is not None:
+            length = min(length, target - 1)
+    return length if length >= LEAST_SHARED else 0
+
+
+def spans(groups: dict[int, list[Example]], rows: int) -> Iterator[dict[int, list[Example]]]:
+    """Groups in their order, so many together that they hold about `rows` examples."""
+    span: dict[int, list[Example]] = {}
+    for number, group in groups.items():
+        span[number] = group
+        if sum(map(len, span.values())) >= rows:
+            yield span
+            span = {}
+    if span:
+        yield span
+
+
+def plain(
+    model: Any, groups: dict[int, list[Example]], batch_size: int, pad_id: int, wanted: int
+) -> Iterator[tuple[int, list[Score]]]:
+    """Whole sequences, longest first; a group is given out when all its examples are scored."""
+    places = [(n, k) for n, group in groups.items() for k in range(len(group))]
+    examples = [groups[n][k] for n, k in places]
+    found: dict[int, dict[int, Score]] = {n: {} for n in groups}
+    order = by_length([len(e.input_ids) for e in examples])
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
         batch = pad([examples[i] for i in chosen], pad_id)
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        found += zip(chosen, score_batch(model, batch, [examples[i] for i in chosen]), strict=True)
-        advance(len(chosen))
-    scores = dict(distributed.gather(found))
-    return [scores[i] for i in range(len(examples))]
+        mask = batch["attention_mask"]
+        scores = forward(model, batch["input_ids"], mask, batch["labels"], wanted)
+        for i, figures in zip(chosen, scores, strict=True):
+            n, k = places[i]
+            found[n][k] = to_score(figures, examples[i])
+            if len(found[n]) == len(groups[n]):
+                yield n, [found[n][j] for j in range(len(groups[n]))]
+    yield from ((n, []) for n, group in groups.items() if not group)
 
 
-def score_batch(model: Any, batch: dict[str, Tensor], examples: list[Example]) -> list[Score]:
-    """The scores of one padded batch."""
-    mask_BT, targets_N, _ = select_targets(batch["labels"])
+def shared(
+    model: Any, groups: dict[int, list[Example]], batch_size: int, pad_id: int, wanted: int
+) -> dict[int, list[Score]]:
+    """One pass over the common tokens of each group, then passes over what differs."""
+    lengths = {n: shared_length(group) for n, group in groups.items()}
+    prompts = pad_left([groups[n][0].input_ids[: lengths[n]] for n in groups], pad_id)
+    prompts = {name: tensor.to(model.device) for name, tensor in prompts.items()}
+    cache = DynamicCache()
+    with head_job(model, lambda hidden, project: hidden[:, :1, :1]):
+        model(
+            input_ids=prompts["input_ids"],
+            attention_mask=prompts["attention_mask"],
+            position_ids=positions(prompts["attention_mask"]),
+            past_key_values=cache,
+            use_cache=True,
+        )
+    rows = [(row, n, k) for row, n in enumerate(groups) for k in range(len(groups[n]))]
+    tails = [tail(groups[n][k], lengths[n]) for _, n, k in rows]
+    found: dict[int, dict[int, Score]] = {n: {} for n in groups}
+    order = by_length([len(t.input_ids) for t in tails])
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = pad([tails[i] for i in chosen], pad_id)
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        index = torch.tensor([rows[i][0] for i in chosen], device=model.device)
+        mask = torch.cat([prompts["attention_mask"][index], batch["attention_mask"]], dim=1)
+        scores = forward(
+            model, batch["input_ids"], mask, batch["labels"], wanted, select(cache, index)
+        )
+        for i, figures in zip(chosen, scores, strict=True):
+            _, n, k = rows[i]
+            found[n][k] = to_score(figures, groups[n][k])
+    return {n: [scores[k] for k in range(len(scores))] for n, scores in found.items()}
+
+
+def positions(mask_BT: Tensor) -> Tensor:
+    """Position of every token, counted from the first that is not padding: [B, T]."""
+    return (mask_BT.cumsum(1) - 1).clamp(min=0)
+
+
+def select(cache: DynamicCache, index_N: Tensor) -> DynamicCache:
+    """A cache of its own that holds the given rows of another, in that order."""
+    chosen = DynamicCache()
+    layers: list[Any] = cache.layers
+    for number, layer in enumerate(layers):
+        chosen.update(layer.keys[index_N], layer.values[index_N], number)
+    return chosen
+
+
+def tail(example: Example, start: int) -> Example:
+    """An example without its first tokens."""
+    return Example(example.input_ids[start:], example.labels[start:], example.answer_end - start)
+
+
+def forward(
+    model: Any,
+    ids_BT: Tensor,
+    mask_BL: Tensor,
+    labels_BT: Tensor,
+    wanted: int,
+    cache: DynamicCache | None = None,
+) -> list[Tensor]:
+    """Figures of the targets of every row, [wanted, n] each: CE, match (and mean, variance).
+
+    `mask_BL` covers the cached tokens as well.
+    """
+    mask_BT, targets_N, _ = select_targets(labels_BT)
 
     def job(hidden_BTD: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
-        logits_NV = upcast(project(hidden_BTD[mask_BT]))
-        ce_N = F.cross_entropy(logits_NV, targets_N, reduction="none")
-        return torch.stack([ce_N.double(), (logits_NV.argmax(-1) == targets_N).double()])
+        hidden_ND = hidden_BTD[mask_BT]
+        figures = torch.zeros(wanted, len(hidden_ND), dtype=torch.double, device=ids_BT.device)
+        start, size = 0, max(1, CHUNK // model.config.vocab_size)
+        while start < len(hidden_ND):
+            logits_NV = upcast(project(hidden_ND[start : start + size]))
+            targets = targets_N[start : start + size]
+            place = figures[:, start : start + size]
+            place[0] = F.cross_entropy(logits_NV, targets, reduction="none")
+            place[1] = logits_NV.argmax(-1) == targets
+            if wanted == 4:
+                log_q = logits_NV.log_softmax(-1)
+                q = log_q.exp()
+                place[2] = (q * log_q).sum(-1)
+                place[3] = (q * log_q.square()).sum(-1) - place[2].square()
+            start += size
+        return figures
 
+    extra: dict[str, Any] = {"use_cache": False}
+    if cache is not None:
+        extra = {
+            "past_key_values": cache,
+            "position_ids": positions(mask_BL)[:, -ids_BT.shape[1] :],
+            "use_cache": True,
+        }
     with head_job(model, job):
-        figures_2N = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        ).logits
-    counts = mask_BT.sum(1).tolist()
-    scores = []
-    for example, part in zip(examples, figures_2N.cpu().split(counts, dim=1), strict=True):
-        ce_n, match_n = part
-        answer_tokens = sum(x != IGNORE for x in example.labels[1 : example.answer_end])
-        mean = float(ce_n.mean()) if len(ce_n) else float("nan")
-        scores.append(Score(mean, len(ce_n), (match_n[:answer_tokens] > 0).tolist()))
-    return scores
+        figures_FN = model(input_ids=ids_BT, attention_mask=mask_BL, **extra).logits
+    return list(figures_FN.cpu().split(mask_BT.sum(1).tolist(), dim=1))
+
+
+def to_score(figures: Tensor, example: Example) -> Score:
+    """Figures [2 or 4, n] as a Score."""
+    answer_tokens = sum(y != IGNORE for y in example.labels[1 : example.answer_end])
+    mean, variance = figures[2:].tolist() if len(figures) == 4 else ([], [])
+    matches = (figures[1][:answer_tokens] > 0).tolist()
+    return Score(figures[0].tolist(), matches, mean, variance)
+
+
+def gradient_norms(
+    model: Any,
+    examples: list[Example],
+    journal: Journal | None = None,
+    advance: Callable[[int], None] = lambda n: None,
+    name: str = "",
+) -> list[float | None]:
+    """Mean over parameter tensors of the L2 norm of the gradient of each answer's mean CE.
+
+    The end token is left out; None where an answer has no token. No `.grad` is touched.
+    """
+
+    def run(numbers: list[int], keep: Keep) -> None:
+        for n in numbers:
+            keep(n, gradient_norm(model, examples[n]))
+
+    sizes = [len(e.input_ids) for e in examples]
+    return share(f"gradients-{name}", sizes, run, journal or Journal(), advance)
+
+
+@torch.enable_grad()
+def gradient_norm(model: Any, example: Example) -> float | None:
+    """`gradient_norms` of one example."""
+    end = example.answer_end
+    labels = torch.tensor([example.labels[:end]], device=model.device)
+    mask_BT, targets_N, _ = select_targets(labels)
+    if not len(targets_N):
+        return None
+
+    def job(hidden_BTD: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+        return F.cross_entropy(upcast(project(hidden_BTD[mask_BT])), targets_N)
+
+    ids = torch.tensor([example.input_ids[:end]], device=model.device)
+    with head_job(model, job):
+        loss = model(input_ids=ids, use_cache=False).logits
+    weights = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    norms = [g.norm() for g in gradients if g is not None]
+    return float(torch.stack([n.double() for n in norms]).mean())

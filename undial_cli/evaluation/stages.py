@@ -15,28 +15,38 @@ import torch
 
 from undial_cli import distributed, models
 from undial_cli.evaluation import store
-from undial_cli.evaluation.suite import FORGET, Evaluation, evaluate, forget_quality
+from undial_cli.evaluation.catalog import Evaluation, join
+from undial_cli.evaluation.suite import evaluate
 from undial_cli.inputs import Inputs, model_path
 from undial_cli.reporting import summary
 from undial_cli.run_folder import RunFolder
-from undial_cli.schema import Run, TrainingRun
-from undial_cli.targets import retain_of
+from undial_cli.schema import HarnessConfig, Run, TrainingRun
+
+# Keys of eval that change nothing of what is found on a model.
+IRRELEVANT = ("retain_model", "retrain_auc", "batch_size", "data", "name", "limit")
 
 
 def load(run: Run, path: str, device: torch.device) -> Any:
     """A model of the run on this process's device."""
-    quantized = isinstance(run, TrainingRun) and run.adapter.name == "qlora"
-    model: Any = models.load_model(run.model, path, seed=run.seed, quantized=quantized)
-    return model if quantized else model.to(device)
+    model: Any = models.load_model(run.model, path, seed=run.seed, quantized=quantized(run))
+    return model if quantized(run) else model.to(device)
+
+
+def quantized(run: Run) -> bool:
+    """Whether a run trains on 4-bit weights."""
+    return isinstance(run, TrainingRun) and run.adapter.name == "qlora"
 
 
 def undisturbed(run: Run, inputs: Inputs, model: Any) -> dict[str, float]:
     """The suite's metrics on a model in training; all random number generators are put back."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    config = dataclasses.replace(
+        run.eval, harness=HarnessConfig(), backend="transformers", **dict.fromkeys(HELPER_KEYS)
+    )
     try:
-        found = evaluate(model, inputs.encoder, run.eval, inputs.eval_rows, "on the way")
-        return found.metrics
+        suite = dataclasses.replace(inputs.suite, config=config)
+        return evaluate(model, suite, "on the way").metrics
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
@@ -45,85 +55,98 @@ def undisturbed(run: Run, inputs: Inputs, model: Any) -> dict[str, float]:
             torch.cuda.set_rng_state_all(gpu)
 
 
+HELPER_KEYS = (
+    "oracle_model", "similarity_model", "coherence_model", "mauve_model", "gibberish_model",
+)  # fmt: skip
+
+
+def depends_on(run: Run, inputs: Inputs, path: str) -> Any:
+    """All that the evaluation of a model depends on, as JSON-able content."""
+    chosen = dataclasses.asdict(run.eval)
+    for name in IRRELEVANT:
+        del chosen[name]
+    sampled = any(s.top_p or s.prefixes == "authors" for s in run.eval.sets.values())
+    return [
+        distributed.on_main(lambda: models.weights_fingerprint(run.model, path)),
+        dataclasses.asdict(run.model.template),
+        [
+            run.model.dtype,
+            run.model.attn_implementation,
+            inputs.tokenizer_fingerprint,
+            quantized(run),
+        ],
+        [run.data.max_length, run.data.question_key, run.data.answer_key, run.data.text_key],
+        chosen,
+        [run.eval.limit if run.eval.harness.tasks else None, run.seed if sampled else None],
+        {name: dataclasses.asdict(rows) for name, rows in inputs.suite.rows.items()},
+    ]
+
+
 def of_model(
     run: Run, inputs: Inputs, path: str, title: str, device: torch.device
 ) -> Evaluation | None:
-    """The evaluation of a model that does not change, from the cache where it was made before."""
-    if not inputs.eval_rows:
+    """The evaluation of a model by its path, from the cache where it was made before."""
+    if inputs.suite.empty:
         return None
-    chosen = dataclasses.asdict(run.eval)
-    for irrelevant in ("retain_model", "batch_size", "data", "name"):
-        del chosen[irrelevant]
-    depends_on = [
-        distributed.on_main(lambda: models.weights_fingerprint(run.model, path)),
-        dataclasses.asdict(run.model.template),
-        [run.model.dtype, run.model.attn_implementation, run.model.tokenizer_path],
-        [run.data.max_length, run.data.question_key, run.data.answer_key, run.data.text_key],
-        chosen,
-        inputs.eval_rows,
-    ]
 
-    def compute() -> Evaluation:
+    def compute(journal: store.Journal) -> Evaluation:
         model = load(run, path, device)
-        return evaluate(model, inputs.encoder, run.eval, inputs.eval_rows, title)
+        return evaluate(model, inputs.suite, title, journal, path)
 
-    return store.cached(depends_on, compute)
+    gc.collect()
+    return store.cached(depends_on(run, inputs, path), compute)
 
 
 def of_retain_model(run: Run, inputs: Inputs, device: torch.device) -> Evaluation | None:
-    """The evaluation of the retain model, where one is known."""
-    place = retain_of(run)
+    """The evaluation of the retain model, or its given results, where there are any."""
+    if inputs.suite.empty or inputs.reference.results is not None:
+        return inputs.reference.results
+    place = inputs.reference.place
     if place is None:
         return None
     return of_model(run, inputs, model_path(run, place), "retain model", device)
 
 
-def of_checkpoint(
-    run: Run, folder: RunFolder, inputs: Inputs, device: torch.device
-) -> Evaluation | None:
-    """The suite on what was saved, loaded as anyone would load it."""
-    if not inputs.eval_rows:
+def of_target_if_known(run: Run, inputs: Inputs) -> Evaluation | None:
+    """The target's evaluation beside that of another model, if it is in the cache."""
+    path = inputs.target_beside
+    if path is None or inputs.suite.empty:
         return None
-    gc.collect()
-    model: Any = models.load_model(run.model, str(folder.checkpoint))
-    return evaluate(model.to(device), inputs.encoder, run.eval, inputs.eval_rows, "checkpoint")
+    return store.look_up(depends_on(run, inputs, path))
 
 
 def report(
     run: Run,
     folder: RunFolder,
+    inputs: Inputs,
     evaluation: Evaluation | None,
     others: dict[str, Evaluation | None],
 ) -> None:
     """Write evaluation/ and report/ (main process).
 
     Args:
-        evaluation: of the model that the run is about; gains forget_quality, and per sample what
-            the other models generated.
+        evaluation: of the model that the run is about; gains the metrics that are relative to the
+            retain model, and per sample what the other models generated.
         others: evaluations of the `target` and the `retain` model, where there are any.
     """
     if evaluation is None or distributed.rank() != 0:
         return
-    figures = {name: dict(e.metrics) for name, e in others.items() if e is not None}
+    retain, target = others.get("retain"), others.get("target")
+    if "retain" in others:
+        reason = inputs.reference.missing
+        join(evaluation, retain, run.eval, relative=True, no_retain=reason)
+        if target is not None:
+            join(target, retain, run.eval, relative=True, no_retain=reason)
     for name, other in others.items():
         for mine, theirs in zip(evaluation.samples, other.samples if other else [], strict=False):
             if "generation" in theirs:
                 mine[f"{name}_generation"] = theirs["generation"]
-    if "retain" in others and any(s["set"] == FORGET for s in evaluation.samples):
-        quality, reason = forget_quality(evaluation, others.get("retain"))
-        if quality is None:
-            evaluation.missing["forget_quality"] = reason
-        else:
-            evaluation.metrics["forget_quality"] = quality
-        target = others.get("target")
-        if quality is not None and target is not None:
-            figures["target"]["forget_quality"] = forget_quality(target, others["retain"])[0] or 0.0
     extra = {
         "suite": run.eval.name,
         "model": run.model.name,
         "data": run.data.name,
-        "target": figures.get("target", {}),
-        "reference": figures.get("retain", {}),
+        "target": target.metrics if target is not None else {},
+        "reference": retain.metrics if retain is not None else {},
     }
     store.save(folder.evaluation, evaluation, extra)
     summary.write(run, folder)

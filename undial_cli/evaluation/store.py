@@ -1,23 +1,27 @@
 """Evaluations on disk: results.json and samples.jsonl, in a run folder or in the cache.
 
-A cached evaluation is found by a hash of all it depends on, and never trusted when it is broken.
+A cached evaluation is found by a hash of all it depends on, and never trusted when it is broken;
+an interrupted one left a journal beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from undial_cli import distributed
 from undial_cli.cache import cache_dir, locked, write_text
-from undial_cli.evaluation.suite import Evaluation
+from undial_cli.evaluation.catalog import Evaluation
+from undial_cli.evaluation.work import Journal
 from undial_cli.schema import digest
 
 # Raised when the meaning of a stored figure changes.
-VERSION = 1
+VERSION = 2
 
 
 def clean(value: Any) -> Any:
@@ -47,27 +51,39 @@ def load(folder: Path) -> Evaluation | None:
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         text = (folder / "samples.jsonl").read_text(encoding="utf-8")
-        samples = [json.loads(line) for line in text.splitlines()]
-        if len(samples) != results["samples"]:
+        samples = [json.loads(line) for line in text.split("\n") if line]
+        if len(samples) != results["samples"] or not all("set" in s for s in samples):
             return None
-        return Evaluation(results["metrics"], samples, results["missing"])
+        return Evaluation(dict(results["metrics"]), samples, dict(results["missing"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def cached(depends_on: Any, compute: Callable[[], Evaluation]) -> Evaluation:
-    """The evaluation under the hash of `depends_on`; all processes compute it if missing."""
-    folder = cache_dir() / "evaluations" / digest([VERSION, depends_on])
-    found = distributed.on_main(lambda: load(folder))
-    if found is not None:
-        return found
-    found = compute()
+def place_of(depends_on: Any) -> Path:
+    """Where the cache keeps an evaluation."""
+    return cache_dir() / "evaluations" / digest([VERSION, depends_on])
 
-    def keep() -> None:
-        with locked(folder):
-            save(folder, found, {})
 
-    distributed.on_main(keep)
+def look_up(depends_on: Any) -> Evaluation | None:
+    """The evaluation under the hash of `depends_on`, if it was made before."""
+    return load(place_of(depends_on))
+
+
+def cached(depends_on: Any, compute: Callable[[Journal], Evaluation]) -> Evaluation:
+    """The evaluation under the hash of `depends_on`; all processes compute it if missing.
+
+    One that lacks what a helper model or library would give is not kept, only its journal: it is
+    completed once the helper is there.
+    """
+    folder = place_of(depends_on)
+    partial = folder.with_name(f"{folder.name}.partial")
+    with locked(folder) if distributed.rank() == 0 else contextlib.nullcontext():
+        found = distributed.on_main(lambda: load(folder))
+        if found is None:
+            found = compute(Journal(partial))
+            if not found.incomplete:
+                distributed.on_main(lambda: save(folder, found, {}))
+                distributed.on_main(lambda: shutil.rmtree(partial, ignore_errors=True))
     return found
 
 

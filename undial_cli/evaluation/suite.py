@@ -1,7 +1,7 @@
 """A suite: named sets, each with its metrics, evaluated on one model.
 
-Joins rows, the two engines and the pure metrics into per-sample scores and aggregates. Knows no
-method and no run folder.
+Joins rows, the engines and the metrics of the catalog into per-sample scores and aggregates.
+Knows no method and no run folder.
 """
 
 from __future__ import annotations
@@ -11,218 +11,261 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from undial_cli import ui
 from undial_cli.data.collate import pad_token
-from undial_cli.data.encode import IGNORE, Encoder, Example
-from undial_cli.data.load import Row, row_kind
-from undial_cli.evaluation import metrics
-from undial_cli.evaluation.generation import generate
-from undial_cli.evaluation.scoring import Score, score
+from undial_cli.data.encode import Encoder
+from undial_cli.data.load import Row
+from undial_cli.evaluation import extraction, helpers
+from undial_cli.evaluation.catalog import (
+    Evaluation,
+    Evidence,
+    find,
+    join,
+    metrics_of,
+    needs_of,
+)
+from undial_cli.evaluation.decoding import Decoding
+from undial_cli.evaluation.generation import Generator, end_tokens, generate
+from undial_cli.evaluation.items import Item, cut_at_stop, end_labels, make_items
+from undial_cli.evaluation.scoring import Score, gradient_norms, score
+from undial_cli.evaluation.work import Journal
 from undial_cli.schema import EvalConfig
 
-FORGET = "forget"
-KINDS = ("answer", "paraphrase", "perturbed")
-
 
 @dataclass
-class Evaluation:
-    """What a suite found: aggregates by name, one object per sample, what is missing and why."""
+class SetRows:
+    """The rows of a set, those of its solved examples, or why it is not there."""
 
-    metrics: dict[str, float]
-    samples: list[dict[str, Any]]
-    missing: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Item:
-    """One row of one set, ready for the engines."""
-
-    set_name: str
-    index: int
-    prompt: str
-    reference: str
-    prompt_ids: list[int]
-    answers: dict[str, list[Example]]
+    rows: list[Row] = field(default_factory=list)
+    shots: list[Row] = field(default_factory=list)
+    missing: str = ""
 
 
-def make_items(
-    encoder: Encoder, set_name: str, rows: list[Row], metric_names: list[str]
-) -> list[Item]:
-    """Encode a set: its answers, and with `truth_ratio` the paraphrased and perturbed ones."""
-    items = []
-    for index, row in enumerate(rows):
-        if row_kind(row, encoder.data) == "text":
-            for piece in encoder.documents(row[encoder.data.text_key]):
-                items.append(Item(set_name, index, "", "", [], {"answer": [piece]}))
-            continue
-        prompt, answer, suffix = encoder.parts(row)
-        example = encoder.answer(prompt, answer, suffix)
-        answers = {"answer": [example]}
-        if "truth_ratio" in metric_names and row.get("perturbed_answer"):
-            question = str(row[encoder.data.question_key])
-            false = row["perturbed_answer"]
-            false = [false] if isinstance(false, str) else false
-            true = row.get("paraphrased_answer") or answer
-            for kind, texts in (("paraphrase", [true]), ("perturbed", false)):
-                answers[kind] = [encoder.answer(*encoder.question(question, str(t))) for t in texts]
-        reference = str(row.get(encoder.data.question_key, prompt))
-        items.append(
-            Item(set_name, index, reference, answer, encoder.prompt_ids(prompt, example), answers)
-        )
-    return items
+@dataclass(frozen=True)
+class Suite:
+    """A suite with its rows, ready for any model of one tokenizer."""
+
+    config: EvalConfig
+    encoder: Encoder
+    rows: dict[str, SetRows]
+    seed: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to evaluate."""
+        return not self.rows and not self.config.harness.tasks
+
+    def items(self) -> dict[str, list[Item]]:
+        """The items of every set that is there."""
+        return {
+            name: make_items(
+                self.encoder,
+                name,
+                self.config.sets[name],
+                found.rows,
+                found.shots,
+                needs_of(self.config, name),
+            )
+            for name, found in self.rows.items()
+            if not found.missing
+        }
 
 
 def evaluate(
-    model: Any, encoder: Encoder, config: EvalConfig, sets: dict[str, list[Row]], title: str
+    model: Any,
+    suite: Suite,
+    title: str,
+    journal: Journal | None = None,
+    path: str | None = None,
 ) -> Evaluation:
-    """Evaluate a suite on a model.
+    """Evaluate a suite on a model, on all processes of the run.
 
     Args:
         model: in any mode; it is put into eval mode and back.
-        sets: the rows of every set in `config.sets`.
         title: what the progress bar says.
+        journal: where an interrupted evaluation left off.
+        path: folder or hub id of the model, for vLLM.
     """
-    training = model.training
+    config, training = suite.config, model.training
+    journal = journal or Journal()
     model.eval()
     try:
-        items = [
-            item
-            for name, rows in sets.items()
-            for item in make_items(encoder, name, rows, config.sets[name].metrics)
-        ]
-        talk = {
-            n: item
-            for n, item in enumerate(items)
-            if "rouge" in config.sets[item.set_name].metrics and item.prompt_ids
-        }
-        places = [
-            (n, kind, k)
-            for n, item in enumerate(items)
-            for kind in KINDS
-            for k in range(len(item.answers.get(kind, [])))
-        ]
-        examples = [items[n].answers[kind][k] for n, kind, k in places]
-        with ui.progress(f"evaluating {title}", len(examples) + len(talk)) as bar:
-            pad_id = pad_token(encoder.tokenizer)
-            scores = score(model, examples, config.batch_size, pad_id, bar.advance)
-            texts = answer_prompts(model, encoder, config, talk, bar.advance)
-        return aggregate(items, dict(zip(places, scores, strict=True)), texts, config)
+        items = suite.items()
+        total = sum(jobs_of(config, name, part) for name, part in items.items())
+        with ui.progress(f"evaluating {title}", total) as bar:
+            found = score_sets(model, suite, items, journal, bar.advance)
+            generator = Generator(model, suite.encoder.tokenizer, config.backend, path)
+            for name in items:
+                continue_prompts(generator, suite, name, items[name], found[name], journal, bar)
+                continue_documents(generator, suite, name, items[name], found[name], journal, bar)
+        missing = helpers.apply(suite, model, items, found)
+        evaluation = aggregate(suite, items, found, missing)
+        missing |= helpers.harness(suite, model, evaluation)
+        evaluation.incomplete = bool(missing)
+        join(evaluation, None, config, relative=False)
+        return evaluation
     finally:
         model.train(training)
 
 
-def answer_prompts(
-    model: Any,
-    encoder: Encoder,
-    config: EvalConfig,
-    items: dict[int, Item],
-    advance: Callable[[int], None],
-) -> dict[int, str]:
-    """Greedy generations of numbered items, by number."""
-    ends = {
-        e.labels[-1]
-        for i in items.values()
-        for e in i.answers["answer"]
-        if e.labels and e.labels[-1] != IGNORE and len(e.labels) > e.answer_end
-    }
-    texts = generate(
-        model,
-        encoder.tokenizer,
-        [i.prompt_ids for i in items.values()],
-        config.batch_size,
-        config.max_new_tokens,
-        ends,
-        advance,
+def jobs_of(config: EvalConfig, name: str, items: list[Item]) -> int:
+    """How many jobs of the engines a set makes, for the progress bar."""
+    needs = needs_of(config, name)
+    prompts = sum(bool(i.prompt_ids) for i in items)
+    four = len(extraction.AUTHORS_PREFIXES) if config.sets[name].prefixes == "authors" else 1
+    return (
+        len(items) * (("answer" in needs) + ("gradient" in needs))
+        + prompts * ("generation" in needs)
+        + len(items) * four * ("continuations" in needs)
     )
-    return dict(zip(items, texts, strict=True))
+
+
+def score_sets(
+    model: Any,
+    suite: Suite,
+    items: dict[str, list[Item]],
+    journal: Journal,
+    advance: Callable[[int], None],
+) -> dict[str, list[Evidence]]:
+    """The scores of all answers of all sets, and gradient norms where a set needs them."""
+    config, found = suite.config, {}
+    for name, part in items.items():
+        needs = needs_of(config, name)
+        groups = [[e for kind in i.answers.values() for e in kind] for i in part]
+        scores: list[list[Score]] = [[] for _ in part]
+        if "answer" in needs:
+            scores = score(
+                model, groups, config.batch_size, pad_token(suite.encoder.tokenizer),
+                "distribution" in needs, journal, advance, name,
+            )  # fmt: skip
+        found[name] = [
+            Evidence(config.sets[name], item.reference, by_kind(item, mine))
+            for item, mine in zip(part, scores, strict=True)
+        ]
+        if "gradient" in needs:
+            answers = [i.answers["answer"][0] for i in part]
+            norms = gradient_norms(model, answers, journal, advance, name)
+            for evidence, norm in zip(found[name], norms, strict=True):
+                evidence.figures["mia_gradnorm"] = norm
+    return found
+
+
+def by_kind(item: Item, scores: list[Score]) -> dict[str, list[Score]]:
+    """The scores of an item's answers, by kind of answer."""
+    rest = iter(scores)
+    return {
+        kind: [s for _, s in zip(examples, rest, strict=False)]
+        for kind, examples in item.answers.items()
+    }
+
+
+def continue_prompts(
+    generator: Generator,
+    suite: Suite,
+    name: str,
+    items: list[Item],
+    found: list[Evidence],
+    journal: Journal,
+    bar: ui.Bar,
+) -> None:
+    """The generations of a set, where its metrics need them."""
+    options = suite.config.sets[name]
+    asked = [n for n, i in enumerate(items) if i.prompt_ids]
+    if "generation" not in needs_of(suite.config, name) or not asked:
+        return
+    length = options.max_new_tokens or suite.config.max_new_tokens
+    ends = end_tokens(generator, end_labels(items))
+    how = Decoding(length, ends, options.top_p, seed=suite.seed)
+    prompts = [items[n].prompt_ids for n in asked]
+    ids = generate(generator, name, prompts, how, suite.config.batch_size, journal, bar.advance)
+    for n, mine in zip(asked, ids, strict=True):
+        text = cut_at_stop(suite.encoder.text(mine), items[n].stops)
+        found[n].generation = text.strip()
+
+
+def continue_documents(
+    generator: Generator,
+    suite: Suite,
+    name: str,
+    items: list[Item],
+    found: list[Evidence],
+    journal: Journal,
+    bar: ui.Bar,
+) -> None:
+    """Extraction figures of a set's documents, where its metrics need them."""
+    options, config = suite.config.sets[name], suite.config
+    chosen = [n for n, i in enumerate(items) if i.document]
+    names = metrics_of(config, name)
+    if "continuations" not in needs_of(config, name) or not chosen:
+        return
+    lengths = sorted(int(m.removeprefix("el_")) for m in names if m.startswith("el_"))
+    documents = [items[n].document for n in chosen]
+    if options.prefixes == "authors":
+        top_p = options.top_p or 0.95
+        how = Decoding(extraction.AUTHORS_TOKENS, frozenset(), top_p, seed=suite.seed)
+        figures = extraction.sampled(
+            generator.model, name, documents, lengths, how, config.batch_size, journal, bar.advance
+        )
+    else:
+        figures = extraction.greedy(
+            generator.model, name, documents, lengths, options.stride, config.batch_size,
+            journal, bar.advance,
+        )  # fmt: skip
+    for n, mine in zip(chosen, figures, strict=True):
+        found[n].figures |= mine
 
 
 def aggregate(
-    items: list[Item],
-    scores: dict[tuple[int, str, int], Score],
-    texts: dict[int, str],
-    config: EvalConfig,
+    suite: Suite,
+    items: dict[str, list[Item]],
+    found: dict[str, list[Evidence]],
+    missing: dict[str, str],
 ) -> Evaluation:
-    """Per-sample scores and their aggregates, set by set."""
-    samples, found, missing = [], {}, {}
-    for number, item in enumerate(items):
-        part = {k: [scores[number, k, j] for j in range(len(v))] for k, v in item.answers.items()}
-        samples.append(sample_scores(item, part, texts.get(number), config))
-    for name, chosen in config.sets.items():
-        mine = [s for s in samples if s["set"] == name]
-        for metric in chosen.metrics:
-            value, reason = set_metric(metric, name, mine)
-            if value is None:
-                missing[f"{name}_{metric}"] = reason
+    """Per-sample scores and their aggregates, set by set.
+
+    Args:
+        missing: why metrics of helper models could not be computed.
+    """
+    evaluation = Evaluation({}, [], dict(missing))
+    for name, options in suite.config.sets.items():
+        rows = suite.rows.get(name)
+        if rows is None:
+            continue
+        if rows.missing:
+            evaluation.missing[name] = rows.missing
+            for metric in options.metrics:
+                evaluation.missing[f"{name}_{metric}"] = rows.missing
+            continue
+        chosen = metrics_of(suite.config, name)
+        samples = []
+        for item, evidence in zip(items[name], found[name], strict=True):
+            values = {m.stored or key: m.sample(evidence) for key, m in chosen.items()}
+            samples.append(sample(suite, item, evidence, values))
+        evaluation.samples += samples
+        for key in options.metrics:
+            metric = find(key)
+            assert metric is not None
+            values = [v for s in samples if (v := s.get(metric.stored or key)) is not None]
+            values = [v for v in values if not math.isnan(v)]
+            if values:
+                evaluation.metrics[f"{name}_{key}"] = metric.aggregate(values, name)
             else:
-                found[f"{name}_{metric}"] = value
-    if config.store_text == "none":
-        for sample in samples:
-            for key in ("prompt", "reference", "generation"):
-                sample.pop(key, None)
-    for sample in samples:
-        sample.pop("matches")
-    return Evaluation(found, samples, missing)
+                evaluation.missing.setdefault(f"{name}_{key}", "no sample it applies to")
+    return evaluation
 
 
-def sample_scores(
-    item: Item, part: dict[str, list[Score]], text: str | None, config: EvalConfig
+def sample(
+    suite: Suite, item: Item, found: Evidence, values: dict[str, float | None]
 ) -> dict[str, Any]:
     """One line of samples.jsonl."""
-    answer = part["answer"][0] if part["answer"] else Score(math.nan, 0, [])
-    sample: dict[str, Any] = {
-        "set": item.set_name,
-        "index": item.index,
-        "prompt": item.prompt,
-        "reference": item.reference,
-        "answer_ce": answer.ce if answer.tokens else None,
-        "answer_tokens": answer.tokens,
-        "matches": answer.matches,
-    }
-    names = config.sets[item.set_name].metrics
-    if "probability" in names and answer.tokens:
-        sample["probability"] = float(metrics.probability(answer.ce))
-    if "exact_memorization" in names and answer.matches:
-        sample["exact_memorization"] = float(np.mean(answer.matches))
-    if text is not None:
-        sample["generation"] = text
-        sample["rouge"] = metrics.rouge_l_recall(text, item.reference)
-    if "perturbed" in part:
-        true, false = part["paraphrase"][0].ce, [s.ce for s in part["perturbed"]]
-        sample["paraphrase_ce"], sample["perturbed_ce"] = true, false
-        ratio = float(metrics.log_truth_ratio([true], [false])[0])
-        if not math.isnan(ratio):
-            sample["log_truth_ratio"] = ratio
-    return sample
-
-
-def set_metric(metric: str, name: str, samples: list[dict[str, Any]]) -> tuple[float | None, str]:
-    """The aggregate of one metric on one set, or None and why there is none."""
-    if metric == "exact_memorization":
-        value, _ = metrics.exact_memorization([s["matches"] for s in samples])
-        return (None, "no sample has an answer token") if math.isnan(value) else (value, "")
-    if metric == "truth_ratio":
-        logs = [s["log_truth_ratio"] for s in samples if "log_truth_ratio" in s]
-        if not logs:
-            return None, "no sample has scored tokens in its answer and its perturbed answers"
-        with np.errstate(over="ignore"):
-            ratios = np.exp(np.asarray(logs))
-        kind = metrics.forget_truth_ratio if name == FORGET else metrics.retain_truth_ratio
-        return kind(ratios), ""
-    values = [s[metric] for s in samples if metric in s]
-    return (float(np.mean(values)), "") if values else (None, "no sample it applies to")
-
-
-def forget_quality(unlearned: Evaluation, retain: Evaluation | None) -> tuple[float | None, str]:
-    """Forget quality against a retain model's evaluation, or None and why there is none."""
-    if retain is None:
-        return None, "no retain model is known: set eval.retain_model"
-    ours, theirs = (
-        [s["log_truth_ratio"] for s in e.samples if s["set"] == FORGET and "log_truth_ratio" in s]
-        for e in (unlearned, retain)
-    )
-    if not ours or not theirs:
-        return None, "the forget set has no truth ratios"
-    return metrics.forget_quality(ours, theirs), ""
+    line: dict[str, Any] = {"set": item.set_name, "index": item.index}
+    if suite.config.store_text == "full":
+        line |= {"prompt": item.prompt, "reference": item.reference}
+        line |= {"generation": found.generation} if found.generation is not None else {}
+    if found.answers.get("answer"):
+        answer = found.answers["answer"][0]
+        line |= {"answer_ce": found.answer and answer.ce, "answer_tokens": answer.tokens}
+    other = found.alternatives()
+    if other is not None:
+        line["paraphrase_ce"], line["perturbed_ce"] = other
+    return line | {key: value for key, value in values.items() if value is not None}

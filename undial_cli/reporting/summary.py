@@ -81,7 +81,7 @@ def show(run: Run, folder: RunFolder) -> None:
         table.add_column(column, justify="right")
     last = None
     for name, values in summary.rows:
-        group = name.split("_")[0]
+        group = "" if name in run.eval.metrics else name.split("_")[0]
         if last not in (None, group):
             table.add_section()
         last = group

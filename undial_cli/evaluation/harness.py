@@ -1,0 +1,307 @@
+"""General ability by lm-evaluation-harness (extra `harness`), on the model at hand.
+
+Every process builds all requests and answers its share of them, so that no figure, few-shot draw
+included, depends on the number of processes. Knows no suite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import functools
+import importlib.util
+import logging
+import math
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeGuard
+from unittest import mock
+
+import numpy as np
+import torch
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from undial_cli import distributed
+from undial_cli.errors import UserError
+from undial_cli.evaluation.work import Journal, Keep, share
+
+# Modules of lm_eval that show progress bars.
+BARS = ("lm_eval.api.task", "lm_eval.api.model", "lm_eval.models.huggingface")
+
+
+def check_tasks(tasks: list[str], include_path: str | None) -> None:
+    """Find what is wrong with the tasks before anything is computed. Asks no hub.
+
+    Raises:
+        UserError: lm-eval is missing, the folder is, or a task is unknown (nearest ones named).
+    """
+    if not tasks:
+        return
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UserError("eval.harness.tasks: needs lm-eval: pip install 'undial[harness]'")
+    if include_path is not None and not Path(include_path).expanduser().is_dir():
+        raise UserError(f"eval.harness.include_path={include_path}: no such folder")
+    known = task_manager(tuple(tasks), include_path).all_tasks
+    for task in tasks:
+        if task not in known:
+            near = difflib.get_close_matches(task, known, n=3)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise UserError(
+                f"eval.harness.tasks={task}: no such task of lm-evaluation-harness{hint}"
+            )
+
+
+@functools.lru_cache(maxsize=4)
+def task_manager(tasks: tuple[str, ...], include_path: str | None) -> Any:
+    """The index of tasks. Reading that of the library takes seconds: only where it is needed."""
+    from lm_eval.tasks import TaskManager
+
+    with quiet_library():
+        if include_path is None:
+            return TaskManager()
+        folder = Path(include_path).expanduser()
+        own = TaskManager(include_path=folder, include_defaults=False)
+        if set(tasks) <= set(own.all_subtasks):
+            return own
+        return TaskManager(include_path=folder)
+
+
+def evaluate(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: list[str],
+    include_path: str | None,
+    num_fewshot: int | None,
+    limit: int | None,
+    batch_size: int,
+    seed: int,
+    advance: Callable[[int], None] = lambda n: None,
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Run tasks, groups or tags of lm-evaluation-harness; to be called on every process.
+
+    Args:
+        model: unwrapped, in any mode; it is put into eval mode and back.
+        include_path: folder with task files of one's own, which win over the library's. Functions
+            they name are run: it is as trusted as `method.file`.
+        num_fewshot: solved examples in the prompt; null: what the task says. A task that says 0
+            keeps 0, as in the library.
+        limit: first documents of each task only.
+        advance: is told of every task that is done.
+
+    Returns:
+        metrics `harness_{task}_{metric}`, with `harness_mean_acc` over tasks where more than one
+        has an accuracy; and what is missing, with the reason in one line. The mean is missing too
+        if a task is, since it would be one of other tasks.
+
+    Raises:
+        UserError: as `check_tasks`.
+    """
+    tasks = list(dict.fromkeys(tasks))
+    if not tasks:
+        return {}, {}
+    check_tasks(tasks, include_path)
+    manager = task_manager(tuple(tasks), include_path)
+    figures: dict[str, float] = {}
+    missing: dict[str, str] = {}
+    accuracies: list[float] = []
+    training = model.training
+    try:
+        with quiet_library(), without_bars():
+            lm = shared_model(model, tokenizer, batch_size)
+            for task in tasks:
+                with random_state(seed):
+                    results, reason = run_task(lm, manager, task, num_fewshot, limit, seed)
+                if results is None:
+                    missing[f"harness_{task}"] = reason
+                else:
+                    accuracies += accuracies_of(results, task)
+                    figures |= names_of(results)
+                advance(1)
+    finally:
+        model.train(training)
+    if len(accuracies) > 1 and not missing:
+        figures["harness_mean_acc"] = float(np.mean(accuracies))
+    elif len(tasks) > 1 and missing:
+        missing["harness_mean_acc"] = f"{len(missing)} of {len(tasks)} tasks could not be run"
+    for name in [n for n, value in figures.items() if not math.isfinite(value)]:
+        missing[name] = f"it is {figures.pop(name)}"
+    return figures, missing
+
+
+def run_task(
+    lm: Any, manager: Any, task: str, num_fewshot: int | None, limit: int | None, seed: int
+) -> tuple[dict[str, dict[str, Any]] | None, str]:
+    """The library's results of one task (of each task in a group), or None and the reason.
+
+    The same on every process, or they would wait for each other.
+    """
+    from lm_eval.evaluator import evaluate as evaluate_tasks
+
+    loaded, reason = None, ""
+    try:
+        loaded = manager.load([task])
+        for one in loaded["tasks"].values():
+            prepare(one, num_fewshot, seed)
+    except Exception as error:  # a task's own code, a data set's, the hub's
+        reason = f"cannot be loaded ({one_line(error)})"
+    reasons = [r for r in distributed.gather([reason]) if r]
+    if loaded is None or reasons:
+        return None, reasons[0]
+    try:
+        found = evaluate_tasks(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=False)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        return None, f"cannot be run ({one_line(error)})"
+    return dict(found["results"]), ""  # type: ignore[index]
+
+
+def prepare(task: Any, num_fewshot: int | None, seed: int) -> None:
+    """Set a loaded task's number of solved examples and their seed."""
+    own = task.get_config("num_fewshot")
+    if num_fewshot is not None and own != 0:
+        task.set_config(key="num_fewshot", value=num_fewshot)
+    elif own is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=seed)
+
+
+def shared_model(model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Any:
+    """The model as lm-evaluation-harness wants it, its requests dealt out to the processes.
+
+    To the library each process is the only one, since its own way of sharing draws other few-shot
+    examples for another number of processes.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    class SharedModel(HFLM):
+        """Answers this process's share of the requests and gathers the others' answers."""
+
+        def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
+            return dealt(requests, super().loglikelihood)
+
+        def loglikelihood_rolling(
+            self, requests: list[Any], disable_tqdm: bool = True
+        ) -> list[Any]:
+            return dealt(requests, super().loglikelihood_rolling)
+
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
+            return dealt(requests, super().generate_until)
+
+    # The library gives a tokenizer a padding token: not to ours.
+    own: Any = copy.deepcopy(tokenizer)
+    make: Any = SharedModel
+    return make(pretrained=model, tokenizer=own, batch_size=batch_size)
+
+
+def dealt(requests: list[Any], answer: Callable[[list[Any]], list[Any]]) -> list[Any]:
+    """The answers to all requests, in order, each found by one process.
+
+    Requests of one context stay together: the library then computes it once.
+
+    Raises:
+        RuntimeError: it failed on some process (on all of them the same).
+    """
+    groups: dict[str, list[int]] = {}
+    for i, request in enumerate(requests):
+        groups.setdefault(request.args[0], []).append(i)
+    members = list(groups.values())
+    failures: list[str] = []
+
+    def run(numbers: list[int], keep: Keep) -> None:
+        mine = [i for n in numbers for i in members[n]]
+        found: dict[int, Any] = dict.fromkeys(mine)
+        try:
+            if mine:
+                found = dict(zip(mine, answer([requests[i] for i in mine]), strict=True))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            failures.append(one_line(error))
+        for n in numbers:
+            keep(n, [found[i] for i in members[n]])
+
+    sizes = [len(context) * len(members[n]) for n, context in enumerate(groups)]
+    parts = share("harness", sizes, run, Journal())
+    failed = distributed.gather(failures)
+    if failed:
+        raise RuntimeError(failed[0])
+    pairs = zip(members, parts, strict=True)
+    answers = {i: a for m, part in pairs for i, a in zip(m, part, strict=True)}
+    return [answers[i] for i in range(len(requests))]
+
+
+def names_of(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """`harness_{task}_{metric}` of the library's results, with the filter where there are some."""
+    figures = {}
+    for task, found in results.items():
+        for key, value in found.items():
+            metric, comma, kind = key.partition(",")
+            if not comma or metric.endswith("_stderr") or not is_number(value):
+                continue
+            suffix = "" if kind == "none" else f"_{kind.replace('-', '_')}"
+            figures[f"harness_{task}_{metric}{suffix}"] = float(value)
+    return figures
+
+
+def accuracies_of(results: dict[str, dict[str, Any]], task: str) -> list[float]:
+    """The accuracy of a task or group; of the single tasks where a group or tag has none."""
+    whole = results.get(task, {}).get("acc,none")
+    if is_number(whole):
+        return [float(whole)]
+    return [float(r["acc,none"]) for r in results.values() if is_number(r.get("acc,none"))]
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a result is a figure (the library also writes "N/A" and lists)."""
+    return isinstance(value, (int, float, np.number))
+
+
+def one_line(error: Exception) -> str:
+    """An exception in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+@contextlib.contextmanager
+def quiet_library() -> Iterator[None]:
+    """Keep the library's notices off the screen."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Without the library's progress bars."""
+    from tqdm import tqdm
+
+    def silent(*values: Any, **options: Any) -> Any:
+        return tqdm(*values, **{**options, "disable": True})
+
+    with contextlib.ExitStack() as stack:
+        for module in BARS:
+            stack.enter_context(mock.patch(f"{module}.tqdm", silent))
+        yield
+
+
+@contextlib.contextmanager
+def random_state(seed: int) -> Iterator[None]:
+    """Seed all random number generators, and put them back as they were."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

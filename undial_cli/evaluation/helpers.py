@@ -1,0 +1,133 @@
+"""Metrics that need a second model (oracle, embedder, classifier) or another library's tasks.
+
+A helper that cannot be had does not end an evaluation: its metric is missing, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from undial_cli import distributed
+from undial_cli.errors import UserError, WorldError
+from undial_cli.evaluation import quality
+from undial_cli.evaluation.catalog import Evaluation, Evidence, needs_of
+from undial_cli.evaluation.items import Item
+
+Pairs = list[tuple[Item, Evidence]]
+
+
+def perplexity(pairs: Pairs, path: str, suite: Any, device: torch.device) -> None:
+    """Of prompt and continuation together, under the oracle model."""
+    texts = [item.prompt + (found.generation or "") for item, found in pairs]
+    for (_, found), value in zip(
+        pairs, quality.perplexity(texts, path, device, suite.config.batch_size), strict=True
+    ):
+        found.figures["perplexity"] = value
+
+
+def similarity(pairs: Pairs, path: str, suite: Any, device: torch.device) -> None:
+    """Cosine of the embeddings of the continuation and of the true text."""
+    texts = [(found.generation or "", item.reference) for item, found in pairs]
+    compare("similarity", pairs, texts, path, suite, device)
+
+
+def coherence(pairs: Pairs, path: str, suite: Any, device: torch.device) -> None:
+    """Cosine of the embeddings of the prompt and of the continuation."""
+    texts = [(item.prompt, found.generation or "") for item, found in pairs]
+    compare("coherence", pairs, texts, path, suite, device)
+
+
+def compare(
+    name: str,
+    pairs: Pairs,
+    texts: list[tuple[str, str]],
+    path: str,
+    suite: Any,
+    device: torch.device,
+) -> None:
+    """Cosine similarities of pairs of texts as a figure."""
+    left, right = [a for a, _ in texts], [b for _, b in texts]
+    size = suite.config.batch_size
+    values = distributed.on_main(lambda: quality.similarity(left, right, path, device, size))
+    for (_, found), value in zip(pairs, values, strict=True):
+        found.figures[name] = float(value)
+
+
+def mauve(pairs: Pairs, path: str, suite: Any, device: torch.device) -> None:
+    """One figure for the set: how alike true and generated texts are distributed."""
+    true = [item.prompt + item.reference for item, _ in pairs]
+    made = [item.prompt + (found.generation or "") for item, found in pairs]
+    size, seed = suite.config.batch_size, suite.seed
+    value = distributed.on_main(lambda: quality.mauve(true, made, path, device, size, seed))
+    for _, found in pairs:
+        found.figures["mauve"] = value
+
+
+def gibberish(pairs: Pairs, path: str, suite: Any, device: torch.device) -> None:
+    """Probability of the classifier's first class (clean text) for each generation."""
+    texts = [found.generation or "" for _, found in pairs]
+    size = suite.config.batch_size
+    values = distributed.on_main(lambda: quality.first_class(texts, path, device, size))
+    for (_, found), value in zip(pairs, values, strict=True):
+        found.figures["gibberish"] = float(value)
+
+
+HELPERS: dict[str, Callable[[Pairs, str, Any, torch.device], None]] = {
+    "oracle_model": perplexity,
+    "similarity_model": similarity,
+    "coherence_model": coherence,
+    "mauve_model": mauve,
+    "gibberish_model": gibberish,
+}
+
+
+def apply(
+    suite: Any,
+    model: Any,
+    items: dict[str, list[Item]],
+    found: dict[str, list[Evidence]],
+) -> dict[str, str]:
+    """Add the figures of helper models to what was found; returns what is missing, and why."""
+    missing = {}
+    for key, run in HELPERS.items():
+        for name in items:
+            if key not in needs_of(suite.config, name):
+                continue
+            pairs = [
+                (i, f)
+                for i, f in zip(items[name], found[name], strict=True)
+                if f.generation is not None
+            ]
+            try:
+                path = getattr(suite.config, key)
+                if path is None:
+                    raise UserError(f"eval.{key} is not set")
+                run(pairs, path, suite, model.device)
+            except (UserError, WorldError) as error:
+                missing[f"{name}_{run.__name__}"] = str(error)
+    return missing
+
+
+def harness(suite: Any, model: Any, evaluation: Evaluation) -> dict[str, str]:
+    """Add the tasks of lm-evaluation-harness; returns what is missing, and why."""
+    config = suite.config.harness
+    if not config.tasks:
+        return {}
+    from undial_cli.evaluation import harness as tasks
+
+    figures, missing = tasks.evaluate(
+        model,
+        suite.encoder.tokenizer,
+        config.tasks,
+        config.include_path,
+        config.num_fewshot,
+        suite.config.limit,
+        suite.config.batch_size,
+        suite.seed,
+    )
+    evaluation.metrics |= figures
+    evaluation.missing |= missing
+    return missing

@@ -1,0 +1,127 @@
+"""What an evaluation reads before it computes: rows of its sets, the retain reference, helpers.
+
+Everything wrong is found here, before anything is written. Loads no weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from undial_cli import models, ui
+from undial_cli.data.encode import Encoder
+from undial_cli.data.load import Row, check_columns, load_split, row_kind
+from undial_cli.errors import UserError, WorldError
+from undial_cli.evaluation import reference
+from undial_cli.evaluation.catalog import Evaluation
+from undial_cli.evaluation.helpers import HELPERS
+from undial_cli.evaluation.items import data_of
+from undial_cli.evaluation.suite import SetRows, Suite
+from undial_cli.schema import DataConfig, EvalConfig, EvalSetConfig, Run
+from undial_cli.sources import looks_local, model_source
+from undial_cli.targets import Place, results_file, retain_of
+
+
+@dataclass
+class Reference:
+    """What an evaluation is compared with: a retain model, its results, or why there is neither."""
+
+    place: Place | None = None
+    results: Evaluation | None = None
+    missing: str = ""
+
+
+def find_reference(run: Run, suite: Suite) -> Reference:
+    """The retain model or its results; one that only the configs name may be out of reach."""
+    file, place = results_file(run), retain_of(run)
+    if file is not None:
+        return Reference(results=reference.read(file))
+    if run.eval.retain_model == "none":
+        return Reference(missing="eval.retain_model=none")
+    if place is None or place.path is None:
+        return Reference(place)
+    try:
+        model_source(place.path, "eval.retain_model")
+    except (UserError, WorldError) as error:
+        if run.eval.retain_model is not None:
+            raise
+        ui.say(f"without a retain model: {error}", "yellow")
+        return Reference(missing=str(error))
+    check_same_tokens(run, suite, place.path)
+    return Reference(place)
+
+
+def check_same_tokens(run: Run, suite: Suite, path: str) -> None:
+    """Raise UserError if a retain model's tokenizer reads the rows otherwise than the target's."""
+    if run.model.tokenizer_path is not None:
+        return
+    try:
+        other = models.load_tokenizer(run.model, path)
+    except UserError:
+        return  # a folder of weights alone: the target's tokenizer is used
+    for items in suite.items().values():
+        for item in items[:8]:
+            text = item.prompt + item.reference
+            ours, theirs = (
+                t(text, verbose=False)["input_ids"] for t in (suite.encoder.tokenizer, other)
+            )
+            if ours != theirs:
+                raise UserError(
+                    f"eval.retain_model={path}: its tokenizer gives other tokens than the "
+                    "target's, so that their losses cannot be compared"
+                )
+
+
+def check_helpers(config: EvalConfig) -> None:
+    """Raise UserError for a helper model that is given as a path and is not there."""
+    for key in HELPERS:
+        path = getattr(config, key)
+        if path is not None and looks_local(path) and not Path(path).expanduser().exists():
+            raise UserError(f"eval.{key}={path}: no such file or folder")
+
+
+def evaluation_rows(run: Run, encoder: Encoder) -> dict[str, SetRows]:
+    """The rows of every set of the suite that has a split."""
+    found = {}
+    for name, options in run.eval.sets.items() if run.eval.name != "none" else ():
+        if not (options.split or options.path):
+            continue
+        try:
+            found[name] = set_rows(run, encoder, name, options)
+        except (UserError, WorldError) as error:
+            if not options.optional:
+                raise
+            found[name] = SetRows(missing=str(error))
+    return found
+
+
+def set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig) -> SetRows:
+    """The rows of one set, filtered and limited, and those of its solved examples."""
+    key, data = f"eval.sets.{name}.split", data_of(run.data, options)
+    split = options.split or ""
+    rows = load_split(data, split, key, options.path)
+    place = f"{key}={split or options.path}"
+    check_columns(rows, data, place)
+    if options.kind == "document" and row_kind(rows[0], data) not in ("text", "ids"):
+        raise UserError(f"{place}: a set of documents needs a column '{data.text_key}'")
+    if options.exclude or options.min_tokens:
+        rows = [row for row in rows if wanted(row, encoder, data, options)]
+        if not rows:
+            raise UserError(
+                f"{place}: no document has {options.min_tokens or 1} tokens (min_tokens) and is "
+                f"without '{options.exclude}' (exclude)"
+            )
+    shots: list[Row] = []
+    if options.shots is not None:
+        shots = load_split(data, options.shots, f"eval.sets.{name}.shots", options.path)
+        check_columns(shots, data, f"eval.sets.{name}.shots={options.shots}")
+    return SetRows(rows[: run.eval.limit], shots)
+
+
+def wanted(row: Row, encoder: Encoder, data: DataConfig, options: EvalSetConfig) -> bool:
+    """Whether a document is long enough and free of the text that a set excludes."""
+    text = str(row.get(data.text_key, ""))
+    if options.exclude and options.exclude in text:
+        return False
+    least = options.min_tokens or 0
+    return least == 0 or len(row.get("input_ids") or encoder.tokenise(text)[0]) >= least

@@ -1,0 +1,316 @@
+"""How good generated texts are, in the eyes of helper models: an oracle, an embedder, a classifier.
+
+Optional libraries (extra `quality`) are imported where they are used. `perplexity` is shared over
+the processes of a run; everything else runs on the process that calls it. Knows no suite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from undial_cli.data.collate import pad, pad_token
+from undial_cli.data.encode import Encoder, Example
+from undial_cli.errors import UserError
+from undial_cli.evaluation.scoring import score
+from undial_cli.evaluation.work import Journal, by_length
+from undial_cli.models import head_job, load_model, load_tokenizer
+from undial_cli.schema import DataConfig, ModelConfig, TemplateConfig
+from undial_cli.sources import Source, model_source
+
+# What a key's metric needs beside undial itself: modules, and the packages they come in.
+NEEDS = {
+    "eval.similarity_model": {"sentence_transformers": "sentence-transformers"},
+    "eval.coherence_model": {"sentence_transformers": "sentence-transformers"},
+    "eval.mauve_model": {"mauve": "mauve-text"},
+}
+# Tokens of a text that MAUVE's features see (the default of its authors' package).
+MAUVE_TOKENS = 1024
+
+
+def check_libraries(key: str) -> None:
+    """Find out, without importing anything, whether the libraries behind a key are there.
+
+    Raises:
+        UserError: one is not.
+    """
+    for module, package in NEEDS.get(key, {}).items():
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"{key}: needs {package}: pip install 'undial[quality]'")
+
+
+def language_model(
+    path: str, key: str, device: torch.device | str, dtype: str = "float32"
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A causal language model in eval mode and its tokenizer.
+
+    Args:
+        path: hub id, folder, .gguf file or pkg:// resource.
+        key: the config key that names it, for errors.
+    """
+    model_source(path, key)
+    config = ModelConfig(dtype=dtype)
+    model: Any = load_model(config, path)
+    return model.to(device), load_tokenizer(config, path)
+
+
+def context_length(model: Any, most: int = 10**6) -> int:
+    """Tokens that a model can see, at most `most`."""
+    return min(getattr(model.config, "max_position_embeddings", None) or most, most)
+
+
+def perplexity(
+    texts: Sequence[str],
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+    journal: Journal | None = None,
+    advance: Callable[[int], None] = lambda n: None,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """What an oracle language model says of each text; its perplexity is `exp(nll / tokens)`.
+
+    Every token is predicted that has one before it, begin token included; a text longer than the
+    model's context is cut into pieces. To be called on every process of a run; each text is
+    computed on one of them.
+
+    Returns:
+        summed negative log-likelihood in nats [N] and number of predicted tokens [N]; both 0 for
+        texts of fewer than two tokens.
+    """
+    config = DataConfig(max_length=context_length(model))
+    encoder = Encoder(tokenizer, TemplateConfig(), config)
+    pieces = [
+        (n, piece)
+        for n, text in enumerate(texts)
+        for piece in encoder.documents({config.text_key: text})
+    ]
+    scores = score(
+        model,
+        [[piece] for _, piece in pieces],
+        batch_size,
+        pad_token(tokenizer),
+        journal=journal,
+        advance=advance,
+        name="oracle",
+    )
+    nll, tokens = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.int64)
+    for (n, _), (found,) in zip(pieces, scores, strict=True):
+        nll[n] += math.fsum(found.token_ce)
+        tokens[n] += found.tokens
+    return nll, tokens
+
+
+def similarity(
+    a_texts: Sequence[str],
+    b_texts: Sequence[str],
+    path: str,
+    device: torch.device | str,
+    batch_size: int,
+    key: str = "eval.similarity_model",
+) -> NDArray[np.float32]:
+    """Cosine of the embeddings of each pair of texts: [N] in [-1, 1]. Empty texts are allowed."""
+    if len(a_texts) != len(b_texts):
+        raise ValueError(f"{len(a_texts)} and {len(b_texts)} texts do not make pairs")
+    both = sentence_embeddings([*a_texts, *b_texts], path, device, batch_size, key)
+    a_ND, b_ND = both[: len(a_texts)], both[len(a_texts) :]
+    return (a_ND * b_ND).sum(axis=1)
+
+
+def sentence_embeddings(
+    texts: Sequence[str],
+    path: str,
+    device: torch.device | str,
+    batch_size: int,
+    key: str = "eval.similarity_model",
+) -> NDArray[np.float32]:
+    """Embeddings of unit norm, [N, D].
+
+    A sentence-transformers model is used as it says of itself. Any other encoder gives its pooler
+    output, which is what SimCSE's supervised models are trained for.
+
+    Raises:
+        UserError: sentence-transformers is missing, or the model is no sentence encoder.
+    """
+    check_libraries(key)
+    source = encoder_source(path, key)
+    if not texts:
+        return np.zeros((0, 0), dtype=np.float32)
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import is_sentence_transformer_model
+
+    if not is_sentence_transformer_model(source.path, revision=source.revision):
+        return pooled(texts, source, device, batch_size, f"{key}={path}")
+    try:
+        model = SentenceTransformer(source.path, revision=source.revision, device=str(device))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{key}={path}: no sentence encoder ({first_line(error)})") from error
+    found = model.encode(
+        list(texts), batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
+    )
+    return np.asarray(found, dtype=np.float32)
+
+
+def pooled(
+    texts: Sequence[str], source: Source, device: torch.device | str, batch_size: int, what: str
+) -> NDArray[np.float32]:
+    """Pooler outputs of a plain encoder, made unit norm: [N, D]."""
+    try:
+        model, report = AutoModel.from_pretrained(
+            source.path, revision=source.revision or "main", output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{what}: no sentence encoder ({first_line(error)})") from error
+    untrained = any("pooler" in name for name in report["missing_keys"])
+    if getattr(model, "pooler", None) is None or untrained:
+        raise UserError(f"{what}: no sentence encoder (no modules.json, and no trained pooler)")
+    found = batched(texts, model, source, device, batch_size, lambda out: out.pooler_output)
+    return F.normalize(found, dim=-1).numpy()
+
+
+def first_class(
+    texts: Sequence[str],
+    path: str,
+    device: torch.device | str,
+    batch_size: int,
+    key: str = "eval.gibberish_model",
+) -> NDArray[np.float32]:
+    """Probability that a text classifier gives its first class: [N]."""
+    source = encoder_source(path, key)
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source.path, revision=source.revision or "main"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{key}={path}: no text classifier ({first_line(error)})") from error
+    found = batched(texts, model, source, device, batch_size, lambda out: out.logits)
+    return found.softmax(-1)[:, 0].numpy()
+
+
+def encoder_source(path: str, key: str) -> Source:
+    """The place of an encoder, which no GGUF file can hold."""
+    source = model_source(path, key)
+    if source.gguf_file:
+        raise UserError(f"{key}={path}: allowed is a hub id or a folder")
+    return source
+
+
+@torch.no_grad()
+def batched(
+    texts: Sequence[str],
+    model: Any,
+    source: Source,
+    device: torch.device | str,
+    batch_size: int,
+    result: Callable[[Any], Tensor],
+) -> Tensor:
+    """What an encoder says of each text, in float32 on the CPU: [N, ...]."""
+    model = model.to(device).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(source.path, **source.arguments)
+    size = min(context_length(model, 512), tokenizer.model_max_length)
+    order = by_length([len(text) for text in texts])
+    found: list[Tensor] = [torch.empty(0)] * len(texts)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = tokenizer(
+            [texts[i] for i in chosen],
+            padding=True, truncation=True, max_length=size, return_tensors="pt",
+        )  # fmt: skip
+        rows = result(model(**batch.to(device))).float().cpu()
+        for i, row in zip(chosen, rows, strict=True):
+            found[i] = row
+    return torch.stack(found) if found else torch.zeros(0, 1)
+
+
+def mauve(
+    reference_texts: Sequence[str],
+    generated_texts: Sequence[str],
+    path: str,
+    device: torch.device | str,
+    batch_size: int,
+    seed: int,
+    key: str = "eval.mauve_model",
+) -> float:
+    """MAUVE (Pillutla et al., NeurIPS 2021; arXiv 2102.01454) in (0, 1]; 1: as if drawn alike.
+
+    Its authors' package, on our features. Texts without a token are left out, as there; NaN if
+    none is left on a side.
+
+    Raises:
+        UserError: mauve-text is missing, or `path` holds no causal language model.
+    """
+    check_libraries(key)
+    model, tokenizer = language_model(path, key, device)
+    p, q = (features(t, model, tokenizer, batch_size) for t in (reference_texts, generated_texts))
+    if not len(p) or not len(q):
+        return math.nan
+    from mauve import compute_mauve
+
+    with silent_stderr():
+        return float(compute_mauve(p_features=p, q_features=q, seed=seed, verbose=False).mauve)
+
+
+@torch.no_grad()
+def features(
+    texts: Sequence[str], model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> NDArray[np.float32]:
+    """The last hidden state at the last token of every text that has a token: [N, D]."""
+    size = context_length(model, MAUVE_TOKENS)
+    ids = [tokenizer(text, truncation=True, max_length=size)["input_ids"] for text in texts]
+    examples = [Example(list(i), list(i), len(i)) for i in ids if i]  # type: ignore[arg-type]
+    order = by_length([len(e.input_ids) for e in examples])
+    found: list[Any] = [None] * len(examples)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = pad([examples[i] for i in chosen], pad_token(tokenizer))
+        rows = last_hidden(model, batch["input_ids"], batch["attention_mask"])
+        for i, row in zip(chosen, rows, strict=True):
+            found[i] = row
+    return np.array(found, dtype=np.float32)
+
+
+def last_hidden(model: Any, ids_BT: Tensor, mask_BT: Tensor) -> NDArray[np.float32]:
+    """What the output head is given at each row's last token: [B, D]."""
+    last_B = mask_BT.sum(1).to(model.device) - 1
+
+    def job(hidden_BTD: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+        return hidden_BTD[torch.arange(len(last_B), device=last_B.device), last_B]
+
+    with head_job(model, job):
+        hidden_BD = model(
+            input_ids=ids_BT.to(model.device),
+            attention_mask=mask_BT.to(model.device),
+            use_cache=False,
+        ).logits
+    return hidden_BD.float().cpu().numpy()
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Drop what compiled code writes to stderr (faiss, of cluster sizes that MAUVE chose)."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of what an exception says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,84 @@
+"""Jobs of an engine, dealt out to the processes of a run and kept as they are done.
+
+An interrupted evaluation goes on where it stopped: what was done stands in a journal, a line per
+job. Knows no model and no metric.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from undial_cli import distributed
+
+Keep = Callable[[int, Any], None]
+
+
+def by_length(lengths: list[int]) -> list[int]:
+    """Indices, longest first."""
+    return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+
+
+class Journal:
+    """Results by engine and job number, in a folder; without a folder nothing is kept."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+
+    def read(self, engine: str) -> dict[int, Any]:
+        """What earlier, interrupted evaluations found; a line cut short is no result."""
+        found: dict[int, Any] = {}
+        for file in sorted(self.folder.glob(f"{engine}.*.jsonl")) if self.folder else ():
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    number, result = json.loads(line)
+                except (ValueError, TypeError):
+                    continue
+                found[number] = result
+        return found
+
+    def add(self, engine: str, results: dict[int, Any]) -> None:
+        """Append results; each process writes a file of its own."""
+        if self.folder is None or not results:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = self.folder / f"{engine}.{distributed.rank()}-{os.getpid()}.jsonl"
+        with open(place, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps([n, result]) + "\n" for n, result in results.items())
+
+
+def share(
+    engine: str,
+    sizes: list[int],
+    run: Callable[[list[int], Keep], None],
+    journal: Journal,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[Any]:
+    """Do every job on exactly one process; all processes get all results.
+
+    Args:
+        engine: name in the journal; its jobs are numbered 0 to N - 1.
+        sizes: cost of each job; larger ones are dealt out first.
+        run: does the jobs of a list, calling `keep(number, result)` for each; a result is what
+            JSON can hold.
+
+    Returns:
+        The results by number, [N].
+    """
+    known = distributed.on_main(lambda: journal.read(engine))
+    known = {number: result for number, result in known.items() if number < len(sizes)}
+    advance(len(known))
+    todo = [i for i in by_length(sizes) if i not in known]
+    found: dict[int, Any] = {}
+
+    def keep(number: int, result: Any) -> None:
+        found[number] = result
+        journal.add(engine, {number: result})
+        advance(1)
+
+    run(todo[distributed.rank() :: distributed.world()], keep)
+    known |= dict(distributed.gather(list(found.items())))
+    return [known[i] for i in range(len(sizes))]
