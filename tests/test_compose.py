@@ -29,13 +29,18 @@ NEEDS_GPU: set[Option] = {
     ("adapter", "qlora"),
 }
 # Refused everywhere: a suite on another data set's data.
+SUITES = {
+    "demo": ("demo",),
+    "tofu": ("tofu",),
+    "files": ("jsonl",),
+    "muse": ("muse_books", "muse_news"),
+    "extraction": ("extraction", "jsonl"),
+}
 REFUSED: dict[tuple[str, str], str] = {
-    ("data=demo", "eval=tofu"): "eval=tofu: this suite needs data=tofu",
-    ("data=demo", "eval=files"): "eval=files: this suite needs data=jsonl",
-    ("data=tofu", "eval=demo"): "eval=demo: this suite needs data=demo",
-    ("data=tofu", "eval=files"): "eval=files: this suite needs data=jsonl",
-    ("data=jsonl", "eval=demo"): "eval=demo: this suite needs data=demo",
-    ("data=jsonl", "eval=tofu"): "eval=tofu: this suite needs data=tofu",
+    (f"data={data}", f"eval={suite}"): f"eval={suite}: this suite needs data="
+    for suite, known in SUITES.items()
+    for data in ("demo", "tofu", "jsonl", "muse_books", "muse_news", "extraction")
+    if data not in known
 }
 # Models with a target for a data set; every other pair is refused unless model.path is given.
 TARGETS: dict[str, set[str]] = {
@@ -45,6 +50,10 @@ TARGETS: dict[str, set[str]] = {
     "llama7b": {"tofu"},
     "llama8b": {"tofu"},
     "phi1_5": {"tofu"},
+    "llama7b_base": {"muse_news", "muse_books"},
+    "gptneo_125m": {"extraction"},
+    "gptneo_1_3b": {"extraction"},
+    "gptneo_2_7b": {"extraction"},
 }
 
 without_gpu = pytest.mark.skipif(

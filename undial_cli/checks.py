@@ -23,6 +23,7 @@ def check_run(run: Run) -> None:
     check_ranges(run)
     check_name(run)
     check_hardware(run)
+    check_evaluation(run)
     if isinstance(run, TrainingRun):
         check_adapter(run)
     if isinstance(run, UnlearnRun):
@@ -55,6 +56,20 @@ def check_hardware(run: Run) -> None:
         raise bad_value("hardware.precision", "fp16", "no or bf16 on a CPU")
     if name == "deepspeed_zero3" and importlib.util.find_spec("deepspeed") is None:
         raise UserError(f"hardware={name}: needs deepspeed: pip install 'undial[deepspeed]'")
+
+
+def check_evaluation(run: Run) -> None:
+    """Libraries that the suite asks for, and what they cannot do."""
+    config = run.eval
+    if config.harness.tasks and importlib.util.find_spec("lm_eval") is None:
+        raise UserError(
+            "eval.harness.tasks: needs lm-evaluation-harness: pip install 'undial[harness]'"
+        )
+    if config.backend == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError("eval.backend=vllm: needs vllm: pip install 'undial[vllm]'")
+        if (run.hardware.num_processes or torch.cuda.device_count()) > 1:
+            raise UserError("eval.backend=vllm: needs hardware.num_processes=1")
 
 
 def check_adapter(run: TrainingRun) -> None:

@@ -124,6 +124,12 @@ def repeat(command: str, rest: list[str]) -> int:
             f"--from {words[place + 1]}: model.trust_remote_code=true runs code that comes with "
             "the model and is not taken from a file; say it on the command line as well"
         )
+    folder = run.eval.harness.include_path
+    if folder is not None and f"eval.harness.include_path={folder}" not in overrides:
+        raise UserError(
+            f"--from {words[place + 1]}: eval.harness.include_path={folder} may run code that its "
+            "tasks name and is not taken from a file; say it on the command line as well"
+        )
     if run.command != command:
         raise UserError(f"--from {words[place + 1]}: it is a run of 'undial {run.command}'")
     from undial_cli.pipeline import execute

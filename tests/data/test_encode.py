@@ -239,11 +239,29 @@ def test_documents_are_cut_into_pieces_of_max_length_and_every_token_is_a_target
     ids = tokenizer(text)["input_ids"]
     pieces = encoder(tokenizer, max_length=16).encode([{"text": text}])
     assert [len(p.input_ids) for p in pieces[:-1]] == [16] * (len(pieces) - 1)
-    flat = [i for piece in pieces for i in piece.input_ids]
-    assert flat == ids[: len(flat)]
-    assert len(ids) - len(flat) <= 1
+    assert all(piece.input_ids[0] == tokenizer.bos_token_id for piece in pieces)
+    flat = [i for piece in pieces for i in piece.input_ids[1:]]
+    assert flat == ids[1 : len(flat) + 1]
+    assert len(ids) - 1 - len(flat) <= 1
     assert all(piece.labels == piece.input_ids for piece in pieces)
     assert all(piece.num_targets == len(piece.input_ids) - 1 for piece in pieces)
+
+
+def test_joined_documents_are_one_text_cut_across_their_borders() -> None:
+    tokenizer, rows = byte_tokenizer(), [{"text": "yes" * 7}, {"text": "no" * 9}]
+    base = encoder(tokenizer, max_length=8)
+    joined = dataclasses.replace(base, data=dataclasses.replace(base.data, joined=True))
+    flat = [i for piece in joined.encode(rows) for i in piece.input_ids]
+    ids = tokenizer("yes" * 7 + "\n\n" + "no" * 9)["input_ids"]
+    assert flat == ids[: len(flat)]
+    assert len(ids) - len(flat) <= 1
+    assert all(len(p.input_ids) == 8 for p in joined.encode(rows)[:-1])
+
+
+def test_token_ids_are_taken_as_they_are() -> None:
+    tokenizer = byte_tokenizer(bos=True)
+    (piece,) = encoder(tokenizer, max_length=16).encode([{"input_ids": [9, 8, 7]}])
+    assert piece.input_ids == piece.labels == [9, 8, 7]
 
 
 def test_a_lone_last_token_gives_no_document_piece() -> None:

@@ -71,11 +71,23 @@ dataset_path: nobody/nothing
 dataset_kwargs: {}
 """
 WRONG = """
-include: own_choice.yaml
+include: own_spoken.yaml
 task: own_wrong
-doc_to_text: "{{question.no_such_method()}}"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 600}
 """
-FILES = {"choice": CHOICE, "words": WORDS, "spoken": SPOKEN, "gone": GONE, "wrong": WRONG}
+GROUP = """
+group: own_group
+task: [own_choice, own_words]
+aggregate_metric_list: [{metric: acc, weight_by_size: true}]
+"""
+FILES = {
+    "choice": CHOICE,
+    "words": WORDS,
+    "spoken": SPOKEN,
+    "gone": GONE,
+    "wrong": WRONG,
+    "group": GROUP,
+}
 
 
 def needs_library() -> None:
@@ -218,11 +230,20 @@ def test_the_missing_library_and_folder_are_one_line(monkeypatch: pytest.MonkeyP
 @pytest.mark.slow
 def test_the_tasks_of_the_paper_are_known_and_unknown_ones_are_not(tasks: str) -> None:
     paper = ["piqa", "arc_easy", "arc_challenge", "copa", "winogrande", "pubmedqa", "hellaswag"]
-    check_tasks([*paper, "lambada_openai"], None)
-    check_tasks(["own_choice", "piqa"], tasks)
+    check_tasks([*paper, "lambada_openai", "own_choice"], tasks)
     with pytest.raises(UserError, match=r"eval.harness.tasks=hellaswog: .*'hellaswag'") as caught:
-        check_tasks(["piqa", "hellaswog"], None)
+        check_tasks(["piqa", "hellaswog"], tasks)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_group_is_one_of_the_tasks_of_the_mean(model: Any, tasks: str) -> None:
+    figures, missing = run(model, ["own_group", "own_choice"], tasks)
+    assert not missing
+    parts = figures["harness_own_choice_acc"], figures["harness_own_words_acc"]
+    assert figures["harness_own_group_acc"] == pytest.approx(np.mean(parts))
+    means = figures["harness_own_group_acc"], figures["harness_own_choice_acc"]
+    assert figures["harness_mean_acc"] == pytest.approx(np.mean(means))
 
 
 @pytest.mark.slow
@@ -250,13 +271,17 @@ def counted(folder: str, settings: dict[str, Any]) -> tuple[Any, int]:
     return run(model, NAMES, folder, **settings), rows
 
 
+def cut_off(*values: Any) -> None:
+    """A task's preparation where its data is out of reach."""
+    raise ConnectionError("the net is down")
+
+
 def work(rank: int, world: int, folder: str, place: str) -> None:
     """One process of several: all settings, then a task that this process alone cannot load."""
     dist.init_process_group("gloo", init_method=f"file://{place}/meet", rank=rank, world_size=world)
     found = [counted(folder, settings) for settings in SETTINGS]
-    manager = harness.task_manager(tuple(NAMES), folder)
     if rank == 1:
-        manager.load = lambda tasks: (_ for _ in ()).throw(ConnectionError("the net is down"))
+        harness.prepare = cut_off
     broken = counted(folder, {})
     Path(place, f"{rank}.json").write_text(json.dumps([found, broken]))
     dist.barrier()

@@ -100,13 +100,18 @@ def test_perplexity_of_texts_too_short_and_too_long() -> None:
     assert [len(part) for part in quality.perplexity([], model, tokenizer, 2)] == [0, 0]
 
 
-def test_a_language_model_is_loaded_by_path_with_the_keys_own_error(folder: str) -> None:
+def test_a_language_model_is_loaded_by_path_with_the_keys_own_error(
+    folder: str, tmp_path: Path
+) -> None:
     model, tokenizer = quality.language_model(folder, "eval.oracle_model", "cpu")
     nll, tokens = quality.perplexity(TEXTS, model, tokenizer, 4)
     assert (nll[1:] > 0).all()
     assert (tokens[1:] > 0).all()
     with pytest.raises(UserError, match=r"eval.oracle_model=/no/model: no such file or folder"):
         quality.language_model("/no/model", "eval.oracle_model", "cpu")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"^eval.oracle_model=.*causal language model"):
+        quality.language_model(str(tmp_path), "eval.oracle_model", "cpu")
 
 
 def test_similarity_is_the_cosine_of_a_plain_loop(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def load_hub_layout(path: str, name: str, piece: str, key: str, path_key: str) -
     place = str(package_resource(path, path_key)) if path.startswith("pkg://") else path
     folder = Path(place).expanduser()
     if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise UserError(f"{path_key}={path}: no such file or folder")
+        raise UserError(f"{path_key}={path}: no such folder")
     place = str(folder.resolve()) if folder.exists() else path
     name, _, split = name.partition("/")
     try:

@@ -43,7 +43,7 @@ def check_tasks(tasks: list[str], include_path: str | None) -> None:
         raise UserError("eval.harness.tasks: needs lm-eval: pip install 'undial[harness]'")
     if include_path is not None and not Path(include_path).expanduser().is_dir():
         raise UserError(f"eval.harness.include_path={include_path}: no such folder")
-    known = task_manager(tuple(tasks), include_path).all_tasks
+    known = task_manager(tasks, include_path).all_tasks
     for task in tasks:
         if task not in known:
             near = difflib.get_close_matches(task, known, n=3)
@@ -53,19 +53,26 @@ def check_tasks(tasks: list[str], include_path: str | None) -> None:
             )
 
 
+def task_manager(tasks: list[str], include_path: str | None) -> Any:
+    """The index of tasks: the library's own, which takes seconds to read, only if it is needed."""
+    from lm_eval.tasks import TaskManager
+
+    if include_path is not None:
+        with quiet_library():
+            folder = Path(include_path).expanduser()
+            own = TaskManager(include_path=folder, include_defaults=False)
+        if set(tasks) <= set(own.all_subtasks):
+            return own
+    return whole_index(include_path)
+
+
 @functools.lru_cache(maxsize=4)
-def task_manager(tasks: tuple[str, ...], include_path: str | None) -> Any:
-    """The index of tasks. Reading that of the library takes seconds: only where it is needed."""
+def whole_index(include_path: str | None) -> Any:
+    """The index of the library's tasks and of those in a folder, which win."""
     from lm_eval.tasks import TaskManager
 
     with quiet_library():
-        if include_path is None:
-            return TaskManager()
-        folder = Path(include_path).expanduser()
-        own = TaskManager(include_path=folder, include_defaults=False)
-        if set(tasks) <= set(own.all_subtasks):
-            return own
-        return TaskManager(include_path=folder)
+        return TaskManager(include_path=include_path and Path(include_path).expanduser())
 
 
 def evaluate(
@@ -102,7 +109,7 @@ def evaluate(
     if not tasks:
         return {}, {}
     check_tasks(tasks, include_path)
-    manager = task_manager(tuple(tasks), include_path)
+    manager = task_manager(tasks, include_path)
     figures: dict[str, float] = {}
     missing: dict[str, str] = {}
     accuracies: list[float] = []

@@ -73,11 +73,15 @@ def check_same_tokens(run: Run, suite: Suite, path: str) -> None:
 
 
 def check_helpers(config: EvalConfig) -> None:
-    """Raise UserError for a helper model that is given as a path and is not there."""
+    """Raise UserError for a helper model's path that is not there, or an unknown task."""
     for key in HELPERS:
         path = getattr(config, key)
         if path is not None and looks_local(path) and not Path(path).expanduser().exists():
             raise UserError(f"eval.{key}={path}: no such file or folder")
+    if config.harness.tasks:
+        from undial_cli.evaluation.harness import check_tasks
+
+        check_tasks(config.harness.tasks, config.harness.include_path)
 
 
 def evaluation_rows(run: Run, encoder: Encoder) -> dict[str, SetRows]:

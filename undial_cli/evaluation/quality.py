@@ -63,8 +63,12 @@ def language_model(
     """
     model_source(path, key)
     config = ModelConfig(dtype=dtype)
-    model: Any = load_model(config, path)
-    return model.to(device), load_tokenizer(config, path)
+    try:
+        model: Any = load_model(config, path)
+        tokenizer = load_tokenizer(config, path)
+    except UserError as error:
+        raise UserError(str(error).replace("model.path=", f"{key}=", 1)) from error
+    return model.to(device), tokenizer
 
 
 def context_length(model: Any, most: int = 10**6) -> int:

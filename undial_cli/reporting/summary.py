@@ -22,6 +22,7 @@ from undial_cli.run_folder import RunFolder
 from undial_cli.schema import EvaluateRun, FinetuneRun, Run
 
 QUESTIONS = 3
+BEFORE_AFTER = ("before", "after")
 SWEEP_METRICS = (
     "forget_probability", "forget_rouge", "retain_probability", "retain_rouge", "forget_quality",
 )  # fmt: skip
@@ -43,8 +44,10 @@ def read(run: Run, folder: RunFolder) -> Summary | None:
     if evaluation is None:
         return None
     after, target, reference = results["metrics"], results["target"], results["reference"]
-    columns = ["model"] if isinstance(run, EvaluateRun | FinetuneRun) else ["before", "after"]
-    figures = [after] if len(columns) == 1 else [target, after]
+    names = ("target", "model") if isinstance(run, EvaluateRun | FinetuneRun) else BEFORE_AFTER
+    columns, figures = [names[1]], [after]
+    if target or names == BEFORE_AFTER:
+        columns, figures = [*names], [target, after]
     if reference:
         columns, figures = [*columns, "retain model"], [*figures, reference]
     if isinstance(run, EvaluateRun) and reference:
