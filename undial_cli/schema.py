@@ -49,7 +49,7 @@ def group(cls: type, help: str) -> Any:
 
 @dataclass
 class TemplateConfig:
-    """How a question and its answer become one string (SPEC: the prompt a checkpoint knows)."""
+    """How a question and its answer become one string, as the checkpoint knows it."""
 
     chat: bool = key(True, "use the tokenizer's chat template")
     system_prompt: str | None = key(None, "system message; null: none given to the template")
@@ -262,14 +262,16 @@ class EvalSetConfig:
     )
     normalise_probability: bool = key(False, "probability as p / (p + sum of the perturbed p)")
     max_tokens: int | None = key(
-        None, "documents are cut to this; null: data.max_length", minimum=2
+        None,
+        "a document counts up to this; null: all of it, in pieces of data.max_length",
+        minimum=2,
     )
     min_tokens: int | None = key(None, "shorter documents are left out", minimum=2)
     exclude: str | None = key(None, "documents that hold this text are left out")
     prompt_tokens: int = key(32, "tokens of a document that a generation starts from", minimum=1)
     prefixes: str = key(
         "all",
-        "prefixes of el_N: all (Jang et al.), or authors: 40, 80, 120, 160, sampled (SPEC 4)",
+        "prefixes of el_N: all (Jang et al.), or authors: 40, 80, 120 and 160, sampled",
         allowed=("all", "authors"),
     )
     stride: int = key(1, "distance of the prefixes of el_N, in tokens", minimum=1)

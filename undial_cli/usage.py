@@ -9,7 +9,8 @@ from rich.text import Text
 
 from undial_cli import ui
 from undial_cli.compose import config_dir
-from undial_cli.schema import COMMANDS, METHODS, walk
+from undial_cli.evaluation import catalog
+from undial_cli.schema import COMMANDS, METHODS, EvalSetConfig, walk
 
 SUMMARIES = {
     "unlearn": "make a model forget chosen data",
@@ -75,11 +76,18 @@ def show_command(command: str) -> None:
         if key not in ("command", "method")
         and not key.startswith(("model.unlearn", "model.finetune"))
     ]
+    place = next(i for i, (key, _) in enumerate(rows) if key == "eval.sets") + 1
+    rows[place:place] = [
+        (key, f.metadata["help"]) for key, _, f in walk(EvalSetConfig(), "eval.sets.NAME.")
+    ]
     if command == "unlearn":
         seen = {}
         for node in METHODS.values():
             seen |= {f"method.{k}": f.metadata["help"] for k, _, f in walk(node())}
         rows += list(seen.items())
     ui.say(grid(rows))
+    ui.say("metrics", "bold")
+    of_sets = [*catalog.METRICS, *(f"{word}_N" for word in catalog.NUMBERED)]
+    ui.say(grid([("of a set", ", ".join(of_sets)), ("joint", ", ".join(catalog.JOINT))]))
     ui.say("flags", "bold")
     ui.say(grid(list(FLAGS.items())))

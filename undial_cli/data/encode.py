@@ -1,7 +1,7 @@
 """From a row to token ids and labels: prompt format, boundary, end token.
 
 Prompt and answer are tokenised as one string, so that the tokens at the boundary are those the
-model was trained on; a token that straddles it counts as answer (SPEC 2). Knows no tensors.
+model was trained on; a token that straddles it counts as answer. Knows no tensors.
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ from typing import Any
 import datasets
 import numpy as np
 from datasets.exceptions import DatasetNotFoundError
+from numpy.typing import NDArray
 
 from undial_cli.data.splits import cut_slice
-from undial_cli.errors import UserError, nearest
+from undial_cli.errors import UserError, bad_value, nearest
 from undial_cli.schema import DataConfig
 from undial_cli.sources import package_resource, unreachable
 
@@ -51,13 +52,14 @@ def load_split(config: DataConfig, split: str, key: str, place: str | None = Non
     """
     name, piece = cut_slice(split)
     path = place or config.path
-    arrays = Path(path or "").expanduser() / f"{name}_prefix.npy"
     if place is not None and Path(place).expanduser().is_file():
         rows = load_file(place, piece, key)
     elif path is None:
         rows = load_file(name, piece, key)
-    elif arrays.is_file():
-        rows = load_arrays([arrays.with_name(f"{name}_{part}.npy") for part in PARTS], piece, key)
+    elif known := array_splits(Path(path).expanduser()):
+        if name not in known:
+            raise bad_value(key, name, known)
+        rows = load_arrays(Path(path).expanduser(), name, piece, key)
     else:
         rows = load_hub_layout(path, name, piece, key, "path" if place else "data.path")
     if not rows:
@@ -65,24 +67,52 @@ def load_split(config: DataConfig, split: str, key: str, place: str | None = Non
     return rows
 
 
-def load_arrays(files: list[Path], piece: str, key: str) -> list[Row]:
-    """Token ids from NumPy arrays [N, T], those that exist put side by side.
+def array_splits(folder: Path) -> list[str]:
+    """The splits of a folder of arrays in the layout of the public extraction challenge."""
+    return [file.name.removesuffix("_prefix.npy") for file in folder.glob("*_prefix.npy")]
 
-    The layout of the public extraction challenge: `train_preprefix.npy`, `train_prefix.npy` and
-    `train_suffix.npy`; a single array of whole sequences is read as well.
+
+def load_arrays(folder: Path, name: str, piece: str, key: str) -> list[Row]:
+    """Token ids of `NAME_preprefix.npy` (if it is there), `NAME_prefix.npy` and `NAME_suffix.npy`.
+
+    Each is [N, T]; they are put side by side.
     """
+    files = [folder / f"{name}_{part}.npy" for part in PARTS]
+    parts = [token_ids(file, key) for file in files if file.is_file() or file != files[0]]
+    if len({len(part) for part in parts}) > 1:
+        counts = ", ".join(str(len(part)) for part in parts)
+        raise UserError(f"{key}={name}: its arrays in {folder} have {counts} rows")
+    return sliced(np.concatenate(parts, axis=1), piece, f"{key}={name}")
+
+
+def token_ids(file: Path, key: str) -> NDArray[Any]:
+    """The token ids of a .npy file, [N, T]."""
+    if not file.is_file():
+        raise UserError(f"{key}={file}: no such file")
     try:
-        parts = [np.load(file, allow_pickle=False) for file in files if file.is_file()]
-        if any(part.ndim != 2 or part.dtype.kind not in "iu" for part in parts):
-            raise ValueError("expected whole numbers in two dimensions")
-        ids = np.concatenate(parts, axis=1)
+        with open(file, "rb") as stream:
+            ids = np.lib.format.read_array(stream, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"{key}={files[0]}: no token ids ({first_line(error)})") from error
+        raise UserError(f"{key}={file}: no token ids ({first_line(error)})") from error
+    if ids.ndim != 2 or ids.dtype.kind not in "iu":
+        found = f"{ids.dtype} in {ids.ndim}"
+        raise UserError(
+            f"{key}={file}: no token ids (expected whole numbers in 2 dimensions, found {found})"
+        )
+    return ids
+
+
+def sliced(ids: NDArray[Any], piece: str, place: str) -> list[Row]:
+    """Rows of token ids, those that a slice takes."""
     rows = [{"input_ids": row} for row in ids.tolist()]
     if not piece:
         return rows
-    data = datasets.ReadInstruction.from_spec(f"train{piece}").to_absolute({"train": len(rows)})
-    return rows[data[0].from_ : data[0].to]
+    try:
+        instruction = datasets.ReadInstruction.from_spec(f"train{piece}")
+        (taken,) = instruction.to_absolute({"train": len(rows)})
+    except ValueError as error:
+        raise UserError(f"{place}{piece}: {first_line(error)}") from error
+    return rows[taken.from_ : taken.to]
 
 
 def load_file(name: str, piece: str, key: str) -> list[Row]:
@@ -97,7 +127,7 @@ def load_file(name: str, piece: str, key: str) -> list[Row]:
     if path.stat().st_size == 0:
         raise UserError(f"{key}={name}: the file is empty")
     if path.suffix == ".npy":
-        return load_arrays([path], piece, key)
+        return sliced(token_ids(path, key), piece, f"{key}={name}")
     extra: dict[str, Any] = {"sample_by": "document"} if kind == "text" else {}
     try:
         if kind == "csv":
@@ -142,11 +172,13 @@ def load_hub_layout(path: str, name: str, piece: str, key: str, path_key: str) -
 
 def missing_split(error: ValueError, name: str, key: str) -> str:
     """The line for a configuration or a split that does not exist, with those that do."""
-    configuration, _, split = name.partition("/")
-    listed = str(error).partition("Available:")[2]
-    if not listed and split:
-        configuration, listed = split, str(error).partition("hould be one of")[2]
+    configuration = name.partition("/")[0]
+    _, _, listed = str(error).partition("Available:")
     names = re.findall(r"'([^']+)'", listed)
+    if not names:
+        _, _, listed = str(error).partition("hould be one of")
+        names = [f"{configuration}/{split}" for split in re.findall(r"'([^']+)'", listed)]
+        configuration = name
     if not names:
         return f"{key}={name}: {first_line(error)}"
     return (
@@ -189,12 +221,15 @@ def check_columns(rows: list[Row], config: DataConfig, key: str) -> None:
         "qa": (config.question_key, config.answer_key),
         "messages": ("messages",),
         "completion": ("prompt", "completion"),
-        "text": (),
-        "ids": (),
+        "text": (config.text_key,),
+        "ids": ("input_ids",),
     }
     for number, row in enumerate(rows, 1):
-        for column in needed[row_kind(row, config)]:
-            if row[column] is None or not str(row[column]).strip() or row[column] != row[column]:
+        kind = row_kind(row, config)
+        for column in needed[kind]:
+            value = row[column]
+            blank = kind != "text" and not str(value).strip()  # a document may have empty lines
+            if value is None or value != value or blank:
                 raise UserError(f"{key}: column '{column}' is empty in row {number}")
 
 

