@@ -239,7 +239,7 @@ class EvalSetConfig:
     """One named set: where its rows come from, how they are asked, and the metrics on it."""
 
     split: str | None = key(
-        None, "split of the data set, or CONFIG/SPLIT, or a file; null: the set is left out"
+        None, "split of the data set, or CONFIG/SPLIT, or a file; null, and no path: left out"
     )
     metrics: list[str] = key(
         ["probability", "rouge", "truth_ratio", "exact_memorization"], "metrics on this set"

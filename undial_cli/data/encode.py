@@ -152,7 +152,7 @@ class Encoder:
         taken as it is.
         """
         if row_kind(row, self.data) == "ids":
-            ids, begin = [int(i) for i in row["input_ids"]], []
+            ids, begin = self.known(row["input_ids"]), []
         else:
             ids, _ = self.tokenise(str(row[self.data.text_key]))
             bos = self.tokenizer.bos_token_id
@@ -160,6 +160,14 @@ class Encoder:
         ids, size = ids[len(begin) :], self.data.max_length - len(begin)
         pieces = [begin + ids[i : i + size] for i in range(0, len(ids), size)]
         return [Example(piece, list(piece), len(piece)) for piece in pieces if len(piece) > 1]
+
+    def known(self, ids: list[int]) -> list[int]:
+        """Token ids that are given; refused if they cannot be this tokenizer's."""
+        size = len(self.tokenizer)
+        for i in ids:
+            if not 0 <= int(i) < size:
+                raise UserError(f"token id {i}: this tokenizer knows 0 to {size - 1}")
+        return [int(i) for i in ids]
 
     def text(self, ids: list[int]) -> str:
         """Token ids as text, special tokens left out."""
