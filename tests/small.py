@@ -14,6 +14,7 @@ from transformers import (
     GPTNeoConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
     MistralConfig,
     PreTrainedTokenizerFast,
 )
@@ -105,8 +106,10 @@ def small_model(kind: str, vocab: int) -> Any:
             hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, sliding_window=12, **shape,
         )  # fmt: skip
-    else:
+    elif kind == "alibi":
         config = BloomConfig(hidden_size=32, n_layer=2, n_head=4, **shape)
+    else:
+        config = MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=8, **shape)
     model = AutoModelForCausalLM.from_config(config)
     install_head(model)
     return model.eval()

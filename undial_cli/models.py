@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -80,6 +81,13 @@ def head_job(model: nn.Module, job: HeadJob) -> Iterator[None]:
         yield
     finally:
         head.job = None
+
+
+def position_argument(model: Any, positions_BT: Tensor) -> dict[str, Tensor]:
+    """The argument that gives positions, where a model takes one (ALiBi models do not)."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    known = "position_ids" in inspect.signature(inner.forward).parameters
+    return {"position_ids": positions_BT} if known else {}
 
 
 def dequantised_gguf(source: Source, config: ModelConfig) -> Source:

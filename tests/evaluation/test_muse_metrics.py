@@ -368,6 +368,7 @@ def command(
     return results(out / name / "run")
 
 
+@pytest.mark.slow
 def test_the_command_gives_the_figures_of_a_plain_loop(
     news: tuple[Path, Any], random_model: Path, tmp_path: Path
 ) -> None:

@@ -103,7 +103,7 @@ def groups_of_answers() -> list[list[Example]]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "neo", "window", "float64"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "neo", "window", "alibi", "float64"])
 def test_answers_that_share_their_prompt_score_as_if_alone(kind: str, batch_size: int) -> None:
     model = small_model(kind, len(TOKENIZER))
     groups = groups_of_answers()
@@ -132,8 +132,8 @@ def plain_distribution(model: Any, example: Example) -> tuple[list[float], list[
     return mean.tolist(), variance.tolist()
 
 
-def test_a_model_without_positions_is_scored_without_sharing() -> None:
-    model = small_model("bloom", len(TOKENIZER))
+def test_a_recurrent_model_is_scored_without_sharing() -> None:
+    model = small_model("mamba", len(TOKENIZER))
     groups = groups_of_answers()[:3]
     for scores, group in zip(score(model, groups, 4, 0), groups, strict=True):
         for ours, example in zip(scores, group, strict=True):

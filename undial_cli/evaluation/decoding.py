@@ -338,10 +338,11 @@ def predict(model: Any, ids: list[int], cache: Cache | None) -> list[int]:
         parts = hidden_BTD.split(POSITIONS, dim=1)
         return torch.cat([project(part).argmax(-1) for part in parts], dim=1)
 
-    inputs = {"use_cache": False} if cache is None else {"past_key_values": cache}
+    inputs = {} if cache is None else {"past_key_values": cache}
     ids_BT = torch.tensor([ids], device=model.device)
     with head_job(model, job):
-        return model(input_ids=ids_BT, **inputs).logits[0, :-1].tolist()
+        output = model(input_ids=ids_BT, use_cache=cache is not None, **inputs)
+    return output.logits[0, :-1].tolist()
 
 
 def continue_together(

@@ -7,7 +7,6 @@ positions reach the vocabulary projection. Knows examples and a model, no metric
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,9 +19,10 @@ from transformers import DynamicCache
 
 from undial_cli.data.collate import pad, pad_left
 from undial_cli.data.encode import IGNORE, Example
+from undial_cli.evaluation.decoding import is_plain
 from undial_cli.evaluation.work import Journal, Keep, by_length, share
 from undial_cli.losses.positions import select_targets, upcast
-from undial_cli.models import head_job
+from undial_cli.models import head_job, position_argument
 
 # Logits that exist at one time, as a number of elements.
 CHUNK = 2**25
@@ -78,7 +78,7 @@ def score(
     """
 
     def run(numbers: list[int], keep: Keep) -> None:
-        sharing = shares_prompts(model)
+        sharing = is_plain(model)
         single = [n for n in numbers if not (sharing and shared_length(groups[n]))]
         for n, scores in plain(model, {n: groups[n] for n in single}, batch_size, pad_id, wanted):
             keep(n, [dataclasses.asdict(s) for s in scores])
@@ -91,14 +91,6 @@ def score(
     sizes = [sum(len(e.input_ids) for e in group) for group in groups]
     found = share(f"scores-{name}", sizes, run, journal or Journal(), advance)
     return [[Score(**one) for one in scores] for scores in found]
-
-
-def shares_prompts(model: Any) -> bool:
-    """Whether a model can go on from the keys and values of a padded prompt."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    names = inspect.signature(inner.forward).parameters
-    recurrent = getattr(inner, "_is_stateful", False)
-    return "position_ids" in names and "past_key_values" in names and not recurrent
 
 
 def shared_length(group: list[Example]) -> int:
@@ -162,9 +154,9 @@ def shared(
         model(
             input_ids=prompts["input_ids"],
             attention_mask=prompts["attention_mask"],
-            position_ids=positions(prompts["attention_mask"]),
             past_key_values=cache,
             use_cache=True,
+            **position_argument(model, places(prompts["attention_mask"])),
         )
     rows = [(row, n, k) for row, n in enumerate(groups) for k in range(len(groups[n]))]
     tails = [tail(groups[n][k], lengths[n]) for _, n, k in rows]
@@ -185,7 +177,7 @@ def shared(
     return {n: [scores[k] for k in range(len(scores))] for n, scores in found.items()}
 
 
-def positions(mask_BT: Tensor) -> Tensor:
+def places(mask_BT: Tensor) -> Tensor:
     """Position of every token, counted from the first that is not padding: [B, T]."""
     return (mask_BT.cumsum(1) - 1).clamp(min=0)
 
@@ -240,8 +232,8 @@ def forward(
     if cache is not None:
         extra = {
             "past_key_values": cache,
-            "position_ids": positions(mask_BL)[:, -ids_BT.shape[1] :],
             "use_cache": True,
+            **position_argument(model, places(mask_BL)[:, -ids_BT.shape[1] :]),
         }
     with head_job(model, job):
         figures_FN = model(input_ids=ids_BT, attention_mask=mask_BL, **extra).logits

@@ -1,0 +1,349 @@
+"""The decoding engine against one plain argmax loop per prompt: no cache, no batch, no padding."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from small import random_llama
+from transformers import (
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.generation.logits_process import TopPLogitsWarper
+
+from undial_cli.evaluation import decoding
+from undial_cli.evaluation.decoding import Decoding, branch, decode, is_plain
+from undial_cli.models import adapt, install_head
+from undial_cli.schema import AdapterConfig
+
+VOCAB, LONGEST, NEW = 64, 24, 16
+WINDOW = 6  # shorter than the texts
+ENDS = frozenset(range(2, 8))
+COMMON = {"vocab_size": VOCAB, "initializer_range": 0.2, "pad_token_id": 0, "eos_token_id": 2}
+LLAMA_LIKE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    **COMMON,
+}
+MODELS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: random_llama(VOCAB),
+    # No position to spare: the longest prompt and its answer fill them all.
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=LONGEST + NEW, **COMMON)
+    ),
+    "gpt_neo": lambda: GPTNeoForCausalLM(
+        GPTNeoConfig(
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            window_size=WINDOW,
+            max_position_embeddings=LONGEST + NEW,
+            **COMMON,
+        )
+    ),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(sliding_window=WINDOW, **LLAMA_LIKE)),
+    "qwen2": lambda: Qwen2ForCausalLM(
+        Qwen2Config(
+            use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1, **LLAMA_LIKE
+        )
+    ),
+    "mamba": lambda: MambaForCausalLM(
+        MambaConfig(
+            hidden_size=32, num_hidden_layers=2, state_size=8, tie_word_embeddings=False, **COMMON
+        )
+    ),
+    "lfm2": lambda: Lfm2ForCausalLM(
+        Lfm2Config(**LLAMA_LIKE, layer_types=["conv", "full_attention"])
+    ),
+}
+STATEFUL = ["mamba", "lfm2"]
+PLAIN = [name for name in MODELS if name not in STATEFUL]
+DRAW = random.Random(0)
+# Numbers that are not positions; one prompt of a single token and one as long as may be.
+PROMPTS = {
+    3 * i: [DRAW.randrange(8, VOCAB) for _ in range(size)]
+    for i, size in enumerate([1, LONGEST, *(DRAW.randrange(2, LONGEST) for _ in range(13))])
+}
+
+
+@functools.cache
+def model_of(name: str, dtype: torch.dtype = torch.float64) -> Any:
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    install_head(model)
+    return model.to(dtype).eval()
+
+
+@torch.no_grad()
+def plain_greedy(model: Any, prompt: list[int], tokens: int, ends: Any = ()) -> list[int]:
+    ids = list(prompt)
+    for _ in range(tokens):
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits
+        ids.append(int(logits[0, -1].argmax()))
+        if ids[-1] in ends:
+            break
+    return ids[len(prompt) :]
+
+
+@functools.cache
+def expected(name: str) -> dict[int, list[int]]:
+    return {n: plain_greedy(model_of(name), p, NEW, ENDS) for n, p in PROMPTS.items()}
+
+
+def run(model: Any, prompts: dict[int, list[int]], batch_size: int, how: Decoding) -> Any:
+    found: dict[int, list[int]] = {}
+
+    def keep(number: int, ids: list[int]) -> None:
+        assert number not in found
+        found[number] = ids
+
+    decode(model, prompts, batch_size, how, keep)
+    return found
+
+
+GREEDY = Decoding(NEW, ENDS)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize("name", MODELS)
+def test_decoding_is_a_plain_argmax_loop_at_any_batch_size(name: str, batch_size: int) -> None:
+    lengths = {len(ids) for ids in expected(name).values()}
+    assert NEW in lengths
+    assert min(lengths) < 5
+    assert is_plain(model_of(name)) == (name in PLAIN)
+    assert run(model_of(name), PROMPTS, batch_size, GREEDY) == expected(name)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_decoding_in_single_precision_is_the_same(name: str) -> None:
+    assert run(model_of(name).float(), PROMPTS, 5, GREEDY) == expected(name)
+    model_of(name).double()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neo"])
+def test_decoding_is_what_generate_gives(name: str) -> None:
+    config = GenerationConfig(
+        max_new_tokens=NEW, do_sample=False, eos_token_id=sorted(ENDS), pad_token_id=0
+    )
+    for number, prompt in PROMPTS.items():
+        ids = torch.tensor([prompt])
+        with decoding.without_defaults(model_of(name)):
+            output = model_of(name).generate(
+                ids, attention_mask=torch.ones_like(ids), generation_config=config
+            )
+        assert output[0, len(prompt) :].tolist() == expected(name)[number]
+
+
+def test_the_order_of_the_prompts_and_what_else_is_decoded_have_no_effect() -> None:
+    numbers = list(PROMPTS)
+    random.Random(1).shuffle(numbers)
+    for part in (numbers, numbers[::2], numbers[1::3]):
+        found = run(model_of("llama"), {n: PROMPTS[n] for n in part}, 4, GREEDY)
+        assert found == {n: expected("llama")[n] for n in part}
+
+
+def test_no_end_token_means_all_tokens_and_one_token_is_one() -> None:
+    model = model_of("llama")
+    free = run(model, PROMPTS, 4, Decoding(9, frozenset()))
+    assert free == {n: plain_greedy(model, p, 9) for n, p in PROMPTS.items()}
+    assert run(model, PROMPTS, 4, Decoding(1, ENDS)) == {n: ids[:1] for n, ids in free.items()}
+    assert run(model, {}, 4, GREEDY) == {}
+
+
+def test_an_adapter_is_used() -> None:
+    model = adapt(random_llama(VOCAB), AdapterConfig(name="lora"), seed=0).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(0))
+    want = {n: plain_greedy(model, p, NEW, ENDS) for n, p in PROMPTS.items()}
+    assert run(model, PROMPTS, 5, GREEDY) == want
+    with model.disable_adapter():  # type: ignore[operator]
+        assert run(model, PROMPTS, 5, GREEDY) != want
+
+
+class Rows:
+    """While open, notes the rows and columns of every forward pass of a model."""
+
+    def __init__(self, model: Any):
+        self.shapes: list[tuple[int, ...]] = []
+        self.hook = model.register_forward_pre_hook(
+            lambda module, args, kwargs: self.shapes.append(tuple(kwargs["input_ids"].shape)),
+            with_kwargs=True,
+        )
+
+    def __enter__(self) -> Rows:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.hook.remove()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_no_finished_row_is_computed(batch_size: int) -> None:
+    with Rows(model_of("llama")) as seen:
+        found = run(model_of("llama"), PROMPTS, batch_size, GREEDY)
+    rows = [shape[0] for shape in seen.shapes]
+    assert sum(rows) == sum(map(len, found.values()))
+    assert max(rows) == min(batch_size, len(PROMPTS))
+
+
+def test_waiting_prompts_come_in_before_the_batch_is_empty() -> None:
+    with Rows(model_of("llama")) as seen:
+        run(model_of("llama"), PROMPTS, 8, GREEDY)
+    prefills = [shape[0] for shape in seen.shapes if shape[1] > 1]
+    assert len(prefills) > 2
+    assert all(size < 8 for size in prefills[1:])
+
+
+# Sampling
+
+
+SAMPLING = Decoding(8, ENDS, top_p=0.9, temperature=1.3, seed=5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neo", "mamba"])
+def test_a_sample_depends_on_its_number_and_the_seed_alone(name: str) -> None:
+    model = model_of(name)
+    one = run(model, PROMPTS, 1, SAMPLING)
+    for batch_size in (3, 32):
+        assert run(model, PROMPTS, batch_size, SAMPLING) == one
+    numbers = list(PROMPTS)[::-1]
+    for part in (numbers[0::2], numbers[1::2]):
+        found = run(model, {n: PROMPTS[n] for n in part}, 4, SAMPLING)
+        assert found == {n: one[n] for n in part}
+    assert one != run(model, PROMPTS, 4, Decoding(8, ENDS, 0.9, 1.3, seed=6))
+    same = run(model, dict.fromkeys(range(8), PROMPTS[3]), 8, SAMPLING)
+    assert len({tuple(ids) for ids in same.values()}) > 4
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.6])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_samples_follow_the_models_distribution(top_p: float, temperature: float) -> None:
+    model, prompt, samples = random_llama(vocab=12, seed=5), [3, 4, 5], 3000
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt])).logits[:, -1].double() / temperature
+    p = torch.softmax(TopPLogitsWarper(top_p)(torch.tensor([prompt]), logits), -1)[0].numpy()
+    how = Decoding(1, frozenset(), top_p, temperature)
+    found = run(model, dict.fromkeys(range(samples), prompt), 1000, how)
+    counts = np.bincount([ids[0] for ids in found.values()], minlength=12)
+    assert (p > 0).sum() > 2
+    assert (p > 0).all() == (top_p == 1)
+    assert counts[p == 0].sum() == 0
+    assert chisquare(counts[p > 0], samples * p[p > 0]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("likeliest", [4, 50])
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.8, 0.95, 1.0])
+def test_the_top_p_set_is_that_of_transformers(
+    top_p: float, likeliest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "LIKELIEST", likeliest)
+    logits = 2 * torch.randn(20, 50, generator=torch.Generator().manual_seed(0)).double()
+    scores: Any = logits / 1.5
+    kept = torch.isfinite(TopPLogitsWarper(top_p)(torch.zeros(20, 1).long(), scores))
+    found = decoding.top_p_probabilities(logits, top_p, 1.5)
+    torch.testing.assert_close(found, torch.softmax(scores, -1) * kept)
+
+
+# Branches of a document
+
+
+@torch.no_grad()
+def document(name: str) -> list[int]:
+    """Random, then what the model says itself, then random again."""
+    draw = random.Random(2)
+    start = [draw.randrange(VOCAB) for _ in range(8)]
+    middle = plain_greedy(model_of(name), start, 10)
+    return start + middle + [draw.randrange(VOCAB) for _ in range(9)]
+
+
+@functools.cache
+def naive(name: str) -> dict[int, list[int]]:
+    ids = document(name)
+    return {p: plain_greedy(model_of(name), ids[:p], len(ids) - p) for p in range(1, len(ids))}
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+@pytest.mark.parametrize("name", MODELS)
+def test_branches_are_a_plain_argmax_loop_from_every_prefix(name: str, batch_size: int) -> None:
+    ids = document(name)
+    predictions, found = branch(model_of(name), ids, range(1, len(ids)), batch_size)
+    assert found == naive(name)
+    assert predictions == [continuation[0] for continuation in found.values()]
+    assert 7 < sum(a == b for a, b in zip(predictions, ids[1:], strict=True)) < 20
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_branches_in_single_precision_and_from_some_prefixes(name: str) -> None:
+    some = [len(document(name)) - 1, 1, 5, 9, 10, 18]
+    _, found = branch(model_of(name).float(), document(name), some, 3)
+    model_of(name).double()
+    assert found == {p: naive(name)[p] for p in some}
+
+
+def test_a_memorised_document_costs_one_pass() -> None:
+    model, start = model_of("llama"), [9, 8, 7]
+    ids = start + plain_greedy(model, start, 30)
+    with Rows(model) as seen:
+        predictions, found = branch(model, ids, range(3, len(ids)), 4)
+    assert seen.shapes == [(1, len(ids))]
+    assert predictions[2:] == ids[3:]
+    assert found == {p: ids[p:] for p in range(3, len(ids))}
+
+
+def test_a_document_without_a_match_is_decoded_from_every_prefix() -> None:
+    model, ids = model_of("llama"), [9]
+    for _ in range(20):
+        ids.append((plain_greedy(model, ids, 1)[0] + 1) % VOCAB)
+    with Rows(model) as seen:
+        predictions, found = branch(model, ids, range(1, len(ids)), 64)
+    assert found == {p: plain_greedy(model, ids[:p], len(ids) - p) for p in range(1, len(ids))}
+    assert all(a != b for a, b in zip(predictions, ids[1:], strict=True))
+    # The first token of each comes from the pass over the document.
+    assert sum(rows for rows, columns in seen.shapes[1:]) == sum(len(c) - 1 for c in found.values())
+
+
+def test_a_document_of_one_token_has_no_prefix() -> None:
+    assert branch(model_of("llama"), [5], [], 4) == ([], {})
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_decoding_leaves_mode_settings_and_random_state_as_they_were(
+    name: str, training: bool
+) -> None:
+    model = model_of(name).train(training)
+    config = model.generation_config
+    before = (torch.get_rng_state(), random.getstate(), str(np.random.get_state()))
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    run(model, {n: PROMPTS[n] for n in (3, 6)}, 2, SAMPLING)
+    branch(model, PROMPTS[3][:12], range(1, 12), 4)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (random.getstate(), str(np.random.get_state()))
+    assert all(module.training is training for module in model.modules())
+    assert model.generation_config is config
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    model.eval()
