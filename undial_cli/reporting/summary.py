@@ -24,7 +24,9 @@ from undial_cli.schema import EvaluateRun, FinetuneRun, Run
 QUESTIONS = 3
 BEFORE_AFTER = ("before", "after")
 SWEEP_METRICS = (
-    "forget_probability", "forget_rouge", "retain_probability", "retain_rouge", "forget_quality",
+    "forget_probability", "forget_rouge", "forget_knowmem_rouge", "forget_verbmem_rouge",
+    "forget_el_10", "forget_ma", "retain_probability", "retain_rouge", "retain_knowmem_rouge",
+    "model_utility", "forget_quality", "privleak",
 )  # fmt: skip
 
 
