@@ -90,7 +90,7 @@ def plain_suite(model: Any, suite: Suite) -> dict[str, float]:
     """The per-set metrics of eval=tofu, a pass for each."""
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     found: dict[str, float] = {}
-    for name, items in suite.items().items():
+    for name, items in suite.items.items():
         options = suite.config.sets[name]
         answers = [i.answers["answer"][0] for i in items]
         if "probability" in options.metrics:
@@ -184,7 +184,7 @@ def main() -> None:
     documents = [encoder.tokenise(row["text"])[0][:200] for row in rows[:: len(rows) // 8]]
     documents = documents[: given.documents]
     evaluate(model, Suite(run.eval, encoder, {}), "warm-up")
-    passes(model, [i.answers["answer"][0] for i in suite.items()["forget"][:2]])
+    passes(model, [i.answers["answer"][0] for i in suite.items["forget"][:2]])
 
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, ")
     print(f"torch {torch.__version__}, float32, {given.model.rsplit('/', 1)[-1]}\n")

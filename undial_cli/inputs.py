@@ -67,7 +67,7 @@ def prepare(run: Run) -> Inputs:
     models.check_model(run.model, path, run.adapter if isinstance(run, TrainingRun) else None)
     encoder = Encoder(models.load_tokenizer(run.model, path), run.model.template, run.data)
     suite = Suite(run.eval, encoder, evaluation_rows(run, encoder), run.seed)
-    suite.items()
+    _ = suite.items  # encodes, and says what cannot be
     check_helpers(run.eval)
     fingerprint = {
         "data": digest([rows, {name: asdict(found) for name, found in suite.rows.items()}]),

@@ -191,9 +191,7 @@ METRICS: dict[str, Metric] = {
     "mia_zlib": Metric(
         lambda found: found.answer and metrics.zlib_score(found.answer.ce, found.reference)
     ),
-    "mia_min_k": Metric(
-        lambda found: (p := found.answer_log_probs() or None) and -metrics.min_k(p)
-    ),
+    "mia_min_k": Metric(min_k),
     "mia_min_k_plus_plus": Metric(min_k_plus_plus, ("answer", "distribution")),
     "mia_gradnorm": Metric(figure("mia_gradnorm"), ("answer", "gradient")),
     "perplexity": Metric(

@@ -59,7 +59,7 @@ def check_same_tokens(run: Run, suite: Suite, path: str) -> None:
         other = models.load_tokenizer(run.model, path)
     except UserError:
         return  # a folder of weights alone: the target's tokenizer is used
-    for items in suite.items().values():
+    for items in suite.items.values():
         for item in items[:8]:
             text = item.prompt + item.reference
             ours, theirs = (

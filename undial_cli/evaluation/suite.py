@@ -6,6 +6,7 @@ Knows no method and no run folder.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ class Suite:
         """Whether there is nothing to evaluate."""
         return not self.rows and not self.config.harness.tasks
 
+    @functools.cached_property
     def items(self) -> dict[str, list[Item]]:
         """The items of every set that is there."""
         return {
@@ -90,14 +92,14 @@ def evaluate(
     journal = journal or Journal()
     model.eval()
     try:
-        items = suite.items()
+        items = suite.items
         total = sum(jobs_of(config, name, part) for name, part in items.items())
         with ui.progress(f"evaluating {title}", total) as bar:
             found = score_sets(model, suite, items, journal, bar.advance)
             generator = Generator(model, suite.encoder.tokenizer, config.backend, path)
+            continue_prompts(generator, suite, items, found, journal, bar)
             for name in items:
-                continue_prompts(generator, suite, name, items[name], found[name], journal, bar)
-                continue_documents(generator, suite, name, items[name], found[name], journal, bar)
+                continue_documents(model, suite, name, items[name], found[name], journal, bar)
         missing = helpers.apply(suite, model, items, found)
         evaluation = aggregate(suite, items, found, missing)
         missing |= helpers.harness(suite, model, evaluation)
@@ -162,29 +164,38 @@ def by_kind(item: Item, scores: list[Score]) -> dict[str, list[Score]]:
 def continue_prompts(
     generator: Generator,
     suite: Suite,
-    name: str,
-    items: list[Item],
-    found: list[Evidence],
+    items: dict[str, list[Item]],
+    found: dict[str, list[Evidence]],
     journal: Journal,
     bar: ui.Bar,
 ) -> None:
-    """The generations of a set, where its metrics need them."""
-    options = suite.config.sets[name]
-    asked = [n for n, i in enumerate(items) if i.prompt_ids]
-    if "generation" not in needs_of(suite.config, name) or not asked:
-        return
-    length = options.max_new_tokens or suite.config.max_new_tokens
-    ends = end_tokens(generator, end_labels(items))
-    how = Decoding(length, ends, options.top_p, seed=suite.seed)
-    prompts = [items[n].prompt_ids for n in asked]
-    ids = generate(generator, name, prompts, how, suite.config.batch_size, journal, bar.advance)
-    for n, mine in zip(asked, ids, strict=True):
-        text = cut_at_stop(suite.encoder.text(mine), items[n].stops)
-        found[n].generation = text.strip()
+    """The generations of all sets whose metrics need them.
+
+    Sets that are decoded alike share batches, but not sampled ones: their draws depend on a
+    prompt's number in its set.
+    """
+    config = suite.config
+    alike: dict[tuple[str, Decoding], list[tuple[str, int]]] = {}
+    for name, part in items.items():
+        if "generation" not in needs_of(config, name):
+            continue
+        options = config.sets[name]
+        length = options.max_new_tokens or config.max_new_tokens
+        ends = end_tokens(generator, end_labels(part))
+        how = Decoding(length, ends, options.top_p, seed=suite.seed)
+        mine = [(name, n) for n, item in enumerate(part) if item.prompt_ids]
+        alike.setdefault((name if options.top_p else "", how), []).extend(mine)
+    for (_, how), places in alike.items():
+        prompts = [items[name][n].prompt_ids for name, n in places]
+        engine = "-".join(dict.fromkeys(name for name, _ in places))
+        ids = generate(generator, engine, prompts, how, config.batch_size, journal, bar.advance)
+        for (name, n), mine in zip(places, ids, strict=True):
+            text = cut_at_stop(suite.encoder.text(mine), items[name][n].stops)
+            found[name][n].generation = text.strip()
 
 
 def continue_documents(
-    generator: Generator,
+    model: Any,
     suite: Suite,
     name: str,
     items: list[Item],
@@ -204,11 +215,11 @@ def continue_documents(
         top_p = options.top_p or 0.95
         how = Decoding(extraction.AUTHORS_TOKENS, frozenset(), top_p, seed=suite.seed)
         figures = extraction.sampled(
-            generator.model, name, documents, lengths, how, config.batch_size, journal, bar.advance
+            model, name, documents, lengths, how, config.batch_size, journal, bar.advance
         )
     else:
         figures = extraction.greedy(
-            generator.model, name, documents, lengths, options.stride, config.batch_size,
+            model, name, documents, lengths, options.stride, config.batch_size,
             journal, bar.advance,
         )  # fmt: skip
     for n, mine in zip(chosen, figures, strict=True):
