@@ -23,7 +23,15 @@ from omegaconf.errors import OmegaConfBaseException
 from undial_cli import config_errors
 from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError, bad_value
-from undial_cli.schema import COMMANDS, METHODS, MethodConfig, Run, UnlearnRun, check_ranges
+from undial_cli.schema import (
+    COMMANDS,
+    FORGET_SET,
+    METHODS,
+    MethodConfig,
+    Run,
+    UnlearnRun,
+    check_ranges,
+)
 
 PACKAGE = Path(__file__).parent
 SLICED = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
@@ -98,7 +106,8 @@ def fill_splits(run: Run) -> None:
     if data.retain_split is None:
         data.retain_split = data.retain_of.get(forget)
     known = {
-        "{forget}": data.forget_split if data.path is not None else data.forget_file,
+        FORGET_SET: (data.forget_split if data.path is not None else data.forget_file)
+        or FORGET_SET,
         "{holdout_split}": data.holdout_of.get(forget),
     }
     for chosen in run.eval.sets.values():

@@ -234,6 +234,10 @@ class HardwareConfig:
     args: dict[str, Any] = key({}, "TrainingArguments of this hardware (fsdp, deepspeed)")
 
 
+# As a set's split: the forget set itself, wherever it comes from.
+FORGET_SET = "{forget}"
+
+
 @dataclass
 class EvalSetConfig:
     """One named set: where its rows come from, how they are asked, and the metrics on it."""

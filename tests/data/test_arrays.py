@@ -230,7 +230,7 @@ def test_a_run_takes_ids_from_the_folder_and_from_the_file(
         known = ["data=extraction", f"model.path={random_model}", *words]
         inputs = prepare(compose_run("unlearn", known))
         assert [e.input_ids for e in inputs.sets["forget"]] == FULL[1:3].tolist()
-        items = inputs.suite.items()["forget"]
+        items = inputs.suite.items["forget"]
         assert [item.document for item in items] == FULL[1:3].tolist()
         assert [item.prompt_ids for item in items] == FULL[1:3, :32].tolist()
         cut = prepare(compose_run("unlearn", [*known, "data.max_length=150"]))
@@ -363,7 +363,7 @@ def test_texts_of_a_csv_file_are_documents(tmp_path: Path, random_model: Path) -
         ids = tokenizer(text)["input_ids"]
         pieces += [ids[i : i + 8] for i in range(0, len(ids), 8)]
     assert [e.input_ids for e in inputs.sets["forget"]] == [p for p in pieces if len(p) > 1]
-    documents = [item.document for item in inputs.suite.items()["forget"]]
+    documents = [item.document for item in inputs.suite.items["forget"]]
     assert documents == [tokenizer(text)["input_ids"][:200] for text in TEXTS]
 
 
@@ -372,7 +372,7 @@ def test_another_column_is_named_by_text_key(tmp_path: Path, random_model: Path)
     known = ["data=extraction", f"model.path={random_model}", f"data.forget_file={file}"]
     refused(lambda: prepare(compose_run("unlearn", known)), "doc_id, corpus, passage", "'text'")
     inputs = prepare(compose_run("unlearn", [*known, "data.text_key=passage"]))
-    assert len(inputs.suite.items()["forget"]) == 3
+    assert len(inputs.suite.items["forget"]) == 3
 
 
 def test_rows_of_questions_are_no_documents(tmp_path: Path, random_model: Path) -> None:

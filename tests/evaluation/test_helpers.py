@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
 from pathlib import Path
@@ -43,7 +44,8 @@ def wikitext(file: Path) -> list[str]:
     """The extraction suite with one set of passages, from a file."""
     one = "eval.sets.wikitext"
     return [
-        "data=extraction", f"data.forget_file={file}", "eval.limit=8", "eval.sets.news.split=null", "eval.sets.news.path=null",
+        "data=extraction", f"data.forget_file={file}", "eval.limit=8",
+        "eval.sets.news.split=null", "eval.sets.news.path=null",
         f"{one}.path={file}", f"{one}.min_tokens=40", f"{one}.max_tokens=40",
         f"{one}.prompt_tokens=10", f"{one}.max_new_tokens=20", "eval.sets.forget.max_tokens=30",
         "eval.sets.forget.max_new_tokens=10", "eval.sets.forget.prompt_tokens=8",
@@ -101,7 +103,7 @@ def test_the_harness_runs_a_local_task_on_a_run_folder(random_model: Path, tmp_p
         pytest.skip("the package lm_eval is not installed (extra harness)")
     rows = [
         {"question": f"{a} {b}", "choices": ["yes", "no"], "gold": i % 2}
-        for i, (a, b) in enumerate(zip(WORDS, WORDS[1:], strict=False))
+        for i, (a, b) in enumerate(itertools.pairwise(WORDS))
     ]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

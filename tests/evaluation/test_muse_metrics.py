@@ -24,7 +24,8 @@ from undial_cli.cli import run_command
 from undial_cli.compose import PACKAGE, compose_run
 from undial_cli.data.encode import Encoder
 from undial_cli.errors import UserError
-from undial_cli.evaluation.catalog import Evaluation, join
+from undial_cli.evaluation import catalog
+from undial_cli.evaluation.catalog import Evaluation, Evidence, join
 from undial_cli.evaluation.items import STOPS, cut_at_stop
 from undial_cli.evaluation.preparation import evaluation_rows
 from undial_cli.evaluation.suite import Suite, evaluate
@@ -217,6 +218,12 @@ def test_verbatim_memorisation_is_that_of_a_plain_loop(
         assert len(tokenizer(text)["input_ids"]) == min(length, 128)
 
 
+@pytest.mark.parametrize("name", ["forget_verbmem", "forget_knowmem", "retain_knowmem"])
+def test_words_are_not_stemmed(suite: Suite, name: str) -> None:
+    evidence = Evidence(suite.config.sets[name], "the towns", {}, "the town said")
+    assert catalog.METRICS["rouge"].sample(evidence) == pytest.approx(0.4)
+
+
 def test_knowledge_memorisation_is_that_of_a_plain_loop(
     news: tuple[Path, Any], model: Any, tokenizer: Any, found: Evaluation
 ) -> None:
@@ -313,7 +320,7 @@ def test_batch_size_changes_nothing(
 def test_limit_leaves_the_solved_examples_whole(suite: Suite) -> None:
     rows = suite.rows["forget_knowmem"]
     assert (len(rows.rows), len(rows.shots)) == (LIMIT, 4)
-    (item, *_) = suite.items()["forget_knowmem"]
+    (item, *_) = suite.items["forget_knowmem"]
     prompt = suite.encoder.text(item.prompt_ids)
     assert prompt.count("Question: ") == 5
     assert prompt.endswith("\nAnswer: ")

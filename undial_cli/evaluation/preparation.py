@@ -17,7 +17,7 @@ from undial_cli.evaluation.catalog import Evaluation
 from undial_cli.evaluation.helpers import HELPERS
 from undial_cli.evaluation.items import data_of
 from undial_cli.evaluation.suite import SetRows, Suite
-from undial_cli.schema import DataConfig, EvalConfig, EvalSetConfig, Run
+from undial_cli.schema import FORGET_SET, DataConfig, EvalConfig, EvalSetConfig, Run
 from undial_cli.sources import looks_local, model_source
 from undial_cli.targets import Place, results_file, retain_of
 
@@ -88,7 +88,11 @@ def evaluation_rows(run: Run, encoder: Encoder) -> dict[str, SetRows]:
     """The rows of every set of the suite that has a split."""
     found = {}
     for name, options in run.eval.sets.items() if run.eval.name != "none" else ():
-        if not (options.split or options.path):
+        unnamed = options.split == FORGET_SET
+        if unnamed and run.command == "evaluate":
+            where = "split" if run.data.path is not None else "file"
+            raise UserError(f"data.forget_{where}: not set, and eval={run.eval.name} needs it")
+        if unnamed or not (options.split or options.path):
             continue
         try:
             found[name] = set_rows(run, encoder, name, options)

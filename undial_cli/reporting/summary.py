@@ -22,6 +22,7 @@ from undial_cli.run_folder import RunFolder
 from undial_cli.schema import EvaluateRun, FinetuneRun, Run
 
 QUESTIONS = 3
+SHOWN = 300
 BEFORE_AFTER = ("before", "after")
 SWEEP_METRICS = (
     "forget_probability", "forget_rouge", "forget_knowmem_rouge", "forget_verbmem_rouge",
@@ -65,7 +66,7 @@ def read(run: Run, folder: RunFolder) -> Summary | None:
             "no retain model: whether the model now behaves as if it had never seen the forget set "
             "cannot be concluded; a low score may also mean that it was damaged"
         )
-    samples = [s for s in evaluation.samples if s["set"] == "forget" and "generation" in s]
+    samples = [s for s in evaluation.samples if s["set"].startswith("forget") and "generation" in s]
     step = max(1, len(samples) // QUESTIONS)
     return Summary(columns, rows, notes, samples[::step][:QUESTIONS])
 
@@ -96,7 +97,7 @@ def show(run: Run, folder: RunFolder) -> None:
         table.add_row(name, *(text_of(name, v) for v in values))
     ui.say(table)
     for sample in [] if isinstance(run, EvaluateRun | FinetuneRun) else summary.samples:
-        title = escape(f"forget: {sample['prompt']}")
+        title = escape(f"forget: {shortened(sample['prompt'])}")
         body = "\n".join(question_lines(sample, escape))
         ui.say(Panel(body, title=title, title_align="left"), log=False)
     for note in summary.notes:
@@ -112,7 +113,16 @@ def question_lines(sample: dict[str, Any], quote: Any) -> list[str]:
         "after": sample.get("generation"),
         "retain model": sample.get("retain_generation"),
     }
-    return [f"{name + ':':<14}{quote(text)}" for name, text in answers.items() if text is not None]
+    return [
+        f"{name + ':':<14}{quote(shortened(text))}"
+        for name, text in answers.items()
+        if text is not None
+    ]
+
+
+def shortened(text: str) -> str:
+    """A text that fits a panel; samples.jsonl has the whole."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 
 def write(run: Run, folder: RunFolder) -> None:
