@@ -83,10 +83,14 @@ def head_job(model: nn.Module, job: HeadJob) -> Iterator[None]:
         head.job = None
 
 
+def base_of(model: Any) -> Any:
+    """The model itself, without the adapter around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def position_argument(model: Any, positions_BT: Tensor) -> dict[str, Tensor]:
     """The argument that gives positions, where a model takes one (ALiBi models do not)."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    known = "position_ids" in inspect.signature(inner.forward).parameters
+    known = "position_ids" in inspect.signature(base_of(model).forward).parameters
     return {"position_ids": positions_BT} if known else {}
 
 

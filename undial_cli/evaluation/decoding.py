@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
+from undial_cli.evaluation.kvcache import SpareLayer, is_plain, layers_of, new_cache
 from undial_cli.losses.positions import upcast
-from undial_cli.models import head_job
+from undial_cli.models import base_of, head_job, position_argument
 
 Item = TypeVar("Item")
 Keep = Callable[[int, list[int]], None]
 
 # Share of the batch's places that must be free before waiting prompts are prefilled into them.
 REFILL = 1 / 4
-# Layer kinds whose whole state is keys and values by position.
-PLAIN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 # How many of the likeliest tokens are looked at for the top-p set before all are.
 LIKELIEST = 4096
 # Positions of a document whose logits exist at a time.
@@ -61,71 +58,9 @@ class Row:
     draws: torch.Generator = field(default_factory=torch.Generator)
 
 
-class SpareLayer(DynamicLayer):
-    """A cache layer inside larger buffers, so that tokens and rows come and go without a copy.
-
-    `keys` and `values` [B, H, T, D], in use, are the first rows and columns of the buffers.
-    """
-
-    keys: Any
-    values: Any
-
-    def hold(self, keys: Tensor, values: Tensor, rows: int, columns: int) -> None:
-        """Take these buffers, that many of their rows and columns in use."""
-        self.buffers = (keys, values)
-        self.keys, self.values = keys[:rows, :, :columns], values[:rows, :, :columns]
-
-    def write(self, rows: Any, columns: slice, keys: Tensor, values: Tensor) -> None:
-        """Put keys and values at a place of the buffers."""
-        self.buffers[0][rows, :, columns] = keys
-        self.buffers[1][rows, :, columns] = values
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Append columns to the rows in use."""
-        rows, _, new, _ = key_states.shape
-        old = self.get_seq_length()
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.hold(key_states, value_states, rows, new)
-            return key_states, value_states
-        keys, values = self.buffers
-        if old + new > keys.shape[2]:
-            spare = (0, 0, 0, new + max(32, old // 4))
-            keys, values = F.pad(keys[:, :, :old], spare), F.pad(values[:, :, :old], spare)
-        self.hold(keys, values, rows, old + new)
-        self.write(slice(rows), slice(old, old + new), key_states, value_states)
-        return self.keys, self.values
-
-
-def new_cache() -> Cache:
-    """An empty cache that keeps every position, in layers with a window too."""
-    return Cache(layer_class_to_replicate=SpareLayer)
-
-
-def layers_of(cache: Cache) -> list[SpareLayer]:
-    """The layers that hold anything (some models share keys and values between layers)."""
-    return [x for x in cache.layers if isinstance(x, SpareLayer) and x.is_initialized]
-
-
-def is_plain(model: Any) -> bool:
-    """Whether keys and values are all the model remembers: no recurrent or convolution state."""
-    config = model.config.get_text_config(decoder=True)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    return not getattr(model, "_is_stateful", False) and kinds <= PLAIN_LAYERS
-
-
-def base_of(model: Any) -> Any:
-    """The model itself, without the adapter around it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def last_logits(model: Any, ids_BT: Tensor, positions_BT: Tensor, **inputs: Any) -> Tensor:
     """Logits [B, V] after the last id; the head sees that position only."""
-    # Models with ALiBi take no positions.
-    if "position_ids" in inspect.signature(base_of(model).forward).parameters:
-        inputs["position_ids"] = positions_BT
+    inputs |= position_argument(model, positions_BT)
     with head_job(model, lambda hidden_BTD, project: project(hidden_BTD[:, -1:])):
         return model(input_ids=ids_BT, use_cache=True, **inputs).logits[:, -1]
 

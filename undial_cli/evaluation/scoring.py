@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from undial_cli.data.collate import pad, pad_left
 from undial_cli.data.encode import IGNORE, Example
-from undial_cli.evaluation.decoding import is_plain
+from undial_cli.evaluation.kvcache import is_plain
 from undial_cli.evaluation.work import Journal, Keep, by_length, share
 from undial_cli.losses.positions import select_targets, upcast
 from undial_cli.models import head_job, position_argument
