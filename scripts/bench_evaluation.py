@@ -23,12 +23,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rouge_score import rouge_scorer
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from undial_cli import models
 from undial_cli.compose import compose_run
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.load import load_file
 from undial_cli.evaluation import extraction, metrics
+from undial_cli.evaluation.decoding import Decoding, decode
+from undial_cli.evaluation.generation import Generator, end_tokens
 from undial_cli.evaluation.items import Item
 from undial_cli.evaluation.preparation import evaluation_rows
 from undial_cli.evaluation.suite import Suite, evaluate
@@ -84,6 +87,23 @@ def generations(model: Any, encoder: Encoder, items: list[Item], tokens: int) ->
             output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
         )
     return [text.strip() for text in found]
+
+
+def continuous(model: Any, prompts: list[list[int]], how: Decoding) -> list[list[int]]:
+    """The same by transformers' continuous batching, its cache sized for these prompts."""
+    room = ContinuousBatchingConfig(
+        num_blocks=BATCH * 8, page_size=32, max_batch_tokens=512, max_requests_per_batch=BATCH,
+        use_cuda_graph=False, use_async_batching=False,
+    )  # fmt: skip
+    settings = GenerationConfig(
+        max_new_tokens=how.max_new_tokens, do_sample=False, pad_token_id=0,
+        eos_token_id=sorted(how.ends),
+    )  # fmt: skip
+    found = model.generate_batch(
+        prompts, generation_config=settings, continuous_batching_config=room, warmup=False,
+        progress_bar=False,
+    )  # fmt: skip
+    return [found[key].generated_tokens for key in sorted(found, key=lambda k: int(k[4:]))]
 
 
 def plain_suite(model: Any, suite: Suite) -> dict[str, float]:
@@ -194,6 +214,13 @@ def main() -> None:
     plain_seconds, expected = timed(lambda: plain_suite(model, suite))
     gap = max(abs(found.metrics[name] - value) for name, value in expected.items())
     show(f"TOFU suite, {given.limit} rows of each set", plain_seconds, seconds, gap)
+    prompts = dict(enumerate(i.prompt_ids for i in suite.items["forget"]))
+    how = Decoding(run.eval.max_new_tokens, end_tokens(Generator(model, encoder.tokenizer), set()))
+    answers: dict[int, list[int]] = {}
+    seconds, _ = timed(lambda: decode(model, prompts, BATCH, how, answers.__setitem__))
+    plain_seconds, theirs = timed(lambda: continuous(model, list(prompts.values()), how))
+    gap = sum(ids != answers[n] for n, ids in enumerate(theirs))
+    show(f"{len(prompts)} answers, continuous batching", plain_seconds, seconds, gap)
     seconds, ours = timed(
         lambda: extraction.greedy(model, "ma", documents, [], given.stride, BATCH)
     )
