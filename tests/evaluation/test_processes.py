@@ -56,8 +56,8 @@ extraction_strength]
 utility: [retain]
 metrics: [model_utility, mia_loss, mia_zlib, mia_min_k, mia_min_k_plus_plus, mia_gradnorm]
 """
-SAMPLED = ("sampled", "authors")
-WORDS = "old river keeps slow counsel while bright kites turn over quiet hills and towns".split()
+TEXT = "old river keeps slow counsel while bright kites turn over quiet hills and towns"
+WORDS = TEXT.split()
 
 
 def say(start: int, length: int) -> str:
@@ -167,9 +167,7 @@ def there(place: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def alone(
-    place: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Found:
+def alone(place: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """The evaluation on one process, four sequences at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -188,7 +186,7 @@ LOSSES = {
 
 def assert_same(found: Found, expected: Found, sets: tuple[str, ...] | None = None) -> None:
     """Metrics, and samples in the order of their set."""
-    assert found["missing"] == expected["missing"] == {}
+    assert found["missing"] == expected["missing"]
     assert found["metrics"].keys() == expected["metrics"].keys()
     for name, value in expected["metrics"].items():
         key = name if name.startswith("mia_") else name.partition("_")[2]
@@ -224,6 +222,7 @@ def test_the_suite_has_something_to_tell(alone: Found) -> None:
             assert len({s["generation"] for s in part}) == len(part), name
     greedy, sampled = ([s["generation"] for s in by_set[n]] for n in ("forget", "sampled"))
     assert greedy != sampled
+    assert alone["missing"] == {}
     figures = dict(alone["metrics"])
     utility = figures.pop("model_utility")
     assert all(0 < value < 1 for name, value in figures.items() if "sampled" not in name), figures
@@ -231,9 +230,7 @@ def test_the_suite_has_something_to_tell(alone: Found) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 64])
-def test_the_batch_size_changes_nothing(
-    size: int, here: Run, alone: Found, model: Path
-) -> None:
+def test_the_batch_size_changes_nothing(size: int, here: Run, alone: Found, model: Path) -> None:
     found = here(model, f"batch{size}", f"eval.batch_size={size}")
     assert_same(found, alone)
 
@@ -303,9 +300,7 @@ def test_processes_that_torchrun_started_evaluate_together(
 
 
 @pytest.mark.slow
-def test_the_extraction_suite_is_the_same_on_two_processes(
-    place: Path, model: Path
-) -> None:
+def test_the_extraction_suite_is_the_same_on_two_processes(place: Path, model: Path) -> None:
     words = [
         "evaluate", "eval=extraction", "data=jsonl", "data.forget_file=documents.csv",
         f"model.path={model}", "hardware=cpu", "eval.sets.forget.max_tokens=40", "eval.limit=2",

@@ -94,6 +94,5 @@ def test_greedy_generations_are_those_recorded(
     found = generate(generator, "forget", prompts, how, batch_size=3)
     ends = [r["greedy_60_ids"][-1] in how.ends for r in records]
     assert found == [
-        r["greedy_60_ids"][: -1 if ended else None]
-        for r, ended in zip(records, ends, strict=True)
+        r["greedy_60_ids"][: -1 if ended else None] for r, ended in zip(records, ends, strict=True)
     ]

@@ -13,7 +13,6 @@ import math
 import os
 import statistics
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
