@@ -123,6 +123,10 @@ def unknown_keys(config: DictConfig, run: Any, prefix: str = "") -> Iterator[str
             yield f"{prefix}{name}"
         elif dataclasses.is_dataclass(value):
             yield from unknown_keys(config[name], value, f"{prefix}{name}.")
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                if dataclasses.is_dataclass(inner):
+                    yield from unknown_keys(config[name][key], inner, f"{prefix}{name}.{key}.")
 
 
 def to_yaml(run: Run) -> str:

@@ -13,7 +13,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from undial_cli.errors import UserError, bad_value, nearest
-from undial_cli.schema import COMMANDS, METHODS, walk
+from undial_cli.schema import COMMANDS, METHODS, EvalSetConfig, walk
 
 PHRASES = {
     "float": "a number",
@@ -78,6 +78,9 @@ def missing_option(error: MissingConfigException, command: str) -> UserError:
 def no_such_key(name: str, command: str, overrides: Iterable[str] = ()) -> UserError:
     """A misspelt key, with the nearest one; or a key of another method."""
     keys = known_keys(command)
+    if name.startswith("eval.sets."):
+        own = name.rsplit(".", 1)[0] + "."
+        keys |= {key: f for key, _, f in walk(EvalSetConfig(), own)}
     if name in keys and name.startswith("method."):
         method = next((o for o in overrides if o.startswith("method=")), "this method")
         return UserError(f"{name}: {method} has no such key; undial {command} --help lists them")

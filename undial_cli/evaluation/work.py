@@ -6,20 +6,31 @@ job. Knows no model and no metric.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from undial_cli import distributed
+from undial_cli.schema import digest
 
 Keep = Callable[[int, Any], None]
+# Characters of a file name that stand for an engine.
+LONGEST = 100
 
 
 def by_length(lengths: list[int]) -> list[int]:
     """Indices, longest first."""
     return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+
+
+def stem(engine: str) -> str:
+    """An engine's name as the beginning of a file's name, whatever its set is called."""
+    name = quote(engine, safe="").replace(".", "%2E")
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 11]}-{digest(name)}"
 
 
 class Journal:
@@ -31,13 +42,12 @@ class Journal:
     def read(self, engine: str) -> dict[int, Any]:
         """What earlier, interrupted evaluations found; a line cut short is no result."""
         found: dict[int, Any] = {}
-        for file in sorted(self.folder.glob(f"{engine}.*.jsonl")) if self.folder else ():
+        for file in sorted(self.folder.glob(f"{stem(engine)}.*.jsonl")) if self.folder else ():
             for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
+                with contextlib.suppress(ValueError, TypeError):
                     number, result = json.loads(line)
-                except (ValueError, TypeError):
-                    continue
-                found[number] = result
+                    if type(number) is int:
+                        found[number] = result
         return found
 
     def add(self, engine: str, results: dict[int, Any]) -> None:
@@ -45,7 +55,7 @@ class Journal:
         if self.folder is None or not results:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        place = self.folder / f"{engine}.{distributed.rank()}-{os.getpid()}.jsonl"
+        place = self.folder / f"{stem(engine)}.{distributed.rank()}-{os.getpid()}.jsonl"
         with open(place, "a", encoding="utf-8") as file:
             file.writelines(json.dumps([n, result]) + "\n" for n, result in results.items())
 
