@@ -139,6 +139,7 @@ def judge(config: dict[str, str]) -> list[str]:
     return wrong
 
 
+@pytest.mark.slow
 @without_gpu
 def test_every_pair_of_options_is_valid_or_refused_as_the_tables_say() -> None:
     wrong = [line for config in covering_set() for line in judge(config)]

@@ -104,6 +104,11 @@ def wrong_key(error: OmegaConfBaseException, command: str, overrides: list[str])
     first_line = str(error.msg or error).strip().splitlines()[0]
     if re.search(r"not in|is not in struct", first_line):
         return no_such_key(name, command, overrides)
+    if "not a subclass of EvalSetConfig" in first_line:
+        return UserError(
+            f"eval.sets.{name.removeprefix('eval.sets.')}: this suite has no such set; a new one "
+            "is added in a YAML file of your own (--config-dir)"
+        )
     field = known_keys(command).get(name)
     if field is not None:
         kinds = [PHRASES.get(kind.strip()) for kind in str(field.type).split("|")]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import torch.distributed as dist
@@ -15,9 +18,17 @@ from undial_cli.quiet import quiet
 from undial_cli.run_folder import RunFolder
 
 
+def end_with(parent: int) -> None:
+    """End this process when the one that started it is gone, however that was killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 @record
 def main() -> None:
     """Do the run's work as one of its processes; raise, never exit, on failure."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     quiet()
     folder = RunFolder(Path(sys.argv[1]))
     run = load_run(folder.run_yaml)

@@ -292,6 +292,7 @@ def evaluated(out: Path, random_model: Path, *words: str) -> dict[str, Any]:
     return json.loads((out / "evaluate" / "run" / "evaluation" / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_extraction_figures_are_those_of_a_plain_loop_and_the_rest_is_missing_with_reasons(
     random_model: Path, tmp_path: Path
 ) -> None:

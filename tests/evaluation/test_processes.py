@@ -229,7 +229,7 @@ def test_the_suite_has_something_to_tell(alone: Found) -> None:
     assert utility > 0
 
 
-@pytest.mark.parametrize("size", [1, 64])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 64])
 def test_the_batch_size_changes_nothing(size: int, here: Run, alone: Found, model: Path) -> None:
     found = here(model, f"batch{size}", f"eval.batch_size={size}")
     assert_same(found, alone)

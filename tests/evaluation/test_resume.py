@@ -249,6 +249,7 @@ def damage(folder: Path, file: str, how: str) -> None:
 DAMAGES = ("cut", "a line less", "noise", "other JSON", "empty", "gone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["results.json", "samples.jsonl"])
 def test_a_broken_cached_evaluation_is_made_again(
     file: str, place: Path, calm: Left, random_model: Path, monkeypatch: pytest.MonkeyPatch
@@ -319,6 +320,7 @@ def test_a_folder_whose_rows_changed_is_read_anew(place: Path, random_model: Pat
     ]
 
 
+@pytest.mark.slow
 def test_given_results_are_set_beside_the_same_questions(place: Path, random_model: Path) -> None:
     shutil.copytree(PACKAGE / "assets" / "demo", place / "people")
     given = demo(place, random_model, "given", "eval.retain_model=none", "eval.limit=4")

@@ -8,7 +8,7 @@ function and name it in METRICS or JOINT. Imports no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -322,18 +322,23 @@ def check_name(key: str, name: str, joint: bool) -> None:
         raise bad_value(key, name, known)
 
 
-def metrics_of(config: EvalConfig, set_name: str) -> dict[str, Metric]:
-    """The metrics that a set is evaluated with, those that joint ones read included."""
+def metrics_of(config: EvalConfig, set_name: str, there: Collection[str]) -> dict[str, Metric]:
+    """The metrics that a set is evaluated with, those that joint ones read included.
+
+    Args:
+        there: the sets that have rows; a joint metric of another one reads nothing.
+    """
     names = list(config.sets[set_name].metrics)
-    for joint in config.metrics:
-        if set_name in JOINT[joint].sets:
-            names += JOINT[joint].reads
+    for joint in map(JOINT.__getitem__, config.metrics):
+        if set_name in joint.sets and set(joint.sets) <= set(there):
+            names += joint.reads
     return {name: metric for name in dict.fromkeys(names) if (metric := find(name))}
 
 
-def needs_of(config: EvalConfig, set_name: str) -> set[str]:
+def needs_of(config: EvalConfig, set_name: str, there: Collection[str]) -> set[str]:
     """What the engines must find for a set."""
-    return {need for metric in metrics_of(config, set_name).values() for need in metric.needs}
+    chosen = metrics_of(config, set_name, there).values()
+    return {need for metric in chosen for need in metric.needs}
 
 
 def join(

@@ -13,7 +13,7 @@ import torch
 from undial_cli import distributed
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import quality
-from undial_cli.evaluation.catalog import Evaluation, Evidence, needs_of
+from undial_cli.evaluation.catalog import Evaluation, Evidence
 from undial_cli.evaluation.items import Item
 
 Pairs = list[tuple[Item, Evidence]]
@@ -94,7 +94,7 @@ def apply(
     missing = {}
     for key, run in HELPERS.items():
         for name in items:
-            if key not in needs_of(suite.config, name):
+            if key not in suite.needs(name):
                 continue
             pairs = [
                 (i, f)

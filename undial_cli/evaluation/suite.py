@@ -20,6 +20,7 @@ from undial_cli.evaluation import extraction, helpers
 from undial_cli.evaluation.catalog import (
     Evaluation,
     Evidence,
+    Metric,
     find,
     join,
     metrics_of,
@@ -56,6 +57,19 @@ class Suite:
         """Whether there is nothing to evaluate."""
         return not self.rows and not self.config.harness.tasks
 
+    @property
+    def there(self) -> set[str]:
+        """The sets that have rows."""
+        return {name for name, found in self.rows.items() if not found.missing}
+
+    def metrics(self, name: str) -> dict[str, Metric]:
+        """The metrics that a set is evaluated with."""
+        return metrics_of(self.config, name, self.there)
+
+    def needs(self, name: str) -> set[str]:
+        """What the engines must find for a set."""
+        return needs_of(self.config, name, self.there)
+
     @functools.cached_property
     def items(self) -> dict[str, list[Item]]:
         """The items of every set that is there."""
@@ -66,7 +80,7 @@ class Suite:
                 self.config.sets[name],
                 found.rows,
                 found.shots,
-                needs_of(self.config, name),
+                self.needs(name),
             )
             for name, found in self.rows.items()
             if not found.missing
@@ -93,7 +107,7 @@ def evaluate(
     model.eval()
     try:
         items = suite.items
-        total = sum(jobs_of(config, name, part) for name, part in items.items())
+        total = sum(jobs_of(suite, name, part) for name, part in items.items())
         with ui.progress(f"evaluating {title}", total) as bar:
             found = score_sets(model, suite, items, journal, bar.advance)
             generator = Generator(model, suite.encoder.tokenizer, config.backend, path)
@@ -110,11 +124,11 @@ def evaluate(
         model.train(training)
 
 
-def jobs_of(config: EvalConfig, name: str, items: list[Item]) -> int:
+def jobs_of(suite: Suite, name: str, items: list[Item]) -> int:
     """How many jobs of the engines a set makes, for the progress bar."""
-    needs = needs_of(config, name)
+    needs = suite.needs(name)
     prompts = sum(bool(i.prompt_ids) for i in items)
-    four = len(extraction.AUTHORS_PREFIXES) if config.sets[name].prefixes == "authors" else 1
+    four = len(extraction.AUTHORS_PREFIXES) if suite.config.sets[name].prefixes == "authors" else 1
     return (
         len(items) * (("answer" in needs) + ("gradient" in needs))
         + prompts * ("generation" in needs)
@@ -132,7 +146,7 @@ def score_sets(
     """The scores of all answers of all sets, and gradient norms where a set needs them."""
     config, found = suite.config, {}
     for name, part in items.items():
-        needs = needs_of(config, name)
+        needs = suite.needs(name)
         groups = [[e for kind in i.answers.values() for e in kind] for i in part]
         scores: list[list[Score]] = [[] for _ in part]
         if "answer" in needs:
@@ -177,7 +191,7 @@ def continue_prompts(
     config = suite.config
     alike: dict[tuple[str, Decoding], list[tuple[str, int]]] = {}
     for name, part in items.items():
-        if "generation" not in needs_of(config, name):
+        if "generation" not in suite.needs(name):
             continue
         options = config.sets[name]
         length = options.max_new_tokens or config.max_new_tokens
@@ -206,8 +220,8 @@ def continue_documents(
     """Extraction figures of a set's documents, where its metrics need them."""
     options, config = suite.config.sets[name], suite.config
     chosen = [n for n, i in enumerate(items) if i.document]
-    names = metrics_of(config, name)
-    if "continuations" not in needs_of(config, name) or not chosen:
+    names = suite.metrics(name)
+    if "continuations" not in suite.needs(name) or not chosen:
         return
     lengths = sorted(int(m.removeprefix("el_")) for m in names if m.startswith("el_"))
     documents = [items[n].document for n in chosen]
@@ -247,7 +261,7 @@ def aggregate(
             for metric in options.metrics:
                 evaluation.missing[f"{name}_{metric}"] = f"the set '{name}' is missing"
             continue
-        chosen = metrics_of(suite.config, name)
+        chosen = suite.metrics(name)
         samples = []
         for item, evidence in zip(items[name], found[name], strict=True):
             values = {m.stored or key: m.sample(evidence) for key, m in chosen.items()}
