@@ -282,7 +282,8 @@ def reference_attack(ours: Evaluation, theirs: Evaluation | None, config: EvalCo
     scores = []
     for name in (FORGET, HOLDOUT):
         pairs = [e.values(name, "mia_loss") for e in (ours, theirs)]
-        if not pairs[1] or len(pairs[0]) != len(pairs[1]):
+        rows = [e.values(name, "answer_tokens") for e in (ours, theirs)]
+        if not pairs[1] or len(pairs[0]) != len(pairs[1]) or rows[0] != rows[1]:
             raise Missing(f"the retain model's results hold no losses of this {name} set")
         scores.append([mine - other for mine, other in zip(*pairs, strict=True)])
     return metrics.attack_auc(*scores)
