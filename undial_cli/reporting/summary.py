@@ -22,12 +22,13 @@ from undial_cli.run_folder import RunFolder
 from undial_cli.schema import EvaluateRun, FinetuneRun, Run
 
 QUESTIONS = 3
+SWEEP_COLUMNS = 6
 SHOWN = 300
 BEFORE_AFTER = ("before", "after")
 SWEEP_METRICS = (
     "forget_probability", "forget_rouge", "forget_knowmem_rouge", "forget_verbmem_rouge",
     "forget_el_10", "forget_ma", "retain_probability", "retain_rouge", "retain_knowmem_rouge",
-    "model_utility", "forget_quality", "privleak",
+    "forget_quality", "model_utility", "privleak",
 )  # fmt: skip
 
 
@@ -169,7 +170,8 @@ def show_sweep(runs: list[tuple[str, str, Path | None]]) -> None:
         shared = [found[name] for found in results if found.get(name)]
         if shared and all(other == shared[0] for other in shared):
             rows.insert(0, (title, "", shared[0]))
-    chosen = [n for n in SWEEP_METRICS if any(n in figures for _, _, figures in rows)]
+    known = [n for n in SWEEP_METRICS if any(n in figures for _, _, figures in rows)]
+    chosen = known[:SWEEP_COLUMNS]
     table = Table(title="runs", title_justify="left")
     table.add_column("run", overflow="fold")
     table.add_column("status")
