@@ -88,6 +88,7 @@ def assert_same(one: Finished, other: Finished, losses: float, weights: float | 
 DOUBLE = "model.dtype=float64"
 
 
+@pytest.mark.slow
 def test_undial_on_two_processes_is_undial_on_one(train: Train) -> None:
     assert_same(train("1 x 1", DOUBLE), train("2 x 2", DOUBLE), 1e-9, 1e-9)
 
