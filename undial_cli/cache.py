@@ -64,6 +64,15 @@ def current_umask() -> int:
     return mask
 
 
+def folder_state(folder: Path) -> str:
+    """A hash of the names, sizes and times of all files of a folder; "" where there is none."""
+    if not folder.is_dir():
+        return ""
+    files = sorted(f for f in folder.rglob("*") if f.is_file())
+    state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+
+
 MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
 
 

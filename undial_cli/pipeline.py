@@ -240,7 +240,7 @@ def train_and_save(
     teacher = make_teacher(run, cache, model, terms, schedule)
 
     def on_the_way() -> dict[str, float]:
-        return stages.undisturbed(run, inputs, model)
+        return stages.undisturbed(inputs, model)
 
     trainer = train(run, model, terms, schedule, teacher, folder.path, on_the_way)
     save_checkpoint(run, folder, trainer, tokenizer, merge)

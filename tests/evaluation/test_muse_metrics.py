@@ -220,7 +220,7 @@ def test_verbatim_memorisation_is_that_of_a_plain_loop(
 
 @pytest.mark.parametrize("name", ["forget_verbmem", "forget_knowmem", "retain_knowmem"])
 def test_words_are_not_stemmed(suite: Suite, name: str) -> None:
-    evidence = Evidence(suite.config.sets[name], "the towns", {}, "the town said")
+    evidence = Evidence(suite.config.sets[name], "the towns", "", {}, "the town said")
     assert catalog.METRICS["rouge"].sample(evidence) == pytest.approx(0.4)
 
 

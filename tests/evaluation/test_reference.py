@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ from scipy.stats import ks_2samp
 
 from undial_cli.errors import UserError
 from undial_cli.evaluation import reference, store
-from undial_cli.evaluation.catalog import Evaluation, join
+from undial_cli.evaluation.catalog import METRICS, Evaluation, Evidence, join
+from undial_cli.evaluation.items import Item
+from undial_cli.evaluation.preparation import check_helpers
+from undial_cli.evaluation.scoring import Score
 from undial_cli.schema import EvalConfig, EvalSetConfig
 
 RATIOS = [0.4, 0.9, 1.7, 0.2, 3.0, 0.7]
@@ -123,3 +128,23 @@ def test_a_published_auc_stands_in_for_a_retain_model() -> None:
     join(ours, None, config, relative=True)
     a = 1 - 8 / 9
     assert ours.metrics["privleak"] == pytest.approx((a - 0.4772) / 0.4772 * 100)
+
+
+def test_a_documents_zlib_score_is_of_all_its_text() -> None:
+    document = Item("forget", 0, "the old ", "river", [1], document=[1, 2])
+    answer = Item("forget", 0, "who?", "river", [1])
+    assert (document.scored, answer.scored) == ("the old river", "river")
+    found = Evidence(EvalSetConfig("a"), "river", document.scored, {"answer": [Score([2.0], [])]})
+    expected = 2.0 / len(zlib.compress(b"the old river"))
+    assert METRICS["mia_zlib"].sample(found) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "path, fragment",
+    [("./no/where", "no such file or folder"), ("pkg://undial_cli/nothing", "holds no 'nothing'")],
+)
+def test_a_helpers_path_that_is_not_there_is_refused(path: str, fragment: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"eval.oracle_model={path}")) as caught:
+        check_helpers(EvalConfig(oracle_model=path))
+    assert fragment in str(caught.value)
+    check_helpers(EvalConfig(oracle_model="pkg://undial_cli/assets/tiny"))

@@ -17,9 +17,10 @@ from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetNotFoundError
 from numpy.typing import NDArray
 
+from undial_cli.cache import folder_state
 from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError, bad_value, nearest
-from undial_cli.schema import DataConfig, digest
+from undial_cli.schema import DataConfig
 from undial_cli.sources import package_resource, unreachable
 
 Row = dict[str, Any]
@@ -180,9 +181,7 @@ def cache_of(folder: Path) -> str:
 
     Its own cache knows a folder by its name and configurations alone.
     """
-    files = sorted(f for f in folder.rglob("*") if f.is_file())
-    state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    return str(Path(HF_DATASETS_CACHE) / f"undial-{digest(state)}")
+    return str(Path(HF_DATASETS_CACHE) / f"undial-{folder_state(folder.resolve())}")
 
 
 def missing_split(error: ValueError, name: str, key: str) -> str:

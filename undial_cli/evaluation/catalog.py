@@ -29,6 +29,10 @@ class Missing(Exception):
     """A metric that cannot be computed, and why."""
 
 
+class NoRetainModel(Missing):
+    """A metric that needs a retain model where there is none."""
+
+
 @dataclass
 class Evaluation:
     """What a suite found: aggregates by name, one object per sample, what is missing and why.
@@ -48,10 +52,14 @@ class Evaluation:
 
 @dataclass
 class Evidence:
-    """What the engines found of one row: scores of its answers, its generation, other figures."""
+    """What the engines found of one row: scores of its answers, its generation, other figures.
+
+    `reference`: what a generation is compared with; `scored`: the text of the scored answer.
+    """
 
     options: EvalSetConfig
     reference: str
+    scored: str
     answers: Mapping[str, list[Score]]
     generation: str | None = None
     figures: dict[str, float | None] = field(default_factory=dict)
@@ -189,7 +197,7 @@ METRICS: dict[str, Metric] = {
     "ma": Metric(figure("ma"), ("continuations",)),
     "mia_loss": Metric(lambda found: found.answer and found.answer.ce),
     "mia_zlib": Metric(
-        lambda found: found.answer and metrics.zlib_score(found.answer.ce, found.reference)
+        lambda found: found.answer and metrics.zlib_score(found.answer.ce, found.scored)
     ),
     "mia_min_k": Metric(min_k),
     "mia_min_k_plus_plus": Metric(min_k_plus_plus, ("answer", "distribution")),
@@ -256,7 +264,8 @@ def model_utility(ours: Evaluation, theirs: Evaluation | None, config: EvalConfi
 
 def forget_quality(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
     """p-value of the KS test between the forget truth ratios of two models."""
-    assert theirs is not None
+    if theirs is None:
+        raise NoRetainModel
     values = [e.values(FORGET, "log_truth_ratio") for e in (ours, theirs)]
     if not values[0] or not values[1]:
         whose = "the forget set has" if not values[0] else "the retain model's results have"
@@ -278,7 +287,8 @@ def attack(name: str) -> Callable[[Evaluation, Evaluation | None, EvalConfig], f
 
 def reference_attack(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
     """The loss attack with the retain model's loss taken off."""
-    assert theirs is not None
+    if theirs is None:
+        raise NoRetainModel
     scores = []
     for name in (FORGET, HOLDOUT):
         pairs = [e.values(name, "mia_loss") for e in (ours, theirs)]
@@ -292,8 +302,10 @@ def reference_attack(ours: Evaluation, theirs: Evaluation | None, config: EvalCo
 def privleak(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
     """Distance of the Min-K% attack's AUC from the retain model's, in percent of the latter."""
     auc = attack("mia_min_k")(ours, None, config)
+    if theirs is None and config.retrain_auc is None:
+        raise NoRetainModel
     if theirs is None:
-        known = None if config.retrain_auc is None else 1 - config.retrain_auc
+        known = 1 - float(config.retrain_auc or 0)
     elif theirs.values(FORGET, "mia_min_k") and theirs.values(HOLDOUT, "mia_min_k"):
         known = attack("mia_min_k")(theirs, None, config)
     else:
@@ -361,12 +373,12 @@ def join(
             continue
         try:
             for set_name in joint.sets:
-                if set_name not in config.sets or not config.sets[set_name].split:
-                    raise Missing(f"this suite has no set '{set_name}'")
                 if set_name in ours.missing:
                     raise Missing(f"the set '{set_name}' is missing")
-            if relative and theirs is None and not (name == "privleak" and config.retrain_auc):
-                raise Missing(no_retain or "no retain model is known: set eval.retain_model")
+                if not any(sample["set"] == set_name for sample in ours.samples):
+                    raise Missing(f"this suite has no set '{set_name}'")
             ours.metrics[name] = joint.compute(ours, theirs, config)
+        except NoRetainModel:
+            ours.missing[name] = no_retain or "no retain model is known: set eval.retain_model"
         except Missing as reason:
             ours.missing[name] = str(reason)

@@ -75,12 +75,13 @@ def gibberish(pairs: Pairs, path: str, suite: Any, device: torch.device) -> None
         found.figures["gibberish"] = float(value)
 
 
-HELPERS: dict[str, Callable[[Pairs, str, Any, torch.device], None]] = {
-    "oracle_model": perplexity,
-    "similarity_model": similarity,
-    "coherence_model": coherence,
-    "mauve_model": mauve,
-    "gibberish_model": gibberish,
+# The key that names a helper model, the metric it serves, and how.
+HELPERS: dict[str, tuple[str, Callable[[Pairs, str, Any, torch.device], None]]] = {
+    "oracle_model": ("perplexity", perplexity),
+    "similarity_model": ("similarity", similarity),
+    "coherence_model": ("coherence", coherence),
+    "mauve_model": ("mauve", mauve),
+    "gibberish_model": ("gibberish", gibberish),
 }
 
 
@@ -92,7 +93,7 @@ def apply(
 ) -> dict[str, str]:
     """Add the figures of helper models to what was found; returns what is missing, and why."""
     missing = {}
-    for key, run in HELPERS.items():
+    for key, (metric, run) in HELPERS.items():
         for name in items:
             if key not in suite.needs(name):
                 continue
@@ -108,7 +109,7 @@ def apply(
                 quality.check_libraries(f"eval.{key}")
                 run(pairs, path, suite, model.device)
             except (UserError, WorldError) as error:
-                missing[f"{name}_{run.__name__}"] = str(error)
+                missing[f"{name}_{metric}"] = str(error)
     return missing
 
 

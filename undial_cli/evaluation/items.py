@@ -35,6 +35,11 @@ class Item:
     document: list[int] = field(default_factory=list)
     stops: tuple[str, ...] = ()
 
+    @property
+    def scored(self) -> str:
+        """The text whose tokens are scored: the answer, or all of a document."""
+        return self.prompt + self.reference if self.document else self.reference
+
 
 def data_of(data: DataConfig, options: EvalSetConfig) -> DataConfig:
     """The data config as it holds for one set."""

@@ -18,7 +18,7 @@ from undial_cli.evaluation.helpers import HELPERS
 from undial_cli.evaluation.items import data_of
 from undial_cli.evaluation.suite import SetRows, Suite
 from undial_cli.schema import FORGET_SET, DataConfig, EvalConfig, EvalSetConfig, Run
-from undial_cli.sources import looks_local, model_source
+from undial_cli.sources import looks_local, model_source, package_resource
 from undial_cli.targets import Place, results_file, retain_of
 
 
@@ -75,13 +75,19 @@ def check_same_tokens(run: Run, suite: Suite, path: str) -> None:
 def check_helpers(config: EvalConfig) -> None:
     """Raise UserError for a helper model's path that is not there, or an unknown task."""
     for key in HELPERS:
-        path = getattr(config, key)
-        if path is not None and looks_local(path) and not Path(path).expanduser().exists():
-            raise UserError(f"eval.{key}={path}: no such file or folder")
+        check_there(f"eval.{key}", getattr(config, key))
     if config.harness.tasks:
         from undial_cli.evaluation.harness import check_tasks
 
         check_tasks(config.harness.tasks, config.harness.include_path)
+
+
+def check_there(key: str, path: str | None) -> None:
+    """Raise UserError for a path of this machine that is not there."""
+    if path is not None and path.startswith("pkg://"):
+        package_resource(path, key)
+    elif path is not None and looks_local(path) and not Path(path).expanduser().exists():
+        raise UserError(f"{key}={path}: no such file or folder")
 
 
 def evaluation_rows(run: Run, encoder: Encoder) -> dict[str, SetRows]:
@@ -94,6 +100,7 @@ def evaluation_rows(run: Run, encoder: Encoder) -> dict[str, SetRows]:
             raise UserError(f"data.forget_{where}: not set, and eval={run.eval.name} needs it")
         if unnamed or not (options.split or options.path):
             continue
+        check_there(f"eval.sets.{name}.path", options.path)
         try:
             found[name] = set_rows(run, encoder, name, options)
         except (UserError, WorldError) as error:

@@ -8,19 +8,22 @@ from __future__ import annotations
 import dataclasses
 import gc
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from undial_cli import distributed, models
+from undial_cli.cache import folder_state
 from undial_cli.evaluation import store
 from undial_cli.evaluation.catalog import Evaluation, join
+from undial_cli.evaluation.helpers import HELPERS
 from undial_cli.evaluation.suite import evaluate
 from undial_cli.inputs import Inputs, model_path
 from undial_cli.reporting import summary
 from undial_cli.run_folder import RunFolder
-from undial_cli.schema import HarnessConfig, Run, TrainingRun
+from undial_cli.schema import Run, TrainingRun
 
 # Keys of eval that change nothing of what is found on a model.
 IRRELEVANT = ("retain_model", "retrain_auc", "batch_size", "data", "name", "limit")
@@ -37,16 +40,12 @@ def quantized(run: Run) -> bool:
     return isinstance(run, TrainingRun) and run.adapter.name == "qlora"
 
 
-def undisturbed(run: Run, inputs: Inputs, model: Any) -> dict[str, float]:
+def undisturbed(inputs: Inputs, model: Any) -> dict[str, float]:
     """The suite's metrics on a model in training; all random number generators are put back."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    config = dataclasses.replace(
-        run.eval, harness=HarnessConfig(), backend="transformers", **dict.fromkeys(HELPER_KEYS)
-    )
     try:
-        suite = dataclasses.replace(inputs.suite, config=config)
-        return evaluate(model, suite, "on the way").metrics
+        return evaluate(model, inputs.suite, "on the way", alone=True).metrics
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
@@ -55,16 +54,12 @@ def undisturbed(run: Run, inputs: Inputs, model: Any) -> dict[str, float]:
             torch.cuda.set_rng_state_all(gpu)
 
 
-HELPER_KEYS = (
-    "oracle_model", "similarity_model", "coherence_model", "mauve_model", "gibberish_model",
-)  # fmt: skip
-
-
 def depends_on(run: Run, inputs: Inputs, path: str) -> Any:
     """All that the evaluation of a model depends on, as JSON-able content."""
     chosen = dataclasses.asdict(run.eval)
     for name in IRRELEVANT:
         del chosen[name]
+    folders = [run.eval.harness.include_path, *(getattr(run.eval, key) for key in HELPERS)]
     sampled = any(s.top_p or s.prefixes == "authors" for s in run.eval.sets.values())
     return [
         distributed.on_main(lambda: models.weights_fingerprint(run.model, path)),
@@ -77,6 +72,7 @@ def depends_on(run: Run, inputs: Inputs, path: str) -> Any:
         ],
         [run.data.max_length, run.data.question_key, run.data.answer_key, run.data.text_key],
         chosen,
+        [folder_state(Path(f).expanduser()) for f in folders if f is not None],
         [run.eval.limit if run.eval.harness.tasks else None, run.seed if sampled else None],
         {name: dataclasses.asdict(rows) for name, rows in inputs.suite.rows.items()},
     ]

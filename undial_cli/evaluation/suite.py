@@ -93,6 +93,7 @@ def evaluate(
     title: str,
     journal: Journal | None = None,
     path: str | None = None,
+    alone: bool = False,
 ) -> Evaluation:
     """Evaluate a suite on a model, on all processes of the run.
 
@@ -101,6 +102,7 @@ def evaluate(
         title: what the progress bar says.
         journal: where an interrupted evaluation left off.
         path: folder or hub id of the model, for vLLM.
+        alone: the model as it stands in memory and no other: no helper model, harness or vLLM.
     """
     config, training = suite.config, model.training
     journal = journal or Journal()
@@ -110,13 +112,15 @@ def evaluate(
         total = sum(jobs_of(suite, name, part) for name, part in items.items())
         with ui.progress(f"evaluating {title}", total) as bar:
             found = score_sets(model, suite, items, journal, bar.advance)
-            generator = Generator(model, suite.encoder.tokenizer, config.backend, path)
+            backend = "transformers" if alone else config.backend
+            generator = Generator(model, suite.encoder.tokenizer, backend, path)
             continue_prompts(generator, suite, items, found, journal, bar)
             for name in items:
                 continue_documents(model, suite, name, items[name], found[name], journal, bar)
-        missing = helpers.apply(suite, model, items, found)
+        missing = {} if alone else helpers.apply(suite, model, items, found)
         evaluation = aggregate(suite, items, found, missing)
-        missing |= helpers.harness(suite, model, evaluation)
+        if not alone:
+            missing |= helpers.harness(suite, model, evaluation)
         evaluation.incomplete = bool(missing)
         join(evaluation, None, config, relative=False)
         return evaluation
@@ -155,7 +159,7 @@ def score_sets(
                 "distribution" in needs, journal, advance, name,
             )  # fmt: skip
         found[name] = [
-            Evidence(config.sets[name], item.reference, by_kind(item, mine))
+            Evidence(config.sets[name], item.reference, item.scored, by_kind(item, mine))
             for item, mine in zip(part, scores, strict=True)
         ]
         if "gradient" in needs:
