@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from undial_cli.compose import PACKAGE
+from undial_cli.errors import UserError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -47,8 +53,6 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from undial_cli.compose import PACKAGE
-
     folder = tmp_path_factory.mktemp("random") / "model"
     shape = AutoConfig.from_pretrained(PACKAGE / "assets" / "tiny")
     shape.num_hidden_layers, shape.initializer_range = 2, 0.2
@@ -56,3 +60,31 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
     AutoTokenizer.from_pretrained(PACKAGE / "assets" / "tiny").save_pretrained(folder)
     return folder
+
+
+def refused(call: Callable[[], object], *parts: str) -> None:
+    """The call is refused in one line that holds all the parts."""
+    with pytest.raises(UserError) as caught:
+        call()
+    line = str(caught.value)
+    assert "\n" not in line
+    for part in parts:
+        assert part in line
+
+
+def write_muse(folder: Path, books: bool = False) -> Any:
+    """Run scripts/make_muse_layout.py; returns what it wrote."""
+    script = PACKAGE.parent / "scripts" / "make_muse_layout.py"
+    spec = importlib.util.spec_from_file_location("make_muse_layout", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.write(folder, books)
+
+
+@pytest.fixture(scope="session")
+def news(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A folder laid out like MUSE-News, and what was written to it."""
+    folder = tmp_path_factory.mktemp("muse") / "news"
+    return folder, write_muse(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from conftest import refused
 from small import byte_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -50,16 +50,6 @@ def challenge(tmp_path: Path) -> Path:
 def save(file: Path, array: Any, **options: Any) -> str:
     np.save(file, array, **options)
     return str(file)
-
-
-def refused(call: Callable[[], object], *parts: str) -> None:
-    """The call is refused in one line that holds all the parts."""
-    with pytest.raises(UserError) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line
-    for part in parts:
-        assert part in line
 
 
 @pytest.mark.parametrize("kind", ["uint16", "int64", ">u2", "int32"])

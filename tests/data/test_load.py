@@ -9,9 +9,9 @@ from typing import Any
 
 import datasets
 import pytest
+from conftest import refused
 
 from undial_cli.data.load import check_columns, load_split, load_training_set, row_kind
-from undial_cli.errors import UserError
 from undial_cli.schema import DataConfig
 
 ROWS = [{"question": f"Who is {i}? äß", "answer": f"Person, {i}"} for i in range(10)]
@@ -103,16 +103,6 @@ def test_limit_takes_the_first_rows_of_the_whole_set(tmp_path: Path) -> None:
     second = write(tmp_path / "b.jsonl", ROWS[6:])
     found = load_training_set(DataConfig(limit=7), [first, second], "data.train_file")
     assert found == ROWS[:7]
-
-
-def refused(call: Any, *parts: str) -> None:
-    """The call is refused in one line that holds all the parts."""
-    with pytest.raises(UserError) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line
-    for part in parts:
-        assert part in line
 
 
 def test_a_wrong_split_names_those_there_are_and_the_nearest() -> None:

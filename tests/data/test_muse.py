@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
+from conftest import write_muse
 from small import BOS, byte_tokenizer
 
-from undial_cli.compose import PACKAGE, compose_run
+from undial_cli.compose import compose_run
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import load_split, load_training_set
 from undial_cli.errors import UserError
 from undial_cli.inputs import prepare
 from undial_cli.schema import DataConfig
 
-SCRIPT = PACKAGE.parent / "scripts" / "make_muse_layout.py"
 KEY = "data.forget_split"
 FOLDS = [f"forget_{n}" for n in range(1, 5)]
 PUBLISHED = {
@@ -30,30 +29,6 @@ PUBLISHED = {
 COLUMNS = {"knowmem": ["question", "answer"], "verbmem": ["prompt", "gt"]}
 
 
-def script() -> Any:
-    """scripts/make_muse_layout.py as a module."""
-    spec = importlib.util.spec_from_file_location("make_muse_layout", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
-
-
-@pytest.fixture(scope="module")
-def news(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """The folder, and what was written to it."""
-    folder = tmp_path_factory.mktemp("muse") / "news"
-    return folder, script().write(folder)
-
-
 def data_of(path: Path, name: str = "muse_news") -> DataConfig:
     """The data config that `data=NAME data.path=PATH` composes."""
     return compose_run("unlearn", ["model=tiny", f"data={name}", f"data.path={path}"]).data
@@ -61,7 +36,7 @@ def data_of(path: Path, name: str = "muse_news") -> DataConfig:
 
 @pytest.mark.parametrize("name", ["muse_news", "muse_books"])
 def test_every_published_split_gives_its_rows(tmp_path: Path, name: str) -> None:
-    written = script().write(tmp_path / "muse", books=name == "muse_books")
+    written = write_muse(tmp_path / "muse", books=name == "muse_books")
     folds = {"scal": FOLDS, "sust": FOLDS} if name == "muse_news" else {}
     assert {c: sorted(splits) for c, splits in written.items()} == PUBLISHED | folds
     data = data_of(tmp_path / "muse", name)
@@ -77,7 +52,7 @@ def test_every_published_split_gives_its_rows(tmp_path: Path, name: str) -> None
 
 
 def test_a_second_run_writes_the_same_bytes(news: tuple[Path, Any], tmp_path: Path) -> None:
-    script().write(tmp_path)
+    write_muse(tmp_path)
     for file in news[0].rglob("*"):
         if file.is_file():
             assert (tmp_path / file.relative_to(news[0])).read_bytes() == file.read_bytes()

@@ -1,27 +1,25 @@
-"""The MUSE suite against a plain, unbatched loop over one text at a time (SPEC 3)."""
+"""The MUSE suite against a plain, unbatched loop over one text at a time."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import write_muse
 from rouge_score.rouge_scorer import RougeScorer
 from small import bundled_tokenizer, random_llama
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from undial_cli.cli import run_command
-from undial_cli.compose import PACKAGE, compose_run
+from undial_cli.compose import compose_run
 from undial_cli.data.encode import Encoder
 from undial_cli.errors import UserError
 from undial_cli.evaluation import catalog
@@ -30,37 +28,12 @@ from undial_cli.evaluation.items import STOPS, cut_at_stop
 from undial_cli.evaluation.preparation import evaluation_rows
 from undial_cli.evaluation.suite import Suite, evaluate
 
-SCRIPT = PACKAGE.parent / "scripts" / "make_muse_layout.py"
 METRICS = {
     "forget_verbmem_rouge", "forget_knowmem_rouge", "retain_knowmem_rouge", "mia_min_k", "privleak",
 }  # fmt: skip
 LIMIT = 3
 STEPS = 90
 NEWS_AUC, BOOKS_AUC = 0.4772, 0.5393
-
-
-def write_layout(folder: Path, books: bool = False) -> Any:
-    """Run scripts/make_muse_layout.py; returns what it wrote."""
-    spec = importlib.util.spec_from_file_location("make_muse_layout", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.write(folder, books)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
-
-
-@pytest.fixture(scope="module")
-def news(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """The folder, and what was written to it."""
-    folder = tmp_path_factory.mktemp("muse") / "news"
-    return folder, write_layout(folder)
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +312,7 @@ def test_an_answer_ends_where_muse_ends_it(text: str) -> None:
 
 
 def test_books_have_their_own_published_figure(tmp_path: Path, tokenizer: Any) -> None:
-    write_layout(tmp_path / "books", books=True)
+    write_muse(tmp_path / "books", books=True)
     suite = make_suite(tmp_path / "books", tokenizer, data="muse_books")
     ours = Evaluation({}, [{"set": name, "mia_min_k": 1.0} for name in ("forget", "holdout")])
     assert relative(ours, None, suite).metrics["privleak"] == pytest.approx(
@@ -350,7 +323,7 @@ def test_books_have_their_own_published_figure(tmp_path: Path, tokenizer: Any) -
 def test_a_folder_without_a_configuration_is_refused_in_one_line(
     tmp_path: Path, tokenizer: Any
 ) -> None:
-    write_layout(tmp_path)
+    write_muse(tmp_path)
     card = tmp_path / "README.md"
     card.write_text(card.read_text().replace("config_name: verbmem", "config_name: verbatim"))
     with pytest.raises(UserError, match=r"^eval.sets.forget_verbmem.split=verbmem/forget") as error:
@@ -430,6 +403,6 @@ def test_unlearning_a_request_is_evaluated_before_and_after(
 
 @pytest.mark.slow
 def test_books_are_evaluated_by_the_command(random_model: Path, tmp_path: Path) -> None:
-    write_layout(tmp_path / "books", books=True)
+    write_muse(tmp_path / "books", books=True)
     content = command("evaluate", tmp_path / "books", random_model, tmp_path, data="muse_books")
     assert set(content["metrics"]) == METRICS

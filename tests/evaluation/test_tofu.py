@@ -1,4 +1,4 @@
-"""The TOFU suite against a plain loop written from the definitions (SPEC 2).
+"""The TOFU suite against a plain loop written from the definitions.
 
 The loop scores one sequence at a time with full logits, no cache, and tokens straight from the
 chat template; of undial it uses the command alone.

@@ -13,11 +13,10 @@ from typing import Any
 
 import datasets
 import numpy as np
-from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetNotFoundError
 from numpy.typing import NDArray
 
-from undial_cli.cache import folder_state
+from undial_cli.cache import cache_dir, folder_state
 from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError, bad_value, nearest
 from undial_cli.schema import DataConfig
@@ -181,7 +180,7 @@ def cache_of(folder: Path) -> str:
 
     Its own cache knows a folder by its name and configurations alone.
     """
-    return str(Path(HF_DATASETS_CACHE) / f"undial-{folder_state(folder.resolve())}")
+    return str(cache_dir() / "datasets" / folder_state(folder.resolve()))
 
 
 def missing_split(error: ValueError, name: str, key: str) -> str:
