@@ -344,6 +344,7 @@ def test_a_sweep_names_the_run_that_failed(place: Path, capfd: pytest.CaptureFix
     assert not list(place.rglob("run.yaml"))
 
 
+@pytest.mark.slow
 def test_the_installed_command_says_one_line_and_exits_with_2(tmp_path: Path) -> None:
     done = undial("unlearn", "method=undail", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")

@@ -64,6 +64,7 @@ def lora(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return start(random_model, tmp_path_factory.mktemp("lora"), "adapter=lora", "seed=3")
 
 
+@pytest.mark.slow
 def test_the_default_command_leaves_a_whole_run_folder(tmp_path: Path) -> None:
     words = ["unlearn", *HURRIED, "train.max_steps=3"]
     done = undial(*words, cwd=tmp_path, HF_TOKEN="hf_secret", MY_OWN="private")

@@ -468,11 +468,10 @@ def test_without_a_holdout_split_the_rest_is_computed(random_model: Path, tmp_pa
     assert "privleak" in summary
 
 
+@pytest.mark.parametrize("case", ["tiny"], indirect=True)
 def test_without_a_retain_model_its_figures_say_so(
     case: Case, random_model: Path, tmp_path: Path
 ) -> None:
-    if case.kind != "tiny":
-        pytest.skip("said on the tiny model")
     data = write_layout(tmp_path, {SETS[name]: rows[:2] for name, rows in case.rows.items()})
     words = ["eval.retain_model=none", "eval.max_new_tokens=4"]
     results, _ = evaluate(str(random_model), data, tmp_path, *words)
