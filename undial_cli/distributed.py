@@ -5,11 +5,15 @@ A thin layer over torch.distributed's object collectives; it starts no processes
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch.distributed as dist
+
+from undial_cli.cache import locked
 
 T = TypeVar("T")
 
@@ -63,3 +67,11 @@ def on_main(function: Callable[[], T]) -> T:
     if box[1] is not None:
         raise box[1]
     return box[0]
+
+
+@contextlib.contextmanager
+def on_main_locked(path: Path) -> Iterator[None]:
+    """Hold the lock of `path` on the main process while all of them work."""
+    with locked(path) if rank() == 0 else contextlib.nullcontext():
+        barrier()
+        yield

@@ -1,7 +1,6 @@
 """Load, adapt and save causal language models and their tokenizers (transformers and peft).
 
-Also the one change made to a model: its output head becomes a `TargetHead`, through which a loss
-sees target positions only. Knows nothing of data or methods.
+Knows nothing of data or methods.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import hashlib
 import inspect
 import json
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,65 +20,9 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.cache import cache_dir, hash_folder, locked
 from undial_cli.errors import UserError, bad_value
+from undial_cli.head import check_head, install_head
 from undial_cli.schema import AdapterConfig, ModelConfig
 from undial_cli.sources import Source, model_source
-
-HeadJob = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
-
-
-# Config fields by which models cap or scale their logits after the head.
-AFTER_HEAD = (
-    "final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap",
-    "logit_scale", "logits_scaling", "lm_head_multiplier",
-)  # fmt: skip
-
-
-class TargetHead(nn.Linear):
-    """The output head of a model, which can be given a job instead of its full projection.
-
-    With a job, `forward` returns `job(hidden_BTD, project)`; the job selects positions before it
-    projects, so no [B, T, V] tensor exists, and everything happens inside the model's own forward
-    (DDP, FSDP and LoRA hold). Without one it is an ordinary linear layer.
-    """
-
-    job: HeadJob | None = None
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.job is None:
-            return super().forward(input)
-        return self.job(input, super().forward)
-
-
-def install_head(model: PreTrainedModel) -> None:
-    """Turn the model's output head into a `TargetHead`, in place; parameters stay what they are.
-
-    Raises:
-        UserError: the model has no plain linear head, or caps or scales its logits after it.
-    """
-    head = model.get_output_embeddings()
-    kind = model.config.model_type
-    if type(head) is not nn.Linear and not isinstance(head, TargetHead):
-        raise UserError(f"model of type '{kind}': its output head is no plain linear layer")
-    for name in AFTER_HEAD:
-        if getattr(model.config, name, None) not in (None, 1, 1.0):
-            raise UserError(f"model of type '{kind}': {name} after the head is not supported")
-    head.__class__ = TargetHead
-
-
-def output_head(model: nn.Module) -> TargetHead:
-    """The `TargetHead` somewhere inside a (wrapped, adapted) model."""
-    return next(m for m in model.modules() if isinstance(m, TargetHead))
-
-
-@contextlib.contextmanager
-def head_job(model: nn.Module, job: HeadJob) -> Iterator[None]:
-    """While open, the model's forward returns `job(hidden, project)` in `.logits`."""
-    head = output_head(model)
-    head.job = job
-    try:
-        yield
-    finally:
-        head.job = None
 
 
 def base_of(model: Any) -> Any:
@@ -210,7 +152,8 @@ def load_model(
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise not_a_language_model(path, error) from error
     install_head(model)
-    return model.eval()
+    check_head(model.eval())
+    return model
 
 
 def check_model(config: ModelConfig, path: str, adapter: AdapterConfig | None = None) -> None:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from undial_cli import checks, distributed, launch, methods, models, ui
-from undial_cli.cache import locked
+from undial_cli import checks, distributed, launch, methods, models, packing, ui
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import stages, store
 from undial_cli.inputs import Inputs, made_run, model_path, prepare
@@ -30,10 +28,10 @@ from undial_cli.run_folder import (
     open_folder,
     write_environment,
 )
-from undial_cli.schema import EvaluateRun, FinetuneRun, Run, TrainingRun, UnlearnRun
+from undial_cli.schema import EvaluateRun, FinetuneRun, Run, TeacherConfig, TrainingRun, UnlearnRun
 from undial_cli.targets import target_of
 from undial_cli.training.arguments import check_training
-from undial_cli.training.loop import make_schedule, make_teacher, train
+from undial_cli.training.loop import fill_teacher, is_packed, make_schedule, make_teacher, train
 from undial_cli.training.trainer import Term
 
 
@@ -69,7 +67,7 @@ def execute(run: Run, show: bool = True) -> RunResult:
         inputs: Inputs | WorldError = prepare(run)
     except WorldError as error:
         inputs = error
-    with on_main_locked(folder.path):
+    with distributed.on_main_locked(folder.path):
         if isinstance(inputs, Inputs):
             fingerprint = inputs.fingerprint
             distributed.on_main(lambda: check_inputs(run, folder, fingerprint))
@@ -85,14 +83,6 @@ def execute(run: Run, show: bool = True) -> RunResult:
 def is_done(folder: RunFolder) -> bool:
     """Whether a folder holds a finished run, as seen by the main process."""
     return distributed.on_main(lambda: folder.status() == "done")
-
-
-@contextlib.contextmanager
-def on_main_locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path` on the main process while all of them work."""
-    with locked(path) if distributed.rank() == 0 else contextlib.nullcontext():
-        distributed.barrier()
-        yield
 
 
 def fulfil(run: Run, folder: RunFolder, inputs: Inputs | WorldError, show: bool) -> None:
@@ -187,7 +177,7 @@ def unlearn(run: UnlearnRun, folder: RunFolder, inputs: Inputs, device: torch.de
     before = stages.of_model(run, inputs, path, "target", device)
     if not folder.checkpoint.is_dir():
         terms, anchor = unlearning_terms(run), run.data.anchor
-        train_and_save(run, folder, inputs, path, device, terms, anchor, run.teacher.cache)
+        train_and_save(run, folder, inputs, path, device, terms, anchor, run.teacher)
     after = stages.of_model(run, inputs, str(folder.checkpoint), "checkpoint", device)
     stages.report(run, folder, inputs, after, {"target": before, "retain": reference})
 
@@ -196,7 +186,7 @@ def finetune(run: FinetuneRun, folder: RunFolder, inputs: Inputs, device: torch.
     """Plain fine-tuning, checkpoint, evaluation of the checkpoint."""
     if not folder.checkpoint.is_dir():
         path, terms = str(target_of(run).path), {"train": Term(methods.CrossEntropy(), 1.0)}
-        train_and_save(run, folder, inputs, path, device, terms, "train", "auto")
+        train_and_save(run, folder, inputs, path, device, terms, "train", TeacherConfig())
     after = stages.of_model(run, inputs, str(folder.checkpoint), "checkpoint", device)
     stages.report(run, folder, inputs, after, {})
 
@@ -227,7 +217,7 @@ def train_and_save(
     device: torch.device,
     terms: dict[str, Term],
     anchor: str,
-    cache: str,
+    cache: TeacherConfig,
 ) -> None:
     """Train the model at `path` and write the run's checkpoint in Hugging Face format."""
     tokenizer = inputs.encoder.tokenizer
@@ -235,14 +225,21 @@ def train_and_save(
     if run.adapter.name != "none" and not merge and models.is_adapter(run.model, path):
         ui.say("the target is an adapter itself: the checkpoint is saved merged", "yellow")
         merge = True
-    schedule = make_schedule(run, inputs.sets, anchor, tokenizer)
-    model = models.adapt(stages.load(run, path, device), run.adapter, run.seed)
-    teacher = make_teacher(run, cache, model, terms, schedule)
+    model: Any = models.adapt(stages.load(run, path, device), run.adapter, run.seed)
+    packs = is_packed(run, model)
+    schedule = make_schedule(run, inputs.sets, anchor, packs)
+    weights = distributed.on_main(lambda: models.weights_fingerprint(run.model, path))
+    teacher = make_teacher(run, cache, model, terms, schedule, weights)
+    base = models.base_of(model)
+    own = base.config._attn_implementation
 
     def on_the_way() -> dict[str, float]:
-        return stages.undisturbed(inputs, model)
+        with packing.attention(base, own):
+            return stages.undisturbed(inputs, model)
 
-    trainer = train(run, model, terms, schedule, teacher, folder.path, on_the_way)
+    with packing.attention(base, packing.NAME if packs else own):
+        fill_teacher(run, teacher, model, schedule)
+        trainer = train(run, model, terms, schedule, teacher, folder.path, on_the_way)
     save_checkpoint(run, folder, trainer, tokenizer, merge)
 
 

@@ -199,6 +199,11 @@ class TrainConfig:
     optim: str = key("adamw_torch", "optimiser of transformers (adamw_torch, sgd, ...)")
     activation_checkpointing: bool = key(False, "recompute activations in backward")
     group_by_length: bool = key(True, "batches of similar length (still shuffled)")
+    packing: str = key(
+        "auto",
+        "sequences without padding, their common beginning once; auto: where the model takes it",
+        allowed=("auto", "on", "off"),
+    )
     save_steps: int | None = key(
         None, "save the state to resume from; null: once per epoch", minimum=1
     )
@@ -214,8 +219,11 @@ class TeacherConfig:
 
     cache: str = key(
         "auto",
-        "auto: off with a fresh adapter, else memory",
-        allowed=("auto", "memory", "off"),
+        "memory, disk (mapped from it) or off (adapters only: asked at every step); auto: by size",
+        allowed=("auto", "memory", "disk", "off"),
+    )
+    memory_gb: float | None = key(
+        None, "auto's budget of memory, GB per process; null: a quarter of what is free", minimum=0
     )
 
 

@@ -1,6 +1,13 @@
-"""From examples to padded tensors. Padding is marked by the attention mask and label -100 only."""
+"""From examples to tensors: padded rows for evaluation, micro-batches for training.
+
+Padding is right of a sequence, where a causal model's own tokens never look; it needs no mask and
+is marked by label -100 only.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +38,73 @@ def pad(
         mask[row, :size] = 1
     index = torch.tensor(indices if indices is not None else list(range(len(examples))))
     return {"input_ids": input_ids, "attention_mask": mask, "labels": labels, "index": index}
+
+
+@dataclass
+class Batch:
+    """One micro-batch of B sequences with N target tokens in all.
+
+    `positions_N`: where each target is predicted, in the flattened `input_ids`; `sequence_N`: its
+    row; `counts`: targets of each row; `index`: each row's place in its set, -1 for an empty row;
+    `tokens`: real ones; `layout`: what the model's forward is given besides `input_ids`.
+    """
+
+    input_ids: Tensor
+    positions_N: Tensor
+    targets_N: Tensor
+    sequence_N: Tensor
+    counts: list[int]
+    index: list[int]
+    tokens: int
+    layout: dict[str, Any] = field(default_factory=dict)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
+        """The same batch on a device."""
+        moved = {
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in vars(self).items()
+            if hasattr(value, "to")
+        }
+        layout = {
+            name: value.to(device, non_blocking=non_blocking) for name, value in self.layout.items()
+        }
+        return Batch(**{**vars(self), **moved, "layout": layout})
+
+
+def padded(examples: list[Example], indices: list[int]) -> Batch:
+    """A micro-batch as right-padded rows [B, T]; causal attention needs no mask for it."""
+    length = max(len(e.input_ids) for e in examples)
+    input_ids = torch.zeros(len(examples), length, dtype=torch.long)
+    for row, example in enumerate(examples):
+        input_ids[row, : len(example.input_ids)] = torch.tensor(example.input_ids)
+    starts = [row * length for row in range(len(examples))]
+    return batch_of(input_ids, examples, indices, starts, sum(len(e.input_ids) for e in examples))
+
+
+def batch_of(
+    input_ids: Tensor,
+    examples: list[Example],
+    indices: list[int],
+    starts: list[int],
+    tokens: int,
+    layout: dict[str, Any] | None = None,
+) -> Batch:
+    """A batch whose sequences begin at `starts` of the flattened input (were each whole)."""
+    places = [[i for i, label in enumerate(e.labels) if i and label != IGNORE] for e in examples]
+    counts = [len(p) for p in places]
+    positions = [start + i - 1 for start, p in zip(starts, places, strict=True) for i in p]
+    targets = [e.labels[i] for e, p in zip(examples, places, strict=True) for i in p]
+    sequence = [row for row, count in enumerate(counts) for _ in range(count)]
+    return Batch(
+        input_ids,
+        torch.tensor(positions, dtype=torch.long),
+        torch.tensor(targets, dtype=torch.long),
+        torch.tensor(sequence, dtype=torch.long),
+        counts,
+        indices,
+        tokens,
+        layout or {},
+    )
 
 
 def pad_left(prompts: list[list[int]], pad_id: int) -> dict[str, Tensor]:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from undial_cli.data.collate import EMPTY, pad
+from undial_cli.data.collate import EMPTY, Batch, padded
 from undial_cli.data.encode import Example
 
 MOST_GROUPED = 50
@@ -74,6 +73,7 @@ class Schedule(Dataset):
         anchor: the set whose size makes an epoch.
         dealing: rows per step and how they are shared out.
         steps: optimiser steps in all, or None for `epochs`.
+        make_batch: a micro-batch of examples and their places in the set.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class Schedule(Dataset):
         steps: int | None,
         seed: int,
         grouped: bool = True,
-        pad_id: int = 0,
+        make_batch: Callable[[list[Example], list[int]], Batch] = padded,
     ) -> None:
-        self.sets, self.dealing, self.pad_id = sets, dealing, pad_id
+        self.sets, self.dealing, self.make_batch = sets, dealing, make_batch
         self.steps_per_epoch = math.ceil(len(sets[anchor]) / batch_size)
         self.steps = steps or max(1, round(epochs * self.steps_per_epoch))
         self.order: dict[str, list[int]] = {}
@@ -112,15 +112,19 @@ class Schedule(Dataset):
     def __getitem__(self, row: int) -> dict[str, int]:
         return {name: order[row] for name, order in self.order.items()}
 
+    def drawn(self, name: str) -> int:
+        """How many samples of set `name` the run sees, repetitions counted."""
+        return sum(i >= 0 for i in self.order[name])
+
     def used(self, name: str) -> list[int]:
         """The indices of set `name` that the run will see."""
         return sorted(set(self.order[name]) - {-1})
 
-    def collate(self, rows: list[dict[str, int]]) -> dict[str, dict[str, Tensor]]:
-        """Padded tensors of every set for a list of rows."""
+    def collate(self, rows: list[dict[str, int]]) -> dict[str, Batch]:
+        """A micro-batch of every set for a list of rows."""
         batch = {}
         for name, examples in self.sets.items():
             indices = [row[name] for row in rows]
             chosen = [examples[i] if i >= 0 else EMPTY for i in indices]
-            batch[name] = pad(chosen, self.pad_id, indices)
+            batch[name] = self.make_batch(chosen, indices)
         return batch

@@ -19,8 +19,10 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.cache_utils import Cache
 
 from undial_cli.evaluation.kvcache import SpareLayer, is_plain, layers_of, new_cache
+from undial_cli.head import head_job
+from undial_cli.losses.fused import Projection
 from undial_cli.losses.positions import upcast
-from undial_cli.models import base_of, head_job, position_argument
+from undial_cli.models import base_of, position_argument
 
 Item = TypeVar("Item")
 Keep = Callable[[int, list[int]], None]
@@ -61,7 +63,7 @@ class Row:
 def last_logits(model: Any, ids_BT: Tensor, positions_BT: Tensor, **inputs: Any) -> Tensor:
     """Logits [B, V] after the last id; the head sees that position only."""
     inputs |= position_argument(model, positions_BT)
-    with head_job(model, lambda hidden_BTD, project: project(hidden_BTD[:, -1:])):
+    with head_job(model, lambda hidden_BTD, head: head.logits(hidden_BTD[:, -1:])):
         return model(input_ids=ids_BT, use_cache=True, **inputs).logits[:, -1]
 
 
@@ -269,9 +271,9 @@ def branch(
 def predict(model: Any, ids: list[int], cache: Cache | None) -> list[int]:
     """The greedy next token after every true prefix, in one pass that fills the cache."""
 
-    def job(hidden_BTD: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+    def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
         parts = hidden_BTD.split(POSITIONS, dim=1)
-        return torch.cat([project(part).argmax(-1) for part in parts], dim=1)
+        return torch.cat([head.logits(part).argmax(-1) for part in parts], dim=1)
 
     inputs = {} if cache is None else {"past_key_values": cache}
     ids_BT = torch.tensor([ids], device=model.device)

@@ -27,7 +27,9 @@ from undial_cli.data.encode import Encoder, Example
 from undial_cli.errors import UserError
 from undial_cli.evaluation.scoring import score
 from undial_cli.evaluation.work import Journal, by_length
-from undial_cli.models import head_job, load_model, load_tokenizer
+from undial_cli.head import head_job
+from undial_cli.losses.fused import Projection
+from undial_cli.models import load_model, load_tokenizer
 from undial_cli.schema import DataConfig, ModelConfig, TemplateConfig
 from undial_cli.sources import Source, model_source
 
@@ -289,7 +291,7 @@ def last_hidden(model: Any, ids_BT: Tensor, mask_BT: Tensor) -> NDArray[np.float
     """What the output head is given at each row's last token: [B, D]."""
     last_B = mask_BT.sum(1).to(model.device) - 1
 
-    def job(hidden_BTD: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+    def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
         return hidden_BTD[torch.arange(len(last_B), device=last_B.device), last_B]
 
     with head_job(model, job):

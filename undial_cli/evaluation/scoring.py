@@ -21,8 +21,10 @@ from undial_cli.data.collate import pad, pad_left
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.evaluation.kvcache import is_plain
 from undial_cli.evaluation.work import Journal, Keep, by_length, share
-from undial_cli.losses.positions import select_targets, upcast
-from undial_cli.models import head_job, position_argument
+from undial_cli.head import head_job
+from undial_cli.losses.fused import Projection
+from undial_cli.losses.positions import select_targets
+from undial_cli.models import position_argument
 
 # Logits that exist at one time, as a number of elements.
 CHUNK = 2**25
@@ -150,7 +152,7 @@ def shared(
     prompts = pad_left([groups[n][0].input_ids[: lengths[n]] for n in groups], pad_id)
     prompts = {name: tensor.to(model.device) for name, tensor in prompts.items()}
     cache = DynamicCache()
-    with head_job(model, lambda hidden, project: hidden[:, :1, :1]):
+    with head_job(model, lambda hidden, head: hidden[:, :1, :1]):
         model(
             input_ids=prompts["input_ids"],
             attention_mask=prompts["attention_mask"],
@@ -210,12 +212,12 @@ def forward(
     """
     mask_BT, targets_N, _ = select_targets(labels_BT)
 
-    def job(hidden_BTD: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+    def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
         hidden_ND = hidden_BTD[mask_BT]
         figures = torch.zeros(wanted, len(hidden_ND), dtype=torch.double, device=ids_BT.device)
         start, size = 0, max(1, CHUNK // model.config.vocab_size)
         while start < len(hidden_ND):
-            logits_NV = upcast(project(hidden_ND[start : start + size]))
+            logits_NV = head.logits(hidden_ND[start : start + size])
             targets = targets_N[start : start + size]
             place = figures[:, start : start + size]
             place[0] = F.cross_entropy(logits_NV, targets, reduction="none")
@@ -277,8 +279,8 @@ def gradient_norm(model: Any, example: Example) -> float | None:
     if not len(targets_N):
         return None
 
-    def job(hidden_BTD: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
-        return F.cross_entropy(upcast(project(hidden_BTD[mask_BT])), targets_N)
+    def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
+        return F.cross_entropy(head.logits(hidden_BTD[mask_BT]), targets_N)
 
     ids = torch.tensor([example.input_ids[:end]], device=model.device)
     with head_job(model, job):

@@ -12,25 +12,45 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from undial_cli.losses.positions import IGNORE
+from undial_cli.losses.fused import Projection
 
 TEACHER_LOGITS = "teacher_logits"
 REFERENCE_LOGPS = "reference_logps"
 
 
 @dataclass
-class Targets:
-    """The target positions of one micro-batch: N positions in B sequences.
+class Signal:
+    """What the frozen teacher says of N target positions in B sequences.
 
-    `teacher_NV` and `reference_B` are there only for a loss that needs them.
+    `hidden_ND` and `head`, which projects them, make its logits; `logps_B` are the sequences'
+    log-probabilities. Each is there only for a loss that needs it; `head` None is the student's.
     """
 
-    logits_NV: Tensor
+    hidden_ND: Tensor | None = None
+    head: Projection | None = None
+    logps_B: Tensor | None = None
+
+
+@dataclass
+class Targets:
+    """The target positions of one micro-batch: N positions in B sequences, those in order.
+
+    `hidden_ND`: the student's hidden states at them; `head` projects these to logits; `counts`:
+    positions of each sequence.
+    """
+
+    hidden_ND: Tensor
+    head: Projection
     targets_N: Tensor
     sequence_N: Tensor
-    labels_BT: Tensor
-    teacher_NV: Tensor | None = None
-    reference_B: Tensor | None = None
+    counts: list[int]
+    signal: Signal
+
+    @property
+    def teacher(self) -> tuple[Tensor, Projection]:
+        """The teacher's hidden states and what projects them."""
+        assert self.signal.hidden_ND is not None
+        return self.signal.hidden_ND, self.signal.head or self.head
 
 
 class Loss(Protocol):
@@ -38,8 +58,8 @@ class Loss(Protocol):
 
     needs: ClassVar[frozenset[str]]
 
-    def weight(self, labels_BT: Tensor) -> Tensor:
-        """How much a micro-batch counts (int64 scalar): what the sum is divided by, globally."""
+    def weight(self, counts: list[int]) -> int:
+        """How much a micro-batch counts: what the sum is divided by, globally."""
         ...
 
     def sum(self, targets: Targets) -> Tensor:
@@ -52,8 +72,8 @@ class PerToken:
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def weight(self, labels_BT: Tensor) -> Tensor:
-        return (labels_BT[:, 1:] != IGNORE).sum()
+    def weight(self, counts: list[int]) -> int:
+        return sum(counts)
 
 
 class PerSequence:
@@ -61,5 +81,5 @@ class PerSequence:
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def weight(self, labels_BT: Tensor) -> Tensor:
-        return (labels_BT[:, 1:] != IGNORE).any(1).sum()
+    def weight(self, counts: list[int]) -> int:
+        return sum(count > 0 for count in counts)

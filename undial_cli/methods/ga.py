@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from undial_cli.losses.tokens import cross_entropy_sum
+from undial_cli.losses.fused import cross_entropy_sum
 from undial_cli.methods.base import PerToken, Targets
 from undial_cli.schema import GaConfig
 
@@ -16,4 +16,4 @@ class GradientAscent(PerToken):
         del config
 
     def sum(self, targets: Targets) -> Tensor:
-        return -cross_entropy_sum(targets.logits_NV, targets.targets_N)
+        return -cross_entropy_sum(targets.hidden_ND, targets.head, targets.targets_N)

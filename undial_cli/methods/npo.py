@@ -6,8 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from undial_cli.losses.positions import IGNORE
-from undial_cli.losses.preference import npo_sum, summed_logps
+from undial_cli.losses.fused import npo_sum
 from undial_cli.methods.base import REFERENCE_LOGPS, PerSequence, Targets
 from undial_cli.schema import NpoConfig
 
@@ -21,8 +20,13 @@ class Npo(PerSequence):
         self.beta = config.beta
 
     def sum(self, targets: Targets) -> Tensor:
-        assert targets.reference_B is not None
-        rows = len(targets.labels_BT)
-        logps_B = summed_logps(targets.logits_NV, targets.targets_N, targets.sequence_N, rows)
-        counted_B = (targets.labels_BT[:, 1:] != IGNORE).any(1)
-        return npo_sum(logps_B, targets.reference_B, counted_B, self.beta)
+        assert targets.signal.logps_B is not None
+        return npo_sum(
+            targets.hidden_ND,
+            targets.head,
+            targets.targets_N,
+            targets.sequence_N,
+            targets.counts,
+            targets.signal.logps_B,
+            self.beta,
+        )

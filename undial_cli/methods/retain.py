@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from undial_cli.losses.tokens import cross_entropy_sum, kl_sum
+from undial_cli.losses.fused import cross_entropy_sum, kl_sum
 from undial_cli.methods.base import TEACHER_LOGITS, PerToken, Targets
 
 
@@ -14,7 +14,7 @@ class CrossEntropy(PerToken):
     """Mean negative log-likelihood of the target tokens."""
 
     def sum(self, targets: Targets) -> Tensor:
-        return cross_entropy_sum(targets.logits_NV, targets.targets_N)
+        return cross_entropy_sum(targets.hidden_ND, targets.head, targets.targets_N)
 
 
 class KlToTeacher(PerToken):
@@ -23,5 +23,4 @@ class KlToTeacher(PerToken):
     needs: ClassVar[frozenset[str]] = frozenset({TEACHER_LOGITS})
 
     def sum(self, targets: Targets) -> Tensor:
-        assert targets.teacher_NV is not None
-        return kl_sum(targets.logits_NV, targets.teacher_NV)
+        return kl_sum(targets.hidden_ND, targets.head, *targets.teacher)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from undial_cli.losses.undial import undial_sum
+from undial_cli.losses.fused import undial_sum
 from undial_cli.methods.base import TEACHER_LOGITS, PerToken, Targets
 from undial_cli.schema import UndialConfig
 
@@ -20,5 +20,6 @@ class Undial(PerToken):
         self.strength = config.strength
 
     def sum(self, targets: Targets) -> Tensor:
-        assert targets.teacher_NV is not None
-        return undial_sum(targets.logits_NV, targets.teacher_NV, targets.targets_N, self.strength)
+        return undial_sum(
+            targets.hidden_ND, targets.head, *targets.teacher, targets.targets_N, self.strength
+        )

@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+import transformers
 from torch import nn
 from transformers.trainer_callback import PrinterCallback
 
-from undial_cli import distributed, ui
-from undial_cli.data.collate import pad_token
+from undial_cli import distributed, models, packing, ui
+from undial_cli.cache import cache_dir
+from undial_cli.data.collate import padded
 from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Schedule, deal
-from undial_cli.errors import WorldError
+from undial_cli.errors import UserError, WorldError
 from undial_cli.launch import autocast_dtype
-from undial_cli.schema import TrainingRun
+from undial_cli.schema import TeacherConfig, TrainingRun, digest
 from undial_cli.training.arguments import training_arguments
 from undial_cli.training.callbacks import Evaluation, MetricsLog
 from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher
 from undial_cli.training.trainer import Term, UnlearningTrainer
 
 
+def is_packed(run: TrainingRun, model: Any) -> bool:
+    """Whether micro-batches are packed: `train.packing`, or what the model can take."""
+    if run.train.packing == "off":
+        return False
+    reason = packing.why_not(models.base_of(model), run.data.max_length)
+    if reason and run.train.packing == "on":
+        raise UserError(f"train.packing=on: not possible here: {reason}")
+    return reason is None
+
+
 def make_schedule(
-    run: TrainingRun, sets: dict[str, list[Example]], anchor: str, tokenizer: Any
+    run: TrainingRun, sets: dict[str, list[Example]], anchor: str, packs: bool
 ) -> Schedule:
     """The run's whole order, dealt to the processes that are there."""
     return Schedule(
@@ -38,43 +52,101 @@ def make_schedule(
         run.train.max_steps,
         run.seed,
         run.train.group_by_length,
-        pad_token(tokenizer),
+        packing.packed if packs else padded,
     )
 
 
 def make_teacher(
-    run: TrainingRun, cache: str, model: nn.Module, terms: dict[str, Term], schedule: Schedule
+    run: TrainingRun,
+    config: TeacherConfig,
+    model: nn.Module,
+    terms: dict[str, Term],
+    schedule: Schedule,
+    target: str,
 ) -> Teacher | None:
-    """The teacher that the terms need: adapter off, or its signal computed now and kept."""
+    """The teacher that the terms need: adapter off, or its signal computed once and kept.
+
+    Args:
+        target: fingerprint of the model's weights and tokenizer.
+    """
     needs = {name: term.loss.needs for name, term in terms.items() if term.loss.needs}
     if not needs:
         return None
-    if run.adapter.name != "none" and cache in ("auto", "off"):
+    adapted = run.adapter.name != "none"
+    content = [target, run.adapter.name == "qlora", run.model.dtype, run.model.attn_implementation,
+               autocast_dtype(run), torch.__version__, transformers.__version__]  # fmt: skip
+    teacher = CachedTeacher(model, cache_dir() / "teacher", digest(content), share_head=adapted)
+    for name, need in needs.items():
+        teacher.add(name, schedule.sets[name], schedule.used(name), need)
+    rows = sum(len(kept.used) for kept in teacher.sets.values())
+    asked = sum(schedule.drawn(name) for name in needs)
+    place, why = choose(config, teacher.nbytes, adapted, worth=asked > rows)
+    if distributed.rank() == 0:
+        ui.say(f"teacher: {why}", "dim")
+    if place == "off":
         return AdapterTeacher()
-    teacher = CachedTeacher(model)
-    used = {name: schedule.used(name) for name in needs}
-    with ui.progress("teacher", sum(map(len, used.values()))) as bar, autocast(run, teacher.weight):
-        for name, need in needs.items():
-            teacher.remember(
-                model,
-                name,
-                schedule.sets[name],
-                used[name],
-                need,
-                schedule.dealing.micro,
-                schedule.pad_id,
-                bar.advance,
-            )
+    teacher.in_memory = place == "memory"
     return teacher
 
 
-def autocast(run: TrainingRun, like: torch.Tensor) -> contextlib.AbstractContextManager:
+def choose(config: TeacherConfig, nbytes: int, adapted: bool, worth: bool) -> tuple[str, str]:
+    """Where the teacher's signal of `nbytes` lives (memory, disk or off), and that in words.
+
+    Args:
+        adapted: the teacher can be asked again, its adapter off.
+        worth: a sample is seen more than once.
+
+    Raises:
+        WorldError: it fits nowhere.
+    """
+    memory, disk = room(config)
+    size = f"{nbytes / 1e6:.1f} MB"
+    if config.cache == "off" or (config.cache == "auto" and adapted and not worth):
+        return "off", "the adapter is switched off at every step"
+    if config.cache == "memory" or (config.cache == "auto" and nbytes <= memory):
+        return "memory", f"{size} kept, in memory"
+    if config.cache == "disk" or nbytes <= disk:
+        return "disk", f"{size} kept, mapped from disk (memory budget: {memory / 1e6:.1f} MB)"
+    if adapted:
+        return "off", f"{size} would not fit: the adapter is switched off at every step"
+    raise WorldError(
+        f"teacher cache: {size} fit neither into memory ({memory / 1e6:.1f} MB) nor on the disk of "
+        f"{cache_dir()} ({disk / 1e6:.1f} MB); UNDIAL_CACHE_DIR moves it, adapter=lora needs none"
+    )
+
+
+def room(config: TeacherConfig) -> tuple[float, float]:
+    """Bytes that the teacher's signal may take in memory (per process) and on disk."""
+    memory = config.memory_gb
+    if memory is None:
+        memory = psutil.virtual_memory().available / 4 / distributed.world() / 1e9
+    folder = next(p for p in (cache_dir(), *cache_dir().parents) if p.exists())
+    return memory * 1e9, shutil.disk_usage(folder).free / 2
+
+
+def fill_teacher(
+    run: TrainingRun, teacher: Teacher | None, model: nn.Module, schedule: Schedule
+) -> None:
+    """Compute what the teacher keeps and what is not there yet."""
+    if not isinstance(teacher, CachedTeacher):
+        return
+    total = sum(len(kept.used) for kept in teacher.sets.values())
+    device = next(model.parameters()).device
+    with (
+        distributed.on_main_locked(teacher.folder),
+        ui.progress("teacher", total) as bar,
+        autocast(run, device),
+    ):
+        teacher.fill(model, schedule.make_batch, bar.advance)
+
+
+def autocast(run: TrainingRun, device: torch.device) -> contextlib.AbstractContextManager:
     """The same mixed precision for the teacher as for the student."""
     precision = autocast_dtype(run)
     if precision == "no":
         return contextlib.nullcontext()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    return torch.autocast(like.device.type, dtype)
+    return torch.autocast(device.type, dtype)
 
 
 def last_saved(folder: Path) -> Path | None:

@@ -1,8 +1,9 @@
 """The frozen teacher's signal: the model at the start of the request, never a second full model.
 
 `CachedTeacher` runs it once before the first step and keeps, per target position, the final hidden
-state (plus one frozen head), or per sequence one log-probability. `AdapterTeacher` switches the
-fresh adapter off. Knows what a loss needs, but no loss by name.
+state (plus one frozen head), or per sequence one log-probability; what it keeps lies in the user's
+cache folder for other runs on the same target and data. `AdapterTeacher` switches the fresh adapter
+off. Knows what a loss needs, but no loss by name.
 """
 
 from __future__ import annotations
@@ -10,44 +11,58 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from undial_cli import distributed
-from undial_cli.data.collate import pad
+from undial_cli.data.collate import EMPTY, Batch
 from undial_cli.data.encode import Example
-from undial_cli.losses.positions import select_targets
-from undial_cli.losses.preference import summed_logps
-from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS
-from undial_cli.models import head_job, output_head
+from undial_cli.errors import WorldError
+from undial_cli.head import head_job, output_head
+from undial_cli.losses.fused import Projection, compute_dtype, sequence_logps
+from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Signal
+from undial_cli.schema import digest
+from undial_cli.training.rows import Rows
 
-Batch = dict[str, Tensor]
+# Tokens of one teacher pass, which keeps no activations.
+TOKENS = {"cpu": 2048, "cuda": 16384}
 
-
-@dataclass
-class Signal:
-    """What the teacher says about one micro-batch: logits [N, V] and/or log-probabilities [B]."""
-
-    logits_NV: Tensor | None = None
-    logps_B: Tensor | None = None
+Needs = frozenset[str]
+Collate = Callable[[list[Example], list[int]], Batch]
 
 
 class Teacher(Protocol):
     """Gives the signal of one micro-batch of the set `name`."""
 
-    def signal(
-        self, model: nn.Module, name: str, batch: Batch, needs: frozenset[str]
-    ) -> Signal: ...
+    def signal(self, model: nn.Module, name: str, batch: Batch, needs: Needs) -> Signal: ...
 
 
 def forward(model: nn.Module, batch: Batch) -> Tensor:
     """What the head's job returned for a batch."""
-    return model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).logits
+    return model(input_ids=batch.input_ids, use_cache=False, **batch.layout).logits
+
+
+def at_targets(hidden_BTD: Tensor, batch: Batch) -> Tensor:
+    """The hidden states that predict a target, [N, D]."""
+    return hidden_BTD.flatten(0, 1).index_select(0, batch.positions_N)
+
+
+def look(model: nn.Module, batch: Batch, needs: Needs) -> tuple[Tensor, Tensor | None]:
+    """Hidden states [N, D] that predict a target, and log-probabilities [B] if they are needed."""
+    found: list[Tensor] = []
+
+    def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
+        hidden_ND = at_targets(hidden_BTD, batch)
+        if REFERENCE_LOGPS in needs:
+            targets = batch.targets_N, batch.sequence_N, len(batch.counts)
+            found.append(sequence_logps(hidden_ND, head, *targets))
+        return hidden_ND.to(compute_dtype(hidden_ND, head))
+
+    with frozen(model), head_job(model, job):
+        return forward(model, batch), found[0] if found else None
 
 
 @contextlib.contextmanager
@@ -65,94 +80,160 @@ def frozen(model: nn.Module) -> Iterator[None]:
 class AdapterTeacher:
     """The model with its fresh adapter switched off, asked again for every micro-batch."""
 
-    def signal(self, model: nn.Module, name: str, batch: Batch, needs: frozenset[str]) -> Signal:
+    def signal(self, model: nn.Module, name: str, batch: Batch, needs: Needs) -> Signal:
         del name
-        mask_BT, targets_N, sequence_N = select_targets(batch["labels"])
         inner: Any = getattr(model, "module", model)
+        with inner.disable_adapter():
+            hidden_ND, logps_B = look(inner, batch, needs)
+        return Signal(hidden_ND if TEACHER_LOGITS in needs else None, None, logps_B)
 
-        def job(hidden_BTD: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
-            return project(hidden_BTD[mask_BT])
 
-        with frozen(inner), inner.disable_adapter(), head_job(inner, job):
-            logits_NV = forward(inner, batch).detach()
-        logps_B = None
-        if REFERENCE_LOGPS in needs:
-            logps_B = summed_logps(logits_NV, targets_N, sequence_N, len(batch["labels"]))
-        return Signal(logits_NV if TEACHER_LOGITS in needs else None, logps_B)
+@dataclass
+class Kept:
+    """One set of a run: its examples, those of them the run sees, and what is kept of them."""
+
+    examples: list[Example]
+    used: list[int]
+    rows: dict[str, Rows]
+
+    @property
+    def needs(self) -> Needs:
+        """What is kept."""
+        return frozenset(self.rows)
 
 
 class CachedTeacher:
-    """The teacher's signal computed once, held in memory on the CPU by set and sample."""
+    """The teacher's signal computed once, held in a file by set and sample.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: the teacher, as it is before training.
+        folder: where the files lie; `fingerprint` is all that the signal depends on but the data.
+        share_head: the model's head is not trained, so it is the teacher's as well.
+
+    `in_memory`: hold the signal in memory, not mapped from the file.
+    """
+
+    in_memory = True
+
+    def __init__(self, model: nn.Module, folder: Path, fingerprint: str, share_head: bool) -> None:
         head = output_head(model)
-        self.weight = head.weight.detach().clone()
-        self.bias = None if head.bias is None else head.bias.detach().clone()
-        self.kept: dict[tuple[str, str, int], Tensor] = {}
+        hidden = head.weight.new_empty(0, head.in_features)
+        self.dtype = compute_dtype(hidden, head.projection())
+        self.width = head.in_features
+        self.head = None if share_head else clone(head.projection(), self.dtype)
+        self.folder, self.fingerprint = folder, fingerprint
+        self.sets: dict[str, Kept] = {}
 
-    def remember(
+    def add(self, name: str, examples: list[Example], used: list[int], needs: Needs) -> None:
+        """A set that the run will ask for."""
+        content = [[e.input_ids, e.labels] for e in examples]
+        folder = self.folder / digest([self.fingerprint, str(self.dtype), content])
+        rows = {}
+        if TEACHER_LOGITS in needs:
+            counts = [e.num_targets for e in examples]
+            rows[TEACHER_LOGITS] = Rows(folder / "hidden.bin", counts, self.width, self.dtype)
+        if REFERENCE_LOGPS in needs:
+            ones = [1] * len(examples)
+            rows[REFERENCE_LOGPS] = Rows(folder / "logps.bin", ones, 1, torch.float64)
+        self.sets[name] = Kept(examples, used, rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all that is kept."""
+        return sum(rows.nbytes for kept in self.sets.values() for rows in kept.rows.values())
+
+    def open(self) -> dict[str, list[int]]:
+        """Open the files; the samples of each set that are still missing in them."""
+        missing = {}
+        for name, kept in self.sets.items():
+            mine = kept.used[distributed.rank() :: distributed.world()]
+            for rows in kept.rows.values():
+                distributed.on_main(rows.prepare)
+                rows.open()
+            found = {i for rows in kept.rows.values() for i in rows.missing(mine)}
+            missing[name] = sorted(distributed.gather(sorted(found)))
+        return missing
+
+    def fill(
+        self, model: nn.Module, collate: Collate, advance: Callable[[int], None] = lambda n: None
+    ) -> None:
+        """Run the teacher over what is missing, in batches of similar length, shared out.
+
+        Every process runs as many batches, so that sharded models keep step.
+
+        Raises:
+            WorldError: the processes do not see the same cache folder.
+        """
+        device = next(model.parameters()).device
+        for name, missing in self.open().items():
+            kept = self.sets[name]
+            advance(len(kept.used) - len(missing))
+            batches = by_length(kept.examples, missing, TOKENS.get(device.type, TOKENS["cuda"]))
+            world = distributed.world()
+            for turn in range(0, len(batches), world):
+                turns = batches[turn : turn + world]
+                chosen = turns[distributed.rank()] if distributed.rank() < len(turns) else []
+                self.keep(model, kept, chosen, collate, device)
+                advance(sum(map(len, turns)))
+            distributed.barrier()
+            if any(rows.missing(kept.used) for rows in kept.rows.values()):
+                raise WorldError(
+                    f"teacher cache: not every process sees {self.folder}; UNDIAL_CACHE_DIR must "
+                    "be a folder that all of them share"
+                )
+            if self.in_memory:
+                for rows in kept.rows.values():
+                    rows.load()
+
+    def keep(
         self,
         model: nn.Module,
-        name: str,
-        examples: list[Example],
-        used: list[int],
-        needs: frozenset[str],
-        batch_size: int,
-        pad_id: int,
-        advance: Callable[[int], None] = lambda n: None,
+        kept: Kept,
+        chosen: list[int],
+        collate: Collate,
+        device: torch.device,
     ) -> None:
-        """Run the teacher over the samples `used` of a set, shared out over the processes."""
-        device = self.weight.device
-        mine = sorted(used, key=lambda i: -len(examples[i].input_ids))[
-            distributed.rank() :: distributed.world()
-        ]
-        kept: list[tuple[tuple[str, str, int], Tensor]] = []
-        with frozen(model):
-            for start in range(0, len(mine), batch_size):
-                chosen = mine[start : start + batch_size]
-                batch = pad([examples[i] for i in chosen], pad_id)
-                batch = {k: v.to(device) for k, v in batch.items()}
-                kept += self.look(model, name, batch, chosen, needs)
-                advance(len(chosen))
-        self.kept |= dict(distributed.gather(kept))
+        """Ask the teacher about some samples and keep what it says."""
+        examples = [kept.examples[i] for i in chosen] or [EMPTY]
+        batch = collate(examples, chosen or [-1]).to(device)
+        hidden_ND, logps_B = look(model, batch, kept.needs)
+        for i, part in zip(chosen, hidden_ND.cpu().split(batch.counts), strict=False):
+            if TEACHER_LOGITS in kept.rows:
+                kept.rows[TEACHER_LOGITS].put(i, part)
+        for place, i in enumerate(chosen if logps_B is not None else []):
+            assert logps_B is not None
+            kept.rows[REFERENCE_LOGPS].put(i, logps_B[place : place + 1].cpu()[None])
 
-    def look(
-        self, model: nn.Module, name: str, batch: Batch, chosen: list[int], needs: frozenset[str]
-    ) -> Iterator[tuple[tuple[str, str, int], Tensor]]:
-        """The signal of one batch, cut up by sample."""
-        mask_BT, targets_N, sequence_N = select_targets(batch["labels"])
-        with head_job(model, lambda hidden, project: hidden[mask_BT]):
-            hidden_ND = forward(model, batch)
-        if TEACHER_LOGITS in needs:
-            counts = mask_BT.sum(1).tolist()
-            for index, part in zip(chosen, hidden_ND.cpu().split(counts), strict=True):
-                yield (name, TEACHER_LOGITS, index), part.clone()
-        if REFERENCE_LOGPS in needs:
-            logits_NV = F.linear(
-                hidden_ND, self.weight.to(hidden_ND.dtype), self.cast_bias(hidden_ND)
-            )
-            logps_B = summed_logps(logits_NV, targets_N, sequence_N, len(chosen))
-            for index, logp in zip(chosen, logps_B.cpu(), strict=True):
-                yield (name, REFERENCE_LOGPS, index), logp.clone()
-
-    def cast_bias(self, like: Tensor) -> Tensor | None:
-        """The head's bias in the dtype of `like`."""
-        return None if self.bias is None else self.bias.to(like.dtype)
-
-    def signal(self, model: nn.Module, name: str, batch: Batch, needs: frozenset[str]) -> Signal:
+    def signal(self, model: nn.Module, name: str, batch: Batch, needs: Needs) -> Signal:
         del model
-        indices = batch["index"].tolist()
-        logits_NV = logps_B = None
+        rows, device = self.sets[name].rows, batch.input_ids.device
+        there = [i for i in batch.index if i >= 0]
+        signal = Signal(head=self.head)
         if TEACHER_LOGITS in needs:
-            parts = [self.kept[name, TEACHER_LOGITS, i] for i in indices if i >= 0]
-            width = self.weight.shape[1]
-            hidden_ND = torch.cat(parts) if parts else torch.empty(0, width)
-            hidden_ND = hidden_ND.to(self.weight.device)
-            logits_NV = F.linear(
-                hidden_ND, self.weight.to(hidden_ND.dtype), self.cast_bias(hidden_ND)
-            )
+            none = torch.empty(0, self.width, dtype=self.dtype)
+            parts = [rows[TEACHER_LOGITS].get(i) for i in there]
+            signal.hidden_ND = torch.cat([none, *parts]).to(device)
         if REFERENCE_LOGPS in needs:
-            zero = torch.zeros((), dtype=torch.float64)
-            values = [self.kept[name, REFERENCE_LOGPS, i] if i >= 0 else zero for i in indices]
-            logps_B = torch.stack([v.double() for v in values]).to(self.weight.device)
-        return Signal(logits_NV, logps_B)
+            zero = torch.zeros(1, 1, dtype=torch.float64)
+            values = [rows[REFERENCE_LOGPS].get(i) if i >= 0 else zero for i in batch.index]
+            signal.logps_B = torch.cat(values)[:, 0].to(device)
+        return signal
+
+
+def clone(head: Projection, dtype: torch.dtype) -> Projection:
+    """A frozen copy of a head."""
+    bias_V = None if head.bias_V is None else head.bias_V.detach().to(dtype, copy=True)
+    weight_VD = head.weight_VD.detach().to(dtype, copy=True)
+    return Projection(weight_VD, bias_V, head.scale, head.cap)
+
+
+def by_length(examples: list[Example], samples: list[int], tokens: int) -> list[list[int]]:
+    """Samples in batches of similar length and at most `tokens` tokens, padding counted."""
+    batches: list[list[int]] = []
+    for i in sorted(samples, key=lambda i: -len(examples[i].input_ids)):
+        longest = len(examples[batches[-1][0]].input_ids) if batches else tokens + 1
+        if batches and (len(batches[-1]) + 1) * longest <= tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer
 
-from undial_cli.losses.positions import select_targets
-from undial_cli.methods.base import Loss, Targets
-from undial_cli.models import head_job
-from undial_cli.training.teacher import Signal, Teacher, forward
+from undial_cli.data.collate import Batch
+from undial_cli.head import head_job
+from undial_cli.losses.fused import Projection
+from undial_cli.methods.base import Loss, Signal, Targets
+from undial_cli.training.teacher import Teacher, at_targets, forward
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Term:
 class UnlearningTrainer(Trainer):
     """Minimises the sum of its terms, each divided by its weight in the *global* batch.
 
-    Micro-batches come as `{term: {input_ids, attention_mask, labels, index}}`.
+    Micro-batches come as `{term: Batch}`.
     """
 
     loss_is_scaled_for_ga = True
@@ -50,8 +51,8 @@ class UnlearningTrainer(Trainer):
         super().__init__(**kwargs)
         self.terms, self.teacher = terms, teacher
         self.steps_per_epoch = steps_per_epoch
-        self.parts = torch.zeros(len(terms), dtype=torch.float64)
-        self.tokens = 0
+        self.parts = torch.zeros(len(terms), dtype=torch.float64, device=self.args.device)
+        self.tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self.logged_at, self.logged_step = time.monotonic(), -1
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
@@ -61,15 +62,13 @@ class UnlearningTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         """Per term, the weight of the global batch: all micro-batches of all processes. [terms]"""
         weights = [
-            [int(term.loss.weight(batch[name]["labels"])) for batch in batch_samples]
+            [term.loss.weight(batch[name].counts) for batch in batch_samples]
             for name, term in self.terms.items()
         ]
-        tokens = [
-            [int(b[name]["attention_mask"].sum()) for b in batch_samples] for name in self.terms
-        ]
+        tokens = [[batch[name].tokens for batch in batch_samples] for name in self.terms]
         counts = torch.tensor([[*map(sum, weights), sum(map(sum, tokens))]], device=device)
         totals = self.accelerator.gather(counts).sum(0)  # type: ignore[union-attr]
-        self.tokens += int(totals[-1])
+        self.tokens += totals[-1]
         return totals[:-1]
 
     def compute_loss(
@@ -85,36 +84,12 @@ class UnlearningTrainer(Trainer):
             self.logged_step = self.state.global_step
         total: Any = 0.0
         for i, (name, term) in enumerate(self.terms.items()):
-            share = self.term_sum(model, name, term, inputs[name])
+            share = term_sum(model, self.teacher, name, term.loss, inputs[name])
             share = share / num_items_in_batch[i].clamp(min=1)
-            self.parts[i] += share.detach().double().cpu()
+            self.parts[i] += share.detach()
             total = total + term.coefficient * share
         total = total * self.accelerator.num_processes
         return (total, None) if return_outputs else total
-
-    def term_sum(self, model: nn.Module, name: str, term: Term, batch: dict[str, Tensor]) -> Tensor:
-        """A term summed over one micro-batch, computed inside the model's own forward."""
-        mask_BT, targets_N, sequence_N = select_targets(batch["labels"])
-        signal = Signal()
-        if term.loss.needs:
-            assert self.teacher is not None
-            signal = self.teacher.signal(model, name, batch, term.loss.needs)
-
-        def job(hidden_BTD: Tensor, project: Any) -> Tensor:
-            logits_NV = project(hidden_BTD[mask_BT])
-            return term.loss.sum(
-                Targets(
-                    logits_NV,
-                    targets_N,
-                    sequence_N,
-                    batch["labels"],
-                    signal.logits_NV,
-                    signal.logps_B,
-                )
-            )
-
-        with head_job(model, job):
-            return forward(model, batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss's parts, the speed and the memory to what the Trainer logs."""
@@ -125,19 +100,39 @@ class UnlearningTrainer(Trainer):
 
     def step_figures(self) -> dict[str, float]:
         """Means since the last logged step, over all processes."""
-        parts = self.accelerator.reduce(self.parts.to(self.args.device), reduction="sum")
+        parts = self.accelerator.reduce(self.parts, reduction="sum")
         steps = self.state.global_step - self.logged_step
         means = (parts / max(steps, 1)).tolist()  # type: ignore[union-attr]
         now = time.monotonic()
         figures = {
             "loss": sum(t.coefficient * m for t, m in zip(self.terms.values(), means, strict=True)),
             **{f"{name}_loss": mean for name, mean in zip(self.terms, means, strict=True)},
-            "tokens_per_second": self.tokens / max(now - self.logged_at, 1e-9),
+            "tokens_per_second": int(self.tokens) / max(now - self.logged_at, 1e-9),
             "peak_memory_bytes": peak_memory(),
         }
         self.parts.zero_()
-        self.tokens, self.logged_at, self.logged_step = 0, now, self.state.global_step
+        self.tokens.zero_()
+        self.logged_at, self.logged_step = now, self.state.global_step
         return figures
+
+
+def term_sum(
+    model: nn.Module, teacher: Teacher | None, name: str, loss: Loss, batch: Batch
+) -> Tensor:
+    """A loss summed over one micro-batch of the set `name`, inside the model's own forward."""
+    signal = Signal()
+    if loss.needs:
+        assert teacher is not None
+        signal = teacher.signal(model, name, batch, loss.needs)
+
+    def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
+        hidden_ND = at_targets(hidden_BTD, batch)
+        return loss.sum(
+            Targets(hidden_ND, head, batch.targets_N, batch.sequence_N, batch.counts, signal)
+        )
+
+    with head_job(model, job):
+        return forward(model, batch)
 
 
 def peak_memory() -> int:

@@ -1,0 +1,193 @@
+"""Padding-free micro-batches: sequences in one row, and tokens they all begin with only once.
+
+Every layer but attention works on the packed tokens as they are. Attention gathers queries, keys
+and values of each sequence, the shared beginning before its keys, and puts the results back: the
+same mathematics as separate rows. Knows a model's attention interface, no loss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+from undial_cli.data.collate import Batch, batch_of, padded
+from undial_cli.data.encode import IGNORE, Example
+from undial_cli.head import head_job
+from undial_cli.losses.fused import Projection
+
+NAME = "undial_packed"
+# Fewer shared tokens than this do not pay for an attention call of their own.
+LEAST_SHARED = 8
+# What some models ask of their attention, and this one does not do.
+UNKNOWN = {"softcap", "s_aux", "position_bias"}
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Where the tokens of R sequences lie in one row of N: `shared` first, then the rest of each.
+
+    `tokens_RT`: place of each query, any where a row is shorter; `back`: the place among R x T of
+    every token after the shared ones.
+    """
+
+    shared: int
+    tokens_RT: Tensor
+    back: Tensor
+    mask_TL: Tensor | None
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Pack:
+        """The same pack on a device."""
+        tensors = (
+            None if x is None else x.to(device, non_blocking=non_blocking)
+            for x in (self.tokens_RT, self.back, self.mask_TL)
+        )
+        return Pack(self.shared, *tensors)  # type: ignore[arg-type]
+
+
+def shared_length(examples: list[Example]) -> int:
+    """Tokens that all examples begin with and that predict none of their targets."""
+    if len(examples) < 2:
+        return 0
+    first = examples[0].input_ids
+    length = min(len(e.input_ids) for e in examples) - 1
+    while any(e.input_ids[:length] != first[:length] for e in examples):
+        length -= 1
+    for example in examples:
+        target = next((i for i, y in enumerate(example.labels) if i and y != IGNORE), None)
+        length = length if target is None else min(length, target - 1)
+    return length if length >= LEAST_SHARED else 0
+
+
+def packed(examples: list[Example], indices: list[int]) -> Batch:
+    """A micro-batch as one row [1, N] without padding; empty rows take no token."""
+    held = [e for e, i in zip(examples, indices, strict=True) if i >= 0] or examples[:1]
+    shared = shared_length(held)
+    lengths = [len(e.input_ids) - shared for e in held]
+    longest = max(lengths)
+    ids = held[0].input_ids[:shared] + [i for e in held for i in e.input_ids[shared:]]
+    places = torch.arange(shared)
+    begins = [shared + sum(lengths[:row]) for row in range(len(held))]
+    position_ids = torch.cat([places, *(torch.arange(n) + shared for n in lengths)])[None]
+    within_RT = torch.arange(longest).minimum(torch.tensor(lengths)[:, None] - 1)
+    tokens_RT = within_RT + torch.tensor(begins)[:, None]
+    back = torch.cat([row * longest + torch.arange(n) for row, n in enumerate(lengths)])
+    mask_TL = None
+    if shared:
+        mask_TL = torch.ones(longest, shared + longest, dtype=torch.bool).tril(shared)
+    where = iter(begins)
+    empty = set() if held is examples[:1] else {k for k, i in enumerate(indices) if i < 0}
+    starts = [0 if k in empty else next(where, 0) - shared for k in range(len(examples))]
+    layout = {"position_ids": position_ids, "pack": Pack(shared, tokens_RT, back, mask_TL)}
+    return batch_of(torch.tensor([ids]), examples, indices, starts, len(ids), layout)
+
+
+def packed_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    pack: Pack | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of transformers' interface: query [1, H, N, d], key and value [1, G, N, d]."""
+    if pack is None or attention_mask is not None:
+        raise ValueError("this attention serves packed micro-batches only")
+    unknown = {name for name, value in kwargs.items() if value is not None} & UNKNOWN
+    if unknown:
+        raise ValueError(f"attention with {unknown} is not served")
+    del module
+    groups = query.shape[1] // key.shape[1]
+    rows, longest = pack.tokens_RT.shape
+    own = pack.tokens_RT.flatten()
+
+    def gathered(states: Tensor, with_shared: bool) -> Tensor:
+        """[R, heads, T or shared + T, d] of states [1, heads, N, d]."""
+        tokens = states[0].index_select(1, own).unflatten(1, (rows, longest)).transpose(0, 1)
+        if not with_shared:
+            return tokens
+        before = states[:, :, : pack.shared].expand(rows, -1, -1, -1)
+        return torch.cat([before, tokens], dim=2)
+
+    options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling, "enable_gqa": groups > 1}
+    found = F.scaled_dot_product_attention(
+        gathered(query, False),
+        gathered(key, pack.shared > 0),
+        gathered(value, pack.shared > 0),
+        attn_mask=pack.mask_TL,
+        is_causal=pack.mask_TL is None,
+        **options,
+    )
+    output_ND = found.transpose(1, 2).flatten(0, 1).index_select(0, pack.back)
+    if pack.shared:
+        before = F.scaled_dot_product_attention(
+            *(x[:, :, : pack.shared] for x in (query, key, value)), is_causal=True, **options
+        )
+        output_ND = torch.cat([before[0].transpose(0, 1), output_ND])
+    return output_ND[None], None
+
+
+AttentionInterface.register(NAME, packed_attention)
+
+
+def why_not(model: Any, max_length: int) -> str | None:
+    """Why a model cannot take packed micro-batches, in a few words; None where it can.
+
+    A small batch is computed both ways, on the model's own device.
+    """
+    config, kind = model.config, f"model of type '{model.config.model_type}'"
+    if config._attn_implementation != "sdpa":
+        return "it needs model.attn_implementation=sdpa"
+    if not getattr(model, "_supports_attention_backend", False):
+        return f"{kind} has an attention of its own"
+    if max_length > (getattr(config, "sliding_window", None) or max_length):
+        return f"{kind} does not attend to the whole sequence"
+    try:
+        same = all(relative_gap(model, examples) < 0.02 for examples in PROBES)
+    except (TypeError, ValueError, RuntimeError):
+        same = False
+    return None if same else f"{kind} gives something else for it"
+
+
+def probe(shared: int, length: int) -> Example:
+    """A sequence whose first tokens are those of other probes, and whose last one is a target."""
+    ids = [i % 7 + 1 for i in range(shared)] + [(i + length) % 11 + 1 for i in range(length)]
+    return Example(ids, [IGNORE] * (len(ids) - 1) + ids[-1:], len(ids))
+
+
+PROBES = [[probe(shared, 3), probe(shared, 9), probe(shared, 5)] for shared in (0, 10)]
+
+
+@torch.no_grad()
+def relative_gap(model: Any, examples: list[Example]) -> float:
+    """How far the hidden states of a packed batch are from those of a padded one."""
+    found = []
+    for name, make in (("sdpa", padded), (NAME, packed)):
+        batch = make(examples, list(range(len(examples)))).to(model.device)
+
+        def job(hidden_BTD: Tensor, head: Projection, batch: Batch = batch) -> Tensor:
+            return hidden_BTD.flatten(0, 1).index_select(0, batch.positions_N).double()
+
+        with attention(model, name), head_job(model, job):
+            found.append(model(input_ids=batch.input_ids, use_cache=False, **batch.layout).logits)
+    return float((found[0] - found[1]).norm() / found[0].norm())
+
+
+@contextlib.contextmanager
+def attention(model: Any, name: str) -> Iterator[None]:
+    """While open, a model's attention is another one of transformers' interface."""
+    before = model.config._attn_implementation
+    model.config._attn_implementation = name
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
