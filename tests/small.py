@@ -10,17 +10,23 @@ from tokenizers.models import BPE
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
+    CohereConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoConfig,
+    GraniteConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
     MistralConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.models import install_head, load_tokenizer
+from undial_cli.head import install_head
+from undial_cli.models import load_tokenizer
 from undial_cli.schema import ModelConfig
 
 TINY = "pkg://undial_cli/assets/tiny"
@@ -87,29 +93,68 @@ def random_llama(
     return model.to(dtype).eval()
 
 
-def small_model(kind: str, vocab: int) -> Any:
-    """A random model of an architecture: how it knows positions and how far it sees differ."""
+LAYERS: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2,
+}  # fmt: skip
+# Families that cap or scale their logits after the head.
+SCALED = ("gemma2", "gemma3", "cohere", "granite")
+
+
+def small_model(kind: str, vocab: int, dtype: torch.dtype = torch.float32, **more: Any) -> Any:
+    """A random model of an architecture: how it knows positions and how far it sees differ.
+
+    Args:
+        more: further fields of its config.
+    """
     torch.manual_seed(0)
     shape: dict[str, Any] = {"vocab_size": vocab, "initializer_range": 0.2, "pad_token_id": 0}
     if kind in ("llama", "float64"):
-        dtype = torch.float64 if kind == "float64" else torch.float32
-        return random_llama(vocab, dtype=dtype)
+        return random_llama(vocab, dtype=torch.float64 if kind == "float64" else dtype, **more)
     if kind == "gpt2":
-        config: Any = GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=256, **shape)
+        config: Any = GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=256, **shape, **more)
     elif kind == "neo":
         config = GPTNeoConfig(
             hidden_size=32, num_layers=2, attention_types=[[["global", "local"], 1]],
-            num_heads=4, window_size=16, max_position_embeddings=256, **shape,
+            num_heads=4, window_size=16, max_position_embeddings=256, **shape, **more,
         )  # fmt: skip
     elif kind == "window":
-        config = MistralConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, sliding_window=12, **shape,
-        )  # fmt: skip
+        config = MistralConfig(**LAYERS, **{"sliding_window": 12, **shape, **more})
+    elif kind == "qwen2":
+        config = Qwen2Config(**LAYERS, **shape, **more)
+    elif kind == "gemma2":
+        after = {"final_logit_softcapping": 3.0, **shape, **more}
+        config = Gemma2Config(**LAYERS, head_dim=8, query_pre_attn_scalar=8, **after)
+    elif kind == "gemma3":
+        after = {"final_logit_softcapping": 3.0, **shape, **more}
+        config = Gemma3TextConfig(**LAYERS, head_dim=8, query_pre_attn_scalar=8, **after)
+    elif kind == "cohere":
+        config = CohereConfig(**LAYERS, **{"logit_scale": 0.5, **shape, **more})
+    elif kind == "granite":
+        config = GraniteConfig(**LAYERS, **{"logits_scaling": 8.0, **shape, **more})
     elif kind == "alibi":
-        config = BloomConfig(hidden_size=32, n_layer=2, n_head=4, **shape)
+        config = BloomConfig(hidden_size=32, n_layer=2, n_head=4, **shape, **more)
     else:
-        config = MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=8, **shape)
+        config = MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=8, **shape, **more)
     model = AutoModelForCausalLM.from_config(config)
     install_head(model)
-    return model.eval()
+    return model.to(dtype).eval()
+
+
+class Norm(torch.nn.Module):
+    """A root-mean-square norm in the precision of its input; transformers' are in float32."""
+
+    weight: torch.Tensor
+    variance_epsilon: float
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        scale = torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * hidden * scale
+
+
+def without_float32(model: Any) -> Any:
+    """A float64 model of the Llama kind, with norms that do not round to float32 on the way."""
+    for module in model.modules():
+        if type(module).__name__ in ("LlamaRMSNorm", "Qwen2RMSNorm", "GraniteRMSNorm"):
+            module.__class__ = Norm
+    return model

@@ -11,11 +11,10 @@ import importlib.util
 import torch
 
 from undial_cli.errors import UserError, bad_value
-from undial_cli.schema import Run, TrainingRun, UnlearnRun, check_ranges
+from undial_cli.schema import Run, TrainingRun, UnlearnRun, check_ranges, is_sharded
 from undial_cli.targets import target_of
 
 GPU_ONLY = ("single_gpu", "ddp", "fsdp", "deepspeed_zero3")
-SHARDED = ("fsdp", "deepspeed_zero3")
 
 
 def check_run(run: Run) -> None:
@@ -26,6 +25,7 @@ def check_run(run: Run) -> None:
     check_evaluation(run)
     if isinstance(run, TrainingRun):
         check_adapter(run)
+        check_optimiser(run)
     if isinstance(run, UnlearnRun):
         check_method(run)
     target_of(run)
@@ -72,6 +72,16 @@ def check_evaluation(run: Run) -> None:
             raise UserError("eval.backend=vllm: needs hardware.num_processes=1")
 
 
+def check_optimiser(run: TrainingRun) -> None:
+    """Optimisers that come from a library of their own."""
+    name = run.train.optim
+    if "8bit" in name or "paged" in name or "bnb" in name:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise UserError(f"train.optim={name}: needs bitsandbytes: pip install 'undial[qlora]'")
+        if is_sharded(run):
+            raise UserError(f"train.optim={name}: not possible with hardware={run.hardware.name}")
+
+
 def check_adapter(run: TrainingRun) -> None:
     """Adapters that cannot be trained or saved as asked."""
     adapter = run.adapter
@@ -82,9 +92,9 @@ def check_adapter(run: TrainingRun) -> None:
             raise UserError("adapter=qlora: needs bitsandbytes: pip install 'undial[qlora]'")
         if adapter.merge:
             raise UserError("adapter.merge=true: not possible with adapter=qlora (4-bit weights)")
-    if adapter.merge and run.hardware.name in SHARDED:
+    if adapter.merge and is_sharded(run):
         raise UserError(f"adapter.merge=true: not possible with hardware={run.hardware.name}")
-    if run.train.eval_steps and run.hardware.name in SHARDED:
+    if run.train.eval_steps and is_sharded(run):
         raise UserError(f"train.eval_steps: not possible with hardware={run.hardware.name}")
 
 
@@ -110,5 +120,5 @@ def check_method(run: UnlearnRun) -> None:
     if run.teacher.cache == "off" and run.adapter.name == "none" and needs:
         raise UserError(
             f"teacher.cache=off: method={method.name} needs the teacher's signal, and full "
-            "fine-tuning changes the only model; allowed is auto or memory, or adapter=lora"
+            "fine-tuning changes the only model; allowed is auto, memory or disk, or adapter=lora"
         )

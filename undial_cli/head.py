@@ -73,11 +73,12 @@ def install_head(model: PreTrainedModel) -> None:
     Raises:
         UserError: the model has no plain linear head, or changes its logits in an unknown way.
     """
-    head: Any = model.get_output_embeddings()
+    head = model.get_output_embeddings()
     kind = model.config.model_type
     if type(head) is not nn.Linear and not isinstance(head, TargetHead):
         raise UserError(f"model of type '{kind}': its output head is no plain linear layer")
     head.__class__ = TargetHead
+    target = output_head(model)
     for name in AFTER_HEAD:
         value = getattr(model.config, name, None)
         if value in (None, 1, 1.0):
@@ -85,8 +86,8 @@ def install_head(model: PreTrainedModel) -> None:
         known = next((a for a in KNOWN if a.name == name and kind.startswith(a.family)), None)
         if known is None:
             raise UserError(f"model of type '{kind}': {name} after the head is not supported")
-        head.after = (model if known.on_model else model.config, name, known.off)
-        head.effect = known.effect(value)
+        target.after = (model if known.on_model else model.config, name, known.off)
+        target.effect = known.effect(value)
 
 
 @torch.no_grad()

@@ -52,8 +52,11 @@ class Inputs:
     fingerprint: dict[str, str]
 
 
-def prepare(run: Run) -> Inputs:
+def prepare(run: Run, weights: bool = True) -> Inputs:
     """Load and encode what the run needs.
+
+    Args:
+        weights: those of the model must be there; without, their fingerprint is "".
 
     Raises:
         UserError: data or model are not what the config says.
@@ -64,14 +67,19 @@ def prepare(run: Run) -> Inputs:
     if place.path is not None:
         model_source(place.path, "model.path")
     path = str(place.path or run.model.base)
-    models.check_model(run.model, path, run.adapter if isinstance(run, TrainingRun) else None)
-    encoder = Encoder(models.load_tokenizer(run.model, path), run.model.template, run.data)
+    adapter = run.adapter if isinstance(run, TrainingRun) else None
+    models.check_model(run.model, path, adapter, weights)
+    tokenizer = models.load_tokenizer(run.model, path, weights)
+    encoder = Encoder(tokenizer, run.model.template, run.data)
     suite = Suite(run.eval, encoder, evaluation_rows(run, encoder), run.seed)
     _ = suite.items  # encodes, and says what cannot be
     check_helpers(run.eval)
+    model = "made" if place.path is None else ""
+    if place.path is not None and weights:
+        model = models.weights_fingerprint(run.model, place.path)
     fingerprint = {
         "data": digest([rows, {name: asdict(found) for name, found in suite.rows.items()}]),
-        "model": models.weights_fingerprint(run.model, place.path) if place.path else "made",
+        "model": model,
     }
     return Inputs(
         encoder,

@@ -20,7 +20,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.cache import cache_dir, hash_folder, locked
 from undial_cli.errors import UserError, bad_value
-from undial_cli.head import check_head, install_head
+from undial_cli.head import TargetHead, check_head, install_head
 from undial_cli.schema import AdapterConfig, ModelConfig
 from undial_cli.sources import Source, model_source
 
@@ -36,8 +36,8 @@ def position_argument(model: Any, positions_BT: Tensor) -> dict[str, Tensor]:
     return {"position_ids": positions_BT} if known else {}
 
 
-def dequantised_gguf(source: Source, config: ModelConfig) -> Source:
-    """A GGUF file as an ordinary model folder in the cache (converted once)."""
+def dequantised_gguf(source: Source, config: ModelConfig, weights: bool = True) -> Source:
+    """A GGUF file as an ordinary model folder in the cache, converted once (for `weights`)."""
     try:
         import gguf  # noqa: F401
     except ImportError as error:
@@ -47,6 +47,8 @@ def dequantised_gguf(source: Source, config: ModelConfig) -> Source:
     file = Path(source.path) / str(source.gguf_file)
     stamp = f"{file.stem}-{hash_folder(file.parent, (file.suffix,))[:12]}-{config.dtype}"
     folder = cache_dir() / "gguf" / stamp
+    if not weights:
+        return Source(str(folder)) if (folder / "config.json").is_file() else source
     with locked(folder):
         if not (folder / "config.json").is_file():
             from transformers import GgufConfig
@@ -66,10 +68,15 @@ def dequantised_gguf(source: Source, config: ModelConfig) -> Source:
     return Source(str(folder))
 
 
-def folder_source(path: str, config: ModelConfig, key: str = "model.path") -> Source:
-    """The place of a model, with a GGUF file replaced by its converted folder."""
+def folder_source(
+    path: str, config: ModelConfig, key: str = "model.path", weights: bool = True
+) -> Source:
+    """The place of a model, with a GGUF file replaced by its converted folder.
+
+    Without `weights` no file is converted for it: a GGUF file may stay what it is.
+    """
     source = model_source(path, key)
-    return dequantised_gguf(source, config) if source.gguf_file else source
+    return dequantised_gguf(source, config, weights) if source.gguf_file else source
 
 
 def adapter_base(source: Source) -> tuple[str, str | None] | None:
@@ -90,14 +97,17 @@ def is_adapter(config: ModelConfig, path: str) -> bool:
     return adapter_base(folder_source(path, config)) is not None
 
 
-def load_tokenizer(config: ModelConfig, path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: ModelConfig, path: str, weights: bool = True) -> PreTrainedTokenizerBase:
     """The fast tokenizer of `model.tokenizer_path`, or the one beside the model.
+
+    Args:
+        weights: as in `folder_source`.
 
     Raises:
         UserError: there is none, or it has no character offsets (not a fast one).
     """
     key = "model.tokenizer_path" if config.tokenizer_path else "model.path"
-    source = folder_source(config.tokenizer_path or path, config, key)
+    source = folder_source(config.tokenizer_path or path, config, key, weights)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source.path, trust_remote_code=config.trust_remote_code, **source.arguments
@@ -156,38 +166,62 @@ def load_model(
     return model
 
 
-def check_model(config: ModelConfig, path: str, adapter: AdapterConfig | None = None) -> None:
+def check_model(
+    config: ModelConfig, path: str, adapter: AdapterConfig | None = None, weights: bool = True
+) -> None:
     """Find what is wrong with a model without loading its weights.
+
+    Args:
+        weights: they must be there.
 
     Raises:
         UserError: it is no causal language model, holds no weights, or has no module that the
             adapter names.
     """
-    source = folder_source(path, config)
+    source = folder_source(path, config, weights=weights)
     base = adapter_base(source)
     if base is not None:
-        return check_model(config, base[0], adapter)
-    weights = [*Path(source.path).glob("*.safetensors"), *Path(source.path).glob("*.bin")]
-    if source.local and not weights and not (config.from_scratch and path == config.base):
+        return check_model(config, base[0], adapter, weights)
+    found = [*Path(source.path).glob("*.safetensors"), *Path(source.path).glob("*.bin")]
+    if weights and source.local and not found and not (config.from_scratch and path == config.base):
         raise UserError(f"model.path={path}: not a model (no weights there)")
-    try:
-        shape = AutoConfig.from_pretrained(
-            source.path, trust_remote_code=config.trust_remote_code, **source.arguments
-        )
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                shape, trust_remote_code=config.trust_remote_code
-            )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise not_a_language_model(path, error) from error
-    install_head(model)
+    with torch.device("meta"):
+        model = blank_model(config, path)
     modules = (adapter.target_modules if adapter and adapter.name != "none" else None) or []
     names = [name for name, _ in model.named_modules()]
+    head = next(name for name, m in model.named_modules() if isinstance(m, TargetHead))
     for module in modules if modules != ["all-linear"] else []:
+        if head == module or head.endswith(f".{module}"):
+            raise UserError(f"adapter.target_modules={module}: the output head takes no adapter")
         if not any(name == module or name.endswith(f".{module}") for name in names):
             known = sorted({n.split(".")[-1] for n, m in model.named_modules() if is_linear(m)})
             raise bad_value("adapter.target_modules", module, [*known, "all-linear"])
     return None
+
+
+def blank_model(config: ModelConfig, path: str) -> PreTrainedModel:
+    """A model of the shape that a path holds, its weights neither read nor looked for.
+
+    Raises:
+        UserError: there is no shape of a causal language model.
+    """
+    source = folder_source(path, config, weights=False)
+    base = adapter_base(source)
+    if base is not None:
+        return blank_model(config, base[0])
+    trust = config.trust_remote_code
+    try:
+        shape = AutoConfig.from_pretrained(source.path, trust_remote_code=trust, **source.arguments)
+        model = AutoModelForCausalLM.from_config(
+            shape,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=config.attn_implementation,
+            trust_remote_code=trust,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise not_a_language_model(path, error) from error
+    install_head(model)
+    return model
 
 
 def is_linear(module: nn.Module) -> bool:

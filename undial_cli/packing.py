@@ -106,31 +106,40 @@ def packed_attention(
     if unknown:
         raise ValueError(f"attention with {unknown} is not served")
     del module
-    groups = query.shape[1] // key.shape[1]
     rows, longest = pack.tokens_RT.shape
-    own = pack.tokens_RT.flatten()
+    own, shared = pack.tokens_RT.flatten(), pack.shared
+    if pack.mask_TL is not None and query.is_cuda:  # where a mask and grouped heads exclude speed
+        groups = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    grouped = query.shape[1] != key.shape[1]
 
-    def gathered(states: Tensor, with_shared: bool) -> Tensor:
-        """[R, heads, T or shared + T, d] of states [1, heads, N, d]."""
+    def gathered(states: Tensor, before: int) -> Tensor:
+        """[R, heads, before + T, d] of states [1, heads, N, d]."""
         tokens = states[0].index_select(1, own).unflatten(1, (rows, longest)).transpose(0, 1)
-        if not with_shared:
+        if not before:
             return tokens
-        before = states[:, :, : pack.shared].expand(rows, -1, -1, -1)
-        return torch.cat([before, tokens], dim=2)
+        return torch.cat([states[:, :, :before].expand(rows, -1, -1, -1), tokens], dim=2)
 
-    options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling, "enable_gqa": groups > 1}
     found = F.scaled_dot_product_attention(
-        gathered(query, False),
-        gathered(key, pack.shared > 0),
-        gathered(value, pack.shared > 0),
+        gathered(query, 0),
+        gathered(key, shared),
+        gathered(value, shared),
         attn_mask=pack.mask_TL,
+        dropout_p=dropout,
         is_causal=pack.mask_TL is None,
-        **options,
+        scale=scaling,
+        enable_gqa=grouped,
     )
     output_ND = found.transpose(1, 2).flatten(0, 1).index_select(0, pack.back)
-    if pack.shared:
+    if shared:
         before = F.scaled_dot_product_attention(
-            *(x[:, :, : pack.shared] for x in (query, key, value)), is_causal=True, **options
+            query[:, :, :shared],
+            key[:, :, :shared],
+            value[:, :, :shared],
+            dropout_p=dropout,
+            is_causal=True,
+            scale=scaling,
+            enable_gqa=grouped,
         )
         output_ND = torch.cat([before[0].transpose(0, 1), output_ND])
     return output_ND[None], None

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from undial_cli import checks, distributed, launch, methods, models, packing, ui
+from undial_cli import checks, distributed, launch, lean, methods, models, packing, plan, ui
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import stages, store
 from undial_cli.inputs import Inputs, made_run, model_path, prepare
 from undial_cli.quiet import quiet
-from undial_cli.reporting import card, summary
+from undial_cli.reporting import card, plan_table, summary
 from undial_cli.run_folder import (
     RunFolder,
     check_folder,
@@ -28,10 +28,18 @@ from undial_cli.run_folder import (
     open_folder,
     write_environment,
 )
-from undial_cli.schema import EvaluateRun, FinetuneRun, Run, TeacherConfig, TrainingRun, UnlearnRun
+from undial_cli.schema import (
+    EvaluateRun,
+    FinetuneRun,
+    Run,
+    TeacherConfig,
+    TrainingRun,
+    UnlearnRun,
+    is_sharded,
+)
 from undial_cli.targets import target_of
 from undial_cli.training.arguments import check_training
-from undial_cli.training.loop import fill_teacher, is_packed, make_schedule, make_teacher, train
+from undial_cli.training.loop import is_packed, make_schedule, make_teacher, train
 from undial_cli.training.trainer import Term
 
 
@@ -59,6 +67,8 @@ def execute(run: Run, show: bool = True) -> RunResult:
     checks.check_run(run)
     if isinstance(run, TrainingRun):
         check_training(run)
+        if run.plan:
+            return planned(run)
     if distributed.joined():
         launch.start_processes(run)
     folder = folder_of(run)
@@ -78,6 +88,15 @@ def execute(run: Run, show: bool = True) -> RunResult:
         else:
             fulfil(run, folder, inputs, show)
     return RunResult(folder.path, "done", store.read_results(folder.evaluation).get("metrics", {}))
+
+
+def planned(run: TrainingRun) -> RunResult:
+    """Say what the training would take; nothing is made and nothing written."""
+    if ui.is_speaker():
+        inputs = prepare(run, weights=False)
+        path = str(target_of(run).path or run.model.base)
+        plan_table.show(run, plan.make(run, path, inputs.sets, *training_of(run)))
+    return RunResult(folder_of(run).path, "planned")
 
 
 def is_done(folder: RunFolder) -> bool:
@@ -176,8 +195,7 @@ def unlearn(run: UnlearnRun, folder: RunFolder, inputs: Inputs, device: torch.de
     path = model_path(run, target_of(run))
     before = stages.of_model(run, inputs, path, "target", device)
     if not folder.checkpoint.is_dir():
-        terms, anchor = unlearning_terms(run), run.data.anchor
-        train_and_save(run, folder, inputs, path, device, terms, anchor, run.teacher)
+        train_and_save(run, folder, inputs, path, device, *training_of(run))
     after = stages.of_model(run, inputs, str(folder.checkpoint), "checkpoint", device)
     stages.report(run, folder, inputs, after, {"target": before, "retain": reference})
 
@@ -185,8 +203,8 @@ def unlearn(run: UnlearnRun, folder: RunFolder, inputs: Inputs, device: torch.de
 def finetune(run: FinetuneRun, folder: RunFolder, inputs: Inputs, device: torch.device) -> None:
     """Plain fine-tuning, checkpoint, evaluation of the checkpoint."""
     if not folder.checkpoint.is_dir():
-        path, terms = str(target_of(run).path), {"train": Term(methods.CrossEntropy(), 1.0)}
-        train_and_save(run, folder, inputs, path, device, terms, "train", TeacherConfig())
+        path = str(target_of(run).path)
+        train_and_save(run, folder, inputs, path, device, *training_of(run))
     after = stages.of_model(run, inputs, str(folder.checkpoint), "checkpoint", device)
     stages.report(run, folder, inputs, after, {})
 
@@ -197,6 +215,13 @@ def evaluate(run: EvaluateRun, folder: RunFolder, inputs: Inputs, device: torch.
     found = stages.of_model(run, inputs, model_path(run, target_of(run)), "model", device)
     target = stages.of_target_if_known(run, inputs)
     stages.report(run, folder, inputs, found, {"target": target, "retain": reference})
+
+
+def training_of(run: TrainingRun) -> tuple[dict[str, Term], str, TeacherConfig]:
+    """What a run minimises, the set that its epochs count, and where the teacher's signal lives."""
+    if isinstance(run, UnlearnRun):
+        return unlearning_terms(run), run.data.anchor, run.teacher
+    return {"train": Term(methods.CrossEntropy(), 1.0)}, "train", TeacherConfig()
 
 
 def unlearning_terms(run: UnlearnRun) -> dict[str, Term]:
@@ -225,7 +250,8 @@ def train_and_save(
     if run.adapter.name != "none" and not merge and models.is_adapter(run.model, path):
         ui.say("the target is an adapter itself: the checkpoint is saved merged", "yellow")
         merge = True
-    model: Any = models.adapt(stages.load(run, path, device), run.adapter, run.seed)
+    model: Any = lean.make_lean(stages.load(run, path, held_on(run, device)))
+    model = models.adapt(model, run.adapter, run.seed)
     packs = is_packed(run, model)
     schedule = make_schedule(run, inputs.sets, anchor, packs)
     weights = distributed.on_main(lambda: models.weights_fingerprint(run.model, path))
@@ -238,9 +264,13 @@ def train_and_save(
             return stages.undisturbed(inputs, model)
 
     with packing.attention(base, packing.NAME if packs else own):
-        fill_teacher(run, teacher, model, schedule)
         trainer = train(run, model, terms, schedule, teacher, folder.path, on_the_way)
     save_checkpoint(run, folder, trainer, tokenizer, merge)
+
+
+def held_on(run: TrainingRun, device: torch.device) -> torch.device:
+    """Where a model is before training: a sharded one is not to fill its device whole."""
+    return torch.device("cpu") if is_sharded(run) else device
 
 
 def save_checkpoint(

@@ -196,7 +196,7 @@ class TrainConfig:
     warmup_steps: int = key(0, "linear warm-up, in optimiser steps", minimum=0)
     weight_decay: float = key(0.0, "AdamW weight decay", minimum=0)
     max_grad_norm: float = key(1.0, "gradient clipping by norm; 0: off", minimum=0)
-    optim: str = key("adamw_torch", "optimiser of transformers (adamw_torch, sgd, ...)")
+    optim: str = key("adamw_torch_fused", "optimiser of transformers (sgd, paged_adamw_8bit, ...)")
     activation_checkpointing: bool = key(False, "recompute activations in backward")
     group_by_length: bool = key(True, "batches of similar length (still shuffled)")
     packing: str = key(
@@ -205,7 +205,7 @@ class TrainConfig:
         allowed=("auto", "on", "off"),
     )
     save_steps: int | None = key(
-        None, "save the state to resume from; null: once per epoch", minimum=1
+        None, "save the state to resume from; null: every ten minutes", minimum=1
     )
     eval_steps: int | None = key(None, "evaluate during training every N steps", minimum=1)
     logging_steps: int = key(1, "write metrics.jsonl every N steps", minimum=1)
@@ -362,6 +362,7 @@ class TrainingRun(Run):
 
     adapter: AdapterConfig = group(AdapterConfig, "what is trained")
     train: TrainConfig = group(TrainConfig, "how")
+    plan: bool = key(False, "print an estimate of memory and time instead of running")
 
 
 @dataclass
@@ -383,12 +384,19 @@ COMMANDS: dict[str, type[Run]] = {
     "evaluate": EvaluateRun,
 }
 
+
+def is_sharded(run: Run) -> bool:
+    """Whether no process holds the whole model in training."""
+    return bool({"fsdp", "deepspeed"} & set(run.hardware.args))
+
+
 # Not part of a run's identity: where it is written, what it says, and how many processes share it.
 NOT_IN_HASH = (
     "name",
     "output_dir",
     "overwrite",
     "resume",
+    "plan",
     "hardware.num_processes",
     "train.report_to",
     "train.logging_steps",

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SequentialSampler
 
+from undial_cli.data.collate import EMPTY, Batch, padded
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.data.schedule import Dealing, Schedule, deal
 
@@ -158,22 +159,65 @@ def test_empty_rows_fill_up_a_step_and_hold_no_target() -> None:
     assert counts[-1] == 8
     for rows in step_rows(plan):
         batch = plan.collate([plan[row] for row in rows])["forget"]
-        empty = batch["index"] == -1
-        assert (batch["labels"][empty] == IGNORE).all()
-        assert (batch["attention_mask"][empty].sum(1) == 1).all()
+        for place, index in enumerate(batch.index):
+            if index == -1:
+                assert batch.counts[place] == 0
+                assert place not in batch.sequence_N.tolist()
+        real = [plan.sets["forget"][i] for i in batch.index if i >= 0]
+        assert batch.tokens == sum(len(e.input_ids) for e in real) + batch.index.count(-1)
 
 
 def test_collated_rows_are_the_examples_padded_on_the_right() -> None:
     plan = schedule(10, 12)
     batch = plan.collate([plan[row] for row in step_rows(plan)[0]])
+    assert list(batch) == ["forget", "retain"]
     for name, found in batch.items():
-        for row, index in enumerate(found["index"].tolist()):
-            example = plan.sets[name][index]
-            size = int(found["attention_mask"][row].sum())
-            assert found["input_ids"][row, :size].tolist() == example.input_ids
-            assert found["labels"][row, :size].tolist() == example.labels
-            assert (found["labels"][row, size:] == IGNORE).all()
-            assert not found["attention_mask"][row, size:].any()
+        chosen = [plan.sets[name][index] for index in found.index]
+        longest = max(len(e.input_ids) for e in chosen)
+        assert found.input_ids.shape == (len(chosen), longest)
+        assert found.tokens == sum(len(e.input_ids) for e in chosen)
+        assert found.layout == {}
+        expected = []
+        for row, example in enumerate(chosen):
+            size = len(example.input_ids)
+            assert found.input_ids[row, :size].tolist() == example.input_ids
+            targets = [i for i in range(1, size) if example.labels[i] != IGNORE]
+            assert found.counts[row] == example.num_targets == len(targets)
+            expected += [(row * longest + i - 1, row, example.labels[i]) for i in targets]
+        columns = (found.positions_N, found.sequence_N, found.targets_N)
+        triples = zip(*(c.tolist() for c in columns), strict=True)
+        assert list(triples) == expected
+
+
+def test_a_first_token_that_is_a_target_has_no_position_that_predicts_it() -> None:
+    batch = padded([Example([3, 4, 5], [3, 4, 5], 3), Example([6], [6], 1)], [7, 2])
+    assert batch.positions_N.tolist() == [0, 1]
+    assert batch.targets_N.tolist() == [4, 5]
+    assert batch.sequence_N.tolist() == [0, 0]
+    assert (batch.counts, batch.index) == ([2, 0], [7, 2])
+
+
+def test_another_way_to_make_a_batch_gets_the_same_examples_and_places() -> None:
+    seen: list[tuple[list[Example], list[int]]] = []
+
+    def make(chosen: list[Example], indices: list[int]) -> Batch:
+        seen.append((chosen, indices))
+        return padded(chosen, indices)
+
+    sets = {"forget": examples(3)}
+    plan = Schedule(sets, "forget", 4, Dealing(4, 1, 1), 1, None, 0, make_batch=make)
+    plan.collate([plan[row] for row in range(4)])
+    ((chosen, indices),) = seen
+    assert sorted(indices) == [-1, 0, 1, 2]
+    for example, index in zip(chosen, indices, strict=True):
+        assert example == (sets["forget"][index] if index >= 0 else EMPTY)
+
+
+def test_drawn_counts_repetitions_and_no_empty_rows() -> None:
+    plan = schedule(10, 3, batch_size=4, epochs=2)
+    assert plan.drawn("forget") == 20
+    assert plan.drawn("retain") == 20
+    assert len(plan) == 24
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ from transformers.generation.logits_process import TopPLogitsWarper
 from undial_cli.evaluation import decoding
 from undial_cli.evaluation.decoding import Decoding, branch, decode
 from undial_cli.evaluation.kvcache import is_plain
-from undial_cli.models import adapt, install_head
+from undial_cli.head import install_head
+from undial_cli.models import adapt
 from undial_cli.schema import AdapterConfig
 
 VOCAB, LONGEST, NEW = 64, 24, 16

@@ -18,7 +18,8 @@ from undial_cli.evaluation.generation import Generator, end_tokens
 from undial_cli.evaluation.generation import generate as generate_ids
 from undial_cli.evaluation.scoring import Score, gradient_norms, score, shared_length
 from undial_cli.evaluation.suite import SetRows, Suite, evaluate
-from undial_cli.models import adapt, head_job
+from undial_cli.head import head_job
+from undial_cli.models import adapt
 from undial_cli.schema import AdapterConfig, DataConfig, EvalConfig, EvalSetConfig, TemplateConfig
 
 TOKENIZER = bundled_tokenizer()
@@ -192,7 +193,7 @@ def test_a_head_job_sees_the_logits_of_the_dense_head(tied: bool, examples: list
     mask = batch["labels"] != IGNORE
     with torch.no_grad():
         dense = model(**inputs).logits
-        with head_job(model, lambda hidden, project: project(hidden[mask])):
+        with head_job(model, lambda hidden, head: head.logits(hidden[mask])):
             chosen = model(**inputs).logits
         again = model(**inputs).logits
     assert chosen.shape == (int(mask.sum()), len(TOKENIZER))
@@ -202,7 +203,7 @@ def test_a_head_job_sees_the_logits_of_the_dense_head(tied: bool, examples: list
 
 def test_a_failing_head_job_leaves_an_ordinary_head(model: Any, examples: list[Example]) -> None:
     batch = pad(examples[:2], 0)
-    with pytest.raises(ZeroDivisionError), head_job(model, lambda hidden, project: 1 / 0):
+    with pytest.raises(ZeroDivisionError), head_job(model, lambda hidden, head: 1 / 0):
         model(input_ids=batch["input_ids"])
     assert model(input_ids=batch["input_ids"]).logits.shape[-1] == len(TOKENIZER)
 

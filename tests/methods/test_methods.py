@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -18,8 +19,9 @@ from undial_cli.losses import (
     sequence_logps,
     undial_loss,
 )
+from undial_cli.losses.fused import Projection
 from undial_cli.methods import FORGET, RETAIN, forget_loss, retain_loss
-from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss, Targets
+from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss, Signal, Targets
 from undial_cli.schema import METHODS, GaConfig, MethodConfig, NpoConfig, UndialConfig
 
 X = IGNORE
@@ -32,7 +34,7 @@ LABELS = torch.tensor(
         [X, 7, 7, 7, 7, 7],
     ]
 )
-VOCABULARY = 8
+VOCABULARY, WIDTH = 8, 5
 SPLITS = [[5], [1, 1, 1, 1, 1], [2, 3], [1, 4], [3, 1, 1]]
 
 
@@ -51,22 +53,50 @@ def make(name: str) -> tuple[Loss, Callable[[Tensor, Tensor, Tensor], Tensor]]:
     return retain_loss(MethodConfig(retain="klr")), kl_loss
 
 
-def logits(seed: int) -> Tensor:
+@dataclass
+class Model:
+    """Hidden states [B, T, D] and the head [V, D] that makes logits of them."""
+
+    hidden: Tensor
+    head: Tensor
+
+    @property
+    def logits(self) -> Tensor:
+        return self.hidden @ self.head.T
+
+    def of(self, rows: slice) -> Model:
+        return Model(self.hidden[rows], self.head)
+
+
+def model(seed: int, differentiable: bool = False) -> Model:
     generator = torch.Generator().manual_seed(seed)
-    return 2 * torch.randn(*LABELS.shape, VOCABULARY, dtype=torch.float64, generator=generator)
+    hidden, head = (
+        torch.randn(*shape, WIDTH, dtype=torch.float64, generator=generator)
+        for shape in (LABELS.shape, (VOCABULARY,))
+    )
+    return Model(hidden.requires_grad_(differentiable), head.requires_grad_(differentiable))
 
 
-def targets_of(loss: Loss, student: Tensor, teacher: Tensor, labels: Tensor) -> Targets:
+def counts_of(labels: Tensor) -> list[int]:
+    """Target tokens of each row."""
+    return [sum(int(y) != X for y in row[1:]) for row in labels]
+
+
+def targets_of(loss: Loss, student: Model, teacher: Model, labels: Tensor) -> Targets:
     """What the trainer hands to a loss: target positions, and the teacher's signal if needed."""
     mask, targets_N, sequence_N = select_targets(labels)
-    return Targets(
-        student[mask],
-        targets_N,
-        sequence_N,
-        labels,
-        teacher[mask] if TEACHER_LOGITS in loss.needs else None,
-        sequence_logps(teacher, labels) if REFERENCE_LOGPS in loss.needs else None,
-    )
+    signal = Signal()
+    if TEACHER_LOGITS in loss.needs:
+        signal = Signal(teacher.hidden[mask], Projection(teacher.head))
+    if REFERENCE_LOGPS in loss.needs:
+        signal.logps_B = sequence_logps(teacher.logits, labels)
+    head = Projection(student.head)
+    return Targets(student.hidden[mask], head, targets_N, sequence_N, counts_of(labels), signal)
+
+
+def agree(found: list[Tensor], expected: list[Tensor]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 NAMES = ("undial", "npo", "ga", "gdr", "klr")
@@ -80,46 +110,68 @@ def test_every_configured_method_and_retain_term_is_tested_here() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_sum_over_weight_is_the_public_loss(name: str) -> None:
     loss, public = make(name)
-    student, teacher = logits(1).requires_grad_(), logits(2)
-    found = loss.sum(targets_of(loss, student, teacher, LABELS)) / loss.weight(LABELS)
-    expected = public(student, teacher, LABELS)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    (grad,), (expected_grad,) = (torch.autograd.grad(x, student) for x in (found, expected))
-    torch.testing.assert_close(grad, expected_grad, rtol=1e-12, atol=1e-12)
+    student, teacher = model(1, differentiable=True), model(2)
+    targets = targets_of(loss, student, teacher, LABELS)
+    found = loss.sum(targets) / loss.weight(targets.counts)
+    expected = public(student.logits, teacher.logits, LABELS)
+    agree([found], [expected])
+    at = (student.hidden, student.head)
+    agree([*torch.autograd.grad(found, at)], [*torch.autograd.grad(expected, at)])
 
 
 @pytest.mark.parametrize("sizes", SPLITS, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_micro_batches_add_up_to_the_whole_batch(name: str, sizes: list[int]) -> None:
     loss, public = make(name)
-    student, teacher = logits(3).requires_grad_(), logits(4)
+    student, teacher = model(3, differentiable=True), model(4)
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     parts = [slice(a, a + n) for a, n in zip(starts, sizes, strict=True)]
-    weight = sum(int(loss.weight(LABELS[part])) for part in parts)
+    weight = sum(loss.weight(counts_of(LABELS[part])) for part in parts)
     for part in parts:
-        targets = targets_of(loss, student[part], teacher[part], LABELS[part])
+        targets = targets_of(loss, student.of(part), teacher.of(part), LABELS[part])
         (loss.sum(targets) / weight).backward()
-    whole = student.detach().clone().requires_grad_()
-    public(whole, teacher, LABELS).backward()
-    torch.testing.assert_close(student.grad, whole.grad, rtol=1e-12, atol=1e-12)
+    whole = model(3, differentiable=True)
+    public(whole.logits, teacher.logits, LABELS).backward()
+    for ours, theirs in ((student.hidden, whole.hidden), (student.head, whole.head)):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        agree([ours.grad], [theirs.grad])
+
+
+@pytest.mark.parametrize("name", ["undial", "klr"])
+def test_a_signal_without_a_head_is_projected_by_the_students(name: str) -> None:
+    loss, public = make(name)
+    student, teacher = model(7, differentiable=True), model(8)
+    shared = Model(teacher.hidden, student.head)
+    targets = targets_of(loss, student, shared, LABELS)
+    targets.signal.head = None
+    total = loss.sum(targets)
+    fixed = Model(teacher.hidden, student.head.detach())
+    expected = public(student.logits, fixed.logits, LABELS) * loss.weight(targets.counts)
+    at = (student.hidden, student.head)
+    agree([total], [expected])
+    agree([*torch.autograd.grad(total, at)], [*torch.autograd.grad(expected, at)])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weight_counts_target_tokens_or_sequences_that_have_one(name: str) -> None:
     loss, _ = make(name)
     tokens = sum(int(y) != X for row in LABELS for y in row[1:])
-    assert int(loss.weight(LABELS)) == (4 if name == "npo" else tokens)
-    assert loss.weight(LABELS).dtype == torch.int64
+    weight = loss.weight(counts_of(LABELS))
+    assert weight == (4 if name == "npo" else tokens)
+    assert isinstance(weight, int)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_empty_micro_batch_gives_zero_with_its_graph(name: str) -> None:
     loss, _ = make(name)
-    empty = LABELS[2:3]
-    student = logits(5)[2:3].requires_grad_()
-    total = loss.sum(targets_of(loss, student, logits(6)[2:3], empty))
+    empty, row = LABELS[2:3], slice(2, 3)
+    student = model(5, differentiable=True)
+    targets = targets_of(loss, student.of(row), model(6).of(row), empty)
+    total = loss.sum(targets)
     total.backward()
-    assert int(loss.weight(empty)) == 0
+    assert loss.weight(targets.counts) == 0
     assert float(total.detach()) == 0
-    assert student.grad is not None
-    assert not student.grad.any()
+    for leaf in (student.hidden, student.head):
+        assert leaf.grad is not None
+        assert not leaf.grad.any()

@@ -138,7 +138,7 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("a fused loss goes backward once")

@@ -53,7 +53,6 @@ def check_word(key: str, value: str, allowed: list[str]) -> None:
 def training_arguments(run: TrainingRun, schedule: Schedule, folder: Path) -> TrainingArguments:
     """The arguments under which the schedule is one epoch, read sequentially."""
     train, precision = run.train, autocast_dtype(run)
-    save_steps = train.save_steps or schedule.steps_per_epoch
     extra: dict[str, Any] = {}
     if train.activation_checkpointing:
         extra["activation_checkpointing"] = True
@@ -69,8 +68,8 @@ def training_arguments(run: TrainingRun, schedule: Schedule, folder: Path) -> Tr
         max_grad_norm=train.max_grad_norm,
         optim=train.optim,
         logging_steps=train.logging_steps,
-        save_strategy="steps",
-        save_steps=save_steps,
+        save_strategy="steps" if train.save_steps else "no",
+        save_steps=train.save_steps or schedule.steps,
         report_to=train.report_to or "none",
         seed=run.seed,
         data_seed=run.seed,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from undial_cli import ui
+from undial_cli import distributed, ui
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -74,6 +75,37 @@ class MetricsLog(TrainerCallback):
 def finite(value: Any) -> Any:
     """NaN and infinities as text: JSON has no number for them."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Saving(TrainerCallback):
+    """Has the state to resume from saved after a while of training, again and again.
+
+    Small models would spend more time on saving every epoch than on training. The main process's
+    clock decides for all.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        due = distributed.on_main(lambda: time.monotonic() - self.last >= self.seconds)
+        if due and state.global_step < state.max_steps:
+            control.should_save = True
+            self.last = time.monotonic()
+
+
+class TeacherPass(TrainerCallback):
+    """Fills the teacher's cache when the model is wrapped, before its first step."""
+
+    def __init__(self, fill: Callable[[Any], None]) -> None:
+        self.fill = fill
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.fill(kwargs["model"])
 
 
 class Evaluation(TrainerCallback):

@@ -22,11 +22,14 @@ from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Schedule, deal
 from undial_cli.errors import UserError, WorldError
 from undial_cli.launch import autocast_dtype
-from undial_cli.schema import TeacherConfig, TrainingRun, digest
+from undial_cli.schema import TeacherConfig, TrainingRun, digest, is_sharded
 from undial_cli.training.arguments import training_arguments
-from undial_cli.training.callbacks import Evaluation, MetricsLog
+from undial_cli.training.callbacks import Evaluation, MetricsLog, Saving, TeacherPass
 from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher
 from undial_cli.training.trainer import Term, UnlearningTrainer
+
+# Between two savings of the state to resume from, where train.save_steps is not set.
+SAVE_SECONDS = 600
 
 
 def is_packed(run: TrainingRun, model: Any) -> bool:
@@ -78,11 +81,9 @@ def make_teacher(
     teacher = CachedTeacher(model, cache_dir() / "teacher", digest(content), share_head=adapted)
     for name, need in needs.items():
         teacher.add(name, schedule.sets[name], schedule.used(name), need)
-    rows = sum(len(kept.used) for kept in teacher.sets.values())
     asked = sum(schedule.drawn(name) for name in needs)
-    place, why = choose(config, teacher.nbytes, adapted, worth=asked > rows)
-    if distributed.rank() == 0:
-        ui.say(f"teacher: {why}", "dim")
+    place, why = choose(config, teacher.nbytes, adapted, worth=asked > teacher.samples)
+    ui.say(f"teacher: {why}", "dim")
     if place == "off":
         return AdapterTeacher()
     teacher.in_memory = place == "memory"
@@ -125,19 +126,30 @@ def room(config: TeacherConfig) -> tuple[float, float]:
 
 
 def fill_teacher(
-    run: TrainingRun, teacher: Teacher | None, model: nn.Module, schedule: Schedule
+    run: TrainingRun,
+    teacher: Teacher | None,
+    model: nn.Module,
+    schedule: Schedule,
+    advance: Callable[[int], None] = lambda n: None,
+    resumed: bool = False,
 ) -> None:
-    """Compute what the teacher keeps and what is not there yet."""
+    """Compute what the teacher keeps and what is not there yet.
+
+    Args:
+        advance: told how many samples are done.
+        resumed: the model is not the teacher any more, and everything must be there.
+
+    Raises:
+        WorldError: it is not.
+    """
     if not isinstance(teacher, CachedTeacher):
         return
-    total = sum(len(kept.used) for kept in teacher.sets.values())
     device = next(model.parameters()).device
-    with (
-        distributed.on_main_locked(teacher.folder),
-        ui.progress("teacher", total) as bar,
-        autocast(run, device),
-    ):
-        teacher.fill(model, schedule.make_batch, bar.advance)
+    with distributed.on_main_locked(teacher.folder), autocast(run, device):
+        computed = teacher.fill(model, schedule.make_batch, advance, resumed)
+    if computed < teacher.samples:
+        there = teacher.samples - computed
+        ui.say(f"teacher: {there} of {teacher.samples} samples were there already", "dim")
 
 
 def autocast(run: TrainingRun, device: torch.device) -> contextlib.AbstractContextManager:
@@ -172,9 +184,16 @@ def train(
     Returns:
         The trainer, whose model is trained.
     """
+    if isinstance(teacher, CachedTeacher) and not is_sharded(run):
+        with ui.progress("teacher", teacher.samples) as bar:
+            fill_teacher(run, teacher, model, schedule, bar.advance)
     resume = folder / "resume"
     start = last_saved(resume) if resume.is_dir() else None
     check_same_processes(resume, start)
+
+    def fill_whole(wrapped: nn.Module) -> None:
+        fill_teacher(run, teacher, wrapped, schedule, resumed=start is not None)
+
     total = schedule.steps
     done = int(start.name.split("-")[1]) if start else 0
     if start:
@@ -192,6 +211,10 @@ def train(
             callbacks=[MetricsLog(folder / "metrics.jsonl", bar)],
         )
         trainer.remove_callback(PrinterCallback)
+        if not run.train.save_steps:
+            trainer.add_callback(Saving(SAVE_SECONDS))
+        if is_sharded(run):
+            trainer.add_callback(TeacherPass(fill_whole))
         if run.train.eval_steps:
             callback = Evaluation(run.train.eval_steps, evaluate)
             callback.log = trainer.log

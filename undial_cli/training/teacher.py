@@ -142,6 +142,11 @@ class CachedTeacher:
         """Size of all that is kept."""
         return sum(rows.nbytes for kept in self.sets.values() for rows in kept.rows.values())
 
+    @property
+    def samples(self) -> int:
+        """How many samples the run asks about."""
+        return sum(len(kept.used) for kept in self.sets.values())
+
     def open(self) -> dict[str, list[int]]:
         """Open the files; the samples of each set that are still missing in them."""
         missing = {}
@@ -155,18 +160,33 @@ class CachedTeacher:
         return missing
 
     def fill(
-        self, model: nn.Module, collate: Collate, advance: Callable[[int], None] = lambda n: None
-    ) -> None:
+        self,
+        model: nn.Module,
+        collate: Collate,
+        advance: Callable[[int], None] = lambda n: None,
+        resumed: bool = False,
+    ) -> int:
         """Run the teacher over what is missing, in batches of similar length, shared out.
 
         Every process runs as many batches, so that sharded models keep step.
 
+        Args:
+            resumed: the model has been trained already: nothing may be missing.
+
+        Returns:
+            How many samples were missing.
+
         Raises:
-            WorldError: the processes do not see the same cache folder.
+            WorldError: something is, or the processes do not see the same cache folder.
         """
-        device = next(model.parameters()).device
-        for name, missing in self.open().items():
+        device, found = next(model.parameters()).device, self.open()
+        for name, missing in found.items():
             kept = self.sets[name]
+            if missing and resumed:
+                raise WorldError(
+                    f"teacher cache: {self.folder} no longer holds what this run began with; "
+                    "resume=false starts it again"
+                )
             advance(len(kept.used) - len(missing))
             batches = by_length(kept.examples, missing, TOKENS.get(device.type, TOKENS["cuda"]))
             world = distributed.world()
@@ -184,6 +204,7 @@ class CachedTeacher:
             if self.in_memory:
                 for rows in kept.rows.values():
                     rows.load()
+        return sum(map(len, found.values()))
 
     def keep(
         self,

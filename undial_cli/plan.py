@@ -1,0 +1,438 @@
+"""`plan=true`: what a training run will take of each device, without its weights or a run folder.
+
+The run's own code (model, adapter, teacher, losses, optimiser) is replayed on its largest
+micro-batch with tensors that hold no numbers: memory is what the allocator would be asked for, work
+is what the operations add up to. Estimates only: sharded hardware, 4-bit weights, optimisers that
+compute outside torch. Not known: what an allocator wastes, communication, checkpoints, evaluation,
+the making of the target.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+
+from undial_cli import distributed, launch, lean, models, packing
+from undial_cli.data.collate import Batch
+from undial_cli.data.encode import Example
+from undial_cli.data.schedule import Schedule, deal
+from undial_cli.errors import UserError, WorldError
+from undial_cli.head import output_head
+from undial_cli.methods.base import Loss, Targets
+from undial_cli.replay import Cost, Replay
+from undial_cli.schema import HardwareConfig, TeacherConfig, TrainingRun, is_sharded
+from undial_cli.training.arguments import training_arguments
+from undial_cli.training.loop import autocast, is_packed, make_schedule, make_teacher
+from undial_cli.training.teacher import TOKENS, CachedTeacher, Teacher, by_length, look
+from undial_cli.training.trainer import Term, term_sum
+
+# States per trained parameter of optimisers that are not replayed; of others there are two.
+STATES = {"ademamix": 3, "lion": 1, "rmsprop": 1, "sgd": 1}
+# Bytes of a 4-bit weight and its share of the scales, which are quantised themselves.
+FOUR_BIT = 0.516
+
+
+@dataclass
+class Memory:
+    """Bytes on one device.
+
+    There throughout: weights, the teacher's frozen head and its signal, the optimiser's states and
+    `copies` of the gradients, for their exchange. Within a step: gradients, activations, and
+    `head`, the head's gradient and one chunk of logits. `teacher_pass` and `step` are the highest
+    levels during each. `host` is what of the signal lies beside a GPU, in the host's memory.
+    """
+
+    weights: float = 0
+    teacher_head: float = 0
+    teacher_signal: float = 0
+    optimiser: float = 0
+    copies: float = 0
+    gradients: float = 0
+    activations: float = 0
+    head: float = 0
+    teacher_pass: float = 0
+    step: float = 0
+    host: float = 0
+
+    @property
+    def level(self) -> float:
+        """What is there before a step begins."""
+        return self.weights + self.teacher_head + self.teacher_signal + self.optimiser + self.copies
+
+    @property
+    def peak(self) -> float:
+        """The highest level of all."""
+        return max(self.step, self.teacher_pass)
+
+
+@dataclass
+class Plan:
+    """What a run takes of each of its devices.
+
+    `sequences` and `tokens` are those of the largest micro-batch, with its padding; `product` is
+    the shape of a large matrix product in it. `teacher` and `step` are the work of the whole
+    teacher pass and of a mean step.
+    """
+
+    device: torch.device
+    processes: int
+    dtype: torch.dtype
+    parameters: int
+    trained: int
+    steps: int
+    micro: int
+    sequences: int
+    tokens: int
+    product: tuple[int, int, int]
+    memory: Memory
+    teacher: Cost
+    step: Cost
+
+
+@dataclass
+class Rehearsal:
+    """What a replayed training is made of."""
+
+    replay: Replay
+    run: TrainingRun
+    model: Any
+    terms: dict[str, Term]
+    packs: bool
+    schedule: Schedule
+    teacher: Teacher | None
+    memory: Memory = field(default_factory=Memory)
+
+
+def make(
+    run: TrainingRun,
+    path: str,
+    sets: dict[str, list[Example]],
+    terms: dict[str, Term],
+    anchor: str,
+    cache: TeacherConfig,
+) -> Plan:
+    """Plan the training of the model at `path`; the other arguments are those of training.
+
+    Raises:
+        UserError: the run asks for what is not possible.
+        WorldError: the model's code does not run without numbers.
+    """
+    replay = Replay(torch.device("cpu") if launch.on_cpu(run) else torch.device("cuda", 0))
+    try:
+        model = blank(run, path)
+        replay.bring(model)
+        # All on this thread, in which the replay is open.
+        with replay, torch.autograd.set_multithreading_enabled(False):
+            return rehearse(replay, run, model, sets, terms, anchor, cache)
+    except (UserError, WorldError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise WorldError(
+            f"plan=true: model={run.model.name} does not run without numbers ({lines[0][:160]})"
+        ) from error
+
+
+def rehearse(
+    replay: Replay,
+    run: TrainingRun,
+    model: Any,
+    sets: dict[str, list[Example]],
+    terms: dict[str, Term],
+    anchor: str,
+    cache: TeacherConfig,
+) -> Plan:
+    """Training in the order in which it happens."""
+    processes, base = world(run), models.base_of(model)
+    memory = Memory(weights=replay.level)
+    lean.make_lean(base)
+    packs = is_packed(run, model)
+    dealing = deal(run.train.batch_size, processes, run.hardware.micro_batch_size)
+    # One process that is dealt the micro-batches of all.
+    alone = dataclasses.replace(run.hardware, micro_batch_size=dealing.micro)
+    schedule = make_schedule(dataclasses.replace(run, hardware=alone), sets, anchor, packs)
+    with replay.measured() as made:
+        teacher = make_teacher(run, cache, model, terms, schedule, "")
+    with replay.measured() as held:
+        signal = hold(teacher)
+    memory.teacher_head, memory.teacher_signal = made.kept, held.kept
+    memory.host = signal - held.kept
+
+    rehearsal = Rehearsal(replay, run, model, terms, packs, schedule, teacher, memory)
+    batches = list(micro_batches(schedule))
+    tokens = [sum(tokens_of(schedule, rows, packs)) for rows in batches]
+    largest = batches[tokens.index(max(tokens))]
+    with packing.attention(base, packing.NAME if packs else base.config._attn_implementation):
+        asked = teacher_pass(rehearsal)
+        one, update = two_steps(rehearsal, schedule.collate(largest), dealing.accumulation)
+    memory.teacher_pass = max(asked.highest, replay.level)
+    divide(run, memory, base, processes)
+    parameters = list(model.parameters())
+    return Plan(
+        device=replay.device,
+        processes=processes,
+        dtype=compute_dtype(run),
+        parameters=counted(parameters),
+        trained=counted([p for p in parameters if p.requires_grad]),
+        steps=schedule.steps,
+        micro=dealing.micro,
+        sequences=sum(i >= 0 for row in largest for i in row.values()),
+        tokens=max(tokens),
+        product=(max(tokens), *largest_linear(base)),
+        memory=memory,
+        teacher=Cost().plus(asked, 1 / processes),
+        step=update.plus(one, sum(tokens) / max(tokens) / schedule.steps / processes),
+    )
+
+
+def world(run: TrainingRun) -> int:
+    """How many processes will share the run."""
+    return int(os.environ["WORLD_SIZE"]) if distributed.joined() else launch.num_processes(run)
+
+
+def blank(run: TrainingRun, path: str) -> Any:
+    """The run's model with its adapter, as it is before training, on the meta device."""
+    with torch.device("meta"):
+        model = models.blank_model(run.model, path).eval()
+        if run.adapter.name == "qlora":
+            quantise(model)
+        return models.adapt(model, run.adapter, run.seed)
+
+
+class FourBit(nn.Linear):
+    """A linear layer that has the memory of a 4-bit one."""
+
+    def __init__(self, of: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.bias = of.in_features, of.out_features, of.bias
+        held = torch.empty(int(FOUR_BIT * of.weight.numel()), dtype=torch.uint8)
+        self.weight = nn.Parameter(held, requires_grad=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return Dequantised.apply(input, self)  # type: ignore[no-any-return]
+
+
+class Dequantised(torch.autograd.Function):
+    """A product with weights that are there in full only while it is computed."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, layer: FourBit) -> Tensor:
+        ctx.layer = layer
+        return F.linear(input, input.new_empty(layer.out_features, layer.in_features), layer.bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (grad,) = grad_outputs
+        return grad @ grad.new_empty(ctx.layer.out_features, ctx.layer.in_features), None
+
+
+def quantise(model: Any) -> None:
+    """Give a model's linear layers the memory of 4-bit ones; its head stays, as in bitsandbytes."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Linear:
+                setattr(module, name, FourBit(child))
+    model.is_loaded_in_4bit = True
+
+
+def micro_batches(schedule: Schedule) -> Iterator[list[dict[str, int]]]:
+    """The rows of each micro-batch of a schedule."""
+    micro = schedule.dealing.micro
+    for start in range(0, len(schedule), micro):
+        yield [schedule[row] for row in range(start, start + micro)]
+
+
+def tokens_of(schedule: Schedule, rows: list[dict[str, int]], packs: bool) -> list[int]:
+    """Tokens of a micro-batch of each set, with their padding."""
+    found = []
+    for name, examples in schedule.sets.items():
+        lengths = [len(examples[r[name]].input_ids) if r[name] >= 0 else 0 for r in rows]
+        found.append(padded_tokens(lengths, packs))
+    return found
+
+
+def padded_tokens(lengths: list[int], packs: bool) -> int:
+    """Tokens that sequences of these lengths take together."""
+    return sum(lengths) if packs else len(lengths) * max(1, *lengths)
+
+
+def hold(teacher: Teacher | None) -> int:
+    """Give a teacher rows without numbers; how many bytes of them it holds in memory."""
+    if not isinstance(teacher, CachedTeacher):
+        return 0
+    for kept in teacher.sets.values():
+        for rows in kept.rows.values():
+            count = rows.starts[-1]
+            held = torch.empty(count if teacher.in_memory else 1, rows.width, dtype=rows.dtype)
+            rows.data = held.expand(count, -1)
+    return teacher.nbytes if teacher.in_memory else 0
+
+
+def teacher_pass(rehearsal: Rehearsal) -> Cost:
+    """The work of the whole teacher pass, and the highest level of its largest batch."""
+    replay, teacher, total = rehearsal.replay, rehearsal.teacher, Cost()
+    most = TOKENS.get(replay.device.type, TOKENS["cuda"])
+    for kept in teacher.sets.values() if isinstance(teacher, CachedTeacher) else ():
+        batches = by_length(kept.examples, kept.used, most)
+        tokens = [
+            padded_tokens([len(kept.examples[i].input_ids) for i in batch], rehearsal.packs)
+            for batch in batches
+        ]
+        chosen = batches[tokens.index(max(tokens))]
+        batch = rehearsal.schedule.make_batch([kept.examples[i] for i in chosen], chosen)
+        with autocast(rehearsal.run, replay.device), replay.measured() as cost:
+            look(rehearsal.model, batch.to(replay.device), kept.needs)
+        highest = max(total.highest, cost.highest)
+        total = total.plus(cost, sum(tokens) / max(tokens))
+        total.highest = highest
+    return total
+
+
+def two_steps(
+    rehearsal: Rehearsal, batch: dict[str, Batch], accumulation: int
+) -> tuple[Cost, Cost]:
+    """Two optimiser steps: the first one makes the states, the second one's level counts.
+
+    Returns:
+        The work of one micro-batch and of one update.
+    """
+    replay, run, model, memory = rehearsal.replay, rehearsal.run, rehearsal.model, rehearsal.memory
+    here = dataclasses.replace(run, hardware=HardwareConfig(precision="no"))  # sets no environment
+    arguments = training_arguments(here, rehearsal.schedule, Path(run.output_dir))
+    if arguments.activation_checkpointing:
+        model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs=arguments.activation_checkpointing_kwargs
+        )
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    memory.gradients = sum(p.nbytes for p in trained)
+    optimiser, one, update = optimiser_of(arguments, trained), Cost(), Cost()
+    for _ in range(2):
+        with replay.measured() as step:
+            for _ in range(min(2, accumulation)):
+                one = micro_step(rehearsal, batch)
+            with replay.measured() as update:
+                if arguments.max_grad_norm:
+                    nn.utils.clip_grad_norm_(trained, arguments.max_grad_norm)
+                if optimiser is not None:
+                    optimiser.step()
+                model.zero_grad()
+        memory.step = step.highest
+    if optimiser is None:
+        memory.optimiser = state_bytes(arguments.optim, counted(trained))
+        memory.step += memory.optimiser
+        update.moved += 2 * memory.optimiser + 3 * memory.gradients
+    else:
+        states = [x for state in optimiser.state.values() for x in state.values()]
+        memory.optimiser = sum(x.nbytes for x in states if replay.has(x))
+    return one, update
+
+
+@dataclass
+class Watched:
+    """A loss that notes the cost of its sums: what the head takes."""
+
+    loss: Loss
+    replay: Replay
+    costs: list[Cost]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.loss.needs
+
+    def sum(self, targets: Targets) -> Tensor:
+        with self.replay.measured() as cost:
+            found = self.loss.sum(targets)
+        self.costs.append(cost)
+        return found
+
+
+def micro_step(rehearsal: Rehearsal, batch: dict[str, Batch]) -> Cost:
+    """Forward and backward pass of a micro-batch, as the trainer does them."""
+    replay, memory = rehearsal.replay, rehearsal.memory
+    heads: list[Cost] = []
+    with replay.measured() as both:
+        with replay.measured() as forward, autocast(rehearsal.run, replay.device):
+            total: Any = 0.0
+            for name, term in rehearsal.terms.items():
+                loss: Any = Watched(term.loss, replay, heads)
+                given = batch[name].to(replay.device)
+                share = term_sum(rehearsal.model, rehearsal.teacher, name, loss, given)
+                total = total + term.coefficient * share
+        total.backward()
+    kept = sum(cost.kept for cost in heads)
+    memory.activations = forward.kept - kept
+    memory.head = kept + max(cost.rise - cost.kept for cost in heads)
+    return both
+
+
+def optimiser_of(arguments: TrainingArguments, trained: list[nn.Parameter]) -> Any:
+    """The run's optimiser, or None for one that computes outside torch."""
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except (ImportError, ValueError):
+        return None
+    if not kind.__module__.startswith(("torch.optim", "transformers.")):
+        return None
+    if "foreach" in inspect.signature(kind).parameters and not options.get("fused"):
+        options.setdefault("foreach", trained[0].device.type == "cuda")  # what torch chooses
+    return kind(trained, **options)
+
+
+def state_bytes(name: str, parameters: int) -> float:
+    """Bytes on the device of an optimiser's states, by what its name tells."""
+    if "paged" in name:
+        return 0
+    states = next((n for word, n in STATES.items() if word in name), 2)
+    return parameters * states * (1.016 if "8bit" in name else 4)
+
+
+def divide(run: TrainingRun, memory: Memory, model: nn.Module, processes: int) -> None:
+    """What several processes change: shards of what they share, or copies of the gradients."""
+    if processes == 1:
+        return
+    if not is_sharded(run):
+        memory.copies = memory.gradients
+        memory.step += memory.copies
+        return
+    layers = [m for group in model.modules() if isinstance(group, nn.ModuleList) for m in group]
+    sizes = [sum(p.nbytes for p in layer.parameters()) for layer in layers]
+    whole = memory.weights - sum(sizes) + max(sizes, default=0)  # while a layer computes
+    away = 1 - 1 / processes
+    gradients = min(memory.gradients, memory.step - memory.level)
+    memory.step += whole - away * (memory.weights + memory.optimiser + gradients)
+    memory.teacher_pass += whole - away * memory.weights
+    for name in ("weights", "optimiser", "gradients"):
+        setattr(memory, name, getattr(memory, name) / processes)
+
+
+def counted(parameters: list[nn.Parameter]) -> int:
+    """How many numbers parameters hold."""
+    return sum(p.numel() for p in parameters)
+
+
+def compute_dtype(run: TrainingRun) -> torch.dtype:
+    """The dtype of the run's matrix products."""
+    names = {"bf16": "bfloat16", "fp16": "float16", "no": run.model.dtype}
+    return getattr(torch, names[launch.autocast_dtype(run)])
+
+
+def largest_linear(model: nn.Module) -> tuple[int, int]:
+    """Features in and out of a model's largest linear layer but the head."""
+    head = output_head(model)
+    shapes = [
+        (m.in_features, m.out_features)
+        for m in model.modules()
+        if isinstance(m, nn.Linear) and m is not head
+    ]
+    return max(shapes, key=lambda s: s[0] * s[1], default=(head.in_features, head.in_features))

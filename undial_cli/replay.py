@@ -1,0 +1,200 @@
+"""Run PyTorch code on tensors that have shapes and no numbers, and note what it would take.
+
+Memory of a device is followed storage by storage, as its allocator would see it; beside it the
+floating point operations of matrix products and the bytes that all other operations move. Integer
+tensors are real: which way a model's code goes often hangs on them. Knows nothing of runs; sees
+neither an allocator's rounding nor what a kernel takes for itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+aten = torch.ops.aten
+
+# What code is told that asks for a number: any number is 0, all tensors are equal.
+ANSWERS: dict[Any, Any] = {aten._local_scalar_dense.default: 0, aten.equal.default: True}
+# Of a large operand only as much as the result holds is read.
+GATHERS = ("embedding", "index", "index_select", "gather")
+MAKERS = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
+
+
+def addmm_flops(total: Tensor, left: Tensor, right: Tensor, *_: Any, **__: Any) -> int:
+    """Floating point operations of `total += left @ right`."""
+    return 2 * total.numel() * left.shape[1]
+
+
+def attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    """Floating point operations of attention, counted without a causal mask's savings."""
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+def attention_backward_flops(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+) -> int:
+    """The same for its backward pass."""
+    return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
+
+
+FLOPS: dict[Any, Any] = {
+    aten.addmm_: addmm_flops,
+    aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
+}
+
+
+@dataclass
+class Cost:
+    """What a piece of work takes.
+
+    `flops`: floating point operations of matrix products; `moved`: bytes that other operations
+    read and write; `calls`: operations in all. Of the device's memory, in bytes: the level when the
+    work begins, the highest level during it, and by how much the level is higher after it.
+    """
+
+    flops: float = 0
+    moved: float = 0
+    calls: float = 0
+    start: int = 0
+    highest: int = 0
+    kept: int = 0
+
+    @property
+    def rise(self) -> int:
+        """The highest level above that at the beginning."""
+        return self.highest - self.start
+
+    def plus(self, other: Cost, times: float = 1) -> Cost:
+        """The work of both, the other's done so many times; levels are this one's."""
+        return dataclasses.replace(
+            self,
+            flops=self.flops + times * other.flops,
+            moved=self.moved + times * other.moved,
+            calls=self.calls + times * other.calls,
+        )
+
+
+class Replay(TorchDispatchMode):
+    """While open, floating point tensors are made without numbers and nothing is computed.
+
+    `level` is what lives on `device`, in bytes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.known: dict[int, int] = {}
+        self.level = 0
+        self.cost = Cost()
+
+    @contextlib.contextmanager
+    def measured(self) -> Iterator[Cost]:
+        """The cost of what is done while open; all of it is known when it closes."""
+        outer, inner = self.cost, Cost(start=self.level, highest=self.level)
+        self.cost = inner
+        try:
+            yield inner
+        finally:
+            self.cost, inner.kept = outer, self.level - inner.start
+            outer.flops += inner.flops
+            outer.moved += inner.moved
+            outer.calls += inner.calls
+            outer.highest = max(outer.highest, inner.highest)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if func in ANSWERS and any(isinstance(x, FakeTensor) for x in given):
+            return ANSWERS[func]
+        if given:
+            result = func(*args, **kwargs)
+        else:
+            with self.fake:
+                result = func(*args, **kwargs)
+            if isinstance(result, Tensor) and not result.is_floating_point():
+                result = func(*args, **kwargs)
+        found = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        self.count(func, args, kwargs, result, given, found)
+        for tensor in found:
+            self.follow(tensor)
+        return result
+
+    def count(
+        self,
+        func: Any,
+        args: tuple,
+        kwargs: dict[str, Any],
+        result: Any,
+        given: list[Tensor],
+        found: list[Tensor],
+    ) -> None:
+        """Add an operation's floating point operations, or the bytes that it moves."""
+        packet, name = func._overloadpacket, func._schema.name.split("::")[1]
+        there = {id(x.untyped_storage()) for x in given}
+        new = [x for x in found if id(x.untyped_storage()) not in there]
+        if name in MAKERS or not (new or func._schema.is_mutable):
+            return
+        self.cost.calls += 1
+        if packet in FLOPS:
+            self.cost.flops += FLOPS[packet](*args, **kwargs)
+        elif packet in flop_registry:
+            self.cost.flops += flop_registry[packet](*args, **kwargs, out_val=result)
+        else:
+            written = sum(x.nbytes for x in new or found)
+            read = written if name in GATHERS else sum(x.nbytes for x in given)
+            self.cost.moved += written + read
+
+    def bring(self, model: nn.Module) -> None:
+        """Take a model from the meta device to this one, in place; not while open."""
+        made: dict[int, tuple[Tensor, Tensor]] = {}
+
+        def here(tensor: Tensor) -> Tensor:
+            if id(tensor) not in made:
+                parameter = isinstance(tensor, nn.Parameter)
+                blank = parameter or tensor.is_floating_point()
+                with self.fake if blank else contextlib.nullcontext():
+                    found = torch.zeros(tensor.shape, dtype=tensor.dtype, device=self.device)
+                    found = nn.Parameter(found, tensor.requires_grad) if parameter else found
+                made[id(tensor)] = tensor, found
+                self.follow(found)
+            return made[id(tensor)][1]
+
+        for module in model.modules():
+            places: list[dict[str, Any]] = [module._parameters, module._buffers, vars(module)]  # type: ignore[list-item]
+            for held in places:
+                for name, tensor in held.items():
+                    if isinstance(tensor, Tensor):
+                        held[name] = here(tensor)
+
+    def has(self, thing: Any) -> bool:
+        """Whether something is a tensor on the device."""
+        return isinstance(thing, Tensor) and thing.device.type == self.device.type
+
+    def follow(self, tensor: Tensor) -> None:
+        """Count a tensor's storage once, for as long as it lives."""
+        storage = tensor.untyped_storage()
+        if not self.has(tensor) or id(storage) in self.known:
+            return
+        self.known[id(storage)] = size = storage.nbytes()
+        self.level += size
+        self.cost.highest = max(self.cost.highest, self.level)
+        weakref.finalize(storage, self.forget, id(storage)).atexit = False
+
+    def forget(self, key: int) -> None:
+        """A storage is freed."""
+        self.level -= self.known.pop(key, 0)

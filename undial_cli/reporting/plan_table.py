@@ -1,0 +1,123 @@
+"""A plan on the screen: what memory it takes and what there is, how long it takes, what would help.
+
+Measures the device that it speaks of; writes nothing.
+"""
+
+from __future__ import annotations
+
+import psutil
+import torch
+from rich.table import Table
+
+from undial_cli import ui
+from undial_cli.plan import Plan
+from undial_cli.schema import TrainingRun, is_sharded
+from undial_cli.speed import measure, seconds
+
+# The share of a device's memory that tensors can be expected to get.
+USABLE = 0.9
+
+
+def show(run: TrainingRun, plan: Plan) -> None:
+    """Print a plan."""
+    ui.say(table_of(run, plan))
+    sharing = plan.processes if plan.device.type == "cpu" else 1
+    speed = measure(plan.device, plan.dtype, plan.product, sharing)
+    teacher, step = (seconds(cost, speed, plan.device) for cost in (plan.teacher, plan.step))
+    first = f"teacher's pass {duration(teacher)} (unless kept from before), " if teacher else ""
+    ui.say(
+        f"time: {first}a step {duration(step)}, all {plan.steps} steps "
+        f"{duration(plan.steps * step)}; evaluation and the making of the target come on top"
+    )
+    ui.say(
+        f"measured here: {speed.flops / 1e9:.0f} GFLOP/s, {speed.moved / 1e9:.1f} GB/s; a step is "
+        f"{plan.step.flops / 1e9:.1f} GFLOP and moves {plan.step.moved / 1e9:.2f} GB",
+        "dim",
+    )
+    there = room(plan)
+    line = f"peak {size(plan.memory.peak)} of {size(there)}"
+    if plan.memory.peak <= USABLE * there:
+        ui.say(f"it fits: {line}", "green")
+    else:
+        verdict = "it hardly fits" if plan.memory.peak <= there else "it does not fit"
+        ui.say(f"{verdict}: {line}; what takes less: {advice(run, plan)}", "red")
+
+
+def table_of(run: TrainingRun, plan: Plan) -> Table:
+    """The memory of one device, item by item."""
+    memory, kind = plan.memory, plan.device.type
+    each = kind if plan.processes == 1 else f"each of {plan.processes} {kind} processes"
+    rough = is_sharded(run) or run.adapter.name == "qlora"
+    table = Table(title=f"plan: {run.command} {run.model.name} on {run.data.name}")
+    table.title_justify = "left"
+    table.add_column(f"memory of {each}" + (" (estimate)" if rough else ""))
+    table.add_column("bytes", justify="right")
+    micro = f"{plan.sequences} sequences, {plan.tokens} tokens"
+    rows = [
+        (f"weights, {millions(plan.parameters)} in {run.model.dtype}", memory.weights),
+        ("teacher's head, frozen", memory.teacher_head),
+        ("teacher's signal, in memory", memory.teacher_signal),
+        (f"optimiser, {run.train.optim}", memory.optimiser),
+        ("copies of the gradients, for their exchange", memory.copies),
+        (f"gradients of {millions(plan.trained)} parameters", memory.gradients),
+        (f"activations of the largest micro-batch ({micro})", memory.activations),
+        ("head: its gradient and one chunk of logits", memory.head),
+    ]
+    for name, count in rows:
+        if count:
+            table.add_row(name, size(count))
+    table.add_section()
+    table.add_row("level before a step", size(memory.level))
+    if plan.teacher.calls:
+        table.add_row("peak of the teacher's pass", size(memory.teacher_pass))
+    table.add_row("peak of a step", size(memory.step), style="bold")
+    if memory.host:
+        table.add_row("teacher's signal, in the host's memory", size(memory.host))
+    return table
+
+
+def room(plan: Plan) -> float:
+    """Bytes of memory that a process can have now: of its GPU, or its share of the host's."""
+    if plan.device.type == "cuda":
+        return torch.cuda.mem_get_info(plan.device)[0]
+    return psutil.virtual_memory().available / plan.processes
+
+
+def advice(run: TrainingRun, plan: Plan) -> str:
+    """Settings that take less memory, the most useful first."""
+    memory, found = plan.memory, []
+    passing = memory.activations + memory.head > 0.2 * memory.peak
+    if passing and plan.micro > 1:
+        found.append(f"hardware.micro_batch_size={plan.micro // 2}")
+    if passing and not run.train.activation_checkpointing:
+        found.append("train.activation_checkpointing=true")
+    if run.adapter.name == "none":
+        found.append("adapter=lora")
+    elif run.adapter.name == "lora" and plan.device.type == "cuda":
+        found.append("adapter=qlora")
+    if memory.teacher_signal > 0.2 * memory.peak:
+        found.append("teacher.cache=disk")
+    if run.model.dtype == "float32":
+        found.append("model.dtype=bfloat16")
+    if torch.cuda.device_count() > 1 and not is_sharded(run):
+        found.append("hardware=fsdp")
+    return ", ".join(found) or "a smaller model"
+
+
+def millions(count: int) -> str:
+    """A number of parameters as text."""
+    return f"{count / 1e6:.1f} M"
+
+
+def size(count: float) -> str:
+    """Bytes as text."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
+
+
+def duration(count: float) -> str:
+    """Seconds as text, to two digits."""
+    if count < 0.1:
+        return "less than 0.1 s"
+    if count < 100:
+        return f"{count:.0f} s" if count >= 10 else f"{count:.1f} s"
+    return f"{count / 60:.0f} min" if count < 6000 else f"{count / 3600:.1f} h"

@@ -1,0 +1,80 @@
+"""How fast a device is: three short measurements, and how long counted work takes at that speed.
+
+Knows nothing of models; the shape of a matrix product is given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from undial_cli.replay import Cost
+
+# Floating point operations of one measured product.
+PRODUCT = {"cpu": 1e9, "cuda": 1e12}
+# What an operation costs the host in a model's own Python code, in calls of a bare one.
+HOST_CALLS = 4
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Per second: floating point operations, bytes moved, operations begun by the host."""
+
+    flops: float
+    moved: float
+    calls: float
+
+
+def measure(
+    device: torch.device, dtype: torch.dtype, product: tuple[int, int, int], sharing: int = 1
+) -> Speed:
+    """The speed of a device, found in less than a second.
+
+    Args:
+        product: rows, inner and outer size of a typical matrix product.
+        sharing: processes that divide the device among them.
+    """
+    rows, inner, outer = product
+    rows = max(1, min(rows, int(PRODUCT.get(device.type, PRODUCT["cuda"]) / 2 / inner / outer)))
+    left = torch.randn(rows, inner, device=device).to(dtype)
+    right = torch.randn(inner, outer, device=device).to(dtype)
+    there = torch.randn(product[0], outer, device=device).to(dtype)
+    one = torch.ones(1, device=device)
+    return Speed(
+        2 * rows * inner * outer / least_seconds(lambda: left @ right, device) / sharing,
+        2 * there.nbytes / least_seconds(lambda: nn.functional.silu(there), device) / sharing,
+        1 / least_seconds(lambda: one + 1, device, wait=False) / HOST_CALLS,
+    )
+
+
+def least_seconds(
+    work: Callable[[], object], device: torch.device, budget: float = 0.2, wait: bool = True
+) -> float:
+    """The shortest time of a piece of work, repeated for `budget` seconds.
+
+    Args:
+        wait: for a GPU to be done with it.
+    """
+
+    def done() -> float:
+        if device.type == "cuda" and wait:
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    work()
+    best, end = float("inf"), done() + budget
+    while best == float("inf") or time.perf_counter() < end:
+        start = done()
+        work()
+        best = min(best, done() - start)
+    return best
+
+
+def seconds(cost: Cost, speed: Speed, device: torch.device) -> float:
+    """How long work takes; a GPU computes while the host begins further operations."""
+    busy, begun = cost.flops / speed.flops + cost.moved / speed.moved, cost.calls / speed.calls
+    return busy + begun if device.type == "cpu" else max(busy, begun)
