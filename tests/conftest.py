@@ -50,12 +50,22 @@ def undial(*words: str, cwd: Path, timeout: int = 300, **env: str) -> subprocess
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama of random weights that answers every prompt differently, with tokenizer."""
+    return write_random_model(tmp_path_factory.mktemp("random") / "model", tied=True)
+
+
+@pytest.fixture(scope="session")
+def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a head of its own."""
+    return write_random_model(tmp_path_factory.mktemp("untied") / "model", tied=False)
+
+
+def write_random_model(folder: Path, tied: bool) -> Path:
+    """A model and its tokenizer in Hugging Face's format."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    folder = tmp_path_factory.mktemp("random") / "model"
     shape = AutoConfig.from_pretrained(PACKAGE / "assets" / "tiny")
-    shape.num_hidden_layers, shape.initializer_range = 2, 0.2
+    shape.num_hidden_layers, shape.initializer_range, shape.tie_word_embeddings = 2, 0.2, tied
     torch.manual_seed(7)
     AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
     AutoTokenizer.from_pretrained(PACKAGE / "assets" / "tiny").save_pretrained(folder)

@@ -86,6 +86,7 @@ def assert_same(one: Finished, other: Finished, losses: float, weights: float | 
 
 
 DOUBLE = "model.dtype=float64"
+LEAN = ["train.packing=on", "train.activation_checkpointing=true", "teacher.cache=disk"]
 
 
 @pytest.mark.slow
@@ -215,13 +216,33 @@ FSDP = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_a_sharded_run_is_the_run_of_one_process(
-    adapter: str, random_model: Path, tmp_path: Path
+def test_every_lean_option_leaves_an_untied_model_the_same_on_every_layout(
+    adapter: str, untied_model: Path, train: Train
 ) -> None:
+    words = [DOUBLE, *LEAN, "method.retain=klr", "train.optim=sgd", "train.learning_rate=0.05",
+             f"model.path={untied_model}", f"adapter={adapter}"]  # fmt: skip
+    whole = train("1 x 1", *words)
+    assert_same(whole, train("2 x 2", *words), 1e-9, 1e-9)
+    plain = [w for w in words if w not in LEAN]
+    assert_same(whole, train("1 x 4", *plain, "train.packing=off"), 1e-9, 1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_sharded_run_is_the_run_of_one_process(
+    adapter: str,
+    tied: bool,
+    random_model: Path,
+    untied_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = random_model if tied else untied_model
     words = [
         "unlearn", "data=jsonl", f"data.forget_file={write_rows(tmp_path / 'f.jsonl', range(13))}",
         f"data.retain_file={write_rows(tmp_path / 'r.jsonl', range(50, 60))}", "eval=none",
-        f"model.path={random_model}", "hardware=cpu", "method=undial", "method.retain=klr",
+        f"model.path={model}", "hardware=cpu", "method=undial", "method.retain=klr", *LEAN,
         f"adapter={adapter}", "adapter.dropout=0", "train.max_steps=4", "train.batch_size=5",
         "train.optim=sgd", "train.learning_rate=0.05", "train.warmup_steps=0",
     ]  # fmt: skip
@@ -233,12 +254,13 @@ def test_a_sharded_run_is_the_run_of_one_process(
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "another"))
     assert run_command([*words, f"output_dir={tmp_path / 'outputs'}", "name=whole"]) == 0
     sharded, whole = (tmp_path / "outputs" / "unlearn" / name for name in ("sharded", "whole"))
     (a,), (b,) = (list((f / "checkpoint").glob("*.safetensors")) for f in (sharded, whole))
     one, other = load_file(a), load_file(b)
     assert set(other) <= set(one)
-    before = load_file(random_model / "model.safetensors") if adapter == "none" else {}
+    before = load_file(model / "model.safetensors") if adapter == "none" else {}
     for key, value in other.items():
         assert torch.allclose(one[key], value, atol=1e-5), key
     assert all(not torch.equal(other[k], v) for k, v in before.items() if "proj" in k)

@@ -191,11 +191,13 @@ def test_empty_rows_change_nothing(name: str, tmp_path: Path) -> None:
         assert not any(g.any() for g in gradients.values())
 
 
-KINDS = ("untied", "gpt2", "qwen2", "lora", "gemma3", "cohere", "granite")
+KINDS = [
+    (kind, name) for kind in ("untied", "gpt2", "qwen2", "lora") for name in ("apart", "prompt")
+]
+KINDS += [(kind, "prompt") for kind in ("gemma3", "cohere", "granite")]
 
 
-@pytest.mark.parametrize("name", ["apart", "prompt"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind, name", KINDS)
 def test_other_models_and_adapters_give_the_same_losses_and_gradients(
     kind: str, name: str, tmp_path: Path
 ) -> None:
@@ -272,7 +274,7 @@ def example_sets(draw: st.DrawFn) -> tuple[list[Example], list[int]]:
     return [e if i >= 0 else EMPTY for e, i in zip(chosen, indices, strict=True)], indices
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(found=example_sets())
 @example(found=([EMPTY, EMPTY], [-1, -1]))
 @example(found=([Example([1] * 9, [1] * 9, 9), Example([1] * 9, [1] * 9, 9)], [0, 1]))
@@ -321,7 +323,7 @@ def hidden(batch: Batch) -> Tensor:
         return LLAMA(input_ids=batch.input_ids, use_cache=False, **batch.layout).logits
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(found=example_sets())
 def test_any_sequences_have_the_hidden_states_they_have_with_padding(
     found: tuple[list[Example], list[int]],
@@ -337,7 +339,7 @@ def plain_attention(query: Tensor, keys: Tensor, values: Tensor, scale: float) -
 
 @pytest.mark.parametrize("heads, groups", [(4, 4), (4, 2), (3, 1)])
 @pytest.mark.parametrize("scaling", [None, 0.7])
-@pytest.mark.parametrize("name", ["apart", "prompt", "one", "one token each"])
+@pytest.mark.parametrize("name", ["apart", "prompt"])
 def test_attention_is_that_of_each_token_to_those_before_it(
     name: str, scaling: float | None, heads: int, groups: int
 ) -> None:
@@ -377,7 +379,7 @@ def test_packed_attention_serves_nothing_else() -> None:
         packed_attention(None, states, states, states, None, pack=pack, softcap=50.0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2", "gemma3", "cohere", "granite"])
 def test_models_that_attend_to_the_whole_sequence_can_be_packed(
     kind: str, dtype: torch.dtype

@@ -8,6 +8,7 @@ same mathematics as separate rows. Knows a model's attention interface, no loss.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -55,10 +56,8 @@ def shared_length(examples: list[Example]) -> int:
     """Tokens that all examples begin with and that predict none of their targets."""
     if len(examples) < 2:
         return 0
-    first = examples[0].input_ids
-    length = min(len(e.input_ids) for e in examples) - 1
-    while any(e.input_ids[:length] != first[:length] for e in examples):
-        length -= 1
+    ids = [e.input_ids for e in examples]
+    length = min(len(os.path.commonprefix(ids)), min(map(len, ids)) - 1)
     for example in examples:
         target = next((i for i, y in enumerate(example.labels) if i and y != IGNORE), None)
         length = length if target is None else min(length, target - 1)
@@ -82,8 +81,7 @@ def packed(examples: list[Example], indices: list[int]) -> Batch:
     if shared:
         mask_TL = torch.ones(longest, shared + longest, dtype=torch.bool).tril(shared)
     where = iter(begins)
-    empty = set() if held is examples[:1] else {k for k, i in enumerate(indices) if i < 0}
-    starts = [0 if k in empty else next(where, 0) - shared for k in range(len(examples))]
+    starts = [next(where) - shared if i >= 0 else 0 for i in indices]
     layout = {"position_ids": position_ids, "pack": Pack(shared, tokens_RT, back, mask_TL)}
     return batch_of(torch.tensor([ids]), examples, indices, starts, len(ids), layout)
 

@@ -1,11 +1,20 @@
 """Losses as pure functions of tensors, with stable names.
 
-Every function takes logits [B, T, V] and unshifted labels [B, T] with -100 as ignore index (as in
-transformers) and shifts them itself. Without `num_items_in_batch` the result is the mean over
-target tokens (or sequences); with it, the sum divided by that number. The `*_sum` functions of
-the modules work on target positions alone and are what training uses.
+A dense function takes logits [B, T, V] and unshifted labels [B, T] with -100 as ignore index (as
+in transformers) and shifts them itself. A `fused_` one takes hidden states [N, D] of the positions
+that predict a target, the head and the targets [N]; it is what training uses. Without
+`num_items_in_batch` the result is the mean over target tokens (or sequences); with it, the sum
+divided by that number.
 """
 
+from undial_cli.losses.fused import (
+    Projection,
+    fused_cross_entropy_loss,
+    fused_ga_loss,
+    fused_kl_loss,
+    fused_npo_loss,
+    fused_undial_loss,
+)
 from undial_cli.losses.positions import IGNORE, select_targets
 from undial_cli.losses.preference import npo_loss, sequence_logps
 from undial_cli.losses.tokens import cross_entropy_loss, ga_loss, kl_loss
@@ -13,7 +22,13 @@ from undial_cli.losses.undial import undial_loss, undial_target
 
 __all__ = [
     "IGNORE",
+    "Projection",
     "cross_entropy_loss",
+    "fused_cross_entropy_loss",
+    "fused_ga_loss",
+    "fused_kl_loss",
+    "fused_npo_loss",
+    "fused_undial_loss",
     "ga_loss",
     "kl_loss",
     "npo_loss",

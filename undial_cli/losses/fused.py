@@ -48,10 +48,10 @@ class Projection:
         """Logits [N, V], in float32 at least."""
         return self.after(upcast(F.linear(hidden_ND, self.weight_VD, self.bias_V)))
 
-    def to(self, dtype: torch.dtype) -> Projection:
-        """The same projection in another dtype."""
-        bias_V = None if self.bias_V is None else self.bias_V.to(dtype)
-        return Projection(self.weight_VD.to(dtype), bias_V, self.scale, self.cap)
+    def to(self, where: torch.dtype | torch.device) -> Projection:
+        """The same projection in another dtype or on another device."""
+        bias_V = None if self.bias_V is None else self.bias_V.to(where)
+        return Projection(self.weight_VD.to(where), bias_V, self.scale, self.cap)
 
     def detach(self) -> Projection:
         """The same projection, without gradient."""
@@ -109,6 +109,7 @@ class Fused(torch.autograd.Function):
                 grad_weight = new(weight_VD, dtype=wide)
             grad_bias = torch.zeros_like(low.weight_VD[:, 0], dtype=wide) if needs_bias else None
             slope: list[Tensor] = []
+            first = True
 
             def project(rows: slice) -> Tensor:
                 logits = low.logits(hidden[rows])
@@ -127,7 +128,8 @@ class Fused(torch.autograd.Function):
                 if grad_hidden is not None:
                     torch.mm(gradient, low.weight_VD, out=grad_hidden[rows])
                 if grad_weight is not None:
-                    add_product_(grad_weight, gradient.T, hidden[rows], first=not rows.start)
+                    add_product_(grad_weight, gradient.T, hidden[rows], first)
+                first = False
         ctx.gradients = [
             None if grad is None else grad.to(like.dtype)  # type: ignore[union-attr]
             for grad, like in (
@@ -462,7 +464,7 @@ def fused_npo_loss(
         num_items_in_batch: divisor of the sum; None for the number of sequences with a target.
         chunk_size: positions whose logits exist at one time; a longer sequence is projected twice.
     """
-    lengths = torch.tensor(counts, device=targets.device)
+    lengths = torch.tensor(counts, dtype=torch.long, device=targets.device)
     sequence = torch.arange(len(counts), device=targets.device).repeat_interleave(lengths)
     total = npo_sum(
         hidden, as_projection(head), targets, sequence, counts, reference_logps, beta, chunk_size

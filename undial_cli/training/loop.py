@@ -78,7 +78,8 @@ def make_teacher(
     adapted = run.adapter.name != "none"
     content = [target, run.adapter.name == "qlora", run.model.dtype, run.model.attn_implementation,
                autocast_dtype(run), torch.__version__, transformers.__version__]  # fmt: skip
-    teacher = CachedTeacher(model, cache_dir() / "teacher", digest(content), share_head=adapted)
+    with autocast(run, next(model.parameters()).device):
+        teacher = CachedTeacher(model, cache_dir() / "teacher", digest(content), adapted)
     for name, need in needs.items():
         teacher.add(name, schedule.sets[name], schedule.used(name), need)
     asked = sum(schedule.drawn(name) for name in needs)

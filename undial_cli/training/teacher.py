@@ -180,6 +180,7 @@ class CachedTeacher:
             WorldError: something is, or the processes do not see the same cache folder.
         """
         device, found = next(model.parameters()).device, self.open()
+        self.head = None if self.head is None else self.head.to(device)
         for name, missing in found.items():
             kept = self.sets[name]
             if missing and resumed:
