@@ -45,7 +45,7 @@ from undial_cli.data.collate import Batch, pad, padded
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.load import load_training_set
 from undial_cli.data.schedule import Schedule, deal
-from undial_cli.head import head_job, install_head
+from undial_cli.head import head_job, install_head, output_head
 from undial_cli.methods import forget_loss, retain_loss
 from undial_cli.methods.base import Loss, Targets
 from undial_cli.quiet import quiet
@@ -135,7 +135,7 @@ class Bench:
 
     def teacher(self, needs: frozenset[str]) -> CachedTeacher:
         """The teacher's signal of all examples, computed now."""
-        share = not any(p.requires_grad for p in self.model.get_output_embeddings().parameters())
+        share = not output_head(self.model).weight.requires_grad
         where = Path(tempfile.mkdtemp(dir=self.folder.name))
         teacher = CachedTeacher(self.model, where, "bench", share_head=share)
         teacher.add("forget", self.examples, list(range(len(self.examples))), needs)
@@ -175,7 +175,7 @@ def peak_bytes(device: torch.device, step: Callable[[], Any]) -> int:
     events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
     level = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
-        level += event.nbytes()
+        level += event.nbytes()  # type: ignore[attr-defined]
         peak = max(peak, level)
     return peak
 
@@ -316,31 +316,32 @@ def head_seconds(bench: Bench, loss: Loss, teacher: CachedTeacher, batch: Batch)
 def what_it_grows_with(bench: Bench, loss: Loss, teacher: CachedTeacher, make: Make) -> None:
     """Body and head on few and many real tokens and targets, with and without padding."""
     by_length = sorted(range(len(make.examples)), key=lambda i: len(make.examples[i].input_ids))
-    middle = by_length[len(by_length) // 2 :]
+    half = len(by_length) // 2
     cases = {
-        "8 of middle length": middle[:8],
-        "16 of middle length": middle[:16],
-        "7 shortest and the longest": [*by_length[:7], by_length[-1]],
+        "4 of middle length": (by_length[half : half + 4], make.packed),
+        "8 of middle length": (by_length[half : half + 8], make.packed),
+        "16 of middle length": (by_length[half : half + 16], make.packed),
+        "7 shortest and the longest": ([*by_length[:7], by_length[-1]], make.packed),
+        "the same, padded": ([*by_length[:7], by_length[-1]], make.padded),
     }
     rows = []
     base = models.base_of(bench.model)
-    for name, indices in cases.items():
-        for way in (make.padded, make.packed):
-            batch = way(indices)
-            packs = "pack" in batch.layout
-            step = functools.partial(run_body, bench, batch)
-            own = base.config._attn_implementation
-            with packing.attention(base, packing.NAME if packs else own):
-                body = min(seconds(bench.device, step) for _ in range(3))
-                head = min(head_seconds(bench, loss, teacher, batch) for _ in range(3))
-            rows.append([f"{name}, {'packed' if packs else 'padded'}", str(batch.input_ids.numel()),
-                         str(batch.tokens), str(sum(batch.counts)), f"{body:.3f}",
-                         f"{body / batch.tokens * 1e3:.2f}", f"{head:.3f}",
-                         f"{head / sum(batch.counts) * 1e3:.2f}"])  # fmt: skip
+    own = base.config._attn_implementation
+    for name, (indices, way) in cases.items():
+        batch = way(indices)
+        step = functools.partial(run_body, bench, batch)
+        with packing.attention(base, packing.NAME if way == make.packed else own):
+            step()
+            body = min(seconds(bench.device, step) for _ in range(3))
+            head = min(head_seconds(bench, loss, teacher, batch) for _ in range(3))
+        computed, targets = batch.input_ids.numel(), sum(batch.counts)
+        rows.append([name, str(batch.tokens), str(computed), str(targets), f"{body:.3f}",
+                     f"{body / computed * 1e3:.2f}", f"{head:.3f}",
+                     f"{head / targets * 1e3:.2f}"])  # fmt: skip
     table(
         "What it grows with",
-        ["batch", "computed tokens", "real tokens", "targets", "body, s", "ms a real token",
-         "head, s", "ms a target"],
+        ["batch", "real tokens", "tokens computed", "targets", "body, s", "ms a token computed",
+         "head and loss, s", "ms a target"],
         rows,
     )  # fmt: skip
 
@@ -469,8 +470,9 @@ def main() -> None:
         ["step", "seconds", "/ (a)", "/ (b)", "FLOPs / (a)"],
         rows,
     )
-    print(f"\nNPO: plain {found['npo plain']:.2f} s, ours {found['npo']:.2f} s, "
-          f"ratio {(found['npo'] + share) / found['npo plain']:.2f} with the reference pass")  # fmt: skip
+    plain, mine = found["npo plain"], found["npo"] + share
+    print(f"\nNPO, reference pass included: plain {plain:.2f} s, ours {mine:.2f} s, ratio "
+          f"{mine / plain:.2f}.")  # fmt: skip
 
     ordered = spread(in_order, padded_tokens, given.batches)
     sorted_groups = spread(grouped, padded_tokens, given.batches)
@@ -491,7 +493,7 @@ def main() -> None:
     tokens = {
         "a": statistics.fmean(padded_tokens(i) for i in ordered),
         "grouped": statistics.fmean(padded_tokens(i) for i in sorted_groups),
-        "packed": statistics.fmean(make.packed(i).tokens for i in packed_groups),
+        "packed": statistics.fmean(make.packed(i).input_ids.numel() for i in packed_groups),
     }
     rows = [
         ["(a) data order", f"{tokens['a']:.0f}", f"{a:.2f}", "1.00", f"{a / b:.2f}"],

@@ -235,7 +235,7 @@ def test_no_token_is_computed_twice_and_none_is_padding(name: str) -> None:
     _, batch = batches(chosen, list(range(len(chosen))))
     tokens = shared + sum(len(e.input_ids) - shared for e in chosen)
     assert batch.input_ids.shape == (1, tokens)
-    assert batch.tokens == tokens
+    assert batch.tokens == sum(len(e.input_ids) for e in chosen)
     widths = []
     model = model_of("llama")
     model.model.layers[0].mlp.register_forward_pre_hook(
@@ -284,7 +284,9 @@ def test_the_layout_holds_every_sequence_whole(found: tuple[list[Example], list[
     pack: Pack = batch.layout["pack"]
     real = [e for e, i in zip(examples, indices, strict=True) if i >= 0] or examples[:1]
     ids, positions = batch.input_ids[0], batch.layout["position_ids"][0]
-    assert len(ids) == len(positions) == batch.tokens
+    assert len(ids) == len(positions)
+    held = [e for e, i in zip(examples, indices, strict=True) if i >= 0]
+    assert batch.tokens == sum(len(e.input_ids) for e in held)
     assert pack.shared == plain_shared_length(real) == shared_length(real)
     assert len(ids) == pack.shared + sum(len(e.input_ids) - pack.shared for e in real)
     assert len(pack.tokens_RT) == len(real)
@@ -346,7 +348,7 @@ def test_attention_is_that_of_each_token_to_those_before_it(
     chosen, width = SETS[name][0], 6
     _, batch = batches(chosen, list(range(len(chosen))))
     pack: Pack = batch.layout["pack"]
-    size = batch.tokens
+    size = batch.input_ids.numel()
     torch.manual_seed(0)
     query, key, value = (
         torch.randn(1, n, size, width, dtype=torch.float64) for n in (heads, groups, groups)

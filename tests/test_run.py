@@ -139,6 +139,7 @@ def test_the_forget_text_is_in_no_log_and_no_card(plain: Path) -> None:
             assert sample["prompt"] not in text, name
 
 
+@pytest.mark.slow
 def test_store_text_none_keeps_text_out_of_every_file(random_model: Path, tmp_path: Path) -> None:
     folder = start(random_model, tmp_path, "eval.store_text=none")
     sample = lines(folder / "evaluation" / "samples.jsonl")[0]
@@ -148,6 +149,7 @@ def test_store_text_none_keeps_text_out_of_every_file(random_model: Path, tmp_pa
     assert b"Rafiq Tregavorn" not in everything
 
 
+@pytest.mark.slow
 def test_from_run_yaml_repeats_the_weights_bit_for_bit(
     plain: Path, lora: Path, tmp_path: Path
 ) -> None:
@@ -187,6 +189,7 @@ assert not [name for name in sys.modules if name.startswith("undial")]
 """
 
 
+@pytest.mark.slow
 def test_checkpoints_answer_in_plain_python_what_the_samples_hold(plain: Path, lora: Path) -> None:
     samples = lines(plain / "evaluation" / "samples.jsonl")
     assert len({s["generation"] for s in samples}) > 4

@@ -68,6 +68,7 @@ def test_a_signal_larger_than_the_memory_budget_is_mapped_from_disk(run: Run) ->
     assert same(first, mapped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["truncated", "flipped"])
 def test_a_damaged_file_is_noticed_and_mended(way: str, run: Run, tmp_path: Path) -> None:
     first = run("first")

@@ -8,7 +8,6 @@ same mathematics as separate rows. Knows a model's attention interface, no loss.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +56,9 @@ def shared_length(examples: list[Example]) -> int:
     if len(examples) < 2:
         return 0
     ids = [e.input_ids for e in examples]
-    length = min(len(os.path.commonprefix(ids)), min(map(len, ids)) - 1)
+    apart = enumerate(zip(min(ids), max(ids), strict=False))  # the two that differ first
+    length = min(map(len, ids)) - 1
+    length = next((i for i, (a, b) in apart if a != b and i < length), length)
     for example in examples:
         target = next((i for i, y in enumerate(example.labels) if i and y != IGNORE), None)
         length = length if target is None else min(length, target - 1)
@@ -83,7 +84,7 @@ def packed(examples: list[Example], indices: list[int]) -> Batch:
     where = iter(begins)
     starts = [next(where) - shared if i >= 0 else 0 for i in indices]
     layout = {"position_ids": position_ids, "pack": Pack(shared, tokens_RT, back, mask_TL)}
-    return batch_of(torch.tensor([ids]), examples, indices, starts, len(ids), layout)
+    return batch_of(torch.tensor([ids]), examples, indices, starts, layout)
 
 
 def packed_attention(

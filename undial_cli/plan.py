@@ -97,6 +97,7 @@ class Plan:
     memory: Memory
     teacher: Cost
     step: Cost
+    rough: bool = False
 
 
 @dataclass
@@ -123,24 +124,31 @@ def make(
 ) -> Plan:
     """Plan the training of the model at `path`; the other arguments are those of training.
 
+    A GPU whose kernels cannot be replayed is replayed as a CPU.
+
     Raises:
         UserError: the run asks for what is not possible.
         WorldError: the model's code does not run without numbers.
     """
-    replay = Replay(torch.device("cpu") if launch.on_cpu(run) else torch.device("cuda", 0))
-    try:
-        model = blank(run, path)
-        replay.bring(model)
-        # All on this thread, in which the replay is open.
-        with replay, torch.autograd.set_multithreading_enabled(False):
-            return rehearse(replay, run, model, sets, terms, anchor, cache)
-    except (UserError, WorldError):
-        raise
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise WorldError(
-            f"plan=true: model={run.model.name} does not run without numbers ({lines[0][:160]})"
-        ) from error
+    device = torch.device("cpu") if launch.on_cpu(run) else torch.device("cuda", 0)
+    failure: Exception | None = None
+    for replayed in dict.fromkeys((device, torch.device("cpu"))):
+        try:
+            replay, model = Replay(replayed), blank(run, path)
+            replay.bring(model)
+            # All on this thread, in which the replay is open.
+            with replay, torch.autograd.set_multithreading_enabled(False):
+                found = rehearse(replay, run, model, sets, terms, anchor, cache)
+            rough = replayed != device or is_sharded(run) or run.adapter.name == "qlora"
+            return dataclasses.replace(found, device=device, rough=rough)
+        except (UserError, WorldError):
+            raise
+        except Exception as error:
+            failure = error
+    lines = str(failure).strip().splitlines() or [type(failure).__name__]
+    raise WorldError(
+        f"plan=true: model={run.model.name} does not run without numbers ({lines[0][:160]})"
+    ) from failure
 
 
 def rehearse(
@@ -174,8 +182,8 @@ def rehearse(
     largest = batches[tokens.index(max(tokens))]
     with packing.attention(base, packing.NAME if packs else base.config._attn_implementation):
         asked = teacher_pass(rehearsal)
-        one, update = two_steps(rehearsal, schedule.collate(largest), dealing.accumulation)
-    memory.teacher_pass = max(asked.highest, replay.level)
+        one, update = one_step(rehearsal, schedule.collate(largest), dealing.accumulation)
+    memory.teacher_pass = asked.highest
     divide(run, memory, base, processes)
     parameters = list(model.parameters())
     return Plan(
@@ -298,10 +306,8 @@ def teacher_pass(rehearsal: Rehearsal) -> Cost:
     return total
 
 
-def two_steps(
-    rehearsal: Rehearsal, batch: dict[str, Batch], accumulation: int
-) -> tuple[Cost, Cost]:
-    """Two optimiser steps: the first one makes the states, the second one's level counts.
+def one_step(rehearsal: Rehearsal, batch: dict[str, Batch], accumulation: int) -> tuple[Cost, Cost]:
+    """An optimiser step, in which the optimiser's states are there already.
 
     Returns:
         The work of one micro-batch and of one update.
@@ -316,18 +322,23 @@ def two_steps(
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     memory.gradients = sum(p.nbytes for p in trained)
-    optimiser, one, update = optimiser_of(arguments, trained), Cost(), Cost()
-    for _ in range(2):
-        with replay.measured() as step:
-            for _ in range(min(2, accumulation)):
-                one = micro_step(rehearsal, batch)
-            with replay.measured() as update:
-                if arguments.max_grad_norm:
-                    nn.utils.clip_grad_norm_(trained, arguments.max_grad_norm)
-                if optimiser is not None:
-                    optimiser.step()
-                model.zero_grad()
-        memory.step = step.highest
+    optimiser = optimiser_of(arguments, trained)
+    if optimiser is not None:
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()
+        model.zero_grad()
+    one = Cost()
+    with replay.measured() as step:
+        for _ in range(min(2, accumulation)):
+            one = micro_step(rehearsal, batch)
+        with replay.measured() as update:
+            if arguments.max_grad_norm:
+                nn.utils.clip_grad_norm_(trained, arguments.max_grad_norm)
+            if optimiser is not None:
+                optimiser.step()
+            model.zero_grad()
+    memory.step = step.highest
     if optimiser is None:
         memory.optimiser = state_bytes(arguments.optim, counted(trained))
         memory.step += memory.optimiser
@@ -411,7 +422,7 @@ def divide(run: TrainingRun, memory: Memory, model: nn.Module, processes: int) -
     away = 1 - 1 / processes
     gradients = min(memory.gradients, memory.step - memory.level)
     memory.step += whole - away * (memory.weights + memory.optimiser + gradients)
-    memory.teacher_pass += whole - away * memory.weights
+    memory.teacher_pass += (whole - away * memory.weights) if memory.teacher_pass else 0
     for name in ("weights", "optimiser", "gradients"):
         setattr(memory, name, getattr(memory, name) / processes)
 

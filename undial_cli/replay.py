@@ -120,6 +120,8 @@ class Replay(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func.namespace == "prim":  # what a tensor is, no work
+            return func(*args, **kwargs)
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if func in ANSWERS and any(isinstance(x, FakeTensor) for x in given):
             return ANSWERS[func]

@@ -46,7 +46,8 @@ class Batch:
 
     `positions_N`: where each target is predicted, in the flattened `input_ids`; `sequence_N`: its
     row; `counts`: targets of each row; `index`: each row's place in its set, -1 for an empty row;
-    `tokens`: real ones; `layout`: what the model's forward is given besides `input_ids`.
+    `tokens`: of the sequences, padding left out; `layout`: what the model's forward is given
+    besides `input_ids`.
     """
 
     input_ids: Tensor
@@ -78,7 +79,7 @@ def padded(examples: list[Example], indices: list[int]) -> Batch:
     for row, example in enumerate(examples):
         input_ids[row, : len(example.input_ids)] = torch.tensor(example.input_ids)
     starts = [row * length for row in range(len(examples))]
-    return batch_of(input_ids, examples, indices, starts, sum(len(e.input_ids) for e in examples))
+    return batch_of(input_ids, examples, indices, starts)
 
 
 def batch_of(
@@ -86,7 +87,6 @@ def batch_of(
     examples: list[Example],
     indices: list[int],
     starts: list[int],
-    tokens: int,
     layout: dict[str, Any] | None = None,
 ) -> Batch:
     """A batch whose sequences begin at `starts` of the flattened input (were each whole)."""
@@ -102,7 +102,7 @@ def batch_of(
         torch.tensor(sequence, dtype=torch.long),
         counts,
         indices,
-        tokens,
+        sum(len(e.input_ids) for e, i in zip(examples, indices, strict=True) if i >= 0),
         layout or {},
     )
 

@@ -47,10 +47,9 @@ def table_of(run: TrainingRun, plan: Plan) -> Table:
     """The memory of one device, item by item."""
     memory, kind = plan.memory, plan.device.type
     each = kind if plan.processes == 1 else f"each of {plan.processes} {kind} processes"
-    rough = is_sharded(run) or run.adapter.name == "qlora"
     table = Table(title=f"plan: {run.command} {run.model.name} on {run.data.name}")
     table.title_justify = "left"
-    table.add_column(f"memory of {each}" + (" (estimate)" if rough else ""))
+    table.add_column(f"memory of {each}" + (" (estimate)" if plan.rough else ""))
     table.add_column("bytes", justify="right")
     micro = f"{plan.sequences} sequences, {plan.tokens} tokens"
     rows = [

