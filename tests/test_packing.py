@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -274,6 +275,12 @@ def example_sets(draw: st.DrawFn) -> tuple[list[Example], list[int]]:
     return [e if i >= 0 else EMPTY for e, i in zip(chosen, indices, strict=True)], indices
 
 
+def rows_of(pack: Pack) -> list[Tensor]:
+    """The places of each sequence's tokens after the shared ones, in the order of the batch."""
+    rows = [row for tokens_RT, _ in pack.groups for row in tokens_RT]
+    return sorted(rows, key=lambda row: int(row[0]))
+
+
 @settings(deadline=None, max_examples=100)
 @given(found=example_sets())
 @example(found=([EMPTY, EMPTY], [-1, -1]))
@@ -289,15 +296,18 @@ def test_the_layout_holds_every_sequence_whole(found: tuple[list[Example], list[
     assert batch.tokens == sum(len(e.input_ids) for e in held)
     assert pack.shared == plain_shared_length(real) == shared_length(real)
     assert len(ids) == pack.shared + sum(len(e.input_ids) - pack.shared for e in real)
-    assert len(pack.tokens_RT) == len(real)
+    assert len(rows_of(pack)) == len(real)
     places = []
-    for tokens_T, sequence in zip(pack.tokens_RT, real, strict=True):
+    for tokens_T, sequence in zip(rows_of(pack), real, strict=True):
         rest = tokens_T[: len(sequence.input_ids) - pack.shared]
         place = torch.cat([torch.arange(pack.shared), rest])
         assert ids[place].tolist() == sequence.input_ids
         assert positions[place].tolist() == list(range(len(sequence.input_ids)))
         places.append(place.tolist())
-    rest = pack.tokens_RT.flatten()[pack.back]
+    rest = torch.cat([tokens_RT.flatten() for tokens_RT, _ in pack.groups])[pack.back]
+    for tokens_RT, _ in pack.groups:
+        lengths = [len(set(row)) for row in tokens_RT.tolist()]
+        assert min(lengths) >= 0.75 * max(lengths)
     assert rest.tolist() == list(range(pack.shared, len(ids)))
     expected, numbers = [], iter(places)
     for row, (sequence, index) in enumerate(zip(examples, indices, strict=True)):
@@ -356,8 +366,8 @@ def test_attention_is_that_of_each_token_to_those_before_it(
     found, _ = packed_attention(None, query, key, value, None, scaling, pack=pack)
     assert found.shape == (1, size, heads, width)
     before: dict[int, list[int]] = {t: list(range(t + 1)) for t in range(pack.shared)}
-    for tokens_T, sequence in zip(pack.tokens_RT.tolist(), chosen, strict=True):
-        own = tokens_T[: len(sequence.input_ids) - pack.shared]
+    for tokens_T, sequence in zip(rows_of(pack), chosen, strict=True):
+        own = tokens_T.tolist()[: len(sequence.input_ids) - pack.shared]
         for n, t in enumerate(own):
             before[t] = [*range(pack.shared), *own[: n + 1]]
     assert len(before) == size
@@ -474,6 +484,6 @@ def test_a_batch_moves_whole_with_its_layout() -> None:
         assert moved.layout.keys() == batch.layout.keys()
         if "pack" in moved.layout:
             pack = moved.layout["pack"]
-            tensors = (pack.tokens_RT, pack.back, pack.mask_TL, moved.layout["position_ids"])
+            tensors = (*itertools.chain(*pack.groups), pack.back, moved.layout["position_ids"])
             assert {t.device.type for t in tensors} == {"meta"}
             assert pack.shared == batch.layout["pack"].shared

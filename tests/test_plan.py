@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from undial_cli.replay import Cost, Replay
 from undial_cli.reporting import plan_table
 from undial_cli.schema import TrainingRun, default_name
 from undial_cli.speed import Speed, seconds
+from undial_cli.stand_ins import state_bytes
 from undial_cli.targets import target_of
 from undial_cli.training import loop
 from undial_cli.training.callbacks import MetricsLog
@@ -238,10 +240,22 @@ def test_a_plan_says_what_would_take_less(
         monkeypatch.setattr(plan_table, "room", lambda _, there=there: there)
         plan_table.show(run, whole)
         assert verdict in capsys.readouterr().out
-    assert plan_table.advice(run, whole).split(", ") == [
-        "hardware.micro_batch_size=4", "train.activation_checkpointing=true", "adapter=lora",
+
+
+def test_advice_is_what_helps_most_here(whole: Plan) -> None:
+    run = training()
+    memory = Memory(weights=100, gradients=10, activations=80, head=10, step=200)
+    large = dataclasses.replace(whole, micro=8, memory=memory)
+    # Of 0.9 * 150 bytes, 15 are left to activations, which take 10 for each sequence.
+    assert plan_table.advice(run, large, 150).split(", ") == [
+        "hardware.micro_batch_size=1", "train.activation_checkpointing=true", "adapter=lora",
         "model.dtype=bfloat16",
     ]  # fmt: skip
+    run.adapter.name, run.model.dtype = "lora", "bfloat16"
+    heavy = dataclasses.replace(whole, memory=Memory(weights=100, activations=10, step=110))
+    assert plan_table.advice(run, heavy, 50) == "a smaller model"
+    heavy.device = torch.device("cuda")
+    assert plan_table.advice(run, heavy, 50) == "adapter=qlora"
 
 
 def test_processes_share_a_step_and_exchange_gradients(
@@ -274,7 +288,7 @@ def test_shards_divide_what_is_shared() -> None:
      ("ademamix", 12000), ("galore_adamw", 8000)],
 )  # fmt: skip
 def test_states_of_optimisers_outside_torch_go_by_name(name: str, size: int) -> None:
-    assert plan.state_bytes(name, 1000) == size
+    assert state_bytes(name, 1000) == size
 
 
 def test_four_bit_weights_take_half_a_byte(shape: tuple[Path, int]) -> None:
@@ -333,6 +347,7 @@ def test_time_is_work_at_a_speed() -> None:
     assert plan_table.duration(90) == "90 s"
     assert plan_table.duration(200) == "3 min"
     assert plan_table.duration(7200) == "2.0 h"
+    assert plan_table.duration(864000) == "10 days"
 
 
 @pytest.mark.slow

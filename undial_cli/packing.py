@@ -25,6 +25,8 @@ from undial_cli.losses.fused import Projection
 NAME = "undial_packed"
 # Fewer shared tokens than this do not pay for an attention call of their own.
 LEAST_SHARED = 8
+# Sequences attend together unless one is shorter than this share of the longest.
+SIMILAR = 0.75
 # What some models ask of their attention, and this one does not do.
 UNKNOWN = {"softcap", "s_aux", "position_bias"}
 
@@ -33,22 +35,23 @@ UNKNOWN = {"softcap", "s_aux", "position_bias"}
 class Pack:
     """Where the tokens of R sequences lie in one row of N: `shared` first, then the rest of each.
 
-    `tokens_RT`: place of each query, any where a row is shorter; `back`: the place among R x T of
-    every token after the shared ones.
+    `groups`: sequences of similar length that attend together, each with the place of its tokens
+    [R, T] (any place where a row is shorter) and what they see, [T, shared + T] (None: those before
+    them); `back`: where among all these R x T the tokens after the shared ones are.
     """
 
     shared: int
-    tokens_RT: Tensor
+    groups: list[tuple[Tensor, Tensor | None]]
     back: Tensor
-    mask_TL: Tensor | None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Pack:
         """The same pack on a device."""
-        tensors = (
-            None if x is None else x.to(device, non_blocking=non_blocking)
-            for x in (self.tokens_RT, self.back, self.mask_TL)
-        )
-        return Pack(self.shared, *tensors)  # type: ignore[arg-type]
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        groups = [(moved(t), None if m is None else moved(m)) for t, m in self.groups]
+        return Pack(self.shared, groups, moved(self.back))
 
 
 def shared_length(examples: list[Example]) -> int:
@@ -70,21 +73,36 @@ def packed(examples: list[Example], indices: list[int]) -> Batch:
     held = [e for e, i in zip(examples, indices, strict=True) if i >= 0] or examples[:1]
     shared = shared_length(held)
     lengths = [len(e.input_ids) - shared for e in held]
-    longest = max(lengths)
     ids = held[0].input_ids[:shared] + [i for e in held for i in e.input_ids[shared:]]
-    places = torch.arange(shared)
     begins = [shared + sum(lengths[:row]) for row in range(len(held))]
-    position_ids = torch.cat([places, *(torch.arange(n) + shared for n in lengths)])[None]
-    within_RT = torch.arange(longest).minimum(torch.tensor(lengths)[:, None] - 1)
-    tokens_RT = within_RT + torch.tensor(begins)[:, None]
-    back = torch.cat([row * longest + torch.arange(n) for row, n in enumerate(lengths)])
-    mask_TL = None
-    if shared:
-        mask_TL = torch.ones(longest, shared + longest, dtype=torch.bool).tril(shared)
+    positions = [torch.arange(shared), *(torch.arange(n) + shared for n in lengths)]
+    groups, back, places = [], torch.empty(len(ids) - shared, dtype=torch.long), 0
+    for rows in of_similar_length(lengths):
+        longest = lengths[rows[0]]
+        for row in rows:
+            own = slice(begins[row] - shared, begins[row] - shared + lengths[row])
+            back[own] = torch.arange(places, places + lengths[row])
+            places += longest
+        within_RT = torch.arange(longest).minimum(torch.tensor([[lengths[r] - 1] for r in rows]))
+        mask_TL = None
+        if shared:
+            mask_TL = torch.ones(longest, shared + longest, dtype=torch.bool).tril(shared)
+        groups.append((within_RT + torch.tensor([[begins[r]] for r in rows]), mask_TL))
     where = iter(begins)
     starts = [next(where) - shared if i >= 0 else 0 for i in indices]
-    layout = {"position_ids": position_ids, "pack": Pack(shared, tokens_RT, back, mask_TL)}
+    layout = {"position_ids": torch.cat(positions)[None], "pack": Pack(shared, groups, back)}
     return batch_of(torch.tensor([ids]), examples, indices, starts, layout)
+
+
+def of_similar_length(lengths: list[int]) -> list[list[int]]:
+    """Row numbers in groups, the longest row of each first and none much shorter."""
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if groups and lengths[row] >= SIMILAR * lengths[groups[-1][0]]:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 def packed_attention(
@@ -105,43 +123,41 @@ def packed_attention(
     if unknown:
         raise ValueError(f"attention with {unknown} is not served")
     del module
-    rows, longest = pack.tokens_RT.shape
-    own, shared = pack.tokens_RT.flatten(), pack.shared
-    if pack.mask_TL is not None and query.is_cuda:  # where a mask and grouped heads exclude speed
+    shared = pack.shared
+    if shared and query.is_cuda:  # its fast kernels take a mask or grouped heads, not both
         groups = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    grouped = query.shape[1] != key.shape[1]
 
-    def gathered(states: Tensor, before: int) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask_TL: Tensor | None) -> Tensor:
+        """Attention of R rows of T queries, as [R x T, H, d]."""
+        found = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask_TL, dropout_p=dropout, is_causal=mask_TL is None,
+            scale=scaling, enable_gqa=query.shape[1] != key.shape[1],
+        )  # fmt: skip
+        return found.transpose(1, 2).flatten(0, 1)
+
+    def gathered(states: Tensor, tokens_RT: Tensor, before: int) -> Tensor:
         """[R, heads, before + T, d] of states [1, heads, N, d]."""
-        tokens = states[0].index_select(1, own).unflatten(1, (rows, longest)).transpose(0, 1)
+        tokens = states[0].index_select(1, tokens_RT.flatten())
+        tokens = tokens.unflatten(1, tokens_RT.shape).transpose(0, 1)
         if not before:
             return tokens
-        return torch.cat([states[:, :, :before].expand(rows, -1, -1, -1), tokens], dim=2)
+        return torch.cat([states[:, :, :before].expand(len(tokens), -1, -1, -1), tokens], dim=2)
 
-    found = F.scaled_dot_product_attention(
-        gathered(query, 0),
-        gathered(key, shared),
-        gathered(value, shared),
-        attn_mask=pack.mask_TL,
-        dropout_p=dropout,
-        is_causal=pack.mask_TL is None,
-        scale=scaling,
-        enable_gqa=grouped,
-    )
-    output_ND = found.transpose(1, 2).flatten(0, 1).index_select(0, pack.back)
-    if shared:
-        before = F.scaled_dot_product_attention(
-            query[:, :, :shared],
-            key[:, :, :shared],
-            value[:, :, :shared],
-            dropout_p=dropout,
-            is_causal=True,
-            scale=scaling,
-            enable_gqa=grouped,
+    found = [
+        attend(
+            gathered(query, tokens_RT, 0),
+            gathered(key, tokens_RT, shared),
+            gathered(value, tokens_RT, shared),
+            mask_TL,
         )
-        output_ND = torch.cat([before[0].transpose(0, 1), output_ND])
-    return output_ND[None], None
+        for tokens_RT, mask_TL in pack.groups
+    ]
+    output_NHd = torch.cat(found).index_select(0, pack.back)
+    if shared:
+        first = attend(query[:, :, :shared], key[:, :, :shared], value[:, :, :shared], None)
+        output_NHd = torch.cat([first, output_NHd])
+    return output_NHd[None], None
 
 
 AttentionInterface.register(NAME, packed_attention)

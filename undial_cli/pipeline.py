@@ -67,10 +67,10 @@ def execute(run: Run, show: bool = True) -> RunResult:
     checks.check_run(run)
     if isinstance(run, TrainingRun):
         check_training(run)
-        if run.plan:
-            return planned(run)
     if distributed.joined():
         launch.start_processes(run)
+    if isinstance(run, TrainingRun) and run.plan:
+        return planned(run)
     folder = folder_of(run)
     distributed.on_main(lambda: check_folder(run, folder))
     try:

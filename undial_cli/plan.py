@@ -10,17 +10,13 @@ the making of the target.
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
 
 from undial_cli import distributed, launch, lean, models, packing
 from undial_cli.data.collate import Batch
@@ -30,16 +26,12 @@ from undial_cli.errors import UserError, WorldError
 from undial_cli.head import output_head
 from undial_cli.methods.base import Loss, Targets
 from undial_cli.replay import Cost, Replay
-from undial_cli.schema import HardwareConfig, TeacherConfig, TrainingRun, is_sharded
+from undial_cli.schema import TeacherConfig, TrainingRun, is_sharded
+from undial_cli.stand_ins import optimiser_of, quantise, state_bytes
 from undial_cli.training.arguments import training_arguments
 from undial_cli.training.loop import autocast, is_packed, make_schedule, make_teacher
 from undial_cli.training.teacher import TOKENS, CachedTeacher, Teacher, by_length, look
 from undial_cli.training.trainer import Term, term_sum
-
-# States per trained parameter of optimisers that are not replayed; of others there are two.
-STATES = {"ademamix": 3, "lion": 1, "rmsprop": 1, "sgd": 1}
-# Bytes of a 4-bit weight and its share of the scales, which are quantised themselves.
-FOUR_BIT = 0.516
 
 
 @dataclass
@@ -166,7 +158,7 @@ def rehearse(
     lean.make_lean(base)
     packs = is_packed(run, model)
     dealing = deal(run.train.batch_size, processes, run.hardware.micro_batch_size)
-    # One process that is dealt the micro-batches of all.
+    # The micro-batches of all processes, also where the others are still to be started.
     alone = dataclasses.replace(run.hardware, micro_batch_size=dealing.micro)
     schedule = make_schedule(dataclasses.replace(run, hardware=alone), sets, anchor, packs)
     with replay.measured() as made:
@@ -205,7 +197,7 @@ def rehearse(
 
 def world(run: TrainingRun) -> int:
     """How many processes will share the run."""
-    return int(os.environ["WORLD_SIZE"]) if distributed.joined() else launch.num_processes(run)
+    return distributed.world() if distributed.joined() else launch.num_processes(run)
 
 
 def blank(run: TrainingRun, path: str) -> Any:
@@ -215,42 +207,6 @@ def blank(run: TrainingRun, path: str) -> Any:
         if run.adapter.name == "qlora":
             quantise(model)
         return models.adapt(model, run.adapter, run.seed)
-
-
-class FourBit(nn.Linear):
-    """A linear layer that has the memory of a 4-bit one."""
-
-    def __init__(self, of: nn.Linear) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features, self.bias = of.in_features, of.out_features, of.bias
-        held = torch.empty(int(FOUR_BIT * of.weight.numel()), dtype=torch.uint8)
-        self.weight = nn.Parameter(held, requires_grad=False)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return Dequantised.apply(input, self)  # type: ignore[no-any-return]
-
-
-class Dequantised(torch.autograd.Function):
-    """A product with weights that are there in full only while it is computed."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, layer: FourBit) -> Tensor:
-        ctx.layer = layer
-        return F.linear(input, input.new_empty(layer.out_features, layer.in_features), layer.bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (grad,) = grad_outputs
-        return grad @ grad.new_empty(ctx.layer.out_features, ctx.layer.in_features), None
-
-
-def quantise(model: Any) -> None:
-    """Give a model's linear layers the memory of 4-bit ones; its head stays, as in bitsandbytes."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.Linear:
-                setattr(module, name, FourBit(child))
-    model.is_loaded_in_4bit = True
 
 
 def micro_batches(schedule: Schedule) -> Iterator[list[dict[str, int]]]:
@@ -313,8 +269,11 @@ def one_step(rehearsal: Rehearsal, batch: dict[str, Batch], accumulation: int) -
         The work of one micro-batch and of one update.
     """
     replay, run, model, memory = rehearsal.replay, rehearsal.run, rehearsal.model, rehearsal.memory
-    here = dataclasses.replace(run, hardware=HardwareConfig(precision="no"))  # sets no environment
-    arguments = training_arguments(here, rehearsal.schedule, Path(run.output_dir))
+    # Without what would set environment variables.
+    bare = dataclasses.replace(run.hardware, args={}, precision="no")
+    arguments = training_arguments(
+        dataclasses.replace(run, hardware=bare), rehearsal.schedule, Path(run.output_dir)
+    )
     if arguments.activation_checkpointing:
         model.activation_checkpointing_enable(
             activation_checkpointing_kwargs=arguments.activation_checkpointing_kwargs
@@ -385,27 +344,6 @@ def micro_step(rehearsal: Rehearsal, batch: dict[str, Batch]) -> Cost:
     memory.activations = forward.kept - kept
     memory.head = kept + max(cost.rise - cost.kept for cost in heads)
     return both
-
-
-def optimiser_of(arguments: TrainingArguments, trained: list[nn.Parameter]) -> Any:
-    """The run's optimiser, or None for one that computes outside torch."""
-    try:
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
-    except (ImportError, ValueError):
-        return None
-    if not kind.__module__.startswith(("torch.optim", "transformers.")):
-        return None
-    if "foreach" in inspect.signature(kind).parameters and not options.get("fused"):
-        options.setdefault("foreach", trained[0].device.type == "cuda")  # what torch chooses
-    return kind(trained, **options)
-
-
-def state_bytes(name: str, parameters: int) -> float:
-    """Bytes on the device of an optimiser's states, by what its name tells."""
-    if "paged" in name:
-        return 0
-    states = next((n for word, n in STATES.items() if word in name), 2)
-    return parameters * states * (1.016 if "8bit" in name else 4)
 
 
 def divide(run: TrainingRun, memory: Memory, model: nn.Module, processes: int) -> None:

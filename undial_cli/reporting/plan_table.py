@@ -30,8 +30,9 @@ def show(run: TrainingRun, plan: Plan) -> None:
         f"{duration(plan.steps * step)}; evaluation and the making of the target come on top"
     )
     ui.say(
-        f"measured here: {speed.flops / 1e9:.0f} GFLOP/s, {speed.moved / 1e9:.1f} GB/s; a step is "
-        f"{plan.step.flops / 1e9:.1f} GFLOP and moves {plan.step.moved / 1e9:.2f} GB",
+        f"measured here: {speed.flops / 1e9:.3g} GFLOP/s and {speed.moved / 1e9:.3g} GB/s in "
+        f"{str(plan.dtype).removeprefix('torch.')}; a step is {plan.step.flops / 1e9:.3g} GFLOP "
+        f"and moves {plan.step.moved / 1e9:.3g} GB",
         "dim",
     )
     there = room(plan)
@@ -40,7 +41,7 @@ def show(run: TrainingRun, plan: Plan) -> None:
         ui.say(f"it fits: {line}", "green")
     else:
         verdict = "it hardly fits" if plan.memory.peak <= there else "it does not fit"
-        ui.say(f"{verdict}: {line}; what takes less: {advice(run, plan)}", "red")
+        ui.say(f"{verdict}: {line}; what takes less: {advice(run, plan, there)}", "red")
 
 
 def table_of(run: TrainingRun, plan: Plan) -> Table:
@@ -82,13 +83,14 @@ def room(plan: Plan) -> float:
     return psutil.virtual_memory().available / plan.processes
 
 
-def advice(run: TrainingRun, plan: Plan) -> str:
+def advice(run: TrainingRun, plan: Plan, there: float) -> str:
     """Settings that take less memory, the most useful first."""
     memory, found = plan.memory, []
-    passing = memory.activations + memory.head > 0.2 * memory.peak
-    if passing and plan.micro > 1:
-        found.append(f"hardware.micro_batch_size={plan.micro // 2}")
-    if passing and not run.train.activation_checkpointing:
+    free = USABLE * there - memory.level - memory.gradients - memory.head
+    micro = int(plan.micro * free / max(memory.activations, 1))
+    if 1 <= micro < plan.micro:
+        found.append(f"hardware.micro_batch_size={micro}")
+    if memory.activations > 0.2 * memory.peak and not run.train.activation_checkpointing:
         found.append("train.activation_checkpointing=true")
     if run.adapter.name == "none":
         found.append("adapter=lora")
@@ -119,4 +121,6 @@ def duration(count: float) -> str:
         return "less than 0.1 s"
     if count < 100:
         return f"{count:.0f} s" if count >= 10 else f"{count:.1f} s"
-    return f"{count / 60:.0f} min" if count < 6000 else f"{count / 3600:.1f} h"
+    if count < 6000:
+        return f"{count / 60:.0f} min"
+    return f"{count / 3600:.1f} h" if count < 360000 else f"{count / 86400:.0f} days"
