@@ -382,7 +382,7 @@ def test_attention_is_that_of_each_token_to_those_before_it(
 
 def test_packed_attention_serves_nothing_else() -> None:
     states = torch.zeros(1, 2, 3, 4)
-    pack = Pack(0, torch.arange(3)[None], torch.arange(3), None)
+    pack = Pack(0, [(torch.arange(3)[None], None)], torch.arange(3))
     with pytest.raises(ValueError, match="packed micro-batches only"):
         packed_attention(None, states, states, states, None)
     with pytest.raises(ValueError, match="packed micro-batches only"):
