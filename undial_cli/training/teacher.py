@@ -120,7 +120,8 @@ class CachedTeacher:
         hidden = head.weight.new_empty(0, head.in_features)
         self.dtype = compute_dtype(hidden, head.projection())
         self.width = head.in_features
-        self.head = None if share_head else clone(head.projection(), self.dtype)
+        self.own = None if share_head else head.projection()
+        self.head: Projection | None = None
         self.folder, self.fingerprint = folder, fingerprint
         self.sets: dict[str, Kept] = {}
 
@@ -130,6 +131,8 @@ class CachedTeacher:
         folder = self.folder / digest([self.fingerprint, str(self.dtype), content])
         rows = {}
         if TEACHER_LOGITS in needs:
+            if self.own is not None and self.head is None:
+                self.head = clone(self.own, self.dtype)
             counts = [e.num_targets for e in examples]
             rows[TEACHER_LOGITS] = Rows(folder / "hidden.bin", counts, self.width, self.dtype)
         if REFERENCE_LOGPS in needs:
