@@ -39,7 +39,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from undial_cli import lean, models, packing
+from undial_cli import models
 from undial_cli.compose import compose_run
 from undial_cli.data.collate import Batch, pad, padded
 from undial_cli.data.encode import IGNORE, Encoder, Example
@@ -50,6 +50,7 @@ from undial_cli.methods import forget_loss, retain_loss
 from undial_cli.methods.base import Loss, Targets
 from undial_cli.quiet import quiet
 from undial_cli.schema import AdapterConfig, GaConfig, MethodConfig, NpoConfig, UndialConfig
+from undial_cli.training import lean, packing
 from undial_cli.training.teacher import CachedTeacher, at_targets, forward
 from undial_cli.training.trainer import term_sum
 

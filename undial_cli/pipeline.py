@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from undial_cli import checks, distributed, launch, lean, methods, models, packing, plan, ui
+from undial_cli import checks, distributed, launch, methods, models, ui
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import stages, store
 from undial_cli.inputs import Inputs, made_run, model_path, prepare
+from undial_cli.planning import plan
 from undial_cli.quiet import quiet
 from undial_cli.reporting import card, plan_table, summary
 from undial_cli.run_folder import (
@@ -38,6 +39,7 @@ from undial_cli.schema import (
     is_sharded,
 )
 from undial_cli.targets import target_of
+from undial_cli.training import lean, packing
 from undial_cli.training.arguments import check_training
 from undial_cli.training.loop import is_packed, make_schedule, make_teacher, train
 from undial_cli.training.trainer import Term

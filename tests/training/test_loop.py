@@ -16,7 +16,6 @@ from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import WorldError
 from undial_cli.methods import forget_loss
 from undial_cli.models import adapt
-from undial_cli.packing import packed
 from undial_cli.schema import TeacherConfig
 from undial_cli.training.loop import (
     choose,
@@ -26,6 +25,7 @@ from undial_cli.training.loop import (
     make_teacher,
     room,
 )
+from undial_cli.training.packing import packed
 from undial_cli.training.teacher import AdapterTeacher, CachedTeacher
 from undial_cli.training.trainer import Term
 

@@ -18,8 +18,8 @@ from undial_cli.head import output_head
 from undial_cli.losses import select_targets, sequence_logps
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Signal
 from undial_cli.models import adapt
-from undial_cli.packing import NAME, attention, packed
 from undial_cli.schema import AdapterConfig
+from undial_cli.training.packing import NAME, attention, packed
 from undial_cli.training.teacher import TOKENS, AdapterTeacher, CachedTeacher, by_length
 
 VOCABULARY = 64

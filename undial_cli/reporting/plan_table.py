@@ -10,9 +10,9 @@ import torch
 from rich.table import Table
 
 from undial_cli import ui
-from undial_cli.plan import Plan
+from undial_cli.planning.plan import Plan
+from undial_cli.planning.speed import measure, seconds
 from undial_cli.schema import TrainingRun, is_sharded
-from undial_cli.speed import measure, seconds
 
 # The share of a device's memory that tensors can be expected to get.
 USABLE = 0.9

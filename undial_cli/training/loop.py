@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 from transformers.trainer_callback import PrinterCallback
 
-from undial_cli import distributed, models, packing, ui
+from undial_cli import distributed, models, ui
 from undial_cli.cache import cache_dir
 from undial_cli.data.collate import padded
 from undial_cli.data.encode import Example
@@ -23,6 +23,7 @@ from undial_cli.data.schedule import Schedule, deal
 from undial_cli.errors import UserError, WorldError
 from undial_cli.launch import autocast_dtype
 from undial_cli.schema import TeacherConfig, TrainingRun, digest, is_sharded
+from undial_cli.training import packing
 from undial_cli.training.arguments import training_arguments
 from undial_cli.training.callbacks import Evaluation, MetricsLog, Saving, TeacherPass
 from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher

@@ -14,17 +14,18 @@ from conftest import refused
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoTokenizer, LlamaConfig
 
-from undial_cli import pipeline, plan
+from undial_cli import pipeline
 from undial_cli.cli import run_command
 from undial_cli.compose import compose_run
 from undial_cli.errors import WorldError
 from undial_cli.inputs import prepare
-from undial_cli.plan import Memory, Plan
-from undial_cli.replay import Cost, Replay
+from undial_cli.planning import plan
+from undial_cli.planning.plan import Memory, Plan
+from undial_cli.planning.replay import Cost, Replay
+from undial_cli.planning.speed import Speed, seconds
+from undial_cli.planning.stand_ins import state_bytes
 from undial_cli.reporting import plan_table
 from undial_cli.schema import TrainingRun, default_name
-from undial_cli.speed import Speed, seconds
-from undial_cli.stand_ins import state_bytes
 from undial_cli.targets import target_of
 from undial_cli.training import loop
 from undial_cli.training.callbacks import MetricsLog

@@ -11,9 +11,9 @@ from small import random_llama, small_model
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from undial_cli.lean import SLOPES, Gated, Normed, make_lean
 from undial_cli.models import adapt
 from undial_cli.schema import AdapterConfig
+from undial_cli.training.lean import SLOPES, Gated, Normed, make_lean
 
 IDS = torch.tensor([[1, 5, 9, 30, 2, 7, 44, 3], [8, 5, 9, 30, 12, 7, 14, 3]])
 

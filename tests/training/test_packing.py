@@ -22,7 +22,8 @@ from undial_cli.head import head_job
 from undial_cli.methods import forget_loss, retain_loss
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss
 from undial_cli.models import adapt, base_of
-from undial_cli.packing import (
+from undial_cli.schema import AdapterConfig, MethodConfig, NpoConfig, UndialConfig
+from undial_cli.training.packing import (
     LEAST_SHARED,
     NAME,
     Pack,
@@ -32,7 +33,6 @@ from undial_cli.packing import (
     shared_length,
     why_not,
 )
-from undial_cli.schema import AdapterConfig, MethodConfig, NpoConfig, UndialConfig
 from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher
 from undial_cli.training.trainer import term_sum
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from undial_cli.replay import Cost
+from undial_cli.planning.replay import Cost
 
 # Floating point operations of one measured product.
 PRODUCT = {"cpu": 1e9, "cuda": 1e12}

@@ -18,16 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from undial_cli import distributed, launch, lean, models, packing
+from undial_cli import distributed, launch, models
 from undial_cli.data.collate import Batch
 from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Schedule, deal
 from undial_cli.errors import UserError, WorldError
 from undial_cli.head import output_head
 from undial_cli.methods.base import Loss, Targets
-from undial_cli.replay import Cost, Replay
+from undial_cli.planning.replay import Cost, Replay
+from undial_cli.planning.stand_ins import optimiser_of, quantise, state_bytes
 from undial_cli.schema import TeacherConfig, TrainingRun, is_sharded
-from undial_cli.stand_ins import optimiser_of, quantise, state_bytes
+from undial_cli.training import lean, packing
 from undial_cli.training.arguments import training_arguments
 from undial_cli.training.loop import autocast, is_packed, make_schedule, make_teacher
 from undial_cli.training.teacher import TOKENS, CachedTeacher, Teacher, by_length, look
