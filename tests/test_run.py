@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from undial_cli.cli import run_command
 from undial_cli.compose import load_run
 from undial_cli.errors import UserError
+from undial_cli.training import loop
 
 SHORT = ["hardware=cpu", "eval.limit=4", "eval.max_new_tokens=8", "train.max_steps=3"]
 
@@ -319,6 +320,22 @@ def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(
     losses = [[r["loss"] for r in lines(f / "metrics.jsonl")] for f in (undisturbed, folder)]
     assert losses[0] == losses[1]
     assert not (folder / "resume").exists()
+
+
+@pytest.mark.parametrize("seconds, saved", [(0, ["checkpoint-3"]), (600, [])])
+def test_the_clock_has_the_state_saved(
+    seconds: float,
+    saved: list[str],
+    random_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
+    words = [f"model.path={random_model}", f"output_dir={tmp_path}", "name=run", *SHORT]
+    diverging = ["method=ga", "train.learning_rate=1e30", "train.max_steps=4", "eval=none"]
+    assert run_command(["unlearn", *words, *diverging]) == 1
+    resume = tmp_path / "unlearn" / "run" / "resume"
+    assert [f.name for f in resume.glob("checkpoint-*")] == saved
 
 
 @pytest.mark.slow
