@@ -252,7 +252,7 @@ class Make:
 
     def plain(self, indices: list[int]) -> dict[str, Tensor]:
         """As a dictionary of padded tensors."""
-        batch = pad([self.examples[i] for i in indices], 0, indices)
+        batch = pad([self.examples[i] for i in indices], 0)
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
     def padded(self, indices: list[int]) -> Batch:

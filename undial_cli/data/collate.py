@@ -17,15 +17,8 @@ from undial_cli.data.encode import IGNORE, Example
 EMPTY = Example([0], [IGNORE], 0)
 
 
-def pad(
-    examples: list[Example], pad_id: int, indices: list[int] | None = None
-) -> dict[str, Tensor]:
-    """Right-padded batch.
-
-    Returns:
-        input_ids, attention_mask, labels: [B, T] int64; index: [B], the place of each example in
-        its set (-1 for an empty row).
-    """
+def pad(examples: list[Example], pad_id: int) -> dict[str, Tensor]:
+    """Right-padded input_ids, attention_mask and labels: [B, T] int64."""
     length = max(len(e.input_ids) for e in examples)
     shape = (len(examples), length)
     input_ids = torch.full(shape, pad_id)
@@ -36,8 +29,7 @@ def pad(
         input_ids[row, :size] = torch.tensor(example.input_ids)
         labels[row, :size] = torch.tensor(example.labels)
         mask[row, :size] = 1
-    index = torch.tensor(indices if indices is not None else list(range(len(examples))))
-    return {"input_ids": input_ids, "attention_mask": mask, "labels": labels, "index": index}
+    return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
 
 
 @dataclass
