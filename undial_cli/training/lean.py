@@ -108,7 +108,10 @@ def make_lean(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def gives_the_same(module: Any, forward: Callable[..., Tensor]) -> bool:
-    """Whether a forward gives, on random numbers, exactly what the module's own gives."""
+    """Whether a forward gives, on random numbers, exactly what the module's own gives.
+
+    In float64, to float32's rounding.
+    """
     like = next(module.parameters())
     if not like.is_floating_point():  # quantised weights have another shape
         return False
@@ -117,6 +120,9 @@ def gives_the_same(module: Any, forward: Callable[..., Tensor]) -> bool:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, like.shape[-1], generator=generator).to(like)
     try:
-        return torch.equal(module(x), forward(module, x))
+        own, leaner = module(x), forward(module, x)
+        if x.dtype == torch.float64:  # some norms round to float32 on their way; this one does not
+            return torch.allclose(own, leaner, rtol=1e-5, atol=1e-6)
+        return torch.equal(own, leaner)
     except (AttributeError, RuntimeError, TypeError):
         return False
