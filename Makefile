@@ -9,7 +9,7 @@ demo: .venv/.core  ## the embedded default: train two tiny models, unlearn, show
 	$(BIN)/undial unlearn
 
 test: .venv/.dev  ## unit tests, under two minutes
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
 
 test-slow: .venv/.dev  ## real runs of minutes; real data where UNDIAL_DATA_ROOT says
 	$(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile -m slow

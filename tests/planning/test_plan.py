@@ -140,6 +140,7 @@ def test_of_an_adapter_only_its_own_weights_count(shape: tuple[Path, int]) -> No
     assert found.memory.teacher_head == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

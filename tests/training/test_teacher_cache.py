@@ -49,6 +49,7 @@ def same(one: Finished, other: Finished) -> bool:
     return all(torch.equal(one[1][name], other[1][name]) for name in one[1])
 
 
+@pytest.mark.slow
 def test_runs_on_one_target_and_data_share_what_the_teacher_said(run: Run, tmp_path: Path) -> None:
     first = run("first")
     assert "there already" not in first[0]
