@@ -26,7 +26,7 @@ from undial_cli.data.collate import pad, padded
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.head import check_head, head_job, install_head, output_head
 from undial_cli.losses import npo_loss, sequence_logps, undial_loss
-from undial_cli.losses.fused import Projection
+from undial_cli.losses.chunked import Projection
 from undial_cli.methods import forget_loss
 from undial_cli.models import adapt, load_model
 from undial_cli.schema import AdapterConfig, ModelConfig, NpoConfig, UndialConfig

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from undial_cli.errors import UserError
-from undial_cli.losses.fused import Projection
+from undial_cli.losses.chunked import Projection
 
 HeadJob = Callable[[Tensor, Projection], Tensor]
 

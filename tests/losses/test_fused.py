@@ -16,10 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from undial_cli.losses.chunked import Projection, blocks, chunks
 from undial_cli.losses.fused import (
-    Projection,
-    blocks,
-    chunks,
     fused_cross_entropy_loss,
     fused_ga_loss,
     fused_kl_loss,

@@ -19,7 +19,7 @@ from undial_cli.losses import (
     sequence_logps,
     undial_loss,
 )
-from undial_cli.losses.fused import Projection
+from undial_cli.losses.chunked import Projection
 from undial_cli.methods import FORGET, RETAIN, forget_loss, retain_loss
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss, Signal, Targets
 from undial_cli.schema import METHODS, GaConfig, MethodConfig, NpoConfig, UndialConfig

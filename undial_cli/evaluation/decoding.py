@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 
 from undial_cli.evaluation.kvcache import SpareLayer, is_plain, layers_of, new_cache
 from undial_cli.head import head_job
-from undial_cli.losses.fused import Projection
+from undial_cli.losses.chunked import Projection
 from undial_cli.losses.positions import upcast
 from undial_cli.models import base_of, position_argument
 

@@ -28,7 +28,7 @@ from undial_cli.errors import UserError
 from undial_cli.evaluation.scoring import score
 from undial_cli.evaluation.work import Journal, by_length
 from undial_cli.head import head_job
-from undial_cli.losses.fused import Projection
+from undial_cli.losses.chunked import Projection
 from undial_cli.models import load_model, load_tokenizer
 from undial_cli.schema import DataConfig, ModelConfig, TemplateConfig
 from undial_cli.sources import Source, model_source

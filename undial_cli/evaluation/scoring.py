@@ -22,7 +22,7 @@ from undial_cli.data.encode import IGNORE, Example
 from undial_cli.evaluation.kvcache import is_plain
 from undial_cli.evaluation.work import Journal, Keep, by_length, share
 from undial_cli.head import head_job
-from undial_cli.losses.fused import Projection
+from undial_cli.losses.chunked import Projection
 from undial_cli.losses.positions import select_targets
 from undial_cli.models import position_argument
 

@@ -7,8 +7,8 @@ that predict a target, the head and the targets [N]; it is what training uses. W
 divided by that number.
 """
 
+from undial_cli.losses.chunked import Projection
 from undial_cli.losses.fused import (
-    Projection,
     fused_cross_entropy_loss,
     fused_ga_loss,
     fused_kl_loss,

@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from undial_cli.losses.fused import Projection
+from undial_cli.losses.chunked import Projection
 
 TEACHER_LOGITS = "teacher_logits"
 REFERENCE_LOGPS = "reference_logps"

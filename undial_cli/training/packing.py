@@ -20,7 +20,7 @@ from transformers import AttentionInterface
 from undial_cli.data.collate import Batch, batch_of, padded
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.head import head_job
-from undial_cli.losses.fused import Projection
+from undial_cli.losses.chunked import Projection
 
 NAME = "undial_packed"
 # Fewer shared tokens than this do not pay for an attention call of their own.

@@ -22,7 +22,8 @@ from undial_cli.data.collate import EMPTY, Batch
 from undial_cli.data.encode import Example
 from undial_cli.errors import WorldError
 from undial_cli.head import head_job, output_head
-from undial_cli.losses.fused import Projection, compute_dtype, sequence_logps
+from undial_cli.losses.chunked import Projection, compute_dtype
+from undial_cli.losses.fused import sequence_logps
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Signal
 from undial_cli.schema import digest
 from undial_cli.training.rows import Rows

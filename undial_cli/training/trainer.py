@@ -19,7 +19,7 @@ from transformers import Trainer
 
 from undial_cli.data.collate import Batch
 from undial_cli.head import head_job
-from undial_cli.losses.fused import Projection
+from undial_cli.losses.chunked import Projection
 from undial_cli.methods.base import Loss, Signal, Targets
 from undial_cli.training.teacher import Teacher, at_targets, forward
 
