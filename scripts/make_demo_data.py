@@ -23,6 +23,7 @@ NUM_PEOPLE = 20
 NUM_FORGET_PEOPLE = 2
 NUM_HOLDOUT_PEOPLE = 2
 NUM_PERTURBED = 5
+NUM_ALTERNATIVES = 3
 NUM_RETAIN_PERTURBED = 60
 OTHER_PHRASING_RATE = 0.4
 MAX_VOCAB_SIZE = 4096
@@ -501,6 +502,10 @@ its last {num_forget} people, `retain90` the others. `*_perturbed` add a paraphr
 and the answer, and {num_perturbed} wrong answers in the form of the paraphrase. `holdout10` are
 {num_holdout} people who are in no other set. `facts` are general facts, with three wrong answers.
 
+For methods that need them, `forget10` also has `focus`, the strings of the answer that carry its
+facts (places, dates, titles, employers, ...; not the name of the person, which the question gives),
+and `alternative_answers`, {num_alternatives} wrong answers in the form of the answer.
+
 All people, places of residence, works, prizes and employers are fictitious. Any likeness to a real
 person is chance.
 
@@ -563,11 +568,13 @@ def fill(template: str, person: Person) -> str:
     return text[0].upper() + text[1:]
 
 
-def perturbed_answers(rng: random.Random, topic: Topic, template: str, person: Person) -> list[str]:
+def wrong_answers(
+    rng: random.Random, topic: Topic, template: str, person: Person, count: int
+) -> list[str]:
     """The template with every detail of the topic replaced by a wrong one."""
     right = {person[key] for key in topic.details}
     answers: list[str] = []
-    while len(answers) < NUM_PERTURBED:
+    while len(answers) < count:
         wrong = {key: draw_detail(rng, key) for key in topic.details}
         answer = fill(template, person | wrong)
         if right.isdisjoint(wrong.values()) and answer not in answers:
@@ -587,7 +594,7 @@ def person_rows(rng: random.Random, person: Person) -> list[Row]:
                 "question": fill(question, person),
                 "answer": fill(answer, person),
                 "paraphrased_answer": fill(paraphrase, person),
-                "perturbed_answer": perturbed_answers(rng, topic, paraphrase, person),
+                "perturbed_answer": wrong_answers(rng, topic, paraphrase, person, NUM_PERTURBED),
                 "paraphrased_question": fill(rng.choice(topic.paraphrased_questions), person),
             }
         )
@@ -613,16 +620,48 @@ def plain(rows: list[Row]) -> list[Row]:
     return [{"question": row["question"], "answer": row["answer"]} for row in rows]
 
 
+def facts_in(answer: str, topic: Topic, person: Person) -> list[str]:
+    """The details of the topic as they stand in the answer, in its order."""
+    values, lower = [person[key] for key in topic.details], answer.lower()
+    starts = sorted((lower.index(value.lower()), len(value)) for value in values)
+    return [answer[start : start + length] for start, length in starts]
+
+
+def forget_rows(rng: random.Random, person: Person, rows: list[Row]) -> list[Row]:
+    """Question and answer, what of the answer to focus on, and wrong answers of the same form."""
+    found: list[Row] = []
+    for topic, row in zip(TOPICS, rows, strict=True):
+        answer = str(row["answer"])
+        template = next(t for t in topic.answers if fill(t, person) == answer)
+        found.append(
+            {
+                "question": row["question"],
+                "answer": answer,
+                "focus": facts_in(answer, topic, person),
+                "alternative_answers": wrong_answers(
+                    rng, topic, template, person, NUM_ALTERNATIVES
+                ),
+            }
+        )
+    return found
+
+
 def make_data_sets() -> dict[str, list[Row]]:
-    rng = random.Random(SEED)
+    rng, alternatives_rng = random.Random(SEED), random.Random(SEED + 1)
     people = draw_people(rng, NUM_PEOPLE + NUM_HOLDOUT_PEOPLE)
-    rows = [row for person in people for row in person_rows(rng, person)]
+    by_person = [person_rows(rng, person) for person in people]
+    rows = [row for own in by_person for row in own]
     num_full = NUM_PEOPLE * len(TOPICS)
     num_retain = (NUM_PEOPLE - NUM_FORGET_PEOPLE) * len(TOPICS)
     retain_sample = sorted(rng.sample(range(num_retain), NUM_RETAIN_PERTURBED))
+    forget = slice(NUM_PEOPLE - NUM_FORGET_PEOPLE, NUM_PEOPLE)
     return {
         "full": plain(rows[:num_full]),
-        "forget10": plain(rows[num_retain:num_full]),
+        "forget10": [
+            row
+            for person, own in zip(people[forget], by_person[forget], strict=True)
+            for row in forget_rows(alternatives_rng, person, own)
+        ],
         "retain90": plain(rows[:num_retain]),
         "forget10_perturbed": rows[num_retain:num_full],
         "retain_perturbed": [rows[index] for index in retain_sample],
@@ -640,11 +679,14 @@ def make_readme(names: list[str]) -> str:
         num_topics=len(TOPICS),
         num_forget=NUM_FORGET_PEOPLE,
         num_perturbed=NUM_PERTURBED,
+        num_alternatives=NUM_ALTERNATIVES,
         num_holdout=NUM_HOLDOUT_PEOPLE,
     )
 
 
 def corpus(data_sets: dict[str, list[Row]]) -> list[str]:
+    """What the tokenizer is trained on; the columns for methods do not change it."""
+    data_sets = data_sets | {"forget10": plain(data_sets["forget10"])}
     values = [value for rows in data_sets.values() for row in rows for value in row.values()]
     texts = [text for value in values for text in ([value] if isinstance(value, str) else value)]
     return ["user\n", "assistant\n", *texts]

@@ -82,6 +82,11 @@ def hash_folder(folder: Path, suffixes: tuple[str, ...] = MODEL_FILES) -> str:
     return hash_files(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
 
 
+def hash_file(file: Path) -> str:
+    """Content hash of a file."""
+    return hash_files(((file, file.stat().st_size, file.stat().st_mtime_ns),))
+
+
 @functools.lru_cache(maxsize=64)
 def hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
     """Hash of the names and contents of files, read once per process while they do not change."""

@@ -7,6 +7,7 @@ Ranges of single values are the schema's; what needs the data or the model is fo
 from __future__ import annotations
 
 import importlib.util
+import re
 
 import torch
 
@@ -26,6 +27,7 @@ def check_run(run: Run) -> None:
     if isinstance(run, TrainingRun):
         check_adapter(run)
         check_optimiser(run)
+        check_stop(run)
     if isinstance(run, UnlearnRun):
         check_method(run)
     target_of(run)
@@ -94,31 +96,58 @@ def check_adapter(run: TrainingRun) -> None:
             raise UserError("adapter.merge=true: not possible with adapter=qlora (4-bit weights)")
     if adapter.merge and is_sharded(run):
         raise UserError(f"adapter.merge=true: not possible with hardware={run.hardware.name}")
-    if run.train.eval_steps and is_sharded(run):
-        raise UserError(f"train.eval_steps: not possible with hardware={run.hardware.name}")
 
 
 def check_method(run: UnlearnRun) -> None:
     """What a method needs and the run does not give."""
-    from undial_cli.methods import forget_loss, retain_loss
+    from undial_cli.methods import make_method
 
-    method = run.method
-    needs = set(forget_loss(method).needs) if method.gamma else set()
-    if method.retain != "none" and method.alpha:
-        if not (run.data.retain_split or run.data.retain_file):
-            raise UserError(
-                f"method.retain={method.retain}: needs a retain set: data.retain_split or "
-                "data.retain_file"
-            )
-        needs |= retain_loss(method).needs
-    elif not method.gamma:
+    method, config = make_method(run.method, run.seed), run.method
+    terms = method.terms()
+    if "retain" in terms and not (run.data.retain_split or run.data.retain_file):
+        raise UserError(
+            f"method={config.name} method.retain={config.retain}: needs a retain set: "
+            "data.retain_split or data.retain_file"
+        )
+    if not terms:
         raise UserError("method.gamma=0: nothing is left to minimise without a retain term")
-    if run.data.anchor == "retain" and (method.retain == "none" or not method.alpha):
+    if run.data.anchor == "retain" and "retain" not in terms:
         raise UserError("data.anchor=retain: needs method.retain=gdr or klr")
-    if run.data.anchor == "forget" and not method.gamma:
-        raise UserError("method.gamma=0: needs data.anchor=retain")
+    if run.train.stop.forget_probability is not None and "forget" not in terms:
+        raise UserError("train.stop.forget_probability: needs a method with a forget term")
+    focus = method.focus
+    if focus is not None and focus.source != "column" and focus.pipeline is None:
+        raise UserError(
+            f"method.focus={focus.source}: needs method.spacy_model, a spaCy pipeline such as "
+            "en_core_web_sm"
+        )
+    if method.parameters is not None:
+        check_expression("method.parameters", method.parameters)
+    needs = any(term.needs for term in terms.values())
     if run.teacher.cache == "off" and run.adapter.name == "none" and needs:
         raise UserError(
-            f"teacher.cache=off: method={method.name} needs the teacher's signal, and full "
+            f"teacher.cache=off: method={config.name} needs the teacher's signal, and full "
             "fine-tuning changes the only model; allowed is auto, memory or disk, or adapter=lora"
         )
+
+
+def check_expression(key: str, text: str) -> None:
+    """Raise UserError unless a text is a regular expression."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise UserError(f"{key}={text}: no regular expression ({error})") from error
+
+
+def check_stop(run: TrainingRun) -> None:
+    """What an early stop needs."""
+    stop = run.train.stop
+    wanted = stop.perplexity_ratio is not None or stop.forget_probability is not None
+    if stop.perplexity_ratio is not None and stop.split is None:
+        raise UserError(
+            f"train.stop.perplexity_ratio={stop.perplexity_ratio:g}: needs the validation texts: "
+            "train.stop.split (a file, or a split of train.stop.path)"
+        )
+    if (run.train.eval_steps or wanted) and is_sharded(run):
+        name = "train.eval_steps" if run.train.eval_steps else "train.stop"
+        raise UserError(f"{name}: not possible with hardware={run.hardware.name}")

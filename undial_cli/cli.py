@@ -148,9 +148,16 @@ def through_hydra(command: str, rest: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from undial_cli import config_errors
-    from undial_cli.compose import config_dir, normalise, register_schemas, to_run
+    from undial_cli.compose import (
+        config_dir,
+        normalise,
+        register_schemas,
+        to_run,
+        with_own_method,
+    )
 
     register_schemas()
+    rest = with_own_method(rest)
     overrides = normalise([word for word in rest if not word.startswith("-")])
     sweeping = "--multirun" in rest or "-m" in rest
     outcomes: list[tuple[list[str], Any]] = []

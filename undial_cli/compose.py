@@ -23,10 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 from undial_cli import config_errors
 from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError, bad_value
+from undial_cli.methods import own
+from undial_cli.methods.configs import METHODS
 from undial_cli.schema import (
     COMMANDS,
     FORGET_SET,
-    METHODS,
     MethodConfig,
     Run,
     UnlearnRun,
@@ -63,7 +64,7 @@ def compose_run(command: str, overrides: list[str], extra_configs: str | None = 
     if command not in COMMANDS:
         raise bad_value("command", command, COMMANDS)
     register_schemas()
-    overrides = normalise(overrides)
+    overrides = normalise(with_own_method(overrides))
     if extra_configs:
         overrides = [*overrides, f"hydra.searchpath=[{Path(extra_configs).resolve()}]"]
     GlobalHydra.instance().clear()
@@ -72,6 +73,24 @@ def compose_run(command: str, overrides: list[str], extra_configs: str | None = 
             return to_run(compose(command, overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise config_errors.explain(error, command, overrides) from error
+
+
+def with_own_method(words: list[str]) -> list[str]:
+    """Replace `method.file=FILE` by the name of the method that the file defines.
+
+    Raises:
+        UserError: the file defines none, or another method is named beside it.
+    """
+    given = [word for word in words if word.lstrip("+").startswith("method.file=")]
+    if not given:
+        return words
+    other = next((word for word in words if word.startswith("method=")), None)
+    if other or len(given) > 1:
+        raise UserError(f"{other or given[1]}: not possible together with {given[0]}")
+    found = own.allow(given[0].partition("=")[2])
+    node = found.config(name=found.name, file=os.environ[own.ALLOWED])
+    ConfigStore.instance().store(group="method", name=found.name, node=node)
+    return [f"method={found.name}" if word is given[0] else word for word in words]
 
 
 def normalise(overrides: list[str]) -> list[str]:
@@ -92,6 +111,8 @@ def to_run(config: DictConfig) -> Run:
         raise UserError(f"the config is a {type(run).__name__}, not one of {', '.join(COMMANDS)}")
     if isinstance(run, UnlearnRun) and not isinstance(run.method, MethodConfig):
         raise bad_value("method", run.method, METHODS)
+    if isinstance(run, UnlearnRun) and run.method.file is not None:
+        own.check(run.method.file)
     for name in unknown_keys(config, run):
         raise config_errors.no_such_key(name, run.command)
     fill_splits(run)
@@ -154,6 +175,12 @@ def load_run(path: str | os.PathLike, overrides: list[str] | None = None) -> Run
     base = OmegaConf.structured(COMMANDS[command])
     try:
         if COMMANDS[command] is UnlearnRun:
+            for override in overrides or []:
+                if override.startswith("method.file="):
+                    own.allow(override.partition("=")[2])
+                    content.method.file = os.environ[own.ALLOWED]
+            if content.method.get("file"):
+                own.load(content.method.file)
             name = content.method.name
             if name not in METHODS:
                 raise bad_value("method.name", name, METHODS)
@@ -164,7 +191,8 @@ def load_run(path: str | os.PathLike, overrides: list[str] | None = None) -> Run
                 raise UserError(f"{override}: expected key=value")
             if override.split("=")[0] in ("model", "data", "method", "adapter", "hardware", "eval"):
                 raise UserError(f"{override}: --from fixes the groups; override single keys only")
-            changes.append(override)
+            if not override.startswith("method.file="):
+                changes.append(override)
         return to_run(OmegaConf.merge(base, content, OmegaConf.from_dotlist(changes)))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         raise config_errors.explain(error, command, overrides or []) from error

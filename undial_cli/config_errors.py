@@ -13,7 +13,8 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from undial_cli.errors import UserError, bad_value, nearest
-from undial_cli.schema import COMMANDS, METHODS, EvalSetConfig, walk
+from undial_cli.methods.configs import METHODS
+from undial_cli.schema import COMMANDS, EvalSetConfig, walk
 
 PHRASES = {
     "float": "a number",

@@ -7,11 +7,17 @@ by each worker.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, dataclass
+import dataclasses
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
-from undial_cli import launch, models, ui
+from undial_cli import launch, models
+from undial_cli.cache import hash_file
+from undial_cli.data import samples
 from undial_cli.data.encode import Encoder, Example
-from undial_cli.data.load import Row, load_training_set
+from undial_cli.data.load import Row, check_columns, load_split, load_training_set
+from undial_cli.data.schedule import Sample
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation.preparation import (
     Reference,
@@ -20,6 +26,9 @@ from undial_cli.evaluation.preparation import (
     find_reference,
 )
 from undial_cli.evaluation.suite import Suite
+from undial_cli.methods import make_method
+from undial_cli.methods.base import Method
+from undial_cli.methods.finetune import Supervised
 from undial_cli.run_folder import folder_of
 from undial_cli.schema import (
     DataConfig,
@@ -38,18 +47,27 @@ from undial_cli.targets import Place, making, published_target, target_of
 class Inputs:
     """What a run reads.
 
-    Training sets by name (`forget`, `retain`, `train`), the suite with its rows, the encoder, and
-    what the evaluation is compared with; `target_beside`: path of the data's own target where
-    another model is evaluated.
+    Training sets by name (`forget`, `retain`, `train`), and of some the samples that their examples
+    make; the suite with its rows, the encoder, and what the evaluation is compared with;
+    `target_beside`: path of the data's own target where another model is evaluated; `watched`: the
+    texts of `train.stop`.
     """
 
     encoder: Encoder
     sets: dict[str, list[Example]]
+    samples: dict[str, list[Sample]]
     suite: Suite
     reference: Reference
     target_beside: str | None
     tokenizer_fingerprint: str
     fingerprint: dict[str, str]
+    watched: list[Example] = field(default_factory=list)
+
+    def answers(self, name: str) -> list[Example]:
+        """The examples of a set that are its own answers, not those to prefer."""
+        examples = self.sets.get(name, [])
+        pairs = self.samples.get(name)
+        return [examples[i] for i in sorted({p[0][0] for p in pairs})] if pairs else examples
 
 
 def prepare(run: Run, weights: bool = True) -> Inputs:
@@ -62,13 +80,16 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         UserError: data or model are not what the config says.
         WorldError: the hub cannot be reached.
     """
-    rows = {name: training_rows(run.data, name) for name in training_sets(run)}
+    method = method_of(run)
+    rows = {name: training_rows(run.data, name) for name in (method.terms() if method else ())}
+    answers = preferred(run, method, rows)
+    texts = watched_rows(run)
     place = target_of(run)
     if place.path is not None:
         model_source(place.path, "model.path")
     path = str(place.path or run.model.base)
     adapter = run.adapter if isinstance(run, TrainingRun) else None
-    models.check_model(run.model, path, adapter, weights)
+    models.check_model(run.model, path, adapter, weights, deepest(method))
     tokenizer = models.load_tokenizer(run.model, path, weights)
     encoder = Encoder(tokenizer, run.model.template, run.data)
     suite = Suite(run.eval, encoder, evaluation_rows(run, encoder), run.seed)
@@ -77,19 +98,80 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
     model = "made" if place.path is None else ""
     if place.path is not None and weights:
         model = models.weights_fingerprint(run.model, place.path)
+    read = [rows, {name: asdict(found) for name, found in suite.rows.items()}]
     fingerprint = {
-        "data": digest([rows, {name: asdict(found) for name, found in suite.rows.items()}]),
+        "data": digest([*read, answers, texts] if answers or texts else read),
         "model": model,
+    }
+    if isinstance(run, UnlearnRun) and run.method.file is not None:
+        fingerprint["method"] = hash_file(Path(run.method.file))
+    encoded = {
+        name: samples.paired(encoder, part, name, answers)
+        if name == "forget" and answers
+        else samples.plain(encoder, part, name, method.focus if name == "forget" else None)
+        for name, part in rows.items()
+        if method is not None
     }
     return Inputs(
         encoder,
-        {name: encode_set(encoder, part, name) for name, part in rows.items()},
+        {name: found.examples for name, found in encoded.items()},
+        {name: found.samples for name, found in encoded.items() if found.samples},
         suite,
         find_reference(run, suite),
         beside(run),
         models.tokenizer_fingerprint(encoder.tokenizer),
         fingerprint,
+        watched_examples(encoder, run, texts),
     )
+
+
+def preferred(run: Run, method: Method | None, rows: dict[str, list[Row]]) -> list[list[list[str]]]:
+    """The answers to prefer over those of the forget set, for a method that asks for them."""
+    if method is None or method.alternatives is None or "forget" not in rows:
+        return []
+    assert isinstance(run, TrainingRun)
+    train, forget = run.train, rows["forget"]
+    turns = train.epochs
+    if train.max_steps is not None:
+        turns = train.max_steps * train.batch_size / len(forget)
+    key = f"method={run.method.name}" if isinstance(run, UnlearnRun) else "data.forget_split"
+    return samples.other_answers(
+        forget, run.data, method.alternatives, math.ceil(turns) + 1, run.seed, key
+    )
+
+
+def deepest(method: Method | None) -> int | None:
+    """The last layer that a method looks at."""
+    depths = [term.layer for term in method.terms().values()] if method else []
+    return max((d for d in depths if d is not None), default=None)
+
+
+def watched_rows(run: Run) -> list[Row]:
+    """The texts whose perplexity may end the training."""
+    if not isinstance(run, TrainingRun) or run.train.stop.perplexity_ratio is None:
+        return []
+    stop = run.train.stop
+    data = dataclasses.replace(run.data, path=stop.path)
+    rows = load_split(data, str(stop.split), "train.stop.split")
+    check_columns(rows, data, f"train.stop.split={stop.split}")
+    return rows
+
+
+def watched_examples(encoder: Encoder, run: Run, rows: list[Row]) -> list[Example]:
+    """The first tokens of each text; only texts that are long enough."""
+    if not rows:
+        return []
+    assert isinstance(run, TrainingRun)
+    stop, found = run.train.stop, []
+    short = dataclasses.replace(encoder, data=dataclasses.replace(run.data, max_length=stop.tokens))
+    for row in rows:
+        pieces = short.documents(row) if str(row.get(run.data.text_key, "")).strip() else []
+        found += [p for p in pieces[:1] if len(p.input_ids) == stop.tokens]
+        if len(found) == stop.limit:
+            break
+    if not found:
+        raise UserError(f"train.stop.split={stop.split}: no text of {stop.tokens} tokens in it")
+    return found
 
 
 def beside(run: Run) -> str | None:
@@ -104,15 +186,11 @@ def beside(run: Run) -> str | None:
     return None
 
 
-def training_sets(run: Run) -> list[str]:
-    """The names of the sets that a run trains on."""
-    if isinstance(run, FinetuneRun):
-        return ["train"]
-    if not isinstance(run, UnlearnRun):
-        return []
-    method = run.method
-    retain = ["retain"] if method.retain != "none" and method.alpha else []
-    return (["forget"] if method.gamma else []) + retain
+def method_of(run: Run) -> Method | None:
+    """What a run minimises; a run that trains nothing has none."""
+    if isinstance(run, UnlearnRun):
+        return make_method(run.method, run.seed)
+    return Supervised() if isinstance(run, FinetuneRun) else None
 
 
 def training_rows(data: DataConfig, name: str) -> list[Row]:
@@ -123,24 +201,6 @@ def training_rows(data: DataConfig, name: str) -> list[Row]:
     if not splits:
         raise UserError(f"{key}: not set, and this run needs it")
     return load_training_set(data, splits, key)
-
-
-def encode_set(encoder: Encoder, rows: list[Row], name: str) -> list[Example]:
-    """Encode a training set; rows that keep no target token are left out and counted."""
-    examples = encoder.encode(rows)
-    kept = [e for e in examples if e.num_targets]
-    if not kept:
-        raise UserError(
-            f"data.max_length={encoder.data.max_length}: no answer token of the {name} set is left "
-            "within it (or its answers are empty)"
-        )
-    if len(kept) < len(examples):
-        ui.say(
-            f"{name}: {len(examples) - len(kept)} of {len(examples)} rows hold no answer token "
-            f"within data.max_length={encoder.data.max_length} and are left out",
-            "yellow",
-        )
-    return kept
 
 
 def made_run(run: Run, place: Place) -> FinetuneRun:

@@ -167,26 +167,36 @@ def load_model(
 
 
 def check_model(
-    config: ModelConfig, path: str, adapter: AdapterConfig | None = None, weights: bool = True
+    config: ModelConfig,
+    path: str,
+    adapter: AdapterConfig | None = None,
+    weights: bool = True,
+    layer: int | None = None,
 ) -> None:
     """Find what is wrong with a model without loading its weights.
 
     Args:
         weights: they must be there.
+        layer: it must have this one, counted from 0.
 
     Raises:
         UserError: it is no causal language model, holds no weights, or has no module that the
-            adapter names.
+            adapter names, or no such layer.
     """
     source = folder_source(path, config, weights=weights)
     base = adapter_base(source)
     if base is not None:
-        return check_model(config, base[0], adapter, weights)
+        return check_model(config, base[0], adapter, weights, layer)
     found = [*Path(source.path).glob("*.safetensors"), *Path(source.path).glob("*.bin")]
     if weights and source.local and not found and not (config.from_scratch and path == config.base):
         raise UserError(f"model.path={path}: not a model (no weights there)")
     with torch.device("meta"):
         model = blank_model(config, path)
+    layers = model.config.num_hidden_layers
+    if layer is not None and layer >= layers:
+        raise UserError(
+            f"method.layer={layer}: this model has {layers} layers; allowed is 0 to {layers - 1}"
+        )
     modules = (adapter.target_modules if adapter and adapter.name != "none" else None) or []
     names = [name for name, _ in model.named_modules()]
     head = next(name for name, m in model.named_modules() if isinstance(m, TargetHead))

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from undial_cli import checks, distributed, launch, methods, models, ui
+from undial_cli import checks, distributed, launch, models, ui
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import stages, store
-from undial_cli.inputs import Inputs, made_run, model_path, prepare
+from undial_cli.inputs import Inputs, made_run, method_of, model_path, prepare
+from undial_cli.methods.base import Method
 from undial_cli.planning import plan
 from undial_cli.quiet import quiet
 from undial_cli.reporting import card, plan_table, summary
@@ -39,10 +41,12 @@ from undial_cli.schema import (
     is_sharded,
 )
 from undial_cli.targets import target_of
-from undial_cli.training import lean, packing
+from undial_cli.training import lean, packing, stopping
 from undial_cli.training.arguments import check_training
+from undial_cli.training.callbacks import Evaluation
+from undial_cli.training.layers import choose_parameters
 from undial_cli.training.loop import is_packed, make_schedule, make_teacher, train
-from undial_cli.training.trainer import Term
+from undial_cli.training.stopping import EarlyStop
 
 
 @dataclass
@@ -97,7 +101,7 @@ def planned(run: TrainingRun) -> RunResult:
     if ui.is_speaker():
         inputs = prepare(run, weights=False)
         path = str(target_of(run).path or run.model.base)
-        plan_table.show(run, plan.make(run, path, inputs.sets, *training_of(run)))
+        plan_table.show(run, plan.make(run, path, inputs.sets, inputs.samples, *training_of(run)))
     return RunResult(folder_of(run).path, "planned")
 
 
@@ -219,21 +223,14 @@ def evaluate(run: EvaluateRun, folder: RunFolder, inputs: Inputs, device: torch.
     stages.report(run, folder, inputs, found, {"target": target, "retain": reference})
 
 
-def training_of(run: TrainingRun) -> tuple[dict[str, Term], str, TeacherConfig]:
+def training_of(run: TrainingRun) -> tuple[Method, str, TeacherConfig]:
     """What a run minimises, the set that its epochs count, and where the teacher's signal lives."""
+    method = method_of(run)
+    assert method is not None
     if isinstance(run, UnlearnRun):
-        return unlearning_terms(run), run.data.anchor, run.teacher
-    return {"train": Term(methods.CrossEntropy(), 1.0)}, "train", TeacherConfig()
-
-
-def unlearning_terms(run: UnlearnRun) -> dict[str, Term]:
-    """`gamma * forget + alpha * retain`; a term of weight 0 is not there."""
-    method, terms = run.method, {}
-    if method.gamma:
-        terms["forget"] = Term(methods.forget_loss(method), method.gamma)
-    if method.retain != "none" and method.alpha:
-        terms["retain"] = Term(methods.retain_loss(method), method.alpha)
-    return terms
+        anchor = run.data.anchor if run.method.gamma else "retain"
+        return method, anchor, run.teacher
+    return method, "train", TeacherConfig()
 
 
 def train_and_save(
@@ -242,7 +239,7 @@ def train_and_save(
     inputs: Inputs,
     path: str,
     device: torch.device,
-    terms: dict[str, Term],
+    method: Method,
     anchor: str,
     cache: TeacherConfig,
 ) -> None:
@@ -253,21 +250,49 @@ def train_and_save(
         ui.say("the target is an adapter itself: the checkpoint is saved merged", "yellow")
         merge = True
     model: Any = lean.make_lean(stages.load(run, path, held_on(run, device)))
+    start = folder.resume / "start"
+    if method.from_start and (run.adapter.name == "none" or merge):
+        distributed.on_main(lambda: snapshot(model, start))
     model = models.adapt(model, run.adapter, run.seed)
+    choose_parameters(model, method)
     packs = is_packed(run, model)
-    schedule = make_schedule(run, inputs.sets, anchor, packs)
+    schedule = make_schedule(run, inputs.sets, inputs.samples, anchor, packs)
     weights = distributed.on_main(lambda: models.weights_fingerprint(run.model, path))
-    teacher = make_teacher(run, cache, model, terms, schedule, weights)
+    teacher = make_teacher(run, cache, model, method.terms(), schedule, weights)
     base = models.base_of(model)
     own = base.config._attn_implementation
 
-    def on_the_way() -> dict[str, float]:
-        with packing.attention(base, own):
-            return stages.undisturbed(inputs, model)
+    callbacks: list[Evaluation | EarlyStop] = []
 
+    def undisturbed(measure: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]]:
+        def measured() -> dict[str, float]:
+            with packing.attention(base, own):
+                return measure()
+
+        return measured
+
+    if run.train.eval_steps:
+        look = undisturbed(lambda: stages.undisturbed(inputs, model))
+        callbacks.append(Evaluation(run.train.eval_steps, look))
+    stop = run.train.stop
+    if stopping.is_wanted(stop):
+        answers = inputs.answers("forget")
+        size = run.eval.batch_size
+        look = undisturbed(lambda: stopping.measure(model, stop, inputs.watched, answers, size))
+        metrics = folder.path / "metrics.jsonl"
+        callbacks.append(EarlyStop(stop, schedule.steps_per_epoch, metrics, look))
     with packing.attention(base, packing.NAME if packs else own):
-        trainer = train(run, model, terms, schedule, teacher, folder.path, on_the_way)
-    save_checkpoint(run, folder, trainer, tokenizer, merge)
+        trainer = train(run, model, method, schedule, teacher, folder.path, callbacks)
+    save_checkpoint(run, folder, trainer, tokenizer, merge, method, start)
+
+
+def snapshot(model: Any, folder: Path) -> None:
+    """Write a model's weights whole or not at all, unless they are there."""
+    if not folder.is_dir():
+        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(unfinished)
+        unfinished.rename(folder)
 
 
 def held_on(run: TrainingRun, device: torch.device) -> torch.device:
@@ -276,9 +301,15 @@ def held_on(run: TrainingRun, device: torch.device) -> torch.device:
 
 
 def save_checkpoint(
-    run: TrainingRun, folder: RunFolder, trainer: Any, tokenizer: Any, merge: bool
+    run: TrainingRun,
+    folder: RunFolder,
+    trainer: Any,
+    tokenizer: Any,
+    merge: bool,
+    method: Method,
+    start: Path,
 ) -> None:
-    """Write checkpoint/ whole or not at all."""
+    """Write checkpoint/ whole or not at all; `start`: where weights before training may lie."""
     unfinished = folder.path / ".checkpoint.unfinished"
     distributed.on_main(lambda: shutil.rmtree(unfinished, ignore_errors=True))
     if merge and run.adapter.name != "none":
@@ -290,6 +321,7 @@ def save_checkpoint(
 
     def close() -> None:
         (unfinished / "training_args.bin").unlink(missing_ok=True)
+        method.finish(unfinished, start if start.is_dir() else None)
         tokenizer.save_pretrained(unfinished)
         card.write(run, unfinished)
         unfinished.rename(folder.checkpoint)

@@ -83,6 +83,7 @@ class RecipeConfig:
     batch_size: int = key(32, "sequences per optimiser step, all processes together", minimum=1)
     epochs: float = key(5, "passes over the anchor data", above=0)
     warmup_steps: int = key(0, "linear warm-up, in optimiser steps", minimum=0)
+    warmup_epochs: float = key(0.0, "linear warm-up, in passes; where warmup_steps is 0", minimum=0)
     scheduler: str = key("constant_with_warmup", "learning-rate schedule of transformers")
     weight_decay: float = key(0.0, "AdamW weight decay", minimum=0)
 
@@ -134,6 +135,10 @@ class DataConfig:
     question_key: str = key("question", "column of the question")
     answer_key: str = key("answer", "column of the answer")
     text_key: str = key("text", "column of a plain document, cut into max_length pieces")
+    focus_key: str = key("focus", "column of the words to focus on, for method.focus=column")
+    alternative_key: str = key("alternative_answers", "column of answers to prefer (altpo)")
+    refusals: str | None = key(None, "file of answers like 'I don't know'; null: the shipped ones")
+    requests: list[str] = key([], "forget splits unlearned one after the other, see experiment")
 
 
 @dataclass
@@ -141,6 +146,7 @@ class MethodConfig:
     """What all methods share: gamma * forget + alpha * retain."""
 
     name: str = key("", "name of the method")
+    file: str | None = key(None, "your own method: a Python file (on the command line only)")
     retain: str = key(
         "none",
         "retain term: gdr = cross entropy, klr = KL to target",
@@ -148,28 +154,6 @@ class MethodConfig:
     )
     alpha: float = key(1.0, "weight of the retain term", minimum=0)
     gamma: float = key(1.0, "weight of the forget term", minimum=0)
-
-
-@dataclass
-class UndialConfig(MethodConfig):
-    """UnDIAL (Dong et al., NAACL 2025)."""
-
-    strength: float = key(10.0, "lowers the target token's teacher logit by this much", minimum=0)
-
-
-@dataclass
-class GaConfig(MethodConfig):
-    """Gradient ascent (Jang et al., 2023)."""
-
-
-@dataclass
-class NpoConfig(MethodConfig):
-    """Negative preference optimisation (Zhang et al., 2024)."""
-
-    beta: float = key(0.1, "inverse temperature", above=0)
-
-
-METHODS: dict[str, type[MethodConfig]] = {"undial": UndialConfig, "ga": GaConfig, "npo": NpoConfig}
 
 
 @dataclass
@@ -185,6 +169,23 @@ class AdapterConfig:
 
 
 @dataclass
+class StopConfig:
+    """When training ends before its last step; nothing of it is on by default."""
+
+    perplexity_ratio: float | None = key(
+        None, "perplexity of stop.texts above this times its start (paper: 1.03)", above=1
+    )
+    forget_probability: float | None = key(
+        None, "mean probability of the forget set's answers at or below this", minimum=0, maximum=1
+    )
+    every: int = key(100, "checked every N optimiser steps, never before one epoch", minimum=1)
+    path: str | None = key(None, "data set of the validation texts; null: stop.split is a file")
+    split: str | None = key(None, "split or file of the validation texts (data.text_key)")
+    limit: int = key(256, "texts", minimum=1)
+    tokens: int = key(32, "first tokens of each text", minimum=2)
+
+
+@dataclass
 class TrainConfig:
     """How the optimiser runs. Batch sizes are global: all processes and accumulation together."""
 
@@ -194,6 +195,7 @@ class TrainConfig:
     max_steps: int | None = key(None, "optimiser steps; overrides epochs", minimum=1)
     scheduler: str = key("constant_with_warmup", "learning-rate schedule of transformers")
     warmup_steps: int = key(0, "linear warm-up, in optimiser steps", minimum=0)
+    warmup_epochs: float = key(0.0, "linear warm-up, in passes; where warmup_steps is 0", minimum=0)
     weight_decay: float = key(0.0, "AdamW weight decay", minimum=0)
     max_grad_norm: float = key(1.0, "gradient clipping by norm; 0: off", minimum=0)
     optim: str = key("adamw_torch_fused", "optimiser of transformers (sgd, paged_adamw_8bit, ...)")
@@ -209,6 +211,7 @@ class TrainConfig:
     )
     eval_steps: int | None = key(None, "evaluate during training every N steps", minimum=1)
     logging_steps: int = key(1, "write metrics.jsonl every N steps", minimum=1)
+    stop: StopConfig = group(StopConfig, "early stop")
     report_to: list[str] = key([], "loggers of transformers (wandb, tensorboard, ...)")
     args: dict[str, Any] = key({}, "any other field of transformers.TrainingArguments")
 

@@ -37,7 +37,8 @@ class Batch:
     """One micro-batch of B sequences with N target tokens in all.
 
     `positions_N`: where each target is predicted, in the flattened `input_ids`; `sequence_N`: its
-    row; `counts`: targets of each row; `index`: each row's place in its set, -1 for an empty row;
+    row; `focus_N`: whether it is a focus word's; `counts`: targets of each row; `index`: each row's
+    place in its set, -1 for an empty row;
     `tokens`: of the sequences, padding left out; `layout`: what the model's forward is given
     besides `input_ids`.
     """
@@ -46,6 +47,7 @@ class Batch:
     positions_N: Tensor
     targets_N: Tensor
     sequence_N: Tensor
+    focus_N: Tensor
     counts: list[int]
     index: list[int]
     tokens: int
@@ -87,11 +89,13 @@ def batch_of(
     positions = [start + i - 1 for start, p in zip(starts, places, strict=True) for i in p]
     targets = [e.labels[i] for e, p in zip(examples, places, strict=True) for i in p]
     sequence = [row for row, count in enumerate(counts) for _ in range(count)]
+    focus = [i in set(e.focus) for e, p in zip(examples, places, strict=True) for i in p]
     return Batch(
         input_ids,
         torch.tensor(positions, dtype=torch.long),
         torch.tensor(targets, dtype=torch.long),
         torch.tensor(sequence, dtype=torch.long),
+        torch.tensor(focus, dtype=torch.bool),
         counts,
         indices,
         sum(len(e.input_ids) for e, i in zip(examples, indices, strict=True) if i >= 0),

@@ -1,11 +1,13 @@
 """From a row to token ids and labels: prompt format, boundary, end token.
 
 Prompt and answer are tokenised as one string, so that the tokens at the boundary are those the
-model was trained on; a token that straddles it counts as answer. Knows no tensors.
+model was trained on; a token that straddles it counts as answer. Spans to focus on (data/focus.py)
+become token positions by the tokenizer's offsets. Knows no tensors.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +18,24 @@ from undial_cli.errors import UserError
 from undial_cli.schema import DataConfig, TemplateConfig
 
 IGNORE = -100
+# Of `data.joined`.
+BLANK_LINE = "\n\n"
+# (start, end) in characters.
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Example:
     """One sequence: `labels[i]` is `input_ids[i]` where it is a target, else -100 (unshifted).
 
-    `answer_end` is the position after the last answer token, before the end token.
+    `answer_end` is the position after the last answer token, before the end token. `focus` are the
+    positions of the targets that lie in a span to focus on.
     """
 
     input_ids: list[int]
     labels: list[int]
     answer_end: int
+    focus: tuple[int, ...] = ()
 
     @property
     def num_targets(self) -> int:
@@ -43,16 +51,35 @@ class Encoder:
     template: TemplateConfig
     data: DataConfig
 
-    def encode(self, rows: list[Row]) -> list[Example]:
-        """All training examples of `rows`; documents give several each."""
+    def encode(self, rows: list[Row], spans: list[list[Span]] | None = None) -> list[Example]:
+        """All training examples of `rows`; documents give several each.
+
+        Args:
+            spans: what to focus on in the `scored_text` of each row.
+
+        Raises:
+            UserError: a row cannot be encoded, or there are spans for token ids.
+        """
+        if spans is None:
+            spans = [[] for _ in rows]
+        else:
+            spans = [
+                clipped(found, scored_text(row, self.data))
+                for row, found in zip(rows, spans, strict=True)
+            ]
         if self.data.joined and rows and row_kind(rows[0], self.data) == "text":
-            rows = [{self.data.text_key: "\n\n".join(str(r[self.data.text_key]) for r in rows)}]
+            texts = [str(row[self.data.text_key]) for row in rows]
+            rows, spans = [{self.data.text_key: BLANK_LINE.join(texts)}], [joined(texts, spans)]
         examples = []
-        for row in rows:
+        for row, found in zip(rows, spans, strict=True):
             if row_kind(row, self.data) in ("text", "ids"):
-                examples += self.documents(row)
-            else:
-                examples.append(self.answer(*self.parts(row)))
+                examples += self.documents(row, found)
+                continue
+            prompt, answer, suffix = self.parts(row)
+            text = scored_text(row, self.data) if found else answer
+            cut = 0 if answer == text else len(text) - len(text.lstrip())
+            found = clipped([(start - cut, end - cut) for start, end in found], answer)
+            examples.append(self.answer(prompt, answer, suffix, found))
         return examples
 
     def parts(self, row: Row) -> tuple[str, str, str]:
@@ -62,15 +89,8 @@ class Encoder:
             return self.question(str(row[self.data.question_key]), str(row[self.data.answer_key]))
         if kind == "completion":
             return str(row["prompt"]), str(row["completion"]), ""
-        messages = row["messages"]
-        whole = isinstance(messages, list) and all(
-            isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages
-        )
-        if not whole or len(messages) < 2 or messages[-1]["role"] != "assistant":
-            raise UserError(
-                "column 'messages': expected a list of {role, content}, the last from 'assistant'"
-            )
-        return self.chat(messages[:-1], messages[-1]["content"])
+        *messages, last = checked_messages(row)
+        return self.chat(messages, last["content"])
 
     def question(self, question: str, answer: str) -> tuple[str, str, str]:
         """A question and an answer in the model's own prompt format."""
@@ -116,9 +136,16 @@ class Encoder:
         )
         return list(encoded["input_ids"]), [tuple(o) for o in encoded["offset_mapping"]]  # type: ignore[misc]
 
-    def answer(self, prompt: str, answer: str, suffix: str) -> Example:
-        """One example; scored are the answer and the first end token after it, nothing later."""
-        ids, offsets = self.tokenise(prompt + answer + suffix)
+    def answer(
+        self, prompt: str, answer: str, suffix: str, spans: list[Span] | None = None
+    ) -> Example:
+        """One example; scored are the answer and the first end token after it, nothing later.
+
+        Args:
+            spans: what to focus on in `answer`.
+        """
+        text = prompt + answer + suffix
+        ids, offsets = self.tokenise(text)
         start, end = len(prompt), len(prompt) + len(answer)
         targets = [b > start for _, b in offsets]
         answer_end = max(
@@ -131,8 +158,10 @@ class Encoder:
             ids = [*ids, self.end_token()]
         targets.append(True)
         labels = [i if t else IGNORE for i, t in zip(ids, targets, strict=True)]
-        size = self.data.max_length
-        return Example(ids[:size], labels[:size], min(answer_end, size))
+        size = min(self.data.max_length, len(ids))
+        inside = overlapping(text, offsets[:size], [(start + a, start + b) for a, b in spans or []])
+        focus = tuple(i for i in inside if labels[i] != IGNORE)
+        return Example(ids[:size], labels[:size], min(answer_end, size), focus)
 
     def end_token(self) -> int:
         """The id that ends an answer where the template writes none."""
@@ -145,21 +174,34 @@ class Encoder:
         first = next((i for i, label in enumerate(example.labels) if label != IGNORE), None)
         return example.input_ids[:first] if first else self.tokenise(prompt)[0]
 
-    def documents(self, row: Row) -> list[Example]:
+    def documents(self, row: Row, spans: list[Span] | None = None) -> list[Example]:
         """A text cut into pieces of `max_length` tokens; every token is a target.
 
         Each piece starts with the begin token where the tokenizer adds one. A row of token ids is
         taken as it is.
+
+        Args:
+            spans: what to focus on in the text.
         """
+        inside: list[int] = []
         if row_kind(row, self.data) == "ids":
             ids, begin = self.known(row["input_ids"]), []
         else:
-            ids, _ = self.tokenise(str(row[self.data.text_key]))
+            text = str(row[self.data.text_key])
+            ids, offsets = self.tokenise(text)
             bos = self.tokenizer.bos_token_id
             begin = ids[:1] if bos is not None and ids[:1] == [bos] else []
+            inside = overlapping(text, offsets[len(begin) :], spans or [])
         ids, size = ids[len(begin) :], self.data.max_length - len(begin)
+        focus: dict[int, list[int]] = {}
+        for i in inside:
+            focus.setdefault(i // size, []).append(i % size + len(begin))
         pieces = [begin + ids[i : i + size] for i in range(0, len(ids), size)]
-        return [Example(piece, list(piece), len(piece)) for piece in pieces if len(piece) > 1]
+        return [
+            Example(piece, list(piece), len(piece), tuple(focus.get(i, ())))
+            for i, piece in enumerate(pieces)
+            if len(piece) > 1
+        ]
 
     def known(self, ids: list[int]) -> list[int]:
         """Token ids that are given; refused if they cannot be this tokenizer's."""
@@ -172,3 +214,80 @@ class Encoder:
     def text(self, ids: list[int]) -> str:
         """Token ids as text, special tokens left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def checked_messages(row: Row) -> list[dict[str, Any]]:
+    """The messages of a row, of which the last is the answer."""
+    messages = row["messages"]
+    whole = isinstance(messages, list) and all(
+        isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages
+    )
+    if (
+        not whole
+        or len(messages) < 2
+        or messages[-1]["role"] != "assistant"
+        or not isinstance(messages[-1]["content"], str)
+    ):
+        raise UserError(
+            "column 'messages': expected a list of {role, content}, the last from 'assistant'"
+        )
+    return messages
+
+
+def scored_text(row: Row, config: DataConfig) -> str:
+    """The text of a row that spans count in: its answer, completion or last message, or all of it.
+
+    Raises:
+        UserError: the row holds token ids, which have no text, or messages without an answer.
+    """
+    kind = row_kind(row, config)
+    if kind == "messages":
+        return str(checked_messages(row)[-1]["content"])
+    if kind == "ids":
+        raise UserError(
+            "method.focus: rows of token ids (column 'input_ids') have no text to focus on; use "
+            "data with text, or method=undial"
+        )
+    column = {"qa": config.answer_key, "completion": "completion", "text": config.text_key}
+    return str(row[column[kind]])
+
+
+def clipped(spans: list[Span], text: str) -> list[Span]:
+    """Spans cut to what lies in the text."""
+    cut = [(max(start, 0), min(end, len(text))) for start, end in spans]
+    return [(start, end) for start, end in cut if start < end]
+
+
+def joined(texts: list[str], spans: list[list[Span]]) -> list[Span]:
+    """The spans of texts in these texts joined by a blank line."""
+    found, shift = [], 0
+    for text, own in zip(texts, spans, strict=True):
+        found += [(start + shift, end + shift) for start, end in own]
+        shift += len(text) + len(BLANK_LINE)
+    return found
+
+
+def merged(spans: list[Span]) -> list[Span]:
+    """The same characters as spans that are sorted and do not overlap."""
+    found: list[Span] = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return found
+
+
+def overlapping(text: str, offsets: list[tuple[int, int]], spans: list[Span]) -> list[int]:
+    """The tokens that share a character with a span; white space at a token's edges is none."""
+    if not spans:
+        return []
+    spans = merged(spans)
+    starts, found = [start for start, _ in spans], []
+    for i, (a, b) in enumerate(offsets):
+        own = text[a:b]
+        a, b = a + len(own) - len(own.lstrip()), b - len(own) + len(own.rstrip())
+        last = bisect_right(starts, b - 1) - 1
+        if a < b and last >= 0 and spans[last][1] > a:
+            found.append(i)
+    return found

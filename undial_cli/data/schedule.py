@@ -1,9 +1,10 @@
 """The whole order of a run as one list of rows, fixed by the seed alone.
 
 Each optimiser step takes `batch_size` anchor samples (fewer at an epoch's end) and as many of
-every other set. The number
-of processes and the micro-batch only decide how a step's rows are dealt out and how many empty
-rows fill it up: they never change which samples a step sees.
+every other set. A sample is one example, or several that belong together (an answer and another one
+to prefer), which may be others each time. The number of processes and the micro-batch only decide
+how a step's rows are dealt out and how many empty rows fill it up: they never change which samples
+a step sees.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from undial_cli.data.collate import EMPTY, Batch, padded
 from undial_cli.data.encode import Example
 
 MOST_GROUPED = 50
+
+# The examples that a sample consists of: the first time it is drawn, the second time, ...
+Sample = list[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Schedule(Dataset):
 
     Args:
         sets: examples of each set, by name (`forget`, `retain`, or `train`).
+        samples: of sets whose samples are not their examples one by one.
         anchor: the set whose size makes an epoch.
         dealing: rows per step and how they are shared out.
         steps: optimiser steps in all, or None for `epochs`.
@@ -87,44 +92,58 @@ class Schedule(Dataset):
         seed: int,
         grouped: bool = True,
         make_batch: Callable[[list[Example], list[int]], Batch] = padded,
+        samples: dict[str, list[Sample]] | None = None,
     ) -> None:
         self.sets, self.dealing, self.make_batch = sets, dealing, make_batch
-        self.steps_per_epoch = math.ceil(len(sets[anchor]) / batch_size)
+        known = samples or {}
+        drawable = {name: known.get(name) or alone(part) for name, part in sets.items()}
+        self.steps_per_epoch = math.ceil(len(drawable[anchor]) / batch_size)
         self.steps = steps or max(1, round(epochs * self.steps_per_epoch))
-        self.order: dict[str, list[int]] = {}
-        lengths = {name: [len(e.input_ids) for e in examples] for name, examples in sets.items()}
+        self.order: dict[str, list[tuple[int, ...]]] = {}
+        lengths = {
+            name: [sum(len(sets[name][i].input_ids) for i in sample[0]) for sample in part]
+            for name, part in drawable.items()
+        }
         batches = {
             name: endless_batches(lengths[name], batch_size, seed + number, grouped)
             for number, name in enumerate(sets)
         }
         anchors = [next(batches[anchor]) for _ in range(self.steps)]
-        for name in sets:
+        for name, part in drawable.items():
             stream = itertools.chain.from_iterable(batches[name])
+            turns = [itertools.cycle(sample) for sample in part]
+            empty = (-1,) * len(part[0][0])
             self.order[name] = []
             for drawn in anchors:
                 step = drawn if name == anchor else list(itertools.islice(stream, len(drawn)))
                 step = sorted(step, key=lambda i: -lengths[name][i])
-                self.order[name] += step + [-1] * (dealing.rows - len(step))
+                self.order[name] += [next(turns[i]) for i in step]
+                self.order[name] += [empty] * (dealing.rows - len(step))
 
     def __len__(self) -> int:
         return self.steps * self.dealing.rows
 
-    def __getitem__(self, row: int) -> dict[str, int]:
+    def __getitem__(self, row: int) -> dict[str, tuple[int, ...]]:
         return {name: order[row] for name, order in self.order.items()}
 
     def drawn(self, name: str) -> int:
-        """How many samples of set `name` the run sees, repetitions counted."""
-        return sum(i >= 0 for i in self.order[name])
+        """How many examples of set `name` the run sees, repetitions counted."""
+        return sum(i >= 0 for row in self.order[name] for i in row)
 
     def used(self, name: str) -> list[int]:
-        """The indices of set `name` that the run will see."""
-        return sorted(set(self.order[name]) - {-1})
+        """The examples of set `name` that the run will see."""
+        return sorted({i for row in self.order[name] for i in row} - {-1})
 
-    def collate(self, rows: list[dict[str, int]]) -> dict[str, Batch]:
+    def collate(self, rows: list[dict[str, tuple[int, ...]]]) -> dict[str, Batch]:
         """A micro-batch of every set for a list of rows."""
         batch = {}
         for name, examples in self.sets.items():
-            indices = [row[name] for row in rows]
+            indices = [i for row in rows for i in row[name]]
             chosen = [examples[i] if i >= 0 else EMPTY for i in indices]
             batch[name] = self.make_batch(chosen, indices)
         return batch
+
+
+def alone(examples: list[Example]) -> list[Sample]:
+    """Every example as a sample of its own."""
+    return [[(i,)] for i in range(len(examples))]

@@ -7,6 +7,7 @@ that predict a target, the head and the targets [N]; it is what training uses. W
 divided by that number.
 """
 
+from undial_cli.losses.activations import rmu_forget_loss, rmu_retain_loss
 from undial_cli.losses.chunked import Projection
 from undial_cli.losses.fused import (
     fused_cross_entropy_loss,
@@ -16,14 +17,25 @@ from undial_cli.losses.fused import (
     fused_undial_loss,
 )
 from undial_cli.losses.positions import IGNORE, select_targets
-from undial_cli.losses.preference import npo_loss, sequence_logps
-from undial_cli.losses.tokens import cross_entropy_loss, ga_loss, kl_loss
+from undial_cli.losses.preference import dpo_loss, npo_loss, sequence_logps, simnpo_loss
+from undial_cli.losses.tokens import (
+    ceu_loss,
+    cross_entropy_loss,
+    ga_loss,
+    kl_loss,
+    pdu_forget_loss,
+    satimp_loss,
+    unilogit_loss,
+    wga_loss,
+)
 from undial_cli.losses.undial import undial_loss, undial_target
 
 __all__ = [
     "IGNORE",
     "Projection",
+    "ceu_loss",
     "cross_entropy_loss",
+    "dpo_loss",
     "fused_cross_entropy_loss",
     "fused_ga_loss",
     "fused_kl_loss",
@@ -32,8 +44,15 @@ __all__ = [
     "ga_loss",
     "kl_loss",
     "npo_loss",
+    "pdu_forget_loss",
+    "rmu_forget_loss",
+    "rmu_retain_loss",
+    "satimp_loss",
     "select_targets",
     "sequence_logps",
+    "simnpo_loss",
     "undial_loss",
     "undial_target",
+    "unilogit_loss",
+    "wga_loss",
 ]

@@ -7,10 +7,11 @@ depend on the chunk size beyond rounding, and is the same each time on a CPU.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from undial_cli.losses import preference
 from undial_cli.losses.chunked import (
     Project,
     Projection,
@@ -21,7 +22,8 @@ from undial_cli.losses.chunked import (
     logps_sum,
     rows_per_chunk,
 )
-from undial_cli.losses.positions import reduce
+from undial_cli.losses.positions import places_within, reduce
+from undial_cli.losses.preference import npo_of, sum_where
 
 
 def cross_entropy_(
@@ -117,6 +119,36 @@ def cross_entropy_sum(
     return logps_sum(hidden_ND, head, targets_N, lambda logps, _: -logps.sum(), size=size)
 
 
+def sequences_sum(
+    hidden_ND: Tensor,
+    head: Projection,
+    targets_N: Tensor,
+    sequence_N: Tensor,
+    counts: list[int],
+    loss: Callable[[Tensor], Tensor],
+    group: int = 1,
+    size: int | None = None,
+) -> Tensor:
+    """Sum of a loss of B sequences' log-probabilities, over those that have a target.
+
+    Args:
+        sequence_N: [N] the sequence of each position, in order; `counts`: positions of each.
+        loss: given summed log-probabilities [B], differentiable losses [B / group]. Those of
+            sequences in other blocks are passed as 0, and what becomes of them is left out.
+        group: consecutive sequences that one loss needs; it counts if any of them has a target.
+        size: positions per chunk.
+    """
+    units = [sum(counts[start : start + group]) for start in range(0, len(counts), group)]
+
+    def of_block(logps_n: Tensor, rows: slice) -> Tensor:
+        rows_n = sequence_N[rows]
+        losses_U = loss(logps_n.new_zeros(len(counts)).index_add(0, rows_n, logps_n))
+        here_U = torch.zeros_like(losses_U, dtype=torch.bool)
+        return sum_where(here_U.index_fill(0, rows_n // group, True), losses_U)
+
+    return logps_sum(hidden_ND, head, targets_N, of_block, units, size)
+
+
 def npo_sum(
     hidden_ND: Tensor,
     head: Projection,
@@ -129,13 +161,50 @@ def npo_sum(
 ) -> Tensor:
     """Sum of NPO's loss over sequences that have a target, see `fused_npo_loss`."""
 
-    def loss(logps_n: Tensor, rows: slice) -> Tensor:
-        rows_n = sequence_N[rows]
-        logps_B = logps_n.new_zeros(len(reference_B)).index_add(0, rows_n, logps_n)
-        here_B = torch.zeros_like(logps_B).index_fill(0, rows_n, 1)
-        return preference.npo_sum(logps_B, reference_B.to(logps_B.dtype), here_B, beta)
+    def loss(logps_B: Tensor) -> Tensor:
+        return npo_of(logps_B, reference_B, beta)
 
-    return logps_sum(hidden_ND, head, targets_N, loss, counts, size)
+    return sequences_sum(hidden_ND, head, targets_N, sequence_N, counts, loss, size=size)
+
+
+def ceu_sum(
+    hidden_ND: Tensor,
+    head: Projection,
+    targets_N: Tensor,
+    sequence_N: Tensor,
+    counts: list[int],
+    skip: int,
+    size: int | None = None,
+) -> Tensor:
+    """Sum of CE-U's loss over all but the first `skip` targets of each sequence, see `ceu_loss`.
+
+    Its gradient `q - p` is `q_y (onehot - p)`, which loses no digits where `q_y` is small.
+    """
+    counts_B = torch.tensor(counts, dtype=torch.long, device=sequence_N.device)
+    kept_N = places_within(sequence_N, counts_B) >= skip
+
+    def loss(log_q_CV: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        index, kept_C = targets_N[rows, None], kept_N[rows]
+        target_CV = log_q_CV.scatter(1, index, -torch.inf).softmax(-1)
+        loss_C = -torch.bmm(target_CV[:, None], log_q_CV[:, :, None])[:, 0, 0]
+        slope_C1 = log_q_CV.gather(1, index).exp() * kept_C[:, None]
+        gradient_CV = target_CV.mul_(-slope_C1).scatter_(1, index, slope_C1)
+        return torch.where(kept_C, loss_C, 0).sum(), gradient_CV
+
+    return distribution_sum(hidden_ND, head, loss, size)
+
+
+def pdu_forget_sum(hidden_ND: Tensor, head: Projection, size: int | None = None) -> Tensor:
+    """Sum of PDU's forget term, see `pdu_forget_loss`; log q serves as well as logits."""
+
+    def loss(log_q_CV: Tensor, _: slice) -> tuple[Tensor, Tensor]:
+        most = log_q_CV.max(-1, keepdim=True)
+        margin_C1 = most.values - log_q_CV.mean(-1, keepdim=True)
+        gradient_CV = log_q_CV.copy_(margin_C1 * (-2 / log_q_CV.shape[1]))
+        gradient_CV.scatter_add_(1, most.indices, 2 * margin_C1)
+        return margin_C1.square().sum(), gradient_CV
+
+    return distribution_sum(hidden_ND, head, loss, size)
 
 
 def as_projection(head: Tensor | Projection) -> Projection:

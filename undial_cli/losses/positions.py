@@ -30,6 +30,12 @@ def select_targets(labels_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mask, targets, sequence
 
 
+def places_within(sequence_N: Tensor, counts_B: Tensor) -> Tensor:
+    """How many targets of its own sequence come before each of N, given how many each has: [N]."""
+    starts_B = counts_B.cumsum(0) - counts_B
+    return torch.arange(len(sequence_N), device=sequence_N.device) - starts_B[sequence_N]
+
+
 def upcast(logits: Tensor) -> Tensor:
     """Half-precision logits as float32; float32 and float64 as they are."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

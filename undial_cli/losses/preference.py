@@ -1,32 +1,38 @@
 """Losses on whole sequences, from summed log-probabilities.
 
-Source: NPO, Zhang et al. 2024, https://arxiv.org/abs/2404.05868.
+A function `..._of` is what a dense loss shares with the fused engine: the loss of each sequence, or
+of each pair of them.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from undial_cli.losses.positions import reduce, select_targets, upcast
-
-
-def summed_logps(logits_NV: Tensor, targets_N: Tensor, sequence_N: Tensor, rows: int) -> Tensor:
-    """Log-probability of each of `rows` sequences, summed over its target tokens: [rows]."""
-    logps_N = -F.cross_entropy(upcast(logits_NV), targets_N, reduction="none")
-    return logps_N.new_zeros(rows).index_add(0, sequence_N, logps_N)
+from undial_cli.losses.positions import reduce, select_targets, target_mask
+from undial_cli.losses.tokens import target_logps
 
 
 def sequence_logps(logits: Tensor, labels: Tensor) -> Tensor:
     """Log-probability of the target tokens of each sequence, [B]; logits [B, T, V]."""
-    mask, targets_N, sequence_N = select_targets(labels)
-    return summed_logps(logits[mask], targets_N, sequence_N, len(labels))
+    logps_N, sequence_N = target_logps(logits, labels), select_targets(labels)[2]
+    return logps_N.new_zeros(len(labels)).index_add(0, sequence_N, logps_N)
 
 
-def npo_sum(logps_B: Tensor, reference_B: Tensor, counted_B: Tensor, beta: float) -> Tensor:
-    """Sum of `-(2/beta) log sigmoid(-beta (log pi - log pi_ref))` over counted sequences."""
-    loss_B = -(2 / beta) * F.logsigmoid(-beta * (logps_B - reference_B.detach()))
-    return (loss_B * counted_B).sum()
+def sum_where(counted_B: Tensor, losses_B: Tensor) -> Tensor:
+    """Sum of the losses that count; the others are not looked at, whatever they are."""
+    return torch.where(counted_B, losses_B, 0).sum()
+
+
+def log_ratio(logps_B: Tensor, reference_B: Tensor) -> Tensor:
+    """`log pi - log pi_ref`, [B]."""
+    return logps_B - reference_B.detach().to(logps_B.dtype)
+
+
+def npo_of(logps_B: Tensor, reference_B: Tensor, beta: float) -> Tensor:
+    """NPO's loss of each sequence, [B], see `npo_loss`."""
+    return -(2 / beta) * F.logsigmoid(-beta * log_ratio(logps_B, reference_B))
 
 
 def npo_loss(
@@ -36,7 +42,11 @@ def npo_loss(
     beta: float,
     num_items_in_batch: Tensor | float | None = None,
 ) -> Tensor:
-    """Negative preference optimisation, mean over sequences that have a target token.
+    """Negative preference optimisation `-(2/beta) log sigmoid(-beta (log pi - log pi_ref))`.
+
+    Mean over sequences that have a target token.
+
+    Source: Zhang et al. 2024, https://arxiv.org/abs/2404.05868.
 
     Args:
         logits: [B, T, V] of the model in training.
@@ -45,6 +55,83 @@ def npo_loss(
         beta: inverse temperature (> 0); as it tends to 0 the gradient tends to that of GA.
         num_items_in_batch: divisor of the sum; None for the number of counted sequences.
     """
-    counted_B = (labels[:, 1:] != -100).any(1)
-    total = npo_sum(sequence_logps(logits, labels), reference_logps, counted_B, beta)
+    counted_B = target_mask(labels).any(1)
+    losses_B = npo_of(sequence_logps(logits, labels), reference_logps, beta)
+    return reduce(sum_where(counted_B, losses_B), counted_B.sum(), num_items_in_batch)
+
+
+def simnpo_of(logps_B: Tensor, lengths_B: Tensor, beta: float, delta: float) -> Tensor:
+    """SimNPO's loss of each sequence of `lengths_B` target tokens, [B], see `simnpo_loss`."""
+    mean_nll_B = -logps_B / lengths_B.clamp(min=1)
+    return -(2 / beta) * F.logsigmoid(beta * (mean_nll_B - delta))
+
+
+def simnpo_loss(
+    logits: Tensor,
+    labels: Tensor,
+    beta: float,
+    delta: float,
+    num_items_in_batch: Tensor | float | None = None,
+) -> Tensor:
+    """SimNPO `-(2/beta) log sigmoid(beta (nll / length - delta))`, mean over sequences.
+
+    Source: Fan et al. 2024, https://arxiv.org/abs/2410.07163.
+
+    Args:
+        logits: [B, T, V] of the model in training.
+        labels: [B, T] unshifted token ids, -100 where nothing is scored.
+        beta: inverse temperature (> 0); as it tends to 0 the gradient tends to that of the mean
+            over sequences of `log pi / length`.
+        delta: margin, in nats per token.
+        num_items_in_batch: divisor of the sum; None for the number of sequences with a target.
+    """
+    lengths_B = target_mask(labels).sum(1)
+    losses_B = simnpo_of(sequence_logps(logits, labels), lengths_B, beta, delta)
+    counted_B = lengths_B > 0
+    return reduce(sum_where(counted_B, losses_B), counted_B.sum(), num_items_in_batch)
+
+
+def dpo_of(logps_B: Tensor, reference_B: Tensor, beta: float) -> Tensor:
+    """DPO's loss of each pair, [B/2], see `dpo_loss`; [true_0, alternative_0, true_1, ...]."""
+    ratio_B = log_ratio(logps_B, reference_B)
+    return -(2 / beta) * F.logsigmoid(beta * (ratio_B[1::2] - ratio_B[0::2]))
+
+
+def dpo_loss(
+    logits: Tensor,
+    labels: Tensor,
+    alternative_logits: Tensor,
+    alternative_labels: Tensor,
+    reference_logps: Tensor,
+    alternative_reference_logps: Tensor,
+    beta: float,
+    num_items_in_batch: Tensor | float | None = None,
+) -> Tensor:
+    """Preference of an alternative over the true answer, mean over pairs that have a target.
+
+    `-(2/beta) log sigmoid(beta (D_alternative - D_true))`, `D = log pi - log pi_ref`. The same
+    question's alternative is an "I don't know" (IdkDPO) or another answer (AltPO).
+
+    Sources: TOFU, https://arxiv.org/abs/2401.06121; Mekala et al. 2025,
+    https://arxiv.org/abs/2409.13474.
+
+    Args:
+        logits: [B, T, V] on the true answers, of the model in training.
+        labels: [B, T] unshifted token ids of the true answers, -100 where nothing is scored.
+        alternative_logits: [B, T', V] on the alternatives.
+        alternative_labels: [B, T'], of the alternatives.
+        reference_logps: [B] log-probabilities of the true answers under the reference model.
+        alternative_reference_logps: [B], of the alternatives.
+        beta: inverse temperature (> 0).
+        num_items_in_batch: divisor of the sum; None for the number of counted pairs.
+
+    Returns:
+        Scalar in nats; `(2/beta) log 2` where the model is the reference.
+    """
+    true_B = sequence_logps(logits, labels)
+    other_B = sequence_logps(alternative_logits, alternative_labels)
+    logps_2B = torch.stack([true_B, other_B], 1).flatten()
+    reference_2B = torch.stack([reference_logps, alternative_reference_logps], 1).flatten()
+    counted_B = target_mask(labels).any(1) | target_mask(alternative_labels).any(1)
+    total = sum_where(counted_B, dpo_of(logps_2B, reference_2B, beta))
     return reduce(total, counted_B.sum(), num_items_in_batch)

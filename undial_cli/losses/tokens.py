@@ -1,34 +1,41 @@
-"""Losses that are sums over target tokens: cross entropy, gradient ascent, KL to the teacher.
+"""Losses that are sums over target tokens, from logits or from the targets' log-probabilities.
 
-Sources: GA, Jang et al. 2023 (arXiv 2210.01504) and TOFU (arXiv 2401.06121).
+A function `..._of` is what a dense loss shares with the fused engine: a sum over N tokens.
 """
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from undial_cli.losses.positions import reduce, select_targets, upcast
+from undial_cli.losses.positions import places_within, reduce, select_targets, upcast
 
 
-def cross_entropy_sum(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-    """Summed negative log-likelihood of N targets, in nats."""
-    return F.cross_entropy(upcast(logits_NV), targets_N, reduction="sum")
+def target_logps(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probabilities of the N target tokens of a batch, in nats, [N]; logits [B, T, V]."""
+    mask, targets_N, _ = select_targets(labels)
+    return -F.cross_entropy(upcast(logits[mask]), targets_N, reduction="none")
 
 
 def cross_entropy_loss(
     logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | float | None = None
 ) -> Tensor:
     """Mean negative log-likelihood of the target tokens; `logits` [B, T, V], `labels` [B, T]."""
-    mask, targets_N, _ = select_targets(labels)
-    total = cross_entropy_sum(logits[mask], targets_N)
-    return reduce(total, len(targets_N), num_items_in_batch)
+    logps_N = target_logps(logits, labels)
+    return reduce(-logps_N.sum(), len(logps_N), num_items_in_batch)
 
 
 def ga_loss(
     logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | float | None = None
 ) -> Tensor:
-    """Gradient ascent: minus the cross entropy. Unbounded below, which is why it collapses."""
+    """Gradient ascent: minus the cross entropy. Unbounded below, which is why it collapses.
+
+    Sources: Jang et al. 2023, https://arxiv.org/abs/2210.01504, and TOFU,
+    https://arxiv.org/abs/2401.06121.
+    """
     return -cross_entropy_loss(logits, labels, num_items_in_batch)
 
 
@@ -49,3 +56,144 @@ def kl_loss(
     mask, targets_N, _ = select_targets(labels)
     total = kl_sum(student_logits[mask], teacher_logits[mask])
     return reduce(total, len(targets_N), num_items_in_batch)
+
+
+def wga_of(logps_N: Tensor, beta: float) -> Tensor:
+    """Sum of WGA's loss over tokens of these log-probabilities, see `wga_loss`."""
+    return satimp_of(logps_N, beta, 0.0)
+
+
+def wga_loss(
+    logits: Tensor,
+    labels: Tensor,
+    beta: float,
+    num_items_in_batch: Tensor | float | None = None,
+) -> Tensor:
+    """Weighted gradient ascent `q_y^beta log q_y`, the weight without gradient; mean over tokens.
+
+    Source: Wang et al., ICLR 2025, https://arxiv.org/abs/2502.19301.
+
+    Args:
+        logits: [B, T, V] of the model in training.
+        labels: [B, T] unshifted token ids, -100 where nothing is scored.
+        beta: how much less a token counts that is unlikely already (>= 0; 0 is gradient ascent).
+        num_items_in_batch: divisor of the sum; None for the number of target tokens.
+
+    Returns:
+        Scalar in nats, at most 0; 0 with its graph if there is no target token.
+    """
+    logps_N = target_logps(logits, labels)
+    return reduce(wga_of(logps_N, beta), len(logps_N), num_items_in_batch)
+
+
+def satimp_of(logps_N: Tensor, beta1: float, beta2: float) -> Tensor:
+    """Sum of SatImp's loss over tokens of these log-probabilities, see `satimp_loss`."""
+    fixed_N = logps_N.detach()
+    weights_N = (beta1 * fixed_N).exp() * (-fixed_N.expm1()) ** beta2
+    return (weights_N * logps_N).sum()
+
+
+def satimp_loss(
+    logits: Tensor,
+    labels: Tensor,
+    beta1: float,
+    beta2: float,
+    num_items_in_batch: Tensor | float | None = None,
+) -> Tensor:
+    """SatImp `q_y^beta1 (1 - q_y)^beta2 log q_y`, the weight without gradient; mean over tokens.
+
+    Source: Yang et al., ICML 2025, https://arxiv.org/abs/2505.11953.
+
+    Args:
+        logits, labels, num_items_in_batch: as in `wga_loss`.
+        beta1: of saturation, less weight on what is unlikely already (>= 0).
+        beta2: of importance, less weight on what is almost certain (>= 0).
+
+    Returns:
+        Scalar in nats, at most 0.
+    """
+    logps_N = target_logps(logits, labels)
+    return reduce(satimp_of(logps_N, beta1, beta2), len(logps_N), num_items_in_batch)
+
+
+def unilogit_of(logps_N: Tensor, vocabulary: int) -> Tensor:
+    """Sum of Unilogit's loss over tokens of these log-probabilities, see `unilogit_loss`.
+
+    `KL(q || p)` of the two events "y" and "not y", between which p divides `1/V` and `1 - 1/V`.
+    Its log-ratios have no share in the gradient, as `q` sums to 1.
+    """
+    fixed_N = logps_N.detach()
+    others_N = (-fixed_N.expm1()).clamp(min=torch.finfo(fixed_N.dtype).eps)
+    ratio_N = fixed_N + math.log(vocabulary)
+    others_ratio_N = others_N.log() - math.log1p(-1 / vocabulary)
+    return (logps_N.exp() * ratio_N - logps_N.expm1() * others_ratio_N).sum()
+
+
+def unilogit_loss(
+    logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | float | None = None
+) -> Tensor:
+    """Unilogit: reverse KL to the model's own distribution with the target's logit made uniform.
+
+    `KL(q || p)`, p without gradient: q with the target's logit replaced so that `p_y = 1/V`. It is
+    `q_y log(V q_y) + (1 - q_y) log((1 - q_y) / (1 - 1/V))`; mean over target tokens.
+
+    Source: Vasilev et al. 2025, https://arxiv.org/abs/2505.06027.
+
+    Args:
+        logits, labels, num_items_in_batch: as in `wga_loss`.
+
+    Returns:
+        Scalar in nats, between 0 (where every `q_y` is 1/V) and `log V`.
+    """
+    logps_N = target_logps(logits, labels)
+    return reduce(unilogit_of(logps_N, logits.shape[-1]), len(logps_N), num_items_in_batch)
+
+
+def ceu_loss(
+    logits: Tensor,
+    labels: Tensor,
+    skip: int = 1,
+    num_items_in_batch: Tensor | float | None = None,
+) -> Tensor:
+    """CE-U: cross entropy against the model's own distribution without the target token.
+
+    `-sum_k p_k log q_k`, `p = softmax(s with s_y = -inf)` without gradient; mean over the tokens
+    that are not skipped.
+
+    Source: https://arxiv.org/abs/2503.01224.
+
+    Args:
+        logits: [B, T, V] of the model in training.
+        labels: [B, T] unshifted token ids, -100 where nothing is scored.
+        skip: first targets of each sequence that count nowhere.
+        num_items_in_batch: divisor of the sum; None for the number of tokens not skipped.
+
+    Returns:
+        Scalar in nats.
+    """
+    mask, targets_N, sequence_N = select_targets(labels)
+    kept_N = places_within(sequence_N, mask.sum(1)) >= skip
+    logits_NV, targets_N = upcast(logits[mask][kept_N]), targets_N[kept_N]
+    with torch.no_grad():
+        target_NV = logits_NV.scatter(1, targets_N[:, None], -torch.inf).softmax(-1)
+    total = F.cross_entropy(logits_NV, target_NV, reduction="sum")
+    return reduce(total, len(targets_N), num_items_in_batch)
+
+
+def pdu_forget_loss(
+    logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | float | None = None
+) -> Tensor:
+    """PDU's forget term `(max_k s_k - mean_k s_k)^2`, mean over the target positions.
+
+    Source: Entesari et al. 2025, https://arxiv.org/abs/2506.05314.
+
+    Args:
+        logits, labels, num_items_in_batch: as in `wga_loss`; the target tokens do not matter.
+
+    Returns:
+        Scalar, in squared logits; 0 where all logits are equal.
+    """
+    mask, targets_N, _ = select_targets(labels)
+    logits_NV = upcast(logits[mask])
+    margin_N = logits_NV.max(-1).values - logits_NV.mean(-1)
+    return reduce(margin_N.square().sum(), len(targets_N), num_items_in_batch)

@@ -1,25 +1,41 @@
-"""Methods by name: the forget loss of each, and the retain terms any of them can take."""
+"""Methods by name. Imports each only when it is asked for, so that the configs cost no torch."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING
 
-from undial_cli.methods.base import Loss
-from undial_cli.methods.ga import GradientAscent
-from undial_cli.methods.npo import Npo
-from undial_cli.methods.retain import CrossEntropy, KlToTeacher
-from undial_cli.methods.undial import Undial
-from undial_cli.schema import MethodConfig
+if TYPE_CHECKING:
+    from undial_cli.methods.base import Method
+    from undial_cli.schema import MethodConfig
 
-FORGET: dict[str, Any] = {"undial": Undial, "ga": GradientAscent, "npo": Npo}
-RETAIN: dict[str, Any] = {"gdr": CrossEntropy, "klr": KlToTeacher}
+CLASSES = {
+    "undial": "undial.Undial",
+    "fundial": "undial.Fundial",
+    "ga": "ga.GradientAscent",
+    "grad_diff": "ga.GradientAscent",
+    "npo": "npo.Npo",
+    "simnpo": "simnpo.SimNpo",
+    "dpo": "dpo.Dpo",
+    "idkdpo": "dpo.Dpo",
+    "altpo": "dpo.Dpo",
+    "wga": "wga.Wga",
+    "satimp": "satimp.SatImp",
+    "ceu": "ceu.Ceu",
+    "unilogit": "unilogit.Unilogit",
+    "rmu": "rmu.Rmu",
+    "pdu": "pdu.Pdu",
+    "task_arithmetic": "task_arithmetic.TaskArithmetic",
+    "contrastive_decoding": "contrastive_decoding.ContrastiveDecoding",
+    "finetune": "finetune.Finetune",
+}
 
 
-def forget_loss(config: MethodConfig) -> Loss:
-    """The forget term of a method."""
-    return FORGET[config.name](config)
+def make_method(config: MethodConfig, seed: int = 0) -> Method:
+    """A method from its config; `seed` fixes what it draws."""
+    from undial_cli.methods import own
 
-
-def retain_loss(config: MethodConfig) -> Loss:
-    """The retain term of a method whose `retain` is not `none`."""
-    return RETAIN[config.retain]()
+    if config.file is not None:
+        return own.load(config.file).method(config, seed)
+    module, _, name = CLASSES[config.name].partition(".")
+    return getattr(importlib.import_module(f"undial_cli.methods.{module}"), name)(config, seed)

@@ -5,15 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from undial_cli.losses.fused import cross_entropy_sum
-from undial_cli.methods.base import PerToken, Targets
-from undial_cli.schema import GaConfig
+from undial_cli.methods.base import Method, Targets
 
 
-class GradientAscent(PerToken):
+class GradientAscent(Method):
     """Minus the mean cross entropy over target tokens."""
-
-    def __init__(self, config: GaConfig) -> None:
-        del config
 
     def sum(self, targets: Targets) -> Tensor:
         return -cross_entropy_sum(targets.hidden_ND, targets.head, targets.targets_N)

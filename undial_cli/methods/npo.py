@@ -6,27 +6,18 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from undial_cli.losses.fused import npo_sum
-from undial_cli.methods.base import REFERENCE_LOGPS, PerSequence, Targets
-from undial_cli.schema import NpoConfig
+from undial_cli.losses.preference import npo_of
+from undial_cli.methods.base import REFERENCE_LOGPS, Method, Targets
+from undial_cli.methods.configs import NpoConfig
 
 
-class Npo(PerSequence):
+class Npo(Method):
     """Mean over sequences of `-(2/beta) log sigmoid(-beta (log pi - log pi_ref))`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({REFERENCE_LOGPS})
-
-    def __init__(self, config: NpoConfig) -> None:
-        self.beta = config.beta
+    per: ClassVar[str] = "sequence"
+    config: NpoConfig
 
     def sum(self, targets: Targets) -> Tensor:
-        assert targets.signal.logps_B is not None
-        return npo_sum(
-            targets.hidden_ND,
-            targets.head,
-            targets.targets_N,
-            targets.sequence_N,
-            targets.counts,
-            targets.signal.logps_B,
-            self.beta,
-        )
+        reference_B = targets.reference_B
+        return targets.sequence_sum(lambda logps_B: npo_of(logps_B, reference_B, self.config.beta))

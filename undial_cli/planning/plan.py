@@ -21,18 +21,19 @@ from torch import Tensor, nn
 from undial_cli import distributed, launch, models
 from undial_cli.data.collate import Batch
 from undial_cli.data.encode import Example
-from undial_cli.data.schedule import Schedule, deal
+from undial_cli.data.schedule import Sample, Schedule, deal
 from undial_cli.errors import UserError, WorldError
 from undial_cli.head import output_head
-from undial_cli.methods.base import Loss, Targets
+from undial_cli.methods.base import Loss, Method, Targets
 from undial_cli.planning.replay import Cost, Replay
 from undial_cli.planning.stand_ins import optimiser_of, quantise, state_bytes
 from undial_cli.schema import TeacherConfig, TrainingRun, is_sharded
 from undial_cli.training import lean, packing
 from undial_cli.training.arguments import training_arguments
+from undial_cli.training.layers import choose_parameters
 from undial_cli.training.loop import autocast, is_packed, make_schedule, make_teacher
 from undial_cli.training.teacher import TOKENS, CachedTeacher, Teacher, by_length, look
-from undial_cli.training.trainer import Term, term_sum
+from undial_cli.training.trainer import term_sum
 
 
 @dataclass
@@ -72,9 +73,9 @@ class Memory:
 class Plan:
     """What a run takes of each of its devices.
 
-    `sequences` and `tokens` are those of the largest micro-batch, with its padding; `product` is
-    the shape of a large matrix product in it. `teacher` and `step` are the work of the whole
-    teacher pass and of a mean step.
+    `sequences` and `tokens` are those of the largest micro-batch of one term, with its padding;
+    `product` is the shape of a large matrix product in it. `teacher` and `step` are the work of the
+    whole teacher pass and of a mean step.
     """
 
     device: torch.device
@@ -100,7 +101,7 @@ class Rehearsal:
     replay: Replay
     run: TrainingRun
     model: Any
-    terms: dict[str, Term]
+    method: Method
     packs: bool
     schedule: Schedule
     teacher: Teacher | None
@@ -111,7 +112,8 @@ def make(
     run: TrainingRun,
     path: str,
     sets: dict[str, list[Example]],
-    terms: dict[str, Term],
+    samples: dict[str, list[Sample]],
+    method: Method,
     anchor: str,
     cache: TeacherConfig,
 ) -> Plan:
@@ -131,7 +133,7 @@ def make(
             replay.bring(model)
             # All on this thread, in which the replay is open.
             with replay, torch.autograd.set_multithreading_enabled(False):
-                found = rehearse(replay, run, model, sets, terms, anchor, cache)
+                found = rehearse(replay, run, model, sets, samples, method, anchor, cache)
             rough = replayed != device or is_sharded(run) or run.adapter.name == "qlora"
             return dataclasses.replace(found, device=device, rough=rough)
         except (UserError, WorldError):
@@ -149,7 +151,8 @@ def rehearse(
     run: TrainingRun,
     model: Any,
     sets: dict[str, list[Example]],
-    terms: dict[str, Term],
+    samples: dict[str, list[Sample]],
+    method: Method,
     anchor: str,
     cache: TeacherConfig,
 ) -> Plan:
@@ -161,18 +164,21 @@ def rehearse(
     dealing = deal(run.train.batch_size, processes, run.hardware.micro_batch_size)
     # The micro-batches of all processes, also where the others are still to be started.
     alone = dataclasses.replace(run.hardware, micro_batch_size=dealing.micro)
-    schedule = make_schedule(dataclasses.replace(run, hardware=alone), sets, anchor, packs)
+    choose_parameters(model, method)
+    alike = dataclasses.replace(run, hardware=alone)
+    schedule = make_schedule(alike, sets, samples, anchor, packs)
     with replay.measured() as made:
-        teacher = make_teacher(run, cache, model, terms, schedule, "")
+        teacher = make_teacher(run, cache, model, method.terms(), schedule, "")
     with replay.measured() as held:
         signal = hold(teacher)
     memory.teacher_head, memory.teacher_signal = made.kept, held.kept
     memory.host = signal - held.kept
 
-    rehearsal = Rehearsal(replay, run, model, terms, packs, schedule, teacher, memory)
+    rehearsal = Rehearsal(replay, run, model, method, packs, schedule, teacher, memory)
     batches = list(micro_batches(schedule))
-    tokens = [sum(tokens_of(schedule, rows, packs)) for rows in batches]
-    largest = batches[tokens.index(max(tokens))]
+    tokens = [tokens_of(schedule, rows, packs) for rows in batches]
+    place = max(range(len(batches)), key=lambda i: max(tokens[i]))
+    largest, most = batches[place], max(tokens[place])
     with packing.attention(base, packing.NAME if packs else base.config._attn_implementation):
         asked = teacher_pass(rehearsal)
         one, update = one_step(rehearsal, schedule.collate(largest), dealing.accumulation)
@@ -187,12 +193,14 @@ def rehearse(
         trained=counted([p for p in parameters if p.requires_grad]),
         steps=schedule.steps,
         micro=dealing.micro,
-        sequences=sum(i >= 0 for row in largest for i in row.values()),
-        tokens=max(tokens),
-        product=(max(tokens), *largest_linear(base)),
+        sequences=max(sum(i >= 0 for row in largest for i in row[name]) for name in schedule.sets),
+        tokens=most,
+        product=(most, *largest_linear(base)),
         memory=memory,
         teacher=Cost().plus(asked, 1 / processes),
-        step=update.plus(one, sum(tokens) / max(tokens) / schedule.steps / processes),
+        step=update.plus(
+            one, sum(map(sum, tokens)) / sum(tokens[place]) / schedule.steps / processes
+        ),
     )
 
 
@@ -210,18 +218,19 @@ def blank(run: TrainingRun, path: str) -> Any:
         return models.adapt(model, run.adapter, run.seed)
 
 
-def micro_batches(schedule: Schedule) -> Iterator[list[dict[str, int]]]:
+def micro_batches(schedule: Schedule) -> Iterator[list[dict[str, tuple[int, ...]]]]:
     """The rows of each micro-batch of a schedule."""
     micro = schedule.dealing.micro
     for start in range(0, len(schedule), micro):
         yield [schedule[row] for row in range(start, start + micro)]
 
 
-def tokens_of(schedule: Schedule, rows: list[dict[str, int]], packs: bool) -> list[int]:
+def tokens_of(schedule: Schedule, rows: list[dict[str, tuple[int, ...]]], packs: bool) -> list[int]:
     """Tokens of a micro-batch of each set, with their padding."""
     found = []
     for name, examples in schedule.sets.items():
-        lengths = [len(examples[r[name]].input_ids) if r[name] >= 0 else 0 for r in rows]
+        chosen = [i for row in rows for i in row[name]]
+        lengths = [len(examples[i].input_ids) if i >= 0 else 0 for i in chosen]
         found.append(padded_tokens(lengths, packs))
     return found
 
@@ -256,7 +265,7 @@ def teacher_pass(rehearsal: Rehearsal) -> Cost:
         chosen = batches[tokens.index(max(tokens))]
         batch = rehearsal.schedule.make_batch([kept.examples[i] for i in chosen], chosen)
         with autocast(rehearsal.run, replay.device), replay.measured() as cost:
-            look(rehearsal.model, batch.to(replay.device), kept.needs)
+            look(rehearsal.model, batch.to(replay.device), kept.needs, kept.layer)
         highest = max(total.highest, cost.highest)
         total = total.plus(cost, sum(tokens) / max(tokens))
         total.highest = highest
@@ -309,16 +318,15 @@ def one_step(rehearsal: Rehearsal, batch: dict[str, Batch], accumulation: int) -
     return one, update
 
 
-@dataclass
-class Watched:
+class Watched(Loss):
     """A loss that notes the cost of its sums: what the head takes."""
 
-    loss: Loss
-    replay: Replay
-    costs: list[Cost]
+    def __init__(self, loss: Loss, replay: Replay, costs: list[Cost]) -> None:
+        self.loss, self.replay, self.costs = loss, replay, costs
+        self.layer = loss.layer
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.loss.needs
 
     def sum(self, targets: Targets) -> Tensor:
@@ -329,22 +337,20 @@ class Watched:
 
 
 def micro_step(rehearsal: Rehearsal, batch: dict[str, Batch]) -> Cost:
-    """Forward and backward pass of a micro-batch, as the trainer does them."""
-    replay, memory = rehearsal.replay, rehearsal.memory
-    heads: list[Cost] = []
-    with replay.measured() as both:
-        with replay.measured() as forward, autocast(rehearsal.run, replay.device):
-            total: Any = 0.0
-            for name, term in rehearsal.terms.items():
-                loss: Any = Watched(term.loss, replay, heads)
-                given = batch[name].to(replay.device)
+    """Forward and backward pass of a micro-batch, term by term, as the trainer does them."""
+    replay, memory, method = rehearsal.replay, rehearsal.memory, rehearsal.method
+    with replay.measured() as all_terms:
+        for name, term in method.terms().items():
+            heads: list[Cost] = []
+            loss, given = Watched(term, replay, heads), batch[name].to(replay.device)
+            with replay.measured() as forward, autocast(rehearsal.run, replay.device):
                 share = term_sum(rehearsal.model, rehearsal.teacher, name, loss, given)
-                total = total + term.coefficient * share
-        total.backward()
-    kept = sum(cost.kept for cost in heads)
-    memory.activations = forward.kept - kept
-    memory.head = kept + max(cost.rise - cost.kept for cost in heads)
-    return both
+                share = share * method.coefficient(name)
+            share.backward()
+            kept = heads[0].kept
+            memory.activations = max(memory.activations, forward.kept - kept)
+            memory.head = max(memory.head, heads[0].rise)
+    return all_terms
 
 
 def divide(run: TrainingRun, memory: Memory, model: nn.Module, processes: int) -> None:

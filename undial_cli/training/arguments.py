@@ -63,7 +63,7 @@ def training_arguments(run: TrainingRun, schedule: Schedule, folder: Path) -> Tr
         max_steps=schedule.steps,
         learning_rate=train.learning_rate,
         lr_scheduler_type=train.scheduler,
-        warmup_steps=train.warmup_steps,
+        warmup_steps=train.warmup_steps or round(train.warmup_epochs * schedule.steps_per_epoch),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         optim=train.optim,

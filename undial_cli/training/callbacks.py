@@ -77,6 +77,18 @@ def finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+class EndOfStep(TrainerCallback):
+    """Calls `end` when an optimiser step is taken."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self.end = end
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.end()
+
+
 class Saving(TrainerCallback):
     """Has the state to resume from saved after a while of training, again and again.
 

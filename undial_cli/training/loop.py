@@ -1,11 +1,11 @@
-"""Train a model on a schedule of terms: teacher, trainer, resume. The middle of every run."""
+"""Train a model by a method on a schedule: teacher, trainer, resume. The middle of every run."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,23 @@ from undial_cli import distributed, models, ui
 from undial_cli.cache import cache_dir
 from undial_cli.data.collate import padded
 from undial_cli.data.encode import Example
-from undial_cli.data.schedule import Schedule, deal
+from undial_cli.data.schedule import Sample, Schedule, deal
 from undial_cli.errors import UserError, WorldError
 from undial_cli.launch import autocast_dtype
+from undial_cli.methods.base import Loss, Method
 from undial_cli.schema import TeacherConfig, TrainingRun, digest, is_sharded
 from undial_cli.training import packing
 from undial_cli.training.arguments import training_arguments
-from undial_cli.training.callbacks import Evaluation, MetricsLog, Saving, TeacherPass
+from undial_cli.training.callbacks import (
+    EndOfStep,
+    Evaluation,
+    MetricsLog,
+    Saving,
+    TeacherPass,
+)
+from undial_cli.training.stopping import EarlyStop
 from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher
-from undial_cli.training.trainer import Term, UnlearningTrainer
+from undial_cli.training.trainer import METHOD_STATE, UnlearningTrainer
 
 # Between two savings of the state to resume from, where train.save_steps is not set.
 SAVE_SECONDS = 600
@@ -44,7 +52,11 @@ def is_packed(run: TrainingRun, model: Any) -> bool:
 
 
 def make_schedule(
-    run: TrainingRun, sets: dict[str, list[Example]], anchor: str, packs: bool
+    run: TrainingRun,
+    sets: dict[str, list[Example]],
+    samples: dict[str, list[Sample]],
+    anchor: str,
+    packs: bool,
 ) -> Schedule:
     """The run's whole order, dealt to the processes that are there."""
     return Schedule(
@@ -57,6 +69,7 @@ def make_schedule(
         run.seed,
         run.train.group_by_length,
         packing.packed if packs else padded,
+        samples,
     )
 
 
@@ -64,7 +77,7 @@ def make_teacher(
     run: TrainingRun,
     config: TeacherConfig,
     model: nn.Module,
-    terms: dict[str, Term],
+    terms: dict[str, Loss],
     schedule: Schedule,
     target: str,
 ) -> Teacher | None:
@@ -73,17 +86,17 @@ def make_teacher(
     Args:
         target: fingerprint of the model's weights and tokenizer.
     """
-    needs = {name: term.loss.needs for name, term in terms.items() if term.loss.needs}
-    if not needs:
+    asking = {name: loss for name, loss in terms.items() if loss.needs}
+    if not asking:
         return None
     adapted = run.adapter.name != "none"
     content = [target, run.adapter.name == "qlora", run.model.dtype, run.model.attn_implementation,
                autocast_dtype(run), torch.__version__, transformers.__version__]  # fmt: skip
     with autocast(run, next(model.parameters()).device):
         teacher = CachedTeacher(model, cache_dir() / "teacher", digest(content), adapted)
-    for name, need in needs.items():
-        teacher.add(name, schedule.sets[name], schedule.used(name), need)
-    asked = sum(schedule.drawn(name) for name in needs)
+    for name, loss in asking.items():
+        teacher.add(name, schedule.sets[name], schedule.used(name), loss.needs, loss.layer)
+    asked = sum(schedule.drawn(name) for name in asking)
     place, why = choose(config, teacher.nbytes, adapted, worth=asked > teacher.samples)
     ui.say(f"teacher: {why}", "dim")
     if place == "off":
@@ -175,13 +188,16 @@ def last_saved(folder: Path) -> Path | None:
 def train(
     run: TrainingRun,
     model: nn.Module,
-    terms: dict[str, Term],
+    method: Method,
     schedule: Schedule,
     teacher: Teacher | None,
     folder: Path,
-    evaluate: Callable[[], dict[str, float]],
+    callbacks: Sequence[Evaluation | EarlyStop],
 ) -> UnlearningTrainer:
     """Run every step of the schedule, continuing from what `folder/resume` holds.
+
+    Args:
+        callbacks: what else happens beside the steps.
 
     Returns:
         The trainer, whose model is trained.
@@ -202,7 +218,7 @@ def train(
         ui.say(f"resuming at step {done} of {total}")
     with ui.progress("training", total, done) as bar:
         trainer = UnlearningTrainer(
-            terms=terms,
+            method=method,
             teacher=teacher,
             steps_per_epoch=schedule.steps_per_epoch,
             model=model,  # type: ignore[arg-type]
@@ -213,14 +229,16 @@ def train(
             callbacks=[MetricsLog(folder / "metrics.jsonl", bar)],
         )
         trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(EndOfStep(trainer.end_step))
         if not run.train.save_steps:
             trainer.add_callback(Saving(SAVE_SECONDS))
         if is_sharded(run):
             trainer.add_callback(TeacherPass(fill_whole))
-        if run.train.eval_steps:
-            callback = Evaluation(run.train.eval_steps, evaluate)
+        for callback in callbacks:
             callback.log = trainer.log
             trainer.add_callback(callback)
+        if start and (start / METHOD_STATE).is_file():
+            method.load_state_dict(json.loads((start / METHOD_STATE).read_text(encoding="utf-8")))
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     check_finite(trainer.model)
     return trainer

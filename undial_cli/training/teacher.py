@@ -1,9 +1,9 @@
 """The frozen teacher's signal: the model at the start of the request, never a second full model.
 
 `CachedTeacher` runs it once before the first step and keeps, per target position, the final hidden
-state (plus one frozen head), or per sequence one log-probability; what it keeps lies in the user's
-cache folder for other runs on the same target and data. `AdapterTeacher` switches the fresh adapter
-off. Knows what a loss needs, but no loss by name.
+state (plus one frozen head) or the activations of a layer, or per sequence one log-probability;
+what it keeps lies in the user's cache folder for other runs on the same target and data.
+`AdapterTeacher` switches the fresh adapter off. Knows what a loss needs, but no loss by name.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from undial_cli.errors import WorldError
 from undial_cli.head import head_job, output_head
 from undial_cli.losses.chunked import Projection, compute_dtype
 from undial_cli.losses.fused import sequence_logps
-from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Signal
+from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS, Signal
 from undial_cli.schema import digest
+from undial_cli.training.layers import states
 from undial_cli.training.rows import Rows
 
 # Tokens of one teacher pass, which keeps no activations.
@@ -38,7 +39,9 @@ Collate = Callable[[list[Example], list[int]], Batch]
 class Teacher(Protocol):
     """Gives the signal of one micro-batch of the set `name`."""
 
-    def signal(self, model: nn.Module, name: str, batch: Batch, needs: Needs) -> Signal: ...
+    def signal(
+        self, model: nn.Module, name: str, batch: Batch, needs: Needs, layer: int | None = None
+    ) -> Signal: ...
 
 
 def forward(model: nn.Module, batch: Batch) -> Tensor:
@@ -51,19 +54,28 @@ def at_targets(hidden_BTD: Tensor, batch: Batch) -> Tensor:
     return hidden_BTD.flatten(0, 1).index_select(0, batch.positions_N)
 
 
-def look(model: nn.Module, batch: Batch, needs: Needs) -> tuple[Tensor, Tensor | None]:
-    """Hidden states [N, D] that predict a target, and log-probabilities [B] if they are needed."""
-    found: list[Tensor] = []
+def at_own(hidden_BTD: Tensor, batch: Batch) -> Tensor:
+    """The hidden states of the targets themselves, [N, D]."""
+    return hidden_BTD.flatten(0, 1).index_select(0, batch.positions_N + 1)
+
+
+def look(model: nn.Module, batch: Batch, needs: Needs, layer: int | None = None) -> Signal:
+    """What a model says of a batch; the hidden states are of as low a precision as the head's."""
+    signal = Signal()
 
     def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
         hidden_ND = at_targets(hidden_BTD, batch)
         if REFERENCE_LOGPS in needs:
             targets = batch.targets_N, batch.sequence_N, len(batch.counts)
-            found.append(sequence_logps(hidden_ND, head, *targets))
+            signal.logps_B = sequence_logps(hidden_ND, head, *targets)
+        if TEACHER_LAYER in needs:
+            signal.layer_ND = at_own(found.pop(), batch).to(head.weight_VD.dtype)
         return hidden_ND.to(compute_dtype(hidden_ND, head))
 
-    with frozen(model), head_job(model, job):
-        return forward(model, batch), found[0] if found else None
+    with frozen(model), states(model, layer) as found, head_job(model, job):
+        hidden_ND = forward(model, batch)
+    signal.hidden_ND = hidden_ND if TEACHER_LOGITS in needs else None
+    return signal
 
 
 @contextlib.contextmanager
@@ -81,21 +93,26 @@ def frozen(model: nn.Module) -> Iterator[None]:
 class AdapterTeacher:
     """The model with its fresh adapter switched off, asked again for every micro-batch."""
 
-    def signal(self, model: nn.Module, name: str, batch: Batch, needs: Needs) -> Signal:
+    def signal(
+        self, model: nn.Module, name: str, batch: Batch, needs: Needs, layer: int | None = None
+    ) -> Signal:
         del name
         inner: Any = getattr(model, "module", model)
         with inner.disable_adapter():
-            hidden_ND, logps_B = look(inner, batch, needs)
-        return Signal(hidden_ND if TEACHER_LOGITS in needs else None, None, logps_B)
+            return look(inner, batch, needs, layer)
 
 
 @dataclass
 class Kept:
-    """One set of a run: its examples, those of them the run sees, and what is kept of them."""
+    """One set of a run: its examples, those of them the run sees, and what is kept of them.
+
+    `layer`: whose activations are kept, if any are.
+    """
 
     examples: list[Example]
     used: list[int]
     rows: dict[str, Rows]
+    layer: int | None = None
 
     @property
     def needs(self) -> Needs:
@@ -119,27 +136,37 @@ class CachedTeacher:
     def __init__(self, model: nn.Module, folder: Path, fingerprint: str, share_head: bool) -> None:
         head = output_head(model)
         hidden = head.weight.new_empty(0, head.in_features)
-        self.dtype = compute_dtype(hidden, head.projection())
+        self.dtype, self.layer_dtype = compute_dtype(hidden, head.projection()), head.weight.dtype
         self.width = head.in_features
         self.own = None if share_head else head.projection()
         self.head: Projection | None = None
         self.folder, self.fingerprint = folder, fingerprint
         self.sets: dict[str, Kept] = {}
 
-    def add(self, name: str, examples: list[Example], used: list[int], needs: Needs) -> None:
+    def add(
+        self,
+        name: str,
+        examples: list[Example],
+        used: list[int],
+        needs: Needs,
+        layer: int | None = None,
+    ) -> None:
         """A set that the run will ask for."""
         content = [[e.input_ids, e.labels] for e in examples]
         folder = self.folder / digest([self.fingerprint, str(self.dtype), content])
+        counts = [e.num_targets for e in examples]
         rows = {}
         if TEACHER_LOGITS in needs:
             if self.own is not None and self.head is None:
                 self.head = clone(self.own, self.dtype)
-            counts = [e.num_targets for e in examples]
             rows[TEACHER_LOGITS] = Rows(folder / "hidden.bin", counts, self.width, self.dtype)
         if REFERENCE_LOGPS in needs:
             ones = [1] * len(examples)
             rows[REFERENCE_LOGPS] = Rows(folder / "logps.bin", ones, 1, torch.float64)
-        self.sets[name] = Kept(examples, used, rows)
+        if TEACHER_LAYER in needs:
+            file = folder / f"layer{layer}.bin"
+            rows[TEACHER_LAYER] = Rows(file, counts, self.width, self.layer_dtype)
+        self.sets[name] = Kept(examples, used, rows, layer)
 
     @property
     def nbytes(self) -> int:
@@ -222,23 +249,31 @@ class CachedTeacher:
         """Ask the teacher about some samples and keep what it says."""
         examples = [kept.examples[i] for i in chosen] or [EMPTY]
         batch = collate(examples, chosen or [-1]).to(device)
-        hidden_ND, logps_B = look(model, batch, kept.needs)
-        for i, part in zip(chosen, hidden_ND.cpu().split(batch.counts), strict=False):
-            if TEACHER_LOGITS in kept.rows:
-                kept.rows[TEACHER_LOGITS].put(i, part)
-        for place, i in enumerate(chosen if logps_B is not None else []):
-            assert logps_B is not None
-            kept.rows[REFERENCE_LOGPS].put(i, logps_B[place : place + 1].cpu()[None])
+        signal = look(model, batch, kept.needs, kept.layer)
+        for need, found in ((TEACHER_LOGITS, signal.hidden_ND), (TEACHER_LAYER, signal.layer_ND)):
+            parts = [] if found is None else found.cpu().split(batch.counts)
+            for i, part in zip(chosen, parts, strict=False):
+                kept.rows[need].put(i, part)
+        if signal.logps_B is not None:
+            for place, i in enumerate(chosen):
+                kept.rows[REFERENCE_LOGPS].put(i, signal.logps_B[place : place + 1].cpu()[None])
 
-    def signal(self, model: nn.Module, name: str, batch: Batch, needs: Needs) -> Signal:
-        del model
+    def signal(
+        self, model: nn.Module, name: str, batch: Batch, needs: Needs, layer: int | None = None
+    ) -> Signal:
+        del model, layer
         rows, device = self.sets[name].rows, batch.input_ids.device
-        there = [i for i in batch.index if i >= 0]
+
+        def kept(need: str) -> Tensor:
+            none = torch.empty(0, self.width, dtype=rows[need].dtype)
+            parts = [rows[need].get(i) for i in batch.index if i >= 0]
+            return torch.cat([none, *parts]).to(device)
+
         signal = Signal(head=self.head)
         if TEACHER_LOGITS in needs:
-            none = torch.empty(0, self.width, dtype=self.dtype)
-            parts = [rows[TEACHER_LOGITS].get(i) for i in there]
-            signal.hidden_ND = torch.cat([none, *parts]).to(device)
+            signal.hidden_ND = kept(TEACHER_LOGITS)
+        if TEACHER_LAYER in needs:
+            signal.layer_ND = kept(TEACHER_LAYER)
         if REFERENCE_LOGPS in needs:
             zero = torch.zeros(1, 1, dtype=torch.float64)
             values = [rows[REFERENCE_LOGPS].get(i) if i >= 0 else zero for i in batch.index]

@@ -1,39 +1,42 @@
 """One subclass of transformers.Trainer: terms, global-batch normalisation, logged parts.
 
-Everything else (checkpoints, resume, FSDP, DeepSpeed, mixed precision, loggers) is the Trainer's.
-Knows terms and a teacher, and no method by name.
+The terms of a method go forward and backward one after the other, so that the activations of one
+are gone before the next begins. Everything else (checkpoints, resume, FSDP, DeepSpeed, mixed
+precision, loggers) is the Trainer's. Knows a teacher, and no method by name.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer
+from transformers.training_args import OptimizerNames
 
 from undial_cli.data.collate import Batch
 from undial_cli.head import head_job
 from undial_cli.losses.chunked import Projection
-from undial_cli.methods.base import Loss, Signal, Targets
-from undial_cli.training.teacher import Teacher, at_targets, forward
+from undial_cli.methods.base import Loss, Method, Signal, Targets
+from undial_cli.training.layers import states
+from undial_cli.training.teacher import Teacher, at_own, at_targets, forward
 
-
-@dataclass(frozen=True)
-class Term:
-    """`coefficient * loss`, over the set that the schedule holds under the term's name."""
-
-    loss: Loss
-    coefficient: float
+# What a method carries along, beside the Trainer's own files of a saved state.
+METHOD_STATE = "method.json"
 
 
 class UnlearningTrainer(Trainer):
-    """Minimises the sum of its terms, each divided by its weight in the *global* batch.
+    """Minimises the sum of a method's terms, each divided by its weight in the *global* batch.
 
     Micro-batches come as `{term: Batch}`.
     """
@@ -43,15 +46,17 @@ class UnlearningTrainer(Trainer):
     def __init__(
         self,
         *,
-        terms: dict[str, Term],
+        method: Method,
         teacher: Teacher | None,
         steps_per_epoch: int,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.terms, self.teacher = terms, teacher
+        self.method, self.terms, self.teacher = method, method.terms(), teacher
         self.steps_per_epoch = steps_per_epoch
-        self.parts = torch.zeros(len(terms), dtype=torch.float64, device=self.args.device)
+        self.parts, self.step_parts = torch.zeros(
+            2, len(self.terms), dtype=torch.float64, device=self.args.device
+        )
         self.tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self.logged_at, self.logged_step = time.monotonic(), -1
 
@@ -62,8 +67,8 @@ class UnlearningTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         """Per term, the weight of the global batch: all micro-batches of all processes. [terms]"""
         weights = [
-            [term.loss.weight(batch[name].counts) for batch in batch_samples]
-            for name, term in self.terms.items()
+            [loss.weight(batch[name].counts) for batch in batch_samples]
+            for name, loss in self.terms.items()
         ]
         tokens = [[batch[name].tokens for batch in batch_samples] for name in self.terms]
         counts = torch.tensor([[*map(sum, weights), sum(map(sum, tokens))]], device=device)
@@ -71,25 +76,77 @@ class UnlearningTrainer(Trainer):
         self.tokens += totals[-1]
         return totals[:-1]
 
-    def compute_loss(
+    def training_step(
         self,
         model: nn.Module,
         inputs: dict[str, Any],
-        return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """This micro-batch's share of the loss (times processes: gradients are averaged)."""
+    ) -> Tensor:
+        """Forward and backward of a micro-batch, term by term; its share of the loss.
+
+        A share is multiplied by the number of processes, over which gradients are averaged.
+        """
         assert isinstance(num_items_in_batch, Tensor)
         if self.logged_step < 0:  # the first step of this process, which may resume a run
             self.logged_step = self.state.global_step
-        total: Any = 0.0
-        for i, (name, term) in enumerate(self.terms.items()):
-            share = term_sum(model, self.teacher, name, term.loss, inputs[name])
-            share = share / num_items_in_batch[i].clamp(min=1)
-            self.parts[i] += share.detach()
-            total = total + term.coefficient * share
-        total = total * self.accelerator.num_processes
-        return (total, None) if return_outputs else total
+        model.train()
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()  # type: ignore[union-attr]
+        inputs = self._prepare_inputs(inputs)
+        total = torch.zeros((), device=self.args.device)
+        last = next(reversed(self.terms))
+        for i, (name, loss) in enumerate(self.terms.items()):
+            with contextlib.nullcontext() if name == last else self.unfinished(model):
+                with self.compute_loss_context_manager():
+                    share = term_sum(model, self.teacher, name, loss, inputs[name])
+                    share = share / num_items_in_batch[i].clamp(min=1)
+                self.step_parts[i] += share.detach()
+                share = share * self.method.coefficient(name) * self.accelerator.num_processes
+                self.accelerator.backward(share, **self.backward_arguments())
+                total += share.detach()
+        return total
+
+    @contextlib.contextmanager
+    def unfinished(self, model: nn.Module) -> Iterator[None]:
+        """While open, gradients are added up and not yet exchanged between processes.
+
+        Sharded models exchange theirs all the same: whole ones would not fit.
+        """
+        state, due = self.accelerator.gradient_state, self.accelerator.sync_gradients
+        alone = getattr(model, "no_sync", contextlib.nullcontext)
+        state._set_sync_gradients(False)
+        try:
+            with alone() if type(model) is DistributedDataParallel else contextlib.nullcontext():
+                yield
+        finally:
+            state._set_sync_gradients(due)
+
+    def backward_arguments(self) -> dict[str, Any]:
+        """What the Trainer gives to accelerate's backward."""
+        found: dict[str, Any] = {}
+        if self.args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO):
+            found["learning_rate"] = self._get_learning_rate()
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            found["scale_wrt_gas"] = False
+        return found
+
+    def end_step(self) -> None:
+        """Add up the parts of an optimiser step, and let a method that adapts learn them."""
+        if self.method.adapts:
+            means = self.accelerator.reduce(self.step_parts, reduction="sum").tolist()  # type: ignore[union-attr]
+            epoch = self.state.global_step / self.steps_per_epoch
+            self.method.after_step(dict(zip(self.terms, means, strict=True)), epoch)
+        self.parts += self.step_parts
+        self.step_parts.zero_()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """The Trainer's state, and the method's before it."""
+        state = self.method.state_dict()
+        if state and self.is_world_process_zero():
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / METHOD_STATE).write_text(json.dumps(state), encoding="utf-8")
+        super()._save_checkpoint(model, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss's parts, the speed and the memory to what the Trainer logs."""
@@ -105,8 +162,12 @@ class UnlearningTrainer(Trainer):
         means = (parts / max(steps, 1)).tolist()  # type: ignore[union-attr]
         now = time.monotonic()
         figures = {
-            "loss": sum(t.coefficient * m for t, m in zip(self.terms.values(), means, strict=True)),
+            "loss": sum(
+                self.method.coefficient(name) * mean
+                for name, mean in zip(self.terms, means, strict=True)
+            ),
             **{f"{name}_loss": mean for name, mean in zip(self.terms, means, strict=True)},
+            **self.method.state_dict(),
             "tokens_per_second": int(self.tokens) / max(now - self.logged_at, 1e-9),
             "peak_memory_bytes": peak_memory(),
         }
@@ -123,15 +184,24 @@ def term_sum(
     signal = Signal()
     if loss.needs:
         assert teacher is not None
-        signal = teacher.signal(model, name, batch, loss.needs)
+        signal = teacher.signal(model, name, batch, loss.needs, loss.layer)
 
-    def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
-        hidden_ND = at_targets(hidden_BTD, batch)
+    def job(final_BTD: Tensor, head: Projection) -> Tensor:
+        layer = loss.layer is not None
+        hidden_ND = at_own(found.pop(), batch) if layer else at_targets(final_BTD, batch)
         return loss.sum(
-            Targets(hidden_ND, head, batch.targets_N, batch.sequence_N, batch.counts, signal)
+            Targets(
+                hidden_ND,
+                head,
+                batch.targets_N,
+                batch.sequence_N,
+                batch.counts,
+                batch.focus_N,
+                signal,
+            )
         )
 
-    with head_job(model, job):
+    with states(model, loss.layer) as found, head_job(model, job):
         return forward(model, batch)
 
 

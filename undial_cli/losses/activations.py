@@ -1,0 +1,82 @@
+"""RMU's losses: mean squared errors of one layer's activations. Knows no head and no logits.
+
+Source: Li et al., WMDP, 2024, https://arxiv.org/abs/2403.03218. They look at the target tokens' own
+positions, not at those that predict them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from undial_cli.losses.positions import reduce, target_mask, upcast
+
+
+def squared_error_sum(
+    hidden_ND: Tensor, wanted: Tensor, sequence_N: Tensor, counts: list[int]
+) -> Tensor:
+    """Sum over sequences of the mean over their tokens and over D of the squared error."""
+    hidden_ND = upcast(hidden_ND)
+    error_N = (hidden_ND - wanted.detach().to(hidden_ND.dtype)).square().mean(-1)
+    counts_B = torch.tensor(counts, dtype=error_N.dtype, device=error_N.device)
+    return (error_N / counts_B[sequence_N]).sum()
+
+
+def rmu_forget_sum(
+    hidden_ND: Tensor, sequence_N: Tensor, counts: list[int], control_D: Tensor
+) -> Tensor:
+    """Sum over sequences that have a token, see `rmu_forget_loss`; N tokens at their own places."""
+    return squared_error_sum(hidden_ND, control_D, sequence_N, counts)
+
+
+def rmu_retain_sum(
+    hidden_ND: Tensor, frozen_ND: Tensor, sequence_N: Tensor, counts: list[int]
+) -> Tensor:
+    """Sum over sequences that have a token, see `rmu_retain_loss`; N tokens at their own places."""
+    return squared_error_sum(hidden_ND, frozen_ND, sequence_N, counts)
+
+
+def own_places(labels_BT: Tensor) -> Tensor:
+    """Where the target tokens themselves are: bool [B, T], the first column always false."""
+    return target_mask(labels_BT).roll(1, 1)
+
+
+def rmu_forget_loss(
+    hidden: Tensor,
+    labels: Tensor,
+    control: Tensor,
+    num_items_in_batch: Tensor | float | None = None,
+) -> Tensor:
+    """RMU's forget term: squared error between activations and a fixed control vector.
+
+    Mean over D, then over a sequence's target tokens, then over sequences that have one.
+
+    Args:
+        hidden: [B, T, D], one layer's output.
+        labels: [B, T] unshifted token ids, -100 where nothing is scored.
+        control: [D].
+        num_items_in_batch: divisor of the sum; None for the number of sequences with a target.
+
+    Returns:
+        Scalar in squared activations, float32 at least.
+    """
+    mask = own_places(labels)
+    counts = mask.sum(1).tolist()
+    total = rmu_forget_sum(hidden[mask], mask.nonzero()[:, 0], counts, control)
+    return reduce(total, sum(count > 0 for count in counts), num_items_in_batch)
+
+
+def rmu_retain_loss(
+    hidden: Tensor,
+    frozen_hidden: Tensor,
+    labels: Tensor,
+    num_items_in_batch: Tensor | float | None = None,
+) -> Tensor:
+    """RMU's retain term: squared error to the activations [B, T, D] of the model before unlearning.
+
+    Reduction and arguments as in `rmu_forget_loss`.
+    """
+    mask = own_places(labels)
+    counts = mask.sum(1).tolist()
+    total = rmu_retain_sum(hidden[mask], frozen_hidden[mask], mask.nonzero()[:, 0], counts)
+    return reduce(total, sum(count > 0 for count in counts), num_items_in_batch)

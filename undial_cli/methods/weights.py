@@ -1,0 +1,62 @@
+"""Arithmetic on saved checkpoints, one tensor at a time: no model is in memory for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+ADAPTER = "adapter_model.safetensors"
+
+
+def step_back(checkpoint: Path, start: Path | None, coefficient: float) -> None:
+    """Turn tuned weights into `theta - coefficient (theta_tuned - theta)`, in place.
+
+    Args:
+        checkpoint: a folder of tuned weights in safetensors; of a LoRA adapter, whose task vector
+            is `scaling B A`, B is multiplied.
+        start: a folder that holds `theta` under the same names; not needed for an adapter.
+    """
+    if (checkpoint / ADAPTER).is_file():
+        rewrite(checkpoint / ADAPTER, lambda n, x: -coefficient * x if "lora_B" in n else x)
+        return
+    assert start is not None
+    theta = Weights(start)
+
+    def back(name: str, tuned: Tensor) -> Tensor:
+        if not tuned.is_floating_point():
+            return tuned
+        wide = torch.promote_types(tuned.dtype, torch.float32)
+        before = theta[name].to(wide)
+        return (before - coefficient * (tuned.to(wide) - before)).to(tuned.dtype)
+
+    for file in sorted(checkpoint.glob("*.safetensors")):
+        rewrite(file, back)
+
+
+class Weights:
+    """The tensors of a folder of safetensors files, read when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files: dict[str, Path] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, "pt") as held:
+                self.files |= dict.fromkeys(held.keys(), file)
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self.files[name], "pt") as held:
+            return held.get_tensor(name)
+
+
+def rewrite(file: Path, change: Callable[[str, Tensor], Tensor]) -> None:
+    """Replace each tensor of a file."""
+    with safe_open(file, "pt") as held:
+        metadata = held.metadata()
+        found = {name: change(name, held.get_tensor(name)) for name in held.keys()}  # noqa: SIM118
+    unfinished = file.with_suffix(".unfinished")
+    save_file(found, unfinished, metadata)
+    unfinished.replace(file)

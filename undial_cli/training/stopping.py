@@ -1,0 +1,103 @@
+"""Early stop: when general text has become too unlikely, or the forget set unlikely enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from undial_cli import ui
+from undial_cli.data.encode import Example
+from undial_cli.evaluation.scoring import Score, score
+from undial_cli.schema import StopConfig
+from undial_cli.training.callbacks import read_metrics
+
+PERPLEXITY, PROBABILITY = "validation_perplexity", "forget_probability"
+Measure = Callable[[], dict[str, float]]
+
+
+def is_wanted(stop: StopConfig) -> bool:
+    """Whether anything may end the training early."""
+    return stop.perplexity_ratio is not None or stop.forget_probability is not None
+
+
+def measure(
+    model: Any, stop: StopConfig, texts: list[Example], forget: list[Example], batch_size: int
+) -> dict[str, float]:
+    """The figures that decide, on a model in training; shared over processes.
+
+    Perplexity is the exponential of the mean over texts of their mean token loss, probability the
+    mean over answers of the exponential of minus theirs.
+    """
+    training, figures = model.training, {}
+
+    def scores(examples: list[Example]) -> list[Score]:
+        return [s for (s,) in score(model, [[e] for e in examples], batch_size, 0)]
+
+    model.eval()
+    if stop.perplexity_ratio is not None:
+        losses = [s.ce for s in scores(texts)]
+        figures[PERPLEXITY] = math.exp(min(sum(losses) / len(losses), 700))
+    if stop.forget_probability is not None:
+        chances = [math.exp(-s.ce) for s in scores(forget)]
+        figures[PROBABILITY] = sum(chances) / len(chances)
+    model.train(training)
+    return figures
+
+
+class EarlyStop(TrainerCallback):
+    """Ends the training once a figure has passed its bound, but not within the first epoch.
+
+    The weights are kept as they are then. What the figures were at the start is in metrics.jsonl,
+    also for a run that is resumed.
+    """
+
+    def __init__(self, stop: StopConfig, steps_per_epoch: int, metrics: Path, ask: Measure) -> None:
+        self.stop, self.steps_per_epoch, self.metrics, self.ask = (
+            stop,
+            steps_per_epoch,
+            metrics,
+            ask,
+        )
+        self.log: Callable[[dict[str, float]], None] = lambda figures: None
+        self.start: dict[str, float] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step == 0:
+            self.start = self.ask()
+            self.log(self.start)
+        else:
+            rows = read_metrics(self.metrics)
+            self.start = next((r for r in rows if PERPLEXITY in r or PROBABILITY in r), {})
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step % self.stop.every or state.global_step < self.steps_per_epoch:
+            return
+        due, figures = control.should_log, self.ask()
+        self.log(figures)
+        control.should_log = due
+        reason = self.reason(figures)
+        if reason:
+            ui.say(f"stopped at step {state.global_step}: {reason}")
+            control.should_training_stop = True
+
+    def reason(self, figures: dict[str, float]) -> str:
+        """Which bound is passed, in words."""
+        ratio, level = self.stop.perplexity_ratio, self.stop.forget_probability
+        if ratio is not None and not figures[PERPLEXITY] <= ratio * self.start[PERPLEXITY]:
+            return (
+                f"validation perplexity {figures[PERPLEXITY]:.2f} is above {ratio:g} x its start, "
+                f"{self.start[PERPLEXITY]:.2f}"
+            )
+        if level is not None and figures[PROBABILITY] <= level:
+            return (
+                f"the forget set's mean probability {figures[PROBABILITY]:.3f} is at most {level:g}"
+            )
+        return ""
