@@ -125,6 +125,7 @@ def making(
             batch_size=recipe.batch_size,
             epochs=recipe.epochs,
             warmup_steps=recipe.warmup_steps,
+            warmup_epochs=recipe.warmup_epochs,
             scheduler=recipe.scheduler,
             weight_decay=recipe.weight_decay,
         ),

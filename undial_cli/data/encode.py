@@ -159,9 +159,8 @@ class Encoder:
         targets.append(True)
         labels = [i if t else IGNORE for i, t in zip(ids, targets, strict=True)]
         size = min(self.data.max_length, len(ids))
-        inside = overlapping(text, offsets[:size], [(start + a, start + b) for a, b in spans or []])
-        focus = tuple(i for i in inside if labels[i] != IGNORE)
-        return Example(ids[:size], labels[:size], min(answer_end, size), focus)
+        focus = overlapping(text, offsets[:size], [(start + a, start + b) for a, b in spans or []])
+        return Example(ids[:size], labels[:size], min(answer_end, size), tuple(focus))
 
     def end_token(self) -> int:
         """The id that ends an answer where the template writes none."""

@@ -142,23 +142,23 @@ def occurrences(text: str, string: str) -> Iterator[Span]:
 
 
 def goes_on(text: str, place: int) -> bool:
-    """Whether a word, or one character of several code points, goes on across a place."""
+    """Whether a word, or one letter of several code points, goes on across a place."""
     if not 0 < place < len(text):
         return False
     before, after = text[place - 1], text[place]
-    if unicodedata.category(after)[0] == "M":
-        return True
-    return in_word(before) and in_word(after)
+    if not (in_word(before) and in_word(after)):
+        return False
+    return unicodedata.category(after)[0] == "M" or (is_spaced(before) and is_spaced(after))
 
 
 def in_word(character: str) -> bool:
-    """Whether a character belongs to a word that spaces bound."""
-    if character.isascii():
-        return character.isalnum() or character == "_"
-    point = ord(character)
-    if any(first <= point <= last for first, last in UNSPACED):
-        return False
-    return unicodedata.category(character)[0] in "LMN"
+    """Whether a character is a letter, a mark on one, a digit or an underscore."""
+    return character == "_" or unicodedata.category(character)[0] in "LMN"
+
+
+def is_spaced(character: str) -> bool:
+    """Whether a character is of a script that puts spaces between words."""
+    return not any(first <= ord(character) <= last for first, last in UNSPACED)
 
 
 def by_pipeline(texts: list[str], source: str, pipeline: str) -> list[list[Span]]:
