@@ -34,11 +34,11 @@ def check_run(run: Run) -> None:
 
 
 def check_name(run: Run) -> None:
-    """A name is one folder name."""
+    """A name is a folder below the command's own; it may have folders in it."""
     if run.name is not None and (
-        run.name in ("", ".", "..") or "/" in run.name or "\\" in run.name
+        any(part in ("", ".", "..") for part in run.name.split("/")) or "\\" in run.name
     ):
-        raise bad_value("name", run.name, "a folder name without slashes")
+        raise bad_value("name", run.name, "a folder name, as in demo or study/demo")
 
 
 def check_hardware(run: Run) -> None:

@@ -7,6 +7,7 @@ of the run. Each step is one call into the file that knows it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from undial_cli import checks, distributed, launch, models, ui
+from undial_cli import checks, distributed, launch, models, requests, ui
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import stages, store
 from undial_cli.inputs import Inputs, made_run, method_of, model_path, prepare
@@ -38,6 +39,7 @@ from undial_cli.schema import (
     TeacherConfig,
     TrainingRun,
     UnlearnRun,
+    digest,
     is_sharded,
 )
 from undial_cli.targets import target_of
@@ -80,7 +82,7 @@ def execute(run: Run, show: bool = True) -> RunResult:
     folder = folder_of(run)
     distributed.on_main(lambda: check_folder(run, folder))
     try:
-        inputs: Inputs | WorldError = prepare(run)
+        inputs: Inputs | WorldError = prepare_all(run)
     except WorldError as error:
         inputs = error
     with distributed.on_main_locked(folder.path):
@@ -96,8 +98,22 @@ def execute(run: Run, show: bool = True) -> RunResult:
     return RunResult(folder.path, "done", store.read_results(folder.evaluation).get("metrics", {}))
 
 
+def prepare_all(run: Run) -> Inputs:
+    """What a run reads; of sequential requests the first one's, once all have been read.
+
+    Where there is no checkpoint yet, a request is read with the run's own target.
+    """
+    found = [prepare(dataclasses.replace(part, model=run.model)) for part in requests.parts_of(run)]
+    if not found:
+        return prepare(run)
+    data = digest([inputs.fingerprint["data"] for inputs in found])
+    found[0].fingerprint["data"] = data
+    return found[0]
+
+
 def planned(run: TrainingRun) -> RunResult:
     """Say what the training would take; nothing is made and nothing written."""
+    run = (requests.parts_of(run) or [run])[0]  # requests are planned alike
     if ui.is_speaker():
         inputs = prepare(run, weights=False)
         path = str(target_of(run).path or run.model.base)
@@ -122,7 +138,10 @@ def fulfil(run: Run, folder: RunFolder, inputs: Inputs | WorldError, show: bool)
             ui.say(f"{run.command}: {folder.path}", "bold")
             make_models(run, inputs)
             distributed.on_main(lambda: begin(run, folder))
-            if launch.needs_workers(run):
+            if requests.parts_of(run):
+                assert isinstance(run, UnlearnRun)
+                serve(run, folder)
+            elif launch.needs_workers(run):
                 launch.start_workers(run, folder.path)
             else:
                 work(run, folder, inputs)
@@ -136,6 +155,14 @@ def fulfil(run: Run, folder: RunFolder, inputs: Inputs | WorldError, show: bool)
         except BaseException as error:
             fail(folder, error)
             raise
+
+
+def serve(run: UnlearnRun, folder: RunFolder) -> None:
+    """Sequential requests, one run after the other."""
+    for number, part in enumerate(requests.parts_of(run)):
+        ui.say(f"request {number + 1}: {run.data.requests[number]}", "bold")
+        execute(part, show=False)
+    distributed.on_main(lambda: requests.conclude(run, folder))
 
 
 def begin(run: Run, folder: RunFolder) -> None:

@@ -52,6 +52,10 @@ def read(run: Run, folder: RunFolder) -> Summary | None:
     columns, figures = [names[1]], [after]
     if target or names == BEFORE_AFTER:
         columns, figures = [*names], [target, after]
+    if results.get("requests"):
+        found = [part["metrics"] for part in results["requests"]]
+        columns = ["start", *(f"after {n}" for n in range(1, len(found) + 1))]
+        figures = [target, *found]
     if reference:
         columns, figures = [*columns, "retain model"], [*figures, reference]
     if isinstance(run, EvaluateRun) and reference:
@@ -67,7 +71,8 @@ def read(run: Run, folder: RunFolder) -> Summary | None:
             "no retain model: whether the model now behaves as if it had never seen the forget set "
             "cannot be concluded; a low score may also mean that it was damaged"
         )
-    samples = [s for s in evaluation.samples if s["set"].startswith("forget") and "generation" in s]
+    asked = ("forget", "request")
+    samples = [s for s in evaluation.samples if s["set"].startswith(asked) and "generation" in s]
     step = max(1, len(samples) // QUESTIONS)
     return Summary(columns, rows, notes, samples[::step][:QUESTIONS])
 
