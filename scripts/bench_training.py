@@ -1,6 +1,7 @@
 """Time and memory of training steps, side by side in one run: theirs, the plain formula, ours.
 
     python scripts/bench_training.py DATA_ROOT [--batches 6] [--command]
+    python scripts/bench_training.py DATA_ROOT --methods
     python scripts/bench_training.py DATA_ROOT --device cuda --shape llama1b [--peak-tflops 989]
 
 DATA_ROOT holds TOFU/. Three steps on the same model, batch, data and precision, each with the same
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import functools
 import os
 import platform
@@ -46,11 +48,14 @@ from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.load import load_training_set
 from undial_cli.data.schedule import Schedule, deal
 from undial_cli.head import head_job, install_head, output_head
-from undial_cli.methods import forget_loss, retain_loss
-from undial_cli.methods.base import Loss, Targets
+from undial_cli.methods import make_method
+from undial_cli.methods.base import Loss, Method, Targets
+from undial_cli.methods.configs import METHODS, GaConfig, NpoConfig, UndialConfig
+from undial_cli.methods.retain import CrossEntropy, KlToTeacher
 from undial_cli.quiet import quiet
-from undial_cli.schema import AdapterConfig, GaConfig, MethodConfig, NpoConfig, UndialConfig
+from undial_cli.schema import AdapterConfig
 from undial_cli.training import lean, packing
+from undial_cli.training.layers import layers_of
 from undial_cli.training.teacher import CachedTeacher, at_targets, forward
 from undial_cli.training.trainer import term_sum
 
@@ -134,18 +139,27 @@ class Bench:
         ratio = logps(self.dense(batch)) - reference
         self.finish((-2 / BETA * F.logsigmoid(-BETA * ratio)).mean())
 
-    def teacher(self, needs: frozenset[str]) -> CachedTeacher:
-        """The teacher's signal of all examples, computed now."""
+    def teacher(self, *losses: Loss) -> CachedTeacher:
+        """A teacher of all examples, for losses that need the same of it."""
         share = not output_head(self.model).weight.requires_grad
         where = Path(tempfile.mkdtemp(dir=self.folder.name))
         teacher = CachedTeacher(self.model, where, "bench", share_head=share)
-        teacher.add("forget", self.examples, list(range(len(self.examples))), needs)
+        everything = list(range(len(self.examples)))
+        for name, loss in zip(("forget", "retain"), losses, strict=False):
+            if loss.needs:
+                teacher.add(name, self.examples, everything, loss.needs, loss.layer)
         return teacher
 
     def ours(self, loss: Loss, teacher: CachedTeacher | None, batch: Batch) -> None:
         """(c) this project's step."""
         total = term_sum(self.model, teacher, "forget", loss, batch)
         self.finish(total / loss.weight(batch.counts), self.optimiser)
+
+    def backward(self, method: Method, teacher: CachedTeacher, batch: Batch) -> None:
+        """A method's terms one after the other, each on this batch."""
+        for name, loss in method.terms().items():
+            total = term_sum(self.model, teacher, name, loss, batch)
+            (total * method.coefficient(name) / loss.weight(batch.counts)).backward()
 
 
 def wait(device: torch.device) -> None:
@@ -304,7 +318,9 @@ def head_seconds(bench: Bench, loss: Loss, teacher: CachedTeacher, batch: Batch)
     def job(states_BTD: Tensor, head: Any) -> Tensor:
         signal = teacher.signal(bench.model, "forget", batch, loss.needs)
         leaf = at_targets(states_BTD, batch).detach().requires_grad_()
-        sums = Targets(leaf, head, batch.targets_N, batch.sequence_N, batch.counts, signal)
+        sums = Targets(
+            leaf, head, batch.targets_N, batch.sequence_N, batch.counts, batch.focus_N, signal
+        )
         found.append(seconds(bench.device, lambda: loss.sum(sums).backward()))
         bench.optimiser.zero_grad()
         return states_BTD[:, :1, :1]
@@ -345,6 +361,46 @@ def what_it_grows_with(bench: Bench, loss: Loss, teacher: CachedTeacher, make: M
          "head and loss, s", "ms a target"],
         rows,
     )  # fmt: skip
+
+
+def every_method(model: Any, examples: list[Example], device: torch.device) -> None:
+    """Memory of a step of every method, beside fine-tuning on as many sequences.
+
+    Both start with gradients from a micro-batch before, as in every one but the first of an
+    optimiser step.
+    """
+    half = len(examples) // 2
+    by_length = sorted(examples, key=lambda e: len(e.input_ids))[half : half + SIZE]
+    examples = [dataclasses.replace(e, focus=(e.answer_end - 1,)) for e in by_length]
+    bench, batch = Bench(model, examples, device), padded(examples, list(range(SIZE))).to(device)
+    plain = {name: tensor.to(device) for name, tensor in pad(examples, 0).items()}
+    inputs = {name: plain[name] for name in ("input_ids", "attention_mask", "labels")}
+
+    def with_gradients(trained: Any, backward: Callable[[], Any]) -> int:
+        for parameter in trained.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        return peak_bytes(device, backward)
+
+    base = with_gradients(bench.plain, lambda: bench.plain(**inputs).loss.backward())
+    rows = [["fine-tuning with transformers' own loss", f"{base / 1e6:.0f}", "1.00"]]
+    for name, kind in METHODS.items():
+        config: Any = kind(name=name)
+        if hasattr(config, "layer"):
+            config.layer = min(config.layer, len(layers_of(bench.model)) - 1)
+        method = make_method(config)
+        terms = method.terms()
+        teacher = bench.teacher(*terms.values())
+        teacher.fill(bench.model, padded)
+        step = functools.partial(bench.backward, method, teacher, batch)
+        found = with_gradients(bench.model, step)
+        what = f"{name} ({' then '.join(terms)})"
+        rows.append([what, f"{found / 1e6:.0f}", f"{found / base:.2f}"])
+    table(
+        f"Memory that tensors take in a micro-batch of {SIZE} sequences, "
+        f"{batch.input_ids.numel()} padded tokens, above weights and gradients",
+        ["step", "MB", "/ fine-tuning"],
+        rows,
+    )
 
 
 def run_body(bench: Bench, batch: Batch) -> None:
@@ -389,6 +445,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=sorted(SHAPES), help="random weights of this size")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--peak-tflops", type=float, help="of the device, for the MFU")
+    parser.add_argument("--methods", action="store_true", help="only the memory of every method")
     parser.add_argument("--command", action="store_true", help="also the whole command, 50 steps")
     given = parser.parse_args()
     quiet()
@@ -397,17 +454,19 @@ def main() -> None:
     what = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     print(f"{what}, {torch.get_num_threads()} threads, torch {torch.__version__}: {name}")
     print(f"TOFU forget10, batches of {SIZE}, strength {STRENGTH:g}")
+    if given.methods:
+        return every_method(model, examples, device)
     bench = Bench(model, examples, device)
     model = bench.model
-    undial = forget_loss(UndialConfig(name="undial", strength=STRENGTH))
-    npo = forget_loss(NpoConfig(name="npo", beta=BETA))
+    undial = make_method(UndialConfig(name="undial", strength=STRENGTH))
+    npo = make_method(NpoConfig(name="npo", beta=BETA))
     make = Make(examples, device)
-    teacher, reference = bench.teacher(undial.needs), bench.teacher(npo.needs)
+    teacher, reference = bench.teacher(undial), bench.teacher(npo)
     passed = seconds(device, lambda: teacher.fill(model, padded))
     reference.fill(model, padded)
     own = models.base_of(model).config._attn_implementation
     models.base_of(model).config._attn_implementation = packing.NAME
-    packed_teacher = bench.teacher(undial.needs)
+    packed_teacher = bench.teacher(undial)
     packed_passed = seconds(device, lambda: packed_teacher.fill(model, packing.packed))
     models.base_of(model).config._attn_implementation = own
 
@@ -417,7 +476,7 @@ def main() -> None:
     schedule = Schedule(
         {"forget": examples}, "forget", SIZE, deal(SIZE, 1, None), EPOCHS, None, seed=0
     )
-    drawn = schedule.order["forget"]
+    drawn = [i for row in schedule.order["forget"] for i in row]
     grouped = [drawn[i : i + SIZE] for i in range(0, len(drawn), SIZE)]
 
     def padded_tokens(indices: list[int]) -> int:
@@ -517,9 +576,9 @@ def main() -> None:
         "(c) undial": ours(undial, teacher, make.padded, middle),
         "(c) undial, packed": ours(undial, packed_teacher, make.packed, middle),
         "(c) npo": ours(npo, reference, make.padded, middle),
-        "(c) ga": ours(forget_loss(GaConfig(name="ga")), None, make.padded, middle),
-        "(c) gdr": ours(retain_loss(MethodConfig(retain="gdr")), None, make.padded, middle),
-        "(c) klr": ours(retain_loss(MethodConfig(retain="klr")), teacher, make.padded, middle),
+        "(c) ga": ours(make_method(GaConfig(name="ga")), None, make.padded, middle),
+        "(c) gdr": ours(CrossEntropy(), None, make.padded, middle),
+        "(c) klr": ours(KlToTeacher(), teacher, make.padded, middle),
     }
     peaks = {kind: peak_bytes(device, step) for kind, step in kinds.items()}
     over = peaks["(b) plain UnDIAL"]
@@ -538,6 +597,7 @@ def main() -> None:
             print(f"MFU {kind}: {speed / given.peak_tflops / 1e12:.2f}")
     if given.command:
         whole_command(given, found["b"])
+    return None
 
 
 if __name__ == "__main__":

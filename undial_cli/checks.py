@@ -115,6 +115,11 @@ def check_method(run: UnlearnRun) -> None:
         raise UserError("data.anchor=retain: needs method.retain=gdr or klr")
     if run.train.stop.forget_probability is not None and "forget" not in terms:
         raise UserError("train.stop.forget_probability: needs a method with a forget term")
+    if method.contrasts and len(run.data.requests) > 1:
+        raise UserError(
+            f"data.requests: method={config.name} leaves two models that are decoded together, "
+            "which a further request cannot train; allowed is one"
+        )
     focus = method.focus
     if focus is not None and focus.source != "column" and focus.pipeline is None:
         raise UserError(

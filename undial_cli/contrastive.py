@@ -1,15 +1,17 @@
-"""Two models that answer as one: what the memorised model says more likely is taken off the target.
+"""Two models that answer as one: what the memorised one says more likely is taken off the target.
 
 Logits `s - coefficient * relu(s_memorised - s)`, before any sampling (the CD baseline of arXiv
-2402.10052). To whoever scores or decodes, the pair is one model with one head and one cache. Knows
-how a pair lies on disk, not how its models are loaded.
+2402.10052). To whoever scores or decodes it is one model with one head and one cache. Knows how it
+lies on disk, not how its models are loaded.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +21,11 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from undial_cli.cache import write_text
+from undial_cli.errors import UserError
 from undial_cli.head import TargetHead, head_job, output_head
 from undial_cli.losses.chunked import Projection
-
-TARGET, MEMORISED = "target", "memorised"
+from undial_cli.sources import CONTRAST_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +45,21 @@ class Contrast(Projection):
         return own_NV - self.coefficient * F.relu(memorised_NV - own_NV)
 
     def to(self, where: torch.dtype | torch.device) -> Contrast:
-        """The same projection in another dtype or on another device."""
-        return self.beside(super().to(where), self.memorised.to(where))
+        """The same in another dtype or on another device."""
+        return beside(super().to(where), self.memorised.to(where), self.coefficient)
 
     def detach(self) -> Contrast:
-        """The same projection, without gradient."""
-        return self.beside(super().detach(), self.memorised.detach())
+        """The same, without gradient."""
+        return beside(super().detach(), self.memorised.detach(), self.coefficient)
 
-    def beside(self, target: Projection, memorised: Projection) -> Contrast:
-        """The same contrast of other projections."""
-        return Contrast(**vars(target), memorised=memorised, coefficient=self.coefficient)
+
+def beside(target: Projection, memorised: Projection, coefficient: float) -> Contrast:
+    """The contrast of two projections."""
+    return Contrast(**vars(target), memorised=memorised, coefficient=coefficient)
 
 
 class ContrastHead(TargetHead):
-    """The heads of both models as one, which can be given a job; it holds no weights itself."""
+    """The heads of both models as one, which can be given a job; the weights stay theirs."""
 
     def __init__(self, target: TargetHead, memorised: TargetHead, coefficient: float) -> None:
         nn.Module.__init__(self)
@@ -66,39 +70,31 @@ class ContrastHead(TargetHead):
 
     def projection(self) -> Contrast:
         """From hidden states side by side to the combined logits."""
-        target, memorised = (head.projection() for head in self.heads)
-        return Contrast(**vars(target), memorised=memorised, coefficient=self.coefficient)
+        target, memorised = self.heads
+        return beside(target.projection(), memorised.projection(), self.coefficient)
 
     def forward(self, input: Tensor) -> Tensor:
         head = self.projection()
         return head.logits(input) if self.job is None else self.job(input, head)
 
 
-class Pair(nn.Module, GenerationMixin):
-    """A target and its memorised copy as one frozen model, on one device, in eval mode.
+class ContrastedModel(PreTrainedModel, GenerationMixin):
+    """A target and its memorised copy as one frozen model, both on one device.
 
-    `output_head` of the pair is the `ContrastHead`: a head job is given both models' hidden states
-    and what makes combined logits of them. A cache holds the target's layers, then the others.
+    Its `output_head` is the `ContrastHead`: a job is given both models' hidden states and what
+    makes combined logits of them. A cache holds the target's layers, then the other's.
     """
 
     def __init__(
         self, target: PreTrainedModel, memorised: PreTrainedModel, coefficient: float
     ) -> None:
-        super().__init__()
-        self.config, self.generation_config = target.config, target.generation_config
+        config = copy.deepcopy(target.config)
+        config._attn_implementation = "eager"  # of this class, which has no attention of its own
+        super().__init__(config)
+        self.generation_config = target.generation_config
         self.head = ContrastHead(output_head(target), output_head(memorised), coefficient)
         self.target, self.memorised = target, memorised
         self.requires_grad_(False).eval()
-
-    @property
-    def device(self) -> torch.device:
-        """Where both models are."""
-        return self.target.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """That of the target's weights."""
-        return self.target.dtype
 
     def forward(
         self,
@@ -111,24 +107,22 @@ class Pair(nn.Module, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Combined logits [B, T, V], or what the head's job makes of the hidden states.
 
-        Keys and values are kept in a cache that is given, and nowhere else.
+        Keys and values are kept in the cache that is given, and nowhere else.
         """
-        inputs: dict[str, Any] = {"attention_mask": attention_mask, **more}
+        inputs = {"attention_mask": attention_mask, **more}
         if "position_ids" in inspect.signature(self.target.forward).parameters:
             inputs["position_ids"] = position_ids
-        parts = split(past_key_values) if past_key_values is not None else (None, None)
-        hidden_BTD = torch.cat(
-            [
-                hidden_states(
-                    model, input_ids, past_key_values=part, use_cache=part is not None, **inputs
-                )
-                for model, part in zip((self.target, self.memorised), parts, strict=True)
-            ],
-            dim=-1,
-        )
+        caches = (None, None) if past_key_values is None else split(past_key_values)
+        hidden = [
+            hidden_states(
+                model, input_ids, past_key_values=cache, use_cache=cache is not None, **inputs
+            )
+            for model, cache in zip((self.target, self.memorised), caches, strict=True)
+        ]
         if past_key_values is not None:
-            past_key_values.layers = [layer for part in parts for layer in part.layers]
-        return CausalLMOutputWithPast(logits=self.head(hidden_BTD), past_key_values=past_key_values)
+            past_key_values.layers = [layer for c in caches for layer in c.layers]
+        logits = self.head(torch.cat(hidden, dim=-1))
+        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
 
 
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, **inputs: Any) -> Tensor:
@@ -138,11 +132,55 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, **inputs: Any) -> T
 
 
 def split(cache: Cache) -> tuple[Cache, Cache]:
-    """The two models' caches in one: they hold its own layers, or each new ones of its kind."""
+    """The caches of both models in one: each holds its own layers, an empty one as many as it has."""
     target, memorised = copy.copy(cache), copy.copy(cache)
     if cache.get_seq_length():
         half = len(cache.layers) // 2
         target.layers, memorised.layers = cache.layers[:half], cache.layers[half:]
     else:
-        target.layers, memorised.layers = cache.layers, copy.deepcopy(cache.layers)
+        memorised.layers = copy.deepcopy(cache.layers)
     return target, memorised
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A contrasted model's folders; no `target` where the memorised model is an adapter on it."""
+
+    target: Path | None
+    memorised: Path
+    coefficient: float
+
+
+def store(checkpoint: Path, start: Path | None, coefficient: float) -> None:
+    """Turn a folder of tuned weights or of an adapter into that of a contrasted model, in place.
+
+    No weights are left at its top: `from_pretrained` fails there, and gives no model that
+    remembers everything.
+
+    Args:
+        start: a folder of the target's whole weights, which is moved; not needed for an adapter.
+    """
+    tuned, memorised = list(checkpoint.iterdir()), checkpoint / "memorised"
+    memorised.mkdir()
+    for file in tuned:
+        file.rename(memorised / file.name)
+    (memorised / "README.md").unlink(missing_ok=True)
+    if start is not None:
+        start.rename(checkpoint / "target")
+    write_text(checkpoint / CONTRAST_FILE, json.dumps({"coefficient": coefficient}) + "\n")
+
+
+def stored(folder: Path) -> Stored | None:
+    """What `store` left in a folder, or None.
+
+    Raises:
+        UserError: contrastive.json is not what it wrote.
+    """
+    file, target = folder / CONTRAST_FILE, folder / "target"
+    if not file.is_file():
+        return None
+    try:
+        coefficient = float(json.loads(file.read_text(encoding="utf-8"))["coefficient"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"model.path={folder}: {CONTRAST_FILE} holds no coefficient") from error
+    return Stored(target if target.is_dir() else None, folder / "memorised", coefficient)

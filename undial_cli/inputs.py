@@ -21,6 +21,7 @@ from undial_cli.data.schedule import Sample
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation.preparation import (
     Reference,
+    check_contrast,
     check_helpers,
     evaluation_rows,
     find_reference,
@@ -89,6 +90,7 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         model_source(place.path, "model.path")
     path = str(place.path or run.model.base)
     adapter = run.adapter if isinstance(run, TrainingRun) else None
+    check_contrast(run, path, method)
     models.check_model(run.model, path, adapter, weights, deepest(method))
     tokenizer = models.load_tokenizer(run.model, path, weights)
     encoder = Encoder(tokenizer, run.model.template, run.data)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from undial_cli import contrastive
 from undial_cli.cache import cache_dir, hash_folder, locked
 from undial_cli.errors import UserError, bad_value
 from undial_cli.head import TargetHead, check_head, install_head
@@ -97,6 +98,25 @@ def is_adapter(config: ModelConfig, path: str) -> bool:
     return adapter_base(folder_source(path, config)) is not None
 
 
+def contrast_of(source: Source) -> tuple[str, str, float] | None:
+    """If `source` is a contrasted model: the paths of target and memorised, the coefficient."""
+    found = contrastive.stored(Path(source.path)) if source.local else None
+    if found is None:
+        return None
+    target = str(found.target)
+    if found.target is None:
+        base = adapter_base(Source(str(found.memorised)))
+        if base is None:
+            raise UserError(f"model.path={source.path}: the target's weights are not there")
+        target = base[0] if base[1] is None else f"{base[0]}@{base[1]}"
+    return target, str(found.memorised), found.coefficient
+
+
+def is_contrasted(config: ModelConfig, path: str) -> bool:
+    """Whether a model path holds two models that are decoded together."""
+    return contrast_of(folder_source(path, config, weights=False)) is not None
+
+
 def load_tokenizer(config: ModelConfig, path: str, weights: bool = True) -> PreTrainedTokenizerBase:
     """The fast tokenizer of `model.tokenizer_path`, or the one beside the model.
 
@@ -128,13 +148,18 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a causal language model in eval mode, its head made a `TargetHead`.
 
-    A PEFT adapter is loaded on its base and merged. With `config.from_scratch`, a folder that
-    holds a config and no weights gives a model initialised from `seed`.
+    A PEFT adapter is loaded on its base and merged; a contrasted model is both of its models. With
+    `config.from_scratch`, a folder that holds a config and no weights gives a model initialised
+    from `seed`.
 
     Raises:
         UserError: the files are there but do not make a causal language model.
     """
     source = folder_source(path, config)
+    contrast = contrast_of(source)
+    if contrast is not None:
+        target, memorised = (load_model(config, part, seed=seed) for part in contrast[:2])
+        return contrastive.ContrastedModel(target, memorised, contrast[2])
     dtype = getattr(torch, config.dtype)
     common: dict[str, Any] = {
         "dtype": dtype,
@@ -184,6 +209,11 @@ def check_model(
             adapter names, or no such layer.
     """
     source = folder_source(path, config, weights=weights)
+    contrast = contrast_of(source)
+    for part in contrast[:2] if contrast else ():
+        check_model(config, part, adapter, weights, layer)
+    if contrast:
+        return None
     base = adapter_base(source)
     if base is not None:
         return check_model(config, base[0], adapter, weights, layer)
@@ -216,9 +246,9 @@ def blank_model(config: ModelConfig, path: str) -> PreTrainedModel:
         UserError: there is no shape of a causal language model.
     """
     source = folder_source(path, config, weights=False)
-    base = adapter_base(source)
-    if base is not None:
-        return blank_model(config, base[0])
+    whole = contrast_of(source) or adapter_base(source)
+    if whole is not None:
+        return blank_model(config, whole[0])
     trust = config.trust_remote_code
     try:
         shape = AutoConfig.from_pretrained(source.path, trust_remote_code=trust, **source.arguments)
@@ -302,8 +332,9 @@ def weights_fingerprint(config: ModelConfig, path: str) -> str:
     """A hash of what a model path holds: file contents locally, the commit on the hub."""
     source = folder_source(path, config)
     if source.local:
-        base = adapter_base(source)
-        inner = weights_fingerprint(config, base[0]) if base else ""
+        contrast, base = contrast_of(source), adapter_base(source)
+        parts = contrast[:2] if contrast else base[:1] if base else ()
+        inner = "".join(weights_fingerprint(config, part) for part in parts)
         return hash_folder(Path(source.path)) + inner
     from huggingface_hub import hf_hub_download
 

@@ -14,7 +14,7 @@ from undial_cli.errors import UserError, WorldError
 
 CONFIG_FILES = ("config.json", "adapter_config.json")
 # In a folder of two models that are decoded together (see `contrastive`).
-PAIR_FILE = "contrastive.json"
+CONTRAST_FILE = "contrastive.json"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def model_source(path: str, key: str = "model.path") -> Source:
     if local.is_dir():
         if (local / "run.yaml").is_file() and (local / "checkpoint").is_dir():
             local = local / "checkpoint"
-        if not any((local / name).is_file() for name in (*CONFIG_FILES, PAIR_FILE)):
+        if not any((local / name).is_file() for name in (*CONFIG_FILES, CONTRAST_FILE)):
             raise UserError(
                 f"{key}={path}: not a model ({' or '.join(CONFIG_FILES)} expected there)"
             )

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from undial_cli import models, ui
 from undial_cli.data.encode import Encoder
 from undial_cli.data.load import Row, check_columns, load_split, row_kind
@@ -16,7 +18,9 @@ from undial_cli.evaluation import reference
 from undial_cli.evaluation.catalog import Evaluation
 from undial_cli.evaluation.helpers import HELPERS
 from undial_cli.evaluation.items import data_of
+from undial_cli.evaluation.kvcache import is_plain
 from undial_cli.evaluation.suite import SetRows, Suite
+from undial_cli.methods.base import Method
 from undial_cli.schema import FORGET_SET, DataConfig, EvalConfig, EvalSetConfig, Run
 from undial_cli.sources import looks_local, model_source, package_resource
 from undial_cli.targets import Place, results_file, retain_of
@@ -47,8 +51,39 @@ def find_reference(run: Run, suite: Suite) -> Reference:
             raise
         ui.say(f"without a retain model: {error}", "yellow")
         return Reference(missing=str(error))
+    check_contrast(run, place.path)
     check_same_tokens(run, suite, place.path)
     return Reference(place)
+
+
+def check_contrast(run: Run, path: str, method: Method | None = None) -> None:
+    """Raise UserError for what two models that are decoded together cannot do.
+
+    Args:
+        path: of a model that the run works on or compares with.
+        method: what the model is trained with, if it is.
+    """
+    contrasted = models.is_contrasted(run.model, path)
+    if contrasted and method is not None:
+        raise UserError(
+            f"model.path={path}: two models that are decoded together cannot be trained; allowed "
+            "here is 'undial evaluate'"
+        )
+    contrasts = method is not None and method.contrasts
+    if (contrasted or contrasts) and run.eval.backend == "vllm":
+        raise UserError(
+            "eval.backend=vllm: cannot decode two models together, as "
+            f"{f'model.path={path}' if contrasted else f'method={run.method.name}'} needs; allowed "
+            "is transformers"
+        )
+    if contrasts:
+        with torch.device("meta"):
+            model = models.blank_model(run.model, path)
+        if not is_plain(model):
+            raise UserError(
+                f"method={run.method.name}: not possible for a model of type "
+                f"'{model.config.model_type}', which remembers more than keys and values"
+            )
 
 
 def check_same_tokens(run: Run, suite: Suite, path: str) -> None:

@@ -129,6 +129,7 @@ class Method(Loss):
     `refusals` drawn anew each epoch, or those of the `data`. `focus`: samples carry focus words.
     `parameters`: regular expression of the parameters that are trained (None: all). `adapts`:
     `after_step` is to be called. `from_start`: `finish` is given the weights before training.
+    `contrasts`: the checkpoint is two models that are decoded together.
     """
 
     alternatives: str | None = None
@@ -136,6 +137,7 @@ class Method(Loss):
     parameters: str | None = None
     adapts: ClassVar[bool] = False
     from_start: ClassVar[bool] = False
+    contrasts: ClassVar[bool] = False
 
     def __init__(self, config: Any, seed: int = 0) -> None:
         self.config = config

@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from undial_cli.cache import write_text
+from undial_cli.contrastive import stored
 from undial_cli.schema import TrainingRun, UnlearnRun
+
+CONTRAST = (
+    "Not a model of its own: undial alone decodes its two models together (`undial evaluate "
+    "model.path=...`), and each of them alone remembers the forget set."
+)
 
 
 def write(run: TrainingRun, folder: Path) -> None:
@@ -25,9 +31,13 @@ def write(run: TrainingRun, folder: Path) -> None:
     }
     if isinstance(run, UnlearnRun) and hasattr(run.method, "strength"):
         settings["strength"] = run.method.strength
-    lines = ["---", "library_name: transformers", "tags: [unlearning, undial]", "---", ""]
+    contrast = stored(folder)
+    library = "transformers" if contrast is None else "undial"
+    lines = ["---", f"library_name: {library}", "tags: [unlearning, undial]", "---", ""]
     lines += [f"# {run.model.name}, {how} on {run.data.name}", ""]
     lines += [f"Made from `{source}` with [undial](https://arxiv.org/abs/2402.10052).", ""]
     lines += [f"- {name}: {value}" for name, value in settings.items()]
+    if contrast is not None:
+        lines += ["", CONTRAST]
     lines += ["", "Unlearning lowers what the model says of the forget set; it proves no deletion."]
     write_text(folder / "README.md", "\n".join(lines) + "\n")
