@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint format types results clean
+.PHONY: demo demo-methods test test-slow lint format types results clean
 
 demo: .venv/.core  ## the embedded default: train two tiny models, unlearn, show the table
 	$(BIN)/undial unlearn
@@ -25,8 +25,12 @@ format: .venv/.dev
 types: .venv/.dev
 	$(BIN)/pyright
 
-results: .venv/.core  ## the grid of docs/results.md
+demo-methods: .venv/.core  ## every method on the demo, half a minute each
+	$(BIN)/python scripts/demo_methods.py
+
+results: .venv/.core  ## the demo's tables of docs/results.md
 	$(BIN)/python scripts/demo_grid.py
+	$(BIN)/python scripts/demo_methods.py --longer
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

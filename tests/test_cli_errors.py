@@ -65,7 +65,7 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     "unknown command": (["unlern"], ["unlern", "finetune", "did you mean 'unlearn'?"]),
     "unknown option": (
         ["unlearn", "method=undail"],
-        ["method=undail", "ga, npo, undial", "did you mean 'undial'?"],
+        ["method=undail", "ga, grad_diff, idkdpo, npo", "did you mean 'undial'?"],
     ),
     "unknown model": (["unlearn", "model=lama7b"], ["model=lama7b", "did you mean 'llama7b'?"]),
     "unknown experiment": (
@@ -164,8 +164,12 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     "tokenizer that is nowhere": (
         ["unlearn", "model.tokenizer_path=./nowhere"], ["model.tokenizer_path=./nowhere"]
     ),
-    "name with a slash": (["unlearn", "name=a/b"], ["name=a/b", "without slashes"]),
     "name that is a parent": (["unlearn", "name=.."], ["name=..", "folder name"]),
+    "name that leads out": (["unlearn", "name=a/../../b"], ["name=a/../../b", "folder name"]),
+    "name with a part that is empty": (["unlearn", "name=a//b"], ["name=a//b", "folder name"]),
+    "name from the root": (["unlearn", "name=/tmp/b"], ["name=/tmp/b", "folder name"]),
+    "name that is empty": (["unlearn", "name=''"], ["name=", "folder name"]),
+    "name with a backslash": (["unlearn", "name='a\\\\b'"], ["name=a\\b", "folder name"]),
     "qlora on a cpu": (
         ["unlearn", "adapter=qlora", "hardware=cpu"],
         ["adapter=qlora", "needs a GPU", "lora or none"],
@@ -349,7 +353,9 @@ def test_the_installed_command_says_one_line_and_exits_with_2(tmp_path: Path) ->
     done = undial("unlearn", "method=undail", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "undial: method=undail: allowed is one of ga, npo, undial; did you mean 'undial'?"
+        "undial: method=undail: allowed is one of altpo, ceu, contrastive_decoding, dpo, finetune, "
+        "fundial, ga, grad_diff, idkdpo, npo, pdu, rmu, satimp, simnpo, task_arithmetic, undial, "
+        "unilogit, wga; did you mean 'undial'?"
     ]
     done = undial("unlearn", "data.forget_split=forget77", "hardware=cpu", cwd=tmp_path)
     assert done.returncode == 2

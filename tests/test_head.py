@@ -27,9 +27,10 @@ from undial_cli.data.encode import IGNORE, Example
 from undial_cli.head import check_head, head_job, install_head, output_head
 from undial_cli.losses import npo_loss, sequence_logps, undial_loss
 from undial_cli.losses.chunked import Projection
-from undial_cli.methods import forget_loss
+from undial_cli.methods import make_method
+from undial_cli.methods.configs import NpoConfig, UndialConfig
 from undial_cli.models import adapt, load_model
-from undial_cli.schema import AdapterConfig, ModelConfig, NpoConfig, UndialConfig
+from undial_cli.schema import AdapterConfig, ModelConfig
 from undial_cli.training.teacher import CachedTeacher
 from undial_cli.training.trainer import term_sum
 
@@ -248,7 +249,7 @@ def test_training_sees_the_dense_loss_and_its_gradients(
 ) -> None:
     model = random_llama(VOCABULARY, dtype=torch.float64)
     model = model if family == "llama" else model_of(family)
-    loss = forget_loss(
+    loss = make_method(
         UndialConfig(name="undial", strength=4.0)
         if method == "undial"
         else NpoConfig(name="npo", beta=0.3)

@@ -109,18 +109,19 @@ class ContrastedModel(PreTrainedModel, GenerationMixin):
 
         Keys and values are kept in the cache that is given, and nowhere else.
         """
-        inputs = {"attention_mask": attention_mask, **more}
+        inputs: dict[str, Any] = {"attention_mask": attention_mask, **more}
         if "position_ids" in inspect.signature(self.target.forward).parameters:
             inputs["position_ids"] = position_ids
-        caches = (None, None) if past_key_values is None else split(past_key_values)
+        inputs["use_cache"] = past_key_values is not None
+        caches = split(past_key_values) if past_key_values is not None else ()
         hidden = [
-            hidden_states(
-                model, input_ids, past_key_values=cache, use_cache=cache is not None, **inputs
+            hidden_states(model, input_ids, past_key_values=cache, **inputs)
+            for model, cache in zip(
+                (self.target, self.memorised), caches or (None, None), strict=True
             )
-            for model, cache in zip((self.target, self.memorised), caches, strict=True)
         ]
         if past_key_values is not None:
-            past_key_values.layers = [layer for c in caches for layer in c.layers]
+            past_key_values.layers = [layer for cache in caches for layer in cache.layers]
         logits = self.head(torch.cat(hidden, dim=-1))
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
 
@@ -132,7 +133,7 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, **inputs: Any) -> T
 
 
 def split(cache: Cache) -> tuple[Cache, Cache]:
-    """The caches of both models in one: each holds its own layers, an empty one as many as it has."""
+    """The caches of both models in one: each has its own layers, or its own empty ones."""
     target, memorised = copy.copy(cache), copy.copy(cache)
     if cache.get_seq_length():
         half = len(cache.layers) // 2

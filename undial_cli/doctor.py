@@ -22,6 +22,7 @@ OPTIONAL = {
     "lm_eval": ("harness", "eval=harness"),
     "sentence_transformers": ("quality", "similarity, coherence"),
     "mauve": ("quality", "mauve"),
+    "spacy": ("focus", "method=fundial with entities or noun chunks"),
     "vllm": ("vllm", "eval.backend=vllm"),
 }
 

@@ -47,10 +47,33 @@ def grid(rows: list[tuple[str, str]]) -> Table:
     return table
 
 
+def options_of(group: str) -> Table:
+    """The options of a config group, a line each."""
+    files = sorted((config_dir() / group).glob("*.yaml"))
+    return grid([(file.stem, first_comment(file)) for file in files])
+
+
+def method_keys() -> list[tuple[str, str]]:
+    """The keys of all methods; those that not every method has, with the names of those."""
+    owners: dict[tuple[str, str], list[str]] = {}
+    for name, node in METHODS.items():
+        for key, _, f in walk(node(), "method."):
+            owners.setdefault((key, f.metadata["help"]), []).append(name)
+    shared = [(key, text) for (key, text), names in owners.items() if len(names) > len(METHODS) / 2]
+    rest = [
+        (key, f"{text} ({', '.join(names)})")
+        for (key, text), names in owners.items()
+        if (key, text) not in shared
+    ]
+    return shared + sorted(rest)
+
+
 def show_top() -> None:
     """`undial --help`."""
     ui.say("undial COMMAND [group=option] [key=value ...] [flags]\n")
     ui.say(grid(list(SUMMARIES.items())))
+    ui.say("\nmethod=", "bold")
+    ui.say(options_of("method"))
     ui.say("\nundial COMMAND --help lists groups, options and keys.")
     ui.say(
         "undial unlearn alone runs the embedded demo; then: undial unlearn model=llama7b data=tofu"
@@ -65,11 +88,9 @@ def show_command(command: str) -> None:
     ui.say(f"undial {command} [group=option] [key=value ...] [flags]: {SUMMARIES[command]}\n")
     primary = (config_dir() / f"{command}.yaml").read_text(encoding="utf-8")
     for name in GROUPS:
-        files = sorted((config_dir() / name).glob("*.yaml"))
-        if not files or f"- {name}:" not in primary:
-            continue
-        ui.say(f"{name}=", "bold")
-        ui.say(grid([(file.stem, first_comment(file)) for file in files]))
+        if f"- {name}:" in primary:
+            ui.say(f"{name}=", "bold")
+            ui.say(options_of(name))
     ui.say("keys", "bold")
     rows = [
         (key, f.metadata.get("help", ""))
@@ -82,10 +103,7 @@ def show_command(command: str) -> None:
         (key, f.metadata["help"]) for key, _, f in walk(EvalSetConfig(), "eval.sets.NAME.")
     ]
     if command == "unlearn":
-        seen = {}
-        for node in METHODS.values():
-            seen |= {f"method.{k}": f.metadata["help"] for k, _, f in walk(node())}
-        rows += list(seen.items())
+        rows += method_keys()
     ui.say(grid(rows))
     ui.say("metrics", "bold")
     of_sets = [*catalog.METRICS, *(f"{word}_N" for word in catalog.NUMBERED)]

@@ -60,9 +60,9 @@ def step_rows(schedule: Schedule) -> list[list[int]]:
 
 
 def steps_of(schedule: Schedule, name: str = "forget") -> list[list[int]]:
-    """The samples of set `name` that each step holds, in ascending order."""
+    """The samples of set `name` that each step holds, in ascending order; each is one example."""
     steps = [[schedule[row][name] for row in rows] for rows in step_rows(schedule)]
-    return [sorted(i for i in step if i >= 0) for step in steps]
+    return [sorted(i for (i,) in step if i >= 0) for step in steps]
 
 
 DEALINGS = [(1, None), (1, 3), (1, 1), (2, None), (2, 1), (3, 2), (4, None), (7, 1)]
@@ -156,7 +156,7 @@ def test_empty_rows_fill_up_a_step_and_hold_no_target() -> None:
     assert len(plan) == 3 * 6
     assert [len(step) for step in steps_of(plan)].count(2) == 1
     counts = Counter(plan[row]["forget"] for row in range(len(plan)))
-    assert counts[-1] == 8
+    assert counts[(-1,)] == 8
     for rows in step_rows(plan):
         batch = plan.collate([plan[row] for row in rows])["forget"]
         for place, index in enumerate(batch.index):

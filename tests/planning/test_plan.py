@@ -47,7 +47,7 @@ def planned(run: TrainingRun) -> Plan:
     """The plan of a run."""
     inputs = prepare(run, weights=False)
     path = str(target_of(run).path or run.model.base)
-    return plan.make(run, path, inputs.sets, *pipeline.training_of(run))
+    return plan.make(run, path, inputs.sets, inputs.samples, *pipeline.training_of(run))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from undial_cli.cache import cache_dir
 from undial_cli.compose import compose_run
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import WorldError
-from undial_cli.methods import forget_loss
+from undial_cli.methods import make_method
 from undial_cli.models import adapt
 from undial_cli.schema import TeacherConfig
 from undial_cli.training.loop import (
@@ -27,7 +27,6 @@ from undial_cli.training.loop import (
 )
 from undial_cli.training.packing import packed
 from undial_cli.training.teacher import AdapterTeacher, CachedTeacher
-from undial_cli.training.trainer import Term
 
 MB, HUGE = 10**6, 10**18
 
@@ -110,8 +109,8 @@ def test_the_signal_is_kept_in_the_precision_that_training_computes_in(
 ) -> None:
     monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path))
     run = run_of(f"hardware.precision={precision}", "train.batch_size=2", "train.epochs=2")
-    model, terms = random_llama(), {"forget": Term(forget_loss(run.method), 1.0)}
-    schedule = make_schedule(run, {"forget": EXAMPLES}, "forget", packs=False)
+    model, terms = random_llama(), make_method(run.method).terms()
+    schedule = make_schedule(run, {"forget": EXAMPLES}, {}, "forget", packs=False)
     teacher = make_teacher(run, run.teacher, model, terms, schedule, "weights")
     assert isinstance(teacher, CachedTeacher)
     fill_teacher(run, teacher, model, schedule)
@@ -127,9 +126,9 @@ def test_a_fresh_adapter_has_its_teacher_kept_only_where_samples_come_again(
     for epochs, kind in ((1, AdapterTeacher), (2, CachedTeacher)):
         run = run_of("adapter=lora", "train.batch_size=2", f"train.epochs={epochs}")
         model = adapt(random_llama(), run.adapter, 0)
-        schedule = make_schedule(run, {"forget": EXAMPLES}, "forget", packs=True)
+        schedule = make_schedule(run, {"forget": EXAMPLES}, {}, "forget", packs=True)
         assert schedule.make_batch is packed
-        terms = {"forget": Term(forget_loss(run.method), 1.0)}
+        terms = make_method(run.method).terms()
         teacher = make_teacher(run, run.teacher, model, terms, schedule, "weights")
         assert type(teacher) is kind
         if isinstance(teacher, CachedTeacher):
@@ -138,6 +137,6 @@ def test_a_fresh_adapter_has_its_teacher_kept_only_where_samples_come_again(
 
 def test_a_loss_without_a_teacher_has_none() -> None:
     run = run_of("method=ga")
-    schedule = make_schedule(run, {"forget": EXAMPLES}, "forget", packs=False)
-    terms = {"forget": Term(forget_loss(run.method), 1.0)}
+    schedule = make_schedule(run, {"forget": EXAMPLES}, {}, "forget", packs=False)
+    terms = make_method(run.method).terms()
     assert make_teacher(run, run.teacher, random_llama(), terms, schedule, "weights") is None

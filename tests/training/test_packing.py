@@ -19,10 +19,12 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from undial_cli.data.collate import EMPTY, Batch, padded
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.head import head_job
-from undial_cli.methods import forget_loss, retain_loss
+from undial_cli.methods import make_method
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss
+from undial_cli.methods.configs import NpoConfig, UndialConfig
+from undial_cli.methods.retain import RETAIN
 from undial_cli.models import adapt, base_of
-from undial_cli.schema import AdapterConfig, MethodConfig, NpoConfig, UndialConfig
+from undial_cli.schema import AdapterConfig
 from undial_cli.training.packing import (
     LEAST_SHARED,
     NAME,
@@ -39,10 +41,9 @@ from undial_cli.training.trainer import term_sum
 VOCABULARY = 48
 BOTH = frozenset({TEACHER_LOGITS, REFERENCE_LOGPS})
 LOSSES: dict[str, Callable[[], Loss]] = {
-    "undial": lambda: forget_loss(UndialConfig(name="undial", strength=4.0)),
-    "npo": lambda: forget_loss(NpoConfig(name="npo", beta=0.3)),
-    "gdr": lambda: retain_loss(MethodConfig(retain="gdr")),
-    "klr": lambda: retain_loss(MethodConfig(retain="klr")),
+    "undial": lambda: make_method(UndialConfig(name="undial", strength=4.0)),
+    "npo": lambda: make_method(NpoConfig(name="npo", beta=0.3)),
+    **RETAIN,
 }
 
 

@@ -71,17 +71,17 @@ def check_contrast(run: Run, path: str, method: Method | None = None) -> None:
         )
     contrasts = method is not None and method.contrasts
     if (contrasted or contrasts) and run.eval.backend == "vllm":
+        what = f"method={method.config.name}" if method is not None else path
         raise UserError(
-            "eval.backend=vllm: cannot decode two models together, as "
-            f"{f'model.path={path}' if contrasted else f'method={run.method.name}'} needs; allowed "
-            "is transformers"
+            f"eval.backend=vllm: cannot decode the two models of {what} together; allowed is "
+            "transformers"
         )
-    if contrasts:
+    if method is not None and contrasts:
         with torch.device("meta"):
             model = models.blank_model(run.model, path)
         if not is_plain(model):
             raise UserError(
-                f"method={run.method.name}: not possible for a model of type "
+                f"method={method.config.name}: not possible for a model of type "
                 f"'{model.config.model_type}', which remembers more than keys and values"
             )
 

@@ -259,7 +259,8 @@ def gradient_norms(
 ) -> list[float | None]:
     """Mean over parameter tensors of the L2 norm of the gradient of each answer's mean CE.
 
-    The end token is left out; None where an answer has no token. No `.grad` is touched.
+    The end token is left out; None where an answer has no token or a model no parameter to train.
+    No `.grad` is touched.
     """
 
     def run(numbers: list[int], keep: Keep) -> None:
@@ -276,7 +277,8 @@ def gradient_norm(model: Any, example: Example) -> float | None:
     end = example.answer_end
     labels = torch.tensor([example.labels[:end]], device=model.device)
     mask_BT, targets_N, _ = select_targets(labels)
-    if not len(targets_N):
+    weights = [p for p in model.parameters() if p.requires_grad]
+    if not len(targets_N) or not weights:
         return None
 
     def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
@@ -285,7 +287,6 @@ def gradient_norm(model: Any, example: Example) -> float | None:
     ids = torch.tensor([example.input_ids[:end]], device=model.device)
     with head_job(model, job):
         loss = model(input_ids=ids, use_cache=False).logits
-    weights = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, weights, allow_unused=True)
     norms = [g.norm() for g in gradients if g is not None]
     return float(torch.stack([n.double() for n in norms]).mean())
