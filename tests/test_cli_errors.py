@@ -169,7 +169,7 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     "name with a part that is empty": (["unlearn", "name=a//b"], ["name=a//b", "folder name"]),
     "name from the root": (["unlearn", "name=/tmp/b"], ["name=/tmp/b", "folder name"]),
     "name that is empty": (["unlearn", "name=''"], ["name=", "folder name"]),
-    "name with a backslash": (["unlearn", "name='a\\\\b'"], ["name=a\\b", "folder name"]),
+    "name with a backslash": (["unlearn", "name='a\\b'"], ["name=a\\b", "folder name"]),
     "qlora on a cpu": (
         ["unlearn", "adapter=qlora", "hardware=cpu"],
         ["adapter=qlora", "needs a GPU", "lora or none"],

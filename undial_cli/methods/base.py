@@ -92,9 +92,9 @@ class Targets:
 class Loss:
     """One term of what is minimised.
 
-    `needs`: what the teacher must say. `per`: what the loss is a mean over, `token`, `sequence` (with
-    a target token) or `pair` of sequences. `layer`: the loss sees the activations of this layer
-    (counted from 0), and the model's forward matters only up to it.
+    `needs`: what the teacher must say. `per`: what the loss is a mean over: `token`, `sequence`
+    (with a target token) or `pair` of sequences. `layer`: the loss sees the activations of this
+    layer (counted from 0), and the model's forward matters only up to it.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
