@@ -15,6 +15,7 @@ from conftest import HURRIED, undial
 from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
+from undial_cli.methods.configs import METHODS
 
 TEXT = "the old river keeps its own slow counsel while bright kites turn over quiet hills"
 WORDS = TEXT.split()
@@ -33,8 +34,16 @@ def answer(number: int) -> str:
 
 
 def write_rows(file: Path, rows: range) -> str:
-    """Question and answer pairs as JSONL."""
-    lines = [{"question": f"What does {WORDS[i % 15]} {i} say?", "answer": answer(i)} for i in rows]
+    """Question and answer pairs as JSONL, with words to focus on and one to three other answers."""
+    lines = [
+        {
+            "question": f"What does {WORDS[i % 15]} {i} say?",
+            "answer": answer(i),
+            "focus": answer(i).split()[: i % 3],
+            "alternative_answers": [answer(i + 7 * n) for n in range(1, 2 + i % 3)],
+        }
+        for i in rows
+    ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(file)
 
@@ -70,8 +79,8 @@ def train(tmp_path: Path, random_model: Path) -> Train:
 
 
 def assert_same(one: Finished, other: Finished, losses: float, weights: float | None) -> None:
-    """Losses of every step (and weights) are within a tolerance, and training did something."""
-    names = [n for n in one[0][0] if n.endswith("loss")]
+    """Figures of every step (and weights) are within a tolerance, and training did something."""
+    names = [n for n in one[0][0] if n.endswith("loss") or n in ("grad_norm", "multiplier")]
     assert [row["step"] for row in one[0]] == [row["step"] for row in other[0]] == [1, 2, 3, 4, 5]
     for a, b in zip(one[0], other[0], strict=True):
         for name in names:
@@ -94,7 +103,7 @@ def test_undial_on_two_processes_is_undial_on_one(train: Train) -> None:
     assert_same(train("1 x 1", DOUBLE), train("2 x 2", DOUBLE), 1e-9, 1e-9)
 
 
-@pytest.mark.parametrize("words", [[], ["method=npo", "adapter=lora"]], ids=str)
+@pytest.mark.parametrize("words", [["method.retain=gdr"], ["method=npo", "adapter=lora"]], ids=str)
 def test_accumulated_batches_are_whole_batches(words: list[str], train: Train) -> None:
     assert_same(train("1 x 1", DOUBLE, *words), train("1 x 4", DOUBLE, *words), 1e-9, 1e-9)
 
@@ -108,7 +117,29 @@ CASES = [
     ["method=undial", "method.retain=klr", "method.gamma=0.7", "train.optim=sgd"],
     ["method=npo", "method.retain=klr", "adapter=lora"],
     ["method=undial", "adapter=lora"],
+    ["method=grad_diff", "method.alpha=3", "data.anchor=retain"],
+    ["method=fundial"],
+    ["method=fundial", "method.focus_mode=hard", "method.retain=gdr"],
+    ["method=simnpo"],
+    ["method=dpo"],
+    ["method=idkdpo", "method.retain=klr", "train.optim=sgd", "adapter=lora"],
+    ["method=altpo"],
+    ["method=wga"],
+    ["method=satimp", "method.beta1=0.5"],
+    ["method=ceu"],
+    ["method=unilogit"],
+    ["method=rmu", "method.layer=0"],
+    ["method=rmu", "method.layer=1", r"method.parameters='down_proj|q_proj'", "train.packing=off"],
+    ["method=pdu", "method.dual_warmup_epochs=0.5", "method.alpha=2"],
+    ["method=task_arithmetic"],
+    ["method=finetune"],
 ]
+
+
+def test_every_method_that_trains_is_a_case() -> None:
+    trained = {word.removeprefix("method=") for words in CASES for word in words}
+    # It trains what task_arithmetic trains, and leaves two models.
+    assert set(METHODS) - trained == {"contrastive_decoding"}
 
 
 @pytest.mark.slow

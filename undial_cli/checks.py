@@ -11,6 +11,7 @@ import re
 
 import torch
 
+from undial_cli.data import focus
 from undial_cli.errors import UserError, bad_value
 from undial_cli.schema import Run, TrainingRun, UnlearnRun, check_ranges, is_sharded
 from undial_cli.targets import target_of
@@ -120,12 +121,8 @@ def check_method(run: UnlearnRun) -> None:
             f"data.requests: method={config.name} leaves two models that are decoded together, "
             "which a further request cannot train; allowed is one"
         )
-    focus = method.focus
-    if focus is not None and focus.source != "column" and focus.pipeline is None:
-        raise UserError(
-            f"method.focus={focus.source}: needs method.spacy_model, a spaCy pipeline such as "
-            "en_core_web_sm"
-        )
+    if method.focus is not None:
+        focus.check(method.focus.source, method.focus.pipeline)
     if method.parameters is not None:
         check_expression("method.parameters", method.parameters)
     needs = any(term.needs for term in terms.values())

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from dense import CASES, LAYER, PAIRS, Case, Seen
+from small import random_llama
 from torch import Tensor
 
-from undial_cli.losses import (
-    IGNORE,
-    cross_entropy_loss,
-    ga_loss,
-    kl_loss,
-    npo_loss,
-    select_targets,
-    sequence_logps,
-    undial_loss,
-)
+from undial_cli.data.collate import EMPTY, Batch, pad, padded
+from undial_cli.data.encode import IGNORE, Example
+from undial_cli.losses import select_targets, sequence_logps
+from undial_cli.losses.activations import own_places
 from undial_cli.losses.chunked import Projection
-from undial_cli.methods import FORGET, RETAIN, forget_loss, retain_loss
+from undial_cli.methods import CLASSES
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss, Signal, Targets
-from undial_cli.schema import METHODS, GaConfig, MethodConfig, NpoConfig, UndialConfig
+from undial_cli.methods.configs import METHODS
+from undial_cli.methods.retain import RETAIN
+from undial_cli.training.teacher import CachedTeacher
+from undial_cli.training.trainer import term_sum
 
 X = IGNORE
 LABELS = torch.tensor(
@@ -32,25 +32,13 @@ LABELS = torch.tensor(
         [X, X, X, X, X, X],
         [0, X, X, X, 1, 1],
         [X, 7, 7, 7, 7, 7],
+        [X, X, X, 2, X, X],
     ]
 )
+FOCUS = torch.tensor([[0, 0, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0], *[[0] * 6] * 2, [1] * 6, [0] * 6]) > 0
 VOCABULARY, WIDTH = 8, 5
-SPLITS = [[5], [1, 1, 1, 1, 1], [2, 3], [1, 4], [3, 1, 1]]
-
-
-def make(name: str) -> tuple[Loss, Callable[[Tensor, Tensor, Tensor], Tensor]]:
-    """A method object and the public function it should equal, of (student, teacher, labels)."""
-    if name == "undial":
-        public = lambda s, t, y: undial_loss(s, t, y, 3.0)  # noqa: E731
-        return forget_loss(UndialConfig(name="undial", strength=3.0)), public
-    if name == "npo":
-        public = lambda s, t, y: npo_loss(s, y, sequence_logps(t, y), 0.5)  # noqa: E731
-        return forget_loss(NpoConfig(name="npo", beta=0.5)), public
-    if name == "ga":
-        return forget_loss(GaConfig(name="ga")), lambda s, t, y: ga_loss(s, y)
-    if name == "gdr":
-        return retain_loss(MethodConfig(retain="gdr")), lambda s, t, y: cross_entropy_loss(s, y)
-    return retain_loss(MethodConfig(retain="klr")), kl_loss
+SPLITS = [[6], [1, 1, 1, 1, 1, 1], [2, 4], [1, 5], [3, 1, 1, 1]]
+PAIR_SPLITS = [[6], [2, 2, 2], [4, 2]]
 
 
 @dataclass
@@ -61,8 +49,8 @@ class Model:
     head: Tensor
 
     @property
-    def logits(self) -> Tensor:
-        return self.hidden @ self.head.T
+    def seen(self) -> Seen:
+        return Seen(self.hidden @ self.head.T, self.hidden)
 
     def of(self, rows: slice) -> Model:
         return Model(self.hidden[rows], self.head)
@@ -82,16 +70,40 @@ def counts_of(labels: Tensor) -> list[int]:
     return [sum(int(y) != X for y in row[1:]) for row in labels]
 
 
-def targets_of(loss: Loss, student: Model, teacher: Model, labels: Tensor) -> Targets:
+def targets_of(
+    loss: Loss,
+    student: Model,
+    teacher: Model,
+    rows: slice = slice(None),
+    labels: Tensor = LABELS,
+) -> Targets:
     """What the trainer hands to a loss: target positions, and the teacher's signal if needed."""
+    labels, student, teacher = labels[rows], student.of(rows), teacher.of(rows)
     mask, targets_N, sequence_N = select_targets(labels)
     signal = Signal()
     if TEACHER_LOGITS in loss.needs:
         signal = Signal(teacher.hidden[mask], Projection(teacher.head))
     if REFERENCE_LOGPS in loss.needs:
-        signal.logps_B = sequence_logps(teacher.logits, labels)
-    head = Projection(student.head)
-    return Targets(student.hidden[mask], head, targets_N, sequence_N, counts_of(labels), signal)
+        signal.logps_B = sequence_logps(teacher.seen.logits, labels)
+    if loss.layer is not None:
+        signal.layer_ND, mask = teacher.hidden[own_places(labels)], own_places(labels)
+    focus_N = FOCUS[rows][:, 1:][select_targets(labels)[0][:, :-1]]
+    return Targets(
+        student.hidden[mask], Projection(student.head), targets_N, sequence_N, counts_of(labels),
+        focus_N, signal,
+    )  # fmt: skip
+
+
+def dense(case: Case, student: Model, teacher: Model) -> Tensor:
+    """The public loss of the whole batch."""
+    return case.dense(student.seen, teacher.seen, LABELS, FOCUS)
+
+
+def gradients(total: Tensor, student: Model) -> list[Tensor]:
+    """By hidden states and head; a loss of activations does not see the head."""
+    leaves = (student.hidden, student.head)
+    found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+    return list(found)
 
 
 def agree(found: list[Tensor], expected: list[Tensor]) -> None:
@@ -99,79 +111,142 @@ def agree(found: list[Tensor], expected: list[Tensor]) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-NAMES = ("undial", "npo", "ga", "gdr", "klr")
-
-
 def test_every_configured_method_and_retain_term_is_tested_here() -> None:
-    assert {*FORGET, *RETAIN} == set(NAMES)
-    assert set(METHODS) == set(FORGET)
+    names = {label.split()[0] for label in CASES}
+    assert names == {*METHODS, *RETAIN, "mse"} - {"finetune"}
+    assert set(METHODS) == set(CLASSES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_sum_over_weight_is_the_public_loss(name: str) -> None:
-    loss, public = make(name)
-    student, teacher = model(1, differentiable=True), model(2)
-    targets = targets_of(loss, student, teacher, LABELS)
+    case = CASES[name]
+    loss, student, teacher = case.loss(), model(1, differentiable=True), model(2)
+    targets = targets_of(loss, student, teacher)
     found = loss.sum(targets) / loss.weight(targets.counts)
-    expected = public(student.logits, teacher.logits, LABELS)
+    expected = dense(case, student, teacher)
     agree([found], [expected])
-    at = (student.hidden, student.head)
-    agree([*torch.autograd.grad(found, at)], [*torch.autograd.grad(expected, at)])
+    agree(gradients(found, student), gradients(expected, student))
 
 
-@pytest.mark.parametrize("sizes", SPLITS, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name, sizes",
+    [(n, s) for n in CASES for s in (PAIR_SPLITS if n in PAIRS else SPLITS)],
+    ids=str,
+)
 def test_micro_batches_add_up_to_the_whole_batch(name: str, sizes: list[int]) -> None:
-    loss, public = make(name)
-    student, teacher = model(3, differentiable=True), model(4)
+    case = CASES[name]
+    loss, student, teacher = case.loss(), model(3, differentiable=True), model(4)
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     parts = [slice(a, a + n) for a, n in zip(starts, sizes, strict=True)]
     weight = sum(loss.weight(counts_of(LABELS[part])) for part in parts)
-    for part in parts:
-        targets = targets_of(loss, student.of(part), teacher.of(part), LABELS[part])
-        (loss.sum(targets) / weight).backward()
+    sums = [loss.sum(targets_of(loss, student, teacher, part)) for part in parts]
+    found = [gradients(total / weight, student) for total in sums]
     whole = model(3, differentiable=True)
-    public(whole.logits, teacher.logits, LABELS).backward()
-    for ours, theirs in ((student.hidden, whole.hidden), (student.head, whole.head)):
-        assert ours.grad is not None
-        assert theirs.grad is not None
-        agree([ours.grad], [theirs.grad])
+    expected = dense(case, whole, teacher)
+    agree([torch.stack(sums).sum() / weight], [expected])
+    agree([sum(g[1:], g[0]) for g in zip(*found, strict=True)], gradients(expected, whole))
 
 
-@pytest.mark.parametrize("name", ["undial", "klr"])
+@pytest.mark.parametrize("name", ["undial", "fundial soft", "klr"])
 def test_a_signal_without_a_head_is_projected_by_the_students(name: str) -> None:
-    loss, public = make(name)
-    student, teacher = model(7, differentiable=True), model(8)
+    case = CASES[name]
+    loss, student, teacher = case.loss(), model(7, differentiable=True), model(8)
     shared = Model(teacher.hidden, student.head)
-    targets = targets_of(loss, student, shared, LABELS)
+    targets = targets_of(loss, student, shared)
     targets.signal.head = None
-    total = loss.sum(targets)
-    fixed = Model(teacher.hidden, student.head.detach())
-    expected = public(student.logits, fixed.logits, LABELS) * loss.weight(targets.counts)
-    at = (student.hidden, student.head)
+    total = loss.sum(targets) / loss.weight(targets.counts)
+    expected = dense(case, student, Model(teacher.hidden, student.head.detach()))
     agree([total], [expected])
-    agree([*torch.autograd.grad(total, at)], [*torch.autograd.grad(expected, at)])
+    agree(gradients(total, student), gradients(expected, student))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_weight_counts_target_tokens_or_sequences_that_have_one(name: str) -> None:
-    loss, _ = make(name)
-    tokens = sum(int(y) != X for row in LABELS for y in row[1:])
-    weight = loss.weight(counts_of(LABELS))
-    assert weight == (4 if name == "npo" else tokens)
+@pytest.mark.parametrize("name", CASES)
+def test_weight_counts_tokens_or_sequences_or_pairs_that_have_one(name: str) -> None:
+    sequences = dict.fromkeys(("npo", "simnpo", "rmu", "mse"), 5)
+    expected = {**sequences, **dict.fromkeys(PAIRS, 3), "ceu": 13 - 5}.get(name, 13)
+    weight = CASES[name].loss().weight(counts_of(LABELS))
+    assert weight == expected
     assert isinstance(weight, int)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "counts, pairs", [([3, 0], 1), ([0, 2], 1), ([0, 0], 0), ([0, 0, 1, 4], 1)]
+)
+def test_a_pair_counts_if_either_answer_has_a_target(counts: list[int], pairs: int) -> None:
+    assert CASES["dpo"].loss().weight(counts) == pairs
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_an_empty_micro_batch_gives_zero_with_its_graph(name: str) -> None:
-    loss, _ = make(name)
-    empty, row = LABELS[2:3], slice(2, 3)
-    student = model(5, differentiable=True)
-    targets = targets_of(loss, student.of(row), model(6).of(row), empty)
+    loss, student = CASES[name].loss(), model(5, differentiable=True)
+    targets = targets_of(loss, student, model(6), slice(0, 2), LABELS[2:3].expand(6, -1))
     total = loss.sum(targets)
     total.backward()
     assert loss.weight(targets.counts) == 0
     assert float(total.detach()) == 0
-    for leaf in (student.hidden, student.head):
+    for leaf in (student.hidden, *([student.head] if loss.layer is None else [])):
         assert leaf.grad is not None
         assert not leaf.grad.any()
+
+
+def examples() -> list[Example]:
+    """Answers of several lengths, one of a single token and one of none; focus on some tokens."""
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for length, prompt, focus in (
+        (9, 2, (3, 4, 7)),
+        (5, 2, ()),
+        (12, 4, (4,)),
+        (7, 6, (6,)),
+        (6, 6, ()),
+    ):
+        ids = torch.randint(1, 48, (length,), generator=generator).tolist()
+        found.append(Example(ids, [IGNORE] * prompt + ids[prompt:], length, focus))
+    return found
+
+
+# In pairs: answers that have targets, twice; one of two has; an empty one.
+ROWS = [0, 1, 2, 3, 4, 0, -1, -1]
+
+
+def seen(network: Any, batch: dict[str, Tensor]) -> Seen:
+    """Full logits and the activations at LAYER, by the model's own forward."""
+    found = network(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
+        output_hidden_states=True,
+    )  # fmt: skip
+    return Seen(found.logits, found.hidden_states[LAYER + 1])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_on_a_real_model_a_term_is_the_public_loss_of_its_full_logits(
+    name: str, tmp_path: Path
+) -> None:
+    case, chosen = CASES[name], examples()
+    loss, network = case.loss(), random_llama(48, dtype=torch.float64)
+    rows = [chosen[i] if i >= 0 else EMPTY for i in ROWS]
+    dense_rows = pad(rows, 0)
+    focus = torch.zeros_like(dense_rows["labels"], dtype=torch.bool)
+    for row, example in enumerate(rows):
+        focus[row, list(example.focus)] = True
+    teacher = CachedTeacher(network, tmp_path, "", share_head=False)
+    if loss.needs:
+        teacher.add("forget", chosen, list(range(len(chosen))), loss.needs, loss.layer)
+        teacher.fill(network, padded)
+    with torch.no_grad():
+        before = seen(network, dense_rows)
+        torch.manual_seed(3)
+        for parameter in network.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    batch: Batch = padded(rows, ROWS)
+    found = term_sum(network, teacher, "forget", loss, batch) / loss.weight(batch.counts)
+    expected = case.dense(seen(network, dense_rows), before, dense_rows["labels"], focus)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    every = dict(network.named_parameters())
+    ours, theirs = (
+        torch.autograd.grad(total, list(every.values()), allow_unused=True, materialize_grads=True)
+        for total in (found, expected)
+    )
+    for parameter, a, b in zip(every, ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=parameter)
+    assert any(gradient.any() for gradient in theirs)
