@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from undial_cli.data.collate import EMPTY, Batch, padded
 from undial_cli.data.encode import IGNORE, Example
-from undial_cli.data.schedule import Dealing, Schedule, deal
+from undial_cli.data.schedule import Dealing, Sample, Schedule, deal
 
 
 def examples(count: int, shift: int = 0) -> list[Example]:
@@ -277,3 +277,76 @@ def test_only_samples_of_the_run_are_used() -> None:
     plan = schedule(10, 50, batch_size=4, steps=2)
     assert plan.used("forget") == sorted(i for step in steps_of(plan) for i in step)
     assert len(plan.used("retain")) == len(plan.used("forget"))
+
+
+# Of three answers (examples 0, 3 and 5), what each draw of them pairs them with.
+PAIRED: list[Sample] = [[(0, 1), (0, 2), (0, 1)], [(3, 4)], [(5, 6), (5, 7)]]
+
+
+def paired(
+    batch_size: int = 2, dealing: Dealing | None = None, epochs: float = 4, seed: int = 0
+) -> Schedule:
+    """A schedule of pairs beside a set of examples one by one."""
+    sets = {"forget": examples(8), "retain": examples(5, 3)}
+    dealing = dealing or Dealing(batch_size, 1, 1)
+    return Schedule(
+        sets, "forget", batch_size, dealing, epochs, None, seed, samples={"forget": PAIRED}
+    )
+
+
+def pairs_of(schedule: Schedule) -> list[list[tuple[int, ...]]]:
+    """The pairs that each step holds, sorted."""
+    steps = [[schedule[row]["forget"] for row in rows] for rows in step_rows(schedule)]
+    return [sorted(pair for pair in step if pair[0] >= 0) for step in steps]
+
+
+@pytest.mark.parametrize("processes, micro", DEALINGS)
+def test_pairs_stay_together_whatever_the_dealing(processes: int, micro: int | None) -> None:
+    alone, dealt = paired(), paired(dealing=deal(2, processes, micro))
+    assert pairs_of(dealt) == pairs_of(alone)
+    assert steps_of(dealt, "retain") == steps_of(alone, "retain")
+    for rows in step_rows(dealt):
+        indices = dealt.collate([dealt[row] for row in rows])["forget"].index
+        assert len(indices) == 2 * len(rows)
+        for true, other in zip(indices[::2], indices[1::2], strict=True):
+            assert (true, other) == (-1, -1) or (true, other) in {p for s in PAIRED for p in s}
+
+
+def test_an_epoch_counts_pairs_and_draws_each_ones_next_turn() -> None:
+    plan = paired(epochs=4)
+    assert plan.steps_per_epoch == 2
+    steps = pairs_of(plan)
+    assert [sorted(a + b) for a, b in zip(steps[::2], steps[1::2], strict=True)] == [
+        [(0, 1), (3, 4), (5, 6)],
+        [(0, 2), (3, 4), (5, 7)],
+        [(0, 1), (3, 4), (5, 6)],
+        [(0, 1), (3, 4), (5, 7)],  # begun again after the third
+    ]
+    assert pairs_of(paired(seed=1)) != steps
+
+
+def test_empty_rows_of_a_set_of_pairs_are_pairs() -> None:
+    plan = paired(dealing=Dealing(1, 1, 4))
+    empty = [plan[row]["forget"] for row in range(len(plan)) if plan[row]["forget"][0] < 0]
+    assert set(empty) == {(-1, -1)}
+    assert {plan[row]["retain"] for row in range(len(plan))} >= {(-1,)}
+    batch = plan.collate([{"forget": (-1, -1), "retain": (-1,)}])["forget"]
+    assert (batch.index, batch.counts, batch.tokens) == ([-1, -1], [0, 0], 0)
+
+
+def test_both_answers_of_a_pair_are_counted_and_asked_about() -> None:
+    plan = paired(epochs=4)
+    assert plan.drawn("forget") == 2 * 12
+    assert plan.used("forget") == list(range(8))
+    assert paired(epochs=1).used("forget") == [0, 1, 3, 4, 5, 6]
+
+
+def test_pairs_are_grouped_by_the_length_of_both_answers() -> None:
+    lengths = [(2, 40), (30, 3), (2, 2), (3, 4)]
+    flat = [n for pair in lengths for n in pair]
+    known = [Example([1] * n, [IGNORE, *[1] * (n - 1)], n) for n in flat]
+    samples: list[Sample] = [[(2 * i, 2 * i + 1)] for i in range(4)]
+    plan = Schedule(
+        {"forget": known}, "forget", 2, Dealing(2, 1, 1), 1, None, 0, samples={"forget": samples}
+    )
+    assert sorted(pairs_of(plan)) == [[(0, 1), (2, 3)], [(4, 5), (6, 7)]]

@@ -1,0 +1,243 @@
+"""Losses of a layer's activations, and what is frozen for them or by a method's own choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import refused
+from small import random_llama, small_model, without_float32
+from torch import Tensor, nn
+
+from undial_cli.data.collate import EMPTY, Batch, padded
+from undial_cli.data.encode import IGNORE, Example
+from undial_cli.head import head_job
+from undial_cli.methods import make_method
+from undial_cli.methods.base import TEACHER_LAYER, Loss, Method
+from undial_cli.methods.configs import METHODS
+from undial_cli.models import adapt, base_of
+from undial_cli.schema import AdapterConfig
+from undial_cli.training.layers import choose_parameters, layers_of, states
+from undial_cli.training.packing import NAME, attention, packed
+from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher, at_own, forward
+from undial_cli.training.trainer import term_sum
+
+VOCABULARY = 48
+LORA = AdapterConfig(name="lora", dropout=0.0)
+PREFIX = list(range(1, 13))
+
+
+def examples() -> list[Example]:
+    """Three answers after a common beginning."""
+    generator = torch.Generator().manual_seed(2)
+    found = []
+    for length in (5, 3, 7):
+        ids = PREFIX + torch.randint(1, VOCABULARY, (length,), generator=generator).tolist()
+        found.append(Example(ids, [IGNORE] * 14 + ids[14:], len(ids)))
+    return found
+
+
+EXAMPLES, ROWS = examples(), [0, -1, 1, 2]
+CHOSEN = [EXAMPLES[i] if i >= 0 else EMPTY for i in ROWS]
+
+
+def rmu(layer: int, **keys: Any) -> Method:
+    return make_method(METHODS["rmu"](name="rmu", layer=layer, **keys))
+
+
+def model_of(kind: str) -> Any:
+    """A small float64 model, or one with a LoRA adapter that does something."""
+    if kind == "lora":
+        model: Any = adapt(random_llama(VOCABULARY, dtype=torch.float64), LORA, seed=0).double()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    nn.init.normal_(parameter, std=0.3)
+    elif kind == "untied":
+        model = random_llama(VOCABULARY, False, torch.float64)
+    else:
+        model = small_model(kind, VOCABULARY, torch.float64)
+    return without_float32(model.eval())
+
+
+@torch.no_grad()
+def plain_states(model: Any, layer: int) -> Tensor:
+    """A layer's activations at the targets' own positions, row by row, by the model's own means."""
+    found = []
+    for example in EXAMPLES:
+        hidden = model(
+            input_ids=torch.tensor([example.input_ids]), output_hidden_states=True
+        ).hidden_states  # fmt: skip
+        places = [i for i, y in enumerate(example.labels) if i and y != IGNORE]
+        found.append(hidden[layer + 1][0, places])
+    return torch.cat(found)
+
+
+def kept_states(model: Any, layer: int, batch: Batch) -> Tensor:
+    """The same through `states`."""
+    own = base_of(model).config._attn_implementation
+    name = NAME if "pack" in batch.layout else own
+    with attention(base_of(model), name), states(model, layer) as found:
+        with head_job(model, lambda hidden, head: hidden[:, :1]), torch.no_grad():
+            forward(model, batch)
+        assert len(found) == 1
+        return at_own(found.pop(), batch)
+
+
+@pytest.mark.parametrize("make", [padded, packed], ids=["padded", "packed"])
+@pytest.mark.parametrize("kind", ["llama", "lora", "gpt2", "qwen2"])
+def test_states_are_a_layers_own_output(kind: str, make: Any) -> None:
+    model = model_of(kind)
+    found = kept_states(model, 0, make(CHOSEN, ROWS))
+    torch.testing.assert_close(found, plain_states(model, 0), rtol=1e-9, atol=1e-9)
+    with states(model, None) as none:
+        model(input_ids=torch.tensor([PREFIX]))
+    assert none == []
+    assert not any(layer._forward_hooks for layer in layers_of(model))
+
+
+@pytest.mark.parametrize("kind", ["llama", "lora"])
+def test_the_teachers_activations_are_those_before_training(kind: str, tmp_path: Path) -> None:
+    model, needs = model_of(kind), frozenset({TEACHER_LAYER})
+    if kind == "lora":
+        with model.disable_adapter():
+            expected = plain_states(model, 0)
+        teacher: Teacher = AdapterTeacher()
+    else:
+        expected = plain_states(model, 0)
+        cached = CachedTeacher(model, tmp_path, "", share_head=False)
+        cached.add("retain", EXAMPLES, [0, 1, 2], needs, layer=0)
+        cached.fill(model, padded)
+        assert cached.head is None
+        assert cached.nbytes == expected.numel() * 8
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1
+        teacher = cached
+    batch = padded(CHOSEN, ROWS)
+    signal = teacher.signal(model, "retain", batch, needs, 0)
+    torch.testing.assert_close(signal.layer_ND, expected, rtol=1e-9, atol=1e-9)
+    assert (signal.hidden_ND, signal.logps_B) == (None, None)
+    assert not torch.allclose(expected, plain_states(model, 0), atol=1e-3)
+
+
+def gradients(model: Any, loss: Loss, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
+    """A term's value and the gradient of every parameter that has one."""
+    model.zero_grad()
+    own = base_of(model).config._attn_implementation
+    with attention(base_of(model), NAME if "pack" in batch.layout else own):
+        value = term_sum(model, teacher, "forget", loss, batch)
+        value.backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return {"value": value.detach(), **found}
+
+
+@pytest.mark.parametrize("term", ["forget", "retain"])
+@pytest.mark.parametrize("kind", ["llama", "lora"])
+def test_packing_and_recomputed_activations_leave_a_layers_loss_as_it_is(
+    kind: str, term: str
+) -> None:
+    model, loss = model_of(kind), rmu(0).terms()[term]
+    base = model_of(kind)
+    if kind != "lora":  # a model that is its own teacher has no loss
+        model = model_of("llama")
+
+        class Fixed:
+            """What another model says."""
+
+            def signal(self, _: Any, name: str, batch: Batch, needs: Any, layer: Any) -> Any:
+                from undial_cli.training.teacher import look
+
+                with torch.no_grad():
+                    shifted = model_of("llama")
+                    shifted.model.embed_tokens.weight += 0.3
+                own = "sdpa"
+                with attention(shifted, NAME if "pack" in batch.layout else own):
+                    return look(shifted, batch, needs, layer)
+
+        teacher: Any = Fixed()
+    else:
+        teacher = AdapterTeacher()
+    del base
+    expected = gradients(model, loss, padded(CHOSEN, ROWS), teacher)
+    assert float(expected["value"]) > 0.01
+    assert any(g.any() for n, g in expected.items() if n != "value")
+    model.gradient_checkpointing_enable()
+    if kind == "lora":
+        model.enable_input_require_grads()
+    for training in (False, True):
+        model.train(training)
+        found = gradients(model, loss, packed(CHOSEN, ROWS), teacher)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def trained(model: Any) -> set[str]:
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("kind", ["llama", "untied", "gpt2", "lora"])
+def test_what_lies_beyond_the_deepest_layer_is_frozen_and_keeps_its_bits(kind: str) -> None:
+    model, method = model_of(kind), rmu(0)
+    before = trained(model)
+    choose_parameters(model, method)
+    layers = layers_of(model)
+    beyond = {id(p) for p in layers[1].parameters()}
+    after_layers = ("norm.weight", "ln_f.weight", "ln_f.bias", "lm_head.weight")
+    tied = base_of(model).config.tie_word_embeddings
+    expected = {
+        name
+        for name, p in model.named_parameters()
+        if name in before
+        and id(p) not in beyond
+        and not (name.endswith(after_layers) and "layers" not in name and ".h." not in name)
+    }
+    assert trained(model) == expected
+    assert expected < before
+    assert any("layers.0" in name or ".h.0." in name for name in expected)
+    if kind != "lora":
+        assert any("embed" in name or "wte" in name for name in expected)
+        assert tied == (kind != "untied")
+    kept = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 0.1)
+    term_sum(model, None, "forget", method, padded(CHOSEN, ROWS)).backward()
+    for name, parameter in model.named_parameters():
+        if name in expected:  # without this, several processes would wait for its gradient
+            assert parameter.grad is not None, name
+        else:
+            assert parameter.grad is None, name
+    optimiser.step()
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, kept[n])}
+    assert changed <= expected
+    assert changed >= {n for n in expected if "lora_A" not in n and "wpe" not in n}
+
+
+def test_a_method_that_looks_at_logits_freezes_nothing() -> None:
+    for name in ("undial", "npo"):
+        model = model_of("untied")
+        before = trained(model)
+        choose_parameters(model, make_method(METHODS[name](name=name, retain="gdr")))
+        assert trained(model) == before
+    mixed = rmu(0)
+    mixed.retain = lambda: make_method(METHODS["ga"](name="ga"))  # type: ignore[method-assign]
+    choose_parameters(model, mixed)
+    assert trained(model) == before
+
+
+def test_only_parameters_that_match_are_trained() -> None:
+    model = model_of("llama")
+    choose_parameters(model, rmu(1, parameters=r"layers\.[01]\.mlp\.down_proj"))
+    assert trained(model) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)}
+    model = model_of("llama")
+    choose_parameters(model, rmu(0, parameters=r"layers\.[01]\.mlp\.down_proj"))
+    assert trained(model) == {"model.layers.0.mlp.down_proj.weight"}
+
+
+@pytest.mark.parametrize("parameters", ["nothing_like_it", r"layers\.1\."])
+def test_an_expression_that_leaves_nothing_is_refused(parameters: str) -> None:
+    model = model_of("llama")
+    call = lambda: choose_parameters(model, rmu(0, parameters=parameters))  # noqa: E731
+    refused(call, f"method.parameters={parameters}", "model.embed_tokens.weight")
