@@ -123,6 +123,11 @@ def check_method(run: UnlearnRun) -> None:
         )
     if method.focus is not None:
         focus.check(method.focus.source, method.focus.pipeline)
+    watched = "train.eval_steps" if run.train.eval_steps else "train.stop"
+    if method.from_start and (run.train.eval_steps or run.train.stop.is_on):
+        raise UserError(
+            f"{watched}: not possible with method={config.name}, whose model is made after training"
+        )
     if method.parameters is not None:
         check_expression("method.parameters", method.parameters)
     needs = any(term.needs for term in terms.values())
@@ -144,12 +149,11 @@ def check_expression(key: str, text: str) -> None:
 def check_stop(run: TrainingRun) -> None:
     """What an early stop needs."""
     stop = run.train.stop
-    wanted = stop.perplexity_ratio is not None or stop.forget_probability is not None
     if stop.perplexity_ratio is not None and stop.split is None:
         raise UserError(
             f"train.stop.perplexity_ratio={stop.perplexity_ratio:g}: needs the validation texts: "
             "train.stop.split (a file, or a split of train.stop.path)"
         )
-    if (run.train.eval_steps or wanted) and is_sharded(run):
+    if (run.train.eval_steps or stop.is_on) and is_sharded(run):
         name = "train.eval_steps" if run.train.eval_steps else "train.stop"
         raise UserError(f"{name}: not possible with hardware={run.hardware.name}")

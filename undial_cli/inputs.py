@@ -153,8 +153,8 @@ def watched_rows(run: Run) -> list[Row]:
     if not isinstance(run, TrainingRun) or run.train.stop.perplexity_ratio is None:
         return []
     stop = run.train.stop
-    data = dataclasses.replace(run.data, path=stop.path)
-    rows = load_split(data, str(stop.split), "train.stop.split")
+    data = dataclasses.replace(run.data, path=None)
+    rows = load_split(data, str(stop.split), "train.stop.split", stop.path)
     check_columns(rows, data, f"train.stop.split={stop.split}")
     return rows
 

@@ -302,7 +302,7 @@ def train_and_save(
         look = undisturbed(lambda: stages.undisturbed(inputs, model))
         callbacks.append(Evaluation(run.train.eval_steps, look))
     stop = run.train.stop
-    if stopping.is_wanted(stop):
+    if stop.is_on:
         answers = inputs.answers("forget")
         size = run.eval.batch_size
         look = undisturbed(lambda: stopping.measure(model, stop, inputs.watched, answers, size))

@@ -184,6 +184,11 @@ class StopConfig:
     limit: int = key(256, "texts", minimum=1)
     tokens: int = key(32, "first tokens of each text", minimum=2)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything may end the training early."""
+        return self.perplexity_ratio is not None or self.forget_probability is not None
+
 
 @dataclass
 class TrainConfig:

@@ -168,6 +168,12 @@ def test_a_row_with_an_empty_field_is_refused(column: str, gap: str | None) -> N
     refused(lambda: check_columns(rows, LOCAL, "data.forget_file=x"), column, "11")
 
 
+def test_a_column_without_a_name_does_not_hide_the_others(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(',text\n0,first\n1,second\n', encoding="utf-8")
+    rows = load_split(LOCAL, str(tmp_path / "rows.csv"), "data.forget_file")
+    assert [row["text"] for row in rows] == ["first", "second"]
+
+
 def test_digits_in_a_csv_stay_the_text_they_are(tmp_path: Path) -> None:
     rows = [{"question": "Code?", "answer": "007"}, {"question": "Price?", "answer": "1.50"}]
     assert load_split(LOCAL, write(tmp_path / "rows.csv", rows), "data.forget_file") == rows

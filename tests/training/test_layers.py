@@ -90,12 +90,14 @@ def kept_states(model: Any, layer: int, batch: Batch) -> Tensor:
 @pytest.mark.parametrize("kind", ["llama", "lora", "gpt2", "qwen2"])
 def test_states_are_a_layers_own_output(kind: str, make: Any) -> None:
     model = model_of(kind)
+    expected = plain_states(model, 0)
+    hooks = [dict(layer._forward_hooks) for layer in layers_of(model)]
     found = kept_states(model, 0, make(CHOSEN, ROWS))
-    torch.testing.assert_close(found, plain_states(model, 0), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     with states(model, None) as none:
         model(input_ids=torch.tensor([PREFIX]))
     assert none == []
-    assert not any(layer._forward_hooks for layer in layers_of(model))
+    assert [dict(layer._forward_hooks) for layer in layers_of(model)] == hooks
 
 
 @pytest.mark.parametrize("kind", ["llama", "lora"])
@@ -123,6 +125,20 @@ def test_the_teachers_activations_are_those_before_training(kind: str, tmp_path:
     assert not torch.allclose(expected, plain_states(model, 0), atol=1e-3)
 
 
+def teacher_of(kind: str, folder: Path) -> Teacher:
+    """A teacher that differs from the model."""
+    if kind == "lora":
+        return AdapterTeacher()
+    other = model_of(kind)
+    with torch.no_grad():
+        other.model.embed_tokens.weight += 0.3 * other.model.embed_tokens.weight.flip(0)
+    teacher = CachedTeacher(other, folder, "", share_head=False)
+    for name in ("forget", "retain"):
+        teacher.add(name, EXAMPLES, [0, 1, 2], frozenset({TEACHER_LAYER}), layer=0)
+    teacher.fill(other, padded)
+    return teacher
+
+
 def gradients(model: Any, loss: Loss, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
     """A term's value and the gradient of every parameter that has one."""
     model.zero_grad()
@@ -137,30 +153,9 @@ def gradients(model: Any, loss: Loss, batch: Batch, teacher: Teacher) -> dict[st
 @pytest.mark.parametrize("term", ["forget", "retain"])
 @pytest.mark.parametrize("kind", ["llama", "lora"])
 def test_packing_and_recomputed_activations_leave_a_layers_loss_as_it_is(
-    kind: str, term: str
+    kind: str, term: str, tmp_path: Path
 ) -> None:
-    model, loss = model_of(kind), rmu(0).terms()[term]
-    base = model_of(kind)
-    if kind != "lora":  # a model that is its own teacher has no loss
-        model = model_of("llama")
-
-        class Fixed:
-            """What another model says."""
-
-            def signal(self, _: Any, name: str, batch: Batch, needs: Any, layer: Any) -> Any:
-                from undial_cli.training.teacher import look
-
-                with torch.no_grad():
-                    shifted = model_of("llama")
-                    shifted.model.embed_tokens.weight += 0.3
-                own = "sdpa"
-                with attention(shifted, NAME if "pack" in batch.layout else own):
-                    return look(shifted, batch, needs, layer)
-
-        teacher: Any = Fixed()
-    else:
-        teacher = AdapterTeacher()
-    del base
+    model, loss, teacher = model_of(kind), rmu(0).terms()[term], teacher_of(kind, tmp_path)
     expected = gradients(model, loss, padded(CHOSEN, ROWS), teacher)
     assert float(expected["value"]) > 0.01
     assert any(g.any() for n, g in expected.items() if n != "value")

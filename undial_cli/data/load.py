@@ -62,7 +62,7 @@ def load_split(config: DataConfig, split: str, key: str, place: str | None = Non
             raise bad_value(key, name, known)
         rows = load_arrays(Path(path).expanduser(), name, piece, key)
     else:
-        rows = load_hub_layout(path, name, piece, key, "path" if place else "data.path")
+        rows = load_hub_layout(path, name, piece, key, f"{key.rpartition('.')[0]}.path")
     if not rows:
         raise UserError(f"{key}={split}: the set is empty")
     return rows
@@ -145,7 +145,8 @@ def load_file(name: str, piece: str, key: str) -> list[Row]:
 def as_text(path: Path) -> dict[str, Any]:
     """Arguments that read every column of a CSV file as the text it is ("007", "1.50", "NA")."""
     with open(path, newline="", encoding="utf-8-sig") as file:
-        columns = next(csv.reader(file), [])
+        header = next(csv.reader(file), [])
+    columns = [name or f"Unnamed: {i}" for i, name in enumerate(header)]  # as pandas calls them
     features = datasets.Features({name: datasets.Value("string") for name in columns})
     return {"features": features, "keep_default_na": False}
 

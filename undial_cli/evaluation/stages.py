@@ -32,7 +32,7 @@ IRRELEVANT = ("retain_model", "retrain_auc", "batch_size", "data", "name", "limi
 def load(run: Run, path: str, device: torch.device) -> Any:
     """A model of the run on this process's device."""
     model: Any = models.load_model(run.model, path, seed=run.seed, quantized=quantized(run))
-    return model if quantized(run) else model.to(device)
+    return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
 
 
 def quantized(run: Run) -> bool:

@@ -19,11 +19,6 @@ PERPLEXITY, PROBABILITY = "validation_perplexity", "forget_probability"
 Measure = Callable[[], dict[str, float]]
 
 
-def is_wanted(stop: StopConfig) -> bool:
-    """Whether anything may end the training early."""
-    return stop.perplexity_ratio is not None or stop.forget_probability is not None
-
-
 def measure(
     model: Any, stop: StopConfig, texts: list[Example], forget: list[Example], batch_size: int
 ) -> dict[str, float]:
