@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -70,6 +71,15 @@ def write_random_model(folder: Path, tied: bool) -> Path:
     AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
     AutoTokenizer.from_pretrained(PACKAGE / "assets" / "tiny").save_pretrained(folder)
     return folder
+
+
+def write_qa(file: Path, count: int) -> Path:
+    """Questions and answers as JSONL."""
+    rows = [
+        {"question": f"Who is {i}?", "answer": f"Number {i} " * (1 + i % 3)} for i in range(count)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
 
 
 def refused(call: Callable[[], object], *parts: str) -> None:

@@ -294,6 +294,24 @@ def test_help_and_cfg_job_do_not_import_torch(words: list[str], tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
+def test_flags_stand_anywhere_among_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from undial_cli.cli import parted, run_command
+
+    monkeypatch.chdir(tmp_path)
+    for line in ("--cfg job seed=3 data.limit=2", "seed=3 --cfg job data.limit=2",
+                 "seed=3 data.limit=2 --cfg=job"):  # fmt: skip
+        assert run_command(["unlearn", *line.split()]) == 0
+        said = capsys.readouterr().out
+        assert "seed: 3" in said
+        assert "limit: 2" in said
+    words = ["seed=1,2", "--multirun", "-cd", "a=b", "--info", "plan=true", "-i", "defaults", "x=1"]
+    assert parted(words) == (
+        ["--multirun", "-cd", "a=b", "--info", "-i", "defaults"], ["seed=1,2", "plan=true", "x=1"]
+    )  # fmt: skip
+
+
 def test_help_names_every_option_and_key(capsys: pytest.CaptureFixture[str]) -> None:
     from undial_cli.cli import run_command
     from undial_cli.config_errors import known_keys

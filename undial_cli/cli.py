@@ -105,6 +105,18 @@ def check_flags(rest: list[str]) -> None:
             raise UserError(f"{name}: expected {FLAGS[name]} after it")
 
 
+def parted(rest: list[str]) -> tuple[list[str], list[str]]:
+    """Flags with their values, and overrides: Hydra takes these in one row only."""
+    flags: list[str] = []
+    words: list[str] = []
+    before = ""
+    for word in rest:
+        is_value = bool(FLAGS.get(before)) or (before in ("--info", "-i") and "=" not in word)
+        (flags if is_value or word.startswith("-") else words).append(word)
+        before = word
+    return flags, words
+
+
 def repeat(command: str, rest: list[str]) -> int:
     """`undial COMMAND --from run.yaml [key=value ...]`."""
     from undial_cli.compose import load_run
@@ -157,9 +169,9 @@ def through_hydra(command: str, rest: list[str]) -> int:
     )
 
     register_schemas()
-    rest = with_own_method(rest)
-    overrides = normalise([word for word in rest if not word.startswith("-")])
-    sweeping = "--multirun" in rest or "-m" in rest
+    flags, words = parted(rest)
+    overrides = normalise(with_own_method(words))
+    sweeping = "--multirun" in flags or "-m" in flags
     outcomes: list[tuple[list[str], Any]] = []
 
     def task(config: DictConfig) -> None:
@@ -167,7 +179,7 @@ def through_hydra(command: str, rest: list[str]) -> int:
 
     with tempfile.TemporaryDirectory(prefix="undial-") as scratch:
         extra = [f"hydra.sweep.dir={scratch}"] if sweeping else []
-        sys.argv = [f"undial {command}", *normalise(rest), *extra]
+        sys.argv = [f"undial {command}", *overrides, *extra, *flags]
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from undial_cli import checks, distributed, launch, models, requests, ui
+from undial_cli.data.schedule import Schedule
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import stages, store
 from undial_cli.inputs import Inputs, made_run, method_of, model_path, prepare
@@ -287,30 +287,34 @@ def train_and_save(
     weights = distributed.on_main(lambda: models.weights_fingerprint(run.model, path))
     teacher = make_teacher(run, cache, model, method.terms(), schedule, weights)
     base = models.base_of(model)
+    watching = watchers(run, folder, inputs, model, schedule)
+    with packing.attention(base, packing.NAME if packs else base.config._attn_implementation):
+        trainer = train(run, model, method, schedule, teacher, folder.path, watching)
+    save_checkpoint(run, folder, trainer, tokenizer, merge, method, start)
+
+
+def watchers(
+    run: TrainingRun, folder: RunFolder, inputs: Inputs, model: Any, schedule: Schedule
+) -> list[Evaluation | EarlyStop]:
+    """What looks at the model while it is trained, with the attention that it has outside."""
+    found: list[Evaluation | EarlyStop] = []
+    base, stop, size = models.base_of(model), run.train.stop, run.eval.batch_size
     own = base.config._attn_implementation
 
-    callbacks: list[Evaluation | EarlyStop] = []
+    def figures() -> dict[str, float]:
+        with packing.attention(base, own):
+            return stages.undisturbed(inputs, model)
 
-    def undisturbed(measure: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]]:
-        def measured() -> dict[str, float]:
-            with packing.attention(base, own):
-                return measure()
-
-        return measured
+    def bounded() -> dict[str, float]:
+        with packing.attention(base, own):
+            return stopping.measure(model, stop, inputs.watched, inputs.answers("forget"), size)
 
     if run.train.eval_steps:
-        look = undisturbed(lambda: stages.undisturbed(inputs, model))
-        callbacks.append(Evaluation(run.train.eval_steps, look))
-    stop = run.train.stop
+        found.append(Evaluation(run.train.eval_steps, figures))
     if stop.is_on:
-        answers = inputs.answers("forget")
-        size = run.eval.batch_size
-        look = undisturbed(lambda: stopping.measure(model, stop, inputs.watched, answers, size))
         metrics = folder.path / "metrics.jsonl"
-        callbacks.append(EarlyStop(stop, schedule.steps_per_epoch, metrics, look))
-    with packing.attention(base, packing.NAME if packs else own):
-        trainer = train(run, model, method, schedule, teacher, folder.path, callbacks)
-    save_checkpoint(run, folder, trainer, tokenizer, merge, method, start)
+        found.append(EarlyStop(stop, schedule.steps_per_epoch, metrics, bounded))
+    return found
 
 
 def snapshot(model: Any, folder: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_row_with_an_empty_field_is_refused(column: str, gap: str | None) -> N
 
 
 def test_a_column_without_a_name_does_not_hide_the_others(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text(',text\n0,first\n1,second\n', encoding="utf-8")
+    (tmp_path / "rows.csv").write_text(",text\n0,first\n1,second\n", encoding="utf-8")
     rows = load_split(LOCAL, str(tmp_path / "rows.csv"), "data.forget_file")
     assert [row["text"] for row in rows] == ["first", "second"]
 
