@@ -149,8 +149,8 @@ def fulfil(run: Run, folder: RunFolder, inputs: Inputs | WorldError, show: bool)
             if show:
                 summary.show(run, folder)
         except UserError:
-            if fresh:
-                distributed.on_main(lambda: discard(folder))
+            if fresh and not list(folder.path.glob("request_*")):  # served ones are kept
+                distributed.on_main(lambda: discard(run, folder))
             raise
         except BaseException as error:
             fail(folder, error)
@@ -178,12 +178,13 @@ def finish(folder: RunFolder) -> None:
     shutil.rmtree(folder.resume, ignore_errors=True)
 
 
-def discard(folder: RunFolder) -> None:
+def discard(run: Run, folder: RunFolder) -> None:
     """Remove the folder of refused input, and the folders above it that it alone was in."""
     shutil.rmtree(folder.path, ignore_errors=True)
+    above = 2 + (run.name or "").count("/")  # its own, the command's, output_dir
     with contextlib.suppress(OSError):
-        folder.path.parent.rmdir()
-        folder.path.parent.parent.rmdir()
+        for parent in list(folder.path.parents)[:above]:
+            parent.rmdir()
 
 
 def fail(folder: RunFolder, error: BaseException) -> None:

@@ -16,7 +16,7 @@ from undial_cli.evaluation import store
 from undial_cli.evaluation.catalog import Evaluation
 from undial_cli.reporting import summary
 from undial_cli.run_folder import RunFolder, folder_of
-from undial_cli.schema import EvalSetConfig, Run, UnlearnRun, default_name
+from undial_cli.schema import FORGET_SET, EvalSetConfig, Run, UnlearnRun, default_name
 
 
 def parts_of(run: Run) -> list[UnlearnRun]:
@@ -57,8 +57,8 @@ def sets_of(run: UnlearnRun, number: int) -> dict[str, EvalSetConfig]:
 def about(run: UnlearnRun, config: EvalSetConfig, number: int) -> EvalSetConfig:
     """A set's config, with a request in place of the forget split it was written for."""
     known = run.data.forget_split if run.data.path is not None else run.data.forget_file
-    split = config.split
-    if known and split is not None and split.startswith(known):
+    known, split = known or FORGET_SET, config.split
+    if split is not None and split.startswith(known):
         split = run.data.requests[number - 1] + split.removeprefix(known)
     return dataclasses.replace(config, split=split)
 
