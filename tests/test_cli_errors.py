@@ -40,6 +40,7 @@ def refuse(place: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
         assert err.count("\n") == 1, err
         assert err.endswith("\n")
         assert "Traceback" not in out + err
+        assert "training" not in out
         if code == 2:
             assert sorted(place.rglob("*")) == before
         return err.removeprefix("undial: ").strip()
@@ -143,6 +144,72 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
         [*OWN, "data.forget_file=no.jsonl", "method.retain=gdr"],
         ["method.retain=gdr", "data.retain_file"],
     ),
+    **{
+        f"{method} without a retain set": (
+            [*OWN, "data.forget_file=no.jsonl", f"method={method}"],
+            [f"method={method} method.retain={retain}", "needs a retain set", "data.retain_file"],
+        )
+        for method, retain in (
+            ("simnpo", "gdr"), ("pdu", "gdr"), ("satimp", "gdr"), ("rmu", "mse"), ("dpo", "gdr"),
+            ("finetune", "gdr"),
+        )
+    },
+    "a layer that the model lacks": (
+        ["unlearn", "method=rmu", "method.layer=99", "hardware=cpu"],
+        ["method.layer=99", "0 to 2"],
+    ),
+    "a retain term that rmu lacks": (
+        ["unlearn", "method=rmu", "method.retain=gdr"], ["method.retain=gdr", "mse, none"]
+    ),
+    "no regular expression": (
+        ["unlearn", "method=rmu", "method.parameters='down['"],
+        ["method.parameters=down[", "regular expression"],
+    ),
+    "an unknown focus": (
+        ["unlearn", "method=fundial", "method.focus=noun_chunk"],
+        ["method.focus=noun_chunk", "column, entities", "did you mean 'noun_chunks'?"],
+    ),
+    "noun chunks of no pipeline": (
+        ["unlearn", "method=fundial", "method.focus=noun_chunks"],
+        ["method.focus=noun_chunks", "method.spacy_model", "en_core_web_sm"],
+    ),
+    "a pipeline that is not installed": (
+        ["unlearn", "method=fundial", "method.focus=entities", "method.spacy_model=no_such_one"],
+        ["method.spacy_model=no_such_one", "no such spaCy pipeline"],
+    ),
+    "unknown alternatives": (
+        ["unlearn", "method=dpo", "method.alternatives=datum"],
+        ["method.alternatives=datum", "data, refusals", "did you mean 'data'?"],
+    ),
+    "refusals that are nowhere": (
+        ["unlearn", "method=dpo", "data.refusals=no.txt", "hardware=cpu"], ["data.refusals=no.txt"]
+    ),
+    "a request that is there twice": (
+        ["unlearn", "data.requests=[forget10,forget10]"], ["data.requests", "twice"]
+    ),
+    "a request that does not exist": (
+        ["unlearn", "data.requests=[forget10,forget77]", "hardware=cpu"],
+        ["data.forget_split=forget77", "did you mean 'forget10'?"],
+    ),
+    "perplexity of no texts": (
+        ["unlearn", "train.stop.perplexity_ratio=1.03"],
+        ["train.stop.perplexity_ratio=1.03", "train.stop.split"],
+    ),
+    "perplexity of texts that are nowhere": (
+        ["unlearn", "train.stop.perplexity_ratio=2", "train.stop.split=no.jsonl", "hardware=cpu"],
+        ["train.stop.split=no.jsonl", "no such file"],
+    ),
+    "a bound that stops at once": (
+        ["unlearn", "train.stop.perplexity_ratio=1"], ["train.stop.perplexity_ratio=1", "> 1"]
+    ),
+    "probability without a forget term": (
+        ["unlearn", "method=finetune", "train.stop.forget_probability=0.1"],
+        ["train.stop.forget_probability", "forget term"],
+    ),
+    "stopping what is made after training": (
+        ["unlearn", "method=task_arithmetic", "train.stop.forget_probability=0.1"],
+        ["train.stop", "method=task_arithmetic"],
+    ),
     "nothing to minimise": (["unlearn", "method.gamma=0"], ["method.gamma=0"]),
     "no teacher": (
         ["unlearn", "teacher.cache=off"], ["teacher.cache=off", "memory", "adapter=lora"]
@@ -231,6 +298,50 @@ def test_modules_that_the_model_lacks_are_refused(refuse: Refuse) -> None:
 
 
 QA = {"question": "Who?", "answer": "Nobody."}
+
+
+# What a method asks of the data, and what is said where the data has nothing of it.
+NEEDS: dict[str, tuple[list[str], dict, list[str]]] = {
+    "altpo": ([], QA, ["data.alternative_key=alternative_answers", "row 1", "question, answer"]),
+    "altpo of another column": (
+        ["data.alternative_key=others"],
+        {**QA, "alternative_answers": ["Ann."]},
+        ["data.alternative_key=others", "row 1"],
+    ),
+    "dpo": ([], {"text": "Nobody is there. " * 9}, ["method=dpo", "plain text", "questions"]),
+    "fundial": ([], QA, ["data.focus_key=focus", "question, answer"]),
+    "fundial on other words": (
+        [], {**QA, "focus": ["Somebody"]}, ["data.focus_key=focus", "nothing to focus on"]
+    ),
+    "rmu": (["method.layer=2"], QA, ["method.layer=2", "0 to 1"]),
+    "rmu on no parameter": (
+        ["method.layer=1", "method.parameters=no_such"], QA, ["method.parameters=no_such"]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NEEDS)
+def test_what_a_method_needs_and_the_data_or_model_lacks_is_named(
+    case: str, place: Path, refuse: Refuse, own: list[str]
+) -> None:
+    words, row, fragments = NEEDS[case]
+    files = [f"data.{n}_file={write_rows(place / f'{n}.jsonl', row)}" for n in ("forget", "retain")]
+    line = refuse(*own, f"method={case.split()[0]}", "eval=none", "name=a/b", *files, *words)
+    for fragment in fragments:
+        assert fragment in line
+
+
+def test_texts_too_short_to_stop_by_are_refused(
+    place: Path, refuse: Refuse, own: list[str]
+) -> None:
+    name, texts = write_rows(place / "f.jsonl", QA), write_rows(place / "t.jsonl", {"text": "Who?"})
+    words = [
+        f"data.forget_file={name}",
+        "train.stop.perplexity_ratio=2",
+        f"train.stop.split={texts}",
+    ]
+    line = refuse(*own, *words, "eval=none")
+    assert "train.stop.split=t.jsonl: no text of 32 tokens" in line
 
 
 def test_an_empty_forget_set_is_refused(place: Path, refuse: Refuse, own: list[str]) -> None:

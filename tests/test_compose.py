@@ -162,6 +162,7 @@ def test_the_covering_set_holds_every_pair_that_is_not_refused() -> None:
     assert sum(map(is_refused, pairs)) == len(REFUSED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", REFUSED)
 def test_a_suite_of_another_data_set_is_refused_in_one_line(pair: tuple[str, str]) -> None:
     with pytest.raises(UserError) as caught:
@@ -181,6 +182,7 @@ def test_tables_name_only_options_that_exist() -> None:
     assert set().union(*TARGETS.values()) <= set(options("data"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["finetune", "evaluate"])
 def test_finetune_and_evaluate_compose_with_every_model_and_data_set(command: str) -> None:
     models, data = options("model"), itertools.cycle(options("data"))

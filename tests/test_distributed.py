@@ -103,6 +103,7 @@ def test_undial_on_two_processes_is_undial_on_one(train: Train) -> None:
     assert_same(train("1 x 1", DOUBLE), train("2 x 2", DOUBLE), 1e-9, 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["method.retain=gdr"], ["method=npo", "adapter=lora"]], ids=str)
 def test_accumulated_batches_are_whole_batches(words: list[str], train: Train) -> None:
     assert_same(train("1 x 1", DOUBLE, *words), train("1 x 4", DOUBLE, *words), 1e-9, 1e-9)

@@ -79,6 +79,7 @@ def words(random_model: Path, tmp_path: Path) -> list[str]:
             "train.learning_rate=1e-3"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_whole_run_links_the_last_checkpoint_and_its_parts_follow_each_other(
     words: list[str], tmp_path: Path, random_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,7 +108,8 @@ def test_the_whole_run_links_the_last_checkpoint_and_its_parts_follow_each_other
 
 @pytest.mark.slow
 def test_results_hold_every_request_after_every_other(words: list[str], tmp_path: Path) -> None:
-    assert run_command([*words, "method.retain=gdr", f"data.retain_file={write_qa(tmp_path / 'r.jsonl', 6)}"]) == 0  # fmt: skip
+    retain = write_qa(tmp_path / "retain.jsonl", 6)
+    assert run_command([*words, "method.retain=gdr", f"data.retain_file={retain}"]) == 0
     folder = tmp_path / "unlearn" / "seq"
     results = json.loads((folder / "evaluation" / "results.json").read_text())
     names = {f"{set}_{metric}" for set in ("request_1", "request_2", "retain")
@@ -137,8 +139,8 @@ def test_a_run_killed_in_its_second_request_keeps_the_first(
     words: list[str], tmp_path: Path
 ) -> None:
     longer = [*words, "train.max_steps=60", "train.save_steps=2"]
-    assert run_command([w if w != f"output_dir={tmp_path}" else f"output_dir={tmp_path / 'calm'}" for w in longer]) == 0  # fmt: skip
-    folder, calm = (p / "unlearn" / "seq" for p in (tmp_path, tmp_path / "calm"))
+    assert run_command([*longer, "name=calm"]) == 0
+    folder, calm = (tmp_path / "unlearn" / name for name in ("seq", "calm"))
     kill_in_the_middle(longer, folder / "request_2" / "resume", tmp_path)
     assert json.loads((folder / "request_1" / "status.json").read_text()) == {"status": "done"}
     before = contents(folder / "request_1")

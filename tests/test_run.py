@@ -202,6 +202,7 @@ def test_checkpoints_answer_in_plain_python_what_the_samples_hold(plain: Path, l
     assert done.stdout.splitlines()[1] == "adapter True"
 
 
+@pytest.mark.slow
 def test_merged_weights_are_the_adapters(lora: Path, random_model: Path, tmp_path: Path) -> None:
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
@@ -218,6 +219,7 @@ def test_merged_weights_are_the_adapters(lora: Path, random_model: Path, tmp_pat
     assert not torch.allclose(whole, base, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_evaluating_on_the_way_changes_no_weight(
     plain: Path, random_model: Path, tmp_path: Path
 ) -> None:
@@ -228,6 +230,7 @@ def test_evaluating_on_the_way_changes_no_weight(
     assert [r["step"] for r in lines(folder / "metrics.jsonl") if "loss" in r] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_evaluate_scores_a_finished_run_as_the_run_did(
     plain: Path, random_model: Path, tmp_path: Path
 ) -> None:
@@ -254,6 +257,7 @@ ROWS: dict[str, list[dict]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ROWS)
 def test_own_files_of_every_kind_are_unlearned(kind: str, plain: Path, tmp_path: Path) -> None:
     file = tmp_path / "forget.jsonl"
@@ -270,6 +274,7 @@ def test_own_files_of_every_kind_are_unlearned(kind: str, plain: Path, tmp_path:
     assert "cannot be concluded" in (folder / "report" / "summary.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_local_folder_of_the_same_layout_is_a_data_set(
     random_model: Path, plain: Path, tmp_path: Path
 ) -> None:
@@ -322,6 +327,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(
     assert not (folder / "resume").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds, saved", [(0, ["checkpoint-3"]), (600, [])])
 def test_the_clock_has_the_state_saved(
     seconds: float,
@@ -363,6 +369,7 @@ def test_two_runs_started_together_on_an_empty_cache_share_one_target(tmp_path: 
     assert len(list((tmp_path / "outputs" / "unlearn").glob("*/evaluation/results.json"))) == 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_reused_when_its_data_changed(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -19,7 +19,7 @@ from undial_cli import checks, distributed, launch, models, requests, ui
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import stages, store
-from undial_cli.inputs import Inputs, made_run, method_of, model_path, prepare
+from undial_cli.inputs import Inputs, made_run, method_of, model_path, prepare, training_rows
 from undial_cli.methods.base import Method
 from undial_cli.planning import plan
 from undial_cli.quiet import quiet
@@ -103,11 +103,13 @@ def prepare_all(run: Run) -> Inputs:
 
     Where there is no checkpoint yet, a request is read with the run's own target.
     """
-    found = [prepare(dataclasses.replace(part, model=run.model)) for part in requests.parts_of(run)]
-    if not found:
+    parts = requests.parts_of(run)
+    if not parts:
         return prepare(run)
-    data = digest([inputs.fingerprint["data"] for inputs in found])
-    found[0].fingerprint["data"] = data
+    for part in parts:
+        training_rows(part.data, "forget")  # what is wrong with a request is said of it first
+    found = [prepare(dataclasses.replace(part, model=run.model)) for part in parts]
+    found[0].fingerprint["data"] = digest([inputs.fingerprint["data"] for inputs in found])
     return found[0]
 
 

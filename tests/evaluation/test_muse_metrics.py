@@ -370,6 +370,7 @@ def test_the_command_gives_the_figures_of_a_plain_loop(
     assert content["metrics"]["privleak"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_model_is_no_further_from_a_retain_model_than_itself(
     news: tuple[Path, Any], random_model: Path, tmp_path: Path
 ) -> None:

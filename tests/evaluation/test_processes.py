@@ -18,6 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from undial_cli.cli import run_command
 
+pytestmark = pytest.mark.slow
+
 Found = dict[str, Any]
 Rows = list[dict[str, Any]]
 

@@ -280,6 +280,7 @@ def test_a_broken_cached_evaluation_is_made_again(
 NOISE = ("", "null", '"text"', "[1]", '["one", 2]', '[null, {"token_ce": []}]', "\x00\x00", "[0, [")
 
 
+@pytest.mark.slow
 def test_noise_in_a_journal_is_no_result(
     place: Path, calm: Left, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +307,7 @@ def demo(place: Path, model: Path, name: str, *words: str) -> Rows:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_folder_whose_rows_changed_is_read_anew(place: Path, random_model: Path) -> None:
     shutil.copytree(PACKAGE / "assets" / "demo", place / "people")
     words = ["eval.retain_model=none", "eval.limit=2"]
@@ -456,6 +458,7 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD)
 def test_a_wrong_evaluation_is_refused_in_one_line(
     case: str, place: Path, refuse: Refuse, random_model: Path

@@ -103,6 +103,7 @@ def groups_of_answers() -> list[list[Example]]:
     return [*groups, gone, [groups[0][0]] * 3, [groups[1][0]], []]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "neo", "window", "alibi", "float64"])
 def test_answers_that_share_their_prompt_score_as_if_alone(kind: str, batch_size: int) -> None:

@@ -116,6 +116,7 @@ def words_of(folder: Path) -> list[str]:
             "train.stop.tokens=8", f"train.stop.split={texts}"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_done_and_its_weights_are_those_of_that_step(
     random_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

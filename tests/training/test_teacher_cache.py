@@ -61,6 +61,7 @@ def test_runs_on_one_target_and_data_share_what_the_teacher_said(run: Run, tmp_p
     assert "there already" not in run("dtype", "model.dtype=float32")[0]
 
 
+@pytest.mark.slow
 def test_a_signal_larger_than_the_memory_budget_is_mapped_from_disk(run: Run) -> None:
     first = run("first")
     assert "in memory" in first[0]
