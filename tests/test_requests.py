@@ -156,7 +156,7 @@ def test_a_run_killed_in_its_second_request_keeps_the_first(
 
 
 @pytest.mark.slow
-def test_a_first_request_stays_forgotten_on_the_demo(tmp_path: Path) -> None:
+def test_on_the_demo_a_first_request_stays_forgotten_and_the_rest_is_kept(tmp_path: Path) -> None:
     words = ["unlearn", "experiment=sequential", "hardware=cpu", f"output_dir={tmp_path}"]
     assert run_command([*words, "name=demo", "eval.limit=20"]) == 0
     folder = tmp_path / "unlearn" / "demo"
@@ -171,5 +171,5 @@ def test_a_first_request_stays_forgotten_on_the_demo(tmp_path: Path) -> None:
             if turn >= number:
                 assert figures[name] < 0.5 * target[name]
     assert after[2]["request_1_rouge"] < target["request_1_rouge"]
-    assert after[2]["retain_probability"] > after[2]["request_1_probability"]
+    assert after[2]["retain_probability"] >= 0.75 * target["retain_probability"]
     assert results["metrics"] == after[2]
