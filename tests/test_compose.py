@@ -15,6 +15,7 @@ import torch
 from undial_cli.checks import check_run
 from undial_cli.compose import compose_run, config_dir, load_run, to_yaml
 from undial_cli.errors import UserError
+from undial_cli.methods import make_method
 from undial_cli.schema import AdapterConfig, HardwareConfig, UnlearnRun, default_name
 
 GROUPS = ("model", "data", "method", "adapter", "hardware", "eval")
@@ -132,6 +133,9 @@ def judge(config: dict[str, str]) -> list[str]:
         run.hardware = HardwareConfig(name="cpu", precision="no")
         if run.adapter.name == "qlora":
             run.adapter = AdapterConfig(name="lora")
+    if "retain" in make_method(run.method).terms() and config["data"] in ("jsonl", "extraction"):
+        expect("needs a retain set")
+        run.data.retain_file = "kept.jsonl"
     if config["data"] not in TARGETS.get(config["model"], set()):
         expect("no target model is known for this data; make one with 'undial finetune")
         run.model.path = "somebody/their-model"
@@ -146,6 +150,7 @@ def test_every_pair_of_options_is_valid_or_refused_as_the_tables_say() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.slow
 def test_the_covering_set_holds_every_pair_that_is_not_refused() -> None:
     found = {
         frozenset(pair)

@@ -133,9 +133,10 @@ def preferred(run: Run, method: Method | None, rows: dict[str, list[Row]]) -> li
         return []
     assert isinstance(run, TrainingRun)
     train, forget = run.train, rows["forget"]
-    turns = train.epochs
+    drawn = train.epochs * len(rows[run.data.anchor])
     if train.max_steps is not None:
-        turns = train.max_steps * train.batch_size / len(forget)
+        drawn = train.max_steps * train.batch_size
+    turns = drawn / len(forget)
     key = f"method={run.method.name}" if isinstance(run, UnlearnRun) else "data.forget_split"
     return samples.other_answers(
         forget, run.data, method.alternatives, math.ceil(turns) + 1, run.seed, key

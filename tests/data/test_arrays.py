@@ -193,7 +193,9 @@ def test_ids_get_no_begin_and_no_end_token(closed: bool) -> None:
         assert [e.labels for e in examples] == expected
 
 
-@pytest.mark.parametrize("stranger", [-1, 50256, 2**63])
+@pytest.mark.parametrize(
+    "stranger", [-1, *(pytest.param(n, marks=pytest.mark.slow) for n in (50256, 2**63))]
+)
 def test_ids_of_another_tokenizer_are_refused_before_the_run(
     random_model: Path, tmp_path: Path, stranger: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,7 +34,7 @@ def data_of(path: Path, name: str = "muse_news") -> DataConfig:
     return compose_run("unlearn", ["model=tiny", f"data={name}", f"data.path={path}"]).data
 
 
-@pytest.mark.parametrize("name", ["muse_news", "muse_books"])
+@pytest.mark.parametrize("name", ["muse_news", pytest.param("muse_books", marks=pytest.mark.slow)])
 def test_every_published_split_gives_its_rows(tmp_path: Path, name: str) -> None:
     written = write_muse(tmp_path / "muse", books=name == "muse_books")
     folds = {"scal": FOLDS, "sust": FOLDS} if name == "muse_news" else {}

@@ -10,9 +10,11 @@ import pytest
 from conftest import refused
 from small import bundled_tokenizer
 
+from undial_cli.compose import compose_run
 from undial_cli.data import samples
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.samples import Encoded, other_answers, paired, plain
+from undial_cli.inputs import method_of, preferred, training_rows
 from undial_cli.methods.base import Focus
 from undial_cli.schema import DataConfig, TemplateConfig
 
@@ -176,3 +178,17 @@ def test_focus_words_mark_targets_and_must_be_within_the_length() -> None:
         lambda: plain(encoder(max_length=size), rows, "forget", Focus("column")),
         "method.focus=column", "forget", f"data.max_length={size}",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "words, passes",
+    [([], 3), (["data.anchor=retain"], 3 * 180 / 20), (["train.max_steps=40"], 40 * 10 / 20)],
+    ids=str,
+)
+def test_there_is_a_draw_for_every_time_that_a_row_is_seen(words: list[str], passes: float) -> None:
+    run = compose_run("unlearn", ["method=dpo", "train.epochs=3", "train.batch_size=10", *words])
+    method = method_of(run)
+    assert method is not None
+    rows = {name: training_rows(run.data, name) for name in method.terms()}
+    assert {name: len(part) for name, part in rows.items()} == {"forget": 20, "retain": 180}
+    assert all(len(drawn) == passes + 1 for (drawn,) in preferred(run, method, rows))

@@ -128,7 +128,7 @@ def run(model: Any, prompts: dict[int, list[int]], batch_size: int, how: Decodin
 GREEDY = Decoding(NEW, ENDS)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 3, 32])
 @pytest.mark.parametrize("name", MODELS)
 def test_decoding_is_a_plain_argmax_loop_at_any_batch_size(name: str, batch_size: int) -> None:
     lengths = {len(ids) for ids in expected(name).values()}
@@ -301,7 +301,11 @@ def naive(name: str) -> dict[int, list[int]]:
 
 @pytest.mark.parametrize(
     ("name", "batch_size"),
-    [(name, size) for name in MODELS for size in ([1, 5, 64] if name in PLAIN else [5])],
+    [
+        pytest.param(name, size, marks=pytest.mark.slow if size == 1 else ())
+        for name in MODELS
+        for size in ([1, 5, 64] if name in PLAIN else [5])
+    ],
 )
 def test_branches_are_a_plain_argmax_loop_from_every_prefix(name: str, batch_size: int) -> None:
     ids = document(name)

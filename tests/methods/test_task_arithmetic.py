@@ -41,6 +41,23 @@ def test_full_weights_are_stepped_back_over_any_number_of_files(tmp_path: Path) 
         assert torch.equal(found[name], (a - 0.6 * (b - a)).to(dtypes[name]))
 
 
+def test_tied_weights_that_one_folder_holds_twice_are_stepped_back_alike(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    before, after = tmp_path / "start", tmp_path / "checkpoint"
+    before.mkdir()
+    after.mkdir()
+    theta, tuned, other = torch.randn(3, 4, 2)
+    save_file({"b.embed": theta, "c.other": other}, before / "model.safetensors")
+    save_file({"a.head": tuned.clone()}, after / "model-1.safetensors")
+    save_file({"b.embed": tuned, "c.other": other}, after / "model-2.safetensors")
+    step_back(after, before, 0.6)
+    head = load_file(after / "model-1.safetensors")["a.head"]
+    rest = load_file(after / "model-2.safetensors")
+    assert torch.equal(head, rest["b.embed"])
+    assert torch.equal(head, theta - 0.6 * (tuned - theta))
+    assert torch.equal(rest["c.other"], other)
+
+
 def task(model: Path, out: Path, coefficient: float, *words: str) -> dict[str, Tensor]:
     """The weights that task arithmetic leaves."""
     out.mkdir()

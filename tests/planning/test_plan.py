@@ -148,6 +148,9 @@ def test_of_an_adapter_only_its_own_weights_count(shape: tuple[Path, int]) -> No
         [PADDED, "train.activation_checkpointing=true"],
         ["adapter=lora", "method.retain=klr", "hardware.micro_batch_size=4"],
         ["method=npo", "train.optim=adamw_torch", "hardware.precision=bf16"],
+        ["method=altpo"],
+        ["method=rmu", "method.layer=0", PADDED],
+        ["method=fundial", "method.retain=gdr"],
     ],
 )
 def test_a_step_takes_what_was_planned(
@@ -190,6 +193,7 @@ def test_a_target_that_is_not_made_yet_is_planned_by_its_base(
     assert not (tmp_path / "cache" / "models").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_prints_a_plan_for_each_run(
     quick: None,
     shape: tuple[Path, int],

@@ -19,19 +19,21 @@ def step_back(checkpoint: Path, start: Path | None, coefficient: float) -> None:
     Args:
         checkpoint: a folder of tuned weights in safetensors; of a LoRA adapter, whose task vector
             is `scaling B A`, B is multiplied.
-        start: a folder that holds `theta` under the same names; not needed for an adapter.
+        start: a folder that holds `theta` under the same names, where tied weights may be held
+            once; not needed for an adapter.
     """
     if (checkpoint / ADAPTER).is_file():
         rewrite(checkpoint / ADAPTER, lambda n, x: -coefficient * x if "lora_B" in n else x)
         return
     assert start is not None
-    theta = Weights(start)
+    theta, held = Weights(start), Weights(checkpoint)
+    twins = {name: held.twin(name, theta) for name in held.files if name not in theta.files}
 
     def back(name: str, tuned: Tensor) -> Tensor:
         if not tuned.is_floating_point():
             return tuned
         wide = torch.promote_types(tuned.dtype, torch.float32)
-        before = theta[name].to(wide)
+        before = theta[twins.get(name, name)].to(wide)
         return (before - coefficient * (tuned.to(wide) - before)).to(tuned.dtype)
 
     for file in sorted(checkpoint.glob("*.safetensors")):
@@ -50,6 +52,11 @@ class Weights:
     def __getitem__(self, name: str) -> Tensor:
         with safe_open(self.files[name], "pt") as held:
             return held.get_tensor(name)
+
+    def twin(self, name: str, among: Weights) -> str:
+        """Another tensor of the same values, among those that other weights have."""
+        value = self[name]
+        return next(other for other in among.files if torch.equal(self[other], value))
 
 
 def rewrite(file: Path, change: Callable[[str, Tensor], Tensor]) -> None:
