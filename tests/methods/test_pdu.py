@@ -44,6 +44,9 @@ def test_a_run_moves_the_multiplier_by_its_logged_retain_losses(
     assert expected[:2] == [4, 4]
     assert len(set(expected)) == 4
     assert [row["multiplier"] for row in rows] == pytest.approx(expected, rel=1e-12)
+    for row, used in zip(rows, [4.0, *expected], strict=False):  # what the step minimised
+        total = row["forget_loss"] + used * row["retain_loss"]
+        assert row["loss"] == pytest.approx(total, rel=1e-6)
 
 
 def last_weights(model: Path, out: Path, *words: str) -> dict[str, torch.Tensor]:

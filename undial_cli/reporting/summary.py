@@ -103,7 +103,7 @@ def show(run: Run, folder: RunFolder) -> None:
         table.add_row(name, *(text_of(name, v) for v in values))
     ui.say(table)
     for sample in [] if isinstance(run, EvaluateRun | FinetuneRun) else summary.samples:
-        title = escape(f"forget: {shortened(sample['prompt'])}")
+        title = escape(f"{sample['set']}: {shortened(sample['prompt'])}")
         body = "\n".join(question_lines(sample, escape))
         ui.say(Panel(body, title=title, title_align="left"), log=False)
     for note in summary.notes:

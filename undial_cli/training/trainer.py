@@ -54,8 +54,9 @@ class UnlearningTrainer(Trainer):
         super().__init__(**kwargs)
         self.method, self.terms, self.teacher = method, method.terms(), teacher
         self.steps_per_epoch = steps_per_epoch
-        self.parts, self.step_parts = torch.zeros(
-            2, len(self.terms), dtype=torch.float64, device=self.args.device
+        shape = (3, len(self.terms))  # of a step; since the last logged one, plain and weighed
+        self.step_parts, self.parts, self.weighed = torch.zeros(
+            shape, dtype=torch.float64, device=self.args.device
         )
         self.tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self.logged_at, self.logged_step = time.monotonic(), -1
@@ -132,6 +133,8 @@ class UnlearningTrainer(Trainer):
 
     def end_step(self) -> None:
         """Add up the parts of an optimiser step, and let a method that adapts learn them."""
+        for i, name in enumerate(self.terms):
+            self.weighed[i] += self.method.coefficient(name) * self.step_parts[i]
         if self.method.adapts:
             means = self.accelerator.reduce(self.step_parts, reduction="sum").tolist()  # type: ignore[union-attr]
             epoch = self.state.global_step / self.steps_per_epoch
@@ -157,21 +160,20 @@ class UnlearningTrainer(Trainer):
 
     def step_figures(self) -> dict[str, float]:
         """Means since the last logged step, over all processes."""
-        parts = self.accelerator.reduce(self.parts, reduction="sum")
+        sums = torch.stack([self.parts, self.weighed])
         steps = self.state.global_step - self.logged_step
-        means = (parts / max(steps, 1)).tolist()  # type: ignore[union-attr]
+        sums = self.accelerator.reduce(sums, reduction="sum") / max(steps, 1)  # type: ignore[operator]
+        means, weighed = sums.tolist()
         now = time.monotonic()
         figures = {
-            "loss": sum(
-                self.method.coefficient(name) * mean
-                for name, mean in zip(self.terms, means, strict=True)
-            ),
+            "loss": sum(weighed),
             **{f"{name}_loss": mean for name, mean in zip(self.terms, means, strict=True)},
             **self.method.state_dict(),
             "tokens_per_second": int(self.tokens) / max(now - self.logged_at, 1e-9),
             "peak_memory_bytes": peak_memory(),
         }
         self.parts.zero_()
+        self.weighed.zero_()
         self.tokens.zero_()
         self.logged_at, self.logged_step = now, self.state.global_step
         return figures
