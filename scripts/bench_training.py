@@ -383,8 +383,9 @@ def every_method(model: Any, examples: list[Example], device: torch.device) -> N
 
     base = with_gradients(bench.plain, lambda: bench.plain(**inputs).loss.backward())
     rows = [["fine-tuning with transformers' own loss", f"{base / 1e6:.0f}", "1.00"]]
-    for name, kind in METHODS.items():
-        config: Any = kind(name=name)
+    for name in METHODS:
+        config: Any = compose_run("unlearn", [f"method={name}", "data=tofu", "model=llama1b"])
+        config = config.method
         if hasattr(config, "layer"):
             config.layer = min(config.layer, len(layers_of(bench.model)) - 1)
         method = make_method(config)

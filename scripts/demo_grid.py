@@ -26,7 +26,6 @@ METHODS = {
     "ga": ["method=ga"],
     "npo": ["method=npo"],
 }
-BEGIN, END = "<!-- demo grid -->", "<!-- end of demo grid -->"
 
 
 def cell(method: str, rate: str, steps: int, epochs: float, seed: int) -> str:
@@ -57,6 +56,15 @@ def grid(seed: int) -> list[str]:
     return markdown_table(header, rows)
 
 
+def put(file: Path, name: str, lines: list[str]) -> None:
+    """Replace what stands between `<!-- NAME -->` and `<!-- end of NAME -->` in a Markdown file."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    block = "\n".join([begin, "", *lines, "", end]).replace("\n\n\n", "\n\n")
+    text = file.read_text(encoding="utf-8")
+    found = re.sub(f"{begin}.*{end}", lambda _: block, text, flags=re.DOTALL)
+    file.write_text(found, encoding="utf-8")
+
+
 def main() -> None:
     """Run what is missing, print the tables, put them into a file if asked to."""
     parser = argparse.ArgumentParser(description="The demo's grid as a Markdown table.")
@@ -68,11 +76,7 @@ def main() -> None:
         lines += [f"Seed {seed}, forget / retain ROUGE-L recall:", "", *grid(seed), ""]
     print("\n".join(lines))
     if arguments.write:
-        text = arguments.write.read_text(encoding="utf-8")
-        block = f"{BEGIN}\n\n" + "\n".join(lines) + f"\n{END}"
-        arguments.write.write_text(
-            re.sub(f"{BEGIN}.*{END}", lambda _: block, text, flags=re.DOTALL), encoding="utf-8"
-        )
+        put(arguments.write, "demo grid", lines)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ All share the tiny model's learning rate and batch, and everything else is the m
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from demo_grid import put
 
 from undial_cli.compose import compose_run
 from undial_cli.evaluation.store import read_results
@@ -33,7 +34,6 @@ ROWS = {
     "unilogit, gdr": ["method=unilogit", "method.retain=gdr"],
 }
 COLUMNS = ("forget_probability", "forget_rouge", "retain_probability", "retain_rouge")
-BEGIN, END = "<!-- demo methods -->", "<!-- end of demo methods -->"
 
 
 def figures(words: list[str], steps: int, seed: int) -> tuple[dict[str, float], float]:
@@ -76,11 +76,7 @@ def main() -> None:
     lines = markdown_table(header, rows)
     print("\n".join(lines))
     if given.write:
-        text = given.write.read_text(encoding="utf-8")
-        block = f"{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}"
-        given.write.write_text(
-            re.sub(f"{BEGIN}.*{END}", lambda _: block, text, flags=re.DOTALL), encoding="utf-8"
-        )
+        put(given.write, "demo methods", lines)
 
 
 if __name__ == "__main__":

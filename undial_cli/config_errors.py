@@ -13,8 +13,9 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from undial_cli.errors import UserError, bad_value, nearest
+from undial_cli.fields import walk
 from undial_cli.methods.configs import METHODS
-from undial_cli.schema import COMMANDS, EvalSetConfig, walk
+from undial_cli.schema import COMMANDS, EvalSetConfig
 
 PHRASES = {
     "float": "a number",

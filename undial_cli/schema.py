@@ -1,50 +1,19 @@
 """Every config group as a dataclass: types, defaults, units, allowed values.
 
-This file is the one source of `--help`, of type errors and of range checks. It imports neither
-torch nor hydra, and it does not know how any value is used.
+This file and methods/configs.py are the one source of `--help`, of type errors and of range checks.
+It imports neither torch nor hydra, and it does not know how any value is used.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation import catalog
-
-
-def key(
-    default: Any,
-    help: str,
-    *,
-    allowed: tuple[str, ...] = (),
-    minimum: float | None = None,
-    above: float | None = None,
-    maximum: float | None = None,
-) -> Any:
-    """A config field: its default, its line in `--help` and its range.
-
-    `allowed` lists words; `minimum` is inclusive, `above` exclusive, `maximum` inclusive.
-    """
-    metadata = {
-        "help": help,
-        "allowed": allowed,
-        "minimum": minimum,
-        "above": above,
-        "maximum": maximum,
-    }
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def group(cls: type, help: str) -> Any:
-    """A nested group of keys."""
-    return field(default_factory=cls, metadata={"help": help})
+from undial_cli.fields import check_value, group, key, walk
 
 
 @dataclass
@@ -411,39 +380,10 @@ NOT_IN_HASH = (
 )
 
 
-def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
-    """Yield (dotted key, value, field) for every leaf of a config dataclass."""
-    for f in dataclasses.fields(config):
-        name, value = prefix + f.name, getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
-            yield from walk(value, name + ".")
-        elif isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
-            for k, v in value.items():
-                yield from walk(v, f"{name}.{k}.")
-        else:
-            yield name, value, f
-
-
 def check_ranges(run: Run) -> None:
     """Raise UserError for the first value outside what its field allows."""
     for name, value, f in walk(run):
-        rule = f.metadata
-        if value is None or "allowed" not in rule:
-            continue
-        if rule["allowed"] and value not in rule["allowed"]:
-            raise bad_value(name, value, rule["allowed"])
-        low, above, high = rule["minimum"], rule["above"], rule["maximum"]
-        if isinstance(value, int | float) and not (
-            (low is None or value >= low)
-            and (above is None or value > above)
-            and (high is None or value <= high)
-        ):
-            bounds = [
-                f"{word} {bound}"
-                for word, bound in ((">=", low), (">", above), ("<=", high))
-                if bound is not None
-            ]
-            raise bad_value(name, value, "a number " + " and ".join(bounds))
+        check_value(name, value, f)
     for name, value, _ in walk(run.eval, "eval."):
         if name.endswith(".metrics"):
             for metric in value:

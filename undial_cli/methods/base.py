@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from undial_cli.fields import key
 from undial_cli.losses.chunked import Projection, distribution_sum, logps_sum
 from undial_cli.losses.fused import sequences_sum
-from undial_cli.schema import MethodConfig, key
+from undial_cli.schema import MethodConfig
 
 __all__ = [
     "REFERENCE_LOGPS", "TEACHER_LAYER", "TEACHER_LOGITS", "Focus", "Loss", "Method",

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from undial_cli.schema import MethodConfig, key
+from undial_cli.fields import key
+from undial_cli.schema import MethodConfig
 
 
 @dataclass

@@ -1,0 +1,77 @@
+"""What a config field is: a default, a line of help and a range; and the walk over all of them.
+
+Imports neither torch nor hydra. Knows no config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import field
+from typing import Any
+
+from undial_cli.errors import bad_value
+
+
+def key(
+    default: Any,
+    help: str,
+    *,
+    allowed: tuple[str, ...] = (),
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A config field: its default, its line in `--help` and its range.
+
+    `allowed` lists words; `minimum` is inclusive, `above` exclusive, `maximum` inclusive.
+    """
+    metadata = {
+        "help": help,
+        "allowed": allowed,
+        "minimum": minimum,
+        "above": above,
+        "maximum": maximum,
+    }
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def group(cls: type, help: str) -> Any:
+    """A nested group of keys."""
+    return field(default_factory=cls, metadata={"help": help})
+
+
+def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
+    """Yield (dotted key, value, field) for every leaf of a config dataclass."""
+    for f in dataclasses.fields(config):
+        name, value = prefix + f.name, getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from walk(value, name + ".")
+        elif isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
+            for k, v in value.items():
+                yield from walk(v, f"{name}.{k}.")
+        else:
+            yield name, value, f
+
+
+def check_value(name: str, value: Any, f: dataclasses.Field) -> None:
+    """Raise UserError for a value outside what its field allows."""
+    rule = f.metadata
+    if value is None or "allowed" not in rule:
+        return
+    if rule["allowed"] and value not in rule["allowed"]:
+        raise bad_value(name, value, rule["allowed"])
+    low, above, high = rule["minimum"], rule["above"], rule["maximum"]
+    if isinstance(value, int | float) and not (
+        (low is None or value >= low)
+        and (above is None or value > above)
+        and (high is None or value <= high)
+    ):
+        bounds = [
+            f"{word} {bound}"
+            for word, bound in ((">=", low), (">", above), ("<=", high))
+            if bound is not None
+        ]
+        raise bad_value(name, value, "a number " + " and ".join(bounds))
