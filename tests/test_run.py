@@ -387,6 +387,7 @@ def test_a_finished_run_is_not_reused_when_its_data_changed(
     assert run_command([*words, "overwrite=true"]) == 0
 
 
+@pytest.mark.slow
 def test_the_python_call_does_what_the_command_does(plain: Path, tmp_path: Path) -> None:
     import undial_cli
 

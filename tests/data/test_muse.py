@@ -67,6 +67,7 @@ def test_folds_grow_in_scal_and_follow_each_other_in_sust(news: tuple[Path, Any]
     assert load_split(data, "train/forget", KEY) == scal[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "split, taken",
     [

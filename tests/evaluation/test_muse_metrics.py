@@ -281,6 +281,7 @@ def test_documents_are_cut_to_max_tokens_with_the_begin_token_counted(
         assert [s["answer_tokens"] for s in found.samples if s["set"] == split] == [60] * LIMIT
 
 
+@pytest.mark.slow
 def test_batch_size_changes_nothing(
     news: tuple[Path, Any], model: Any, tokenizer: Any, found: Evaluation
 ) -> None:

@@ -446,6 +446,7 @@ def test_privleak_is_relative_to_the_retain_model(case: Case) -> None:
     assert case.reference["mia_min_k"] == pytest.approx(theirs)
 
 
+@pytest.mark.slow
 def test_without_a_holdout_split_the_rest_is_computed(random_model: Path, tmp_path: Path) -> None:
     results, samples = evaluate(
         str(random_model), tofu(), tmp_path, f"eval.retain_model={random_model}",

@@ -81,6 +81,7 @@ def test_the_documented_file_is_a_method_of_its_own_name_and_keys(file: Path) ->
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_documented_file_runs_by_the_python_call(file: Path, words: list[str]) -> None:
     result = undial_cli.run([*words, f"method.file={file}", "method.retain=gdr"])
     assert result.status == "done"
