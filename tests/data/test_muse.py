@@ -34,6 +34,7 @@ def data_of(path: Path, name: str = "muse_news") -> DataConfig:
     return compose_run("unlearn", ["model=tiny", f"data={name}", f"data.path={path}"]).data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["muse_news", pytest.param("muse_books", marks=pytest.mark.slow)])
 def test_every_published_split_gives_its_rows(tmp_path: Path, name: str) -> None:
     written = write_muse(tmp_path / "muse", books=name == "muse_books")
@@ -143,6 +144,7 @@ def check(examples: list[Example], chunks: list[list[int]]) -> None:
         assert example.num_targets == len(example.input_ids) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("size", [2, 37, 64, 2048, 100_000])
 def test_a_set_is_one_text_cut_into_chunks(news: tuple[Path, Any], bos: bool, size: int) -> None:

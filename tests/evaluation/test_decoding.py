@@ -237,6 +237,7 @@ def test_waiting_prompts_come_in_before_the_batch_is_empty() -> None:
 SAMPLING = Decoding(8, ENDS, top_p=0.9, temperature=1.3, seed=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt_neo", "lfm2"])
 def test_a_sample_depends_on_its_number_and_the_seed_alone(name: str) -> None:
     model = model_of(name)

@@ -175,6 +175,7 @@ def relative(ours: Evaluation, theirs: Evaluation | None, suite: Suite) -> Evalu
     return ours
 
 
+@pytest.mark.slow
 def test_verbatim_memorisation_is_that_of_a_plain_loop(
     news: tuple[Path, Any], model: Any, tokenizer: Any, found: Evaluation
 ) -> None:

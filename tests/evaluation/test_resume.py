@@ -338,6 +338,7 @@ def test_given_results_are_set_beside_the_same_questions(place: Path, random_mod
     assert not [key for s in silent for key in s if "generation" in key or key == "prompt"]
 
 
+@pytest.mark.slow
 def test_sets_of_any_name_and_number_keep_their_results_apart(
     place: Path, random_model: Path
 ) -> None:
@@ -400,6 +401,7 @@ def test_a_retain_model_of_another_tokenizer_is_refused(
     assert "tokenizer" in line
 
 
+@pytest.mark.slow
 def test_a_retain_model_of_the_same_tokens_is_taken(place: Path, random_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(random_model)
     random_llama(vocab=len(tokenizer)).save_pretrained(place / "smaller")

@@ -30,6 +30,7 @@ def test_the_multiplier_follows_the_violation_after_warm_up_and_is_never_negativ
     assert again.coefficient("retain") == 0
 
 
+@pytest.mark.slow
 def test_a_run_moves_the_multiplier_by_its_logged_retain_losses(
     random_model: Path, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def tuned_on(model: Path, out: Path, *words: str) -> dict[str, Tensor]:
     return weights(start(model, out, "data=jsonl", *more, *words))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tied", pytest.param("untied", marks=pytest.mark.slow)])
 def test_what_was_learnt_is_subtracted_from_every_weight(
     kind: str, random_model: Path, untied_model: Path, tmp_path: Path

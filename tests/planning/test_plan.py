@@ -162,6 +162,7 @@ def test_a_step_takes_what_was_planned(
     assert memory.step - memory.level == pytest.approx(measured(run), rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_plan_leaves_nothing_and_needs_no_weights(
     shape: tuple[Path, int],
     cache: Path,
