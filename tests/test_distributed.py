@@ -199,7 +199,7 @@ def test_multirun_with_two_processes_each_leaves_two_complete_folders(tmp_path: 
     folders = sorted((tmp_path / "outputs" / "unlearn").glob("tiny-*"))
     assert [f.name.split("-")[2] for f in folders] == ["npo", "undial"]
     for folder in folders:
-        assert json.loads((folder / "status.json").read_text()) == {"status": "done"}
+        assert json.loads((folder / "status.json").read_text())["status"] == "done"
         assert json.loads((folder / "environment.json").read_text())["processes"] == 2
         assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
         for name in ("checkpoint/model.safetensors", "evaluation/results.json", "run.yaml",
@@ -224,7 +224,7 @@ def test_a_torchrun_environment_is_joined(tmp_path: Path) -> None:
     done = torchrun(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "outputs" / "unlearn" / "joined"
-    assert json.loads((folder / "status.json").read_text()) == {"status": "done"}
+    assert json.loads((folder / "status.json").read_text())["status"] == "done"
     assert json.loads((folder / "environment.json").read_text())["processes"] == 2
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     assert done.stdout.count("everything is in") == 1

@@ -60,7 +60,7 @@ def test_an_installed_wheel_unlearns_from_an_empty_directory(wheel: Path, tmp_pa
     words = ["-m", "undial_cli.cli", "unlearn", *HURRIED, "train.max_steps=2", "name=first"]
     assert "everything is in" in call(*words, cwd=empty, **environment)
     folder = empty / "outputs" / "unlearn" / "first"
-    assert json.loads((folder / "status.json").read_text()) == {"status": "done"}
+    assert json.loads((folder / "status.json").read_text())["status"] == "done"
     assert (folder / "checkpoint" / "model.safetensors").is_file()
     assert json.loads((folder / "environment.json").read_text())["commit"] is None
     help_text = call("-m", "undial_cli.cli", "unlearn", "--help", cwd=empty, **environment)

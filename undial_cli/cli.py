@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING
 
 from undial_cli.errors import UserError, WorldError, bad_value
+
+if TYPE_CHECKING:
+    from undial_cli.schema import Run
 
 COMMANDS = ("unlearn", "finetune", "evaluate", "doctor")
 HELP = ("--help", "-h", "help")
@@ -152,9 +155,8 @@ def repeat(command: str, rest: list[str]) -> int:
 
 
 def through_hydra(command: str, rest: list[str]) -> int:
-    """Let Hydra parse, compose and, with --multirun, loop; run each composed config."""
+    """Let Hydra parse and compose; carry out the run, or with --multirun all of them."""
     import hydra
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
@@ -171,70 +173,33 @@ def through_hydra(command: str, rest: list[str]) -> int:
     register_schemas()
     flags, words = parted(rest)
     overrides = normalise(with_own_method(words))
-    sweeping = "--multirun" in flags or "-m" in flags
-    outcomes: list[tuple[list[str], Any]] = []
+    composed: list[DictConfig] = []
+    runs: list[Run] = []
+    sweep = None
+    if {"--multirun", "-m"} & set(flags):
+        from undial_cli.sweeping.launchers import begin
 
-    def task(config: DictConfig) -> None:
-        outcomes.append((list(HydraConfig.get().overrides.task), attempt(config, to_run)))
-
+        sweep = begin(command, overrides)
+    main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)
     with tempfile.TemporaryDirectory(prefix="undial-") as scratch:
-        extra = [f"hydra.sweep.dir={scratch}"] if sweeping else []
+        given = any(word.startswith("hydra.sweep.dir=") for word in overrides)
+        extra = [f"hydra.sweep.dir={scratch}"] if sweep and not given else []
         sys.argv = [f"undial {command}", *overrides, *extra, *flags]
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
-            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(
-                task
-            )()
+            main(composed.append)()
+            runs = [to_run(config) for config in composed]
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise config_errors.explain(error, command, overrides) from error
         except SystemExit as stop:
-            if not outcomes:
-                return 2 if stop.code else 0
-    return conclude(outcomes, sweeping)
-
-
-def attempt(config: Any, to_run: Any) -> Any:
-    """Run one composed config; its RunResult, or the exception that ended it."""
-    try:
-        from omegaconf.errors import OmegaConfBaseException
-
-        from undial_cli import config_errors
-
-        try:
-            run = to_run(config)
-        except OmegaConfBaseException as error:
-            return config_errors.explain(error, config.command, [])
+            return 2 if stop.code else 0
+    if sweep is not None:
+        return sweep.conclude()
+    for run in runs:
         from undial_cli.pipeline import execute
 
-        return execute(run)
-    except BaseException as error:
-        return error
-
-
-def conclude(outcomes: list[tuple[list[str], Any]], sweeping: bool) -> int:
-    """Re-raise what ended a single run; for a sweep, show the table and the worst exit code."""
-    if not sweeping:
-        for _, outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return 0
-    from undial_cli import ui
-    from undial_cli.reporting.summary import show_sweep
-
-    shared = set.intersection(*(set(words) for words, _ in outcomes)) if outcomes else set()
-    rows, worst = [], 0
-    for words, outcome in outcomes:
-        if isinstance(outcome, KeyboardInterrupt):
-            raise outcome
-        label = " ".join(o for o in words if o not in shared) or " ".join(words)
-        if isinstance(outcome, BaseException):
-            ui.error(f"{label}: {outcome}")
-            worst = max(worst, 2 if isinstance(outcome, UserError) else 1)
-            rows.append((label, "failed", None))
-        else:
-            rows.append((label, outcome.status, outcome.folder))
-    show_sweep(rows)
-    return worst
+        execute(run)
+    return 0
 
 
 if __name__ == "__main__":

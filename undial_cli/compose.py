@@ -36,6 +36,7 @@ from undial_cli.schema import (
 
 PACKAGE = Path(__file__).parent
 SLICED = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
+SLOTS = "hydra_plugins.undial.SweepLauncher"
 OPEN_KEYS = ("train.args", "hardware.args", "model.targets", "eval.sets")
 
 
@@ -53,6 +54,7 @@ def register_schemas() -> None:
         store.store(name=f"{command}_schema", node=node)
     for method, node in METHODS.items():
         store.store(group="method", name=f"{method}_schema", node=node)
+    store.store(group="hydra/launcher", name="slots", node={"_target_": SLOTS})
 
 
 def compose_run(command: str, overrides: list[str], extra_configs: str | None = None) -> Run:
@@ -165,13 +167,22 @@ def load_run(path: str | os.PathLike, overrides: list[str] | None = None) -> Run
     file = file / "run.yaml" if file.is_dir() else file
     if not file.is_file():
         raise UserError(f"--from {path}: no such file")
+    return run_of_text(file.read_text(encoding="utf-8", errors="replace"), overrides, str(path))
+
+
+def run_of_text(text: str, overrides: list[str] | None = None, where: str = "-") -> Run:
+    """A checked Run from the text of a run.yaml; errors name it as `--from WHERE`.
+
+    Raises:
+        UserError: not a run.yaml, or a wrong override.
+    """
     try:
-        content: Any = OmegaConf.load(file)
+        content: Any = OmegaConf.create(text)
     except Exception as error:
-        raise UserError(f"--from {path}: not a YAML file ({type(error).__name__})") from error
+        raise UserError(f"--from {where}: not a YAML file ({type(error).__name__})") from error
     command = content.get("command") if isinstance(content, DictConfig) else None
     if command not in COMMANDS:
-        raise UserError(f"--from {path}: not a run.yaml (no known command in it)")
+        raise UserError(f"--from {where}: not a run.yaml (no known command in it)")
     base = OmegaConf.structured(COMMANDS[command])
     try:
         if COMMANDS[command] is UnlearnRun:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ def fulfil(run: Run, folder: RunFolder, inputs: Inputs | WorldError, show: bool)
                 raise inputs
             ui.say(f"{run.command}: {folder.path}", "bold")
             make_models(run, inputs)
+            begun = time.monotonic()
             distributed.on_main(lambda: begin(run, folder))
             if requests.parts_of(run):
                 assert isinstance(run, UnlearnRun)
@@ -147,7 +149,8 @@ def fulfil(run: Run, folder: RunFolder, inputs: Inputs | WorldError, show: bool)
                 launch.start_workers(run, folder.path)
             else:
                 work(run, folder, inputs)
-            distributed.on_main(lambda: finish(folder))
+            seconds = time.monotonic() - begun if fresh else None
+            distributed.on_main(lambda: finish(folder, seconds))
             if show:
                 summary.show(run, folder)
         except UserError:
@@ -174,9 +177,9 @@ def begin(run: Run, folder: RunFolder) -> None:
     folder.set_status("running")
 
 
-def finish(folder: RunFolder) -> None:
+def finish(folder: RunFolder, seconds: float | None) -> None:
     """The run is done; the state to resume from is no longer needed."""
-    folder.set_status("done")
+    folder.set_status("done", seconds=seconds)
     shutil.rmtree(folder.resume, ignore_errors=True)
 
 

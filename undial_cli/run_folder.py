@@ -79,9 +79,11 @@ class RunFolder:
         except (OSError, ValueError, KeyError):
             return ""
 
-    def set_status(self, status: str, reason: str = "") -> None:
-        """Write status.json."""
-        content = {"status": status, **({"reason": reason} if reason else {})}
+    def set_status(self, status: str, reason: str = "", seconds: float | None = None) -> None:
+        """Write status.json; `seconds`: wall time of a run that was done in one go."""
+        content: dict[str, Any] = {"status": status, **({"reason": reason} if reason else {})}
+        if seconds is not None:
+            content["seconds"] = round(seconds, 1)
         write_text(self.path / "status.json", json.dumps(content) + "\n")
 
 

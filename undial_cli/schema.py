@@ -213,6 +213,12 @@ class HardwareConfig:
     micro_batch_size: int | None = key(
         None, "samples per forward pass; null: batch_size / processes", minimum=1
     )
+    gpus_per_run: int | None = key(
+        None, "of a sweep: GPUs of each run; null: all, one run after the other", minimum=1
+    )
+    slots: int | None = key(
+        None, "of a sweep: runs side by side; null: as many as the GPUs hold, one on CPU", minimum=1
+    )
     precision: str = key(
         "auto", "autocast; auto: bf16 where the GPU has it", allowed=("auto", "no", "bf16", "fp16")
     )
@@ -326,6 +332,8 @@ class Run:
     output_dir: str = key("outputs", "where run folders go")
     overwrite: bool = key(False, "run again over a finished run")
     resume: bool = key(True, "continue an unfinished run")
+    objective: list[str] = key([], "metrics that a sweeper optimises (hydra/sweeper=optuna)")
+    report: bool = key(True, "write report.html and its pictures when the run is done")
 
 
 @dataclass
@@ -374,7 +382,11 @@ NOT_IN_HASH = (
     "overwrite",
     "resume",
     "plan",
+    "objective",
+    "report",
     "hardware.num_processes",
+    "hardware.gpus_per_run",
+    "hardware.slots",
     "train.report_to",
     "train.logging_steps",
 )

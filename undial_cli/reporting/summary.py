@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -158,30 +157,33 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in [header, rule, *rows]]
 
 
-def show_sweep(runs: list[tuple[str, str, Path | None]]) -> None:
-    """The table at the end of `--multirun`: a row per run.
+@dataclass
+class SweepRow:
+    """A run of a sweep: what differs, its status in words, its results.json (or nothing yet)."""
+
+    label: str
+    status: str
+    results: dict[str, Any]
+
+
+def sweep_table(runs: list[SweepRow], title: str) -> Table:
+    """A row per run with its main metrics.
 
     The target and the retain model stand above, where all runs share them.
-
-    Args:
-        runs: (what differs, status, run folder if there is one) of each run.
     """
-    results = [store.read_results(folder / "evaluation") if folder else {} for _, _, folder in runs]
-    rows = [
-        (label, status, found.get("metrics", {}))
-        for (label, status, _), found in zip(runs, results, strict=True)
-    ]
-    for name, title in (("reference", "retain model"), ("target", "target")):
-        shared = [found[name] for found in results if found.get(name)]
+    rows = [(run.label, run.status, run.results.get("metrics", {})) for run in runs]
+    for name, label in (("reference", "retain model"), ("target", "target")):
+        shared = [run.results[name] for run in runs if run.results.get(name)]
         if shared and all(other == shared[0] for other in shared):
-            rows.insert(0, (title, "", shared[0]))
+            rows.insert(0, (label, "", shared[0]))
     known = [n for n in SWEEP_METRICS if any(n in figures for _, _, figures in rows)]
     chosen = known[:SWEEP_COLUMNS]
-    table = Table(title="runs", title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("run", overflow="fold")
-    table.add_column("status")
+    table.add_column("status", overflow="fold")
     for column in chosen:
         table.add_column(column.replace("_", " "), justify="right")
     for label, status, figures in rows:
-        table.add_row(escape(label), status, *(text_of(n, figures.get(n)) for n in chosen))
-    ui.say(table)
+        cells = (text_of(n, figures.get(n)) for n in chosen)
+        table.add_row(escape(label), escape(status), *cells)
+    return table

@@ -1,0 +1,47 @@
+"""Metrics in words, their directions, and figures as text."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from undial_cli.reporting import names
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "better"),
+    [
+        ("forget_rouge", "forget ROUGE-L", "lower"),
+        ("retain_probability", "retain answer probability", "higher"),
+        ("forget_knowmem_rouge", "forget KnowMem ROUGE-L", "lower"),
+        ("forget_el_10", "forget extraction likelihood EL_10", "lower"),
+        ("forget_paraphrased_rouge", "forget paraphrased ROUGE-L", "lower"),
+        ("world_facts_truth_ratio", "world facts truth ratio", ""),
+        ("request_12_rouge", "request 12 ROUGE-L", "lower"),
+        ("forget_quality", "forget quality (KS p-value)", "higher"),
+        ("model_utility", "model utility", "higher"),
+        ("holdout_rouge", "holdout ROUGE-L", ""),
+        ("wikitext_perplexity", "wikitext perplexity", "lower"),
+        ("privleak", "PrivLeak (%)", ""),
+        ("loss", "loss", ""),
+        ("something_new", "something new", "higher"),
+    ],
+)
+def test_metrics_in_words(name: str, words: str, better: str) -> None:
+    assert names.metric(name) == words
+    assert names.better(name) == better
+
+
+def test_figures_as_text() -> None:
+    shown = [0.12345, 1.13e-8, -100.0, 0, None, math.nan, "nan", True, "0.5"]
+    found = ["0.123", "1.13e-08", "−100.0", "0.000", "–", "–", "–", "–", "0.500"]
+    assert list(map(names.figure, shown)) == found
+    assert [names.signed(v) for v in (0.1, -0.25, 0.0, None)] == ["+0.100", "−0.250", "0.000", "–"]
+    assert [names.short(v) for v in (1e-4, 3e-4, 0.1, 30.0, 1e6, 2.5e-5)] == [
+        "1e-4", "3e-4", "0.1", "30", "1e6", "2.5e-5",
+    ]  # fmt: skip
+    assert [names.short(v) for v in (None, True, ["a", 1], "x")] == ["null", "true", "[a, 1]", "x"]
+    assert [names.seconds(v) for v in (3.21, 45, 600, 9000, None)] == [
+        "3.2 s", "45 s", "10 min", "2.5 h", "–",
+    ]  # fmt: skip

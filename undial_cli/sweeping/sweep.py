@@ -1,0 +1,223 @@
+"""A sweep: its runs, how each ended, and what is shown and written of all of them.
+
+`run_all` carries out composed runs and keeps one table alive on the screen; a Sweep with a folder
+also keeps sweep.json and results.csv there up to date. A failed run is a row like any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.live import Live
+from rich.table import Table
+
+from undial_cli import distributed, ui
+from undial_cli.cache import write_text
+from undial_cli.evaluation import store
+from undial_cli.reporting.summary import SweepRow, sweep_table
+from undial_cli.run_folder import folder_of
+from undial_cli.schema import TrainingRun
+from undial_cli.sweeping.job import Job, Outcome, fulfil, order, outcome
+from undial_cli.sweeping.slots import in_slots
+
+# Carries out jobs, tells when each begins, yields (number of the job, outcome) as they end.
+Executor = Callable[[list[Job], Callable[[int], None]], Iterator[tuple[int, Outcome]]]
+
+
+@dataclass
+class Row:
+    """A run of a sweep and what is known of it."""
+
+    job: Job
+    status: str = "waiting"
+    reason: str = ""
+    seconds: float = 0.0
+    results: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is, or would be."""
+        return folder_of(self.job.run).path
+
+    def end(self, found: Outcome) -> None:
+        """Take over how the run ended."""
+        self.status, self.reason, self.seconds = found.status, found.reason, found.seconds
+        if found.status == "done":
+            self.results = store.read_results(self.folder / "evaluation")
+
+    def state(self) -> str:
+        """The status in words, with the last logged step of one that runs."""
+        if self.status in ("failed", "refused"):
+            return f"{self.status}: {self.reason}"
+        if self.status != "running":
+            return self.status
+        step = last_step(self.folder / "metrics.jsonl")
+        return f"running, step {step}" if step else "running"
+
+
+@dataclass
+class Sweep:
+    """Runs that belong together; `folder`: where sweep.json and results.csv go, None: nowhere."""
+
+    title: str
+    command: str = ""
+    words: list[str] = field(default_factory=list)
+    folder: Path | None = None
+    rows: list[Row] = field(default_factory=list)
+
+    def run(self, jobs: list[Job], executor: Executor | None = None) -> list[Outcome]:
+        """Carry out jobs and add them to the rows; outcomes in the order of the jobs.
+
+        Raises:
+            UserError: there are not the GPUs that a run asks for.
+        """
+        rows = [Row(job) for job in jobs]
+        self.rows += rows
+        outcomes: dict[int, Outcome] = {}
+
+        def started(number: int) -> None:
+            rows[number].status = "running"
+
+        with self.watched():
+            for number, found in (executor or chosen(jobs))(jobs, started):
+                rows[number].end(found)
+                outcomes[number] = found
+                self.say(rows[number])
+                self.write()
+        return [outcomes[number] for number in range(len(jobs))]
+
+    def say(self, row: Row) -> None:
+        """One line for a run that ended."""
+        if row.status != "done":
+            ui.error(f"{row.job.label}: {row.reason}")
+        elif not ui.make_console().is_terminal:
+            ended = sum(r.status not in ("waiting", "running") for r in self.rows)
+            ui.say(f"{ended}/{len(self.rows)} {row.job.label}: {row.seconds:.0f} s")
+
+    def table(self) -> Table:
+        """All runs and their main metrics; target and retain model above, where they are shared."""
+        rows = [SweepRow(row.job.label, row.state(), row.results) for row in self.rows]
+        return sweep_table(rows, self.title)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """On a terminal: the table, alive."""
+        console = ui.make_console()
+        if not (ui.is_speaker() and console.is_terminal) or planning(self.rows):
+            yield
+            return
+        with Live(get_renderable=self.table, console=console, refresh_per_second=1, transient=True):
+            yield
+
+    def write(self) -> None:
+        """sweep.json and results.csv, whole or not at all; nothing while all were refused."""
+        refused = all(row.status == "refused" for row in self.rows)
+        if self.folder is None or refused or not ui.is_speaker() or planning(self.rows):
+            return
+        runs = [
+            {
+                "label": row.job.label,
+                "values": row.job.values,
+                "folder": os.path.relpath(row.folder, self.folder),
+                "status": row.status,
+                "reason": row.reason,
+                "seconds": round(row.seconds, 1),
+            }
+            for row in self.rows
+        ]
+        content = {
+            "command": self.command,
+            "words": self.words,
+            "title": self.title,
+            "runs": runs,
+        }
+        write_text(self.folder / "sweep.json", json.dumps(content, indent=2) + "\n")
+        write_text(self.folder / "results.csv", self.csv())
+
+    def csv(self) -> str:
+        """A row per run: label, swept keys, status, reason, folder, every metric."""
+        keys = list(dict.fromkeys(key for row in self.rows for key in row.job.values))
+        figures = [row.results.get("metrics", {}) for row in self.rows]
+        names = list(dict.fromkeys(name for found in figures for name in found))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["run", *keys, "status", "reason", "folder", *names])
+        for row, found in zip(self.rows, figures, strict=True):
+            values = [row.job.values.get(key, "") for key in keys]
+            ended = [row.status, row.reason, str(row.folder)]
+            writer.writerow([row.job.label, *values, *ended, *(found.get(n) for n in names)])
+        return text.getvalue()
+
+    def conclude(self) -> int:
+        """Show the table, make the report; the exit code: of the worst of the runs."""
+        if self.rows and not planning(self.rows):
+            self.write()
+            ui.say(self.table())
+            if self.folder is not None and (self.folder / "sweep.json").is_file():
+                report(self.folder)
+        worst = {"refused": 2, "failed": 1}
+        return max((worst.get(row.status, 0) for row in self.rows), default=0)
+
+
+def run_all(jobs: list[Job], title: str) -> list[Outcome]:
+    """Carry out composed runs side by side, with a live table; outcomes in their order.
+
+    A finished run is not run again and a failed one ends nothing.
+
+    Args:
+        jobs: runs of one kind of hardware, whose first says how many run side by side.
+        title: of the table.
+    """
+    return Sweep(title).run(jobs) if jobs else []
+
+
+def chosen(jobs: list[Job]) -> Executor:
+    """In slots; in this process where it is one of several itself, or where plans are printed."""
+    alone = distributed.joined() or any(is_plan(job) for job in jobs)
+    return one_by_one if alone else in_slots
+
+
+def one_by_one(jobs: list[Job], started: Callable[[int], None]) -> Iterator[tuple[int, Outcome]]:
+    """Carry out jobs in this process."""
+    for number, job in enumerate(jobs):
+        started(number)
+        yield number, outcome(fulfil(order(job)))
+
+
+def is_plan(job: Job) -> bool:
+    """Whether a job only prints what it would take."""
+    return isinstance(job.run, TrainingRun) and job.run.plan
+
+
+def planning(rows: list[Row]) -> bool:
+    """Whether the runs only print what they would take."""
+    return any(is_plan(row.job) for row in rows)
+
+
+def last_step(metrics: Path) -> int | None:
+    """The last step in a metrics.jsonl, if there is one."""
+    try:
+        with open(metrics, "rb") as file:
+            file.seek(max(0, metrics.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").splitlines()
+        return int(json.loads(lines[-1])["step"])
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+
+
+def report(folder: Path) -> None:
+    """The sweep's pictures and page; what goes wrong with them is said and ends nothing."""
+    from undial_cli.reporting.report import write
+
+    try:
+        ui.say(f"report: {write([folder], folder / 'report')}")
+    except Exception as error:
+        ui.say(f"no report of {folder}: {type(error).__name__}: {error}", "yellow")
