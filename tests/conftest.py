@@ -20,7 +20,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A target that has seen one epoch: enough for everything but the quality of forgetting.
-HURRIED = ["model.finetune.epochs=1", "eval.limit=4", "eval.max_new_tokens=8", "hardware=cpu"]
+HURRIED = [
+    "model.finetune.epochs=1", "eval.limit=4", "eval.max_new_tokens=8", "hardware=cpu",
+    "report=false",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,7 +20,9 @@ from undial_cli.compose import load_run
 from undial_cli.errors import UserError
 from undial_cli.training import loop
 
-SHORT = ["hardware=cpu", "eval.limit=4", "eval.max_new_tokens=8", "train.max_steps=3"]
+SHORT = [
+    "hardware=cpu", "eval.limit=4", "eval.max_new_tokens=8", "train.max_steps=3", "report=false"
+]  # fmt: skip
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -68,7 +70,7 @@ def lora(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_default_command_leaves_a_whole_run_folder(tmp_path: Path) -> None:
     words = ["unlearn", *HURRIED, "train.max_steps=3"]
-    done = undial(*words, cwd=tmp_path, HF_TOKEN="hf_secret", MY_OWN="private")
+    done = undial(*words, cwd=tmp_path, HF_TOKEN="hf_secret", MY_OWN="of_mine_alone")
     assert (done.returncode, done.stderr) == (0, "")
     (folder,) = (tmp_path / "outputs" / "unlearn").iterdir()
     assert folder.name.startswith("tiny-demo-undial-")
@@ -83,7 +85,7 @@ def test_the_default_command_leaves_a_whole_run_folder(tmp_path: Path) -> None:
     assert json.loads((folder / "status.json").read_text())["status"] == "done"
     everything = b"".join(contents(folder).values())
     assert b"hf_secret" not in everything
-    assert b"private" not in everything
+    assert b"of_mine_alone" not in everything
     assert "\x1b" not in done.stdout
     for file in folder.rglob("*"):
         if file.suffix in (".txt", ".json", ".jsonl", ".yaml", ".md", ".csv"):

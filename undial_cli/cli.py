@@ -15,7 +15,7 @@ from undial_cli.errors import UserError, WorldError, bad_value
 if TYPE_CHECKING:
     from undial_cli.schema import Run
 
-COMMANDS = ("unlearn", "finetune", "evaluate", "doctor")
+COMMANDS = ("unlearn", "finetune", "evaluate", "reproduce", "report", "doctor")
 HELP = ("--help", "-h", "help")
 # Flags and what must follow them; all but --from are Hydra's.
 FLAGS = {
@@ -90,7 +90,15 @@ def dispatch(argv: list[str]) -> int:
         from undial_cli.doctor import examine
 
         return examine(rest)
+    if command == "report":
+        from undial_cli.reporting.command import run as report
+
+        return report(rest)
     check_flags(rest)
+    if command == "reproduce":
+        from undial_cli.tables.command import run as reproduce
+
+        return reproduce(rest)
     if "--from" in rest or any(word.startswith("--from=") for word in rest):
         return repeat(command, rest)
     return through_hydra(command, rest)
@@ -177,7 +185,7 @@ def through_hydra(command: str, rest: list[str]) -> int:
     runs: list[Run] = []
     sweep = None
     if {"--multirun", "-m"} & set(flags):
-        from undial_cli.sweeping.launchers import begin
+        from undial_cli.sweeping.plugins import begin
 
         sweep = begin(command, overrides)
     main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)

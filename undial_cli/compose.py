@@ -33,10 +33,10 @@ from undial_cli.schema import (
     UnlearnRun,
     check_ranges,
 )
+from undial_cli.sweeping.configs import PLUGINS
 
 PACKAGE = Path(__file__).parent
 SLICED = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
-SLOTS = "hydra_plugins.undial.SweepLauncher"
 OPEN_KEYS = ("train.args", "hardware.args", "model.targets", "eval.sets")
 
 
@@ -54,7 +54,9 @@ def register_schemas() -> None:
         store.store(name=f"{command}_schema", node=node)
     for method, node in METHODS.items():
         store.store(group="method", name=f"{method}_schema", node=node)
-    store.store(group="hydra/launcher", name="slots", node={"_target_": SLOTS})
+    for kind, nodes in PLUGINS.items():
+        for name, plugin in nodes.items():
+            store.store(group=f"hydra/{kind}", name=name, node=plugin)
 
 
 def compose_run(command: str, overrides: list[str], extra_configs: str | None = None) -> Run:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from undial_cli import checks, distributed, launch, models, requests, ui
+from undial_cli import checks, distributed, hub, launch, models, requests, ui
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import stages, store
@@ -24,7 +24,7 @@ from undial_cli.inputs import Inputs, made_run, method_of, model_path, prepare, 
 from undial_cli.methods.base import Method
 from undial_cli.planning import plan
 from undial_cli.quiet import quiet
-from undial_cli.reporting import card, plan_table, summary
+from undial_cli.reporting import card, plan_table, report, summary
 from undial_cli.run_folder import (
     RunFolder,
     check_folder,
@@ -76,6 +76,7 @@ def execute(run: Run, show: bool = True) -> RunResult:
     checks.check_run(run)
     if isinstance(run, TrainingRun):
         check_training(run)
+        hub.check(run)
     if distributed.joined():
         launch.start_processes(run)
     if isinstance(run, TrainingRun) and run.plan:
@@ -96,6 +97,8 @@ def execute(run: Run, show: bool = True) -> RunResult:
                 summary.show(run, folder)
         else:
             fulfil(run, folder, inputs, show)
+    if isinstance(run, TrainingRun) and run.push_to_hub:
+        distributed.on_main(lambda: hub.push(run, folder))
     return RunResult(folder.path, "done", store.read_results(folder.evaluation).get("metrics", {}))
 
 
@@ -151,6 +154,8 @@ def fulfil(run: Run, folder: RunFolder, inputs: Inputs | WorldError, show: bool)
                 work(run, folder, inputs)
             seconds = time.monotonic() - begun if fresh else None
             distributed.on_main(lambda: finish(folder, seconds))
+            if run.report and distributed.rank() == 0:
+                report.after([folder.path], folder.report)
             if show:
                 summary.show(run, folder)
         except UserError:
@@ -237,6 +242,7 @@ def unlearn(run: UnlearnRun, folder: RunFolder, inputs: Inputs, device: torch.de
         train_and_save(run, folder, inputs, path, device, *training_of(run))
     after = stages.of_model(run, inputs, str(folder.checkpoint), "checkpoint", device)
     stages.report(run, folder, inputs, after, {"target": before, "retain": reference})
+    distributed.on_main(lambda: describe(run, folder))
 
 
 def finetune(run: FinetuneRun, folder: RunFolder, inputs: Inputs, device: torch.device) -> None:
@@ -246,6 +252,14 @@ def finetune(run: FinetuneRun, folder: RunFolder, inputs: Inputs, device: torch.
         train_and_save(run, folder, inputs, path, device, *training_of(run))
     after = stages.of_model(run, inputs, str(folder.checkpoint), "checkpoint", device)
     stages.report(run, folder, inputs, after, {})
+    distributed.on_main(lambda: describe(run, folder))
+
+
+def describe(run: TrainingRun, folder: RunFolder) -> None:
+    """The model card again, now with what was measured."""
+    results = store.read_results(folder.evaluation)
+    if results:
+        card.write(run, folder.checkpoint, results)
 
 
 def evaluate(run: EvaluateRun, folder: RunFolder, inputs: Inputs, device: torch.device) -> None:

@@ -34,6 +34,7 @@ def parts_of(run: Run) -> list[UnlearnRun]:
         part = copy.deepcopy(run)
         part.name = f"{run.name or default_name(run)}/request_{number}"
         part.data.requests = []
+        part.report, part.push_to_hub = False, None  # the whole run has one report, one upload
         if run.data.path is None:
             part.data.forget_file = request
         else:

@@ -348,6 +348,8 @@ class TrainingRun(Run):
     adapter: AdapterConfig = group(AdapterConfig, "what is trained")
     train: TrainConfig = group(TrainConfig, "how")
     plan: bool = key(False, "print an estimate of memory and time instead of running")
+    push_to_hub: str | None = key(None, "hub repository (org/name) that checkpoint/ is uploaded to")
+    push_private: bool = key(True, "make that repository a private one, if it is new")
 
 
 @dataclass
@@ -382,6 +384,8 @@ NOT_IN_HASH = (
     "overwrite",
     "resume",
     "plan",
+    "push_to_hub",
+    "push_private",
     "objective",
     "report",
     "hardware.num_processes",

@@ -116,6 +116,7 @@ def making(
             anchor="forget",
         ),
         hardware=hardware,
+        report=False,
         eval=EvalConfig(),
         seed=run.seed,
         output_dir=str(cache_dir() / "models"),

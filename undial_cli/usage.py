@@ -18,11 +18,25 @@ SUMMARIES = {
     "unlearn": "make a model forget chosen data",
     "finetune": "train a target or a retain model",
     "evaluate": "score a model on the forget and retain sets",
+    "reproduce": "run what is missing of a paper's table and print ours beside the paper's figures",
+    "report": "one page of runs that are there: tables, plots, samples",
     "doctor": "show versions, devices, caches and what is missing",
+}
+LINES = {
+    "reproduce": "undial reproduce table=NAME [key=value ...]",
+    "report": "undial report PATH... [output=FOLDER]",
+    "doctor": "undial doctor",
+}
+REPRODUCE_KEYS = {
+    "plan=true": "show what is done, what is missing and what it would cost, and stop",
+    "rows=[a,b]": "these rows only",
+    "seeds=[0,1]": "these seeds only",
+    "output_dir=DIR": "where runs and the table go",
+    "any other key=value": "an override of every run, such as hardware.slots=2",
 }
 GROUPS = ("model", "data", "method", "adapter", "hardware", "eval", "experiment")
 FLAGS = {
-    "--multirun": "a run for every combination of comma-separated values",
+    "--multirun": "a run for every combination of comma-separated values (see docs/sweeps.md)",
     "--cfg job": "print the composed config and stop",
     "--from run.yaml": "repeat a run from its run folder",
     "--config-dir DIR": "add your own config groups",
@@ -83,8 +97,13 @@ def show_top() -> None:
 
 def show_command(command: str) -> None:
     """`undial COMMAND --help`."""
-    if command == "doctor":
-        ui.say("undial doctor: " + SUMMARIES["doctor"])
+    if command in LINES:
+        ui.say(f"{LINES[command]}: {SUMMARIES[command]}")
+        if command == "reproduce":
+            ui.say("\ntable=", "bold")
+            ui.say(options_of("table"))
+            ui.say("keys", "bold")
+            ui.say(grid(list(REPRODUCE_KEYS.items())))
         return
     ui.say(f"undial {command} [group=option] [key=value ...] [flags]: {SUMMARIES[command]}\n")
     primary = (config_dir() / f"{command}.yaml").read_text(encoding="utf-8")

@@ -178,8 +178,8 @@ def sweep_table(runs: list[SweepRow], title: str) -> Table:
             rows.insert(0, (label, "", shared[0]))
     known = [n for n in SWEEP_METRICS if any(n in figures for _, _, figures in rows)]
     chosen = known[:SWEEP_COLUMNS]
-    table = Table(title=title, title_justify="left")
-    table.add_column("run", overflow="fold")
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("run", overflow="fold", min_width=28)
     table.add_column("status", overflow="fold")
     for column in chosen:
         table.add_column(column.replace("_", " "), justify="right")

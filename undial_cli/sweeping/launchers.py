@@ -6,15 +6,11 @@ processes that carry out runs get the resolved text and know nothing of Hydra.
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -96,28 +92,10 @@ def objective(job: Job, metrics: dict[str, float]) -> float | list[float] | None
     return (values if len(values) > 1 else values[0]) if values else None
 
 
-def begin(command: str, words: list[str]) -> Sweep:
-    """A sweep that Hydra, started next, fills through its launcher.
-
-    Hydra takes plugins from the package `hydra_plugins` alone; ours is made known there for this
-    process, so that no other program that uses Hydra finds it.
-    """
-    plugins = Plugins.instance()  # has looked at what is installed
-    try:
-        package = importlib.import_module("hydra_plugins")
-    except ModuleNotFoundError:
-        package = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
-    sys.modules["hydra_plugins.undial"] = sys.modules[__name__]
-    package.undial = sys.modules[__name__]  # type: ignore[attr-defined]
-    plugins.register(SweepLauncher)
-    SweepLauncher.sweep = sweep_of(command, words)
-    return SweepLauncher.sweep
-
-
 def sweep_of(command: str, words: list[str]) -> Sweep:
     """The sweep of a command line: its folder follows from what is swept, not from where."""
     fixed = {key: value for key, _, value in (word.partition("=") for word in words)}
-    skipped = ("hydra/launcher", "hydra.launcher", *NOT_IN_HASH)
+    skipped = ("hydra/launcher", "hydra.launcher", "hydra.sweeper.n_", *NOT_IN_HASH)
     what = sorted(word for word in words if not word.lstrip("+").startswith(skipped))
     given = fixed.get("hydra.sweep.dir")
     place = Path(fixed.get("output_dir", "outputs")).expanduser() / "sweep"

@@ -156,13 +156,21 @@ class Sweep:
             writer.writerow([row.job.label, *values, *ended, *(found.get(n) for n in names)])
         return text.getvalue()
 
+    def report(self) -> None:
+        """Pictures and page of all runs, where they are wanted and there is something to show."""
+        wanted = all(row.job.run.report for row in self.rows)
+        if wanted and self.folder is not None and (self.folder / "sweep.json").is_file():
+            from undial_cli.reporting.report import after
+
+            page = after([self.folder], self.folder / "report")
+            ui.say(f"report: {page}" if page else f"everything is in {self.folder}")
+
     def conclude(self) -> int:
         """Show the table, make the report; the exit code: of the worst of the runs."""
         if self.rows and not planning(self.rows):
             self.write()
             ui.say(self.table())
-            if self.folder is not None and (self.folder / "sweep.json").is_file():
-                report(self.folder)
+            self.report()
         worst = {"refused": 2, "failed": 1}
         return max((worst.get(row.status, 0) for row in self.rows), default=0)
 
@@ -212,12 +220,3 @@ def last_step(metrics: Path) -> int | None:
     except (OSError, ValueError, KeyError, IndexError):
         return None
 
-
-def report(folder: Path) -> None:
-    """The sweep's pictures and page; what goes wrong with them is said and ends nothing."""
-    from undial_cli.reporting.report import write
-
-    try:
-        ui.say(f"report: {write([folder], folder / 'report')}")
-    except Exception as error:
-        ui.say(f"no report of {folder}: {type(error).__name__}: {error}", "yellow")

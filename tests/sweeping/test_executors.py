@@ -1,0 +1,166 @@
+"""Sweeps through joblib, Ray, submitit and optuna: real local runs of each."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+from conftest import refused, undial
+from omegaconf import OmegaConf
+
+from undial_cli.cli import run_command
+from undial_cli.compose import compose_run
+from undial_cli.sweeping.executors import SubmititLauncher
+from undial_cli.sweeping.job import Job, Outcome
+from undial_cli.sweeping.optimise import directions_of, said
+
+SHORT = ["hardware=cpu", "eval=none", "report=false", "data.retain_split=retain90"]
+needs_optuna = pytest.mark.skipif(
+    importlib.util.find_spec("optuna") is None, reason="optuna is not installed"
+)
+
+
+def needs(library: str) -> None:
+    """Skip where an extra's library is not installed."""
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, str]]:
+    """results.csv of the one sweep below a folder, by run."""
+    (file,) = (folder / "outputs" / "sweep").glob("*/results.csv")
+    with open(file, newline="", encoding="utf-8") as stream:
+        return {row["run"]: row for row in csv.DictReader(stream)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+def test_a_launcher_carries_out_all_runs_and_reports_one_that_failed(
+    launcher: str, random_model: Path, tmp_path: Path
+) -> None:
+    needs(launcher.split("_")[0])
+    words = [f"model.path={random_model}", "train.learning_rate=1e-4,1e9", "train.max_steps=3"]
+    wild = ["method=ga", "train.max_grad_norm=0"]
+    command = ["unlearn", "--multirun", *words, *wild, *SHORT, f"hydra/launcher={launcher}"]
+    done = undial(*command, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    rows = rows_of(tmp_path)
+    good, bad = (rows[f"train.learning_rate={value}"] for value in ("0.0001", "1000000000.0"))
+    assert (good["status"], good["reason"]) == ("done", "")
+    assert bad["status"] == "failed"
+    assert "diverged" in bad["reason"]
+    assert (tmp_path / good["folder"] / "checkpoint" / "model.safetensors").is_file()
+    assert not (tmp_path / bad["folder"] / "checkpoint").exists()
+    again = undial(*command, cwd=tmp_path)
+    assert again.returncode == 1
+    assert rows_of(tmp_path)["train.learning_rate=0.0001"]["status"] == "done"
+
+
+@pytest.mark.slow
+@needs_optuna
+def test_a_study_searches_two_objectives_and_goes_on_with_the_same_command(
+    random_model: Path, tmp_path: Path
+) -> None:
+    words = [
+        "unlearn", "--multirun", "hydra/sweeper=optuna", f"model.path={random_model}",
+        f"eval.retain_model={random_model}", "eval.limit=4", "eval.max_new_tokens=4",
+        "train.learning_rate=tag(log,interval(1e-5,1e-2))", "method.strength=choice(3,10)",
+        "objective=[forget_probability,retain_probability]", "train.max_steps=2", "hardware=cpu",
+        "hydra.sweeper.direction=[minimize,maximize]", "report=false",
+    ]  # fmt: skip
+    assert undial(*words, "hydra.sweeper.n_trials=2", cwd=tmp_path).returncode == 0
+    first = rows_of(tmp_path)
+    assert len(first) == 2
+    files = {f: f.stat().st_mtime_ns for f in tmp_path.glob("outputs/unlearn/*/status.json")}
+    done = undial(*words, "hydra.sweeper.n_trials=4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(tmp_path)
+    assert len(rows) == 4
+    assert {name: rows[name] for name in first} == first
+    assert {f: f.stat().st_mtime_ns for f in files} == files
+    (found,) = tmp_path.glob("outputs/sweep/*/optimization_results.yaml")
+    best = OmegaConf.load(found).solutions
+    points = [(float(r["forget_probability"]), float(r["retain_probability"]))
+              for r in rows.values()]  # fmt: skip
+    front = {
+        (x, y) for x, y in points if not any(a <= x and b >= y and (a, b) != (x, y)
+                                             for a, b in points)
+    }  # fmt: skip
+    said_best = {
+        (s["values"]["forget_probability"], s["values"]["retain_probability"]) for s in best
+    }
+    assert said_best == front
+    assert f"best: train.learning_rate={said(best[0].params['train.learning_rate'])}" in done.stdout
+
+
+@needs_optuna
+def test_what_an_optimising_sweep_needs_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    optuna = ["unlearn", "-m", "hydra/sweeper=optuna", "hardware=cpu"]
+    aims = "objective=[forget_rouge,retain_rouge]"
+    both = "hydra.sweeper.direction=[minimize,maximize]"
+    cases = {
+        ("seed=1,2",): ["objective=[]", "forget_rouge"],
+        ("seed=1,2", aims): ["hydra.sweeper.direction=[minimize]", "2 metrics"],
+        ("seed=1,2", aims, "hydra.sweeper.direction=[minimize,up]"): ["up", "maximize"],
+        ("seed=1", aims, both): ["no key to search"],
+        ("seed=1,2", aims, both, "hydra.sweeper.sampler=tpf"): ["sampler=tpf", "'tpe'"],
+        ("train.learning_rate=interval(0.1,1)", aims, both, "hydra.sweeper.sampler=grid"): [
+            "train.learning_rate", "choices and ranges"
+        ],
+    }  # fmt: skip
+    for words, parts in cases.items():
+        assert run_command([*optuna, *words]) == 2, words
+        err = capfd.readouterr().err
+        assert err.count("\n") == 1, err
+        for part in parts:
+            assert part in err
+        assert not list(tmp_path.rglob("run.yaml"))
+
+
+def test_an_interval_is_for_an_optimising_sweeper_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["unlearn", "-m", "train.learning_rate=interval(0.1,1)"]) == 2
+    assert capfd.readouterr().err.count("\n") == 1
+    assert run_command(["unlearn", "-m", "seed=1,2", "hydra/launcher=jobbib"]) == 2
+    assert "did you mean 'joblib'" in capfd.readouterr().err
+
+
+def test_directions_belong_to_objectives() -> None:
+    assert directions_of("minimize", ["a"]) == ["minimize"]
+    assert directions_of(["maximize", "minimize"], ["a", "b"]) == ["maximize", "minimize"]
+    refused(lambda: directions_of("minimize", []), "objective=[]")
+    assert said(0.00044303752452182633) == "0.000443038"
+    assert float(said(math.pi)) == pytest.approx(math.pi, rel=1e-5)
+    assert [said(v) for v in (3, True, "npo", None)] == ["3", "True", "npo", "null"]
+
+
+def test_a_lost_executor_fails_the_runs_that_it_had_left() -> None:
+    needs("submitit")
+    launcher = SubmititLauncher(cluster="local", nodes=OmegaConf.create({"a": [1]}))
+    assert launcher.options["nodes"] == {"a": [1]}
+    jobs = [Job(str(n), compose_run("unlearn", [f"seed={n}"])) for n in range(3)]
+
+    def answers(orders):
+        assert json.loads(json.dumps(orders)) == orders
+        yield 1, {"status": "done", "reason": "", "seconds": 1.0}
+        raise OSError("first line\n  the cluster is gone")
+
+    launcher.answers = answers
+    begun: list[int] = []
+    found = dict(launcher.executor()(jobs, begun.append))
+    assert begun == [0, 1, 2]
+    assert found[1].status == "done"
+    for number in (0, 2):
+        assert isinstance(found[number], Outcome)
+        assert found[number].status == "failed"
+        assert found[number].reason == "OSError: the cluster is gone"

@@ -1,0 +1,266 @@
+"""From run folders to plain dataclasses. Files that are missing or broken become notes, not errors.
+
+Reads what a run leaves (status.json, run.yaml, results.json, ...). Knows no page and no picture.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Beside a checkpoint there are no runs; looking through it takes time.
+NO_RUNS = ("checkpoint", "resume", "evaluation", "report", "__pycache__")
+OWN_FILES = ("run.yaml", "status.json")
+
+
+@dataclass
+class RunRecord:
+    """What is known of one run.
+
+    Attributes:
+        label: what tells it from the others; short: the same for pictures.
+        values: the keys that differ between the runs, with their values.
+        settings: run.yaml, flat; nested: as it is.
+        results: results.json; steps: rows of metrics.jsonl; parts: those of sequential requests.
+        problems: what could not be read, a line each.
+    """
+
+    folder: Path
+    status: str = ""
+    reason: str = ""
+    seconds: float | None = None
+    label: str = ""
+    short: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    nested: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    parts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def figures(self, name: str = "metrics") -> dict[str, Any]:
+        """`metrics`, `target` or `reference` (the retain model) of results.json."""
+        found = self.results.get(name)
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """The figures after each of sequential requests; empty for other runs."""
+        found = self.results.get("requests")
+        parts = (
+            [part for part in found if isinstance(part, dict)] if isinstance(found, list) else []
+        )
+        figures = [part.get("metrics") for part in parts]
+        return [part if isinstance(part, dict) else {} for part in figures]
+
+    @property
+    def command(self) -> str:
+        """`unlearn`, `finetune`, `evaluate`, or what the folder is named after."""
+        return str(self.settings.get("command") or self.folder.parent.name)
+
+    @property
+    def group(self) -> str:
+        """What points of a picture are grouped by: the method."""
+        return str(self.values.get("method") or self.settings.get("method.name") or self.command)
+
+
+@dataclass
+class Collection:
+    """The runs of a report, and what a sweep says of them."""
+
+    title: str
+    runs: list[RunRecord]
+    words: list[str] = field(default_factory=list)
+
+
+def find_runs(path: Path) -> Iterator[Path]:
+    """The run folders at or below a path; the parts of a run are not runs of their own."""
+    if not path.is_dir():
+        return
+    if any((path / name).is_file() for name in OWN_FILES):
+        yield path
+        return
+    for inner in sorted(path.iterdir()):
+        if inner.is_dir() and inner.name not in NO_RUNS and not inner.name.startswith("."):
+            if inner.is_symlink() and path.resolve().is_relative_to(inner.resolve()):
+                continue
+            yield from find_runs(inner)
+
+
+def collect(paths: list[Path]) -> Collection:
+    """The runs at the paths: run folders, sweep folders, or folders with runs below them.
+
+    A run that is met twice counts once.
+    """
+    found: dict[str, RunRecord] = {}
+    titles: list[str] = []
+    words: list[str] = []
+    for path in paths:
+        sweep = read_object(path / "sweep.json")
+        if isinstance(sweep.get("runs"), list):
+            titles.append(line_of(sweep.get("title")) or path.name)
+            given = sweep.get("words")
+            words += map(line_of, given if isinstance(given, list) else [])
+            for entry in sweep["runs"]:
+                if isinstance(entry, dict):
+                    folder = path / str(entry.get("folder") or f"run {len(found) + 1}")
+                    found.setdefault(key_of(folder), of_sweep(folder, entry))
+            continue
+        for folder in find_runs(path):
+            found.setdefault(key_of(folder), read_run(folder))
+    runs = list(found.values())
+    if not titles and len(runs) == 1:
+        titles.append(title_of(runs[0]))
+    return Collection(", ".join(titles) or f"{len(runs)} runs", runs, words)
+
+
+def key_of(folder: Path) -> str:
+    """What makes two paths the same run folder."""
+    return os.path.realpath(folder)
+
+
+def title_of(run: RunRecord) -> str:
+    """A run in words: unlearn tiny on demo with undial."""
+    s = run.settings
+    if not s.get("model.name"):
+        return run.folder.name
+    method = f" with {s['method.name']}" if s.get("method.name") else ""
+    return f"{run.command} {s['model.name']} on {s.get('data.name')}{method}"
+
+
+def of_sweep(folder: Path, entry: dict[str, Any]) -> RunRecord:
+    """A run of a sweep: its folder where there is one, and what the sweep says of it."""
+    run = read_run(folder) if folder.is_dir() else RunRecord(folder)
+    status = line_of(entry.get("status"))
+    if not folder.is_dir() or not run.status:
+        run.status = status or "missing"
+    elif status in ("failed", "refused") and run.status != "done":
+        run.status = status
+    run.reason = run.reason or line_of(entry.get("reason"))
+    if run.seconds is None and isinstance(entry.get("seconds"), int | float):
+        run.seconds = float(entry["seconds"])
+    run.label = line_of(entry.get("label"))
+    values = entry.get("values")
+    run.values = {str(k): v for k, v in values.items()} if isinstance(values, dict) else {}
+    return run
+
+
+def read_run(folder: Path) -> RunRecord:
+    """All that a run folder holds and that can be read."""
+    run = RunRecord(folder)
+    status = read_object(folder / "status.json", run.problems)
+    run.status = line_of(status.get("status")) or "unknown"
+    run.reason = line_of(status.get("reason"))
+    if isinstance(status.get("seconds"), int | float):
+        run.seconds = float(status["seconds"])
+    run.nested = read_yaml(folder / "run.yaml", run.problems)
+    run.settings = dict(flat(run.nested))
+    run.environment = read_object(folder / "environment.json", run.problems)
+    results = folder / "evaluation" / "results.json"
+    run.results = read_object(results, run.problems if run.status == "done" else None)
+    run.steps = read_rows(folder / "metrics.jsonl", run.problems)
+    for part in sorted(folder.glob("request_*"), key=number_of):
+        rows = read_rows(part / "metrics.jsonl", run.problems)
+        if rows:
+            run.parts[part.name.replace("_", " ")] = rows
+    run.samples = [
+        row for row in read_rows(results.with_name("samples.jsonl"), run.problems) if "set" in row
+    ]
+    count = run.results.get("samples")
+    if isinstance(count, int) and count != len(run.samples):
+        run.problems.append(f"evaluation/samples.jsonl: {len(run.samples)} of {count} samples")
+    if run.nested and not run.results and run.status == "done":
+        suite = run.settings.get("eval.name")
+        if suite == "none":
+            run.problems = [p for p in run.problems if "results.json" not in p]
+            run.problems.append("eval=none: nothing was evaluated")
+    return run
+
+
+def number_of(part: Path) -> tuple[int, str]:
+    """Sorts request_2 before request_10."""
+    digits = part.name.rpartition("_")[2]
+    return (int(digits) if digits.isdigit() else 0, part.name)
+
+
+def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]:
+    """A JSON object; empty, with a note in `problems`, where there is none that can be read."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        reason = "no JSON object"
+    except FileNotFoundError:
+        reason = "missing"
+    except (OSError, ValueError) as error:
+        reason = f"cannot be read ({type(error).__name__})"
+    if problems is not None:
+        problems.append(f"{place(file)}: {reason}")
+    return {}
+
+
+def read_yaml(file: Path, problems: list[str]) -> dict[str, Any]:
+    """A YAML mapping; empty, with a note, where there is none that can be read."""
+    from omegaconf import OmegaConf
+
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        if isinstance(content, dict):
+            return {str(k): v for k, v in content.items()}
+        reason = "no mapping"
+    except FileNotFoundError:
+        reason = "missing"
+    except Exception as error:  # the YAML reader raises many kinds
+        reason = f"cannot be read ({type(error).__name__})"
+    problems.append(f"{place(file)}: {reason}")
+    return {}
+
+
+def read_rows(file: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """The objects of a JSONL file up to the first line that is cut or broken; that is noted."""
+    try:
+        text = file.read_bytes().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        problems.append(f"{place(file)}: cannot be read ({type(error).__name__})")
+        return []
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            problems.append(f"{place(file)}: cut or broken at line {number}; read up to there")
+            break
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def place(file: Path) -> str:
+    """A file of a run folder, as a note names it."""
+    inside = file.parent.name.startswith(("evaluation", "request_"))
+    return f"{file.parent.name}/{file.name}" if inside else file.name
+
+
+def line_of(value: Any) -> str:
+    """A value as one line of text; "" for None."""
+    return "" if value is None else " ".join(str(value).split())
+
+
+def flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf of a mapping; an empty mapping is a leaf."""
+    for name, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

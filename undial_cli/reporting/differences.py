@@ -1,0 +1,106 @@
+"""What tells runs apart: the keys that differ, labels made of them, and swept numbers.
+
+Knows collected runs (collect.py) and their settings, and no page.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from undial_cli.reporting import names
+from undial_cli.reporting.collect import RunRecord
+
+# Where a run is written, and how many share it: of no interest for what came out.
+NOT_TOLD = (
+    "name", "output_dir", "overwrite", "resume", "plan", "command", "hardware.num_processes",
+    "train.report_to", "train.logging_steps",
+)  # fmt: skip
+# A group's option brings other keys with it: they count only among runs of the same option.
+OPTIONS = ("model", "data", "method", "adapter", "hardware", "eval")
+MOST_KEYS = 6
+SEED = "seed"
+
+
+def as_text(value: Any) -> str:
+    """A value as text that can be compared."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def differing(runs: Sequence[RunRecord]) -> list[str]:
+    """The dotted keys of run.yaml that differ between runs, those that a person chose first.
+
+    A key of a group (method.beta) counts only where it differs between runs of the same option
+    (method.name), as the rest follows from the option.
+    """
+    known = [run.settings for run in runs if run.settings]
+    keys = [k for k in dict.fromkeys(itertools.chain(*known)) if k not in NOT_TOLD]
+    found = []
+    for key in keys:
+        lead = key.split(".")[0]
+        option = f"{lead}.name" if lead in OPTIONS and key != f"{lead}.name" else ""
+        seen: dict[str, set[str]] = {}
+        for settings in known:
+            if key in settings or not option:
+                owner = as_text(settings.get(option)) if option else ""
+                seen.setdefault(owner, set()).add(as_text(settings.get(key)))
+        if any(len(values) > 1 for values in seen.values()):
+            found.append(key)
+    order = ("model.name", "data.name", "method.name")
+    return sorted(found, key=lambda k: (order.index(k) if k in order else 9, k == SEED))
+
+
+def describe(runs: Sequence[RunRecord]) -> list[str]:
+    """Fill in `values`, `label` and `short` of runs; returns the keys that their tables show."""
+    by_sweep = [key for run in runs for key in run.values]
+    keys = list(dict.fromkeys(by_sweep)) or differing(runs)[:MOST_KEYS]
+    for run in runs:
+        if not by_sweep:
+            run.values = {
+                key.removesuffix(".name"): run.settings[key] for key in keys if key in run.settings
+            }
+        told = " ".join(f"{key}={names.short(value)}" for key, value in run.values.items())
+        run.label = run.label or told or run.folder.name
+        run.short = readable(run.values) or (run.group if len(runs) == 1 else run.folder.name)
+    seen: dict[str, int] = {}
+    for run in runs:
+        seen[run.short] = seen.get(run.short, 0) + 1
+        if seen[run.short] > 1:
+            run.short = f"{run.short} ({seen[run.short]})"
+    return keys if by_sweep else [key.removesuffix(".name") for key in keys]
+
+
+def readable(values: dict[str, Any]) -> str:
+    """Values in words: "npo, learning rate 1e-4, seed 1"."""
+    found = []
+    for key, value in values.items():
+        number = names.number(value)
+        text = names.short(number if isinstance(value, str) and number is not None else value)
+        lone = key in OPTIONS or key == "experiment"
+        found.append(text if lone else f"{names.setting(key)} {text}")
+    return ", ".join(found)
+
+
+def swept_numbers(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
+    """The keys other than the seed that are numbers in all runs and take two values or more."""
+    found = []
+    for key in keys:
+        values = [names.number(run.values.get(key)) for run in runs]
+        if key != SEED and None not in values and len(set(values)) > 1:
+            found.append(key)
+    return found
+
+
+def mean_by(
+    runs: Sequence[RunRecord], keys: Sequence[str], metric: str
+) -> dict[tuple[float, ...], float]:
+    """The mean of a metric over the runs of each combination of numeric keys (over seeds)."""
+    cells: dict[tuple[float, ...], list[float]] = {}
+    for run in runs:
+        value = names.number(run.figures().get(metric))
+        if value is not None:
+            place = tuple(names.number(run.values[key]) or 0.0 for key in keys)
+            cells.setdefault(place, []).append(value)
+    return {place: sum(values) / len(values) for place, values in cells.items()}
