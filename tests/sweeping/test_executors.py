@@ -164,3 +164,32 @@ def test_a_lost_executor_fails_the_runs_that_it_had_left() -> None:
         assert isinstance(found[number], Outcome)
         assert found[number].status == "failed"
         assert found[number].reason == "OSError: the cluster is gone"
+
+
+@needs_optuna
+def test_a_swept_key_is_drawn_from_what_the_command_line_says() -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    from undial_cli.sweeping.optimise import choices, distribution
+
+    expected = {
+        "a=choice(1,2.5,npo)": CategoricalDistribution([1, 2.5, "npo"]),
+        "a=npo,ga": CategoricalDistribution(["npo", "ga"]),
+        "a=range(0,5)": IntDistribution(0, 4),
+        "a=range(1,8,3)": IntDistribution(1, 7, step=3),
+        "a=range(1,7,3)": IntDistribution(1, 4, step=3),
+        "a=int(interval(1,9))": IntDistribution(1, 9),
+        "a=interval(0.0,1.0)": FloatDistribution(0, 1),
+        "a=tag(log,interval(0.1,1))": FloatDistribution(0.1, 1, log=True),
+    }
+    parser = OverridesParser.create()
+    for word, wanted in expected.items():
+        (override,) = parser.parse_overrides([word])
+        assert distribution(override) == wanted, word
+    assert choices("a", expected["a=range(1,8,3)"]) == [1, 4, 7]
+    assert choices("a", expected["a=npo,ga"]) == ["npo", "ga"]

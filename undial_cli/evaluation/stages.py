@@ -134,15 +134,7 @@ def report(
         if target is not None:
             join(target, retain, run.eval, relative=True, no_retain=reason)
     for name, other in others.items():
-        said = {
-            (s["set"], s.get("index"), s.get("prompt")): s["generation"]
-            for s in (other.samples if other is not None else [])
-            if "generation" in s
-        }
-        for mine in evaluation.samples if run.eval.store_text == "full" else []:
-            text = said.get((mine["set"], mine["index"], mine["prompt"]))
-            if text is not None:
-                mine[f"{name}_generation"] = text
+        add_theirs(evaluation, name, other, texts=run.eval.store_text == "full")
     extra = {
         "suite": run.eval.name,
         "model": run.model.name,
@@ -152,3 +144,27 @@ def report(
     }
     store.save(folder.evaluation, evaluation, extra)
     summary.write(run, folder)
+
+
+def add_theirs(ours: Evaluation, name: str, other: Evaluation | None, texts: bool) -> None:
+    """Put beside each sample what another model got on it: `NAME_SCORE`, and `NAME_generation`.
+
+    Results that were made elsewhere may lack the prompt: they are matched by set and number.
+    """
+    places = {
+        (s["set"], s.get("index"), s.get("prompt")): s
+        for s in (other.samples if other is not None else [])
+    }
+    for mine in ours.samples:
+        place = mine["set"], mine["index"]
+        found = places.get((*place, mine.get("prompt"))) or places.get((*place, None)) or {}
+        scores = [
+            key
+            for key, value in mine.items()
+            if isinstance(value, float) and not key.startswith(("target_", "retain_"))
+        ]
+        mine.update(
+            {f"{name}_{key}": found[key] for key in scores if isinstance(found.get(key), float)}
+        )
+        if texts and "generation" in found:
+            mine[f"{name}_generation"] = found["generation"]

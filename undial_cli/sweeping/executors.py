@@ -104,7 +104,8 @@ class JoblibLauncher(RemoteLauncher):
         from joblib import Parallel, delayed
 
         pool = Parallel(return_as="generator_unordered", **self.options)
-        yield from pool(delayed(numbered)(n, one) for n, one in enumerate(orders))
+        answers: Any = pool(delayed(numbered)(n, one) for n, one in enumerate(orders))
+        yield from answers
 
 
 class RayLauncher(RemoteLauncher):
@@ -116,6 +117,7 @@ class RayLauncher(RemoteLauncher):
     def answers(self, orders: list[dict[str, Any]]) -> Answers:
         """See RemoteLauncher."""
         import ray
+        from ray.exceptions import RayError
 
         keys = self.options["ray"]
         ours = not ray.is_initialized()
@@ -129,7 +131,7 @@ class RayLauncher(RemoteLauncher):
                 number = waiting.pop(ready)
                 try:
                     yield number, ray.get(ready)
-                except ray.exceptions.RayError as error:
+                except RayError as error:
                     yield number, self.failed(error)
         finally:
             if ours:

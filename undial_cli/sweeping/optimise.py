@@ -65,6 +65,8 @@ class OptunaSweeper(Sweeper):
         Raises:
             UserError: objective, direction, sampler or a parameter is wrong.
         """
+        assert self.config is not None
+        assert self.context is not None
         names = list(self.config.objective)
         directions = directions_of(self.options["direction"], names)
         given = [f"{key}={value}" for key, value in (self.options["params"] or {}).items()]
@@ -84,16 +86,16 @@ class OptunaSweeper(Sweeper):
         self.carry_out(study, fixed, space)
         conclude(study, names, folder)
 
-    def study(self, folder: Path, directions: list[str], space: dict[str, Any]) -> Any:
+    def study(self, folder: Path, directions: list[Any], space: dict[str, Any]) -> Any:
         """The study of this sweep, as far as it has come."""
         import optuna
+        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         storage = self.options["storage"]
         if storage is None:
             folder.mkdir(parents=True, exist_ok=True)
-            backend = optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))
-            storage = optuna.storages.JournalStorage(backend)
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.log")))
         study = optuna.create_study(
             storage=storage,
             study_name=self.options["study_name"] or folder.name,
@@ -135,6 +137,7 @@ class OptunaSweeper(Sweeper):
     ) -> list[list[float]]:
         """The objectives of runs with these values."""
         words = [[*fixed, *(f"{key}={said(value)}" for key, value in one.items())] for one in batch]
+        assert self.launcher is not None
         found = [answer.return_value for answer in self.launcher.launch(words, number)]
         return [value if isinstance(value, list) else [value] for value in found]
 
@@ -174,21 +177,23 @@ def distribution(override: Override) -> Any:
     import optuna
 
     sweep: Any = override.value()
+    low: Any
+    high: Any
+    step: Any
     if isinstance(sweep, ChoiceSweep):
-        return optuna.distributions.CategoricalDistribution(
-            list(override.sweep_iterator(transformer=plain))
-        )
-    is_log = "log" in sweep.tags
+        drawn: list[Any] = list(override.sweep_iterator(transformer=plain))
+        return optuna.distributions.CategoricalDistribution(drawn)
+    is_log, step = "log" in sweep.tags, None
     if isinstance(sweep, RangeSweep):
-        whole = all(isinstance(v, int) for v in (sweep.start, sweep.stop, sweep.step))
-        if whole:
-            last = sweep.start + (sweep.stop - sweep.start - 1) // sweep.step * sweep.step
-            return optuna.distributions.IntDistribution(sweep.start, last, step=int(sweep.step))
-        return optuna.distributions.FloatDistribution(sweep.start, sweep.stop, step=sweep.step)
-    assert isinstance(sweep, IntervalSweep)
-    if isinstance(sweep.start, int) and isinstance(sweep.end, int):
-        return optuna.distributions.IntDistribution(sweep.start, sweep.end, log=is_log)
-    return optuna.distributions.FloatDistribution(sweep.start, sweep.end, log=is_log)
+        low, high, step = sweep.start, sweep.stop, sweep.step
+        if all(isinstance(v, int) for v in (low, high, step)):
+            high = low + (high - low - 1) // step * step  # a range leaves its end out
+    else:
+        assert isinstance(sweep, IntervalSweep)
+        low, high = sweep.start, sweep.end
+    if isinstance(low, int) and isinstance(high, int):
+        return optuna.distributions.IntDistribution(low, high, log=is_log, step=step or 1)
+    return optuna.distributions.FloatDistribution(low, high, log=is_log, step=step)
 
 
 def plain(value: Any) -> Any:

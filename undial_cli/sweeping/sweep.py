@@ -219,4 +219,3 @@ def last_step(metrics: Path) -> int | None:
         return int(json.loads(lines[-1])["step"])
     except (OSError, ValueError, KeyError, IndexError):
         return None
-
