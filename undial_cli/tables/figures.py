@@ -1,0 +1,217 @@
+"""The figures of a table: read from run folders, averaged over seeds, held against published ones.
+
+Knows the files of a run folder and the table's config; imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from undial_cli.tables.config import ColumnConfig, RowConfig, TableConfig
+from undial_cli.tables.runs import DONE, FAILED, REFUSED, Line, TableRun
+
+RETAIN, TARGET = "retain", "target"
+BLOCKS = {TARGET: "target", RETAIN: "reference", "": "metrics"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure: mean and spread (sample standard deviation; None of one run) over `n` runs.
+
+    `within`: whether it agrees with the published figure; None where one of the two or the
+    tolerance is not there. `gap`: why there is no mean. `short`: some of its runs failed.
+    """
+
+    mean: float | None = None
+    spread: float | None = None
+    n: int = 0
+    reference: float | None = None
+    within: bool | None = None
+    gap: str = ""
+    short: bool = False
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the published figure."""
+        return None if self.mean is None or self.reference is None else self.mean - self.reference
+
+
+@dataclass
+class Filled:
+    """A table with its figures, by line, column group and column."""
+
+    table: TableConfig
+    name: str
+    lines: list[Line]
+    runs: list[TableRun]
+    cells: dict[tuple[Line, str, str], Cell] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> list[str]:
+        """The column groups; one without a name where there are none."""
+        return [across.label for across in self.table.across] or [""]
+
+    def cell(self, line: Line, across: str, column: str) -> Cell:
+        """A cell; an empty one where the line is not run in that group."""
+        return self.cells.get((line, across, column), Cell())
+
+    def mark(self, of: str, line: Line, across: str, column: str) -> float | None:
+        """The target's or retain model's figure in the place of a cell."""
+        config = next(c for c in self.table.columns if c.name == column)
+        near = [r for r in self.runs if r.across == across and r.line.section == line.section]
+        values = [read_figure(entry, config, of) for entry in near if entry.status == DONE]
+        return average(values)[0]
+
+
+def fill(table: TableConfig, name: str, lines: list[Line], runs: list[TableRun]) -> Filled:
+    """All cells of a table from the run folders as they are now."""
+    found = Filled(table, name, lines, runs)
+    for line in lines:
+        for across in found.groups:
+            if line.row.across and across not in line.row.across:
+                continue
+            mine = [r for r in runs if r.across == across and r.line == line]
+            if line.row.of:
+                mine = beside(line, across, runs)
+            for column in table.columns:
+                cell = cell_of(line.row, column, mine)
+                reference = published(line, across, column.name)
+                found.cells[line, across, column.name] = against(cell, reference, column)
+    return found
+
+
+def beside(line: Line, across: str, runs: list[TableRun]) -> list[TableRun]:
+    """The runs whose target and retain model a line without runs shows: one for each seed."""
+    found: dict[int, TableRun] = {}
+    for entry in runs:
+        fits = entry.across == across and line.section in ("", entry.line.section)
+        if fits and (entry.seed not in found or found[entry.seed].status != DONE):
+            found[entry.seed] = entry
+    return list(found.values())
+
+
+def cell_of(row: RowConfig, column: ColumnConfig, runs: list[TableRun]) -> Cell:
+    """Mean and spread over the runs that are done, or why there is none."""
+    done = [entry for entry in runs if entry.status == DONE]
+    values = [read_figure(entry, column, row.of) for entry in done]
+    mean, spread, n = average(values)
+    short = any(entry.status in (FAILED, REFUSED) for entry in runs) and not row.of
+    if mean is not None:
+        return Cell(mean, spread, n, short=short)
+    if done:
+        return Cell(gap="no figure")
+    return Cell(gap="failed" if short else "not run")
+
+
+def average(values: list[float | None]) -> tuple[float | None, float | None, int]:
+    """Mean, sample standard deviation and number of the figures that are there."""
+    there = [v for v in values if v is not None]
+    if not there:
+        return None, None, 0
+    spread = statistics.stdev(there) if len(there) > 1 else None
+    return statistics.fmean(there), spread, len(there)
+
+
+def read_figure(entry: TableRun, column: ColumnConfig, of: str) -> float | None:
+    """A column's figure from a run folder; None where it, or one of its parts, is missing."""
+    values = figures_of(entry, column, of)
+    parts = [values.get(metric) for metric in column.metric]
+    numbers = [p for p in parts if isinstance(p, int | float) and math.isfinite(p)]
+    return statistics.fmean(numbers) if len(numbers) == len(parts) else None
+
+
+def figures_of(entry: TableRun, column: ColumnConfig, of: str) -> dict[str, Any]:
+    """The figures among which a column's is: at the end, at a step, or after a request."""
+    from undial_cli.evaluation.store import read_results  # it imports torch
+
+    results = read_results(entry.folder.evaluation)
+    if of:
+        return results.get(BLOCKS[of]) or {}
+    if column.step is not None:
+        return at_step(entry, column.step)
+    if column.request == 0:
+        return results.get("target") or {}
+    if column.request is not None:
+        served = results.get("requests") or []
+        return served[column.request - 1]["metrics"] if column.request <= len(served) else {}
+    return results.get("metrics") or {}
+
+
+def at_step(entry: TableRun, step: int) -> dict[str, Any]:
+    """The figures that a run wrote to metrics.jsonl at a step."""
+    found: dict[str, Any] = {}
+    try:
+        text = (entry.folder.path / "metrics.jsonl").read_text(encoding="utf-8")
+    except OSError:
+        return found
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if row.get("step") == step:
+            found |= row
+    return found
+
+
+def published(line: Line, across: str, column: str) -> float | None:
+    """The published figure of a cell: the one whose key says most of where it is."""
+    parts = [(line.section, across, column), (line.section, "", column), ("", across, column)]
+    for place in [*parts, ("", "", column)]:
+        value = line.row.reference.get("/".join(part for part in place if part))
+        if value is not None:
+            return value
+    return None
+
+
+def against(cell: Cell, reference: float | None, column: ColumnConfig) -> Cell:
+    """A cell with its published figure and whether it agrees."""
+    within = None
+    allowed = tolerance(column, reference)
+    if cell.mean is not None and reference is not None and allowed is not None:
+        # a last digit of the published figure is not held against ours
+        within = abs(cell.mean - reference) <= allowed * (1 + 1e-9)
+    return Cell(cell.mean, cell.spread, cell.n, reference, within, cell.gap, cell.short)
+
+
+def tolerance(column: ColumnConfig, reference: float | None) -> float | None:
+    """The difference that counts as agreement; None where none is stated."""
+    if reference is None:
+        return None
+    bounds = [column.tolerance] if column.tolerance is not None else []
+    if column.relative_tolerance is not None:
+        bounds.append(column.relative_tolerance * abs(reference))
+    return max(bounds) if bounds else None
+
+
+def failures(runs: list[TableRun]) -> list[tuple[str, str]]:
+    """(place, reason) of what failed or was refused; seeds with the same reason together."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for entry in runs:
+        if entry.status in (FAILED, REFUSED):
+            reason = entry.reason or entry.status
+            found.setdefault((entry.place, reason), []).append(entry.seed)
+    whole = {place: len([r for r in runs if r.place == place]) for place, _ in found}
+    return [
+        (place if len(seeds) == whole[place] else f"{place} ({said(seeds)})", reason)
+        for (place, reason), seeds in found.items()
+    ]
+
+
+def said(seeds: list[int]) -> str:
+    """Seeds in words."""
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def each(filled: Filled, act: Callable[[Line, str, ColumnConfig, Cell], None]) -> None:
+    """Call `act` for every cell in the table's order."""
+    for line in filled.lines:
+        for across in filled.groups:
+            for column in filled.table.columns:
+                if (line, across, column.name) in filled.cells:
+                    act(line, across, column, filled.cells[line, across, column.name])

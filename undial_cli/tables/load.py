@@ -1,0 +1,183 @@
+"""A table from configs/table/ (or a folder of the user's), typed and checked, with what was asked.
+
+Talks to Hydra for `table`, `plan`, `rows`, `seeds` and `output_dir`; all other words are left for
+the runs. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from undial_cli.compose import config_dir
+from undial_cli.config_errors import causes
+from undial_cli.errors import UserError, bad_value, nearest
+from undial_cli.fields import check_value, walk
+from undial_cli.tables.config import OWN_KEYS, ReproduceConfig, TableConfig, labels
+
+NOT_FOR_RUNS = {
+    "seed": "say seeds=[0,1,2]",
+    "name": "the runs of a table are named by their settings",
+    "resume": "an unfinished run of a table always goes on",
+    "overwrite": "a finished run of a table stays; delete its folder to have it run again",
+}
+
+
+def parted(words: list[str]) -> tuple[list[str], list[str], str | None]:
+    """Words for this command, words for the runs, and the folder after --config-dir."""
+    own: list[str] = []
+    others: list[str] = []
+    folder: str | None = None
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        flag, given, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            if not given and not rest:
+                raise UserError(f"{flag}: expected a folder after it")
+            folder = value if given else rest.pop(0)
+            if not Path(folder).is_dir():
+                raise UserError(f"{flag} {folder}: no such folder")
+        elif word.startswith("-"):
+            raise bad_value("flag", flag, ["--config-dir"])
+        elif not given:
+            raise UserError(f"{word}: expected key=value, as in table=demo_robustness")
+        elif flag.lstrip("+~") in NOT_FOR_RUNS:
+            raise UserError(f"{word}: not with a table: {NOT_FOR_RUNS[flag.lstrip('+~')]}")
+        else:
+            (own if flag in OWN_KEYS else others).append(word)
+    return own, others, folder
+
+
+def read(words: list[str], folder: str | None) -> ReproduceConfig:
+    """The table and the command's own keys.
+
+    Raises:
+        UserError: no such table, a value of the wrong kind, or a table that is not sound.
+    """
+    if not any(word.startswith("table=") for word in words):
+        names = ", ".join(names_of(folder))
+        raise UserError(f"table: say which one, table=NAME; allowed is one of {names}")
+    ConfigStore.instance().store(name="reproduce_schema", node=ReproduceConfig)
+    extra = [f"hydra.searchpath=[{Path(folder).resolve()}]"] if folder else []
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            config = compose("reproduce", [*words, *extra])
+        asked: Any = OmegaConf.to_object(config)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise explain(error, words) from error
+    assert isinstance(asked, ReproduceConfig)
+    check(asked.table)
+    return asked
+
+
+def names_of(folder: str | None) -> list[str]:
+    """The tables that there are."""
+    folders = [config_dir(), *([Path(folder)] if folder else [])]
+    return sorted({f.stem for place in folders for f in (place / "table").glob("*.yaml")})
+
+
+def explain(error: BaseException, words: list[str]) -> UserError:
+    """One line for what is wrong with a word of this command or with the table's file."""
+    chain = list(causes(error))
+    for cause in chain:
+        if isinstance(cause, MissingConfigException) and cause.options:
+            group, _, name = str(cause.missing_cfg_file).rpartition("/")
+            return bad_value(group, name, list(cause.options))
+    keyed = [c for c in chain if isinstance(c, OmegaConfBaseException) and c.full_key]
+    if keyed:
+        key = str(keyed[-1].full_key)
+        given = next((w.partition("=")[2] for w in words if w.startswith(f"{key}=")), None)
+        kinds = {"plan": "true or false", "seeds": "a list of integers such as [0,1,2]"}
+        kinds |= {"rows": "a list of labels such as [undial,npo]"}
+        if given is not None:
+            return bad_value(key, given, kinds.get(key.partition("[")[0], "a text"))
+        for start, allowed in kinds.items():
+            word = next((w for w in words if w.startswith(f"{start}=")), None)
+            if key.startswith(start) and word:
+                return bad_value(start, word.partition("=")[2], allowed)
+        line = str(keyed[-1].msg or keyed[-1]).strip().splitlines()[0]
+        return UserError(f"{key}: {line}")
+    return UserError(str(chain[-1]).strip().splitlines()[0])
+
+
+def check(table: TableConfig) -> None:
+    """Raise UserError for what does not fit together in a table."""
+    for name, value, f in walk(table, "table."):
+        check_value(name, value, f)
+    for kind in ("columns", "rows", "across", "claims", "plots"):
+        for number, item in enumerate(getattr(table, kind)):
+            for name, value, f in walk(item, f"table.{kind}[{number}]."):
+                check_value(name, value, f)
+    columns = [c.name for c in table.columns]
+    for kind, names in (("columns", columns), ("across", labels(table.across))):
+        once(f"table.{kind}", names)
+    once("table.rows", [f"{r.section}/{r.label}" for r in table.rows])
+    if not (table.columns and table.rows and table.seeds):
+        raise UserError("table: it needs columns, rows and seeds")
+    for column in table.columns:
+        check_column(column)
+    for row in table.rows:
+        where = f"table.rows[{row.label}]"
+        if row.section:
+            known(f"{where}.section", row.section, table.sections)
+        for label in row.across:
+            known(f"{where}.across", label, labels(table.across))
+        allowed = {
+            "/".join(p for p in (section, across, name) if p)
+            for section in ("", *(table.sections if not row.section else [row.section]))
+            for across in ("", *labels(table.across))
+            for name in columns
+        }
+        for name in row.reference:
+            known(f"{where}.reference", name, allowed)
+    for claim in table.claims:
+        for name in (*claim.columns, *claim.forget):
+            known("table.claims.columns", name, columns)
+        for name in (*claim.keeps, *claim.loses):
+            known("table.claims.keeps", name, labels(table.rows))
+        if claim.forget and len(claim.forget) != len(claim.columns):
+            raise UserError("table.claims.forget: as many as table.claims.columns, or none")
+    for plot in table.plots:
+        if plot.kind == "trade_off":
+            known("table.plots.x", plot.x, columns)
+            known("table.plots.y", plot.y, columns)
+        else:
+            known("table.plots.x", plot.x, ("step", "request", "across", "row", "section"))
+            known("table.plots.y", plot.y, {m for c in table.columns for m in c.metric})
+        for name in plot.rows:
+            known("table.plots.rows", name, labels(table.rows))
+
+
+def check_column(column: Any) -> None:
+    """Raise UserError for a column without a name or metric, or with a wrong format."""
+    if not column.name or not column.metric:
+        raise UserError("table.columns: each needs a name and a metric")
+    try:
+        format(0.5, column.format)
+    except ValueError as error:
+        raise bad_value(
+            f"table.columns[{column.name}].format", column.format, "a format such as .3f or .2e"
+        ) from error
+
+
+def once(where: str, names: list[str]) -> None:
+    """Raise UserError for a name that is there twice."""
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{where}: {name.strip('/')} is there twice")
+
+
+def known(where: str, name: str, allowed: Iterable[str]) -> None:
+    """Raise UserError for a name that is not in the table."""
+    if name not in allowed:
+        raise UserError(f"{where}: {name}: no such one in this table{nearest(name, allowed)}")
