@@ -47,6 +47,11 @@ def run(words: list[str]) -> int:
     written = files.write(filled, place, said)
     screen.show(filled)
     ui.say(f"in {place}: {', '.join(sorted(file.name for file in written))}")
+    if missing:
+        from undial_cli.reporting.report import after
+
+        page = after([place], place / "report")
+        ui.say(f"report: {page}" if page else f"undial report {place} makes the page of the runs")
     return code
 
 
