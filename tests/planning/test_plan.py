@@ -208,7 +208,8 @@ def test_a_sweep_prints_a_plan_for_each_run(
     assert run_command(["unlearn", "--multirun", *words]) == 0
     said = capsys.readouterr().out
     assert said.count("peak of a step") == 2
-    assert said.count("planned") == 2
+    titles = [line for line in said.splitlines() if line.startswith("adapter=")]
+    assert titles == ["adapter=none", "adapter=lora"]
     assert not list(tmp_path.iterdir())
 
 

@@ -85,6 +85,8 @@ class Sweep:
 
         def started(number: int) -> None:
             rows[number].status = "running"
+            if is_plan(jobs[number]):
+                ui.say(jobs[number].label, "bold")
 
         with self.watched():
             for number, found in (executor or chosen(jobs))(jobs, started):
@@ -98,7 +100,7 @@ class Sweep:
         """One line for a run that ended."""
         if row.status != "done":
             ui.error(f"{row.job.label}: {row.reason}")
-        elif not ui.make_console().is_terminal:
+        elif not (is_plan(row.job) or ui.make_console().is_terminal):
             ended = sum(r.status not in ("waiting", "running") for r in self.rows)
             ui.say(f"{ended}/{len(self.rows)} {row.job.label}: {row.seconds:.0f} s")
 
