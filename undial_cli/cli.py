@@ -190,9 +190,9 @@ def through_hydra(command: str, rest: list[str]) -> int:
         sweep = begin(command, overrides)
     main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)
     with tempfile.TemporaryDirectory(prefix="undial-") as scratch:
-        given = any(word.startswith("hydra.sweep.dir=") for word in overrides)
-        extra = [f"hydra.sweep.dir={scratch}"] if sweep and not given else []
-        sys.argv = [f"undial {command}", *overrides, *extra, *flags]
+        told = [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
+        told += [f"hydra.sweep.dir={scratch}"] if sweep else []  # Hydra's own notes are not kept
+        sys.argv = [f"undial {command}", *told, *flags]
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
             main(composed.append)()

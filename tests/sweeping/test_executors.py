@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,15 +19,7 @@ from undial_cli.sweeping.job import Job, Outcome
 from undial_cli.sweeping.optimise import directions_of, said
 
 SHORT = ["hardware=cpu", "eval=none", "report=false", "data.retain_split=retain90"]
-needs_optuna = pytest.mark.skipif(
-    importlib.util.find_spec("optuna") is None, reason="optuna is not installed"
-)
-
-
-def needs(library: str) -> None:
-    """Skip where an extra's library is not installed."""
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
+needs_optuna = pytest.mark.skipif(not find_spec("optuna"), reason="optuna is not installed")
 
 
 def rows_of(folder: Path) -> dict[str, dict[str, str]]:
@@ -42,7 +34,7 @@ def rows_of(folder: Path) -> dict[str, dict[str, str]]:
 def test_a_launcher_carries_out_all_runs_and_reports_one_that_failed(
     launcher: str, random_model: Path, tmp_path: Path
 ) -> None:
-    needs(launcher.split("_")[0])
+    pytest.importorskip(launcher.split("_")[0])
     words = [f"model.path={random_model}", "train.learning_rate=1e-4,1e9", "train.max_steps=3"]
     wild = ["method=ga", "train.max_grad_norm=0"]
     command = ["unlearn", "--multirun", *words, *wild, *SHORT, f"hydra/launcher={launcher}"]
@@ -145,7 +137,7 @@ def test_directions_belong_to_objectives() -> None:
 
 
 def test_a_lost_executor_fails_the_runs_that_it_had_left() -> None:
-    needs("submitit")
+    pytest.importorskip("submitit")
     launcher = SubmititLauncher(cluster="local", nodes=OmegaConf.create({"a": [1]}))
     assert launcher.options["nodes"] == {"a": [1]}
     jobs = [Job(str(n), compose_run("unlearn", [f"seed={n}"])) for n in range(3)]

@@ -141,7 +141,8 @@ def test_a_wrong_value_in_one_run_is_refused_before_any_begins(
 
     monkeypatch.chdir(tmp_path)
     assert run_command(["unlearn", "--multirun", "seed=0,1", "method=undial,npi"]) == 2
-    assert run_command(["unlearn", "--multirun", "train.batch_size=4,0", "hardware=cpu"]) == 2
+    words = ["train.batch_size=4,0", "hardware=cpu", "hydra.sweep.dir=mine"]
+    assert run_command(["unlearn", "--multirun", *words]) == 2
     err = capfd.readouterr().err.splitlines()
     assert len(err) == 2
     assert "did you mean 'npo'" in err[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -84,9 +85,9 @@ class RemoteLauncher(SweepLauncher):
 
         return carry_out
 
+    @abstractmethod
     def answers(self, orders: list[dict[str, Any]]) -> Answers:
         """Answers of `fulfil` to numbered orders, as they come."""
-        raise NotImplementedError
 
     def failed(self, error: Exception) -> dict[str, Any]:
         """The answer in place of one that did not come."""
