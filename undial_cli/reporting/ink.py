@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from undial_cli.cache import current_umask, write_text
+from undial_cli.cache import write_bytes, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -168,18 +166,3 @@ def save(figure: Figure, path: Path) -> list[Path]:
     write_bytes(files[0], picture.getvalue())
     write_text(files[1], drawing.getvalue())
     return files
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a binary file whole or not at all (temporary name, then rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o666 & ~current_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
