@@ -26,11 +26,11 @@ types: .venv/.dev
 	$(BIN)/pyright
 
 demo-methods: .venv/.core  ## every method on the demo, half a minute each
-	$(BIN)/python scripts/demo_methods.py
+	$(BIN)/undial reproduce table=demo_methods
 
-results: .venv/.core  ## the demo's tables of docs/results.md
-	$(BIN)/python scripts/demo_grid.py
-	$(BIN)/python scripts/demo_methods.py --longer
+results: .venv/.core  ## the demo's tables of docs/results.md, about a quarter of an hour
+	for table in demo_robustness demo_strength demo_methods demo_sequential; do \
+		$(BIN)/undial reproduce table=$$table || exit 1; done
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
