@@ -23,16 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 from undial_cli import config_errors
 from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError, bad_value
+from undial_cli.evaluation.config import FORGET_SET
 from undial_cli.methods import own
 from undial_cli.methods.configs import METHODS
-from undial_cli.schema import (
-    COMMANDS,
-    FORGET_SET,
-    MethodConfig,
-    Run,
-    UnlearnRun,
-    check_ranges,
-)
+from undial_cli.schema import COMMANDS, MethodConfig, Run, UnlearnRun, check_ranges
 from undial_cli.sweeping.configs import PLUGINS
 
 PACKAGE = Path(__file__).parent

@@ -13,9 +13,10 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from undial_cli.errors import UserError, bad_value, nearest
+from undial_cli.evaluation.config import EvalSetConfig
 from undial_cli.fields import walk
 from undial_cli.methods.configs import METHODS
-from undial_cli.schema import COMMANDS, EvalSetConfig
+from undial_cli.schema import COMMANDS
 
 PHRASES = {
     "float": "a number",

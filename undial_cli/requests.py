@@ -14,9 +14,10 @@ import shutil
 from undial_cli.errors import UserError
 from undial_cli.evaluation import store
 from undial_cli.evaluation.catalog import Evaluation
+from undial_cli.evaluation.config import FORGET_SET, EvalSetConfig
 from undial_cli.reporting import summary
 from undial_cli.run_folder import RunFolder, folder_of
-from undial_cli.schema import FORGET_SET, EvalSetConfig, Run, UnlearnRun, default_name
+from undial_cli.schema import Run, UnlearnRun, default_name
 
 
 def parts_of(run: Run) -> list[UnlearnRun]:

@@ -1,7 +1,7 @@
 """Every config group as a dataclass: types, defaults, units, allowed values.
 
-This file and methods/configs.py are the one source of `--help`, of type errors and of range checks.
-It imports neither torch nor hydra, and it does not know how any value is used.
+With methods/configs.py and evaluation/config.py the one source of `--help`, of type errors and of
+range checks. Imports neither torch nor hydra, and does not know how any value is used.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation import catalog
+from undial_cli.evaluation.config import EvalConfig
 from undial_cli.fields import check_value, group, key, walk
 
 
@@ -223,99 +224,6 @@ class HardwareConfig:
         "auto", "autocast; auto: bf16 where the GPU has it", allowed=("auto", "no", "bf16", "fp16")
     )
     args: dict[str, Any] = key({}, "TrainingArguments of this hardware (fsdp, deepspeed)")
-
-
-# As a set's split: the forget set itself, wherever it comes from.
-FORGET_SET = "{forget}"
-
-
-@dataclass
-class EvalSetConfig:
-    """One named set: where its rows come from, how they are asked, and the metrics on it."""
-
-    split: str | None = key(
-        None, "split of the data set, or CONFIG/SPLIT, or a file; null, and no path: left out"
-    )
-    metrics: list[str] = key(
-        ["probability", "rouge", "truth_ratio", "exact_memorization"], "metrics on this set"
-    )
-    path: str | None = key(None, "hub id, folder or file of this set; null: data.path")
-    optional: bool = key(False, "where it is not there: reported as missing, not refused")
-    kind: str = key(
-        "auto",
-        "how a row is asked: question (model's template), few_shot, continuation, document; "
-        "auto: by its columns",
-        allowed=("auto", "question", "few_shot", "continuation", "document"),
-    )
-    question_key: str | None = key(None, "column of the question or prompt; null: the data's")
-    answer_key: str | None = key(None, "column of the reference answer; null: the data's")
-    shots: str | None = key(None, "split of the solved examples, for few_shot")
-    max_new_tokens: int | None = key(None, "null: eval.max_new_tokens", minimum=1)
-    top_p: float | None = key(None, "sample with this nucleus; null: greedy", above=0, maximum=1)
-    rouge: str = key(
-        "recall", "recall, stemmed (TOFU), or f1, not stemmed (MUSE)", allowed=("recall", "f1")
-    )
-    normalise_probability: bool = key(False, "probability as p / (p + sum of the perturbed p)")
-    max_tokens: int | None = key(
-        None,
-        "a document counts up to this; null: all of it, in pieces of data.max_length",
-        minimum=2,
-    )
-    min_tokens: int | None = key(None, "shorter documents are left out", minimum=2)
-    exclude: str | None = key(None, "documents that hold this text are left out")
-    prompt_tokens: int = key(32, "tokens of a document that a generation starts from", minimum=1)
-    prefixes: str = key(
-        "all",
-        "prefixes of el_N: all (Jang et al.), or authors: 40, 80, 120 and 160, sampled",
-        allowed=("all", "authors"),
-    )
-    stride: int = key(1, "distance of the prefixes of el_N, in tokens", minimum=1)
-
-
-@dataclass
-class HarnessConfig:
-    """General ability, by lm-evaluation-harness (extra `harness`)."""
-
-    tasks: list[str] = key([], "tasks of lm-evaluation-harness")
-    include_path: str | None = key(None, "folder with task YAML files of your own")
-    num_fewshot: int | None = key(
-        None, "solved examples in the prompt; null: the task's", minimum=0
-    )
-
-
-@dataclass
-class EvalConfig:
-    """The evaluation suite."""
-
-    name: str = key("none", "name of the suite")
-    data: list[str] = key([], "data sets it belongs to; []: any")
-    sets: dict[str, EvalSetConfig] = key({}, "named sets, each with its metrics")
-    metrics: list[str] = key([], "metrics that join sets (model_utility, forget_quality, ...)")
-    utility: list[str] = key([], "sets whose figures model_utility averages")
-    retain_model: str | None = key(
-        None,
-        "retain model, or its results (results.json, TOFU_EVAL.json); null: the one that belongs "
-        "to the data; none: none",
-    )
-    retrain_auc: float | None = key(
-        None,
-        "for privleak without a retain model: a published P(holdout > forget) of Min-40%",
-        above=0,
-        maximum=1,
-    )
-    backend: str = key(
-        "transformers", "what generates: transformers, or vllm", allowed=("transformers", "vllm")
-    )
-    limit: int | None = key(None, "first rows of each set only", minimum=1)
-    batch_size: int = key(32, "sequences per forward pass", minimum=1)
-    max_new_tokens: int = key(200, "tokens generated per answer", minimum=1)
-    oracle_model: str | None = key(None, "language model behind `perplexity`")
-    similarity_model: str | None = key(None, "sentence embedder behind `similarity`")
-    coherence_model: str | None = key(None, "sentence embedder behind `coherence`")
-    mauve_model: str | None = key(None, "language model whose features `mauve` compares")
-    gibberish_model: str | None = key(None, "text classifier behind `gibberish`")
-    harness: HarnessConfig = group(HarnessConfig, "general ability")
-    store_text: str = key("full", "text in samples.jsonl", allowed=("full", "none"))
 
 
 @dataclass

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from undial_cli.cache import cache_dir
 from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError
+from undial_cli.evaluation.config import EvalConfig
 from undial_cli.schema import (
     AdapterConfig,
-    EvalConfig,
     FinetuneRun,
     HardwareConfig,
     RecipeConfig,

@@ -10,9 +10,10 @@ from rich.text import Text
 from undial_cli import ui
 from undial_cli.compose import config_dir
 from undial_cli.evaluation import catalog
+from undial_cli.evaluation.config import EvalSetConfig
 from undial_cli.fields import walk
 from undial_cli.methods.configs import METHODS
-from undial_cli.schema import COMMANDS, EvalSetConfig
+from undial_cli.schema import COMMANDS
 
 SUMMARIES = {
     "unlearn": "make a model forget chosen data",

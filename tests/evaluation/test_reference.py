@@ -15,10 +15,10 @@ from scipy.stats import ks_2samp
 from undial_cli.errors import UserError
 from undial_cli.evaluation import reference, store
 from undial_cli.evaluation.catalog import METRICS, Evaluation, Evidence, join
+from undial_cli.evaluation.config import EvalConfig, EvalSetConfig
 from undial_cli.evaluation.items import Item
 from undial_cli.evaluation.preparation import check_helpers
 from undial_cli.evaluation.scoring import Score
-from undial_cli.schema import EvalConfig, EvalSetConfig
 
 RATIOS = [0.4, 0.9, 1.7, 0.2, 3.0, 0.7]
 OURS = [0.5, 0.8, 1.1, 0.9, 2.0, 0.6]

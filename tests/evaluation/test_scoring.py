@@ -13,6 +13,7 @@ from small import bundled_tokenizer, random_llama, small_model
 
 from undial_cli.data.collate import pad
 from undial_cli.data.encode import IGNORE, Encoder, Example
+from undial_cli.evaluation.config import EvalConfig, EvalSetConfig
 from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.generation import Generator, end_tokens
 from undial_cli.evaluation.generation import generate as generate_ids
@@ -20,7 +21,7 @@ from undial_cli.evaluation.scoring import Score, gradient_norms, score, shared_l
 from undial_cli.evaluation.suite import SetRows, Suite, evaluate
 from undial_cli.head import head_job
 from undial_cli.models import adapt
-from undial_cli.schema import AdapterConfig, DataConfig, EvalConfig, EvalSetConfig, TemplateConfig
+from undial_cli.schema import AdapterConfig, DataConfig, TemplateConfig
 
 TOKENIZER = bundled_tokenizer()
 ENCODER = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=64))

@@ -18,8 +18,8 @@ from undial_cli.errors import bad_value
 from undial_cli.evaluation import metrics
 
 if TYPE_CHECKING:
+    from undial_cli.evaluation.config import EvalConfig, EvalSetConfig
     from undial_cli.evaluation.scoring import Score
-    from undial_cli.schema import EvalConfig, EvalSetConfig
 
 FORGET, HOLDOUT = "forget", "holdout"
 UTILITY_PARTS = ("probability", "rouge", "truth_ratio")

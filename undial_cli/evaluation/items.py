@@ -12,7 +12,8 @@ from typing import Any
 
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.load import Row, row_kind
-from undial_cli.schema import DataConfig, EvalSetConfig
+from undial_cli.evaluation.config import EvalSetConfig
+from undial_cli.schema import DataConfig
 
 # Where an answer to a few-shot prompt ends (MUSE's evaluation code).
 STOPS = ("\n\n", "\nQuestion", "Question:")

@@ -16,12 +16,13 @@ from undial_cli.data.load import Row, check_columns, load_split, row_kind
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import reference
 from undial_cli.evaluation.catalog import Evaluation
+from undial_cli.evaluation.config import FORGET_SET, EvalConfig, EvalSetConfig
 from undial_cli.evaluation.helpers import HELPERS
 from undial_cli.evaluation.items import data_of
 from undial_cli.evaluation.kvcache import is_plain
 from undial_cli.evaluation.suite import SetRows, Suite
 from undial_cli.methods.base import Method
-from undial_cli.schema import FORGET_SET, DataConfig, EvalConfig, EvalSetConfig, Run
+from undial_cli.schema import DataConfig, Run
 from undial_cli.sources import looks_local, model_source, package_resource
 from undial_cli.targets import Place, results_file, retain_of
 

@@ -26,12 +26,12 @@ from undial_cli.evaluation.catalog import (
     metrics_of,
     needs_of,
 )
+from undial_cli.evaluation.config import EvalConfig
 from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.generation import Generator, end_tokens, generate
 from undial_cli.evaluation.items import Item, cut_at_stop, end_labels, make_items
 from undial_cli.evaluation.scoring import Score, gradient_norms, score
 from undial_cli.evaluation.work import Journal
-from undial_cli.schema import EvalConfig
 
 
 @dataclass
