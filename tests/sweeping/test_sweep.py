@@ -143,10 +143,14 @@ def test_a_wrong_value_in_one_run_is_refused_before_any_begins(
     assert run_command(["unlearn", "--multirun", "seed=0,1", "method=undial,npi"]) == 2
     words = ["train.batch_size=4,0", "hardware=cpu", "hydra.sweep.dir=mine"]
     assert run_command(["unlearn", "--multirun", *words]) == 2
+    assert run_command(["unlearn", "--multirun", "seed=0,1", "name=mine", "hardware=cpu"]) == 2
+    for aim in ("objective=[forget_rogue]", "objective=[forget_rouge] eval=none"):
+        assert run_command(["unlearn", "--multirun", "seed=0,1", *aim.split()]) == 2
     err = capfd.readouterr().err.splitlines()
-    assert len(err) == 2
-    assert "did you mean 'npo'" in err[0]
-    assert "train.batch_size=0" in err[1]
+    assert len(err) == 5
+    parts = ("did you mean 'npo'", "train.batch_size=0", "name=mine", "'forget_rouge'", "eval=none")
+    for line, part in zip(err, parts, strict=True):
+        assert part in line
     assert not list(tmp_path.iterdir())
 
 

@@ -17,8 +17,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from undial_cli.compose import to_run
-from undial_cli.errors import bad_value
-from undial_cli.schema import NOT_IN_HASH, digest
+from undial_cli.errors import UserError, bad_value
+from undial_cli.run_folder import folder_of
+from undial_cli.schema import NOT_IN_HASH, Run, digest, identity
 from undial_cli.sweeping.job import Job
 from undial_cli.sweeping.sweep import Executor, Sweep
 
@@ -48,6 +49,7 @@ class SweepLauncher(Launcher):
             UserError: one of its runs is wrong; none has begun.
         """
         jobs = [self.compose(list(words)) for words in job_overrides]
+        check_folders([*(row.job for row in self.sweep.rows), *jobs])
         outcomes = self.sweep.run(jobs, self.executor())
         rows = self.sweep.rows[-len(jobs) :]
         answers = []
@@ -64,7 +66,9 @@ class SweepLauncher(Launcher):
             del config["hydra"]
         values = swept(words, self.sweep.words)
         label = " ".join(f"{key}={value}" for key, value in values.items()) or " ".join(words)
-        return Job(label or self.sweep.command, to_run(config), values)
+        run = to_run(config)
+        check_objective(run)
+        return Job(label or self.sweep.command, run, values)
 
 
 def swept(words: list[str], given: list[str]) -> dict[str, str]:
@@ -76,6 +80,29 @@ def swept(words: list[str], given: list[str]) -> dict[str, str]:
         if override.key_or_group not in fixed:
             found[override.key_or_group] = str(override.get_value_element_as_str())
     return found
+
+
+def check_folders(jobs: list[Job]) -> None:
+    """Raise UserError if runs that differ would go to one folder."""
+    found: dict[Path, Run] = {}
+    for job in jobs:
+        other = found.setdefault(folder_of(job.run).path, job.run)
+        if other is not job.run and identity(other) != identity(job.run):
+            raise UserError(
+                f"name={job.run.name}: the runs of a sweep would all go to this folder; leave name "
+                "out, or sweep it as well"
+            )
+
+
+def check_objective(run: Run) -> None:
+    """Raise UserError for an objective that the run's evaluation does not give."""
+    suite = run.eval
+    given = [f"{name}_{m}" for name, s in suite.sets.items() for m in s.metrics] + suite.metrics
+    for name in run.objective:
+        if not given:
+            raise UserError(f"objective={name}: nothing is evaluated with eval={suite.name}")
+        if name not in given and not suite.harness.tasks:
+            raise bad_value("objective", name, given)
 
 
 def objective(job: Job, metrics: dict[str, float]) -> float | list[float] | None:
