@@ -29,13 +29,15 @@ class Example:
     """One sequence: `labels[i]` is `input_ids[i]` where it is a target, else -100 (unshifted).
 
     `answer_end` is the position after the last answer token, before the end token. `focus` are the
-    positions of the targets that lie in a span to focus on.
+    positions of the targets that lie in a span to focus on. `cut`: targets beyond
+    `data.max_length`, which the sequence no longer holds.
     """
 
     input_ids: list[int]
     labels: list[int]
     answer_end: int
     focus: tuple[int, ...] = ()
+    cut: int = 0
 
     @property
     def num_targets(self) -> int:
@@ -160,7 +162,8 @@ class Encoder:
         labels = [i if t else IGNORE for i, t in zip(ids, targets, strict=True)]
         size = min(self.data.max_length, len(ids))
         focus = overlapping(text, offsets[:size], [(start + a, start + b) for a, b in spans or []])
-        return Example(ids[:size], labels[:size], min(answer_end, size), tuple(focus))
+        cut = sum(label != IGNORE for label in labels[size:])
+        return Example(ids[:size], labels[:size], min(answer_end, size), tuple(focus), cut)
 
     def end_token(self) -> int:
         """The id that ends an answer where the template writes none."""

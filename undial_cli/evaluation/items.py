@@ -24,7 +24,8 @@ class Item:
     """One row (or piece of a document) of one set, ready for the engines.
 
     `answers`: examples to score by kind (`answer`, `paraphrase`, `perturbed`); `document`: token
-    ids of a document.
+    ids of a document; `notes`: what was done to the row that its figures do not show (an answer
+    cut at data.max_length), each a short phrase that is the same for all rows of its kind.
     """
 
     set_name: str
@@ -35,6 +36,7 @@ class Item:
     answers: dict[str, list[Example]] = field(default_factory=dict)
     document: list[int] = field(default_factory=list)
     stops: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def scored(self) -> str:
