@@ -24,7 +24,10 @@ from undial_cli.losses.fused import (
     fused_npo_loss,
     fused_undial_loss,
     sequence_logps,
+    sequences_sum,
 )
+from undial_cli.losses.preference import dpo_loss, npo_loss
+from undial_cli.losses.preference import sequence_logps as dense_logps
 
 NAMES = ("undial", "weighted", "kl", "cross_entropy", "ga", "npo")
 STRENGTH, BETA = 3.0, 0.5
@@ -520,3 +523,47 @@ def test_npo_far_from_its_reference_neither_overflows_nor_loses_its_gradient() -
         value = fused("npo", case, 3)
         assert math.isfinite(float(value.detach()))
         assert all(bool(torch.isfinite(g).all()) for g in gradients(value, case))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("counts", [[3600], [7, 3590, 3]], ids=str)
+def test_a_long_answer_against_its_own_reference_has_no_ratio_at_all(
+    counts: list[int], dtype: torch.dtype
+) -> None:
+    """The model is its own reference: (2/beta) ln 2, however large both sums are."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(sum(counts), 32, generator=generator).to(dtype).requires_grad_()
+    head = Projection((torch.randn(800, 32, generator=generator) * 0.2).to(dtype))
+    targets = torch.randint(0, 800, (sum(counts),), generator=generator)
+    rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    reference = sequence_logps(hidden, head, targets, rows, len(counts))
+    assert float(reference.min()) < -15_000
+    expected = 2 / 0.1 * math.log(2)
+    npo = fused_npo_loss(hidden, head, targets, counts, reference, 0.1)
+    assert float(npo.detach()) == pytest.approx(expected, abs=1e-6)
+    seen: list[Tensor] = []  # the sums of each block, those of other blocks 0
+
+    def loss(logps_B: Tensor) -> Tensor:
+        seen.append(logps_B.detach())
+        return logps_B
+
+    sequences_sum(hidden, head, targets, rows, counts, loss)
+    torch.testing.assert_close(torch.stack(seen).sum(0), reference, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_sum_of_many_log_probabilities_keeps_their_last_digit(dtype: torch.dtype) -> None:
+    """One token a little likelier: the ratio is that difference, to float32 of *one* token."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 50, (1, 5001), generator=generator)
+    logits = (4 * torch.randn(1, 5001, 50, generator=generator)).to(dtype)
+    moved = logits.clone()
+    moved[0, 4000, labels[0, 4001]] += 0.5
+    one, other = (t[0, 4000].float().log_softmax(-1)[labels[0, 4001]] for t in (logits, moved))
+    found = dense_logps(moved, labels) - dense_logps(logits, labels)
+    assert float(found) == pytest.approx(float(other - one), abs=1e-6)
+    plain = npo_loss(logits, labels, dense_logps(logits, labels), 0.1)
+    assert float(plain) == pytest.approx(20 * math.log(2), abs=1e-5)
+    pair = (logits, labels, moved, labels, dense_logps(logits, labels), dense_logps(moved, labels))
+    assert float(dpo_loss(*pair, 0.1)) == pytest.approx(20 * math.log(2), abs=1e-5)
+    assert plain.dtype == torch.float32

@@ -133,8 +133,9 @@ def sequences_sum(
 
     Args:
         sequence_N: [N] the sequence of each position, in order; `counts`: positions of each.
-        loss: given summed log-probabilities [B], differentiable losses [B / group]. Those of
-            sequences in other blocks are passed as 0, and what becomes of them is left out.
+        loss: given summed log-probabilities (float64 [B], as `sequence_logps` sums the
+            reference's), differentiable losses [B / group]. Those of sequences in other blocks are
+            passed as 0, and what becomes of them is left out.
         group: consecutive sequences that one loss needs; it counts if any of them has a target.
         size: positions per chunk.
     """
@@ -142,7 +143,8 @@ def sequences_sum(
 
     def of_block(logps_n: Tensor, rows: slice) -> Tensor:
         rows_n = sequence_N[rows]
-        losses_U = loss(logps_n.new_zeros(len(counts)).index_add(0, rows_n, logps_n))
+        zeros_B = logps_n.new_zeros(len(counts), dtype=torch.float64)
+        losses_U = loss(zeros_B.index_add(0, rows_n, logps_n.double()))
         here_U = torch.zeros_like(losses_U, dtype=torch.bool)
         return sum_where(here_U.index_fill(0, rows_n // group, True), losses_U)
 

@@ -15,14 +15,23 @@ from undial_cli.losses.tokens import target_logps
 
 
 def sequence_logps(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-probability of the target tokens of each sequence, [B]; logits [B, T, V]."""
+    """Log-probability of the target tokens of each sequence, float64 [B]; logits [B, T, V].
+
+    A long answer's sum has more digits than float32 holds, and what counts is a difference of two.
+    """
     logps_N, sequence_N = target_logps(logits, labels), select_targets(labels)[2]
-    return logps_N.new_zeros(len(labels)).index_add(0, sequence_N, logps_N)
+    zeros_B = logps_N.new_zeros(len(labels), dtype=torch.float64)
+    return zeros_B.index_add(0, sequence_N, logps_N.double())
 
 
 def sum_where(counted_B: Tensor, losses_B: Tensor) -> Tensor:
     """Sum of the losses that count; the others are not looked at, whatever they are."""
     return torch.where(counted_B, losses_B, 0).sum()
+
+
+def narrowed(total: Tensor, logits: Tensor) -> Tensor:
+    """A float64 sum in the precision that logits are computed with, float32 at least."""
+    return total.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def log_ratio(logps_B: Tensor, reference_B: Tensor) -> Tensor:
@@ -57,7 +66,8 @@ def npo_loss(
     """
     counted_B = target_mask(labels).any(1)
     losses_B = npo_of(sequence_logps(logits, labels), reference_logps, beta)
-    return reduce(sum_where(counted_B, losses_B), counted_B.sum(), num_items_in_batch)
+    total = sum_where(counted_B, losses_B)
+    return reduce(narrowed(total, logits), counted_B.sum(), num_items_in_batch)
 
 
 def simnpo_of(logps_B: Tensor, lengths_B: Tensor, beta: float, delta: float) -> Tensor:
@@ -88,7 +98,8 @@ def simnpo_loss(
     lengths_B = target_mask(labels).sum(1)
     losses_B = simnpo_of(sequence_logps(logits, labels), lengths_B, beta, delta)
     counted_B = lengths_B > 0
-    return reduce(sum_where(counted_B, losses_B), counted_B.sum(), num_items_in_batch)
+    total = sum_where(counted_B, losses_B)
+    return reduce(narrowed(total, logits), counted_B.sum(), num_items_in_batch)
 
 
 def dpo_of(logps_B: Tensor, reference_B: Tensor, beta: float) -> Tensor:
@@ -134,4 +145,4 @@ def dpo_loss(
     reference_2B = torch.stack([reference_logps, alternative_reference_logps], 1).flatten()
     counted_B = target_mask(labels).any(1) | target_mask(alternative_labels).any(1)
     total = sum_where(counted_B, dpo_of(logps_2B, reference_2B, beta))
-    return reduce(total, counted_B.sum(), num_items_in_batch)
+    return reduce(narrowed(total, logits), counted_B.sum(), num_items_in_batch)
