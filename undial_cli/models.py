@@ -1,4 +1,4 @@
-"""Load, adapt and save causal language models and their tokenizers (transformers and peft).
+"""Load and check causal language models and their tokenizers; what PEFT does is in `adapters`.
 
 Knows nothing of data or methods.
 """
@@ -6,6 +6,7 @@ Knows nothing of data or methods.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import inspect
 import json
@@ -19,11 +20,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli import contrastive
+from undial_cli.adapters import add_lora, attach, base_of_adapter, merge, stored_config
 from undial_cli.cache import cache_dir, hash_folder, locked
-from undial_cli.errors import UserError, bad_value
-from undial_cli.head import TargetHead, check_head, install_head
+from undial_cli.errors import UserError
+from undial_cli.head import check_head, install_head
 from undial_cli.schema import AdapterConfig, ModelConfig
-from undial_cli.sources import Source, model_source
+from undial_cli.sources import CONFIG_FILES, Source, model_source
 
 
 def base_of(model: Any) -> Any:
@@ -80,45 +82,42 @@ def folder_source(
     return dequantised_gguf(source, config, weights) if source.gguf_file else source
 
 
-def adapter_base(source: Source) -> tuple[str, str | None] | None:
-    """If `source` is a PEFT adapter, the (path, revision) of its base model; else None."""
-    if source.local and not (Path(source.path) / "adapter_config.json").is_file():
-        return None
-    try:
-        from peft import PeftConfig
-
-        config = PeftConfig.from_pretrained(source.path, revision=source.revision)
-    except (ValueError, OSError):
-        return None
-    return str(config.base_model_name_or_path), config.revision
+def why_merged(config: ModelConfig, path: str) -> str | None:
+    """Why a fresh adapter on a model is saved merged into it, in words; None if it need not be."""
+    if stored_config(folder_source(path, config)) is not None:
+        return "the target is an adapter itself"
+    if is_from_scratch(config, path):
+        return "the base lies nowhere with weights"
+    return None
 
 
-def is_adapter(config: ModelConfig, path: str) -> bool:
-    """Whether a model path holds a PEFT adapter and not a whole model."""
-    return adapter_base(folder_source(path, config)) is not None
+def base_of_source(source: Source, config: ModelConfig) -> str | None:
+    """If `source` is a PEFT adapter, the model path of what it lies on; else None."""
+    return base_of_adapter(source, config.adapter_base)
 
 
-def contrast_of(source: Source) -> tuple[str, str, float] | None:
+def contrast_of(source: Source, config: ModelConfig) -> tuple[str, str, float] | None:
     """If `source` is a contrasted model: the paths of target and memorised, the coefficient."""
-    found = contrastive.stored(Path(source.path)) if source.local else None
-    if found is None:
+    stored = contrastive.stored(Path(source.path)) if source.local else None
+    if stored is None:
         return None
-    target = str(found.target)
-    if found.target is None:
-        base = adapter_base(Source(str(found.memorised)))
-        if base is None:
+    target: str | None = str(stored.target)
+    if stored.target is None:
+        target = base_of_source(Source(str(stored.memorised)), config)
+        if target is None:
             raise UserError(f"model.path={source.path}: the target's weights are not there")
-        target = base[0] if base[1] is None else f"{base[0]}@{base[1]}"
-    return target, str(found.memorised), found.coefficient
+    return str(target), str(stored.memorised), stored.coefficient
 
 
 def is_contrasted(config: ModelConfig, path: str) -> bool:
     """Whether a model path holds two models that are decoded together."""
-    return contrast_of(folder_source(path, config, weights=False)) is not None
+    return contrast_of(folder_source(path, config, weights=False), config) is not None
 
 
 def load_tokenizer(config: ModelConfig, path: str, weights: bool = True) -> PreTrainedTokenizerBase:
     """The fast tokenizer of `model.tokenizer_path`, or the one beside the model.
+
+    An adapter that has none beside it was trained with its base's.
 
     Args:
         weights: as in `folder_source`.
@@ -133,6 +132,9 @@ def load_tokenizer(config: ModelConfig, path: str, weights: bool = True) -> PreT
             source.path, trust_remote_code=config.trust_remote_code, **source.arguments
         )
     except (OSError, ValueError) as error:
+        base = base_of_source(source, config)
+        if base is not None:
+            return load_tokenizer(dataclasses.replace(config, tokenizer_path=None), base, weights)
         raise UserError(f"{key}={source.path}: no tokenizer there") from error
     if not tokenizer.is_fast:
         raise UserError(f"{key}={source.path}: this tokenizer is no fast one (no offsets)")
@@ -156,39 +158,48 @@ def load_model(
         UserError: the files are there but do not make a causal language model.
     """
     source = folder_source(path, config)
-    contrast = contrast_of(source)
+    contrast = contrast_of(source, config)
     if contrast is not None:
         target, memorised = (load_model(config, part, seed=seed) for part in contrast[:2])
         return contrastive.ContrastedModel(target, memorised, contrast[2])
+    base = base_of_source(source, config)
+    if base is None:
+        model = load_whole(config, path, seed, quantized)
+    else:
+        model = merge(attach(load_whole(config, base, seed), source, base))
+    install_head(model)
+    check_head(model.eval())
+    return model
+
+
+def load_whole(
+    config: ModelConfig, path: str, seed: int, quantized: bool = False
+) -> PreTrainedModel:
+    """A model that is neither an adapter nor contrasted, as transformers has it."""
+    source = folder_source(path, config)
     dtype = getattr(torch, config.dtype)
     common: dict[str, Any] = {
         "dtype": dtype,
         "attn_implementation": config.attn_implementation,
         "trust_remote_code": config.trust_remote_code,
     }
-    base = adapter_base(source)
     try:
-        if base is not None:
-            from peft import PeftModel
-
-            on = AutoModelForCausalLM.from_pretrained(base[0], revision=base[1] or "main", **common)
-            adapted = PeftModel.from_pretrained(on, source.path, revision=source.revision)
-            model = adapted.merge_and_unload()  # type: ignore[operator]
-        elif config.from_scratch and path == config.base:
+        if is_from_scratch(config, path):
             torch.manual_seed(seed)
             shape = AutoConfig.from_pretrained(source.path)
-            model = AutoModelForCausalLM.from_config(
+            return AutoModelForCausalLM.from_config(
                 shape, dtype=dtype, attn_implementation=config.attn_implementation
             )
-        else:
-            if quantized:
-                common["quantization_config"] = four_bit()
-            model = AutoModelForCausalLM.from_pretrained(source.path, **source.arguments, **common)
+        if quantized:
+            common["quantization_config"] = four_bit()
+        return AutoModelForCausalLM.from_pretrained(source.path, **source.arguments, **common)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise not_a_language_model(path, error) from error
-    install_head(model)
-    check_head(model.eval())
-    return model
+
+
+def is_from_scratch(config: ModelConfig, path: str) -> bool:
+    """Whether a path holds no weights and is initialised from the seed."""
+    return config.from_scratch and path == config.base
 
 
 def check_model(
@@ -209,16 +220,16 @@ def check_model(
             adapter names, or no such layer.
     """
     source = folder_source(path, config, weights=weights)
-    contrast = contrast_of(source)
+    contrast = contrast_of(source, config)
     for part in contrast[:2] if contrast else ():
         check_model(config, part, adapter, weights, layer)
     if contrast:
         return None
-    base = adapter_base(source)
+    base = base_of_source(source, config)
     if base is not None:
-        return check_model(config, base[0], adapter, weights, layer)
+        return check_model(config, base, adapter, weights, layer)
     found = [*Path(source.path).glob("*.safetensors"), *Path(source.path).glob("*.bin")]
-    if weights and source.local and not found and not (config.from_scratch and path == config.base):
+    if weights and source.local and not found and not is_from_scratch(config, path):
         raise UserError(f"model.path={path}: not a model (no weights there)")
     with torch.device("meta"):
         model = blank_model(config, path)
@@ -227,15 +238,9 @@ def check_model(
         raise UserError(
             f"method.layer={layer}: this model has {layers} layers; allowed is 0 to {layers - 1}"
         )
-    modules = (adapter.target_modules if adapter and adapter.name != "none" else None) or []
-    names = [name for name, _ in model.named_modules()]
-    head = next(name for name, m in model.named_modules() if isinstance(m, TargetHead))
-    for module in modules if modules != ["all-linear"] else []:
-        if head == module or head.endswith(f".{module}"):
-            raise UserError(f"adapter.target_modules={module}: the output head takes no adapter")
-        if not any(name == module or name.endswith(f".{module}") for name in names):
-            known = sorted({n.split(".")[-1] for n, m in model.named_modules() if is_linear(m)})
-            raise bad_value("adapter.target_modules", module, [*known, "all-linear"])
+    if adapter is not None and adapter.name != "none":
+        with torch.device("meta"):
+            add_lora(model, adapter, seed=0)
     return None
 
 
@@ -246,9 +251,10 @@ def blank_model(config: ModelConfig, path: str) -> PreTrainedModel:
         UserError: there is no shape of a causal language model.
     """
     source = folder_source(path, config, weights=False)
-    whole = contrast_of(source) or adapter_base(source)
+    contrast = contrast_of(source, config)
+    whole = contrast[0] if contrast else base_of_source(source, config)
     if whole is not None:
-        return blank_model(config, whole[0])
+        return blank_model(config, whole)
     trust = config.trust_remote_code
     try:
         shape = AutoConfig.from_pretrained(source.path, trust_remote_code=trust, **source.arguments)
@@ -262,11 +268,6 @@ def blank_model(config: ModelConfig, path: str) -> PreTrainedModel:
         raise not_a_language_model(path, error) from error
     install_head(model)
     return model
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether an adapter can be put on a module."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def not_a_language_model(path: str, error: Exception) -> UserError:
@@ -289,32 +290,21 @@ def four_bit() -> Any:
     )
 
 
-def adapt(model: PreTrainedModel, config: AdapterConfig, seed: int) -> nn.Module:
-    """Add a fresh LoRA adapter, or return the model as it is for full fine-tuning."""
+def adapt(
+    model: PreTrainedModel, config: AdapterConfig, seed: int, revision: str | None = None
+) -> nn.Module:
+    """Add a fresh LoRA adapter, or return the model as it is for full fine-tuning.
+
+    Args:
+        revision: of a model from the hub; the adapter lies on it alone.
+    """
     if config.name == "none":
         return model.requires_grad_(True)
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-
     if config.name == "qlora":
+        from peft import prepare_model_for_kbit_training
+
         model = prepare_model_for_kbit_training(model)
-    torch.manual_seed(seed)
-    modules: Any = config.target_modules
-    if modules is not None and len(modules) == 1:
-        modules = modules[0] if modules[0] == "all-linear" else modules
-    try:
-        return get_peft_model(
-            model,
-            LoraConfig(
-                r=config.rank,
-                lora_alpha=config.alpha,  # type: ignore[arg-type]
-                lora_dropout=config.dropout,
-                target_modules=modules,
-                task_type="CAUSAL_LM",
-            ),
-        )
-    except ValueError as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"adapter.target_modules={config.target_modules}: {reason}") from error
+    return add_lora(model, config, seed, revision)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -328,17 +318,35 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
 
-def weights_fingerprint(config: ModelConfig, path: str) -> str:
-    """A hash of what a model path holds: file contents locally, the commit on the hub."""
+def weights_fingerprint(config: ModelConfig, path: str, seed: int | None = None) -> str:
+    """A hash of what a model path holds: file contents locally, the commit on the hub.
+
+    An adapter's is that of its base too, at the revision it lies on.
+
+    Args:
+        seed: what a model from scratch is initialised from; None: known by other means.
+    """
     source = folder_source(path, config)
+    contrast, base = contrast_of(source, config), base_of_source(source, config)
+    parts = contrast[:2] if contrast else [base] if base else []
+    inner = "".join(weights_fingerprint(config, part, seed) for part in parts)
     if source.local:
-        contrast, base = contrast_of(source), adapter_base(source)
-        parts = contrast[:2] if contrast else base[:1] if base else ()
-        inner = "".join(weights_fingerprint(config, part) for part in parts)
-        return hash_folder(Path(source.path)) + inner
+        fresh = f"seed {seed}" if seed is not None and is_from_scratch(config, path) else ""
+        return hash_folder(Path(source.path)) + inner + fresh
+    return commit_of(source) + inner
+
+
+def revision_of(config: ModelConfig, path: str) -> str | None:
+    """What an adapter on a model remembers: the revision asked for, else the commit of today."""
+    source = folder_source(path, config)
+    return None if source.local else source.revision or commit_of(source)
+
+
+def commit_of(source: Source) -> str:
+    """The commit of a hub repository that its files are taken from."""
     from huggingface_hub import hf_hub_download
 
-    for name in ("config.json", "adapter_config.json"):
+    for name in CONFIG_FILES:
         with contextlib.suppress(OSError):
             return Path(hf_hub_download(source.path, name, revision=source.revision)).parent.name
     return json.dumps([source.path, source.revision])

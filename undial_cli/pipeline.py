@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from undial_cli import checks, distributed, hub, launch, models, requests, ui
+from undial_cli import adapters, checks, distributed, hub, launch, models, requests, ui
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import stages, store
@@ -292,19 +292,20 @@ def train_and_save(
 ) -> None:
     """Train the model at `path` and write the run's checkpoint in Hugging Face format."""
     tokenizer = inputs.encoder.tokenizer
-    merge = run.adapter.merge
-    if run.adapter.name != "none" and not merge and models.is_adapter(run.model, path):
-        ui.say("the target is an adapter itself: the checkpoint is saved merged", "yellow")
+    merge, reason = run.adapter.merge, models.why_merged(run.model, path)
+    if run.adapter.name != "none" and not merge and reason is not None:
+        ui.say(f"{reason}: the checkpoint is saved merged", "yellow")
         merge = True
     model: Any = lean.make_lean(stages.load(run, path, held_on(run, device)))
     start = folder.resume / "start"
     if method.from_start and (run.adapter.name == "none" or merge):
         distributed.on_main(lambda: snapshot(model, start))
-    model = models.adapt(model, run.adapter, run.seed)
+    adapters.say_modules(model, run.adapter)
+    model = models.adapt(model, run.adapter, run.seed, models.revision_of(run.model, path))
     choose_parameters(model, method)
     packs = is_packed(run, model)
     schedule = make_schedule(run, inputs.sets, inputs.samples, anchor, packs)
-    weights = distributed.on_main(lambda: models.weights_fingerprint(run.model, path))
+    weights = distributed.on_main(lambda: models.weights_fingerprint(run.model, path, run.seed))
     teacher = make_teacher(run, cache, model, method.terms(), schedule, weights)
     base = models.base_of(model)
     watching = watchers(run, folder, inputs, model, schedule)
@@ -364,7 +365,7 @@ def save_checkpoint(
     unfinished = folder.path / ".checkpoint.unfinished"
     distributed.on_main(lambda: shutil.rmtree(unfinished, ignore_errors=True))
     if merge and run.adapter.name != "none":
-        merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+        merged = adapters.merge(trainer.accelerator.unwrap_model(trainer.model))
         distributed.on_main(lambda: merged.save_pretrained(unfinished))
     else:
         trainer.save_model(str(unfinished))

@@ -69,6 +69,9 @@ class ModelConfig:
     base: str | None = key(None, "the pre-trained model: what `finetune` starts from")
     path: str | None = key(None, "the target: hub id[@revision], folder, .gguf file, pkg://...")
     tokenizer_path: str | None = key(None, "tokenizer; null: the one beside the model")
+    adapter_base: str | None = key(
+        None, "where an adapter's base lies, if not where its adapter_config.json says"
+    )
     dtype: str = key("float32", "dtype of the weights", allowed=DTYPES)
     attn_implementation: str = key("sdpa", "attention of transformers (sdpa, eager, ...)")
     trust_remote_code: bool = key(False, "run code that comes with the model")
@@ -134,7 +137,7 @@ class AdapterConfig:
     rank: int = key(8, "LoRA rank", minimum=1)
     alpha: float = key(16, "LoRA alpha", above=0)
     dropout: float = key(0.05, "LoRA dropout", minimum=0, maximum=1)
-    target_modules: list[str] | None = key(None, "modules; null: peft's choice (q_proj, v_proj)")
+    target_modules: list[str] | None = key(None, "modules; null: peft's, or q_proj, v_proj")
     merge: bool = key(False, "save merged full weights in place of the adapter")
 
 

@@ -62,7 +62,7 @@ def depends_on(run: Run, inputs: Inputs, path: str) -> Any:
     folders = [run.eval.harness.include_path, *(getattr(run.eval, key) for key in HELPERS)]
     sampled = any(s.top_p or s.prefixes == "authors" for s in run.eval.sets.values())
     return [
-        distributed.on_main(lambda: models.weights_fingerprint(run.model, path)),
+        distributed.on_main(lambda: models.weights_fingerprint(run.model, path, run.seed)),
         dataclasses.asdict(run.model.template),
         [
             run.model.dtype,
