@@ -21,10 +21,11 @@ from undial_cli.sources import Source, looks_local, model_source
 # What a fresh LoRA is put on in a family that peft knows no modules for: the first that are there.
 ATTENTION = (
     ("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",), ("wqkv",),
+    ("in_proj",),
 )  # fmt: skip
 # How far merging may move a logit, as a share of the largest one: rounding, with room to spare.
 MERGED_WITHIN = {
-    torch.float64: 1e-4, torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.25,
+    torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.25,
 }  # fmt: skip
 # Token ids on which merged and unmerged logits are compared, spread over the vocabulary.
 PROBES = 8
@@ -55,9 +56,10 @@ def stored_config(source: Source) -> Any | None:
             f"adapter {source.path}: adapter_config.json cannot be read ({reason_of(error)})"
         ) from error
     if config.is_prompt_learning or config.is_adaption_prompt:
+        kind = str(config.peft_type).removeprefix("PeftType.")
         raise UserError(
-            f"adapter {source.path}: {config.peft_type} adds no weights to its base, so that it "
-            "cannot be merged into it; allowed are kinds that can (LORA, IA3, LOHA, OFT, ...)"
+            f"adapter {source.path}: {kind} adds no weights to its base, so that it cannot be "
+            "merged into it; allowed are kinds that can (LORA, IA3, LOHA, OFT, ...)"
         )
     return config
 
@@ -83,7 +85,7 @@ def base_of_adapter(source: Source, moved: str | None = None) -> str | None:
             return str(folder.resolve())
     if named and not looks_local(named):
         try:
-            model_source(path, "its base")
+            model_source(path, "base_model_name_or_path")
             return path
         except (UserError, WorldError) as error:
             if moved is None:
@@ -96,7 +98,7 @@ def base_of_adapter(source: Source, moved: str | None = None) -> str | None:
 REMEDY = "model.adapter_base=PATH says where the base lies"
 
 
-def attach(base: PreTrainedModel, source: Source, base_path: str) -> Any:
+def attach(base: Any, source: Source, base_path: str) -> Any:
     """A stored adapter on its base, not merged; tokens that it adds get their rows.
 
     Raises:
@@ -113,7 +115,7 @@ def attach(base: PreTrainedModel, source: Source, base_path: str) -> Any:
         ) from error
 
 
-def add_rows(base: PreTrainedModel, source: Source) -> None:
+def add_rows(base: Any, source: Source) -> None:
     """Give embedding and head as many rows as the matrices in their place have in an adapter."""
     from peft.utils.save_and_load import load_peft_weights
 
@@ -126,7 +128,7 @@ def add_rows(base: PreTrainedModel, source: Source) -> None:
         if f".{name}." in key and "lora_" not in key and weight.shape[1:] == module.weight.shape[1:]
     }
     rows = max((len(weight) for weight in held.values()), default=0)
-    if rows <= len(embedding.weight):  # type: ignore[arg-type]
+    if rows <= len(embedding.weight):
         return
     config = stored_config(source)
     tied = getattr(config, "ensure_weight_tying", False)
@@ -154,13 +156,14 @@ def lora_modules(model: nn.Module, config: AdapterConfig) -> list[str] | str:
         if matches(head, module):
             raise UserError(f"adapter.target_modules={module}: the output head takes no adapter")
         if not any(matches(name, module) for name in names):
-            linear = sorted({n.split(".")[-1] for n, m in model.named_modules() if is_linear(m)})
+            linear = {n.split(".")[-1] for n, m in model.named_modules() if is_linear(m)}
+            linear -= {head.split(".")[-1]}
             raise bad_value("adapter.target_modules", module, [*linear, "all-linear"])
     return config.target_modules
 
 
 def default_modules(model: Any) -> list[str] | str:
-    """peft's modules for a family; else the attention's projections by name, else `all-linear`."""
+    """peft's modules for a family; else the inputs of its mixer by name; else `all-linear`."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
     linear = [name for name, module in model.named_modules() if is_linear(module)]
@@ -249,7 +252,7 @@ def merge(model: Any) -> Any:
     if not gap <= allowed:
         raise WorldError(
             f"the adapter cannot be merged into its base: the logits move by {gap:.1%} of the "
-            f"largest (rounding allows {allowed:.0%})"
+            f"largest (rounding allows {allowed:.1%})"
         )
     return merged
 
