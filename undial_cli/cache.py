@@ -34,7 +34,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0.5)
     except Timeout:
-        ui.say(f"waiting for another undial that works on {path.name}", "dim")
+        ui.say(f"waiting for another undial that works on {path.parent.name}/{path.name}", "dim")
         lock.acquire()
     try:
         yield

@@ -203,3 +203,43 @@ def test_no_room_on_the_disk_is_one_line_that_says_what_helps(tmp_path: Path) ->
     assert line.startswith("teacher cache: no room for 0.00 GB in ")
     for part in (str(tmp_path), "UNDIAL_CACHE_DIR"):
         assert part in line
+
+
+def held_on_disk(rows: Rows) -> int:
+    return rows.file.stat().st_blocks * 512
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate here")
+def test_room_is_taken_for_what_is_used_alone_and_more_of_it_later(tmp_path: Path) -> None:
+    counts = [512] * 400  # 8 KiB each
+    file = tmp_path / "rows.bin"
+    for used in ([3, 4, 250], [250, 17]):
+        rows = Rows(file, counts, WIDTH, torch.float32, used)
+        rows.prepare()
+        rows.open()
+        assert rows.nbytes == len(used) * 512 * WIDTH * 4
+        fill_all = {i: torch.full((512, WIDTH), float(i)) for i in used}
+        for i in rows.missing(used):
+            rows.put(i, fill_all[i])
+        assert file.stat().st_size == 400 * 512 * WIDTH * 4
+        assert held_on_disk(rows) < 100_000
+    every = Rows(file, counts, WIDTH, torch.float32, [17, 250, 3, 4, 5])
+    every.prepare()
+    every.open()
+    assert every.missing([3, 4, 5, 17, 250]) == [5]
+
+
+@pytest.mark.parametrize("used", [[4, 0], [3], [1], []], ids=str)
+def test_in_memory_only_the_used_rows_are_held(used: list[int], tmp_path: Path) -> None:
+    fill(opened(tmp_path), EVERY)
+    rows = Rows(tmp_path / "inner" / "rows.bin", COUNTS, WIDTH, torch.float32, used)
+    rows.prepare()
+    rows.open()
+    rows.load()
+    assert rows.data.numel() * 4 == rows.nbytes == sum(COUNTS[i] for i in used) * WIDTH * 4
+    assert all(torch.equal(rows.get(i), values(i)) for i in used)
+
+
+def test_neighbours_are_one_stretch_of_the_file(tmp_path: Path) -> None:
+    rows = Rows(tmp_path / "rows.bin", [2, 0, 3, 1, 4], 1, torch.float64, [0, 1, 2, 4])
+    assert rows.stretches() == [(0, 40), (48, 80)]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from small import random_llama
 from torch import Tensor, nn
 
+from undial_cli.cache import cache_dir
 from undial_cli.data.collate import EMPTY, Batch, padded
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import WorldError
@@ -414,3 +418,54 @@ def test_a_resumed_run_takes_what_is_kept_and_never_asks_the_trained_model(tmp_p
     teacher.add("forget", EXAMPLES, [0, 1, 2, 3], BOTH)
     with pytest.raises(WorldError, match=r"no longer holds.*resume=false"):
         teacher.fill(model, padded, resumed=True)
+
+
+def test_a_set_is_locked_while_it_is_filled_and_no_other(tmp_path: Path, cache: Path) -> None:
+    """Another teacher's lock, or that of another set, is none of ours; our own set's is."""
+    model = random_llama(VOCABULARY, dtype=torch.float64)
+    free: dict[str, list[bool]] = {"own": [], "other": []}
+
+    def held(folder: Path) -> bool:
+        with ThreadPoolExecutor(1) as pool:
+            return not pool.submit(acquired, folder).result()
+
+    def collate(chosen: list[Example], indices: list[int]) -> Batch:
+        for name, teacher in (("own", teacher_one), ("other", teacher_two)):
+            free[name].append(not held(teacher.sets["forget"].folder))
+        return padded(chosen, indices)
+
+    teacher_one = CachedTeacher(model, tmp_path, "fingerprint", False)
+    teacher_two = CachedTeacher(model, tmp_path, "another", False)
+    for teacher in (teacher_one, teacher_two):
+        teacher.add("forget", EXAMPLES, EVERY, BOTH)
+    teacher_one.fill(model, collate)
+    assert free["own"]
+    assert not any(free["own"])
+    assert all(free["other"])
+    assert not held(teacher_one.sets["forget"].folder)
+
+
+def acquired(folder: Path) -> bool:
+    """Whether the lock of a folder is free."""
+    name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
+    lock = FileLock(cache_dir() / "locks" / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    lock.release()
+    return True
+
+
+def test_a_run_keeps_what_it_sees_of_a_large_set(tmp_path: Path) -> None:
+    model = random_llama(VOCABULARY, dtype=torch.float64)
+    many = [EXAMPLES[i % 8] for i in range(4000)]
+    teacher = CachedTeacher(model, tmp_path, "fingerprint", False)
+    teacher.add("retain", many, [7, 2041], BOTH)
+    seen = 32 * (many[7].num_targets + many[2041].num_targets) + 2
+    assert teacher.nbytes == 8 * seen
+    teacher.fill(model, padded)
+    for file in tmp_path.rglob("*.bin"):
+        assert file.stat().st_blocks * 512 < 40_000
+    signal = teacher.signal(model, "retain", batch_of([2041, 7], many), BOTH)
+    close(logits_of(signal, model), dense(model, [2041, 7], many)[0])

@@ -246,9 +246,10 @@ def hold(teacher: Teacher | None) -> int:
         return 0
     for kept in teacher.sets.values():
         for rows in kept.rows.values():
-            count = rows.starts[-1]
-            held = torch.empty(count if teacher.in_memory else 1, rows.width, dtype=rows.dtype)
-            rows.data = held.expand(count, -1)
+            one = torch.empty(1, rows.width, dtype=rows.dtype)
+            rows.data, rows.sums = one.expand(rows.starts[-1], -1), torch.empty(0)
+            if teacher.in_memory:
+                rows.load()
     return teacher.nbytes if teacher.in_memory else 0
 
 

@@ -160,7 +160,7 @@ def fill_teacher(
     if not isinstance(teacher, CachedTeacher):
         return
     device = next(model.parameters()).device
-    with distributed.on_main_locked(teacher.folder), autocast(run, device):
+    with autocast(run, device):
         computed = teacher.fill(model, schedule.make_batch, advance, resumed)
     if computed < teacher.samples:
         there = teacher.samples - computed

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +22,44 @@ from undial_cli.errors import WorldError
 class Rows:
     """`counts[i]` rows of `width` numbers for sample i, in `file`, with a checksum of each sample.
 
-    Several processes may hold the same file; each puts other samples. `prepare` makes the file.
+    Several processes and runs may hold the same file, each for other samples: it has a place for
+    every sample and takes room for those that are `used` alone. `prepare` makes it.
     """
 
-    def __init__(self, file: Path, counts: list[int], width: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        file: Path,
+        counts: list[int],
+        width: int,
+        dtype: torch.dtype,
+        used: Iterable[int] | None = None,
+    ) -> None:
         self.file, self.width, self.dtype = file, width, dtype
         self.starts = [0, *itertools.accumulate(counts)]
+        self.used = sorted(range(len(counts)) if used is None else set(used))
+        # Where a sample's rows are in `data`, which mirrors the file until it is loaded.
+        self.places = {i: slice(self.starts[i], self.starts[i + 1]) for i in self.used}
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one row."""
+        return self.width * self.dtype.itemsize
 
     @property
     def nbytes(self) -> int:
-        """Size of the file."""
-        return self.starts[-1] * self.width * self.dtype.itemsize
+        """Size of the rows that are used."""
+        return self.row_bytes * sum(place.stop - place.start for place in self.places.values())
+
+    def stretches(self) -> list[tuple[int, int]]:
+        """Where the used rows lie in the file, in bytes; neighbours are one."""
+        found: list[tuple[int, int]] = []
+        for place in self.places.values():
+            start, stop = place.start * self.row_bytes, place.stop * self.row_bytes
+            if found and found[-1][1] == start:
+                found[-1] = found[-1][0], stop
+            elif stop > start:
+                found.append((start, stop))
+        return found
 
     @property
     def sums_file(self) -> Path:
@@ -39,25 +67,28 @@ class Rows:
         return self.file.with_suffix(".sums")
 
     def prepare(self) -> None:
-        """Make both files as large as they must be; what they hold is kept.
+        """Make both files as long as they must be, with room for what is used; the rest is kept.
 
         Raises:
             WorldError: there is no room for them.
         """
         self.file.parent.mkdir(parents=True, exist_ok=True)
         sums = np.dtype(np.int64).itemsize * (len(self.starts) - 1)
-        for file, size in ((self.file, self.nbytes), (self.sums_file, sums)):
+        whole = self.starts[-1] * self.row_bytes
+        for file, size, stretches in (
+            (self.file, whole, self.stretches()),
+            (self.sums_file, sums, [(0, sums)] if sums else []),
+        ):
             handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                if os.fstat(handle).st_size > size:
+                if os.fstat(handle).st_size != size:
                     os.ftruncate(handle, size)
-                if size and hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(handle, 0, size)
-                else:
-                    os.ftruncate(handle, size)
+                for start, stop in stretches if hasattr(os, "posix_fallocate") else ():
+                    os.posix_fallocate(handle, start, stop - start)
             except OSError as error:
+                room = sum(stop - start for start, stop in stretches)
                 raise WorldError(
-                    f"teacher cache: no room for {size / 1e9:.2f} GB in {file.parent} "
+                    f"teacher cache: no room for {room / 1e9:.2f} GB in {file.parent} "
                     f"({error.strerror}); UNDIAL_CACHE_DIR moves it"
                 ) from error
             finally:
@@ -73,8 +104,8 @@ class Rows:
         )
 
     def get(self, sample: int) -> Tensor:
-        """The rows of a sample, [count, width]."""
-        return self.data[self.starts[sample] : self.starts[sample + 1]]
+        """The rows of a sample that is used, [count, width]."""
+        return self.data[self.places[sample]]
 
     def checksum(self, sample: int) -> int:
         """What the checksum of a sample's rows is, never 0."""
@@ -91,5 +122,12 @@ class Rows:
         return [i for i in samples if int(self.sums[i]) != self.checksum(i)]
 
     def load(self) -> None:
-        """Hold the rows in memory of this process instead of mapping them."""
-        self.data, self.sums = self.data.clone(), self.sums.clone()
+        """Hold the rows that are used in memory of this process instead of mapping them."""
+        rows = [self.get(i) for i in self.used]
+        ends = list(itertools.accumulate(len(part) for part in rows))
+        self.data = torch.cat([self.data[:0], *rows])
+        self.sums = self.sums.clone()
+        self.places = {
+            i: slice(end - len(part), end)
+            for i, part, end in zip(self.used, rows, ends, strict=True)
+        }

@@ -106,9 +106,10 @@ class AdapterTeacher:
 class Kept:
     """One set of a run: its examples, those of them the run sees, and what is kept of them.
 
-    `layer`: whose activations are kept, if any are.
+    `folder`: where it is kept. `layer`: whose activations are kept, if any are.
     """
 
+    folder: Path
     examples: list[Example]
     used: list[int]
     rows: dict[str, Rows]
@@ -159,36 +160,24 @@ class CachedTeacher:
         if TEACHER_LOGITS in needs:
             if self.own is not None and self.head is None:
                 self.head = clone(self.own, self.dtype)
-            rows[TEACHER_LOGITS] = Rows(folder / "hidden.bin", counts, self.width, self.dtype)
+            rows[TEACHER_LOGITS] = Rows(folder / "hidden.bin", counts, self.width, self.dtype, used)
         if REFERENCE_LOGPS in needs:
             ones = [1] * len(examples)
-            rows[REFERENCE_LOGPS] = Rows(folder / "logps.bin", ones, 1, torch.float64)
+            rows[REFERENCE_LOGPS] = Rows(folder / "logps.bin", ones, 1, torch.float64, used)
         if TEACHER_LAYER in needs:
             file = folder / f"layer{layer}.bin"
-            rows[TEACHER_LAYER] = Rows(file, counts, self.width, self.layer_dtype)
-        self.sets[name] = Kept(examples, used, rows, layer)
+            rows[TEACHER_LAYER] = Rows(file, counts, self.width, self.layer_dtype, used)
+        self.sets[name] = Kept(folder, examples, used, rows, layer)
 
     @property
     def nbytes(self) -> int:
-        """Size of all that is kept."""
+        """Size of all that the run keeps."""
         return sum(rows.nbytes for kept in self.sets.values() for rows in kept.rows.values())
 
     @property
     def samples(self) -> int:
         """How many samples the run asks about."""
         return sum(len(kept.used) for kept in self.sets.values())
-
-    def open(self) -> dict[str, list[int]]:
-        """Open the files; the samples of each set that are still missing in them."""
-        missing = {}
-        for name, kept in self.sets.items():
-            mine = kept.used[distributed.rank() :: distributed.world()]
-            for rows in kept.rows.values():
-                distributed.on_main(rows.prepare)
-                rows.open()
-            found = {i for rows in kept.rows.values() for i in rows.missing(mine)}
-            missing[name] = sorted(distributed.gather(sorted(found)))
-        return missing
 
     def fill(
         self,
@@ -199,7 +188,8 @@ class CachedTeacher:
     ) -> int:
         """Run the teacher over what is missing, in batches of similar length, shared out.
 
-        Every process runs as many batches, so that sharded models keep step.
+        Every process runs as many batches, so that sharded models keep step. A set is locked while
+        it is filled, so that only runs on the same teacher and the same set wait for each other.
 
         Args:
             resumed: the model has been trained already: nothing may be missing.
@@ -210,24 +200,20 @@ class CachedTeacher:
         Raises:
             WorldError: something is, or the processes do not see the same cache folder.
         """
-        device, found = next(model.parameters()).device, self.open()
+        device = next(model.parameters()).device
         self.head = None if self.head is None else self.head.to(device)
-        for name, missing in found.items():
-            kept = self.sets[name]
-            if missing and resumed:
-                raise WorldError(
-                    f"teacher cache: {self.folder} no longer holds what this run began with; "
-                    "resume=false starts it again"
-                )
-            advance(len(kept.used) - len(missing))
-            batches = by_length(kept.examples, missing, TOKENS.get(device.type, TOKENS["cuda"]))
-            world = distributed.world()
-            for turn in range(0, len(batches), world):
-                turns = batches[turn : turn + world]
-                chosen = turns[distributed.rank()] if distributed.rank() < len(turns) else []
-                self.keep(model, kept, chosen, collate, device)
-                advance(sum(map(len, turns)))
-            distributed.barrier()
+        total = 0
+        for kept in self.sets.values():
+            with distributed.on_main_locked(kept.folder):
+                missing = open_rows(kept)
+                if missing and resumed:
+                    raise WorldError(
+                        f"teacher cache: {self.folder} no longer holds what this run began with; "
+                        "resume=false starts it again"
+                    )
+                total += len(missing)
+                advance(len(kept.used) - len(missing))
+                self.compute(model, kept, missing, collate, advance, device)
             if any(rows.missing(kept.used) for rows in kept.rows.values()):
                 raise WorldError(
                     f"teacher cache: not every process sees {self.folder}; UNDIAL_CACHE_DIR must "
@@ -236,7 +222,26 @@ class CachedTeacher:
             if self.in_memory:
                 for rows in kept.rows.values():
                     rows.load()
-        return sum(map(len, found.values()))
+        return total
+
+    def compute(
+        self,
+        model: nn.Module,
+        kept: Kept,
+        missing: list[int],
+        collate: Collate,
+        advance: Callable[[int], None],
+        device: torch.device,
+    ) -> None:
+        """Ask the teacher about samples of a set, this process about its share of the batches."""
+        batches = by_length(kept.examples, missing, TOKENS.get(device.type, TOKENS["cuda"]))
+        world = distributed.world()
+        for turn in range(0, len(batches), world):
+            turns = batches[turn : turn + world]
+            chosen = turns[distributed.rank()] if distributed.rank() < len(turns) else []
+            self.keep(model, kept, chosen, collate, device)
+            advance(sum(map(len, turns)))
+        distributed.barrier()
 
     def keep(
         self,
@@ -279,6 +284,16 @@ class CachedTeacher:
             values = [rows[REFERENCE_LOGPS].get(i) if i >= 0 else zero for i in batch.index]
             signal.logps_B = torch.cat(values)[:, 0].to(device)
         return signal
+
+
+def open_rows(kept: Kept) -> list[int]:
+    """Open the files of a set; the samples that are still missing in them, on every process."""
+    share = kept.used[distributed.rank() :: distributed.world()]
+    for rows in kept.rows.values():
+        distributed.on_main(rows.prepare)
+        rows.open()
+    missing = {i for rows in kept.rows.values() for i in rows.missing(share)}
+    return sorted(distributed.gather(sorted(missing)))
 
 
 def clone(head: Projection, dtype: torch.dtype) -> Projection:
