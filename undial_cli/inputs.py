@@ -9,16 +9,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from undial_cli import launch, models
 from undial_cli.cache import hash_file
 from undial_cli.data import samples
+from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder, Example
-from undial_cli.data.load import Row, check_columns, load_split, load_training_set
+from undial_cli.data.load import load_rows
+from undial_cli.data.rows import Row, count_repeated, count_shared, unread_columns
 from undial_cli.data.schedule import Sample
+from undial_cli.data.splits import splits_of
 from undial_cli.errors import UserError, WorldError
+from undial_cli.evaluation.items import data_of
 from undial_cli.evaluation.preparation import (
     Reference,
     check_contrast,
@@ -51,7 +56,8 @@ class Inputs:
     Training sets by name (`forget`, `retain`, `train`), and of some the samples that their examples
     make; the suite with its rows, the encoder, and what the evaluation is compared with;
     `target_beside`: path of the data's own target where another model is evaluated; `watched`: the
-    texts of `train.stop`.
+    texts of `train.stop`; `counts`: what became of the rows of each training set; `notes`: what is
+    to be said of the rows before anything is computed, a line each.
     """
 
     encoder: Encoder
@@ -63,6 +69,13 @@ class Inputs:
     tokenizer_fingerprint: str
     fingerprint: dict[str, str]
     watched: list[Example] = field(default_factory=list)
+    counts: dict[str, RowCounts] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """What the run folder keeps of them: hashes, and what became of the rows."""
+        rows = {name: counts.record() for name, counts in self.counts.items()}
+        return {**self.fingerprint, "rows": rows}
 
     def answers(self, name: str) -> list[Example]:
         """The examples of a set that are its own answers, not those to prefer."""
@@ -82,7 +95,9 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         WorldError: the hub cannot be reached.
     """
     method = method_of(run)
-    rows = {name: training_rows(run.data, name) for name in (method.terms() if method else ())}
+    held = {name: training_rows(run.data, name) for name in (method.terms() if method else ())}
+    rows = {name: part[: run.data.limit] for name, part in held.items()}
+    notes = overlap(run.data, rows)
     answers = preferred(run, method, rows)
     texts = watched_rows(run)
     place = target_of(run)
@@ -100,7 +115,7 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
     model = "made" if place.path is None else ""
     if place.path is not None and weights:
         model = models.weights_fingerprint(run.model, place.path)
-    read = [rows, {name: asdict(found) for name, found in suite.rows.items()}]
+    read = [rows, {name: part.content() for name, part in suite.rows.items()}]
     fingerprint = {
         "data": digest([*read, answers, texts] if answers or texts else read),
         "model": model,
@@ -114,6 +129,11 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         for name, part in rows.items()
         if method is not None
     }
+    for name, part in encoded.items():
+        part.counts.beyond = len(held[name]) - len(rows[name])
+        part.counts.repeated = count_repeated(rows[name], run.data)
+        notes.append(part.counts.line(name, run.data.max_length))
+    notes += unread(run, rows, suite)
     return Inputs(
         encoder,
         {name: found.examples for name, found in encoded.items()},
@@ -124,7 +144,46 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         models.tokenizer_fingerprint(encoder.tokenizer),
         fingerprint,
         watched_examples(encoder, run, texts),
+        {name: part.counts for name, part in encoded.items()},
+        notes,
     )
+
+
+def overlap(data: DataConfig, rows: dict[str, list[Row]]) -> list[str]:
+    """A line on forget rows that are in the retain set too, where both are trained on.
+
+    Raises:
+        UserError: all of them are, so that the two terms cancel.
+    """
+    if not {"forget", "retain"} <= rows.keys():
+        return []
+    count, total = count_shared(rows["forget"], rows["retain"], data), len(rows["forget"])
+    if not count:
+        return []
+    forget, retain = (named(data, name) for name in ("forget", "retain"))
+    text = f"{retain}: holds {count} of the {total} rows of the forget set ({forget})"
+    if count == total:
+        raise UserError(
+            f"{text}, so that the two terms cancel; allowed is a retain set without them"
+        )
+    return [f"{text}, whose two terms cancel"]
+
+
+def unread(run: Run, rows: dict[str, list[Row]], suite: Suite) -> list[str]:
+    """A line on columns that nothing reads, with the sets that have them."""
+    options = run.eval.sets.values()
+    known = {key for o in options for key in (o.question_key, o.answer_key) if key is not None}
+    sets = [(name, part, run.data) for name, part in rows.items()]
+    for name, part in suite.rows.items():
+        sets.append((f"eval.sets.{name}", part.rows, data_of(run.data, run.eval.sets[name])))
+    columns: dict[str, list[str]] = {}
+    for name, part, data in sets:
+        for column in unread_columns(part, data, known):
+            columns.setdefault(column, []).append(name)
+    if not columns:
+        return []
+    listed = "; ".join(f"{column} ({', '.join(names)})" for column, names in columns.items())
+    return [f"columns that nothing reads: {listed}"]
 
 
 def preferred(run: Run, method: Method | None, rows: dict[str, list[Row]]) -> list[list[list[str]]]:
@@ -155,9 +214,7 @@ def watched_rows(run: Run) -> list[Row]:
         return []
     stop = run.train.stop
     data = dataclasses.replace(run.data, path=None)
-    rows = load_split(data, str(stop.split), "train.stop.split", stop.path)
-    check_columns(rows, data, f"train.stop.split={stop.split}")
-    return rows
+    return load_rows(data, [str(stop.split)], "train.stop.split", stop.path)
 
 
 def watched_examples(encoder: Encoder, run: Run, rows: list[Row]) -> list[Example]:
@@ -196,19 +253,29 @@ def method_of(run: Run) -> Method | None:
     return Supervised() if isinstance(run, FinetuneRun) else None
 
 
+def data_key(data: DataConfig, name: str) -> str:
+    """The key of a training set: of its split, or of its file where there is no path."""
+    return f"data.{name}_{'split' if data.path is not None else 'file'}"
+
+
+def named(data: DataConfig, name: str) -> str:
+    """A training set as errors name it: its key and value."""
+    key = data_key(data, name)
+    return f"{key}={','.join(splits_of(getattr(data, key.removeprefix('data.'))))}"
+
+
 def training_rows(data: DataConfig, name: str) -> list[Row]:
-    """The rows of a training set: `data.NAME_split`, or `data.NAME_file` where there is no path."""
-    key = f"data.{name}_split" if data.path is not None else f"data.{name}_file"
-    given = getattr(data, key.removeprefix("data."))
-    splits = given if isinstance(given, list) else [given] if given else []
+    """The rows of a training set, those beyond `data.limit` as well."""
+    key = data_key(data, name)
+    splits = splits_of(getattr(data, key.removeprefix("data.")))
     if not splits:
         raise UserError(f"{key}: not set, and this run needs it")
-    return load_training_set(data, splits, key)
+    return load_rows(data, splits, key)
 
 
 def made_run(run: Run, place: Place) -> FinetuneRun:
     """The finetune run behind a place that has no path; the same on every hardware of a kind."""
-    rows = load_training_set(run.data, list(place.splits), "data.train_split")
+    rows = load_rows(run.data, list(place.splits), "data.train_split")
     base = models.weights_fingerprint(run.model, str(run.model.base))
     hardware = HardwareConfig(
         name="cpu" if launch.on_cpu(run) else "auto", precision=launch.autocast_dtype(run)
