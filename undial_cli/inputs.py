@@ -19,11 +19,10 @@ from undial_cli.data import samples
 from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import load_rows
-from undial_cli.data.rows import Row, count_repeated, count_shared, unread_columns
+from undial_cli.data.rows import Row, count_repeated
 from undial_cli.data.schedule import Sample
 from undial_cli.data.splits import splits_of
 from undial_cli.errors import UserError, WorldError
-from undial_cli.evaluation.items import data_of
 from undial_cli.evaluation.preparation import (
     Reference,
     check_contrast,
@@ -35,6 +34,7 @@ from undial_cli.evaluation.suite import Suite
 from undial_cli.methods import make_method
 from undial_cli.methods.base import Method
 from undial_cli.methods.finetune import Supervised
+from undial_cli.row_notes import data_key, describe_overlap, describe_unread
 from undial_cli.run_folder import folder_of
 from undial_cli.schema import (
     DataConfig,
@@ -97,7 +97,7 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
     method = method_of(run)
     held = {name: training_rows(run.data, name) for name in (method.terms() if method else ())}
     rows = {name: part[: run.data.limit] for name, part in held.items()}
-    notes = overlap(run.data, rows)
+    notes = describe_overlap(run.data, rows)
     answers = preferred(run, method, rows)
     texts = watched_rows(run)
     place = target_of(run)
@@ -133,7 +133,7 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         part.counts.beyond = len(held[name]) - len(rows[name])
         part.counts.repeated = count_repeated(rows[name], run.data)
         notes.append(part.counts.line(name, run.data.max_length))
-    notes += unread(run, rows, suite)
+    notes += describe_unread(run, rows, suite)
     return Inputs(
         encoder,
         {name: found.examples for name, found in encoded.items()},
@@ -147,43 +147,6 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         {name: part.counts for name, part in encoded.items()},
         notes,
     )
-
-
-def overlap(data: DataConfig, rows: dict[str, list[Row]]) -> list[str]:
-    """A line on forget rows that are in the retain set too, where both are trained on.
-
-    Raises:
-        UserError: all of them are, so that the two terms cancel.
-    """
-    if not {"forget", "retain"} <= rows.keys():
-        return []
-    count, total = count_shared(rows["forget"], rows["retain"], data), len(rows["forget"])
-    if not count:
-        return []
-    forget, retain = (named(data, name) for name in ("forget", "retain"))
-    text = f"{retain}: holds {count} of the {total} rows of the forget set ({forget})"
-    if count == total:
-        raise UserError(
-            f"{text}, so that the two terms cancel; allowed is a retain set without them"
-        )
-    return [f"{text}, whose two terms cancel"]
-
-
-def unread(run: Run, rows: dict[str, list[Row]], suite: Suite) -> list[str]:
-    """A line on columns that nothing reads, with the sets that have them."""
-    options = run.eval.sets.values()
-    known = {key for o in options for key in (o.question_key, o.answer_key) if key is not None}
-    sets = [(name, part, run.data) for name, part in rows.items()]
-    for name, part in suite.rows.items():
-        sets.append((f"eval.sets.{name}", part.rows, data_of(run.data, run.eval.sets[name])))
-    columns: dict[str, list[str]] = {}
-    for name, part, data in sets:
-        for column in unread_columns(part, data, known):
-            columns.setdefault(column, []).append(name)
-    if not columns:
-        return []
-    listed = "; ".join(f"{column} ({', '.join(names)})" for column, names in columns.items())
-    return [f"columns that nothing reads: {listed}"]
 
 
 def preferred(run: Run, method: Method | None, rows: dict[str, list[Row]]) -> list[list[list[str]]]:
@@ -251,17 +214,6 @@ def method_of(run: Run) -> Method | None:
     if isinstance(run, UnlearnRun):
         return make_method(run.method, run.seed)
     return Supervised() if isinstance(run, FinetuneRun) else None
-
-
-def data_key(data: DataConfig, name: str) -> str:
-    """The key of a training set: of its split, or of its file where there is no path."""
-    return f"data.{name}_{'split' if data.path is not None else 'file'}"
-
-
-def named(data: DataConfig, name: str) -> str:
-    """A training set as errors name it: its key and value."""
-    key = data_key(data, name)
-    return f"{key}={','.join(splits_of(getattr(data, key.removeprefix('data.'))))}"
 
 
 def training_rows(data: DataConfig, name: str) -> list[Row]:

@@ -86,7 +86,10 @@ def is_text(value: Any) -> bool:
 
 def refusal(key: str, column: str, value: Any, number: int, needed: str) -> UserError:
     """The line for a cell that holds something else than its column needs."""
-    content = "text that cannot be read so" if isinstance(value, str) else type(value).__name__
+    kind = type(value).__name__
+    content = {"str": "text that cannot be read so", "list": "a list", "dict": "a dictionary"}.get(
+        kind, f"a value of type {kind}"
+    )
     return UserError(
         f"{key}: column '{column}' holds {content} in row {number}; needed is {needed}"
     )

@@ -16,13 +16,15 @@ NAMED = 5
 class RowCounts:
     """The rows of one set.
 
-    `tokens`: targets of a pass over the set; `sequences`: what the rows were made into; `cut`: rows
-    whose targets go beyond data.max_length, `lost`: those targets; `skipped`: why, by row number
-    (from 1); `unpaired`: answers to prefer of which nothing is left; `beyond`: rows that data.limit
-    leaves unread; `repeated`: rows that say what an earlier one says.
+    `documents`: rows of which every token is a target; `tokens`: targets of a pass over the set;
+    `sequences`: what the rows were made into; `cut`: rows whose targets go beyond data.max_length,
+    `lost`: those targets; `skipped`: why, by row number (from 1); `unpaired`: answers to prefer of
+    which nothing is left; `beyond`: rows that data.limit leaves unread; `repeated`: rows that say
+    what an earlier one says.
     """
 
     read: int = 0
+    documents: int = 0
     tokens: int = 0
     sequences: int = 0
     cut: int = 0
@@ -40,7 +42,8 @@ class RowCounts:
     def line(self, name: str, max_length: int) -> str:
         """One line for the screen and the log; it holds no text of the rows."""
         made = f" in {self.sequences:,} sequences" if self.sequences != self.trained else ""
-        parts = [f"{self.read:,} rows read", f"{self.trained:,} trained{made}"]
+        form = f" ({self.documents:,} as documents)" if self.documents else ""
+        parts = [f"{self.read:,} rows read{form}", f"{self.trained:,} trained{made}"]
         parts[-1] += f" ({self.tokens:,} tokens)"
         if self.cut:
             parts.append(f"{self.cut:,} cut at data.max_length={max_length} ({self.lost:,} answer "

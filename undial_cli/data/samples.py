@@ -40,7 +40,8 @@ def plain(encoder: Encoder, rows: list[Row], name: str, words: Focus | None = No
     if words is not None:
         spans = focus.find(rows, encoder.data, words.source, words.pipeline)
     examples: list[Example] = []
-    counts = RowCounts(len(rows))
+    documents = sum(row_kind(row, encoder.data) in ("text", "ids") for row in rows)
+    counts = RowCounts(len(rows), documents)
     if is_joined(encoder, rows):
         examples = [e for e in encoder.encode(rows, spans) if e.num_targets]
         for number, row in enumerate(rows, 1):
