@@ -130,8 +130,8 @@ def fill_splits(run: Run) -> None:
         "{holdout_split}": data.holdout_of.get(forget),
     }
     for chosen in run.eval.sets.values():
-        if chosen.split in known:
-            chosen.split = known[chosen.split]
+        if isinstance(chosen.split, str):
+            chosen.split = known.get(chosen.split, chosen.split)
 
 
 def unknown_keys(config: DictConfig, run: Any, prefix: str = "") -> Iterator[str]:

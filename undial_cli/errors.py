@@ -14,6 +14,10 @@ class UserError(Exception):
     """Wrong input: one line that names the key, the value, what is allowed, the nearest match."""
 
 
+class RowError(UserError):
+    """One row cannot be used; the others can."""
+
+
 class WorldError(Exception):
     """A failure that is not the user's: hub unreachable, disk full, a broken cache."""
 
@@ -36,3 +40,9 @@ def bad_value(key: str, value: object, allowed: str | Iterable[str]) -> UserErro
         return UserError(f"{key}={value}: allowed is {allowed}")
     words = sorted(allowed)
     return UserError(f"{key}={value}: allowed is one of {', '.join(words)}{nearest(value, words)}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, cut to a readable length."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:160]

@@ -21,10 +21,12 @@ def key(
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
+    several: bool = False,
 ) -> Any:
     """A config field: its default, its line in `--help` and its range.
 
     `allowed` lists words; `minimum` is inclusive, `above` exclusive, `maximum` inclusive.
+    `several`: a text or a list of texts, for which a config has no type.
     """
     metadata = {
         "help": help,
@@ -32,6 +34,7 @@ def key(
         "minimum": minimum,
         "above": above,
         "maximum": maximum,
+        "several": several,
     }
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -61,6 +64,8 @@ def check_value(name: str, value: Any, f: dataclasses.Field) -> None:
     rule = f.metadata
     if value is None or "allowed" not in rule:
         return
+    if rule["several"] and not is_texts(value):
+        raise bad_value(name, value, "a text, or a list of texts such as [a,b]")
     if rule["allowed"] and value not in rule["allowed"]:
         raise bad_value(name, value, rule["allowed"])
     low, above, high = rule["minimum"], rule["above"], rule["maximum"]
@@ -75,3 +80,9 @@ def check_value(name: str, value: Any, f: dataclasses.Field) -> None:
             if bound is not None
         ]
         raise bad_value(name, value, "a number " + " and ".join(bounds))
+
+
+def is_texts(value: Any) -> bool:
+    """Whether a value is a text, or a list of one or more."""
+    texts = value if isinstance(value, list) else [value]
+    return bool(texts) and all(isinstance(text, str) and text for text in texts)

@@ -9,15 +9,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from undial_cli import launch, models
 from undial_cli.cache import hash_file
 from undial_cli.data import samples
+from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder, Example
-from undial_cli.data.load import Row, check_columns, load_split, load_training_set
+from undial_cli.data.load import load_rows
+from undial_cli.data.rows import Row, count_repeated
 from undial_cli.data.schedule import Sample
+from undial_cli.data.splits import splits_of
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation.preparation import (
     Reference,
@@ -30,6 +34,7 @@ from undial_cli.evaluation.suite import Suite
 from undial_cli.methods import make_method
 from undial_cli.methods.base import Method
 from undial_cli.methods.finetune import Supervised
+from undial_cli.row_notes import data_key, describe_overlap, describe_unread
 from undial_cli.run_folder import folder_of
 from undial_cli.schema import (
     DataConfig,
@@ -51,7 +56,8 @@ class Inputs:
     Training sets by name (`forget`, `retain`, `train`), and of some the samples that their examples
     make; the suite with its rows, the encoder, and what the evaluation is compared with;
     `target_beside`: path of the data's own target where another model is evaluated; `watched`: the
-    texts of `train.stop`.
+    texts of `train.stop`; `counts`: what became of the rows of each training set; `notes`: what is
+    to be said of the rows before anything is computed, a line each.
     """
 
     encoder: Encoder
@@ -63,6 +69,13 @@ class Inputs:
     tokenizer_fingerprint: str
     fingerprint: dict[str, str]
     watched: list[Example] = field(default_factory=list)
+    counts: dict[str, RowCounts] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """What the run folder keeps of them: hashes, and what became of the rows."""
+        rows = {name: counts.record() for name, counts in self.counts.items()}
+        return {**self.fingerprint, "rows": rows}
 
     def answers(self, name: str) -> list[Example]:
         """The examples of a set that are its own answers, not those to prefer."""
@@ -82,7 +95,9 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         WorldError: the hub cannot be reached.
     """
     method = method_of(run)
-    rows = {name: training_rows(run.data, name) for name in (method.terms() if method else ())}
+    held = {name: training_rows(run.data, name) for name in (method.terms() if method else ())}
+    rows = {name: part[: run.data.limit] for name, part in held.items()}
+    notes = describe_overlap(run.data, rows)
     answers = preferred(run, method, rows)
     texts = watched_rows(run)
     place = target_of(run)
@@ -100,7 +115,7 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
     model = "made" if place.path is None else ""
     if place.path is not None and weights:
         model = models.weights_fingerprint(run.model, place.path)
-    read = [rows, {name: asdict(found) for name, found in suite.rows.items()}]
+    read = [rows, {name: part.content() for name, part in suite.rows.items()}]
     fingerprint = {
         "data": digest([*read, answers, texts] if answers or texts else read),
         "model": model,
@@ -114,6 +129,11 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         for name, part in rows.items()
         if method is not None
     }
+    for name, part in encoded.items():
+        part.counts.beyond = len(held[name]) - len(rows[name])
+        part.counts.repeated = count_repeated(rows[name], run.data)
+        notes.append(part.counts.line(name, run.data.max_length))
+    notes += describe_unread(run, rows, suite)
     return Inputs(
         encoder,
         {name: found.examples for name, found in encoded.items()},
@@ -124,6 +144,8 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         models.tokenizer_fingerprint(encoder.tokenizer),
         fingerprint,
         watched_examples(encoder, run, texts),
+        {name: part.counts for name, part in encoded.items()},
+        notes,
     )
 
 
@@ -155,9 +177,7 @@ def watched_rows(run: Run) -> list[Row]:
         return []
     stop = run.train.stop
     data = dataclasses.replace(run.data, path=None)
-    rows = load_split(data, str(stop.split), "train.stop.split", stop.path)
-    check_columns(rows, data, f"train.stop.split={stop.split}")
-    return rows
+    return load_rows(data, [str(stop.split)], "train.stop.split", stop.path)
 
 
 def watched_examples(encoder: Encoder, run: Run, rows: list[Row]) -> list[Example]:
@@ -197,18 +217,17 @@ def method_of(run: Run) -> Method | None:
 
 
 def training_rows(data: DataConfig, name: str) -> list[Row]:
-    """The rows of a training set: `data.NAME_split`, or `data.NAME_file` where there is no path."""
-    key = f"data.{name}_split" if data.path is not None else f"data.{name}_file"
-    given = getattr(data, key.removeprefix("data."))
-    splits = given if isinstance(given, list) else [given] if given else []
+    """The rows of a training set, those beyond `data.limit` as well."""
+    key = data_key(data, name)
+    splits = splits_of(getattr(data, key.removeprefix("data.")))
     if not splits:
         raise UserError(f"{key}: not set, and this run needs it")
-    return load_training_set(data, splits, key)
+    return load_rows(data, splits, key)
 
 
 def made_run(run: Run, place: Place) -> FinetuneRun:
     """The finetune run behind a place that has no path; the same on every hardware of a kind."""
-    rows = load_training_set(run.data, list(place.splits), "data.train_split")
+    rows = load_rows(run.data, list(place.splits), "data.train_split")
     base = models.weights_fingerprint(run.model, str(run.model.base))
     hardware = HardwareConfig(
         name="cpu" if launch.on_cpu(run) else "auto", precision=launch.autocast_dtype(run)

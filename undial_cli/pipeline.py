@@ -135,13 +135,15 @@ def is_done(folder: RunFolder) -> bool:
 def fulfil(run: Run, folder: RunFolder, inputs: Inputs | WorldError, show: bool) -> None:
     """Open the folder, make the models it needs, do the work, close it, show what came out."""
     fresh = distributed.on_main(lambda: not folder.path.exists() or run.overwrite)
-    found = inputs.fingerprint if isinstance(inputs, Inputs) else None
+    found = inputs.record() if isinstance(inputs, Inputs) else None
     distributed.on_main(lambda: open_folder(run, folder, found))
     with ui.logging_to(folder.log):
         try:
             if isinstance(inputs, WorldError):
                 raise inputs
             ui.say(f"{run.command}: {folder.path}", "bold")
+            for note in () if requests.parts_of(run) else inputs.notes:  # each request says its own
+                ui.say(note)
             make_models(run, inputs)
             begun = time.monotonic()
             distributed.on_main(lambda: begin(run, folder))
@@ -305,6 +307,8 @@ def train_and_save(
     choose_parameters(model, method)
     packs = is_packed(run, model)
     schedule = make_schedule(run, inputs.sets, inputs.samples, anchor, packs)
+    for line in schedule.unseen():
+        ui.say(line)
     weights = distributed.on_main(lambda: models.weights_fingerprint(run.model, path, run.seed))
     teacher = make_teacher(run, cache, model, method.terms(), schedule, weights)
     base = models.base_of(model)

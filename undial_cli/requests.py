@@ -59,9 +59,11 @@ def sets_of(run: UnlearnRun, number: int) -> dict[str, EvalSetConfig]:
 def about(run: UnlearnRun, config: EvalSetConfig, number: int) -> EvalSetConfig:
     """A set's config, with a request in place of the forget split it was written for."""
     known = run.data.forget_split if run.data.path is not None else run.data.forget_file
-    known, split = known or FORGET_SET, config.split
-    if split is not None and split.startswith(known):
-        split = run.data.requests[number - 1] + split.removeprefix(known)
+    known, split, request = known or FORGET_SET, config.split, run.data.requests[number - 1]
+    if split == known:
+        split = request
+    elif isinstance(split, str) and isinstance(known, str) and split.startswith(known):
+        split = request + split.removeprefix(known)
     return dataclasses.replace(config, split=split)
 
 

@@ -44,7 +44,7 @@ class RunFolder:
 
     @property
     def inputs(self) -> Path:
-        """Hashes of the data and the model that the run read."""
+        """Hashes of the data and the model that the run read, and what became of the rows."""
         return self.path / "inputs.json"
 
     @property
@@ -138,8 +138,12 @@ def check_inputs(run: Run, folder: RunFolder, fingerprint: dict[str, str]) -> No
         )
 
 
-def open_folder(run: Run, folder: RunFolder, fingerprint: dict[str, str] | None) -> None:
-    """Make the folder of a run that is about to start (or go on)."""
+def open_folder(run: Run, folder: RunFolder, inputs: dict[str, Any] | None) -> None:
+    """Make the folder of a run that is about to start (or go on).
+
+    Args:
+        inputs: hashes of what the run reads and counts of its rows, where they are known.
+    """
     if run.overwrite and folder.path.exists():
         shutil.rmtree(folder.path)
     if not run.resume and folder.resume.exists():
@@ -147,8 +151,8 @@ def open_folder(run: Run, folder: RunFolder, fingerprint: dict[str, str] | None)
     folder.path.mkdir(parents=True, exist_ok=True)
     if not folder.run_yaml.is_file():
         write_text(folder.run_yaml, to_yaml(run))
-    if fingerprint is not None:
-        write_text(folder.inputs, json.dumps(fingerprint) + "\n")
+    if inputs is not None:
+        write_text(folder.inputs, json.dumps(inputs) + "\n")
     folder.set_status("planned")
 
 

@@ -95,9 +95,11 @@ class DataConfig:
     holdout_of: dict[str, str] = key({}, "the holdout split that belongs to each forget split")
     train_split: list[str] = key([], "what a target model is fine-tuned on")
     reference_split: list[str] = key([], "what a retain model is tuned on; []: retain_split")
-    forget_file: str | None = key(None, "JSONL, JSON, CSV, Parquet or text file, as a split")
-    retain_file: str | None = key(None, "as forget_file")
-    train_file: str | None = key(None, "as forget_file; for finetune")
+    forget_file: Any = key(
+        None, "JSONL, JSON, CSV, Parquet or text file, as a split; or a list of them", several=True
+    )
+    retain_file: Any = key(None, "as forget_file", several=True)
+    train_file: Any = key(None, "as forget_file; for finetune", several=True)
     retrain_auc: float | None = key(
         None, "published P(holdout > forget) of a retrained model", above=0, maximum=1
     )

@@ -4,18 +4,17 @@ answer. Knows what a method asks for, and no method by name.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from undial_cli import ui
 from undial_cli.data import focus
-from undial_cli.data.encode import Encoder, Example
-from undial_cli.data.load import Row, row_kind
+from undial_cli.data.counts import RowCounts
+from undial_cli.data.encode import Encoder, Example, Span
+from undial_cli.data.formats import as_list, spells_list
+from undial_cli.data.rows import Row, row_kind
 from undial_cli.data.schedule import Sample
-from undial_cli.errors import UserError
+from undial_cli.errors import RowError, UserError
 from undial_cli.methods.base import Focus
 from undial_cli.schema import DataConfig
 
@@ -24,24 +23,45 @@ REFUSALS = Path(__file__).parent.parent / "assets" / "refusals.txt"
 
 @dataclass
 class Encoded:
-    """A training set: examples, and the samples made of them (none: each is one by itself)."""
+    """A training set: examples, the samples made of them (none: each is one by itself), counts."""
 
     examples: list[Example]
     samples: list[Sample] = field(default_factory=list)
+    counts: RowCounts = field(default_factory=RowCounts)
 
 
 def plain(encoder: Encoder, rows: list[Row], name: str, words: Focus | None = None) -> Encoded:
-    """Rows as examples; those that keep no target token are left out and counted."""
-    spans = words and focus.find(rows, encoder.data, words.source, words.pipeline)
-    examples = encoder.encode(rows, spans)
-    kept = [e for e in examples if e.num_targets]
-    say_left_out(encoder, name, len(examples), len(kept))
-    if words is not None and not any(e.focus for e in kept):
+    """Rows as examples; those that keep no target token are skipped and counted.
+
+    Raises:
+        UserError: nothing is left, or no word to focus on.
+    """
+    spans: list[list[Span]] | None = None
+    if words is not None:
+        spans = focus.find(rows, encoder.data, words.source, words.pipeline)
+    examples: list[Example] = []
+    documents = sum(row_kind(row, encoder.data) in ("text", "ids") for row in rows)
+    counts = RowCounts(len(rows), documents)
+    if is_joined(encoder, rows):
+        examples = [e for e in encoder.encode(rows, spans) if e.num_targets]
+        for number, row in enumerate(rows, 1):
+            if not str(row[encoder.data.text_key]).strip():
+                counts.skipped[number] = "no text"
+    else:
+        for number, row in enumerate(rows, 1):
+            made, reason = encode_row(encoder, row, spans[number - 1] if spans else None)
+            examples += made
+            if reason:
+                counts.skipped[number] = reason
+            add_cut(counts, made)
+    check_any(encoder, name, counts, examples)
+    if words is not None and not any(e.focus for e in examples):
         raise UserError(
             f"method.focus={words.source}: no focus word in any row of the {name} set is left "
             f"within data.max_length={encoder.data.max_length}"
         )
-    return Encoded(kept)
+    counts.sequences, counts.tokens = len(examples), sum(e.num_targets for e in examples)
+    return Encoded(examples, counts=counts)
 
 
 def paired(encoder: Encoder, rows: list[Row], name: str, answers: list[list[list[str]]]) -> Encoded:
@@ -49,43 +69,91 @@ def paired(encoder: Encoder, rows: list[Row], name: str, answers: list[list[list
 
     Args:
         answers: of each row, its samples; of each sample, the other answer turn by turn.
+
+    Raises:
+        UserError: nothing is left.
     """
     examples: list[Example] = []
     samples: list[Sample] = []
-    for row, others in zip(rows, answers, strict=True):
-        (own,) = encoder.encode([row])
-        if not own.num_targets:
+    counts = RowCounts(len(rows))
+    for number, (row, others) in enumerate(zip(rows, answers, strict=True), 1):
+        true, reason = encode_row(encoder, row)
+        if reason:
+            counts.skipped[number] = reason
             continue
-        place, known = len(examples), dict[str, int]()
-        examples.append(own)
+        place, known = len(examples), dict[str, int | None]()
+        pairs: list[Sample] = []
         for turns in others:
-            sample: Sample = []
             for text in turns:
                 if text not in known:
-                    known[text] = len(examples)
-                    examples += encoder.encode([with_answer(row, text, encoder.data)])
-                if examples[known[text]].num_targets:
-                    sample.append((place, known[text]))
-            if sample:
-                samples.append(sample)
-    say_left_out(encoder, name, len(rows), len({sample[0][0] for sample in samples}))
-    return Encoded(examples, samples)
+                    made, reason = encode_row(encoder, with_answer(row, text, encoder.data))
+                    known[text] = None if reason else place + len(true)
+                    true += made
+            pairs.append([(place, i) for text in turns if (i := known[text]) is not None])
+        counts.unpaired += sum(i is None for i in known.values())
+        if not any(pairs):
+            counts.skipped[number] = "nothing is left of its answers to prefer"
+            continue
+        examples += true
+        samples += [sample for sample in pairs if sample]
+        counts.tokens += true[0].num_targets
+        add_cut(counts, true[:1])
+    check_any(encoder, name, counts, examples)
+    counts.sequences = counts.trained
+    return Encoded(examples, samples, counts)
 
 
-def say_left_out(encoder: Encoder, name: str, rows: int, kept: int) -> None:
-    """Say how many rows hold nothing to train on; raise UserError if none does."""
+def encode_row(
+    encoder: Encoder, row: Row, spans: list[Span] | None = None
+) -> tuple[list[Example], str]:
+    """The examples of a row that hold a target, or why there is none."""
+    try:
+        examples = encoder.encode([row], None if spans is None else [spans])
+    except RowError as error:
+        return [], str(error)
+    kept = [e for e in examples if e.num_targets]
+    if kept:
+        return kept, ""
+    if row_kind(row, encoder.data) in ("text", "ids"):
+        return [], "fewer than two tokens"
+    return [], f"no answer token within data.max_length={encoder.data.max_length}"
+
+
+def add_cut(counts: RowCounts, examples: list[Example]) -> None:
+    """Count what a row lost beyond data.max_length."""
+    lost = sum(e.cut for e in examples)
+    counts.cut, counts.lost = counts.cut + (lost > 0), counts.lost + lost
+
+
+def is_joined(encoder: Encoder, rows: list[Row]) -> bool:
+    """Whether documents are joined before they are cut.
+
+    Raises:
+        UserError: some rows are no documents.
+    """
+    kinds = [row_kind(row, encoder.data) for row in rows]
+    if not encoder.data.joined or "text" not in kinds:
+        return False
+    for number, kind in enumerate(kinds, 1):
+        if kind != "text":
+            raise UserError(
+                f"data.joined=true: row {number} of the set is no document (column "
+                f"'{encoder.data.text_key}'), others are; allowed here is data.joined=false"
+            )
+    return True
+
+
+def check_any(encoder: Encoder, name: str, counts: RowCounts, examples: list[Example]) -> None:
+    """Raise UserError if nothing of a set can be trained on."""
+    if examples:
+        return
     size = encoder.data.max_length
-    if not kept:
+    if all("data.max_length" in reason for reason in counts.skipped.values()):
         raise UserError(
-            f"data.max_length={size}: no answer token of the {name} set is left within it (or its "
-            "answers are empty)"
+            f"data.max_length={size}: no answer token of the {name} set is left within it"
         )
-    if kept < rows:
-        ui.say(
-            f"{name}: {rows - kept} of {rows} rows hold no answer token within "
-            f"data.max_length={size} and are left out",
-            "yellow",
-        )
+    raise UserError(f"the {name} set: none of its {counts.read} rows can be used "
+                    f"({counts.reasons()})")  # fmt: skip
 
 
 def with_answer(row: Row, text: str, data: DataConfig) -> Row:
@@ -111,10 +179,12 @@ def other_answers(
     Raises:
         UserError: rows are no questions with answers, or there are no other answers.
     """
-    if row_kind(rows[0], data) in ("text", "ids"):
-        raise UserError(
-            f"{key}: rows of plain text have no answer to replace; needed are questions"
-        )
+    for number, row in enumerate(rows, 1):
+        if row_kind(row, data) in ("text", "ids"):
+            raise UserError(
+                f"{key}: rows of plain text have no answer to replace, as row {number}; needed are "
+                "questions"
+            )
     if source == "data":
         return [
             [[text] for text in given(row, number, data, key)] for number, row in enumerate(rows)
@@ -126,11 +196,8 @@ def other_answers(
 
 def given(row: Row, number: int, data: DataConfig, key: str) -> list[str]:
     """The other answers that a row holds: a text, a list of them, or such a list as JSON."""
-    value = row.get(data.alternative_key)
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        with contextlib.suppress(ValueError):
-            value = json.loads(value)
-    texts = [value] if isinstance(value, str) else value
+    value = as_list(row.get(data.alternative_key))
+    texts = [value] if isinstance(value, str) and not spells_list(value) else value
     if isinstance(texts, list) and texts and all(isinstance(t, str) and t.strip() for t in texts):
         return texts
     there = f"found columns {', '.join(row)}" if value is None else f"found {value!r}"

@@ -97,6 +97,7 @@ class Schedule(Dataset):
         self.sets, self.dealing, self.make_batch = sets, dealing, make_batch
         known = samples or {}
         drawable = {name: known.get(name) or alone(part) for name, part in sets.items()}
+        self.sizes = {name: len({s[0][0] for s in part}) for name, part in drawable.items()}
         self.steps_per_epoch = math.ceil(len(drawable[anchor]) / batch_size)
         self.steps = steps or max(1, round(epochs * self.steps_per_epoch))
         self.order: dict[str, list[tuple[int, ...]]] = {}
@@ -133,6 +134,15 @@ class Schedule(Dataset):
     def used(self, name: str) -> list[int]:
         """The examples of set `name` that the run will see."""
         return sorted({i for row in self.order[name] for i in row} - {-1})
+
+    def unseen(self) -> list[str]:
+        """A line on each set of which the run's steps do not see everything."""
+        seen = {name: len({row[0] for row in order} - {-1}) for name, order in self.order.items()}
+        return [
+            f"{name}: {seen[name]:,} of {size:,} sequences are seen in {self.steps:,} steps"
+            for name, size in self.sizes.items()
+            if seen[name] < size
+        ]
 
     def collate(self, rows: list[dict[str, tuple[int, ...]]]) -> dict[str, Batch]:
         """A micro-batch of every set for a list of rows."""

@@ -11,3 +11,8 @@ def cut_slice(split: str) -> tuple[str, str]:
     """A split as (name, slice); a suffix may follow the slice: `forget10[:20]_perturbed`."""
     found = SLICE.search(split)
     return (SLICE.sub("", split, count=1), found.group()) if found else (split, "")
+
+
+def splits_of(value: str | list[str] | None) -> list[str]:
+    """The splits or files that a key names: none, one, or several that make one set."""
+    return [value] if isinstance(value, str) else list(value or [])

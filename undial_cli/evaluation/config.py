@@ -7,6 +7,7 @@ hydra.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from undial_cli.fields import group, key
 
@@ -18,8 +19,11 @@ FORGET_SET = "{forget}"
 class EvalSetConfig:
     """One named set: where its rows come from, how they are asked, and the metrics on it."""
 
-    split: str | None = key(
-        None, "split of the data set, or CONFIG/SPLIT, or a file; null, and no path: left out"
+    split: Any = key(
+        None,
+        "split of the data set, or CONFIG/SPLIT, or a file, or a list of them; null, and no path: "
+        "left out",
+        several=True,
     )
     metrics: list[str] = key(
         ["probability", "rouge", "truth_ratio", "exact_memorization"], "metrics on this set"

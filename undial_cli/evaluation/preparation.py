@@ -5,6 +5,7 @@ Everything wrong is found here, before anything is written. Loads no weights.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import torch
 
 from undial_cli import models, ui
 from undial_cli.data.encode import Encoder
-from undial_cli.data.load import Row, check_columns, load_split, row_kind
+from undial_cli.data.load import load_rows
+from undial_cli.data.rows import Row, row_kind
+from undial_cli.data.splits import splits_of
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import reference
 from undial_cli.evaluation.catalog import Evaluation
@@ -148,31 +151,63 @@ def evaluation_rows(run: Run, encoder: Encoder) -> dict[str, SetRows]:
 
 def set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig) -> SetRows:
     """The rows of one set, filtered and limited, and those of its solved examples."""
-    key, data = f"eval.sets.{name}.split", data_of(run.data, options)
-    split = options.split or ""
-    rows = load_split(data, split, key, options.path)
-    place = f"{key}={split or options.path}"
-    check_columns(rows, data, place)
-    if options.kind == "document" and row_kind(rows[0], data) not in ("text", "ids"):
-        raise UserError(f"{place}: a set of documents needs a column '{data.text_key}'")
-    if options.exclude or options.min_tokens:
-        rows = [row for row in rows if wanted(row, encoder, data, options)]
-        if not rows:
-            raise UserError(
-                f"{place}: no document has {options.min_tokens or 1} tokens (min_tokens) and is "
-                f"without '{options.exclude}' (exclude)"
-            )
+    key, data = f"eval.sets.{name}", data_of(run.data, options)
+    splits = splits_of(options.split) or [""]
+    rows = load_rows(data, splits, f"{key}.split", options.path)
+    place = f"{key}.split={','.join(splits) or options.path}"
+    check_kind(rows, data, options.kind, place)
+    counts = {"held": len(rows)}
+    for phrase, is_taken in filters(encoder, data, options).items():
+        taken = [row for row in rows if is_taken(row)]
+        counts[phrase], rows = len(rows) - len(taken), taken
+    if not rows:
+        raise UserError(
+            f"{place}: no document has {options.min_tokens or 1} tokens (min_tokens) and is "
+            f"without '{options.exclude}' (exclude)"
+        )
+    limited = rows[: run.eval.limit]
+    counts[f"beyond eval.limit={run.eval.limit}"] = len(rows) - len(limited)
     shots: list[Row] = []
     if options.shots is not None:
-        shots = load_split(data, options.shots, f"eval.sets.{name}.shots", options.path)
-        check_columns(shots, data, f"eval.sets.{name}.shots={options.shots}")
-    return SetRows(rows[: run.eval.limit], shots)
+        shots = load_rows(data, [options.shots], f"{key}.shots", options.path)
+        check_kind(shots, data, options.kind, f"{key}.shots={options.shots}")
+    return SetRows(limited, shots, counts={phrase: n for phrase, n in counts.items() if n})
 
 
-def wanted(row: Row, encoder: Encoder, data: DataConfig, options: EvalSetConfig) -> bool:
-    """Whether a document is long enough and free of the text that a set excludes."""
-    text = str(row.get(data.text_key, ""))
-    if options.exclude and options.exclude in text:
-        return False
-    least = options.min_tokens or 0
-    return least == 0 or len(row.get("input_ids") or encoder.tokenise(text)[0]) >= least
+# The kinds of rows that a set's kind can ask.
+ASKABLE = {
+    "question": ("qa", "messages", "completion"),
+    "few_shot": ("qa",),
+    "continuation": ("qa",),
+    "document": ("text", "ids"),
+}
+
+
+def check_kind(rows: list[Row], data: DataConfig, kind: str, place: str) -> None:
+    """Raise UserError for the first row that a set of this kind cannot ask."""
+    for number, row in enumerate(rows, 1):
+        if row_kind(row, data) not in ASKABLE.get(kind, (row_kind(row, data),)):
+            needed = {
+                "document": f"a column '{data.text_key}'",
+                "question": "a question with its answer",
+            }.get(kind, f"columns '{data.question_key}' and '{data.answer_key}'")
+            raise UserError(
+                f"{place}: a set of kind {kind} needs {needed} in row {number}; found columns "
+                f"{', '.join(row)}"
+            )
+
+
+def filters(
+    encoder: Encoder, data: DataConfig, options: EvalSetConfig
+) -> dict[str, Callable[[Row], bool]]:
+    """What a set's documents must pass, by the phrase for those that do not."""
+    passed: dict[str, Callable[[Row], bool]] = {}
+    text, least = options.exclude, options.min_tokens
+    if text:
+        passed[f"with '{text}'"] = lambda row: text not in str(row.get(data.text_key, ""))
+    if least is not None:
+        passed[f"shorter than {least} tokens"] = lambda row: (
+            len(row.get("input_ids") or encoder.tokenise(str(row.get(data.text_key, "")))[0])
+            >= least
+        )
+    return passed

@@ -36,11 +36,20 @@ from undial_cli.evaluation.work import Journal
 
 @dataclass
 class SetRows:
-    """The rows of a set, those of its solved examples, or why it is not there."""
+    """The rows of a set, those of its solved examples, or why it is not there.
+
+    `counts`: how many rows it holds (`held`), and how many of them were not taken and why, each by
+    a short phrase; what is left are `rows`.
+    """
 
     rows: list[Row] = field(default_factory=list)
     shots: list[Row] = field(default_factory=list)
     missing: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def content(self) -> dict[str, Any]:
+        """What the figures of the set depend on."""
+        return {"rows": self.rows, "shots": self.shots, "missing": self.missing}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,194 @@
+"""Files of rows: JSON, JSONL, CSV, Parquet, text, arrays of token ids, folders of `save_to_disk`.
+
+Read as they are: no column's type is guessed from its cells, and rows may differ in their columns.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+
+from undial_cli.data.rows import Row
+from undial_cli.errors import UserError, bad_value, first_line, nearest
+
+LONGEST_CELL = 2**31 - 1
+
+
+def load_file(name: str, piece: str, key: str) -> list[Row]:
+    """The rows of a file, those that a slice takes; of a folder of `save_to_disk` as well.
+
+    Args:
+        piece: `[a:b]`, or "" for all.
+        key: the config key to name in an error.
+
+    Raises:
+        UserError: no such file, or it cannot be read.
+    """
+    path = Path(name).expanduser()
+    if is_saved(path):
+        return sliced(load_saved(path, "", key), piece, f"{key}={name}")
+    if path.is_dir():
+        raise UserError(f"{key}={name}: a folder; allowed is a file ({', '.join(READERS)})")
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{key}={name}: no such file{nearest(path.name, siblings)}")
+    if path.suffix.lower() not in READERS:
+        raise UserError(f"{key}={name}: allowed are files ending in {', '.join(READERS)}")
+    if path.stat().st_size == 0:
+        raise UserError(f"{key}={name}: the file is empty")
+    kind, read = READERS[path.suffix.lower()]
+    try:
+        rows = read(path)
+    except Exception as error:
+        raise UserError(f"{key}={name}: cannot be read as {kind} ({first_line(error)})") from error
+    return sliced(rows, piece, f"{key}={name}")
+
+
+def sliced(rows: list[Row], piece: str, place: str) -> list[Row]:
+    """The rows that a slice takes."""
+    if not piece:
+        return rows
+    try:
+        instruction = datasets.ReadInstruction.from_spec(f"train{piece}")
+        (taken,) = instruction.to_absolute({"train": len(rows)})
+    except ValueError as error:
+        raise UserError(f"{place}{piece}: {first_line(error)}") from error
+    return rows[taken.from_ : taken.to]
+
+
+def read_json(path: Path) -> list[Row]:
+    """The rows of a list of objects, an object a line, or the one list that an object holds."""
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        content = json.loads(text)
+    except ValueError:
+        if text.lstrip().startswith("["):
+            raise
+        content = read_lines(text)
+    if isinstance(content, dict):
+        content = rows_of_object(content)
+    if not isinstance(content, list):
+        raise ValueError("expected objects, one a line or in a list")
+    for number, row in enumerate(content, 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} is no object of columns")
+    return content
+
+
+def read_lines(text: str) -> list[Any]:
+    """JSON values, one a line."""
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                values.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {first_line(error)}") from error
+    return values
+
+
+def rows_of_object(content: Row) -> list[Row]:
+    """The rows of a file that is one object: the list of objects in it, else the object itself."""
+    lists = {
+        name: rows
+        for name, rows in content.items()
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
+    }
+    if not lists or lists.keys() & {"messages", "conversations", "prompt", "completion"}:
+        return [content]
+    if len(lists) > 1:
+        raise ValueError(
+            f"it holds several lists: {', '.join(lists)}; allowed is one: save the one to be read "
+            "as a file of its own"
+        )
+    return next(iter(lists.values()))
+
+
+def read_csv(path: Path) -> list[Row]:
+    """Rows whose cells are the text they are ("007", "1.50", "NA")."""
+    csv.field_size_limit(LONGEST_CELL)
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        lines = (line for line in csv.reader(file, strict=True) if line)
+        header = next(lines, [])
+        names = [name or f"Unnamed: {i}" for i, name in enumerate(header)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two columns have one name: {', '.join(names)}")
+        rows = []
+        for number, cells in enumerate(lines, 1):
+            if len(cells) > len(names):
+                raise ValueError(f"row {number} has {len(cells)} cells for {len(names)} columns")
+            rows.append(dict.fromkeys(names, "") | dict(zip(names, cells, strict=False)))
+    return rows
+
+
+def read_parquet(path: Path) -> list[Row]:
+    """Rows as Python values."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(path).to_pylist()
+
+
+def read_text(path: Path) -> list[Row]:
+    """One document."""
+    text = path.read_text(encoding="utf-8-sig")
+    return [{"text": text}] if text.strip() else []
+
+
+def read_array(path: Path) -> list[Row]:
+    """Rows of token ids."""
+    return [{"input_ids": row} for row in token_ids(path).tolist()]
+
+
+def token_ids(path: Path) -> NDArray[Any]:
+    """The token ids of a .npy file, [N, T].
+
+    Raises:
+        ValueError: the array is no such thing.
+    """
+    with open(path, "rb") as stream:
+        ids = np.lib.format.read_array(stream, allow_pickle=False)
+    if ids.ndim != 2 or ids.dtype.kind not in "iu":
+        raise ValueError(f"expected whole numbers in 2 dimensions, found {ids.dtype} in {ids.ndim}")
+    return ids
+
+
+# By a file's ending: what it is called in an error, and how it is read.
+READERS: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
+    ".jsonl": ("json", read_json),
+    ".json": ("json", read_json),
+    ".csv": ("csv", read_csv),
+    ".parquet": ("parquet", read_parquet),
+    ".txt": ("text", read_text),
+    ".npy": ("token ids", read_array),
+}
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`, as one set or as several splits."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def load_saved(folder: Path, split: str, key: str) -> list[Row]:
+    """The rows of a folder of `save_to_disk`.
+
+    Args:
+        split: of a folder of several; "" means `train`, or the only one.
+    """
+    try:
+        data = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise UserError(f"{key}={folder}: cannot be read ({first_line(error)})") from error
+    if isinstance(data, datasets.DatasetDict):
+        names = [str(name) for name in data]
+        split = split or (names[0] if len(names) == 1 else "train")
+        if split not in data:
+            raise bad_value(key, f"{folder}/{split}", [f"{folder}/{name}" for name in names])
+        data = data[split]
+    return [dict(row) for row in data]  # type: ignore[call-overload]
