@@ -31,7 +31,9 @@ from undial_cli.sweeping.configs import PLUGINS
 
 PACKAGE = Path(__file__).parent
 SLICED = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
-OPEN_KEYS = ("train.args", "hardware.args", "model.targets", "eval.sets")
+OPEN_KEYS = (
+    "train.args", "hardware.args", "model.targets", "model.template.args", "eval.sets",
+)  # fmt: skip
 
 
 def config_dir() -> Path:

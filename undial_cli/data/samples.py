@@ -5,6 +5,7 @@ answer. Knows what a method asks for, and no method by name.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import random
 from dataclasses import dataclass, field
@@ -45,11 +46,12 @@ def plain(encoder: Encoder, rows: list[Row], name: str, words: Focus | None = No
 
 
 def paired(encoder: Encoder, rows: list[Row], name: str, answers: list[list[list[str]]]) -> Encoded:
-    """Rows as pairs of an answer and another one that is to be preferred.
+    """Rows as pairs of an answer (of messages: the last) and another one that is to be preferred.
 
     Args:
         answers: of each row, its samples; of each sample, the other answer turn by turn.
     """
+    encoder = dataclasses.replace(encoder, data=dataclasses.replace(encoder.data, turns="last"))
     examples: list[Example] = []
     samples: list[Sample] = []
     for row, others in zip(rows, answers, strict=True):
