@@ -64,6 +64,17 @@ class Rendering:
         return self.text[self.answers[-1].start : self.answers[-1].end]
 
 
+class Refused(RowError):
+    """A conversation that a chat template raises for, with the template's own words."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"the chat template refuses it ({reason}): leave out or change that role, or give "
+            "columns 'prompt' and 'completion'"
+        )
+
+
 def plain(prompt: str, answer: str, closed: bool = True) -> Rendering:
     """A prompt and its answer without chat format."""
     spot = Answer(len(prompt), len(prompt) + len(answer))
@@ -82,11 +93,11 @@ def render_question(
     system = {"role": "system", "content": config.system_prompt}
     try:
         return render_messages(tokenizer, config, [system, *turns])
-    except RowError as error:
+    except Refused as error:
         render_messages(tokenizer, config, turns)
         raise UserError(
             f"model.template.system_prompt={config.system_prompt}: this chat template takes none "
-            f"({error}); set model.template.system_prompt=null"
+            f"({error.reason}); set model.template.system_prompt=null"
         ) from error
 
 
@@ -126,7 +137,7 @@ def render_messages(
         try:
             return str(tokenizer.apply_chat_template(conversation, tokenize=False, **extra))
         except Exception as error:  # raise_exception, a role or a field that it does not know
-            raise RowError(f"the chat template refuses it: {first_line(error)}") from error
+            raise Refused(first_line(error)) from error
 
     text = render(messages)
     numbers = [n for n, message in enumerate(messages) if is_answer(message)]

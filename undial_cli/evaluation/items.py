@@ -128,7 +128,9 @@ def say_refused(set_name: str, refused: dict[int, str], rows: int) -> None:
         return
     number, reason = next(iter(refused.items()))
     if len(refused) == rows:
-        raise UserError(f"eval.sets.{set_name}: none of its {rows} rows can be asked: {reason}")
+        raise UserError(
+            f"eval.sets.{set_name}: none of its {rows} rows can be asked; row {number}: {reason}"
+        )
     numbers = ", ".join(map(str, list(refused)[:8])) + (", ..." if len(refused) > 8 else "")
     ui.say(
         f"eval.sets.{set_name}: {len(refused)} of {rows} rows are left out ({numbers}); row "
