@@ -31,7 +31,10 @@ from undial_cli.sweeping.configs import PLUGINS
 
 PACKAGE = Path(__file__).parent
 SLICED = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
-OPEN_KEYS = ("train.args", "hardware.args", "model.targets", "eval.sets")
+PROMPT = re.compile(r"^(model\.template\.(?:prompt|system_prompt)=)(?!['\"])(.*\{.*)$", re.DOTALL)
+OPEN_KEYS = (
+    "train.args", "hardware.args", "model.targets", "model.template.args", "eval.sets",
+)  # fmt: skip
 
 
 def config_dir() -> Path:
@@ -92,13 +95,15 @@ def with_own_method(words: list[str]) -> list[str]:
 
 
 def normalise(overrides: list[str]) -> list[str]:
-    """Spare users three surprises of Hydra.
+    """Spare users four surprises of Hydra.
 
     `eval=auto` is dropped: it is the default, the suite that the data set names. Keys of open
-    dictionaries (`train.args.x=1`) need no plus sign in front, slices (`forget10[:20]`) no quotes.
+    dictionaries (`train.args.x=1`) need no plus sign in front, slices (`forget10[:20]`) and texts
+    with `{question}` no quotes.
     """
     free = tuple(f"{key}{end}" for key in OPEN_KEYS for end in ".=")
     quoted = [SLICED.sub(r"\1='\2'", o) for o in overrides if o != "eval=auto"]
+    quoted = [PROMPT.sub(lambda m: m[1] + "'" + m[2].replace("'", r"\'") + "'", o) for o in quoted]
     return [f"++{o}" if o.startswith(free) else o for o in quoted]
 
 

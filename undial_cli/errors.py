@@ -1,7 +1,8 @@
 """The two kinds of failure a user meets, and the wording of the first kind.
 
 UserError: the input is wrong (exit code 2). WorldError: the input may be right but the network,
-the disk or another file is not as needed (exit code 1). Knows nothing of configs or models.
+the disk or another file is not as needed (exit code 1). RowError: a UserError of one row, which
+may be left out and counted. Knows nothing of configs or models.
 """
 
 from __future__ import annotations

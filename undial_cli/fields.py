@@ -46,6 +46,11 @@ def group(cls: type, help: str) -> Any:
     return field(default_factory=cls, metadata={"help": help})
 
 
+def unescaped(text: str) -> str:
+    r"""A text with the `\n` and `\t` of a command line as the characters they stand for."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
 def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
     """Yield (dotted key, value, field) for every leaf of a config dataclass."""
     for f in dataclasses.fields(config):

@@ -14,7 +14,7 @@ from typing import Any
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation import catalog
 from undial_cli.evaluation.config import EvalConfig
-from undial_cli.fields import check_value, group, key, walk
+from undial_cli.fields import check_value, group, key, unescaped, walk
 
 
 @dataclass
@@ -25,6 +25,11 @@ class TemplateConfig:
     system_prompt: str | None = key(None, "system message; null: none given to the template")
     date_string: str | None = key(None, "date given to the template; never today's date")
     prompt: str = key("{question}", "prompt text with {question}, when chat is false")
+    args: dict[str, Any] = key({}, "other variables of the chat template (enable_thinking, ...)")
+
+    def __post_init__(self) -> None:
+        self.prompt = unescaped(self.prompt)
+        self.system_prompt = self.system_prompt and unescaped(self.system_prompt)
 
 
 @dataclass
@@ -104,6 +109,7 @@ class DataConfig:
         None, "published P(holdout > forget) of a retrained model", above=0, maximum=1
     )
     max_length: int = key(512, "tokens per sequence; longer ones are cut", minimum=2)
+    turns: str = key("all", "assistant turns of messages that are answers", allowed=("all", "last"))
     joined: bool = key(False, "documents of a set are joined by a blank line before they are cut")
     limit: int | None = key(None, "first rows of each training set only", minimum=1)
     anchor: str = key("forget", "set that an epoch counts", allowed=("forget", "retain"))
@@ -317,6 +323,10 @@ def check_ranges(run: Run) -> None:
         if name.endswith(".metrics"):
             for metric in value:
                 catalog.check_name(name, metric, joint=name == "eval.metrics")
+    if "{question}" not in run.model.template.prompt:
+        raise bad_value(
+            "model.template.prompt", run.model.template.prompt, "a text that holds {question}"
+        )
     for name in run.eval.utility:
         if run.eval.sets and name not in run.eval.sets:
             raise bad_value("eval.utility", name, list(run.eval.sets))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small import BOS, EOS, bundled_tokenizer, byte_tokenizer
 
 from undial_cli.data.encode import IGNORE, Encoder, Example
-from undial_cli.errors import UserError
+from undial_cli.errors import RowError, UserError
 from undial_cli.schema import DataConfig, TemplateConfig
 
 CHATML = (
@@ -54,11 +54,11 @@ def target_text(tokenizer: Any, example: Example) -> str:
     return tokenizer.decode(target_ids(example))
 
 
-def check_shape(encoder: Encoder, example: Example, prompt: str) -> None:
+def check_shape(example: Example) -> None:
     """Labels repeat the ids where they count, and the targets are one run at the end."""
     assert len(example.labels) == len(example.input_ids)
     assert all(y in (IGNORE, i) for y, i in zip(example.labels, example.input_ids, strict=True))
-    assert encoder.prompt_ids(prompt, example) + target_ids(example) == example.input_ids
+    assert example.prompt_ids + target_ids(example) == example.input_ids
 
 
 def test_prompt_and_answer_are_tokenised_as_one_string() -> None:
@@ -81,7 +81,7 @@ def test_a_prompt_that_ends_at_a_token_boundary_is_not_scored() -> None:
     tokenizer = byte_tokenizer()
     example = encode_qa(plain(tokenizer, "{question}:"), "who", "yes")
     assert target_text(tokenizer, example) == f"yes{EOS}"
-    assert tokenizer.decode(plain(tokenizer).prompt_ids("who:", example)) == "who:"
+    assert tokenizer.decode(example.prompt_ids) == "who:"
 
 
 def test_nothing_after_the_first_end_token_is_kept() -> None:
@@ -143,36 +143,33 @@ def test_truncation_keeps_the_first_tokens_and_their_labels(size: int) -> None:
     assert cut.num_targets == sum(label != IGNORE for label in whole.labels[:size])
 
 
-def test_generation_starts_from_the_whole_prompt_when_the_answer_was_cut_off() -> None:
-    short = encoder(max_length=4)
-    prompt, answer, suffix = short.question("Who says so?", "Ann")
-    example = short.answer(prompt, answer, suffix)
+def test_nothing_is_generated_where_the_answer_was_cut_off() -> None:
+    example = encode_qa(encoder(max_length=4), "Who says so?", "Ann")
+    whole = encode_qa(encoder(), "Who says so?", "Ann")
     assert not example.num_targets
-    whole = encoder()
-    assert short.prompt_ids(prompt, example) == whole.prompt_ids(
-        prompt, whole.answer(prompt, answer, suffix)
-    )
+    assert example.prompt_ids == []
+    assert example.cut == len(target_ids(whole))
+    assert example.end == whole.end == BUNDLED.eos_token_id
 
 
 def test_prompt_tags_and_chat_templates_give_their_own_prompts() -> None:
     tags = plain(BUNDLED, "[INST] {question} [/INST]")
-    assert tags.question("Who?", "Ann") == ("[INST] Who? [/INST]", "Ann", "")
-    prompt, answer, suffix = encoder().question("Who?", "Ann")
-    assert prompt == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
-    assert (answer, suffix) == ("Ann", "<|im_end|>\n")
+    assert tags.question("Who?", "Ann").text == "[INST] Who? [/INST]Ann"
+    chat = encoder().question("Who?", "Ann")
+    assert chat.prompt == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    assert (chat.answer, chat.text) == ("Ann", chat.prompt + "Ann<|im_end|>\n")
 
 
 def test_braces_in_question_and_template_are_plain_text() -> None:
     tags = plain(BUNDLED, "{x} {question}: ")
-    assert tags.question("{answer} {0} {question}", "Ann")[0] == "{x} {answer} {0} {question}: "
+    assert tags.question("{answer} {0} {question}", "Ann").prompt == "{x} {answer} {0} {question}: "
 
 
 def test_system_prompt_and_date_reach_the_template() -> None:
     dated = encoder(with_template(DATED), system_prompt="Be kind.", date_string="10 Apr 2025")
-    prompt, _, _ = dated.question("Who?", "Ann")
+    prompt = dated.question("Who?", "Ann").prompt
     assert prompt.startswith("Today: 10 Apr 2025\n<|im_start|>system\nBe kind.<|im_end|>\n")
-    without, _, _ = encoder().question("Who?", "Ann")
-    assert "system" not in without
+    assert "system" not in encoder().question("Who?", "Ann").prompt
 
 
 def test_a_template_that_trims_the_answer_is_followed() -> None:
@@ -182,7 +179,7 @@ def test_a_template_that_trims_the_answer_is_followed() -> None:
 
 def test_a_template_that_rewrites_the_answer_is_refused() -> None:
     shouting = with_template(CHATML.replace("m['content'] }}", "m['content'] | upper }}"))
-    with pytest.raises(UserError, match=r"model\.template\.chat=true"):
+    with pytest.raises(RowError, match=r"changes .* the answer.*model\.template\.chat=false"):
         encode_qa(encoder(shouting), "WHO?", "Ann")
 
 
@@ -199,7 +196,7 @@ def test_a_tokenizer_without_end_token_is_refused_where_one_is_needed() -> None:
         encode_qa(plain(tokenizer), "who", "yes")
 
 
-def test_messages_score_the_last_assistant_turn_only() -> None:
+def test_every_assistant_turn_of_messages_counts_or_the_last_alone() -> None:
     turns = [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "Who?"},
@@ -207,11 +204,14 @@ def test_messages_score_the_last_assistant_turn_only() -> None:
         {"role": "user", "content": "Where?"},
         {"role": "assistant", "content": "Here."},
     ]
-    (example,) = encoder().encode([{"messages": turns}])
-    assert target_text(BUNDLED, example) == "Here.<|im_end|>"
-    text = BUNDLED.decode(example.input_ids)
-    assert "Be kind.<|im_end|>" in text
-    assert "assistant\nAnn.<|im_end|>" in text
+    text = BUNDLED.apply_chat_template(turns, tokenize=False).removesuffix("\n")
+    for data, scored in (
+        (DataConfig(), "Ann.<|im_end|>Here.<|im_end|>"),
+        (DataConfig(turns="last"), "Here.<|im_end|>"),
+    ):
+        (example,) = Encoder(BUNDLED, TemplateConfig(), data).encode([{"messages": turns}])
+        assert target_text(BUNDLED, example) == scored
+        assert BUNDLED.decode(example.input_ids) == text
 
 
 @pytest.mark.parametrize(
@@ -296,17 +296,15 @@ ENCODERS = {
 @given(question=TEXT, answer=TEXT)
 def test_any_question_and_answer_survive_encoding(kind: str, question: str, answer: str) -> None:
     encoder = ENCODERS[kind]
-    prompt, body, suffix = encoder.question(question, answer)
-    example = encoder.answer(prompt, body, suffix)
-    check_shape(encoder, example, prompt)
+    rendering = encoder.question(question, answer)
+    example = encoder.tokenise_answers(rendering)
+    check_shape(example)
     scored = encoder.tokenizer.decode(target_ids(example), clean_up_tokenization_spaces=False)
     assert answer in scored
     assert example.labels[-1] == encoder.tokenizer.eos_token_id
     assert example.answer_end == len(example.input_ids) - 1
-    before = encoder.tokenizer.decode(
-        encoder.prompt_ids(prompt, example), clean_up_tokenization_spaces=False
-    )
-    assert prompt in before + scored
+    before = encoder.tokenizer.decode(example.prompt_ids, clean_up_tokenization_spaces=False)
+    assert rendering.prompt in before + scored
 
 
 def test_the_end_token_is_the_first_special_one_after_the_answer() -> None:
@@ -317,8 +315,7 @@ def test_the_end_token_is_the_first_special_one_after_the_answer() -> None:
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     encoder = Encoder(tokenizer, TemplateConfig(), DataConfig())
-    prompt, answer, suffix = encoder.question("Who?", "Rafiq did.")
-    example = encoder.answer(prompt, answer, suffix)
+    example = encode_qa(encoder, "Who?", "Rafiq did.")
     scored = [i for i in example.labels if i != -100]
     assert scored[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert tokenizer.decode(scored[:-1]).strip() == "Rafiq did."

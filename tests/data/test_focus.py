@@ -21,7 +21,8 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from undial_cli.data import focus
-from undial_cli.data.encode import IGNORE, Encoder, Example, Span, scored_text
+from undial_cli.data.encode import IGNORE, Encoder, Example, scored_text
+from undial_cli.data.template import Span
 from undial_cli.errors import UserError
 from undial_cli.schema import DataConfig, TemplateConfig
 
@@ -143,13 +144,13 @@ def test_tokens_and_spans_of_an_answer_agree(
 ) -> None:
     encoder, spans = sized(ENCODERS[kind], size), spans_within(answer, places)
     (example,) = encoder.encode([question(answer)], [spans])
-    prompt, body, suffix = encoder.question("Who?", answer)
-    shift = len(prompt) - (0 if body == answer else len(answer) - len(answer.lstrip()))
-    whole = prompt + body + suffix
-    _, offsets = encoder.tokenise(whole)
-    last = len(prompt) + len(body)
-    absolute = [(max(a + shift, len(prompt)), min(b + shift, last)) for a, b in spans]
-    check_alignment(example, whole, offsets, absolute)
+    rendering = encoder.question("Who?", answer)
+    body, first = rendering.answer, len(rendering.prompt)
+    shift = first - (0 if body == answer else len(answer) - len(answer.lstrip()))
+    _, offsets = encoder.tokenise(rendering.text, special=not rendering.chat)
+    last = first + len(body)
+    absolute = [(max(a + shift, first), min(b + shift, last)) for a, b in spans]
+    check_alignment(example, rendering.text, offsets, absolute)
     bare = dataclasses.replace(example, focus=())
     assert [bare] == encoder.encode([question(answer)])
 
@@ -274,7 +275,7 @@ def test_what_gives_nothing_to_focus_on_is_refused() -> None:
     )  # fmt: skip
 
 
-def test_the_text_that_is_scored_is_the_last_message_the_completion_or_the_document() -> None:
+def test_the_text_that_is_scored_is_the_answers_the_completion_or_the_document() -> None:
     turns = [("user", "Ann?"), ("assistant", "Ann."), ("user", "Who?"), ("assistant", " Ann Lee ")]
     rows: list[Any] = [
         {"messages": [{"role": role, "content": text} for role, text in turns]},
@@ -282,12 +283,31 @@ def test_the_text_that_is_scored_is_the_last_message_the_completion_or_the_docum
         {"text": "Ann Lee"},
         question("Ann Lee", text="Bob"),
     ]
-    assert [scored_text(row, DATA).strip() for row in rows] == ["Ann Lee"] * 4
+    last = DataConfig(turns="last")
+    assert [scored_text(row, last).strip() for row in rows] == ["Ann Lee"] * 4
+    assert scored_text(rows[0], DATA) == "Ann.\n\n Ann Lee "
     for row in rows:
         spans = focus.find([{**row, "focus": ["Ann"]}], DATA, "column", None)
         for encoder in (ENCODERS["chat"], ENCODERS["trimmed"]):
             (example,) = encoder.encode([row], spans)
-            assert words_at(encoder, example) == ["Ann"]
+            assert words_at(encoder, example) == ["Ann"] * (2 if "messages" in row else 1)
+
+
+def test_spans_of_each_turn_become_tokens_of_that_turn() -> None:
+    turns = [
+        ("user", "Ann?"),
+        ("assistant", "  Ann Lee."),
+        ("user", "Lee?"),
+        ("assistant", "Bo Lee"),
+    ]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    spans = focus.find([{**row, "focus": [[6, 9], [12, 14]]}], DATA, "column", None)
+    for encoder in (ENCODERS["chat"], ENCODERS["trimmed"]):
+        (example,) = encoder.encode([row], spans)
+        assert words_at(encoder, example) == ["Lee", "Bo"]
+        (last,) = sized(encoder, 512, turns="last").encode([row], [[(3, 6)]])
+        assert words_at(encoder, last) == ["Lee"]
+        assert min(last.focus) > max(example.focus)
 
 
 def test_a_shared_space_does_not_make_a_token_one_of_the_focus() -> None:

@@ -96,7 +96,7 @@ def test_batched_scores_are_those_of_one_plain_pass_each(
 def groups_of_answers() -> list[list[Example]]:
     """The answers to each question; one group without a target, one of equal answers, an empty."""
     groups = [
-        [ENCODER.answer(*ENCODER.question(row["question"], text)) for text in
+        [ENCODER.tokenise_answers(ENCODER.question(row["question"], text)) for text in
          (row["answer"], row["paraphrased_answer"], *row["perturbed_answer"])]
         for row in ROWS
     ]  # fmt: skip
@@ -224,7 +224,7 @@ def plain_greedy(model: Any, prompt: list[int], tokens: int, ends: set[int]) -> 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_generation_is_plain_greedy_decoding_at_any_batch_size(model: Any, batch_size: int) -> None:
-    prompts = [ENCODER.prompt_ids("", e) for e in ENCODER.encode(ROWS)]
+    prompts = [e.prompt_ids for e in ENCODER.encode(ROWS)]
     assert len({len(p) for p in prompts}) > 1
     found = generate(model, prompts, batch_size, 10, set())
     expected = [plain_greedy(model, p, 10, {TOKENIZER.eos_token_id}) for p in prompts]
@@ -235,7 +235,7 @@ def test_generation_is_plain_greedy_decoding_at_any_batch_size(model: Any, batch
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 def test_generation_ignores_the_decoding_settings_that_come_with_a_model(adapter: str) -> None:
     base = random_llama(vocab=len(TOKENIZER))
-    prompts = [ENCODER.prompt_ids("", e) for e in ENCODER.encode(ROWS[:4])]
+    prompts = [e.prompt_ids for e in ENCODER.encode(ROWS[:4])]
     expected = [plain_greedy(base, p, 10, {TOKENIZER.eos_token_id}) for p in prompts]
     given = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_new_tokens": 9}
     base.generation_config.update(do_sample=True, temperature=9.0, **given)
@@ -245,7 +245,7 @@ def test_generation_ignores_the_decoding_settings_that_come_with_a_model(adapter
 
 
 def test_generation_stops_at_the_end_token_of_the_template(model: Any) -> None:
-    prompt = ENCODER.prompt_ids("", ENCODER.encode(ROWS[:1])[0])
+    prompt = ENCODER.encode(ROWS[:1])[0].prompt_ids
     output = model.generate(
         torch.tensor([prompt]), max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0
     )

@@ -1,36 +1,39 @@
-"""From a row to token ids and labels: prompt format, boundary, end token.
+"""From a row to token ids and labels: boundary, end token, truncation.
 
 Prompt and answer are tokenised as one string, so that the tokens at the boundary are those the
 model was trained on; a token that straddles it counts as answer. Spans to focus on (data/focus.py)
-become token positions by the tokenizer's offsets. Knows no tensors.
+become token positions by the tokenizer's offsets. How a row becomes a string is data/template.py's.
+Knows no tensors.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import copy
+import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from undial_cli.data import template
 from undial_cli.data.load import Row, row_kind
+from undial_cli.data.spans import BLANK_LINE, Span, clipped, joined, overlapping, placed
+from undial_cli.data.template import Answer, Rendering, assistant_texts, checked_messages
 from undial_cli.errors import UserError
 from undial_cli.schema import DataConfig, TemplateConfig
 
 IGNORE = -100
-# Of `data.joined`.
-BLANK_LINE = "\n\n"
-# (start, end) in characters.
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Example:
     """One sequence: `labels[i]` is `input_ids[i]` where it is a target, else -100 (unshifted).
 
-    `answer_end` is the position after the last answer token, before the end token. `focus` are the
-    positions of the targets that lie in a span to focus on. `cut`: targets beyond
-    `data.max_length`, which the sequence no longer holds.
+    `answer_end` is the position after the last answer's last token, before its end token. `focus`
+    are the positions of the targets that lie in a span to focus on. `cut`: targets beyond
+    `data.max_length`, which the sequence no longer holds. `end`: the end token of the last answer,
+    whether cut or not; None where none belongs there.
     """
 
     input_ids: list[int]
@@ -38,11 +41,23 @@ class Example:
     answer_end: int
     focus: tuple[int, ...] = ()
     cut: int = 0
+    end: int | None = None
 
     @property
     def num_targets(self) -> int:
         """Target tokens that a causal model can predict (the first position has no predictor)."""
         return sum(label != IGNORE for label in self.labels[1:])
+
+    @property
+    def answer_tokens(self) -> int:
+        """Target tokens of answers, the end token of the last one left out."""
+        return sum(label != IGNORE for label in self.labels[: self.answer_end])
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The tokens before the first target, what generation starts from; [] without a target."""
+        first = next((i for i, label in enumerate(self.labels) if label != IGNORE), 0)
+        return self.input_ids[:first]
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,8 @@ class Encoder:
             spans: what to focus on in the `scored_text` of each row.
 
         Raises:
-            UserError: a row cannot be encoded, or there are spans for token ids.
+            RowError: a row cannot be encoded.
+            UserError: none can, or there are spans for token ids.
         """
         if spans is None:
             spans = [[] for _ in rows]
@@ -76,94 +92,123 @@ class Encoder:
         for row, found in zip(rows, spans, strict=True):
             if row_kind(row, self.data) in ("text", "ids"):
                 examples += self.documents(row, found)
-                continue
-            prompt, answer, suffix = self.parts(row)
-            text = scored_text(row, self.data) if found else answer
-            cut = 0 if answer == text else len(text) - len(text.lstrip())
-            found = clipped([(start - cut, end - cut) for start, end in found], answer)
-            examples.append(self.answer(prompt, answer, suffix, found))
+            else:
+                rendering = self.render(row)
+                focus = placed(rendering, answer_texts(row, self.data), found)
+                examples.append(self.tokenise_answers(rendering, focus))
         return examples
 
-    def parts(self, row: Row) -> tuple[str, str, str]:
-        """A row as (prompt text, answer text, text after the answer)."""
+    def render(self, row: Row) -> Rendering:
+        """A row with a prompt and an answer as one string; messages may have several answers."""
         kind = row_kind(row, self.data)
         if kind == "qa":
             return self.question(str(row[self.data.question_key]), str(row[self.data.answer_key]))
         if kind == "completion":
-            return str(row["prompt"]), str(row["completion"]), ""
-        *messages, last = checked_messages(row)
-        return self.chat(messages, last["content"])
+            return template.plain(str(row["prompt"]), str(row["completion"]))
+        return template.render_messages(
+            self.tokenizer, self.template, checked_messages(row), self.data.turns
+        )
 
-    def question(self, question: str, answer: str) -> tuple[str, str, str]:
+    def asked(self, row: Row) -> list[Rendering]:
+        """A row as it is asked: of messages each answer that counts, after all that precedes it."""
+        if row_kind(row, self.data) != "messages":
+            return [self.render(row)]
+        messages = checked_messages(row)
+        ends = [n for n, message in enumerate(messages, 1) if n > 1 and template.is_answer(message)]
+        return [
+            template.render_messages(self.tokenizer, self.template, messages[:n], "last")
+            for n in (ends[-1:] if self.data.turns == "last" else ends)
+        ]
+
+    def question(self, question: str, answer: str) -> Rendering:
         """A question and an answer in the model's own prompt format."""
-        if not self.template.chat:
-            return self.template.prompt.replace("{question}", question), answer, ""
-        system = self.template.system_prompt
-        messages = [{"role": "system", "content": system}] if system else []
-        return self.chat([*messages, {"role": "user", "content": question}], answer)
+        return template.render_question(self.tokenizer, self.template, question, answer)
 
-    def chat(self, messages: list[dict[str, str]], answer: str) -> tuple[str, str, str]:
-        """Messages and an answer through the tokenizer's chat template."""
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise UserError(
-                "model.template.chat=true: this tokenizer has no chat template; "
-                "set model.template.chat=false and model.template.prompt='...{question}...'"
-            )
-        extra: dict[str, Any] = {}
-        if self.template.date_string:
-            extra["date_string"] = self.template.date_string
-        render = self.tokenizer.apply_chat_template
-        prompt = str(render(messages, tokenize=False, add_generation_prompt=True, **extra))
-        whole = str(
-            render([*messages, {"role": "assistant", "content": answer}], tokenize=False, **extra)
-        )
-        rest = whole.removeprefix(prompt)
-        gap = rest[: len(rest) - len(rest.lstrip())]
-        if gap and not answer.startswith(gap):
-            prompt, rest = prompt + gap, rest.removeprefix(gap)
-        body = answer if rest.startswith(answer) else answer.strip()
-        if not whole.startswith(prompt) or not rest.startswith(body):
-            raise UserError(
-                "model.template.chat=true: this chat template changes the prompt or the answer "
-                "when it renders them; set model.template.chat=false and model.template.prompt"
-            )
-        return prompt, body, rest[len(body) :]
-
-    def tokenise(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and character offsets; special tokens are added where the text lacks them."""
-        bos = self.tokenizer.bos_token
-        has_bos = bool(bos) and text.startswith(str(bos))
-        encoded = self.tokenizer(
-            text, add_special_tokens=not has_bos, return_offsets_mapping=True, verbose=False
-        )
-        return list(encoded["input_ids"]), [tuple(o) for o in encoded["offset_mapping"]]  # type: ignore[misc]
-
-    def answer(
-        self, prompt: str, answer: str, suffix: str, spans: list[Span] | None = None
-    ) -> Example:
-        """One example; scored are the answer and the first end token after it, nothing later.
+    def tokenise(self, text: str, special: bool = True) -> tuple[list[int], list[Span]]:
+        """Ids and character offsets of a text.
 
         Args:
-            spans: what to focus on in `answer`.
+            special: with the special tokens that the tokenizer puts around a text, unless the text
+                begins with them already.
         """
-        text = prompt + answer + suffix
-        ids, offsets = self.tokenise(text)
-        start, end = len(prompt), len(prompt) + len(answer)
-        targets = [b > start for _, b in offsets]
-        answer_end = max(
-            (i + 1 for i, (a, b) in enumerate(offsets) if a < end and b > a), default=0
+        encoded = untrimmed(self.tokenizer)(
+            text, add_special_tokens=special, return_offsets_mapping=True, verbose=False
         )
-        special = set(self.tokenizer.all_special_ids)
-        last = next((i for i in range(answer_end, len(ids)) if ids[i] in special), answer_end)
-        ids, targets = ids[: last + 1], [*targets[:answer_end], *[False] * (last - answer_end)]
-        if len(ids) == last:
-            ids = [*ids, self.end_token()]
-        targets.append(True)
-        labels = [i if t else IGNORE for i, t in zip(ids, targets, strict=True)]
+        ids: list[int] = list(encoded["input_ids"])  # type: ignore[arg-type]
+        offsets: list[Span] = [tuple(o) for o in encoded["offset_mapping"]]  # type: ignore[misc]
+        added = next((i for i, (a, b) in enumerate(offsets) if a < b), 0)
+        if special and added and ids[:added] == ids[added : 2 * added]:
+            return self.tokenise(text, special=False)
+        return ids, offsets
+
+    def tokenise_answers(self, rendering: Rendering, spans: list[Span] | None = None) -> Example:
+        """One example; scored are the answers, each with the end token after it, nothing later.
+
+        The end token of an answer is the one that the template writes after it or else, after the
+        last one, the tokenizer's own.
+
+        Args:
+            spans: what to focus on in the rendering, within its answers.
+        """
+        ids, offsets = self.tokenise(rendering.text, special=not rendering.chat)
+        labels, stop, closing, end = [IGNORE] * len(ids), 0, None, list[int]()
+        for answer in rendering.answers:
+            first, stop = self.positions(ids, offsets, answer)
+            labels[first:stop] = ids[first:stop]
+            closing = self.closing(ids, offsets, rendering, answer, stop)
+            if closing is not None:
+                labels[closing] = ids[closing]
+        if rendering.closed:
+            end = [self.end_token() if closing is None else ids[closing]]
+        size = stop if closing is None else closing
+        ids, labels = [*ids[:size], *end], [*labels[:size], *end]
         size = min(self.data.max_length, len(ids))
-        focus = overlapping(text, offsets[:size], [(start + a, start + b) for a, b in spans or []])
+        focus = overlapping(rendering.text, offsets[:size], spans or [])
         cut = sum(label != IGNORE for label in labels[size:])
-        return Example(ids[:size], labels[:size], min(answer_end, size), tuple(focus), cut)
+        return Example(ids[:size], labels[:size], min(stop, size), tuple(focus), cut, *end)
+
+    def positions(self, ids: list[int], offsets: list[Span], answer: Answer) -> tuple[int, int]:
+        """First and last + 1 of the tokens that hold a character of an answer.
+
+        A token that straddles a border counts; not so a special one, which only took blanks along.
+        Where no token does, both are the position of the first token after the answer's start.
+        """
+        start, end = answer.start, answer.end
+        inside = [
+            i
+            for i, (a, b) in enumerate(offsets)
+            if max(a, start) < min(b, end)
+            and (ids[i] not in self.end_tokens or start <= a < b <= end)
+        ]
+        if inside:
+            return inside[0], inside[-1] + 1
+        before = [i for i, (a, b) in enumerate(offsets) if a < min(b, start)]
+        place = before[-1] + 1 if before else 0
+        return place, place
+
+    def closing(
+        self, ids: list[int], offsets: list[Span], rendering: Rendering, answer: Answer, start: int
+    ) -> int | None:
+        """The position of the token that ends an answer, at `start` or after white space.
+
+        After the last answer any text may precede it.
+        """
+        for i in range(start, len(ids) if rendering.closed else 0):
+            if ids[i] in self.end_tokens:
+                return i
+            if answer is not rendering.answers[-1] and rendering.text[slice(*offsets[i])].strip():
+                break
+        return None
+
+    @functools.cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """The special tokens that can end an answer: all but the begin and the unknown token."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        marks = {i for i, token in added if token.special} | set(self.tokenizer.all_special_ids)
+        bos, unk = self.tokenizer.bos_token_id, self.tokenizer.unk_token_id
+        return frozenset(
+            i for i in marks if i == self.tokenizer.eos_token_id or i not in (bos, unk)
+        )
 
     def end_token(self) -> int:
         """The id that ends an answer where the template writes none."""
@@ -171,16 +216,19 @@ class Encoder:
             raise UserError("this tokenizer has no end token: set one in its tokenizer_config.json")
         return int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
 
-    def prompt_ids(self, prompt: str, example: Example) -> list[int]:
-        """The tokens of an example before its first target: what generation starts from."""
-        first = next((i for i, label in enumerate(example.labels) if label != IGNORE), None)
-        return example.input_ids[:first] if first else self.tokenise(prompt)[0]
+    def beginning(self, rendering: Rendering, tokens: int) -> str:
+        """The last answer of a rendering up to its first `tokens` tokens, whole characters only."""
+        ids, offsets = self.tokenise(rendering.text, special=not rendering.chat)
+        answer = rendering.answers[-1]
+        first, stop = self.positions(ids, offsets, answer)
+        end = offsets[first + tokens][0] if first + tokens < stop else answer.end
+        return rendering.text[answer.start : max(answer.start, end)]
 
     def documents(self, row: Row, spans: list[Span] | None = None) -> list[Example]:
         """A text cut into pieces of `max_length` tokens; every token is a target.
 
-        Each piece starts with the begin token where the tokenizer adds one. A row of token ids is
-        taken as it is.
+        Each piece starts with the begin token where the tokenizer adds one. A last token by itself
+        has nothing that predicts it, and counts as cut. A row of token ids is taken as it is.
 
         Args:
             spans: what to focus on in the text.
@@ -199,11 +247,13 @@ class Encoder:
         for i in inside:
             focus.setdefault(i // size, []).append(i % size + len(begin))
         pieces = [begin + ids[i : i + size] for i in range(0, len(ids), size)]
-        return [
+        lost = len(pieces.pop()) if len(pieces) > 1 and len(pieces[-1]) == 1 else 0
+        examples = [
             Example(piece, list(piece), len(piece), tuple(focus.get(i, ())))
             for i, piece in enumerate(pieces)
             if len(piece) > 1
         ]
+        return [*examples[:-1], *(dataclasses.replace(e, cut=lost) for e in examples[-1:])]
 
     def known(self, ids: list[int]) -> list[int]:
         """Token ids that are given; refused if they cannot be this tokenizer's."""
@@ -218,78 +268,39 @@ class Encoder:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def checked_messages(row: Row) -> list[dict[str, Any]]:
-    """The messages of a row, of which the last is the answer."""
-    messages = row["messages"]
-    whole = isinstance(messages, list) and all(
-        isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages
-    )
-    if (
-        not whole
-        or len(messages) < 2
-        or messages[-1]["role"] != "assistant"
-        or not isinstance(messages[-1]["content"], str)
-    ):
-        raise UserError(
-            "column 'messages': expected a list of {role, content}, the last from 'assistant'"
-        )
-    return messages
+@functools.lru_cache(maxsize=4)
+def untrimmed(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer whose offsets hold the blanks of each token; some leave them out."""
+    processor: Any = tokenizer.backend_tokenizer.post_processor  # type: ignore[attr-defined]
+    state = processor.__getstate__() if processor is not None else b""
+    whole = state.replace(b'"trim_offsets":true', b'"trim_offsets":false')
+    if whole == state:
+        return tokenizer
+    exact = copy.deepcopy(tokenizer)
+    processor = copy.deepcopy(processor)
+    processor.__setstate__(whole)
+    exact.backend_tokenizer.post_processor = processor  # type: ignore[attr-defined]
+    return exact
 
 
-def scored_text(row: Row, config: DataConfig) -> str:
-    """The text of a row that spans count in: its answer, completion or last message, or all of it.
+def answer_texts(row: Row, config: DataConfig) -> list[str]:
+    """The texts of a row that are scored: its answers, or all of it.
 
     Raises:
         UserError: the row holds token ids, which have no text, or messages without an answer.
     """
     kind = row_kind(row, config)
     if kind == "messages":
-        return str(checked_messages(row)[-1]["content"])
+        return list(assistant_texts(checked_messages(row), config.turns))
     if kind == "ids":
         raise UserError(
             "method.focus: rows of token ids (column 'input_ids') have no text to focus on; use "
             "data with text, or method=undial"
         )
     column = {"qa": config.answer_key, "completion": "completion", "text": config.text_key}
-    return str(row[column[kind]])
+    return [str(row[column[kind]])]
 
 
-def clipped(spans: list[Span], text: str) -> list[Span]:
-    """Spans cut to what lies in the text."""
-    cut = [(max(start, 0), min(end, len(text))) for start, end in spans]
-    return [(start, end) for start, end in cut if start < end]
-
-
-def joined(texts: list[str], spans: list[list[Span]]) -> list[Span]:
-    """The spans of texts in these texts joined by a blank line."""
-    found, shift = [], 0
-    for text, own in zip(texts, spans, strict=True):
-        found += [(start + shift, end + shift) for start, end in own]
-        shift += len(text) + len(BLANK_LINE)
-    return found
-
-
-def merged(spans: list[Span]) -> list[Span]:
-    """The same characters as spans that are sorted and do not overlap."""
-    found: list[Span] = []
-    for start, end in sorted(spans):
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
-        else:
-            found.append((start, end))
-    return found
-
-
-def overlapping(text: str, offsets: list[tuple[int, int]], spans: list[Span]) -> list[int]:
-    """The tokens that share a character with a span; white space at a token's edges is none."""
-    if not spans:
-        return []
-    spans = merged(spans)
-    starts, found = [start for start, _ in spans], []
-    for i, (a, b) in enumerate(offsets):
-        own = text[a:b]
-        a, b = a + len(own) - len(own.lstrip()), b - len(own) + len(own.rstrip())
-        last = bisect_right(starts, b - 1) - 1
-        if a < b and last >= 0 and spans[last][1] > a:
-            found.append(i)
-    return found
+def scored_text(row: Row, config: DataConfig) -> str:
+    """The text that spans count in: `answer_texts`, a blank line between them."""
+    return BLANK_LINE.join(answer_texts(row, config))

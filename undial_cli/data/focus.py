@@ -14,8 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from undial_cli.data.encode import Span, scored_text
+from undial_cli.data.encode import scored_text
 from undial_cli.data.load import Row, first_line
+from undial_cli.data.template import Span
 from undial_cli.errors import UserError, bad_value, nearest
 from undial_cli.schema import DataConfig
 

@@ -4,6 +4,7 @@ answer. Knows what a method asks for, and no method by name.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,7 @@ def plain(encoder: Encoder, rows: list[Row], name: str, words: Focus | None = No
 
 
 def paired(encoder: Encoder, rows: list[Row], name: str, answers: list[list[list[str]]]) -> Encoded:
-    """Rows as pairs of an answer and another one that is to be preferred.
+    """Rows as pairs of an answer (of messages: the last) and another one that is to be preferred.
 
     Args:
         answers: of each row, its samples; of each sample, the other answer turn by turn.
@@ -73,6 +74,7 @@ def paired(encoder: Encoder, rows: list[Row], name: str, answers: list[list[list
     Raises:
         UserError: nothing is left.
     """
+    encoder = dataclasses.replace(encoder, data=dataclasses.replace(encoder.data, turns="last"))
     examples: list[Example] = []
     samples: list[Sample] = []
     counts = RowCounts(len(rows))

@@ -10,8 +10,13 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from undial_cli.data.encode import IGNORE, Encoder, Example
+from undial_cli import ui
+from undial_cli.data import template
+from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import Row, row_kind
+from undial_cli.data.samples import with_answer
+from undial_cli.data.template import Rendering
+from undial_cli.errors import RowError, UserError, nearest
 from undial_cli.evaluation.config import EvalSetConfig
 from undial_cli.schema import DataConfig
 
@@ -21,27 +26,26 @@ STOPS = ("\n\n", "\nQuestion", "Question:")
 
 @dataclass
 class Item:
-    """One row (or piece of a document) of one set, ready for the engines.
+    """One question (or piece of a document) of one set, ready for the engines.
 
-    `answers`: examples to score by kind (`answer`, `paraphrase`, `perturbed`); `document`: token
-    ids of a document; `notes`: what was done to the row that its figures do not show (an answer
-    cut at data.max_length), each a short phrase that is the same for all rows of its kind.
+    A row gives one, but each turn of a conversation and each piece of a document is one of its own.
+    `reference`: what a generation is compared with; `scored`: the text whose tokens are scored, the
+    answer or all of a document; `prompt_ids`: [] where nothing is generated; `answers`: examples to
+    score by kind (`answer`, `paraphrase`, `perturbed`); `document`: token ids of a document;
+    `notes`: what was done to the row that its figures do not show (an answer cut at
+    data.max_length), each a short phrase that is the same for all rows of its kind.
     """
 
     set_name: str
     index: int
     prompt: str
     reference: str
+    scored: str
     prompt_ids: list[int]
     answers: dict[str, list[Example]] = field(default_factory=dict)
     document: list[int] = field(default_factory=list)
     stops: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def scored(self) -> str:
-        """The text whose tokens are scored: the answer, or all of a document."""
-        return self.prompt + self.reference if self.document else self.reference
 
 
 def data_of(data: DataConfig, options: EvalSetConfig) -> DataConfig:
@@ -61,27 +65,78 @@ def make_items(
     rows: list[Row],
     shots: list[Row],
     needs: set[str],
+    max_new_tokens: int,
 ) -> list[Item]:
     """Encode a set.
 
     Args:
         shots: rows of the solved examples, for `few_shot`.
         needs: what the set's metrics need; alternative answers are encoded only for those.
+        max_new_tokens: generated per answer, where the set does not say.
+
+    Raises:
+        UserError: a row lacks a column, or none can be encoded.
     """
     encoder = dataclasses.replace(encoder, data=data_of(encoder.data, options))
-    items = []
+    options = dataclasses.replace(options, max_new_tokens=options.max_new_tokens or max_new_tokens)
+    data, items, refused = encoder.data, [], dict[int, str]()
+    for number, shot in enumerate(shots, 1):
+        check_columns(shot, "few_shot", data, f"eval.sets.{set_name}.shots: row {number}")
+    solved = "".join(solved_question(shot, data) for shot in shots)
     for index, row in enumerate(rows):
         kind = options.kind
         if kind == "auto":
-            is_text = row_kind(row, encoder.data) in ("text", "ids")
-            kind = "document" if is_text else "question"
-        if kind == "document":
-            items += documents(encoder, set_name, index, row, options)
-        elif kind == "question":
-            items.append(question(encoder, set_name, index, row, "alternatives" in needs))
-        else:
-            items.append(plain(encoder, set_name, index, row, options, shots))
+            kind = "document" if row_kind(row, data) in ("text", "ids") else "question"
+        check_columns(row, kind, data, f"eval.sets.{set_name}: row {index + 1}")
+        try:
+            if kind == "document":
+                items += documents(encoder, set_name, index, row, options)
+            elif kind == "question":
+                items += questions(encoder, set_name, index, row, options, "alternatives" in needs)
+            elif kind == "few_shot":
+                items.append(continued(encoder, set_name, index, row, options, solved, STOPS))
+            else:
+                items.append(continued(encoder, set_name, index, row, options))
+        except RowError as error:
+            refused[index + 1] = str(error)
+    say_refused(set_name, refused, len(rows))
     return items
+
+
+def check_columns(row: Row, kind: str, data: DataConfig, place: str) -> None:
+    """Raise UserError if a row cannot be read as its kind."""
+    found = row_kind(row, data)
+    if kind == "document":
+        fits, needed = found in ("text", "ids"), [data.text_key]
+    elif kind == "question":
+        fits, needed = found not in ("text", "ids", ""), [data.question_key, data.answer_key]
+    else:
+        needed = [data.question_key, data.answer_key]
+        fits = all(row.get(column) is not None for column in needed)
+    if not fits:
+        columns = [column for column, value in row.items() if value is not None]
+        missing = [column for column in needed if column not in columns]
+        raise UserError(
+            f"{place} has no column '{missing[0]}', which a set of kind={kind} needs; its columns "
+            f"are {', '.join(columns)}{nearest(missing[0], columns)}"
+        )
+
+
+def say_refused(set_name: str, refused: dict[int, str], rows: int) -> None:
+    """Say which rows are left out and why; raise UserError if all are."""
+    if not refused:
+        return
+    number, reason = next(iter(refused.items()))
+    if len(refused) == rows:
+        raise UserError(
+            f"eval.sets.{set_name}: none of its {rows} rows can be asked; row {number}: {reason}"
+        )
+    numbers = ", ".join(map(str, list(refused)[:8])) + (", ..." if len(refused) > 8 else "")
+    ui.say(
+        f"eval.sets.{set_name}: {len(refused)} of {rows} rows are left out ({numbers}); row "
+        f"{number}: {reason}",
+        "yellow",
+    )
 
 
 def documents(
@@ -89,55 +144,119 @@ def documents(
 ) -> list[Item]:
     """A document: its pieces, or with `max_tokens` its beginning alone."""
     pieces = encoder.documents(row)
+    cut = options.max_tokens is not None and (len(pieces) > 1 or any(p.cut for p in pieces))
     items = []
     for piece in pieces[:1] if options.max_tokens else pieces:
-        ids, start = piece.input_ids, min(options.prompt_tokens, len(piece.input_ids) - 1)
-        prompt, rest = (encoder.text(part) for part in (ids[:start], ids[start:]))
-        answers = {"answer": [piece]}
-        items.append(Item(set_name, index, prompt, rest, ids[:start], answers, ids))
+        notes = [f"document cut at max_tokens={options.max_tokens}"] if cut else []
+        ids, start, whole = piece.input_ids, options.prompt_tokens, encoder.text(piece.input_ids)
+        if len(ids) <= start:
+            notes.append(f"document of at most prompt_tokens={start}, not continued")
+            prompt, rest, prompt_ids = whole, "", []
+        else:
+            prompt_ids, rest_ids = ids[:start], ids[start:][: options.max_new_tokens]
+            if len(rest_ids) < len(ids) - start:
+                notes.append(f"reference cut at max_new_tokens={options.max_new_tokens}")
+            # A character of several tokens may be cut in two.
+            prompt, rest = (encoder.text(part).strip("\ufffd") for part in (prompt_ids, rest_ids))
+        items.append(
+            Item(
+                set_name, index, prompt, rest, whole, prompt_ids, {"answer": [piece]}, ids,
+                notes=tuple(notes),
+            )
+        )  # fmt: skip
     return items
 
 
-def question(encoder: Encoder, set_name: str, index: int, row: Row, alternatives: bool) -> Item:
-    """A question in the model's own format, with its paraphrased and perturbed answers."""
-    prompt, answer, suffix = encoder.parts(row)
-    example = encoder.answer(prompt, answer, suffix)
-    answers = {"answer": [example]}
-    if alternatives and row.get("perturbed_answer"):
-        asked = str(row[encoder.data.question_key])
-        false: Any = row["perturbed_answer"]
-        true = row.get("paraphrased_answer") or answer
-        for kind, texts in (
-            ("paraphrase", [true]),
-            ("perturbed", [false] if isinstance(false, str) else false),
-        ):
-            answers[kind] = [encoder.answer(*encoder.question(asked, str(t))) for t in texts]
-    shown = str(row.get(encoder.data.question_key, prompt))
-    return Item(set_name, index, shown, answer, encoder.prompt_ids(prompt, example), answers)
-
-
-def plain(
+def questions(
     encoder: Encoder,
     set_name: str,
     index: int,
     row: Row,
     options: EvalSetConfig,
-    shots: list[Row],
+    alternatives: bool,
+) -> list[Item]:
+    """A question in the model's own format, or each turn of a conversation.
+
+    The last has the row's paraphrased and perturbed answers.
+    """
+    data, items = encoder.data, []
+    for rendering in encoder.asked(row):
+        item = answered(encoder, set_name, index, rendering, options)
+        item.prompt = str(row.get(data.question_key) or rendering.prompt)
+        items.append(item)
+    if not (alternatives and row.get("perturbed_answer")):
+        return items
+    false: Any = row["perturbed_answer"]
+    true = row.get("paraphrased_answer") or items[-1].scored
+    for kind, texts in (
+        ("paraphrase", [true]),
+        ("perturbed", [false] if isinstance(false, str) else false),
+    ):
+        others = [encoder.asked(with_answer(row, str(text), data))[-1] for text in texts]
+        items[-1].answers[kind] = [encoder.tokenise_answers(other) for other in others]
+        if any(example.cut for example in items[-1].answers[kind]):
+            items[-1].notes += (f"{kind} answer cut at {limit_of(encoder, options)}",)
+    return items
+
+
+def continued(
+    encoder: Encoder,
+    set_name: str,
+    index: int,
+    row: Row,
+    options: EvalSetConfig,
+    solved: str = "",
+    stops: tuple[str, ...] = (),
 ) -> Item:
-    """A prompt without chat format: a text to continue, or a question after solved ones."""
-    prompt, answer = (str(row[k]) for k in (encoder.data.question_key, encoder.data.answer_key))
-    shown, reference, stops = prompt, answer, ()
-    if options.kind == "few_shot":
-        solved = [
-            f"Question: {shot[encoder.data.question_key]}\nAnswer: {shot[encoder.data.answer_key]}"
-            for shot in shots
-        ]
-        prompt, stops = "\n\n".join([*solved, f"Question: {prompt}\nAnswer: "]), STOPS
-    elif options.max_new_tokens:
-        reference = encoder.text(encoder.tokenise(answer)[0][: options.max_new_tokens])
-    example = encoder.answer(prompt, answer, "")
-    ids = encoder.tokenise(prompt)[0]
-    return Item(set_name, index, shown, reference, ids, {"answer": [example]}, stops=stops)
+    """A prompt without chat format whose answer continues it: no end token is scored.
+
+    Args:
+        solved: questions with their answers; the row is then another question of theirs.
+    """
+    data = encoder.data
+    prompt, answer = str(row[data.question_key]), str(row[data.answer_key])
+    shown = prompt
+    if stops:
+        prompt = solved + f"Question: {prompt}\nAnswer: "
+    rendering = template.plain(prompt, answer, closed=False)
+    item = answered(encoder, set_name, index, rendering, options)
+    item.prompt, item.stops = shown, stops
+    return item
+
+
+def solved_question(shot: Row, data: DataConfig) -> str:
+    """A solved example as MUSE's evaluation code writes it."""
+    return f"Question: {shot[data.question_key]}\nAnswer: {shot[data.answer_key]}\n\n"
+
+
+def answered(
+    encoder: Encoder, set_name: str, index: int, rendering: Rendering, options: EvalSetConfig
+) -> Item:
+    """An answer and what is generated in its place, which is held against no more than it can be.
+
+    What data.max_length cuts off is in no figure; the reference of a generation is also cut to the
+    tokens that may be generated.
+    """
+    example = encoder.tokenise_answers(rendering)
+    scored, notes, longest = rendering.answer, [], options.max_new_tokens or 0
+    if example.cut:
+        scored = encoder.beginning(rendering, example.answer_tokens)
+        kept = "answer cut at" if example.num_targets else "no answer token within"
+        notes.append(f"{kept} {limit_of(encoder, options)}")
+    reference = scored
+    if example.answer_tokens > longest:
+        reference = encoder.beginning(rendering, longest)
+        notes.append(f"reference cut at max_new_tokens={longest}")
+    return Item(
+        set_name, index, rendering.prompt, reference, scored, example.prompt_ids,
+        {"answer": [example]}, notes=tuple(notes),
+    )  # fmt: skip
+
+
+def limit_of(encoder: Encoder, options: EvalSetConfig) -> str:
+    """The key that cuts a sequence, and its value."""
+    key = "max_tokens" if options.max_tokens else "data.max_length"
+    return f"{key}={encoder.data.max_length}"
 
 
 def cut_at_stop(text: str, stops: tuple[str, ...]) -> str:
@@ -147,12 +266,5 @@ def cut_at_stop(text: str, stops: tuple[str, ...]) -> str:
 
 def end_labels(items: list[Item]) -> set[int]:
     """The ids that end an answer in the model's own format."""
-    return {
-        e.labels[-1]
-        for item in items
-        for e in item.answers.get("answer", [])
-        if not item.document
-        and e.labels
-        and e.labels[-1] != IGNORE
-        and len(e.labels) > e.answer_end
-    }
+    examples = [e for item in items for e in item.answers.get("answer", [])]
+    return {e.end for e in examples if e.end is not None}

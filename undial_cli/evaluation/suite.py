@@ -90,6 +90,7 @@ class Suite:
                 found.rows,
                 found.shots,
                 self.needs(name),
+                self.config.max_new_tokens,
             )
             for name, found in self.rows.items()
             if not found.missing

@@ -1,0 +1,231 @@
+"""From a question or messages to one string with its answers marked: prompt text or chat template.
+
+A chat template decides everything about its text: special tokens, white space, what of an answer
+it writes. Where an answer stands in it is found by rendering the conversation once more with a mark
+in the answer's place. Knows no tokens.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from undial_cli.data.load import first_line
+from undial_cli.errors import RowError, UserError, bad_value, nearest
+from undial_cli.schema import TemplateConfig
+
+# (start, end) in characters.
+Span = tuple[int, int]
+Message = dict[str, Any]
+
+# Stands for an answer: letters that no template trims, splits or parses.
+MARK = "\ue000undial\ue001"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Where an answer stands in a rendering, and where its first character stood in its source.
+
+    `shift` is None where the template wrote the answer with other white space than its source.
+    """
+
+    start: int
+    end: int
+    shift: int | None = 0
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A row as one string, ready to be tokenised.
+
+    `answers`: in their order, at least one; `chat`: written by a chat template, which writes its
+    special tokens itself; `closed`: whether an end token belongs after an answer (a text that is
+    only continued has none).
+    """
+
+    text: str
+    answers: tuple[Answer, ...]
+    chat: bool = False
+    closed: bool = True
+
+    @property
+    def prompt(self) -> str:
+        """The text before the last answer."""
+        return self.text[: self.answers[-1].start]
+
+    @property
+    def answer(self) -> str:
+        """The last answer."""
+        return self.text[self.answers[-1].start : self.answers[-1].end]
+
+
+class Refused(RowError):
+    """A conversation that a chat template raises for, with the template's own words."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"the chat template refuses it ({reason}): leave out or change that role, or give "
+            "columns 'prompt' and 'completion'"
+        )
+
+
+def plain(prompt: str, answer: str, closed: bool = True) -> Rendering:
+    """A prompt and its answer without chat format."""
+    spot = Answer(len(prompt), len(prompt) + len(answer))
+    return Rendering(prompt + answer, (spot,), closed=closed)
+
+
+def render_question(
+    tokenizer: PreTrainedTokenizerBase, config: TemplateConfig, question: str, answer: str
+) -> Rendering:
+    """A question and its answer in the model's own prompt format."""
+    if not config.chat:
+        return plain(config.prompt.replace("{question}", question), answer)
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    if not config.system_prompt:
+        return render_messages(tokenizer, config, turns)
+    system = {"role": "system", "content": config.system_prompt}
+    try:
+        return render_messages(tokenizer, config, [system, *turns])
+    except Refused as error:
+        render_messages(tokenizer, config, turns)
+        raise UserError(
+            f"model.template.system_prompt={config.system_prompt}: this chat template takes none "
+            f"({error.reason}); set model.template.system_prompt=null"
+        ) from error
+
+
+def render_messages(
+    tokenizer: PreTrainedTokenizerBase,
+    config: TemplateConfig,
+    messages: list[Message],
+    turns: str = "all",
+) -> Rendering:
+    """A conversation through the tokenizer's chat template.
+
+    Args:
+        turns: which of the assistant's are answers, `all` or `last`.
+
+    Raises:
+        RowError: the template refuses the messages, or does not write an answer as it is.
+        UserError: there is no chat template, or `model.template` does not fit it.
+    """
+    if not config.chat:
+        remedy = "set model.template.chat=true"
+        if not tokenizer.chat_template:
+            remedy = "this tokenizer has none: give columns 'prompt' and 'completion'"
+        raise UserError(
+            f"model.template.chat=false: column 'messages' needs a chat template; {remedy}"
+        )
+    if not tokenizer.chat_template:
+        raise UserError(
+            "model.template.chat=true: this tokenizer has no chat template; "
+            "set model.template.chat=false and model.template.prompt='...{question}...'"
+        )
+    calls = any(message.get("tool_calls") for message in messages)
+    if calls and "tool_calls" not in tokenizer.get_chat_template():
+        raise RowError("the chat template writes no tool calls")
+    extra = arguments(tokenizer, config)
+
+    def render(conversation: list[Message]) -> str:
+        try:
+            return str(tokenizer.apply_chat_template(conversation, tokenize=False, **extra))
+        except Exception as error:  # raise_exception, a role or a field that it does not know
+            raise Refused(first_line(error)) from error
+
+    text = render(messages)
+    numbers = [n for n, message in enumerate(messages) if is_answer(message)]
+    answers = []
+    for n in numbers[-1:] if turns == "last" else numbers:
+        marked = [*messages[:n], {**messages[n], "content": MARK}, *messages[n + 1 :]]
+        answers.append(locate(text, render(marked), messages[n]["content"]))
+    return Rendering(text, tuple(answers), chat=True)
+
+
+def is_answer(message: Message) -> bool:
+    """Whether a message is text of the assistant."""
+    return message["role"] == "assistant" and isinstance(message["content"], str)
+
+
+def locate(text: str, marked: str, content: str) -> Answer:
+    """Where a message's content stands in a rendering.
+
+    Args:
+        marked: the same rendering with MARK as that content.
+
+    Raises:
+        RowError: the template left the content out or changed more than its white space.
+    """
+    before, _, after = marked.partition(MARK)
+    end = len(text) - len(after)
+    bare = content.strip()
+    if text.startswith(before):
+        start = len(before)
+    elif text[:end].endswith(bare):  # it wrote a think block for the mark, and found one in here
+        start = end - len(bare)
+    else:
+        pairs = enumerate(zip(text, before, strict=False))
+        start = next((i for i, (a, b) in pairs if a != b), len(text))
+    body = text[start:end]
+    whole, left = ("".join(part.split()) for part in (content, body))
+    if not text.endswith(after) or start > end or not whole.endswith(left) or (whole and not left):
+        raise RowError(
+            "the chat template changes or leaves out the answer; for questions set "
+            "model.template.chat=false and model.template.prompt"
+        )
+    shift = content.rfind(body)
+    return Answer(start, end, shift if shift >= 0 else None)
+
+
+def arguments(tokenizer: PreTrainedTokenizerBase, config: TemplateConfig) -> dict[str, Any]:
+    """What the template is given besides the messages; refused if it would not read it."""
+    template = tokenizer.get_chat_template()
+    ours = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"documents", "tools"}
+    for name, value in config.args.items():
+        if name in ours:
+            raise bad_value(f"model.template.args.{name}", value, "a variable of the template")
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            raise UserError(
+                f"model.template.args.{name}={value}: this chat template reads no such variable"
+                f"{nearest(name, set(re.findall(r'[A-Za-z_]{3,}', template)))}"
+            )
+    dated = {"date_string": config.date_string} if config.date_string else {}
+    return dated | config.args
+
+
+def checked_messages(row: dict[str, Any]) -> list[Message]:
+    """The messages of a row, without empty fields; the last is an answer.
+
+    Raises:
+        RowError: they are no conversation that ends in an answer.
+    """
+    messages = row["messages"]
+    if (
+        not isinstance(messages, list)
+        or len(messages) < 2
+        or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages)
+        or not is_answer(messages[-1])
+    ):
+        raise RowError(
+            "column 'messages': expected a list of {role, content}, the last from 'assistant'"
+        )
+    if any(m["content"] is None and not m.get("tool_calls") for m in messages):
+        raise RowError("column 'messages': a message has no content")
+    return list(map(given, messages))
+
+
+def given(message: Message) -> Message:
+    """A message without the fields that only other messages of its file have."""
+    return {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
+
+
+def assistant_texts(messages: list[Message], turns: str) -> Iterator[str]:
+    """The answers of a conversation that count."""
+    texts = [message["content"] for message in messages if is_answer(message)]
+    yield from texts[-1:] if turns == "last" else texts
