@@ -179,7 +179,7 @@ def of_words(function: Callable[[str], float], n: int) -> Callable[[Evidence], f
 
     def compute(found: Evidence) -> float | None:
         text = found.generation or ""
-        return function(text) if len(text.split()) >= n else None
+        return function(text) if len(metrics.split_words(text)) >= n else None
 
     return compute
 
@@ -216,7 +216,9 @@ METRICS: dict[str, Metric] = {
 # Metrics with a number in their name: el_10 is el of n = 10.
 NUMBERED: dict[str, Callable[[int], Metric]] = {
     "el": lambda n: Metric(figure(f"el_{n}"), ("continuations",)),
-    "rep": lambda n: Metric(of_words(lambda text: metrics.repetition(text.split(), n), n), TEXT),
+    "rep": lambda n: Metric(
+        of_words(lambda text: metrics.repetition(metrics.split_words(text), n), n), TEXT
+    ),
     "distinct": lambda n: Metric(of_words(lambda text: metrics.distinct(text, n), n), TEXT),
 }
 

@@ -92,7 +92,7 @@ def documents(
     items = []
     for piece in pieces[:1] if options.max_tokens else pieces:
         ids, start = piece.input_ids, min(options.prompt_tokens, len(piece.input_ids) - 1)
-        prompt, rest = (encoder.text(part) for part in (ids[:start], ids[start:]))
+        prompt, rest = encoder.text(ids[:start]), continued(encoder, ids[:start], ids[start:])
         answers = {"answer": [piece]}
         items.append(Item(set_name, index, prompt, rest, ids[:start], answers, ids))
     return items
@@ -138,6 +138,15 @@ def plain(
     example = encoder.answer(prompt, answer, "")
     ids = encoder.tokenise(prompt)[0]
     return Item(set_name, index, shown, reference, ids, {"answer": [example]}, stops=stops)
+
+
+def continued(encoder: Encoder, before: list[int], ids: list[int]) -> str:
+    """The text that token ids add to those before them, the blank between them included.
+
+    Some tokenizers drop a blank that a text begins with, so that it is not the text of `ids`.
+    """
+    start, whole = encoder.text(before), encoder.text([*before, *ids])
+    return whole.removeprefix(start) if whole.startswith(start) else encoder.text(ids)
 
 
 def cut_at_stop(text: str, stops: tuple[str, ...]) -> str:

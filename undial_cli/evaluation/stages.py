@@ -60,7 +60,7 @@ def depends_on(run: Run, inputs: Inputs, path: str) -> Any:
     for name in IRRELEVANT:
         del chosen[name]
     folders = [run.eval.harness.include_path, *(getattr(run.eval, key) for key in HELPERS)]
-    sampled = any(s.top_p or s.prefixes == "authors" for s in run.eval.sets.values())
+    sampled = any(s.top_p or s.top_k or s.prefixes == "authors" for s in run.eval.sets.values())
     return [
         distributed.on_main(lambda: models.weights_fingerprint(run.model, path)),
         dataclasses.asdict(run.model.template),

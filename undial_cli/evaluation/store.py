@@ -21,7 +21,7 @@ from undial_cli.evaluation.work import Journal
 from undial_cli.schema import digest
 
 # Raised when the meaning of a stored figure changes.
-VERSION = 2
+VERSION = 3
 
 
 def clean(value: Any) -> Any:
