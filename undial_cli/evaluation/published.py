@@ -64,10 +64,11 @@ def of_open_unlearning(content: dict[str, Any], where: str) -> Evaluation:
             figures.setdefault(f"{set_name}_{metric}", value)
         for index, scores in rows_of(entry, place):
             sample = sample_of(samples, set_name, index)
-            if (value := score_of(scores, field, place)) is not None:
-                is_ratio = metric == "truth_ratio"
-                key, value = stored_ratio(value) if is_ratio else (metric, value)
-                sample.setdefault(key, value)
+            value = score_of(scores, field, place)
+            if value is not None and metric == "truth_ratio":
+                sample.setdefault("log_truth_ratio", math.log(value) if value else -math.inf)
+            elif value is not None:
+                sample.setdefault(metric, value)
             if isinstance(scores.get("generation"), str):
                 sample.setdefault("generation", scores["generation"].strip())
     for theirs in WHOLE:
@@ -109,11 +110,6 @@ def score_of(scores: dict[str, Any], field: str, where: str) -> float | None:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where} holds no score per sample") from error
     return value if math.isfinite(value) and value >= 0 else None
-
-
-def stored_ratio(ratio: float) -> tuple[str, float]:
-    """A truth ratio as our samples hold it."""
-    return "log_truth_ratio", math.log(ratio) if ratio else -math.inf
 
 
 def sample_of(samples: Samples, set_name: str, index: int) -> dict[str, Any]:
