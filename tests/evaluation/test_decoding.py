@@ -27,7 +27,11 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
-from transformers.generation.logits_process import TopPLogitsWarper
+from transformers.generation.logits_process import (
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from undial_cli.evaluation import decoding
 from undial_cli.evaluation.decoding import Decoding, branch, decode
@@ -269,17 +273,79 @@ def test_samples_follow_the_models_distribution(top_p: float, temperature: float
     assert chisquare(counts[p > 0], samples * p[p > 0]).pvalue > 1e-3
 
 
+def warped(logits: torch.Tensor, how: Decoding) -> torch.Tensor:
+    """The probabilities that transformers' sampling draws from, by its own warpers in its order."""
+    warpers = [TemperatureLogitsWarper(how.temperature)] if how.temperature != 1 else []
+    warpers += [TopKLogitsWarper(how.top_k)] if how.top_k is not None else []
+    warpers += [TopPLogitsWarper(how.top_p)] if how.top_p is not None else []
+    scores, ids = logits, torch.zeros(len(logits), 1).long()
+    for warper in warpers:
+        scores = warper(ids, scores)  # type: ignore[arg-type]
+    return torch.softmax(scores, -1)
+
+
+def drawn(logits: torch.Tensor, how: Decoding) -> torch.Tensor:
+    """The probabilities that we draw from."""
+    p = decoding.drawable(logits, how)
+    return p / p.sum(-1, keepdim=True)
+
+
 @pytest.mark.parametrize("likeliest", [4, 50])
-@pytest.mark.parametrize("top_p", [0.0, 1e-6, 0.3, 0.8, 0.95, 1.0])
-def test_the_top_p_set_is_that_of_transformers(
-    top_p: float, likeliest: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("top_k", [None, 1, 3, 20, 50, 51, 1000])
+@pytest.mark.parametrize("top_p", [None, 0.0, 1e-6, 0.3, 0.8, 0.95, 1.0])
+def test_tokens_are_drawn_from_what_transformers_warpers_leave(
+    top_p: float | None, top_k: int | None, likeliest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "LIKELIEST", likeliest)
     logits = 2 * torch.randn(20, 50, generator=torch.Generator().manual_seed(0)).double()
-    scores: Any = logits / 1.5
-    kept = torch.isfinite(TopPLogitsWarper(top_p)(torch.zeros(20, 1).long(), scores))
-    found = decoding.top_p_probabilities(logits, top_p, 1.5)
-    torch.testing.assert_close(found, torch.softmax(scores, -1) * kept)
+    for temperature in (1.0, 1.5):
+        how = Decoding(1, frozenset(), top_p, temperature, top_k=top_k)
+        torch.testing.assert_close(drawn(logits, how), warped(logits, how))
+    single = Decoding(1, frozenset(), top_p, top_k=top_k)
+    found, expected = drawn(logits.float(), single), warped(logits.float(), single)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(found > 0, expected > 0)
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 2, 5, 9, 30])
+@pytest.mark.parametrize("top_p", [None, 0.21, 0.52, 0.73, 0.91])
+def test_as_many_equal_logits_are_kept_as_by_transformers_the_first_of_them(
+    top_p: float | None, top_k: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "LIKELIEST", 7)
+    draw = torch.Generator().manual_seed(1)
+    how = Decoding(1, frozenset(), top_p, top_k=top_k)
+    for values in (2, 4, 9):
+        logits = torch.randint(values, (40, 33), generator=draw).double()
+        found, expected = drawn(logits, how), warped(logits, how)
+        # Which of several equals transformers keeps is left to its sort.
+        torch.testing.assert_close(found.sort().values, expected.sort().values)
+        for row, p in zip(logits, found, strict=True):
+            for value in row.unique():
+                kept = (p[row == value] > 0).tolist()
+                assert kept == sorted(kept, reverse=True)
+
+
+def test_top_k_and_top_p_of_a_hand_worked_case() -> None:
+    p = torch.tensor([[0.4, 0.3, 0.15, 0.1, 0.05]]).double()
+    # Of the three likeliest, 0.4 and 0.3 are 0.82 of 0.85: the third is not needed for 0.8.
+    found = drawn(p.log(), Decoding(1, frozenset(), 0.8, top_k=3))
+    assert found[0].tolist() == pytest.approx([4 / 7, 3 / 7, 0, 0, 0])
+    # Without top_k 0.4 and 0.3 are less than 0.8.
+    assert (drawn(p.log(), Decoding(1, frozenset(), 0.8)) > 0).sum() == 3
+
+
+@pytest.mark.parametrize("name", ["llama", "lfm2"])
+def test_top_k_alone_draws_and_one_likeliest_token_is_greedy(name: str) -> None:
+    model = model_of(name)
+    some = {n: PROMPTS[n] for n in (3, 6, 9)}
+    assert run(model, some, 3, Decoding(NEW, ENDS, top_k=1)) == {n: expected(name)[n] for n in some}
+    prompt, samples = PROMPTS[6], 400
+    how = Decoding(1, frozenset(), top_k=2, temperature=3.0)
+    found = {ids[0] for ids in run(model, dict.fromkeys(range(samples), prompt), 400, how).values()}
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt])).logits[0, -1]
+    assert found == set(logits.topk(2).indices.tolist())
 
 
 # Branches of a document

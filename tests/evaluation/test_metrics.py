@@ -17,6 +17,8 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import hmean, ks_2samp, mannwhitneyu
 
 from undial_cli.evaluation import metrics
+from undial_cli.evaluation.catalog import Evidence, find
+from undial_cli.evaluation.config import EvalSetConfig
 
 
 def test_probability_is_the_geometric_mean_of_the_token_probabilities() -> None:
@@ -460,12 +462,32 @@ def test_repetition_of_hand_worked_cases() -> None:
     assert metrics.repetition([], 1) == 0.0
 
 
+def test_words_are_what_single_blanks_separate() -> None:
+    # Dong et al. split at " ": two blanks hold an empty word, a line break separates nothing.
+    assert metrics.split_words(" the old  river\nkeeps ") == [
+        "",
+        "the",
+        "old",
+        "",
+        "river\nkeeps",
+        "",
+    ]
+    assert metrics.split_words("") == []
+    assert metrics.distinct("a\na a", 1) == 1.0
+    assert metrics.distinct("a  a  a", 1) == 2 / 5
+    rep_2 = find("rep_2")
+    assert rep_2 is not None
+    found = Evidence(EvalSetConfig("a"), "", "", {}, generation=" a a a")
+    # " a", "a a", "a a": two of three are different.
+    assert rep_2.sample(found) == pytest.approx(1 / 3)
+
+
 def test_distinct_of_hand_worked_cases() -> None:
     assert metrics.distinct("a b a b", 2) == 0.5
     assert metrics.distinct("a  b\nc d", 2) == 0.75
     assert metrics.distinct("a b a b", 1) == 0.5
     assert metrics.distinct("one", 2) == 0.0
-    assert metrics.distinct(" \n", 1) == 0.0
+    assert metrics.distinct("", 1) == 0.0
 
 
 @settings(deadline=None, max_examples=50)

@@ -100,6 +100,24 @@ def test_perplexity_of_texts_too_short_and_too_long() -> None:
     assert [len(part) for part in quality.perplexity([], model, tokenizer, 2)] == [0, 0]
 
 
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("most", [2, 9, 128, 200, 10**6])
+def test_perplexity_counts_so_many_tokens_of_a_text(bos: bool, most: int) -> None:
+    tokenizer = byte_tokenizer(bos=bos)
+    model = random_llama(vocab=len(tokenizer))
+    model.config.max_position_embeddings = 128
+    texts = [*TEXTS, " ".join(TEXTS) * 2]
+    nll, tokens = quality.perplexity(texts, model, tokenizer, 3, max_tokens=most)
+    for text, value, count in zip(texts, nll, tokens, strict=True):
+        ids = tokenizer(text)["input_ids"][:most]
+        if len(ids) <= 128:
+            assert count == len(ids) - 1
+            assert value == pytest.approx(plain_nll(model, ids), abs=1e-4, rel=1e-5)
+    assert len(tokenizer(texts[-1])["input_ids"]) > 200
+    if not bos and most == 200:
+        assert tokens[-1] == 127 + 71  # two pieces, each begins with a token that nothing predicts
+
+
 def test_a_language_model_is_loaded_by_path_with_the_keys_own_error(
     folder: str, tmp_path: Path
 ) -> None:
@@ -147,6 +165,36 @@ def test_a_plain_encoder_gives_its_pooler_output(tmp_path: Path) -> None:
         with torch.no_grad():
             pooled = model(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).pooler_output[0]
         assert row == pytest.approx((pooled / pooled.norm()).numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("most", [3, 6, 64])
+def test_an_encoder_sees_so_many_tokens_of_a_text(most: int, tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers", reason=EXTRA)
+    model, tokenizer = save_bert(BertModel, tmp_path / "bert"), word_tokenizer()
+    library.SentenceTransformer(str(tmp_path / "bert"), device="cpu").save(str(tmp_path / "st"))
+    pooled, whole = (
+        quality.sentence_embeddings(TEXTS, str(tmp_path / name), "cpu", 3, max_tokens=most)
+        for name in ("bert", "st")
+    )
+    for i, text in enumerate(TEXTS):
+        ids = tokenizer(text, truncation=True, max_length=most)["input_ids"]
+        with torch.no_grad():
+            states = model(input_ids=torch.tensor([ids]))
+        for found, expected in (
+            (pooled[i], states.pooler_output[0]),
+            (whole[i], states.last_hidden_state[0].mean(0)),
+        ):
+            assert found == pytest.approx((expected / expected.norm()).numpy(), abs=1e-5)
+
+
+def test_a_classifier_sees_so_many_tokens_of_a_text(tmp_path: Path) -> None:
+    model, tokenizer = save_bert(BertForSequenceClassification, tmp_path), word_tokenizer()
+    found = quality.first_class(TEXTS, str(tmp_path), "cpu", 3, max_tokens=5)
+    for text, value in zip(TEXTS, found, strict=True):
+        ids = tokenizer(text, truncation=True, max_length=5)["input_ids"]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids])).logits[0]
+        assert value == pytest.approx(float(logits.softmax(0)[0]), abs=1e-5)
 
 
 def test_what_is_no_sentence_encoder_is_said_in_one_line(folder: str, tmp_path: Path) -> None:

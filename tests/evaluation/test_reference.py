@@ -1,4 +1,4 @@
-"""Results that stand for a retain model: ours, and open-unlearning's TOFU_EVAL.json."""
+"""Results that stand for a retain model: ours, open-unlearning's and TOFU's own; what they give."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scipy.stats import ks_2samp
+from scipy.stats import hmean, ks_2samp
 
 from undial_cli.errors import UserError
 from undial_cli.evaluation import reference, store
@@ -79,6 +79,119 @@ def test_a_published_file_gives_forget_quality_and_privleak(tmp_path: Path) -> N
     )
 
 
+def score_file(**values: list[float | None]) -> dict[str, Any]:
+    """Figures of open-unlearning's file with the field that their score has there."""
+    fields = {"Prob": "prob", "normalised": "prob", "ROUGE": "rougeL_recall"}
+    content: dict[str, Any] = {}
+    for name, scores in values.items():
+        field = fields.get(name.split("_")[-1], "score")
+        rows = {str(i): None if s is None else {field: s} for i, s in enumerate(scores)}
+        known = [s for s in scores if s is not None]
+        content[name] = {"agg_value": sum(known) / len(known), "value_by_index": rows}
+    return content
+
+
+def test_all_sets_of_a_published_file_are_read_under_our_names(tmp_path: Path) -> None:
+    content = score_file(
+        forget_truth_ratio=[0.5, 2.0], retain_Q_A_Prob=[0.9, 0.7], retain_Q_A_ROUGE=[1.0, 0.5],
+        retain_Truth_Ratio=[0.25, 0.5], ra_Q_A_Prob=[0.01], ra_Q_A_Prob_normalised=[0.4],
+        ra_Q_A_ROUGE=[0.75], ra_Truth_Ratio=[0.3], wf_Q_A_Prob_normalised=[0.6, None],
+        wf_Q_A_ROUGE=[0.8, 0.9], wf_Truth_Ratio=[0.2, 0.0], forget_Q_A_ROUGE=[0.3, 0.1],
+    )  # fmt: skip
+    content["retain_Q_A_ROUGE"]["value_by_index"]["1"]["generation"] = " In Kelmwick."
+    content["model_utility"] = {"agg_value": 0.61}
+    found = reference.read(write(tmp_path, content))
+    assert found.metrics == pytest.approx(
+        {
+            "forget_truth_ratio": 1.25, "forget_rouge": 0.2,
+            "retain_probability": 0.8, "retain_rouge": 0.75, "retain_truth_ratio": 0.375,
+            "real_authors_probability": 0.4, "real_authors_rouge": 0.75,
+            "real_authors_truth_ratio": 0.3, "world_facts_probability": 0.6,
+            "world_facts_rouge": 0.85, "world_facts_truth_ratio": 0.1, "model_utility": 0.61,
+        }
+    )  # fmt: skip
+    by_place = {(s["set"], s["index"]): s for s in found.samples}
+    assert by_place["retain", 1] == {
+        "set": "retain", "index": 1, "probability": 0.7, "rouge": 0.5,
+        "log_truth_ratio": math.log(0.5), "generation": "In Kelmwick.",
+    }  # fmt: skip
+    assert by_place["real_authors", 0]["probability"] == 0.4
+    assert "probability" not in by_place["world_facts", 1]
+    assert by_place["world_facts", 1]["log_truth_ratio"] == -math.inf
+    assert list(by_place) == sorted(by_place)
+
+
+def test_a_summary_gives_aggregates_and_no_forget_quality(tmp_path: Path) -> None:
+    retain = reference.read(write(tmp_path, {"mia_min_k": 0.4, "retain_Q_A_Prob": 0.9, "x": 1}))
+    assert retain.metrics == {"mia_min_k": 0.4, "retain_probability": 0.9}
+    ours = unlearned()
+    join(ours, retain, SUITE, relative=True)
+    assert ours.metrics["privleak"] == pytest.approx((1 - 8 / 9 - 0.6) / 0.6 * 100)
+    assert "no truth ratios" in ours.missing["forget_quality"]
+
+
+def section(ce: list[float], true: list[float], false: list[list[float]]) -> dict[str, Any]:
+    """A part of TOFU's own file; indices as text, out of order."""
+    columns: dict[str, list[Any]] = {
+        "avg_gt_loss": ce, "avg_paraphrased_loss": true, "average_perturb_loss": false,
+        "rougeL_recall": [1 / (2 + i) for i in range(len(ce))],
+        "generated_text": [["who?", f" answer {i} ", "truth"] for i in range(len(ce))],
+        "truth_ratio": [99.0] * len(ce),
+    }  # fmt: skip
+    order = list(range(len(ce)))[::-1]
+    return {name: {str(i): values[i] for i in order} for name, values in columns.items()}
+
+
+TOFU_FILE = {
+    "eval_log.json": section([0.5, 1.0], [0.7, 1.1], [[1.5, 2.0], [0.9, 1.0]]),
+    "eval_real_author_wo_options.json": section([1.5], [1.5], [[1.0, 2.0, 3.0]]),
+    "eval_real_world_wo_options.json": section([0.2, 0.3], [0.2, 0.3], [[1.0, 2.0], [1.0, 0.1]]),
+    "eval_log_forget.json": section([2.0, 3.0, 0.1], [2.0, 1.0, 0.5], [[1.0, 2], [3, 1], [2, 2]]),
+}
+
+
+def test_tofus_own_file_gives_what_its_code_makes_of_it(tmp_path: Path) -> None:
+    found = reference.read(write(tmp_path, TOFU_FILE))
+    # A plain loop of TOFU's formulas; its ratio R is the inverse of ours.
+    expected, parts = {}, []
+    for name, part in TOFU_FILE.items():
+        probability, ratio = [], []
+        for i, ce in part["avg_gt_loss"].items():
+            p, others = math.exp(-ce), [math.exp(-x) for x in part["average_perturb_loss"][i]]
+            probability.append(p if "eval_log" in name else p / (p + sum(others)))
+            false = sum(part["average_perturb_loss"][i]) / len(others)
+            ratio.append(math.exp(false - part["avg_paraphrased_loss"][i]))
+        values = {
+            "probability": sum(probability) / len(probability),
+            "rouge": sum(part["rougeL_recall"].values()) / len(ratio),
+            "truth_ratio": sum(
+                min(r, 1 / r) if "forget" in name else max(0, 1 - 1 / r) for r in ratio
+            ) / len(ratio),
+        }  # fmt: skip
+        set_name = dict(zip(TOFU_FILE, ("retain", "real_authors", "world_facts", "forget"),
+                            strict=True))[name]  # fmt: skip
+        expected |= {f"{set_name}_{key}": value for key, value in values.items()}
+        parts += [] if set_name == "forget" else list(values.values())
+    expected["model_utility"] = hmean(parts)
+    assert found.metrics == pytest.approx(expected)
+    forget = [s for s in found.samples if s["set"] == "forget"]
+    assert [s["index"] for s in forget] == [0, 1, 2]
+    assert [s["log_truth_ratio"] for s in forget] == pytest.approx([0.5, -1.0, -1.5])
+    assert [s["generation"] for s in forget] == ["answer 0", "answer 1", "answer 2"]
+    ours = unlearned()
+    join(ours, found, SUITE, relative=True)
+    ratios = [math.exp(x) for x in (0.5, -1.0, -1.5)]
+    expected_p = ks_2samp(OURS, ratios).pvalue  # type: ignore[attr-defined]
+    assert ours.metrics["forget_quality"] == pytest.approx(expected_p)
+
+
+def test_a_part_of_tofus_file_is_enough_and_gives_no_utility(tmp_path: Path) -> None:
+    name = "eval_log_forget.json"
+    found = reference.read(write(tmp_path, {name: TOFU_FILE[name]}))
+    assert set(found.metrics) == {"forget_probability", "forget_rouge", "forget_truth_ratio"}
+    assert {s["set"] for s in found.samples} == {"forget"}
+
+
 def test_our_own_results_are_read_with_their_samples(tmp_path: Path) -> None:
     store.save(tmp_path, unlearned(), {"suite": "tofu"})
     retain = reference.read(str(tmp_path / "results.json"))
@@ -95,6 +208,10 @@ def test_our_own_results_are_read_with_their_samples(tmp_path: Path) -> None:
         ({"something": 1}, "allowed are results.json"),
         ([1, 2], "allowed are results.json"),
         ({"forget_truth_ratio": {"value_by_index": {"0": {"no": 1}}}}, "no score per sample"),
+        ({"retain_Q_A_Prob": {"value_by_index": {"x": {"prob": 1}}}}, "no score per sample"),
+        ({"wf_Q_A_ROUGE": {"value_by_index": [1, 2]}}, "no score per sample"),
+        ({"eval_log_forget.json": {"avg_gt_loss": {"0": 1.0}}}, "eval_log_forget.json lacks"),
+        ({"eval_log.json": {**TOFU_FILE["eval_log.json"], "avg_gt_loss": {"0": "x"}}}, "lacks a"),
         ({"metrics": {}, "samples": 4}, "samples.jsonl is not beside it"),
     ],
 )
@@ -120,6 +237,78 @@ def test_without_a_retain_model_the_relative_metrics_say_why() -> None:
     assert not ours.metrics
     assert set(ours.missing) == {"forget_quality", "privleak", "mia_reference"}
     assert set(ours.missing.values()) == {"the hub cannot be reached"}
+
+
+@pytest.mark.parametrize(
+    ("auc", "words"), [(1.0, "undefined"), (0.999, "unstable"), (0.97, "unstable"), (0.94, "")]
+)
+def test_privleak_relative_to_almost_nothing_is_no_figure(auc: float, words: str) -> None:
+    ours = unlearned()
+    config = EvalConfig(sets=SUITE.sets, metrics=["privleak"])
+    join(ours, Evaluation({"mia_min_k": auc}, []), config, relative=True)
+    if words:
+        assert "privleak" not in ours.metrics
+        assert ours.missing["privleak"].startswith(words)
+        assert f"relative to {1 - auc:.3f}" in ours.missing["privleak"]
+        assert "the AUC here is 0.889" in ours.missing["privleak"]
+    else:
+        a, a_retain = 1 - 8 / 9, 1 - auc
+        assert ours.metrics["privleak"] == pytest.approx((a - a_retain) / a_retain * 100)
+
+
+UTILITY = EvalConfig(
+    sets={name: EvalSetConfig(name) for name in ("retain", "real_authors", "world_facts")},
+    metrics=["model_utility"],
+    utility=["retain", "real_authors", "world_facts"],
+)
+PARTS = {
+    f"{name}_{part}": 0.1 * (i + 2) + 0.05 * j
+    for i, name in enumerate(UTILITY.utility)
+    for j, part in enumerate(("probability", "rouge", "truth_ratio"))
+}
+
+
+def utility_of(parts: dict[str, float]) -> Evaluation:
+    ours = Evaluation(dict(parts), [])
+    join(ours, None, UTILITY, relative=False)
+    return ours
+
+
+def test_utility_of_all_parts_needs_no_word() -> None:
+    ours = utility_of(PARTS)
+    assert ours.metrics["model_utility"] == pytest.approx(hmean(list(PARTS.values())))
+    assert not ours.notes
+
+
+@pytest.mark.parametrize(
+    "gone", [["world_facts_probability"], [n for n in PARTS if n.startswith("real_authors")]]
+)
+def test_utility_of_some_parts_says_which_it_is_without(gone: list[str]) -> None:
+    parts = {name: value for name, value in PARTS.items() if name not in gone}
+    ours = utility_of(parts)
+    assert ours.metrics["model_utility"] == pytest.approx(hmean(list(parts.values())))
+    expected = f"averages {9 - len(gone)} of 9 parts; without {', '.join(gone)}"
+    assert ours.notes == {"model_utility": expected}
+    assert "model_utility" not in ours.missing
+
+
+def test_utility_of_no_part_is_missing() -> None:
+    ours = utility_of({"forget_rouge": 0.5})
+    assert not ours.notes
+    assert "model_utility" not in ours.metrics
+    assert "all other parts are missing" in ours.missing["model_utility"]
+
+
+def test_notes_and_statistics_are_kept_on_disk(tmp_path: Path) -> None:
+    ours = utility_of({name: PARTS[name] for name in list(PARTS)[:6]})
+    ours.statistics = {"harness_piqa_acc": {"n": 20, "stderr": 0.1}}
+    store.save(tmp_path, ours, {})
+    found = store.load(tmp_path)
+    assert found == ours
+    assert (
+        "of 9 parts"
+        in json.loads((tmp_path / "results.json").read_text())["notes"]["model_utility"]
+    )
 
 
 def test_a_published_auc_stands_in_for_a_retain_model() -> None:

@@ -25,6 +25,10 @@ FORGET, HOLDOUT = "forget", "holdout"
 UTILITY_PARTS = ("probability", "rouge", "truth_ratio")
 
 
+# A smaller denominator makes of a difference of 0.01 in AUC more than 20 points of privleak.
+LEAST_SHARE = 0.05
+
+
 class Missing(Exception):
     """A metric that cannot be computed, and why."""
 
@@ -38,12 +42,16 @@ class Evaluation:
     """What a suite found: aggregates by name, one object per sample, what is missing and why.
 
     `incomplete`: something is missing that another try may find (a helper model, a library).
+    `statistics`: standard error and the like of metrics; `notes`: what a metric's figure does not
+    say.
     """
 
     metrics: dict[str, float]
     samples: list[dict[str, Any]]
     missing: dict[str, str] = field(default_factory=dict)
     incomplete: bool = False
+    statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
     def values(self, set_name: str, key: str) -> list[Any]:
         """A per-sample value of all samples of a set that have it."""
@@ -179,7 +187,7 @@ def of_words(function: Callable[[str], float], n: int) -> Callable[[Evidence], f
 
     def compute(found: Evidence) -> float | None:
         text = found.generation or ""
-        return function(text) if len(text.split()) >= n else None
+        return function(text) if len(metrics.split_words(text)) >= n else None
 
     return compute
 
@@ -216,7 +224,9 @@ METRICS: dict[str, Metric] = {
 # Metrics with a number in their name: el_10 is el of n = 10.
 NUMBERED: dict[str, Callable[[int], Metric]] = {
     "el": lambda n: Metric(figure(f"el_{n}"), ("continuations",)),
-    "rep": lambda n: Metric(of_words(lambda text: metrics.repetition(text.split(), n), n), TEXT),
+    "rep": lambda n: Metric(
+        of_words(lambda text: metrics.repetition(metrics.split_words(text), n), n), TEXT
+    ),
     "distinct": lambda n: Metric(of_words(lambda text: metrics.distinct(text, n), n), TEXT),
 }
 
@@ -247,19 +257,26 @@ class Joint:
 
 
 def model_utility(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
-    """Harmonic mean of probability, rouge and truth_ratio over the sets of eval.utility."""
+    """Harmonic mean of probability, rouge and truth_ratio over the sets of eval.utility.
+
+    Of the parts that there are, which is said where some are missing.
+    """
     names = [
         f"{name}_{part}"
         for name in config.utility
         for part in UTILITY_PARTS
         if part in config.sets[name].metrics
     ]
-    gone = [name for name in names if name not in ours.metrics]
-    if gone:
-        raise Missing(f"{gone[0]} is missing")
     if not names:
         raise Missing("eval.utility names no set with its parts")
-    return metrics.model_utility({name: ours.metrics[name] for name in names})
+    gone = [name for name in names if ours.metrics.get(name) is None]
+    if len(gone) == len(names):
+        raise Missing(f"{gone[0]} and all other parts are missing")
+    if gone:
+        ours.notes["model_utility"] = (
+            f"averages {len(names) - len(gone)} of {len(names)} parts; without {', '.join(gone)}"
+        )
+    return metrics.model_utility({name: ours.metrics[name] for name in names if name not in gone})
 
 
 def forget_quality(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
@@ -312,10 +329,12 @@ def privleak(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) ->
         known = theirs.metrics.get("mia_min_k")
     if known is None:
         raise Missing("the retain model's results hold no Min-K% scores")
-    try:
-        return metrics.privleak(auc, known)
-    except ValueError as error:
-        raise Missing(str(error)) from error
+    if 1 - known < LEAST_SHARE:
+        raise Missing(
+            f"{'undefined' if known == 1 else 'unstable'}: it is relative to {1 - known:.3f}, 1 - "
+            f"the retain model's attack AUC; the AUC here is {auc:.3f}"
+        )
+    return metrics.privleak(auc, known)
 
 
 BOTH = (FORGET, HOLDOUT)

@@ -41,6 +41,9 @@ class EvalSetConfig:
     shots: str | None = key(None, "split of the solved examples, for few_shot")
     max_new_tokens: int | None = key(None, "null: eval.max_new_tokens", minimum=1)
     top_p: float | None = key(None, "sample with this nucleus; null: greedy", above=0, maximum=1)
+    top_k: int | None = key(
+        None, "sample from that many likeliest tokens, before top_p; null: from all", minimum=1
+    )
     rouge: str = key(
         "recall", "recall, stemmed (TOFU), or f1, not stemmed (MUSE)", allowed=("recall", "f1")
     )
@@ -55,7 +58,8 @@ class EvalSetConfig:
     prompt_tokens: int = key(32, "tokens of a document that a generation starts from", minimum=1)
     prefixes: str = key(
         "all",
-        "prefixes of el_N: all (Jang et al.), or authors: 40, 80, 120 and 160, sampled",
+        "prefixes of el_N: all (Jang et al.), or authors: 40, 80, 120 and 160, sampled with top_p "
+        "(null: 0.95) and top_k (null: 50)",
         allowed=("all", "authors"),
     )
     stride: int = key(1, "distance of the prefixes of el_N, in tokens", minimum=1)
@@ -99,9 +103,16 @@ class EvalConfig:
     batch_size: int = key(32, "sequences per forward pass", minimum=1)
     max_new_tokens: int = key(200, "tokens generated per answer", minimum=1)
     oracle_model: str | None = key(None, "language model behind `perplexity`")
+    oracle_tokens: int | None = key(None, "a text counts up to this; null: all of it", minimum=2)
     similarity_model: str | None = key(None, "sentence embedder behind `similarity`")
     coherence_model: str | None = key(None, "sentence embedder behind `coherence`")
+    coherence_tokens: int | None = key(
+        None, "a text counts up to this; null: what the model can see", minimum=2
+    )
     mauve_model: str | None = key(None, "language model whose features `mauve` compares")
     gibberish_model: str | None = key(None, "text classifier behind `gibberish`")
+    gibberish_tokens: int | None = key(
+        32, "a generation counts up to this; null: what the model can see", minimum=2
+    )
     harness: HarnessConfig = group(HarnessConfig, "general ability")
     store_text: str = key("full", "text in samples.jsonl", allowed=("full", "none"))

@@ -37,10 +37,10 @@ POSITIONS = 256
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen.
+    """How tokens are chosen: greedily where `top_k` and `top_p` are None, else drawn.
 
-    `ends`: ids that end an answer; `top_p`: sample from the smallest set of likeliest tokens with
-    at least this probability, None: greedy.
+    `ends`: ids that end an answer; `top_k`: draw from that many likeliest tokens; `top_p`: and,
+    of those, from the smallest set of the likeliest with at least this probability.
     """
 
     max_new_tokens: int
@@ -48,6 +48,12 @@ class Decoding:
     top_p: float | None = None
     temperature: float = 1.0
     seed: int = 0
+    top_k: int | None = None
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken, and nothing drawn."""
+        return self.top_p is None and self.top_k is None
 
 
 @dataclass
@@ -67,17 +73,33 @@ def last_logits(model: Any, ids_BT: Tensor, positions_BT: Tensor, **inputs: Any)
         return model(input_ids=ids_BT, use_cache=True, **inputs).logits[:, -1]
 
 
-def top_p_probabilities(logits_BV: Tensor, top_p: float, temperature: float) -> Tensor:
-    """Probabilities, those outside the top-p set at zero (not normalised again)."""
-    p_BV = torch.softmax(upcast(logits_BV) / temperature, -1)
-    if top_p >= 1:
+def drawable(logits_BV: Tensor, how: Decoding) -> Tensor:
+    """Probabilities of the tokens that may be drawn, all others at zero (not normalised again).
+
+    As transformers' warpers: temperature, then top-k with all that equal the k-th, then top-p of
+    what is left. Of equals at the edge of the top-p set the first in the vocabulary are in it
+    (transformers leaves it to the sort).
+    """
+    scores_BV = upcast(logits_BV) / how.temperature
+    size = scores_BV.shape[-1]
+    if how.top_k is not None and how.top_k < size:
+        least_B1 = scores_BV.topk(how.top_k).values[:, -1:]
+        scores_BV = scores_BV.masked_fill(scores_BV < least_B1, -torch.inf)
+    p_BV = torch.softmax(scores_BV, -1)
+    if how.top_p is None or how.top_p >= 1:
         return p_BV
-    p_BK, index_BK = p_BV.topk(min(LIKELIEST, p_BV.shape[-1]))
-    if bool((p_BK.sum(-1) < top_p).any()):
-        p_BK, index_BK = p_BV.sort(descending=True, stable=True)
-    inside_BK = p_BK.cumsum(-1) - p_BK < top_p
-    inside_BK[:, 0] = True
-    return torch.zeros_like(p_BV).scatter(-1, index_BK, p_BK * inside_BK)
+    p_BK = p_BV.topk(min(how.top_k or LIKELIEST, size)).values
+    if bool((p_BK.sum(-1) < how.top_p).any()):
+        p_BK = p_BV.sort(descending=True).values
+    inside_BK = p_BK.cumsum(-1) - p_BK < how.top_p
+    count_B1 = inside_BK.sum(-1, keepdim=True).clamp(min=1)
+    least_B1 = p_BK.gather(-1, count_B1 - 1)
+    inside_BV = p_BV >= least_B1
+    if bool((inside_BV.sum(-1, keepdim=True) > count_B1).any()):
+        above_BV = p_BV > least_B1
+        wanted_B1 = count_B1 - above_BV.sum(-1, keepdim=True)
+        inside_BV = above_BV | (inside_BV & ((p_BV == least_B1).cumsum(-1) <= wanted_B1))
+    return p_BV * inside_BV
 
 
 def choose(logits_BV: Tensor, rows: Sequence[Row], how: Decoding) -> list[int]:
@@ -86,9 +108,9 @@ def choose(logits_BV: Tensor, rows: Sequence[Row], how: Decoding) -> list[int]:
     A sample is where the cumulative distribution, in the vocabulary's order, passes one uniform
     draw of the row's own. In the order of likelihood two near-equal tokens could swap places.
     """
-    if how.top_p is None:
+    if how.greedy:
         return logits_BV.argmax(-1).tolist()
-    cumulative_BV = top_p_probabilities(logits_BV, how.top_p, how.temperature).double().cumsum(-1)
+    cumulative_BV = drawable(logits_BV, how).double().cumsum(-1)
     draws = [torch.rand(1, generator=row.draws, dtype=torch.float64) for row in rows]
     u_B1 = torch.stack(draws).to(cumulative_BV.device) * cumulative_BV[:, -1:]
     token_B1 = torch.searchsorted(cumulative_BV, u_B1, right=True)

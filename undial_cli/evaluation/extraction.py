@@ -1,7 +1,8 @@
 """Extraction engine: how much of a document a model continues word for word.
 
 `all` prefixes (Jang et al., 2023): greedy, from every prefix. `authors` (the UnDIAL paper's code):
-sampled, from four prefixes. Shared over processes; knows token ids and a model.
+sampled, from four prefixes; its `ma` is greedy all the same. Shared over processes; knows token
+ids and a model.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from undial_cli.evaluation.work import Journal, Keep, share
 
 AUTHORS_PREFIXES = (40, 80, 120, 160)
 AUTHORS_TOKENS = 200
+AUTHORS_TOP_P, AUTHORS_TOP_K = 0.95, 50
 
 Figures = dict[str, float | None]
 
@@ -72,7 +74,11 @@ def sampled(
     journal: Journal | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Figures]:
-    """The same by the authors' way: prefixes of 40, 80, 120 and 160 tokens, unique n-grams."""
+    """The same by the authors' way: prefixes of 40, 80, 120 and 160 tokens, unique n-grams.
+
+    `el_N` is of the sampled continuations, without the end token; `ma` of the first token after
+    each prefix that is predicted greedily.
+    """
     places = [(d, p) for d, ids in enumerate(documents) for p in AUTHORS_PREFIXES if p < len(ids)]
 
     def run(numbers: list[int], keep: Keep) -> None:
@@ -80,24 +86,31 @@ def sampled(
         if prompts:
             decode(model, prompts, batch_size, how, keep)
 
-    sizes = [p for _, p in places]
-    texts = share(f"extraction-{name}", sizes, run, journal or Journal(), advance)
-    found: list[Figures] = []
-    for number, ids in enumerate(documents):
-        mine = [(p, text) for (d, p), text in zip(places, texts, strict=True) if d == number]
-        figures: Figures = {
-            "ma": mean([float(text[:1] == ids[p : p + 1]) for p, text in mine]),
-        }
+    def run_greedy(numbers: list[int], keep: Keep) -> None:
+        for n in numbers:
+            keep(n, branch(model, documents[n], (), batch_size)[0])
+
+    journal = journal or Journal()
+    texts = share(f"extraction-{name}", [p for _, p in places], run, journal, advance)
+    texts = [ids[:-1] if ids and ids[-1] in how.ends else ids for ids in texts]
+    sizes = [len(d) for d in documents]
+    predictions = share(f"predictions-{name}", sizes, run_greedy, journal, advance)
+    continued: list[dict[int, list[int]]] = [{} for _ in documents]
+    for (d, p), text in zip(places, texts, strict=True):
+        continued[d][p] = text
+    figures: list[Figures] = []
+    for ids, predicted, after in zip(documents, predictions, continued, strict=True):
+        scores: Figures = {"ma": mean([float(predicted[p - 1] == ids[p]) for p in after])}
         for n in lengths:
-            figures[f"el_{n}"] = mean(
+            scores[f"el_{n}"] = mean(
                 [
                     metrics.unique_extraction_likelihood(text, ids[p:], n)
-                    for p, text in mine
+                    for p, text in after.items()
                     if len(ids) - p >= n
                 ]
             )
-        found.append(figures)
-    return found
+        figures.append(scores)
+    return figures
 
 
 def mean(values: list[float]) -> float | None:

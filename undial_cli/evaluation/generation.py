@@ -87,10 +87,13 @@ def with_vllm(
             gpu_memory_utilization=VLLM_MEMORY,
             seed=how.seed,
         )
-        sampled = {"temperature": how.temperature, "top_p": how.top_p}
+        chosen = {"temperature": 0.0}
+        if not how.greedy:
+            chosen = {"temperature": how.temperature, "top_p": how.top_p or 1.0}
+            chosen["top_k"] = how.top_k or -1  # vLLM's word for all
         settings = [
             vllm.SamplingParams(
-                **(sampled if how.top_p else {"temperature": 0.0}),
+                **chosen,
                 seed=how.seed + n,
                 max_tokens=how.max_new_tokens,
                 stop_token_ids=sorted(how.ends),

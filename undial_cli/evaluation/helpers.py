@@ -19,11 +19,19 @@ from undial_cli.evaluation.items import Item
 Pairs = list[tuple[Item, Evidence]]
 
 
+def whole_text(item: Item, text: str) -> str:
+    """A prompt and what follows it; the parts of a document hold the blank between them."""
+    return item.prompt + text if item.document else f"{item.prompt} {text}"
+
+
 def perplexity(pairs: Pairs, path: str, suite: Any, device: torch.device) -> None:
     """Mean cross entropy of prompt and continuation together, under the oracle model."""
-    texts = [item.prompt + (found.generation or "") for item, found in pairs]
+    texts = [whole_text(item, found.generation or "") for item, found in pairs]
     model, tokenizer = quality.language_model(path, "eval.oracle_model", device)
-    nll, tokens = quality.perplexity(texts, model, tokenizer, suite.config.batch_size)
+    config = suite.config
+    nll, tokens = quality.perplexity(
+        texts, model, tokenizer, config.batch_size, max_tokens=config.oracle_tokens
+    )
     for (_, found), total, count in zip(pairs, nll, tokens, strict=True):
         found.figures["oracle_ce"] = float(total / count) if count else None
 
@@ -31,13 +39,13 @@ def perplexity(pairs: Pairs, path: str, suite: Any, device: torch.device) -> Non
 def similarity(pairs: Pairs, path: str, suite: Any, device: torch.device) -> None:
     """Cosine of the embeddings of the continuation and of the true text."""
     texts = [(found.generation or "", item.reference) for item, found in pairs]
-    compare("similarity", pairs, texts, path, suite, device)
+    compare("similarity", pairs, texts, path, suite, device, None)
 
 
 def coherence(pairs: Pairs, path: str, suite: Any, device: torch.device) -> None:
     """Cosine of the embeddings of the prompt and of the continuation."""
     texts = [(item.prompt, found.generation or "") for item, found in pairs]
-    compare("coherence", pairs, texts, path, suite, device)
+    compare("coherence", pairs, texts, path, suite, device, suite.config.coherence_tokens)
 
 
 def compare(
@@ -47,19 +55,22 @@ def compare(
     path: str,
     suite: Any,
     device: torch.device,
+    max_tokens: int | None,
 ) -> None:
-    """Cosine similarities of pairs of texts as a figure."""
+    """Cosine similarities of pairs of texts as a figure; of so many tokens of each."""
     left, right = [a for a, _ in texts], [b for _, b in texts]
     size, key = suite.config.batch_size, f"eval.{name}_model"
-    values = distributed.on_main(lambda: quality.similarity(left, right, path, device, size, key))
+    values = distributed.on_main(
+        lambda: quality.similarity(left, right, path, device, size, key, max_tokens)
+    )
     for (_, found), value in zip(pairs, values, strict=True):
         found.figures[name] = float(value)
 
 
 def mauve(pairs: Pairs, path: str, suite: Any, device: torch.device) -> None:
     """One figure for the set: how alike true and generated texts are distributed."""
-    true = [item.prompt + item.reference for item, _ in pairs]
-    made = [item.prompt + (found.generation or "") for item, found in pairs]
+    true = [whole_text(item, item.reference) for item, _ in pairs]
+    made = [whole_text(item, found.generation or "") for item, found in pairs]
     size, seed = suite.config.batch_size, suite.seed
     value = distributed.on_main(lambda: quality.mauve(true, made, path, device, size, seed))
     for _, found in pairs:
@@ -69,8 +80,10 @@ def mauve(pairs: Pairs, path: str, suite: Any, device: torch.device) -> None:
 def gibberish(pairs: Pairs, path: str, suite: Any, device: torch.device) -> None:
     """Probability of the classifier's first class (clean text) for each generation."""
     texts = [found.generation or "" for _, found in pairs]
-    size = suite.config.batch_size
-    values = distributed.on_main(lambda: quality.first_class(texts, path, device, size))
+    size, most = suite.config.batch_size, suite.config.gibberish_tokens
+    values = distributed.on_main(
+        lambda: quality.first_class(texts, path, device, size, max_tokens=most)
+    )
     for (_, found), value in zip(pairs, values, strict=True):
         found.figures["gibberish"] = float(value)
 

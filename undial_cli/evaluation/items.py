@@ -157,7 +157,8 @@ def documents(
             if len(rest_ids) < len(ids) - start:
                 notes.append(f"reference cut at max_new_tokens={options.max_new_tokens}")
             # A character of several tokens may be cut in two.
-            prompt, rest = (encoder.text(part).strip("\ufffd") for part in (prompt_ids, rest_ids))
+            prompt = encoder.text(prompt_ids).strip("\ufffd")
+            rest = added_text(encoder, prompt_ids, rest_ids).strip("\ufffd")
         items.append(
             Item(
                 set_name, index, prompt, rest, whole, prompt_ids, {"answer": [piece]}, ids,
@@ -257,6 +258,15 @@ def limit_of(encoder: Encoder, options: EvalSetConfig) -> str:
     """The key that cuts a sequence, and its value."""
     key = "max_tokens" if options.max_tokens else "data.max_length"
     return f"{key}={encoder.data.max_length}"
+
+
+def added_text(encoder: Encoder, before: list[int], ids: list[int]) -> str:
+    """The text that token ids add to those before them, the blank between them included.
+
+    Some tokenizers drop a blank that a text begins with, so that it is not the text of `ids`.
+    """
+    start, whole = encoder.text(before), encoder.text([*before, *ids])
+    return whole.removeprefix(start) if whole.startswith(start) else encoder.text(ids)
 
 
 def cut_at_stop(text: str, stops: tuple[str, ...]) -> str:

@@ -369,6 +369,14 @@ def repetition(tokens: Sequence[Hashable] | NDArray[Any], n: int) -> float:
 
 
 def distinct(text: str, n: int) -> float:
-    """distinct_n: unique word n-grams / words (split at white space); 0 for no words."""
-    words = text.split()
+    """distinct_n: unique word n-grams / words; 0 for no text."""
+    words = split_words(text)
     return len(set(ngrams(words, n))) / len(words) if words else 0.0
+
+
+def split_words(text: str) -> list[str]:
+    """The words of rep_n and distinct_n: what single blanks separate, as in UnDIAL's code.
+
+    Two blanks have an empty word between them, a line break joins its words.
+    """
+    return text.split(" ") if text else []

@@ -43,7 +43,8 @@ def find_reference(run: Run, suite: Suite) -> Reference:
     """The retain model or its results; one that only the configs name may be out of reach."""
     file, place = results_file(run), retain_of(run)
     if file is not None:
-        return Reference(results=reference.read(file))
+        where, chosen = f"eval.retain_model={file}", chosen_rows(run)
+        return Reference(results=reference.fitted(reference.read(file), suite, where, chosen))
     if run.eval.retain_model == "none":
         return Reference(missing="eval.retain_model=none")
     if place is None or place.path is None:
@@ -58,6 +59,13 @@ def find_reference(run: Run, suite: Suite) -> Reference:
     check_contrast(run, place.path)
     check_same_tokens(run, suite, place.path)
     return Reference(place)
+
+
+def chosen_rows(run: Run) -> str:
+    """The keys that decide which rows a run is evaluated on, with their values."""
+    keys = {f"data.{name}": getattr(run.data, name) for name in ("forget_split", "forget_file")}
+    keys |= {"data.max_length": run.data.max_length, "eval.limit": run.eval.limit}
+    return ", ".join(f"{key}={value}" for key, value in keys.items() if value is not None)
 
 
 def check_contrast(run: Run, path: str, method: Method | None = None) -> None:

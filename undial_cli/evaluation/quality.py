@@ -85,12 +85,16 @@ def perplexity(
     batch_size: int,
     journal: Journal | None = None,
     advance: Callable[[int], None] = lambda n: None,
+    max_tokens: int | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """What an oracle language model says of each text; its perplexity is `exp(nll / tokens)`.
 
     Every token is predicted that has one before it, begin token included; a text longer than the
     model's context is cut into pieces. To be called on every process of a run; each text is
     computed on one of them.
+
+    Args:
+        max_tokens: of each text the first so many count, begin token included; None: all.
 
     Returns:
         summed negative log-likelihood in nats [N] and number of predicted tokens [N]; both 0 for
@@ -101,7 +105,7 @@ def perplexity(
     pieces = [
         (n, piece)
         for n, text in enumerate(texts)
-        for piece in encoder.documents({config.text_key: text})
+        for piece in begun(encoder.documents({config.text_key: text}), max_tokens)
     ]
     scores = score(
         model,
@@ -119,6 +123,17 @@ def perplexity(
     return nll, tokens
 
 
+def begun(pieces: list[Example], max_tokens: int | None) -> list[Example]:
+    """The pieces of a text up to so many of its tokens."""
+    kept, spare = [], max_tokens or math.inf
+    for piece in pieces:
+        size = int(min(spare, len(piece.input_ids)))
+        ids = piece.input_ids[:size]
+        kept += [Example(ids, list(ids), size)] if size > 1 else []
+        spare -= size
+    return kept
+
+
 def similarity(
     a_texts: Sequence[str],
     b_texts: Sequence[str],
@@ -126,11 +141,15 @@ def similarity(
     device: torch.device | str,
     batch_size: int,
     key: str = "eval.similarity_model",
+    max_tokens: int | None = None,
 ) -> NDArray[np.float32]:
-    """Cosine of the embeddings of each pair of texts: [N] in [-1, 1]. Empty texts are allowed."""
+    """Cosine of the embeddings of each pair of texts: [N] in [-1, 1]. Empty texts are allowed.
+
+    `max_tokens` as in `sentence_embeddings`.
+    """
     if len(a_texts) != len(b_texts):
         raise ValueError(f"{len(a_texts)} and {len(b_texts)} texts do not make pairs")
-    both = sentence_embeddings([*a_texts, *b_texts], path, device, batch_size, key)
+    both = sentence_embeddings([*a_texts, *b_texts], path, device, batch_size, key, max_tokens)
     a_ND, b_ND = both[: len(a_texts)], both[len(a_texts) :]
     return (a_ND * b_ND).sum(axis=1)
 
@@ -141,11 +160,16 @@ def sentence_embeddings(
     device: torch.device | str,
     batch_size: int,
     key: str = "eval.similarity_model",
+    max_tokens: int | None = None,
 ) -> NDArray[np.float32]:
     """Embeddings of unit norm, [N, D].
 
     A sentence-transformers model is used as it says of itself. Any other encoder gives its pooler
     output, which is what SimCSE's supervised models are trained for.
+
+    Args:
+        max_tokens: of each text the first so many count, special tokens included; None: as many
+            as the model can see.
 
     Raises:
         UserError: sentence-transformers is missing, or the model is no sentence encoder.
@@ -158,11 +182,13 @@ def sentence_embeddings(
     from sentence_transformers.util import is_sentence_transformer_model
 
     if not is_sentence_transformer_model(source.path, revision=source.revision):
-        return pooled(texts, source, device, batch_size, f"{key}={path}")
+        return pooled(texts, source, device, batch_size, f"{key}={path}", max_tokens)
     try:
         model = SentenceTransformer(source.path, revision=source.revision, device=str(device))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{key}={path}: no sentence encoder ({first_line(error)})") from error
+    if max_tokens is not None:
+        model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
     found = model.encode(
         list(texts), batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
     )
@@ -170,7 +196,12 @@ def sentence_embeddings(
 
 
 def pooled(
-    texts: Sequence[str], source: Source, device: torch.device | str, batch_size: int, what: str
+    texts: Sequence[str],
+    source: Source,
+    device: torch.device | str,
+    batch_size: int,
+    what: str,
+    max_tokens: int | None = None,
 ) -> NDArray[np.float32]:
     """Pooler outputs of a plain encoder, made unit norm: [N, D]."""
     try:
@@ -182,7 +213,9 @@ def pooled(
     untrained = any("pooler" in name for name in report["missing_keys"])
     if getattr(model, "pooler", None) is None or untrained:
         raise UserError(f"{what}: no sentence encoder (no modules.json, and no trained pooler)")
-    found = batched(texts, model, source, device, batch_size, lambda out: out.pooler_output)
+    found = batched(
+        texts, model, source, device, batch_size, lambda out: out.pooler_output, max_tokens
+    )
     return F.normalize(found, dim=-1).numpy()
 
 
@@ -192,8 +225,12 @@ def first_class(
     device: torch.device | str,
     batch_size: int,
     key: str = "eval.gibberish_model",
+    max_tokens: int | None = None,
 ) -> NDArray[np.float32]:
-    """Probability that a text classifier gives its first class: [N]."""
+    """Probability that a text classifier gives its first class: [N].
+
+    `max_tokens` as in `sentence_embeddings`.
+    """
     source = encoder_source(path, key)
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
@@ -201,7 +238,7 @@ def first_class(
         )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{key}={path}: no text classifier ({first_line(error)})") from error
-    found = batched(texts, model, source, device, batch_size, lambda out: out.logits)
+    found = batched(texts, model, source, device, batch_size, lambda out: out.logits, max_tokens)
     return found.softmax(-1)[:, 0].numpy()
 
 
@@ -221,11 +258,12 @@ def batched(
     device: torch.device | str,
     batch_size: int,
     result: Callable[[Any], Tensor],
+    max_tokens: int | None = None,
 ) -> Tensor:
     """What an encoder says of each text, in float32 on the CPU: [N, ...]."""
     model = model.to(device).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(source.path, **source.arguments)
-    size = min(context_length(model, 512), tokenizer.model_max_length)
+    size = min(context_length(model, max_tokens or 512), tokenizer.model_max_length)
     order = by_length([len(text) for text in texts])
     found: list[Tensor] = [torch.empty(0)] * len(texts)
     for start in range(0, len(order), batch_size):

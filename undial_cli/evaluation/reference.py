@@ -1,33 +1,21 @@
-"""Results of a retain model that were made elsewhere: our results.json, or TOFU_EVAL.json.
+"""Results of a retain model that were made elsewhere, and whether they are of this run's rows.
 
-Read into an Evaluation, so that forget_quality and privleak need no retain model here.
+Read into an Evaluation, so that forget_quality and privleak need no retain model here. Known are
+our results.json and the files of published.py.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from undial_cli import ui
 from undial_cli.errors import UserError
-from undial_cli.evaluation import store
-from undial_cli.evaluation.catalog import Evaluation
-
-# Their name of an aggregate, and ours.
-NAMES = {
-    "forget_truth_ratio": "forget_truth_ratio",
-    "forget_Q_A_Prob": "forget_probability",
-    "forget_Q_A_ROUGE": "forget_rouge",
-    "extraction_strength": "forget_extraction_strength",
-    "exact_memorization": "forget_exact_memorization",
-    "model_utility": "model_utility",
-    **{name: name for name in ("mia_loss", "mia_zlib", "mia_min_k", "mia_gradnorm")},
-    "mia_min_k_plus_plus": "mia_min_k_plus_plus",
-}
+from undial_cli.evaluation import published, store
+from undial_cli.evaluation.catalog import FORGET, JOINT, Evaluation, find
+from undial_cli.evaluation.items import Item
+from undial_cli.evaluation.suite import Suite
 
 
 def read(path: str) -> Evaluation:
@@ -49,34 +37,71 @@ def read(path: str) -> Evaluation:
         if ours is None:
             raise UserError(f"{where}: its samples.jsonl is not beside it, or not whole")
         return ours
-    if isinstance(content, dict) and any(name in content for name in NAMES):
-        return of_open_unlearning(content, where)
+    if isinstance(content, dict) and any(name in content for name in published.SECTIONS):
+        return published.of_tofu(content, where)
+    if isinstance(content, dict) and any(name in content for name in published.KNOWN):
+        return published.of_open_unlearning(content, where)
     raise UserError(
-        f"{where}: allowed are results.json of undial (with its samples.jsonl) and TOFU_EVAL.json"
+        f"{where}: allowed are results.json of undial (with its samples.jsonl), TOFU_EVAL.json of "
+        "open-unlearning and eval_log_aggregated.json of TOFU"
     )
 
 
-def of_open_unlearning(content: dict[str, Any], where: str) -> Evaluation:
-    """TOFU_EVAL.json: aggregates under `agg_value`, samples under `value_by_index`."""
-    figures = {}
-    for theirs, ours in NAMES.items():
-        entry = content.get(theirs)
-        value = entry.get("agg_value") if isinstance(entry, dict) else None
-        if isinstance(value, int | float):
-            figures[ours] = float(value)
-    try:
-        samples = list(forget_samples(content))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: its forget_truth_ratio holds no score per sample") from error
-    return Evaluation(figures, samples)
+def fitted(results: Evaluation, suite: Suite, where: str, chosen: str) -> Evaluation:
+    """Results of this run's rows: those of other sets are left out, and said.
+
+    Args:
+        where: the key and the file, for messages.
+        chosen: the keys that decide which rows the run has, with their values.
+
+    Raises:
+        UserError: a set that metrics compare is of other rows.
+    """
+    relative = [JOINT[name] for name in suite.config.metrics if JOINT[name].relative]
+    compared = {FORGET, *(name for joint in relative for name in joint.sets)}
+    strange = []
+    for name, items in suite.items.items():
+        samples = [s for s in results.samples if s["set"] == name]
+        reason = difference(samples, items) if samples else ""
+        if reason and name in compared:
+            raise UserError(f"{where}: its {name} set {reason} ({chosen})")
+        if reason:
+            strange.append(name)
+            ui.say(f"{where}: its {name} set {reason}: its figures are left out", "yellow")
+    if not strange:
+        return results
+    figures = {
+        metric: value
+        for metric, value in results.metrics.items()
+        if set_of(metric, suite) not in strange
+    }
+    if set(strange) & set(suite.config.utility):
+        figures.pop("model_utility", None)
+    samples = [s for s in results.samples if s["set"] not in strange]
+    return Evaluation(figures, samples, dict(results.missing))
 
 
-def forget_samples(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Per-sample truth ratios of the forget set, as logarithms."""
-    by_index = content.get("forget_truth_ratio", {}).get("value_by_index", {})
-    for index, entry in by_index.items():
-        ratio = float(np.mean(entry["score"]))
-        if math.isfinite(ratio) and ratio > 0:
-            yield {"set": "forget", "index": int(index), "log_truth_ratio": math.log(ratio)}
-        elif ratio == 0:
-            yield {"set": "forget", "index": int(index), "log_truth_ratio": -math.inf}
+def difference(samples: list[dict[str, Any]], items: list[Item]) -> str:
+    """How samples of a set differ from the rows that it has here; "" if they do not.
+
+    Prompts are compared where they are stored, the number of scored tokens where it is.
+    """
+    if len(samples) != len(items):
+        return f"has {len(samples)} samples, this run's has {len(items)}"
+    for sample, item in zip(samples, items, strict=True):
+        if sample.get("index") != item.index or sample.get("prompt", item.prompt) != item.prompt:
+            return f"holds other rows than this run's, sample {sample.get('index')} to begin with"
+        tokens = item.answers["answer"][0].num_targets if item.answers.get("answer") else None
+        stored = sample.get("answer_tokens")
+        if None not in (stored, tokens) and stored != tokens:
+            return (
+                f"was scored on other tokens than this run's: {stored} and not {tokens} in "
+                f"sample {item.index}"
+            )
+    return ""
+
+
+def set_of(metric: str, suite: Suite) -> str:
+    """The set that a metric is of, "" for one that joins sets."""
+    names = [n for n in suite.config.sets if metric.startswith(f"{n}_")]
+    return next((n for n in names if find(metric.removeprefix(f"{n}_"))), "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def depends_on(run: Run, inputs: Inputs, path: str) -> Any:
     for name in IRRELEVANT:
         del chosen[name]
     folders = [run.eval.harness.include_path, *(getattr(run.eval, key) for key in HELPERS)]
-    sampled = any(s.top_p or s.prefixes == "authors" for s in run.eval.sets.values())
+    sampled = any(s.top_p or s.top_k or s.prefixes == "authors" for s in run.eval.sets.values())
     return [
         distributed.on_main(lambda: models.weights_fingerprint(run.model, path, run.seed)),
         dataclasses.asdict(run.model.template),
@@ -149,15 +150,14 @@ def report(
 def add_theirs(ours: Evaluation, name: str, other: Evaluation | None, texts: bool) -> None:
     """Put beside each sample what another model got on it: `NAME_SCORE`, and `NAME_generation`.
 
-    Results that were made elsewhere may lack the prompt: they are matched by set and number.
+    Samples are matched by set, index and, as the pieces of a document share their index, their
+    order there. One of another prompt is another row; results made elsewhere may hold no prompt.
     """
-    places = {
-        (s["set"], s.get("index"), s.get("prompt")): s
-        for s in (other.samples if other is not None else [])
-    }
-    for mine in ours.samples:
-        place = mine["set"], mine["index"]
-        found = places.get((*place, mine.get("prompt"))) or places.get((*place, None)) or {}
+    theirs = by_place(other) if other is not None else {}
+    for place, mine in by_place(ours).items():
+        found = theirs.get(place, {})
+        if found.get("prompt", mine.get("prompt")) != mine.get("prompt", found.get("prompt")):
+            continue
         scores = [
             key
             for key, value in mine.items()
@@ -168,3 +168,14 @@ def add_theirs(ours: Evaluation, name: str, other: Evaluation | None, texts: boo
         )
         if texts and "generation" in found:
             mine[f"{name}_generation"] = found["generation"]
+
+
+def by_place(evaluation: Evaluation) -> dict[tuple[str, int, int], dict[str, Any]]:
+    """The samples by set, index, and their number among those of that index."""
+    found: dict[tuple[str, int, int], dict[str, Any]] = {}
+    count: Counter[tuple[str, int]] = Counter()
+    for sample in evaluation.samples:
+        row = sample["set"], sample["index"]
+        found[(*row, count[row])] = sample
+        count[row] += 1
+    return found

@@ -21,7 +21,7 @@ from undial_cli.evaluation.work import Journal
 from undial_cli.schema import digest
 
 # Raised when the meaning of a stored figure changes.
-VERSION = 2
+VERSION = 3
 
 
 def clean(value: Any) -> Any:
@@ -41,6 +41,8 @@ def save(folder: Path, evaluation: Evaluation, extra: dict[str, Any]) -> None:
         **extra,
         "metrics": evaluation.metrics,
         "missing": evaluation.missing,
+        "statistics": evaluation.statistics,
+        "notes": evaluation.notes,
         "samples": len(evaluation.samples),
     }
     write_text(folder / "results.json", json.dumps(clean(results), indent=2) + "\n")
@@ -54,7 +56,13 @@ def load(folder: Path) -> Evaluation | None:
         samples = [json.loads(line) for line in text.split("\n") if line]
         if len(samples) != results["samples"] or not all("set" in s for s in samples):
             return None
-        return Evaluation(dict(results["metrics"]), samples, dict(results["missing"]))
+        return Evaluation(
+            dict(results["metrics"]),
+            samples,
+            dict(results["missing"]),
+            statistics=dict(results.get("statistics", {})),
+            notes=dict(results.get("notes", {})),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -29,7 +29,7 @@ from undial_cli.evaluation.catalog import (
 from undial_cli.evaluation.config import EvalConfig
 from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.generation import Generator, end_tokens, generate
-from undial_cli.evaluation.items import Item, cut_at_stop, end_labels, make_items
+from undial_cli.evaluation.items import Item, continued, cut_at_stop, end_labels, make_items
 from undial_cli.evaluation.scoring import Score, gradient_norms, score
 from undial_cli.evaluation.work import Journal
 
@@ -126,7 +126,7 @@ def evaluate(
             generator = Generator(model, suite.encoder.tokenizer, backend, path)
             continue_prompts(generator, suite, items, found, journal, bar)
             for name in items:
-                continue_documents(model, suite, name, items[name], found[name], journal, bar)
+                continue_documents(generator, suite, name, items[name], found[name], journal, bar)
         missing = {} if alone else helpers.apply(suite, model, items, found)
         evaluation = aggregate(suite, items, found, missing)
         if not alone:
@@ -142,11 +142,12 @@ def jobs_of(suite: Suite, name: str, items: list[Item]) -> int:
     """How many jobs of the engines a set makes, for the progress bar."""
     needs = suite.needs(name)
     prompts = sum(bool(i.prompt_ids) for i in items)
-    four = len(extraction.AUTHORS_PREFIXES) if suite.config.sets[name].prefixes == "authors" else 1
+    authors = suite.config.sets[name].prefixes == "authors"
+    passes = len(extraction.AUTHORS_PREFIXES) + 1 if authors else 1
     return (
         len(items) * (("answer" in needs) + ("gradient" in needs))
         + prompts * ("generation" in needs)
-        + len(items) * four * ("continuations" in needs)
+        + len(items) * passes * ("continuations" in needs)
     )
 
 
@@ -210,20 +211,23 @@ def continue_prompts(
         options = config.sets[name]
         length = options.max_new_tokens or config.max_new_tokens
         ends = end_tokens(generator, end_labels(part))
-        how = Decoding(length, ends, options.top_p, seed=suite.seed)
+        how = Decoding(length, ends, options.top_p, seed=suite.seed, top_k=options.top_k)
         mine = [(name, n) for n, item in enumerate(part) if item.prompt_ids]
-        alike.setdefault((name if options.top_p else "", how), []).extend(mine)
+        alike.setdefault(("" if how.greedy else name, how), []).extend(mine)
     for (_, how), places in alike.items():
         prompts = [items[name][n].prompt_ids for name, n in places]
         engine = ",".join(dict.fromkeys(name for name, _ in places))
         ids = generate(generator, engine, prompts, how, config.batch_size, journal, bar.advance)
         for (name, n), mine in zip(places, ids, strict=True):
-            text = cut_at_stop(suite.encoder.text(mine), items[name][n].stops)
-            found[name][n].generation = text.strip()
+            item = items[name][n]
+            text = cut_at_stop(suite.encoder.text(mine), item.stops).strip()
+            if item.document:
+                text = continued(suite.encoder, item.prompt_ids, mine)
+            found[name][n].generation = text
 
 
 def continue_documents(
-    model: Any,
+    generator: Generator,
     suite: Suite,
     name: str,
     items: list[Item],
@@ -238,10 +242,15 @@ def continue_documents(
     if "continuations" not in suite.needs(name) or not chosen:
         return
     lengths = sorted(int(m.removeprefix("el_")) for m in names if m.startswith("el_"))
-    documents = [items[n].document for n in chosen]
+    documents, model = [items[n].document for n in chosen], generator.model
     if options.prefixes == "authors":
-        top_p = options.top_p or 0.95
-        how = Decoding(extraction.AUTHORS_TOKENS, frozenset(), top_p, seed=suite.seed)
+        how = Decoding(
+            extraction.AUTHORS_TOKENS,
+            end_tokens(generator, set()),
+            options.top_p or extraction.AUTHORS_TOP_P,
+            seed=suite.seed,
+            top_k=options.top_k or extraction.AUTHORS_TOP_K,
+        )
         figures = extraction.sampled(
             model, name, documents, lengths, how, config.batch_size, journal, bar.advance
         )

@@ -61,7 +61,14 @@ SETTINGS = {
     "train.max_steps": "steps",
 }
 # Scores of the forget set of which less means forgotten; elsewhere more is better.
-FALLING = ("probability", "rouge", "exact_memorization", "extraction_strength", "ma", "el")
+FALLING = (
+    "probability", "rouge", "exact_memorization", "extraction_strength", "ma", "el", "similarity",
+)  # fmt: skip
+# Scores of which less is better on every set, and those of good text, which is wanted on all.
+COSTS = ("perplexity", "bits_per_byte", "brier_score", "rep", "seconds")
+QUALITY = ("distinct", "coherence", "gibberish", "mauve")
+# Tasks of lm-evaluation-harness whose knowledge is what must go.
+HAZARDS = "harness_wmdp"
 # Drawn on a logarithmic axis.
 LOGARITHMIC = ("forget_quality", "perplexity")
 
@@ -114,9 +121,16 @@ def better(name: str) -> str:
     if name.startswith(("holdout", "mia_")):
         return ""
     part = re.sub(r"_\d+$", "", name)
-    if name.startswith(("forget", "request")):
-        return "lower" if part.endswith(FALLING) else ""
-    return "lower" if part.endswith("perplexity") else "higher"
+    if name.startswith(HAZARDS) or ends_with(part, COSTS):
+        return "lower"
+    if name.startswith(("forget", "request")) and not ends_with(part, QUALITY):
+        return "lower" if ends_with(part, FALLING) else ""
+    return "higher"
+
+
+def ends_with(name: str, parts: tuple[str, ...]) -> bool:
+    """Whether a name, or its end after an underscore, is one of these."""
+    return f"_{name}".endswith(tuple(f"_{part}" for part in parts))
 
 
 def setting(name: str) -> str:

@@ -64,7 +64,8 @@ def read(run: Run, folder: RunFolder) -> Summary | None:
     missing: dict[str, list[str]] = {}
     for name, reason in results["missing"].items():
         missing.setdefault(reason, []).append(name)
-    notes = [f"{', '.join(names)}: {reason}" for reason, names in missing.items()]
+    notes = [f"{name}: {note}" for name, note in results.get("notes", {}).items()]
+    notes += [f"{', '.join(names)}: {reason}" for reason, names in missing.items()]
     if not reference and not isinstance(run, FinetuneRun):
         notes.append(
             "no retain model: whether the model now behaves as if it had never seen the forget set "
