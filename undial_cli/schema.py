@@ -105,6 +105,9 @@ class DataConfig:
     question_key: str = key("question", "column of the question")
     answer_key: str = key("answer", "column of the answer")
     text_key: str = key("text", "column of a plain document, cut into max_length pieces")
+    subject_key: str = key(
+        "subject", "column that says whom a row is about: intervals resample persons, not rows"
+    )
     focus_key: str = key("focus", "column of the words to focus on, for method.focus=column")
     alternative_key: str = key("alternative_answers", "column of answers to prefer (altpo)")
     refusals: str | None = key(None, "file of answers like 'I don't know'; null: the shipped ones")
@@ -292,6 +295,7 @@ NOT_IN_HASH = (
     "overwrite",
     "resume",
     "plan",
+    "eval.intervals",
     "push_to_hub",
     "push_private",
     "objective",

@@ -11,3 +11,9 @@ def cut_slice(split: str) -> tuple[str, str]:
     """A split as (name, slice); a suffix may follow the slice: `forget10[:20]_perturbed`."""
     found = SLICE.search(split)
     return (SLICE.sub("", split, count=1), found.group()) if found else (split, "")
+
+
+def first_row(split: str) -> int | None:
+    """The row of a split that its slice begins with; None where that is not known from its name."""
+    start = cut_slice(split)[1].strip("[]").partition(":")[0]
+    return int(start or 0) if start.isdecimal() or not start else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,34 +15,28 @@ from typing import Any
 
 from undial_cli import distributed
 from undial_cli.cache import cache_dir, locked, write_text
-from undial_cli.evaluation.catalog import Evaluation
+from undial_cli.evaluation.catalog import Evaluation, finite
 from undial_cli.evaluation.work import Journal
 from undial_cli.schema import digest
 
 # Raised when the meaning of a stored figure changes.
-VERSION = 2
-
-
-def clean(value: Any) -> Any:
-    """NaN and infinities as null: JSON has no number for them."""
-    if isinstance(value, dict):
-        return {k: clean(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [clean(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+VERSION = 3
 
 
 def save(folder: Path, evaluation: Evaluation, extra: dict[str, Any]) -> None:
     """Write samples.jsonl, then results.json (its presence means that both are whole)."""
-    lines = (json.dumps(clean(sample), ensure_ascii=False) for sample in evaluation.samples)
+    lines = (json.dumps(finite(sample), ensure_ascii=False) for sample in evaluation.samples)
     write_text(folder / "samples.jsonl", "".join(line + "\n" for line in lines))
     results = {
         **extra,
         "metrics": evaluation.metrics,
         "missing": evaluation.missing,
+        "statistics": evaluation.statistics,
+        "notes": evaluation.notes,
+        "rows": evaluation.rows,
         "samples": len(evaluation.samples),
     }
-    write_text(folder / "results.json", json.dumps(clean(results), indent=2) + "\n")
+    write_text(folder / "results.json", json.dumps(finite(results), indent=2) + "\n")
 
 
 def load(folder: Path) -> Evaluation | None:
@@ -54,7 +47,13 @@ def load(folder: Path) -> Evaluation | None:
         samples = [json.loads(line) for line in text.split("\n") if line]
         if len(samples) != results["samples"] or not all("set" in s for s in samples):
             return None
-        return Evaluation(dict(results["metrics"]), samples, dict(results["missing"]))
+        return Evaluation(
+            dict(results["metrics"]),
+            samples,
+            dict(results["missing"]),
+            # results of before hold none of these
+            **{name: dict(results.get(name, {})) for name in ("statistics", "notes", "rows")},
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
