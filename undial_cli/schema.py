@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.errors import UserError, bad_value
-from undial_cli.evaluation import catalog
+from undial_cli.evaluation import joint
 from undial_cli.evaluation.config import EvalConfig
 from undial_cli.fields import check_value, group, key, walk
 
@@ -315,7 +315,7 @@ def check_ranges(run: Run) -> None:
     for name, value, _ in walk(run.eval, "eval."):
         if name.endswith(".metrics"):
             for metric in value:
-                catalog.check_name(name, metric, joint=name == "eval.metrics")
+                joint.check_name(name, metric, joint=name == "eval.metrics")
     for name in run.eval.utility:
         if run.eval.sets and name not in run.eval.sets:
             raise bad_value("eval.utility", name, list(run.eval.sets))

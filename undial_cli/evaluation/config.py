@@ -123,7 +123,7 @@ def role_of(name: str, options: EvalSetConfig) -> str:
 
 
 def set_for(config: EvalConfig, role: str) -> str | None:
-    """The set that joint metrics read for a role: the one named after it, or the only one with it."""
+    """The set that joint metrics read for a role: the one named after it, or the only one."""
     names = [name for name, options in config.sets.items() if role_of(name, options) == role]
     if role in names:
         return role

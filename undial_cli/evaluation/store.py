@@ -52,7 +52,9 @@ def load(folder: Path) -> Evaluation | None:
             samples,
             dict(results["missing"]),
             # results of before hold none of these
-            **{name: dict(results.get(name, {})) for name in ("statistics", "notes", "rows")},
+            statistics=dict(results.get("statistics", {})),
+            notes=dict(results.get("notes", {})),
+            rows=dict(results.get("rows", {})),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

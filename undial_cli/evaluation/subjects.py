@@ -1,4 +1,4 @@
-"""Whom the samples of an evaluation are about: rows of one person are not independent of each other.
+"""Whom samples are about: rows of one person are not independent of each other.
 
 Subjects are numbers: their names are personal data. Knows no metric.
 """

@@ -25,14 +25,12 @@ from undial_cli.evaluation.catalog import (
     NoFigure,
     find,
     finite,
-    join,
-    metrics_of,
-    needs_of,
 )
 from undial_cli.evaluation.config import EvalConfig, role_of
 from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.generation import Generator, end_tokens, generate
 from undial_cli.evaluation.items import Item, cut_at_stop, end_labels, make_items
+from undial_cli.evaluation.joint import join, metrics_of, needs_of
 from undial_cli.evaluation.scoring import Score, gradient_norms, score
 from undial_cli.evaluation.subjects import number_subjects
 from undial_cli.evaluation.work import Journal
@@ -288,7 +286,7 @@ def aggregate(
 
 
 def values_of(chosen: dict[str, Metric], evidence: Evidence) -> dict[str, float]:
-    """The values of a sample that apply, by the names they are stored under; nan if it is broken."""
+    """The values of a sample that apply, by their stored names; nan if it is broken."""
     values = {metric.stored or key: metric.sample(evidence) for key, metric in chosen.items()}
     return {
         key: math.nan if evidence.broken else value
@@ -298,7 +296,7 @@ def values_of(chosen: dict[str, Metric], evidence: Evidence) -> dict[str, float]
 
 
 def add_aggregate(evaluation: Evaluation, name: str, key: str, role: str) -> None:
-    """Add the aggregate of a set's metric, null where a sample is not finite, or why it is missing."""
+    """Add the aggregate of a set's metric: a number, null with its reason, or why there is none."""
     metric = find(key)
     assert metric is not None
     try:
