@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import re
 import shutil
+from typing import Any
 
 from undial_cli.errors import UserError
 from undial_cli.evaluation import store
 from undial_cli.evaluation.catalog import Evaluation
-from undial_cli.evaluation.config import FORGET_SET, EvalSetConfig
+from undial_cli.evaluation.config import FORGET, FORGET_SET, EvalSetConfig, role_of, set_for
 from undial_cli.reporting import summary
 from undial_cli.run_folder import RunFolder, folder_of
 from undial_cli.schema import Run, UnlearnRun, default_name
@@ -48,11 +50,19 @@ def parts_of(run: Run) -> list[UnlearnRun]:
 
 
 def sets_of(run: UnlearnRun, number: int) -> dict[str, EvalSetConfig]:
-    """The evaluation's sets at one request: its own as `forget`, and those of all others."""
-    sets = {name: about(run, config, number) for name, config in run.eval.sets.items()}
-    if "forget" in sets:
+    """The evaluation's sets at one request: its own as `forget`, and those of all others.
+
+    All of them are to be forgotten, and scored alike: their roles are stated.
+    """
+    sets = {
+        name: dataclasses.replace(about(run, config, number), role=role_of(name, config))
+        for name, config in run.eval.sets.items()
+    }
+    asked = set_for(run.eval, FORGET)
+    if asked is not None:
         others = (n for n in range(1, len(run.data.requests) + 1) if n != number)
-        sets |= {f"request_{n}": about(run, run.eval.sets["forget"], n) for n in others}
+        config = dataclasses.replace(run.eval.sets[asked], role=FORGET)
+        sets |= {f"request_{n}": about(run, config, n) for n in others}
     return sets
 
 
@@ -67,13 +77,12 @@ def about(run: UnlearnRun, config: EvalSetConfig, number: int) -> EvalSetConfig:
     return dataclasses.replace(config, split=split)
 
 
-def renamed(figures: dict[str, float], number: int) -> dict[str, float]:
-    """Figures of one request's run, its own set under its number."""
+def renamed(by_name: dict[str, Any], asked: str, number: int) -> dict[str, Any]:
+    """What one request's run says by metric (or set), its own set `asked` under its number."""
+    lead = re.compile(rf"{re.escape(asked)}(?=_|$)")
     return {
-        f"request_{number}_{name.removeprefix('forget_')}"
-        if name.startswith("forget_")
-        else name: v
-        for name, v in figures.items()
+        lead.sub(f"request_{number}", name) if lead.match(name) else name: value
+        for name, value in by_name.items()
         if name != "forget_quality"
     }
 
@@ -84,27 +93,40 @@ def conclude(run: UnlearnRun, folder: RunFolder) -> None:
     found = [store.read_results(part.evaluation) for part in folders]
     last, count = store.load(folders[-1].evaluation), len(folders)
     if last is not None:
-        figures = [renamed(f["metrics"], n) for n, f in enumerate(found, 1)]
+        asked = set_for(run.eval, FORGET) or FORGET
+        figures = [renamed(f["metrics"], asked, n) for n, f in enumerate(found, 1)]
+        at_start, at_end = found[0], found[-1]
         extra = {
             "suite": run.eval.name,
             "model": run.model.name,
             "data": run.data.name,
-            "target": renamed(found[0]["target"], 1),
-            "reference": renamed(found[-1]["reference"], count),
+            "roles": renamed(at_end.get("roles", {}), asked, count),
+            "target": renamed(at_start["target"], asked, 1),
+            "target_statistics": renamed(at_start.get("target_statistics", {}), asked, 1),
+            "reference": renamed(at_end["reference"], asked, count),
+            "reference_statistics": renamed(at_end.get("reference_statistics", {}), asked, count),
             "requests": [
                 {"request": request, "metrics": metrics}
                 for request, metrics in zip(run.data.requests, figures, strict=True)
             ],
         }
-        samples = [
-            {**s, "set": f"request_{count}"} if s["set"] == "forget" else s for s in last.samples
-        ]
-        asked = sorted(name for name in figures[-1] if name.startswith("request_"))
-        ordered = {name: figures[-1][name] for name in [*asked, *figures[-1]]}
-        missing = {k: v for k, v in last.missing.items() if k != "forget_quality"}
-        store.save(folder.evaluation, Evaluation(ordered, samples, missing), extra)
+        whole = Evaluation(
+            ordered(figures[-1]),
+            [{**s, "set": f"request_{count}"} if s["set"] == asked else s for s in last.samples],
+            renamed(last.missing, asked, count),
+            statistics=renamed(last.statistics, asked, count),
+            notes=renamed(last.notes, asked, count),
+            rows=renamed(last.rows, asked, count),
+        )
+        store.save(folder.evaluation, whole, extra)
         summary.write(run, folder)
     link = folder.checkpoint
     if link.is_symlink() or link.exists():
         link.unlink() if link.is_symlink() else shutil.rmtree(link)
     link.symlink_to(os.path.relpath(folders[-1].checkpoint, folder.path), target_is_directory=True)
+
+
+def ordered(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures with those of the requests first, in their order."""
+    first = sorted(name for name in figures if name.startswith("request_"))
+    return {name: figures[name] for name in [*first, *figures]}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.errors import UserError, bad_value
-from undial_cli.evaluation import catalog
+from undial_cli.evaluation import joint
 from undial_cli.evaluation.config import EvalConfig
 from undial_cli.fields import check_value, group, key, unescaped, walk
 
@@ -116,6 +116,9 @@ class DataConfig:
     question_key: str = key("question", "column of the question")
     answer_key: str = key("answer", "column of the answer")
     text_key: str = key("text", "column of a plain document, cut into max_length pieces")
+    subject_key: str = key(
+        "subject", "column that says whom a row is about: intervals resample persons, not rows"
+    )
     focus_key: str = key("focus", "column of the words to focus on, for method.focus=column")
     alternative_key: str = key("alternative_answers", "column of answers to prefer (altpo)")
     refusals: str | None = key(None, "file of answers like 'I don't know'; null: the shipped ones")
@@ -303,6 +306,7 @@ NOT_IN_HASH = (
     "overwrite",
     "resume",
     "plan",
+    "eval.intervals",
     "push_to_hub",
     "push_private",
     "objective",
@@ -322,7 +326,7 @@ def check_ranges(run: Run) -> None:
     for name, value, _ in walk(run.eval, "eval."):
         if name.endswith(".metrics"):
             for metric in value:
-                catalog.check_name(name, metric, joint=name == "eval.metrics")
+                joint.check_name(name, metric, joint=name == "eval.metrics")
     if "{question}" not in run.model.template.prompt:
         raise bad_value(
             "model.template.prompt", run.model.template.prompt, "a text that holds {question}"

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from undial_cli import ui
 from undial_cli.compose import config_dir
-from undial_cli.evaluation import catalog
+from undial_cli.evaluation import catalog, joint
 from undial_cli.evaluation.config import EvalSetConfig
 from undial_cli.fields import walk
 from undial_cli.methods.configs import METHODS
@@ -128,6 +128,6 @@ def show_command(command: str) -> None:
     ui.say(grid(rows))
     ui.say("metrics", "bold")
     of_sets = [*catalog.METRICS, *(f"{word}_N" for word in catalog.NUMBERED)]
-    ui.say(grid([("of a set", ", ".join(of_sets)), ("joint", ", ".join(catalog.JOINT))]))
+    ui.say(grid([("of a set", ", ".join(of_sets)), ("joint", ", ".join(joint.JOINT))]))
     ui.say("flags", "bold")
     ui.say(grid(list(FLAGS.items())))

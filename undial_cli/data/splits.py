@@ -16,3 +16,9 @@ def cut_slice(split: str) -> tuple[str, str]:
 def splits_of(value: str | list[str] | None) -> list[str]:
     """The splits or files that a key names: none, one, or several that make one set."""
     return [value] if isinstance(value, str) else list(value or [])
+
+
+def first_row(split: str) -> int | None:
+    """The row of a split that its slice begins with; None where that is not known from its name."""
+    start = cut_slice(split)[1].strip("[]").partition(":")[0]
+    return int(start or 0) if start.isdecimal() or not start else None

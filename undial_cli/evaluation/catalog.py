@@ -1,32 +1,26 @@
-"""The metrics that a suite can name: what each needs, and how it comes from what was found.
+"""The metrics of one set that a suite can name: what each needs, and how it comes from what was found.
 
-A metric of one set gives a value per sample and an aggregate; a joint metric reads the per-sample
-values of several sets, and a relative one those of the retain model too. To add one, write the
-function and name it in METRICS or JOINT. Imports no torch.
+A metric of one set gives a value per sample and an aggregate; those of several sets are in
+joint.py. To add one, write the function and name it in METRICS. A value that is not finite is no figure: it is counted,
+and its aggregate is null, with the reason in `missing`. Imports no torch.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from undial_cli.errors import bad_value
-from undial_cli.evaluation import metrics
+from undial_cli.evaluation import metrics, words
+from undial_cli.evaluation.config import FORGET, EvalSetConfig
 
 if TYPE_CHECKING:
-    from undial_cli.evaluation.config import EvalConfig, EvalSetConfig
     from undial_cli.evaluation.scoring import Score
-
-FORGET, HOLDOUT = "forget", "holdout"
-UTILITY_PARTS = ("probability", "rouge", "truth_ratio")
-
-
-# A smaller denominator makes of a difference of 0.01 in AUC more than 20 points of privleak.
-LEAST_SHARE = 0.05
 
 
 class Missing(Exception):
@@ -37,25 +31,44 @@ class NoRetainModel(Missing):
     """A metric that needs a retain model where there is none."""
 
 
+class NoFigure(Missing):
+    """A metric that is null: its samples are there, and give no number that could be trusted."""
+
+
 @dataclass
 class Evaluation:
     """What a suite found: aggregates by name, one object per sample, what is missing and why.
 
+    A value that is not finite is null (None), in a sample as in an aggregate.
+
     `incomplete`: something is missing that another try may find (a helper model, a library).
-    `statistics`: standard error and the like of metrics; `notes`: what a metric's figure does not
-    say.
+    `statistics`: n, interval and the like of metrics; `notes`: what a metric's figure does not
+    say; `rows`: per set, how many rows were read, scored, cut.
     """
 
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     samples: list[dict[str, Any]]
     missing: dict[str, str] = field(default_factory=dict)
     incomplete: bool = False
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def samples_with(self, set_name: str, key: str) -> list[dict[str, Any]]:
+        """The samples of a set that a per-sample value applies to.
+
+        Raises:
+            NoFigure: some of the values are not finite.
+        """
+        samples = [s for s in self.samples if s["set"] == set_name and key in s]
+        broken = sum(s[key] is None for s in samples)
+        if broken:
+            raise NoFigure(f"{broken} of {len(samples)} samples have no finite {key}")
+        return samples
 
     def values(self, set_name: str, key: str) -> list[Any]:
-        """A per-sample value of all samples of a set that have it."""
-        return [s[key] for s in self.samples if s["set"] == set_name and s.get(key) is not None]
+        """A per-sample value of all samples of a set that it applies to; raises NoFigure."""
+        return [sample[key] for sample in self.samples_with(set_name, key)]
 
 
 @dataclass
@@ -71,6 +84,11 @@ class Evidence:
     answers: Mapping[str, list[Score]]
     generation: str | None = None
     figures: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the model's loss on the answer is not finite: then no other figure is one."""
+        return self.answer is not None and not math.isfinite(self.answer.ce)
 
     @property
     def answer(self) -> Score | None:
@@ -91,9 +109,18 @@ class Evidence:
         return [-ce for ce in score.token_ce[: len(score.matches)]] if score else []
 
 
-def mean(values: list[float], set_name: str) -> float:
-    """The plain mean."""
-    return float(np.mean(values))
+def finite(value: Any) -> Any:
+    """The same with NaN and infinities, at any depth, as None: JSON has no number for them."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def same(values: NDArray[np.float64], role: str) -> NDArray[np.float64]:
+    """Values as they are."""
+    return values
 
 
 @dataclass(frozen=True)
@@ -105,14 +132,28 @@ class Metric:
         needs: what the engines must find: `answer`, `alternatives` (paraphrased and perturbed
             answers), `generation`, `distribution`, `gradient`, `continuations`, or the key of a
             helper model.
-        aggregate: of the values of a set, given its name.
+        term: what the samples add to the mean of a set, given the role of the set.
+        finish: from that mean to the aggregate.
         stored: name of the per-sample value in samples.jsonl, where it is not the metric's own.
     """
 
     sample: Callable[[Evidence], float | None]
     needs: tuple[str, ...] = ("answer",)
-    aggregate: Callable[[list[float], str], float] = mean
+    term: Callable[[NDArray[np.float64], str], NDArray[np.float64]] = same
+    finish: Callable[[Any], Any] = np.asarray
     stored: str = ""
+
+    def aggregate(self, values: list[float], role: str) -> float:
+        """Of the values of a set.
+
+        Raises:
+            NoFigure: it is not finite.
+        """
+        with np.errstate(over="ignore"):
+            found = float(self.finish(self.term(np.asarray(values), role).mean()))
+        if not math.isfinite(found):
+            raise NoFigure(f"it is {found}")
+        return found
 
 
 def probability(found: Evidence) -> float | None:
@@ -128,8 +169,8 @@ def probability(found: Evidence) -> float | None:
 
 
 def rouge(found: Evidence) -> float | None:
-    """ROUGE-L of the generation: recall, stemmed, or F1, not stemmed."""
-    if found.generation is None:
+    """ROUGE-L of the generation: recall, stemmed, or F1, not stemmed; of references with words."""
+    if found.generation is None or words.reading(found.reference) == words.NONE:
         return None
     f1 = found.options.rouge == "f1"
     return (metrics.rouge_l_f1 if f1 else metrics.rouge_l_recall)(found.generation, found.reference)
@@ -141,12 +182,11 @@ def log_truth_ratio(found: Evidence) -> float | None:
     return None if other is None else float(metrics.log_truth_ratio([other[0]], [other[1]])[0])
 
 
-def truth_ratio(values: list[float], set_name: str) -> float:
-    """Closer to 1 is better on the forget set; the truer the better elsewhere."""
+def truth_ratio(log_ratios: NDArray[np.float64], role: str) -> NDArray[np.float64]:
+    """Closer to 1 is better where it is to be forgotten; the truer the better elsewhere."""
     with np.errstate(over="ignore"):
-        ratios = np.exp(np.asarray(values))
-    forget = set_name.startswith(FORGET)
-    return (metrics.forget_truth_ratio if forget else metrics.retain_truth_ratio)(ratios)
+        ratios = np.exp(log_ratios)
+    return (metrics.evenness if role == FORGET else metrics.truthfulness)(ratios)
 
 
 def truth_ratio_prob_mean(found: Evidence) -> float | None:
@@ -187,7 +227,7 @@ def of_words(function: Callable[[str], float], n: int) -> Callable[[Evidence], f
 
     def compute(found: Evidence) -> float | None:
         text = found.generation or ""
-        return function(text) if len(metrics.split_words(text)) >= n else None
+        return function(text) if len(words.split_words(text)) >= n else None
 
     return compute
 
@@ -213,7 +253,7 @@ METRICS: dict[str, Metric] = {
     "perplexity": Metric(
         figure("oracle_ce"),
         ("generation", "oracle_model"),
-        lambda values, set_name: float(np.exp(np.mean(values))),
+        finish=np.exp,
         stored="oracle_ce",
     ),
     "similarity": Metric(figure("similarity"), ("generation", "similarity_model")),
@@ -225,7 +265,7 @@ METRICS: dict[str, Metric] = {
 NUMBERED: dict[str, Callable[[int], Metric]] = {
     "el": lambda n: Metric(figure(f"el_{n}"), ("continuations",)),
     "rep": lambda n: Metric(
-        of_words(lambda text: metrics.repetition(metrics.split_words(text), n), n), TEXT
+        of_words(lambda text: metrics.repetition(words.split_words(text), n), n), TEXT
     ),
     "distinct": lambda n: Metric(of_words(lambda text: metrics.distinct(text, n), n), TEXT),
 }
@@ -237,167 +277,3 @@ def find(name: str) -> Metric | None:
     if number and number[1] in NUMBERED:
         return NUMBERED[number[1]](int(number[2]))
     return METRICS.get(name)
-
-
-@dataclass(frozen=True)
-class Joint:
-    """A metric that joins sets.
-
-    Attributes:
-        compute: from the evaluation, the retain model's (None where there is none) and the suite;
-            raises Missing.
-        sets, reads: the sets, and the metrics of one set whose per-sample values it needs there.
-        relative: whether it needs the retain model.
-    """
-
-    compute: Callable[[Evaluation, Evaluation | None, EvalConfig], float]
-    sets: tuple[str, ...] = ()
-    reads: tuple[str, ...] = ()
-    relative: bool = False
-
-
-def model_utility(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
-    """Harmonic mean of probability, rouge and truth_ratio over the sets of eval.utility.
-
-    Of the parts that there are, which is said where some are missing.
-    """
-    names = [
-        f"{name}_{part}"
-        for name in config.utility
-        for part in UTILITY_PARTS
-        if part in config.sets[name].metrics
-    ]
-    if not names:
-        raise Missing("eval.utility names no set with its parts")
-    gone = [name for name in names if ours.metrics.get(name) is None]
-    if len(gone) == len(names):
-        raise Missing(f"{gone[0]} and all other parts are missing")
-    if gone:
-        ours.notes["model_utility"] = (
-            f"averages {len(names) - len(gone)} of {len(names)} parts; without {', '.join(gone)}"
-        )
-    return metrics.model_utility({name: ours.metrics[name] for name in names if name not in gone})
-
-
-def forget_quality(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
-    """p-value of the KS test between the forget truth ratios of two models."""
-    if theirs is None:
-        raise NoRetainModel
-    values = [e.values(FORGET, "log_truth_ratio") for e in (ours, theirs)]
-    if not values[0] or not values[1]:
-        whose = "the forget set has" if not values[0] else "the retain model's results have"
-        raise Missing(f"{whose} no truth ratios")
-    return metrics.forget_quality(*values)
-
-
-def attack(name: str) -> Callable[[Evaluation, Evaluation | None, EvalConfig], float]:
-    """AUC of a membership attack between the forget and the holdout set; 1: memorised."""
-
-    def compute(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
-        values = [ours.values(set_name, name) for set_name in (FORGET, HOLDOUT)]
-        if not values[0] or not values[1]:
-            raise Missing(f"the {FORGET if not values[0] else HOLDOUT} set has no scores")
-        return metrics.attack_auc(*values)
-
-    return compute
-
-
-def reference_attack(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
-    """The loss attack with the retain model's loss taken off."""
-    if theirs is None:
-        raise NoRetainModel
-    scores = []
-    for name in (FORGET, HOLDOUT):
-        pairs = [e.values(name, "mia_loss") for e in (ours, theirs)]
-        rows = [e.values(name, "answer_tokens") for e in (ours, theirs)]
-        if not pairs[1] or len(pairs[0]) != len(pairs[1]) or rows[0] != rows[1]:
-            raise Missing(f"the retain model's results hold no losses of this {name} set")
-        scores.append([mine - other for mine, other in zip(*pairs, strict=True)])
-    return metrics.attack_auc(*scores)
-
-
-def privleak(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
-    """Distance of the Min-K% attack's AUC from the retain model's, in percent of the latter."""
-    auc = attack("mia_min_k")(ours, None, config)
-    if theirs is None and config.retrain_auc is None:
-        raise NoRetainModel
-    if theirs is None:
-        known = 1 - float(config.retrain_auc or 0)
-    elif theirs.values(FORGET, "mia_min_k") and theirs.values(HOLDOUT, "mia_min_k"):
-        known = attack("mia_min_k")(theirs, None, config)
-    else:
-        known = theirs.metrics.get("mia_min_k")
-    if known is None:
-        raise Missing("the retain model's results hold no Min-K% scores")
-    if 1 - known < LEAST_SHARE:
-        raise Missing(
-            f"{'undefined' if known == 1 else 'unstable'}: it is relative to {1 - known:.3f}, 1 - "
-            f"the retain model's attack AUC; the AUC here is {auc:.3f}"
-        )
-    return metrics.privleak(auc, known)
-
-
-BOTH = (FORGET, HOLDOUT)
-JOINT: dict[str, Joint] = {
-    "model_utility": Joint(model_utility),
-    "forget_quality": Joint(forget_quality, (FORGET,), ("truth_ratio",), relative=True),
-    **{name: Joint(attack(name), BOTH, (name,)) for name in METRICS if name.startswith("mia_")},
-    "mia_reference": Joint(reference_attack, BOTH, ("mia_loss",), relative=True),
-    "privleak": Joint(privleak, BOTH, ("mia_min_k",), relative=True),
-}
-
-
-def check_name(key: str, name: str, joint: bool) -> None:
-    """Raise UserError for a metric that does not exist."""
-    known = [*JOINT] if joint else [*METRICS, *(f"{word}_N" for word in NUMBERED)]
-    if not (name in JOINT if joint else find(name)):
-        raise bad_value(key, name, known)
-
-
-def metrics_of(config: EvalConfig, set_name: str, there: Collection[str]) -> dict[str, Metric]:
-    """The metrics that a set is evaluated with, those that joint ones read included.
-
-    Args:
-        there: the sets that have rows; a joint metric of another one reads nothing.
-    """
-    names = list(config.sets[set_name].metrics)
-    for joint in map(JOINT.__getitem__, config.metrics):
-        if set_name in joint.sets and set(joint.sets) <= set(there):
-            names += joint.reads
-    return {name: metric for name in dict.fromkeys(names) if (metric := find(name))}
-
-
-def needs_of(config: EvalConfig, set_name: str, there: Collection[str]) -> set[str]:
-    """What the engines must find for a set."""
-    chosen = metrics_of(config, set_name, there).values()
-    return {need for metric in chosen for need in metric.needs}
-
-
-def join(
-    ours: Evaluation,
-    theirs: Evaluation | None,
-    config: EvalConfig,
-    relative: bool,
-    no_retain: str = "",
-) -> None:
-    """Add the joint metrics to an evaluation: the relative ones, or the others.
-
-    Args:
-        theirs: the retain model's evaluation, where there is one.
-        no_retain: why there is none.
-    """
-    for name in config.metrics:
-        joint = JOINT[name]
-        if joint.relative != relative:
-            continue
-        try:
-            for set_name in joint.sets:
-                if set_name in ours.missing:
-                    raise Missing(f"the set '{set_name}' is missing")
-                if not any(sample["set"] == set_name for sample in ours.samples):
-                    raise Missing(f"this suite has no set '{set_name}'")
-            ours.metrics[name] = joint.compute(ours, theirs, config)
-        except NoRetainModel:
-            ours.missing[name] = no_retain or "no retain model is known: set eval.retain_model"
-        except Missing as reason:
-            ours.missing[name] = str(reason)

@@ -13,6 +13,7 @@ from undial_cli.fields import group, key
 
 # As a set's split: the forget set itself, wherever it comes from.
 FORGET_SET = "{forget}"
+FORGET, RETAIN, HOLDOUT, OTHER = ROLES = ("forget", "retain", "holdout", "other")
 
 
 @dataclass
@@ -27,6 +28,12 @@ class EvalSetConfig:
     )
     metrics: list[str] = key(
         ["probability", "rouge", "truth_ratio", "exact_memorization"], "metrics on this set"
+    )
+    role: str | None = key(
+        None,
+        "what the set is for, which decides how its figures are read; null: forget and holdout by "
+        "these very names, retain for all others",
+        allowed=ROLES,
     )
     path: str | None = key(None, "hub id, folder or file of this set; null: data.path")
     optional: bool = key(False, "where it is not there: reported as missing, not refused")
@@ -63,6 +70,12 @@ class EvalSetConfig:
         allowed=("all", "authors"),
     )
     stride: int = key(1, "distance of the prefixes of el_N, in tokens", minimum=1)
+    rows_per_subject: int | None = key(
+        None,
+        "rows of one person, which follow each other, where no column data.subject_key says who; "
+        "null: every row is a subject of its own",
+        minimum=1,
+    )
 
 
 @dataclass
@@ -90,6 +103,7 @@ class EvalConfig:
         "retain model, or its results (results.json, TOFU_EVAL.json); null: the one that belongs "
         "to the data; none: none",
     )
+    intervals: bool = key(False, "n and intervals in the table on the screen")
     retrain_auc: float | None = key(
         None,
         "for privleak without a retain model: a published P(holdout > forget) of Min-40%",
@@ -116,3 +130,16 @@ class EvalConfig:
     )
     harness: HarnessConfig = group(HarnessConfig, "general ability")
     store_text: str = key("full", "text in samples.jsonl", allowed=("full", "none"))
+
+
+def role_of(name: str, options: EvalSetConfig) -> str:
+    """What a set is for: stated, or by default."""
+    return options.role or (name if name in (FORGET, HOLDOUT) else RETAIN)
+
+
+def set_for(config: EvalConfig, role: str) -> str | None:
+    """The set that joint metrics read for a role: the one named after it, or the only one."""
+    names = [name for name, options in config.sets.items() if role_of(name, options) == role]
+    if role in names:
+        return role
+    return names[0] if len(names) == 1 else None

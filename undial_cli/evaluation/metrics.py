@@ -8,12 +8,15 @@ used.
 from __future__ import annotations
 
 import functools
+import warnings
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from undial_cli.evaluation import words
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -107,16 +110,26 @@ def prob_mean_truth_ratio(true_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDArra
     return share_of_truth(true_ce, perturbed_ce, averaged=True)
 
 
-def forget_truth_ratio(ratio: ArrayLike) -> float:
-    """Aggregate on a forget set: `mean(min(r, 1/r))`; 1 when truth and falsehood are as likely."""
+def evenness(ratio: ArrayLike) -> NDArray[np.float64]:
+    """`min(r, 1/r)` of each truth ratio [N]; 1 when truth and falsehood are as likely."""
     r = np.asarray(ratio, dtype=np.float64)
     with np.errstate(divide="ignore"):
-        return float(np.minimum(r, 1 / r).mean())
+        return np.minimum(r, 1 / r)
+
+
+def truthfulness(ratio: ArrayLike) -> NDArray[np.float64]:
+    """`max(0, 1 - r)` of each truth ratio [N]."""
+    return np.maximum(0, 1 - np.asarray(ratio, dtype=np.float64))
+
+
+def forget_truth_ratio(ratio: ArrayLike) -> float:
+    """Aggregate on a forget set: the mean of `evenness`."""
+    return float(evenness(ratio).mean())
 
 
 def retain_truth_ratio(ratio: ArrayLike) -> float:
-    """Aggregate on every other set: `mean(max(0, 1 - r))`."""
-    return float(np.maximum(0, 1 - np.asarray(ratio, dtype=np.float64)).mean())
+    """Aggregate on every other set: the mean of `truthfulness`."""
+    return float(truthfulness(ratio).mean())
 
 
 def forget_quality(truth_ratio_unlearned: ArrayLike, truth_ratio_retain: ArrayLike) -> float:
@@ -125,10 +138,22 @@ def forget_quality(truth_ratio_unlearned: ArrayLike, truth_ratio_retain: ArrayLi
     High: the unlearned model cannot be told from one that never saw the data. Ratios or their
     logarithms may be given (the test depends on ranks alone), the same for both.
     """
+    return kolmogorov_smirnov(truth_ratio_unlearned, truth_ratio_retain)[1]
+
+
+def ks_distance(one: ArrayLike, other: ArrayLike) -> float:
+    """The Kolmogorov-Smirnov distance D behind `forget_quality`: in [0, 1], 0 is alike."""
+    return kolmogorov_smirnov(one, other)[0]
+
+
+def kolmogorov_smirnov(one: ArrayLike, other: ArrayLike) -> tuple[float, float]:
+    """Distance and p-value of the two-sample test; exact where SciPy can, else asymptotic."""
     from scipy.stats import ks_2samp
 
-    result = ks_2samp(np.asarray(truth_ratio_unlearned), np.asarray(truth_ratio_retain))
-    return float(result.pvalue)  # type: ignore[attr-defined]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # it falls back by itself, and says so
+        result: Any = ks_2samp(np.asarray(one), np.asarray(other))
+    return float(result.statistic), float(result.pvalue)
 
 
 def model_utility(scores: Mapping[str, float]) -> float:
@@ -139,22 +164,45 @@ def model_utility(scores: Mapping[str, float]) -> float:
     return 0.0 if (values <= 0).any() else float(len(values) / (1 / values).sum())
 
 
-@functools.lru_cache(maxsize=2)
-def rouge_l_scorer(stemmed: bool = True) -> RougeScorer:
-    """The ROUGE-L scorer of the reference package."""
+class UnicodeWords:
+    """The tokenizer that the reference package is given for what its own cannot read."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words of a text."""
+        return words.unicode_words(text)
+
+
+@functools.lru_cache(maxsize=4)
+def rouge_l_scorer(stemmed: bool, reading: str) -> RougeScorer:
+    """The ROUGE-L scorer of the reference package, with the words of `words.reading`."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=stemmed)
+    own = None if reading == words.FIELD else UnicodeWords()
+    return RougeScorer(["rougeL"], use_stemmer=stemmed, tokenizer=own)  # type: ignore[arg-type]
+
+
+def rouge_l(prediction: str, reference: str, stemmed: bool) -> Any:
+    """ROUGE-L with `recall` and `fmeasure`; nan where the reference has no word.
+
+    The words are rouge_score's own (a-z, 0-9), which give the field's figures; where fewer than
+    half of a reference's letters are of these, Unicode words, not stemmed.
+    """
+    reading = words.reading(reference)
+    if reading == words.NONE:
+        from rouge_score.scoring import Score
+
+        return Score(*[float("nan")] * 3)
+    return rouge_l_scorer(stemmed, reading).score(reference, prediction)["rougeL"]
 
 
 def rouge_l_recall(prediction: str, reference: str) -> float:
-    """ROUGE-L recall, stemmed, of a generation against its reference answer."""
-    return float(rouge_l_scorer().score(reference, prediction)["rougeL"].recall)
+    """ROUGE-L recall, stemmed, of a generation against its reference answer; see `rouge_l`."""
+    return float(rouge_l(prediction, reference, stemmed=True).recall)
 
 
 def rouge_l_f1(prediction: str, reference: str, stemmed: bool = False) -> float:
     """ROUGE-L F1 of a generation against its reference in [0, 1]; MUSE does not stem."""
-    return float(rouge_l_scorer(stemmed).score(reference, prediction)["rougeL"].fmeasure)
+    return float(rouge_l(prediction, reference, stemmed).fmeasure)
 
 
 def exact_memorization(matches: Sequence[Sequence[bool]]) -> tuple[float, int]:
@@ -369,14 +417,6 @@ def repetition(tokens: Sequence[Hashable] | NDArray[Any], n: int) -> float:
 
 
 def distinct(text: str, n: int) -> float:
-    """distinct_n: unique word n-grams / words; 0 for no text."""
-    words = split_words(text)
-    return len(set(ngrams(words, n))) / len(words) if words else 0.0
-
-
-def split_words(text: str) -> list[str]:
-    """The words of rep_n and distinct_n: what single blanks separate, as in UnDIAL's code.
-
-    Two blanks have an empty word between them, a line break joins its words.
-    """
-    return text.split(" ") if text else []
+    """distinct_n: unique word n-grams / words (see `words.split_words`); 0 for no words."""
+    parts = words.split_words(text)
+    return len(set(ngrams(parts, n))) / len(parts) if parts else 0.0

@@ -17,9 +17,11 @@ import torch
 
 from undial_cli import distributed, models
 from undial_cli.cache import folder_state
-from undial_cli.evaluation import store
-from undial_cli.evaluation.catalog import Evaluation, join
+from undial_cli.evaluation import statistics, store, verdict
+from undial_cli.evaluation.catalog import Evaluation
+from undial_cli.evaluation.config import role_of
 from undial_cli.evaluation.helpers import HELPERS
+from undial_cli.evaluation.joint import join
 from undial_cli.evaluation.suite import evaluate
 from undial_cli.inputs import Inputs, model_path
 from undial_cli.reporting import summary
@@ -27,7 +29,7 @@ from undial_cli.run_folder import RunFolder
 from undial_cli.schema import Run, TrainingRun
 
 # Keys of eval that change nothing of what is found on a model.
-IRRELEVANT = ("retain_model", "retrain_auc", "batch_size", "data", "name", "limit")
+IRRELEVANT = ("retain_model", "retrain_auc", "batch_size", "data", "name", "limit", "intervals")
 
 
 def load(run: Run, path: str, device: torch.device) -> Any:
@@ -41,7 +43,7 @@ def quantized(run: Run) -> bool:
     return isinstance(run, TrainingRun) and run.adapter.name == "qlora"
 
 
-def undisturbed(inputs: Inputs, model: Any) -> dict[str, float]:
+def undisturbed(inputs: Inputs, model: Any) -> dict[str, float | None]:
     """The suite's metrics on a model in training; all random number generators are put back."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -136,13 +138,20 @@ def report(
             join(target, retain, run.eval, relative=True, no_retain=reason)
     for name, other in others.items():
         add_theirs(evaluation, name, other, texts=run.eval.store_text == "full")
-    extra = {
+    roles = {name: role_of(name, run.eval.sets[name]) for name in inputs.suite.rows}
+    extra: dict[str, Any] = {
         "suite": run.eval.name,
         "model": run.model.name,
         "data": run.data.name,
-        "target": target.metrics if target is not None else {},
-        "reference": retain.metrics if retain is not None else {},
+        "roles": roles,
     }
+    compared = {"target": target, "reference": retain}
+    extra |= {name: {} if e is None else e.metrics for name, e in compared.items()}
+    extra |= statistics.of_results(evaluation, compared, run.eval)
+    evaluation.statistics = extra.pop("statistics")
+    extra["damaged"] = verdict.damage(
+        evaluation.metrics, extra["target"], extra["reference"], evaluation.missing, roles
+    )
     store.save(folder.evaluation, evaluation, extra)
     summary.write(run, folder)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from undial_cli import distributed
 from undial_cli.cache import cache_dir, locked, write_text
-from undial_cli.evaluation.catalog import Evaluation
+from undial_cli.evaluation.catalog import Evaluation, finite
 from undial_cli.evaluation.work import Journal
 from undial_cli.schema import digest
 
@@ -24,18 +23,9 @@ from undial_cli.schema import digest
 VERSION = 3
 
 
-def clean(value: Any) -> Any:
-    """NaN and infinities as null: JSON has no number for them."""
-    if isinstance(value, dict):
-        return {k: clean(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [clean(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def save(folder: Path, evaluation: Evaluation, extra: dict[str, Any]) -> None:
     """Write samples.jsonl, then results.json (its presence means that both are whole)."""
-    lines = (json.dumps(clean(sample), ensure_ascii=False) for sample in evaluation.samples)
+    lines = (json.dumps(finite(sample), ensure_ascii=False) for sample in evaluation.samples)
     write_text(folder / "samples.jsonl", "".join(line + "\n" for line in lines))
     results = {
         **extra,
@@ -43,9 +33,10 @@ def save(folder: Path, evaluation: Evaluation, extra: dict[str, Any]) -> None:
         "missing": evaluation.missing,
         "statistics": evaluation.statistics,
         "notes": evaluation.notes,
+        "rows": evaluation.rows,
         "samples": len(evaluation.samples),
     }
-    write_text(folder / "results.json", json.dumps(clean(results), indent=2) + "\n")
+    write_text(folder / "results.json", json.dumps(finite(results), indent=2) + "\n")
 
 
 def load(folder: Path) -> Evaluation | None:
@@ -60,8 +51,10 @@ def load(folder: Path) -> Evaluation | None:
             dict(results["metrics"]),
             samples,
             dict(results["missing"]),
+            # results of before hold none of these
             statistics=dict(results.get("statistics", {})),
             notes=dict(results.get("notes", {})),
+            rows=dict(results.get("rows", {})),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

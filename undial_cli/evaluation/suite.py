@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,21 +17,28 @@ from undial_cli import ui
 from undial_cli.data.collate import pad_token
 from undial_cli.data.encode import Encoder
 from undial_cli.data.load import Row
-from undial_cli.evaluation import extraction, helpers
+from undial_cli.evaluation import extraction, helpers, words
 from undial_cli.evaluation.catalog import (
     Evaluation,
     Evidence,
     Metric,
+    NoFigure,
     find,
-    join,
-    metrics_of,
-    needs_of,
+    finite,
 )
-from undial_cli.evaluation.config import EvalConfig
+from undial_cli.evaluation.config import EvalConfig, role_of
 from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.generation import Generator, end_tokens, generate
-from undial_cli.evaluation.items import Item, continued, cut_at_stop, end_labels, make_items
+from undial_cli.evaluation.items import (
+    Item,
+    added_text,
+    cut_at_stop,
+    end_labels,
+    make_items,
+)
+from undial_cli.evaluation.joint import join, metrics_of, needs_of
 from undial_cli.evaluation.scoring import Score, gradient_norms, score
+from undial_cli.evaluation.subjects import number_subjects
 from undial_cli.evaluation.work import Journal
 
 
@@ -222,7 +230,7 @@ def continue_prompts(
             item = items[name][n]
             text = cut_at_stop(suite.encoder.text(mine), item.stops).strip()
             if item.document:
-                text = continued(suite.encoder, item.prompt_ids, mine)
+                text = added_text(suite.encoder, item.prompt_ids, mine)
             found[name][n].generation = text
 
 
@@ -285,28 +293,55 @@ def aggregate(
                 evaluation.missing[f"{name}_{metric}"] = f"the set '{name}' is missing"
             continue
         chosen = suite.metrics(name)
-        samples = []
+        subjects = number_subjects(rows.rows, options, suite.encoder.data.subject_key)
         for item, evidence in zip(items[name], found[name], strict=True):
-            values = {m.stored or key: m.sample(evidence) for key, m in chosen.items()}
-            samples.append(sample(suite, item, evidence, values))
-        evaluation.samples += samples
+            line = sample(suite, item, evidence, subjects.get(item.index))
+            evaluation.samples.append(finite(line | values_of(chosen, evidence)))
         for key in options.metrics:
-            metric = find(key)
-            assert metric is not None
-            values = [v for s in samples if (v := s.get(metric.stored or key)) is not None]
-            values = [v for v in values if not math.isnan(v)]
-            if values:
-                evaluation.metrics[f"{name}_{key}"] = metric.aggregate(values, name)
-            else:
-                evaluation.missing.setdefault(f"{name}_{key}", "no sample it applies to")
+            add_aggregate(evaluation, name, key, role_of(name, options))
+        evaluation.rows[name] = count_rows(rows, items[name], found[name])
+        read = words.reading_note([e.reference for e in found[name] if e.generation is not None])
+        if read and "rouge" in options.metrics:
+            evaluation.notes[f"{name}_rouge"] = read
     return evaluation
 
 
-def sample(
-    suite: Suite, item: Item, found: Evidence, values: dict[str, float | None]
-) -> dict[str, Any]:
-    """One line of samples.jsonl."""
+def values_of(chosen: dict[str, Metric], evidence: Evidence) -> dict[str, float]:
+    """The values of a sample that apply, by their stored names; nan if it is broken."""
+    values = {metric.stored or key: metric.sample(evidence) for key, metric in chosen.items()}
+    return {
+        key: math.nan if evidence.broken else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def add_aggregate(evaluation: Evaluation, name: str, key: str, role: str) -> None:
+    """Add the aggregate of a set's metric: a number, null with its reason, or why there is none."""
+    metric = find(key)
+    assert metric is not None
+    try:
+        values = evaluation.values(name, metric.stored or key)
+        if values:
+            evaluation.metrics[f"{name}_{key}"] = metric.aggregate(values, role)
+        else:
+            evaluation.missing.setdefault(f"{name}_{key}", "no sample it applies to")
+    except NoFigure as reason:
+        evaluation.metrics[f"{name}_{key}"] = None
+        evaluation.missing[f"{name}_{key}"] = str(reason)
+
+
+def count_rows(rows: SetRows, items: list[Item], found: list[Evidence]) -> dict[str, int]:
+    """What became of the rows of a set; `scored` and what follows it count rows or their pieces."""
+    scored = sum(e.answer is not None or e.generation is not None for e in found)
+    notes = Counter(note for item in items for note in item.notes)
+    return {"read": len(rows.rows), **rows.counts, "scored": scored, **notes}
+
+
+def sample(suite: Suite, item: Item, found: Evidence, subject: int | None) -> dict[str, Any]:
+    """One line of samples.jsonl, without the values of metrics."""
     line: dict[str, Any] = {"set": item.set_name, "index": item.index}
+    line |= {"subject": subject} if subject is not None else {}
     if suite.config.store_text == "full":
         line |= {"prompt": item.prompt, "reference": item.reference}
         line |= {"generation": found.generation} if found.generation is not None else {}
@@ -316,4 +351,4 @@ def sample(
     other = found.alternatives()
     if other is not None:
         line["paraphrase_ce"], line["perturbed_ce"] = other
-    return line | {key: value for key, value in values.items() if value is not None}
+    return line

@@ -1,0 +1,143 @@
+"""How far the figures of an evaluation carry: n, intervals, paired differences, and what is weak.
+
+Reads resampled figures and makes what results.json holds of them. Knows no model and no file.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from undial_cli.evaluation import metrics
+from undial_cli.evaluation.catalog import Evaluation
+from undial_cli.evaluation.config import EvalConfig
+from undial_cli.evaluation.joint import FEWEST
+from undial_cli.evaluation.resampling import RESAMPLES, Resampled, resample
+
+LEVEL = 0.95
+# Fewer subjects than this give no interval that can be trusted.
+FEWEST_SUBJECTS = 5
+# An interval wider than this, on a scale of 0 to 1, carries no conclusion.
+WIDE = 0.3
+
+
+def of_results(
+    ours: Evaluation, others: dict[str, Evaluation | None], config: EvalConfig
+) -> dict[str, Any]:
+    """All that results.json says of how far its figures carry.
+
+    Args:
+        others: the `target`'s and the `reference`'s (retain model's) evaluation, where known.
+
+    Returns:
+        `statistics` of our figures and `NAME_statistics` of the others', by metric;
+        `differences`: by NAME and metric, our figure less theirs.
+    """
+    theirs, resampled = others.get("reference"), {}
+    for name, evaluation in {"": ours, **others}.items():
+        resampled[name] = resample(evaluation, theirs, config) if evaluation is not None else {}
+    found: dict[str, Any] = {"statistics": describe(ours, resampled[""]), "differences": {}}
+    for name, other in others.items():
+        known = other is not None
+        found[f"{name}_statistics"] = describe(other, resampled[name]) if known else {}
+        pairs = differences(ours, other, resampled[""], resampled[name]) if known else {}
+        found["differences"][name] = pairs
+    return found
+
+
+def describe(evaluation: Evaluation, resampled: dict[str, Resampled]) -> dict[str, dict[str, Any]]:
+    """n and interval of every figure whose samples are known, by its name.
+
+    forget_quality is a p-value: it has the distance D between the two distributions and D's
+    interval too; its own is what that comes to.
+    """
+    found = {name: entry(figure) for name, figure in resampled.items()}
+    if "forget_quality" in found:
+        figure = resampled["forget_quality"]
+        sizes, bounds = [len(drawn.values) for drawn in figure.sets], interval(figure)
+        found["forget_quality"] |= {
+            "interval": bounds and [p_value_at(d, *sizes) for d in reversed(bounds)],
+            "n_retain": sizes[1],
+            "D": metrics.ks_distance(*(drawn.values for drawn in figure.sets)),
+            "D_interval": bounds,
+        }
+    known = evaluation.statistics
+    return found | {n: with_normal(evaluation, n) for n in known if n not in found}
+
+
+def differences(
+    ours: Evaluation,
+    other: Evaluation,
+    our_resamples: dict[str, Resampled],
+    other_resamples: dict[str, Resampled],
+) -> dict[str, dict[str, Any]]:
+    """Our figures less another model's, with paired intervals where both have the same samples."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, figure in ours.metrics.items():
+        known = other.metrics.get(name)
+        if figure is None or known is None or name == "forget_quality":
+            continue
+        found[name] = {"difference": figure - known, "interval": None}
+        one, two = our_resamples.get(name), other_resamples.get(name)
+        if one is not None and two is not None and one.is_paired_with(two):
+            found[name] |= entry(Resampled(one.values - two.values, one.sets))
+    return found
+
+
+def entry(resampled: Resampled) -> dict[str, Any]:
+    """n, interval and how it was made."""
+    kinds = sorted({"subjects" if drawn.by_subject else "rows" for drawn in resampled.sets})
+    subjects = resampled.subjects
+    return {
+        "n": resampled.n,
+        **({} if subjects is None else {"subjects": subjects}),
+        "interval": interval(resampled),
+        "level": LEVEL,
+        "method": f"bootstrap, {RESAMPLES} resamples of {' and '.join(kinds)}",
+    }
+
+
+def interval(resampled: Resampled) -> list[float] | None:
+    """The middle share LEVEL of the resamples; None where a set has but one row or subject."""
+    values = resampled.values[np.isfinite(resampled.values)]
+    if min(drawn.units for drawn in resampled.sets) < 2 or len(values) < RESAMPLES / 2:
+        return None
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return [float(low), float(high)]
+
+
+def p_value_at(known_distance: float, n: int, m: int) -> float:
+    """The p-value of the KS test between n and m samples at a distance: of two even rows."""
+    one, other = ((np.arange(size) + 0.5) / size for size in (n, m))
+    return metrics.forget_quality(one, other + known_distance - 1e-9)
+
+
+def with_normal(ours: Evaluation, name: str) -> dict[str, Any]:
+    """What another library says of its figure; from a standard error an interval is made."""
+    given, figure = ours.statistics[name], ours.metrics.get(name)
+    error = given.get("stderr")
+    if error is None or figure is None or "interval" in given:
+        return given
+    reach = 1.959964 * error
+    return {
+        **given, "interval": [figure - reach, figure + reach], "level": LEVEL,
+        "method": "normal, from the standard error",
+    }  # fmt: skip
+
+
+def is_weak(name: str, statistic: dict[str, Any] | None) -> bool:
+    """Whether a figure cannot carry a conclusion: few samples or subjects, or a wide interval."""
+    if not statistic:
+        return False
+    if min(statistic.get("n", math.inf), statistic.get("n_retain", math.inf)) < FEWEST:
+        return True
+    if statistic.get("subjects", math.inf) < FEWEST_SUBJECTS:
+        return True
+    bounds = statistic.get("interval")
+    if not bounds or name == "forget_quality":
+        return False
+    scale = 100 if name == "privleak" else 1
+    on_scale = name == "privleak" or max(map(abs, bounds)) <= 1  # a perplexity is on none
+    return on_scale and bounds[1] - bounds[0] > WIDE * scale

@@ -1,0 +1,78 @@
+"""The words of a text, as metrics count them: in the field's way, and in scripts it cannot read.
+
+rouge_score keeps a-z and 0-9 alone: of a Chinese or Russian reference nothing is left, and of one
+with a year in it the year. Knows no metric.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Scripts written without blanks between words: Thai, Lao, Tibetan, Burmese, Khmer, kana, Han.
+UNSPACED = (
+    "\u0e00-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+# Korean has blanks, but its particles stick to the words: of it, syllables are compared.
+SINGLE = re.compile(f"[{UNSPACED}\u1100-\u11ff\uac00-\ud7af]")
+SPACELESS = re.compile(f"[{UNSPACED}]")
+WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
+
+FIELD, UNICODE, NONE = "field", "unicode", "none"
+
+
+def split_words(text: str) -> list[str]:
+    """The words of rep_n and distinct_n: what single blanks separate, as in UnDIAL's code.
+
+    Two blanks have an empty word between them, a line break joins its words. A text with letters of
+    an unspaced script is split at white space, and before and after each of those.
+    """
+    if SPACELESS.search(text):
+        return WORD.findall(text)
+    return text.split(" ") if text else []
+
+
+def unicode_words(text: str) -> list[str]:
+    """Runs of letters and digits of any script, folded in case; of CJK (and Thai) single letters.
+
+    Marks (accents, vowel signs) stay with the letter before them.
+    """
+    words: list[str] = []
+    joins, takes_marks = False, False
+    for sign in unicodedata.normalize("NFKC", text).casefold():
+        kind = unicodedata.category(sign)[0]
+        if kind == "M" and takes_marks:
+            words[-1] += sign
+        elif kind not in "LN":
+            joins = takes_marks = False
+        else:
+            alone = SINGLE.match(sign) is not None
+            if joins and not alone:
+                words[-1] += sign
+            else:
+                words.append(sign)
+            joins, takes_marks = not alone, True
+    return words
+
+
+def reading(reference: str) -> str:
+    """How a reference is read by ROUGE: `field` where at least half of its letters are a-z, 0-9.
+
+    `unicode` where fewer are, `none` where there is no letter at all. It is the reference that
+    decides, so that all models are measured alike.
+    """
+    letters = [sign for sign in reference.lower() if unicodedata.category(sign)[0] in "LN"]
+    if not letters:
+        return NONE
+    plain = sum(sign.isascii() for sign in letters)
+    return FIELD if 2 * plain >= len(letters) else UNICODE
+
+
+def reading_note(references: list[str]) -> str:
+    """What has to be said of how the references of a set were read; "" for the field's words."""
+    kinds = [reading(reference) for reference in references]
+    odd, empty, total = kinds.count(UNICODE), kinds.count(NONE), len(kinds)
+    parts = [f"Unicode words in {odd} of {total} references (mostly not a-z)"] if odd else []
+    parts += [f"{empty} of {total} references have no word and are not scored"] if empty else []
+    return "; ".join(parts)
