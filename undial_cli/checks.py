@@ -11,6 +11,7 @@ import re
 
 import torch
 
+from undial_cli import distributed
 from undial_cli.data import focus
 from undial_cli.errors import UserError, bad_value
 from undial_cli.fields import walk
@@ -22,6 +23,7 @@ GPU_ONLY = ("single_gpu", "ddp", "fsdp", "deepspeed_zero3")
 
 def check_run(run: Run) -> None:
     """Raise UserError for a run that cannot be done on this machine or at all."""
+    distributed.check_environment()
     check_ranges(run)
     check_name(run)
     check_hardware(run)

@@ -31,6 +31,7 @@ from undial_cli.sweeping.configs import PLUGINS
 
 PACKAGE = Path(__file__).parent
 SLICED = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
+ONE_WORD = re.compile(r"[\w./@:+-]+")
 OPEN_KEYS = ("train.args", "hardware.args", "model.targets", "eval.sets")
 
 
@@ -92,14 +93,23 @@ def with_own_method(words: list[str]) -> list[str]:
 
 
 def normalise(overrides: list[str]) -> list[str]:
-    """Spare users three surprises of Hydra.
+    """Spare users four surprises of Hydra.
 
     `eval=auto` is dropped: it is the default, the suite that the data set names. Keys of open
-    dictionaries (`train.args.x=1`) need no plus sign in front, slices (`forget10[:20]`) no quotes.
+    dictionaries (`train.args.x=1`) need no plus sign in front, slices (`forget10[:20]`) no quotes,
+    and a list of one word (`train.report_to=wandb`) no brackets.
     """
     free = tuple(f"{key}{end}" for key in OPEN_KEYS for end in ".=")
-    quoted = [SLICED.sub(r"\1='\2'", o) for o in overrides if o != "eval=auto"]
+    quoted = [SLICED.sub(r"\1='\2'", bracketed(o)) for o in overrides if o != "eval=auto"]
     return [f"++{o}" if o.startswith(free) else o for o in quoted]
+
+
+def bracketed(override: str) -> str:
+    """`key=word` as `key=[word]`, where the key holds a list."""
+    key, _, word = override.partition("=")
+    if config_errors.holds_list(key) and ONE_WORD.fullmatch(word) and word != "null":
+        return f"{key}=[{word}]"
+    return override
 
 
 def to_run(config: DictConfig) -> Run:
@@ -199,7 +209,7 @@ def run_of_text(text: str, overrides: list[str] | None = None, where: str = "-")
             if override.split("=")[0] in ("model", "data", "method", "adapter", "hardware", "eval"):
                 raise UserError(f"{override}: --from fixes the groups; override single keys only")
             if not override.startswith("method.file="):
-                changes.append(override)
+                changes.append(bracketed(override))
         return to_run(OmegaConf.merge(base, content, OmegaConf.from_dotlist(changes)))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         raise config_errors.explain(error, command, overrides or []) from error

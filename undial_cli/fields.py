@@ -76,4 +76,5 @@ def check_value(name: str, value: Any, f: dataclasses.Field) -> None:
             for word, bound in ((">=", low), (">", above), ("<=", high))
             if bound is not None
         ]
-        raise bad_value(name, value, f"a finite number {' and '.join(bounds)}".strip())
+        kind = "a number" if math.isfinite(value) else "a finite number"
+        raise bad_value(name, value, f"{kind} {' and '.join(bounds)}".strip())

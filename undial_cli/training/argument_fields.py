@@ -114,6 +114,7 @@ SHARDING = {"fsdp", "fsdp_config", "deepspeed"}
 # What other tools, and older versions of transformers, call keys of ours.
 ALIASES = {
     "lr": "train.learning_rate",
+    "batch_size": "train.batch_size",
     "warmup_ratio": "train.warmup_epochs",
     "num_epochs": "train.epochs",
     "n_epochs": "train.epochs",

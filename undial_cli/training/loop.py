@@ -20,7 +20,8 @@ from undial_cli.cache import cache_dir
 from undial_cli.data.collate import padded
 from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Sample, Schedule, deal
-from undial_cli.errors import UserError, WorldError
+from undial_cli.errors import WorldError
+from undial_cli.fit import refuse_packing
 from undial_cli.launch import autocast_dtype
 from undial_cli.methods.base import Loss, Method
 from undial_cli.schema import TeacherConfig, TrainingRun, UnlearnRun, digest, is_sharded
@@ -46,8 +47,8 @@ def is_packed(run: TrainingRun, model: Any) -> bool:
     if run.train.packing == "off":
         return False
     reason = packing.why_not(models.base_of(model), run.data.max_length)
-    if reason and run.train.packing == "on":
-        raise UserError(f"train.packing=on: not possible here: {reason}")
+    if run.train.packing == "on":
+        refuse_packing(reason)
     return reason is None
 
 
