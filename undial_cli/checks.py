@@ -11,8 +11,10 @@ import re
 
 import torch
 
+from undial_cli import distributed
 from undial_cli.data import focus
 from undial_cli.errors import UserError, bad_value
+from undial_cli.fields import walk
 from undial_cli.schema import Run, TrainingRun, UnlearnRun, check_ranges, is_sharded
 from undial_cli.targets import target_of
 
@@ -21,6 +23,7 @@ GPU_ONLY = ("single_gpu", "ddp", "fsdp", "deepspeed_zero3")
 
 def check_run(run: Run) -> None:
     """Raise UserError for a run that cannot be done on this machine or at all."""
+    distributed.check_environment()
     check_ranges(run)
     check_name(run)
     check_hardware(run)
@@ -76,13 +79,10 @@ def check_evaluation(run: Run) -> None:
 
 
 def check_optimiser(run: TrainingRun) -> None:
-    """Optimisers that come from a library of their own."""
+    """Optimisers that do not know sharded weights; `training.trial` finds those that are missing."""
     name = run.train.optim
-    if "8bit" in name or "paged" in name or "bnb" in name:
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise UserError(f"train.optim={name}: needs bitsandbytes: pip install 'undial[qlora]'")
-        if is_sharded(run):
-            raise UserError(f"train.optim={name}: not possible with hardware={run.hardware.name}")
+    if is_sharded(run) and ("8bit" in name or "paged" in name or "bnb" in name):
+        raise UserError(f"train.optim={name}: not possible with hardware={run.hardware.name}")
 
 
 def check_adapter(run: TrainingRun) -> None:
@@ -128,6 +128,10 @@ def check_method(run: UnlearnRun) -> None:
         raise UserError(
             f"{watched}: not possible with method={config.name}, whose model is made after training"
         )
+    holds = torch.finfo(getattr(torch, run.model.dtype)).max
+    for name, value, _ in walk(config, "method."):
+        if isinstance(value, float) and abs(value) > holds:
+            raise bad_value(name, value, f"what model.dtype={run.model.dtype} holds, <= {holds:g}")
     if method.parameters is not None:
         check_expression("method.parameters", method.parameters)
     needs = any(term.needs for term in terms.values())

@@ -39,7 +39,13 @@ FLAGS = {
 
 def main() -> None:
     """The console script."""
-    sys.exit(run_command(sys.argv[1:]))
+    code = run_command(sys.argv[1:])
+    if "torch.distributed" in sys.modules:
+        from undial_cli import distributed
+
+        if distributed.active():  # joined by torchrun or accelerate
+            distributed.leave(code)
+    sys.exit(code)
 
 
 def run_command(argv: list[str]) -> int:

@@ -32,6 +32,7 @@ from undial_cli.sweeping.configs import PLUGINS
 PACKAGE = Path(__file__).parent
 SLICED = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
 PROMPT = re.compile(r"^(model\.template\.(?:prompt|system_prompt)=)(?!['\"])(.*\{.*)$", re.DOTALL)
+ONE_WORD = re.compile(r"[\w./@:+-]+")
 OPEN_KEYS = (
     "train.args", "hardware.args", "model.targets", "model.template.args", "eval.sets",
 )  # fmt: skip
@@ -95,16 +96,24 @@ def with_own_method(words: list[str]) -> list[str]:
 
 
 def normalise(overrides: list[str]) -> list[str]:
-    """Spare users four surprises of Hydra.
+    """Spare users five surprises of Hydra.
 
     `eval=auto` is dropped: it is the default, the suite that the data set names. Keys of open
     dictionaries (`train.args.x=1`) need no plus sign in front, slices (`forget10[:20]`) and texts
-    with `{question}` no quotes.
+    with `{question}` no quotes, and a list of one word (`train.report_to=wandb`) no brackets.
     """
     free = tuple(f"{key}{end}" for key in OPEN_KEYS for end in ".=")
-    quoted = [SLICED.sub(r"\1='\2'", o) for o in overrides if o != "eval=auto"]
+    quoted = [SLICED.sub(r"\1='\2'", bracketed(o)) for o in overrides if o != "eval=auto"]
     quoted = [PROMPT.sub(lambda m: m[1] + "'" + m[2].replace("'", r"\'") + "'", o) for o in quoted]
     return [f"++{o}" if o.startswith(free) else o for o in quoted]
+
+
+def bracketed(override: str) -> str:
+    """`key=word` as `key=[word]`, where the key holds a list."""
+    key, _, word = override.partition("=")
+    if config_errors.holds_list(key) and ONE_WORD.fullmatch(word) and word != "null":
+        return f"{key}=[{word}]"
+    return override
 
 
 def to_run(config: DictConfig) -> Run:
@@ -204,7 +213,7 @@ def run_of_text(text: str, overrides: list[str] | None = None, where: str = "-")
             if override.split("=")[0] in ("model", "data", "method", "adapter", "hardware", "eval"):
                 raise UserError(f"{override}: --from fixes the groups; override single keys only")
             if not override.startswith("method.file="):
-                changes.append(override)
+                changes.append(bracketed(override))
         return to_run(OmegaConf.merge(base, content, OmegaConf.from_dotlist(changes)))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         raise config_errors.explain(error, command, overrides or []) from error

@@ -6,6 +6,7 @@ Knows their exceptions and the schema's keys, and nothing else.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable
 
@@ -17,6 +18,7 @@ from undial_cli.evaluation.config import EvalSetConfig
 from undial_cli.fields import walk
 from undial_cli.methods.configs import METHODS
 from undial_cli.schema import COMMANDS
+from undial_cli.training.argument_fields import ALIASES, OURS, PASSED, REFUSED
 
 PHRASES = {
     "float": "a number",
@@ -38,6 +40,20 @@ def known_keys(command: str) -> dict[str, dataclasses.Field]:
     return keys
 
 
+@functools.cache
+def list_keys() -> frozenset[str]:
+    """Every dotted key that holds a list of words; those of a set of `eval.sets` without its name."""
+    fields = {f"eval.sets.{name}": f for name, _, f in walk(EvalSetConfig())}
+    for command in COMMANDS:
+        fields |= known_keys(command)
+    return frozenset(name for name, f in fields.items() if str(f.type).startswith("list["))
+
+
+def holds_list(key: str) -> bool:
+    """Whether a dotted key holds a list of words."""
+    return re.sub(r"^eval\.sets\.[^.]+", "eval.sets", key) in list_keys()
+
+
 def explain(error: BaseException, command: str, overrides: Iterable[str]) -> UserError:
     """The one line for a composition error."""
     overrides = list(overrides)
@@ -56,6 +72,13 @@ def explain(error: BaseException, command: str, overrides: Iterable[str]) -> Use
     if text.startswith("Config group override"):
         given = next((o for o in overrides if o.endswith(("=", "=null"))), "a group")
         return UserError(f"{given}: expected the name of an option")
+    if text.startswith("Ambiguous value"):
+        given = next(o for o in overrides if o in text)
+        key, _, words = given.lstrip("+").partition("=")
+        each = "--multirun for one run each"
+        if holds_list(key):
+            each = f"{key}=[{words}] for a list, or {each}"
+        return UserError(f"{key}={words}: several values need {each}")
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match:
         return no_such_key(match.group(1), command, overrides)
@@ -79,23 +102,40 @@ def missing_option(error: MissingConfigException, command: str) -> UserError:
 
 
 def no_such_key(name: str, command: str, overrides: Iterable[str] = ()) -> UserError:
-    """A misspelt key, with the nearest one; or a key of another method."""
-    keys = known_keys(command)
+    """A misspelt key, with the nearest one; one of another tool's; or a key of another method."""
+    keys, overrides = known_keys(command), list(overrides)
     if name.startswith("eval.sets."):
         own = name.rsplit(".", 1)[0] + "."
         keys |= {key: f for key, _, f in walk(EvalSetConfig(), own)}
     if name in keys and name.startswith("method."):
         method = next((o for o in overrides if o.startswith("method=")), "this method")
         return UserError(f"{name}: {method} has no such key; undial {command} --help lists them")
-    groups = {k.split(".")[0] for k in keys if "." in k} | {"method"} | {"experiment"}
-    candidates = [*keys, *groups]
-    hint = nearest(name, candidates)
+    given = (o.lstrip("+~").partition("=")[0] for o in overrides)
+    name = next((word for word in given if word.startswith(f"{name}.")), name)  # the whole of it
+    hint = meant(name, keys)
     if not hint and "." in name:
         section = name.rsplit(".", 1)[0] + "."
         siblings = [k.removeprefix(section) for k in keys if k.startswith(section)]
         if siblings:
             hint = f"; allowed in {section[:-1]} is {', '.join(sorted(siblings))}"
     return UserError(f"{name}: no such key{hint or f'; undial {command} --help lists the keys'}")
+
+
+def meant(name: str, keys: Iterable[str]) -> str:
+    """What an unknown key may stand for: one of ours by another tool's name, or the nearest."""
+    last, trains = name.rsplit(".", 1)[-1], "train.args" in keys
+    translated = (ALIASES | OURS).get(last)
+    if translated and trains:
+        return f"; here that is {translated}"
+    if last in REFUSED and trains:
+        return f": {REFUSED[last]}"
+    if last in PASSED and trains:
+        return f"; did you mean 'train.args.{last}'?"
+    alike = [key for key in keys if key.endswith(f".{last}")]
+    if len(alike) == 1:
+        return f"; did you mean '{alike[0]}'?"
+    groups = {key.split(".")[0] for key in keys if "." in key} | {"method", "experiment"}
+    return nearest(name, alike or ([*keys] if "." in name else [*keys, *groups]))
 
 
 def wrong_key(error: OmegaConfBaseException, command: str, overrides: list[str]) -> UserError:
@@ -112,7 +152,11 @@ def wrong_key(error: OmegaConfBaseException, command: str, overrides: list[str])
             f"eval.sets.{name.removeprefix('eval.sets.')}: this suite has no such set; a new one "
             "is added in a YAML file of your own (--config-dir)"
         )
-    field = known_keys(command).get(name)
+    keys = known_keys(command)
+    field, inner = keys.get(name), [key for key in keys if key.startswith(f"{name}.")]
+    if inner:
+        value = given if given is not None else getattr(error, "value", "(what was given)")
+        return UserError(f"{name}={value}: a group of keys; allowed is one of {', '.join(inner)}")
     if field is not None:
         kinds = [PHRASES.get(kind.strip()) for kind in str(field.type).split("|")]
         allowed = " or ".join(k for k in kinds if k) or str(field.type)

@@ -5,22 +5,73 @@ A thin layer over torch.distributed's object collectives; it starts no processes
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch.distributed as dist
 
 from undial_cli.cache import locked
+from undial_cli.errors import UserError, bad_value
 
 T = TypeVar("T")
+
+# What torchrun and accelerate tell each process that they start.
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
 
 def joined() -> bool:
     """Whether torchrun, accelerate or SLURM has already started this process as one of several."""
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    return all(name in os.environ for name in LAUNCHED)
+
+
+def check_environment() -> None:
+    """The variables of a launcher are there together and make sense, or none of them is.
+
+    Raises:
+        UserError: some are missing, or one is no number that can be.
+    """
+    given = [name for name in LAUNCHED if name in os.environ]
+    if not given:
+        return
+    numbers = {name: os.environ[name] for name in given}
+    for name, text in numbers.items():
+        if not text.isdecimal():
+            raise bad_value(name, text, "a number >= 0 in the environment, as torchrun sets it")
+    missing = [name for name in LAUNCHED if name not in os.environ]
+    if not missing and int(numbers["WORLD_SIZE"]) > 1:
+        missing = [name for name in MEETING if not os.environ.get(name)]
+    if missing:
+        raise UserError(
+            f"{', '.join(given)}: set in the environment, as torchrun and accelerate do, but not "
+            f"{', '.join(missing)}; unset them to start the run by itself"
+        )
+    if int(numbers["RANK"]) >= int(numbers["WORLD_SIZE"]):
+        size = numbers["WORLD_SIZE"]
+        raise bad_value("RANK", numbers["RANK"], f"less than WORLD_SIZE={size}")
+
+
+def leave(code: int) -> NoReturn:
+    """End this process of several at once, with an exit code.
+
+    What was registered for the end is done, but the interpreter is not taken down: gloo's thread
+    may still free Python objects, and aborts (SIGABRT, now and then) when that is under way.
+    """
+    if code == 0 and active():
+        barrier()
+        dist.destroy_process_group()
+    atexit._run_exitfuncs()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 def active() -> bool:

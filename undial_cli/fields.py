@@ -6,6 +6,7 @@ Imports neither torch nor hydra. Knows no config.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import field
 from typing import Any
@@ -75,7 +76,8 @@ def check_value(name: str, value: Any, f: dataclasses.Field) -> None:
         raise bad_value(name, value, rule["allowed"])
     low, above, high = rule["minimum"], rule["above"], rule["maximum"]
     if isinstance(value, int | float) and not (
-        (low is None or value >= low)
+        math.isfinite(value)
+        and (low is None or value >= low)
         and (above is None or value > above)
         and (high is None or value <= high)
     ):
@@ -84,7 +86,8 @@ def check_value(name: str, value: Any, f: dataclasses.Field) -> None:
             for word, bound in ((">=", low), (">", above), ("<=", high))
             if bound is not None
         ]
-        raise bad_value(name, value, "a number " + " and ".join(bounds))
+        kind = "a number" if math.isfinite(value) else "a finite number"
+        raise bad_value(name, value, f"{kind} {' and '.join(bounds)}".strip())
 
 
 def is_texts(value: Any) -> bool:

@@ -31,6 +31,7 @@ from undial_cli.evaluation.preparation import (
     find_reference,
 )
 from undial_cli.evaluation.suite import Suite
+from undial_cli.fit import check_fit
 from undial_cli.methods import make_method
 from undial_cli.methods.base import Method
 from undial_cli.methods.finetune import Supervised
@@ -107,6 +108,7 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
     adapter = run.adapter if isinstance(run, TrainingRun) else None
     check_contrast(run, path, method)
     models.check_model(run.model, path, adapter, weights, deepest(method))
+    check_fit(run, path)
     tokenizer = models.load_tokenizer(run.model, path, weights)
     encoder = Encoder(tokenizer, run.model.template, run.data)
     suite = Suite(run.eval, encoder, evaluation_rows(run, encoder), run.seed)

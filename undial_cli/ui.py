@@ -31,7 +31,7 @@ PLAIN_SECONDS = 30
 
 def is_speaker() -> bool:
     """Whether this process may write to the screen (rank 0, or the only one)."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return os.environ.get("RANK", "0") in ("0", "") or not os.environ["RANK"].isdecimal()
 
 
 def make_console(file: TextIO | None = None) -> Console:

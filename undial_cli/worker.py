@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
 from pathlib import Path
 
-import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from undial_cli import ui
+from undial_cli import distributed, ui
 from undial_cli.compose import load_run
 from undial_cli.pipeline import work
 from undial_cli.quiet import quiet
@@ -26,9 +26,8 @@ def end_with(parent: int) -> None:
 
 
 @record
-def main() -> None:
-    """Do the run's work as one of its processes; raise, never exit, on failure."""
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+def do_work() -> None:
+    """Do the run's work as one of its processes; raise on failure: `record` tells the parent."""
     quiet()
     folder = RunFolder(Path(sys.argv[1]))
     run = load_run(folder.run_yaml)
@@ -37,11 +36,17 @@ def main() -> None:
             work(run, folder)
         except BaseException:
             ui.log_traceback()
-            sys.excepthook = lambda *_: None  # the parent says it in one line, the log has it all
             raise
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+
+
+def main() -> None:
+    """Work, and leave: the parent says in one line what failed, the log has it all."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    code = 1
+    with contextlib.suppress(BaseException):
+        do_work()
+        code = 0
+    distributed.leave(code)
 
 
 if __name__ == "__main__":

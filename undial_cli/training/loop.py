@@ -20,10 +20,11 @@ from undial_cli.cache import cache_dir
 from undial_cli.data.collate import padded
 from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Sample, Schedule, deal
-from undial_cli.errors import UserError, WorldError
+from undial_cli.errors import WorldError
+from undial_cli.fit import refuse_packing
 from undial_cli.launch import autocast_dtype
 from undial_cli.methods.base import Loss, Method
-from undial_cli.schema import TeacherConfig, TrainingRun, digest, is_sharded
+from undial_cli.schema import TeacherConfig, TrainingRun, UnlearnRun, digest, is_sharded
 from undial_cli.training import packing
 from undial_cli.training.arguments import training_arguments
 from undial_cli.training.callbacks import (
@@ -35,7 +36,7 @@ from undial_cli.training.callbacks import (
 )
 from undial_cli.training.stopping import EarlyStop
 from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher
-from undial_cli.training.trainer import METHOD_STATE, UnlearningTrainer
+from undial_cli.training.trainer import METHOD_STATE, Diverged, UnlearningTrainer, check_finite
 
 # Between two savings of the state to resume from, where train.save_steps is not set.
 SAVE_SECONDS = 600
@@ -46,8 +47,8 @@ def is_packed(run: TrainingRun, model: Any) -> bool:
     if run.train.packing == "off":
         return False
     reason = packing.why_not(models.base_of(model), run.data.max_length)
-    if reason and run.train.packing == "on":
-        raise UserError(f"train.packing=on: not possible here: {reason}")
+    if run.train.packing == "on":
+        refuse_packing(reason)
     return reason is None
 
 
@@ -201,6 +202,9 @@ def train(
 
     Returns:
         The trainer, whose model is trained.
+
+    Raises:
+        WorldError: it diverged; what was saved before is kept.
     """
     if isinstance(teacher, CachedTeacher) and not is_sharded(run):
         with ui.progress("teacher", teacher.samples) as bar:
@@ -239,8 +243,11 @@ def train(
             trainer.add_callback(callback)
         if start and (start / METHOD_STATE).is_file():
             method.load_state_dict(json.loads((start / METHOD_STATE).read_text(encoding="utf-8")))
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
-    check_finite(trainer.model)
+        try:
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
+            check_finite(trainer.model, trainer.state.global_step)
+        except Diverged as error:
+            raise WorldError(f"{error}; {remedy(run)}") from error
     return trainer
 
 
@@ -260,10 +267,18 @@ def check_same_processes(resume: Path, start: Path | None) -> None:
     distributed.barrier()
 
 
-def check_finite(model: Any) -> None:
-    """Raise if training left weights that are no numbers."""
-    for parameter in model.parameters():
-        if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
-            raise WorldError(
-                "training diverged: weights are NaN or infinite (a smaller train.learning_rate?)"
-            )
+def remedy(run: TrainingRun) -> str:
+    """What to try after a training that diverged."""
+    if run.model.dtype == "float16":
+        return (
+            "weights in float16 hold neither AdamW's small numbers nor logits above 65504: try "
+            "model.dtype=bfloat16, or float32 with hardware.precision=fp16 on a GPU"
+        )
+    tries = ["a smaller train.learning_rate", "fewer train.epochs"]
+    if run.train.warmup_steps == run.train.warmup_epochs == 0:
+        tries.append("train.warmup_steps")
+    if not run.train.max_grad_norm:
+        tries.append("train.max_grad_norm=1")
+    if isinstance(run, UnlearnRun) and run.method.retain == "none":
+        tries.append("a retain term (method.retain)")
+    return f"try {', '.join(tries[:-1])} or {tries[-1]}"

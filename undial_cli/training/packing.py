@@ -163,11 +163,8 @@ def packed_attention(
 AttentionInterface.register(NAME, packed_attention)
 
 
-def why_not(model: Any, max_length: int) -> str | None:
-    """Why a model cannot take packed micro-batches, in a few words; None where it can.
-
-    A small batch is computed both ways, on the model's own device.
-    """
+def why_not_by_config(model: Any, max_length: int) -> str | None:
+    """Why a model cannot take packed micro-batches, as far as its shape says, or None."""
     config, kind = model.config, f"model of type '{model.config.model_type}'"
     if config._attn_implementation != "sdpa":
         return "it needs model.attn_implementation=sdpa"
@@ -175,11 +172,23 @@ def why_not(model: Any, max_length: int) -> str | None:
         return f"{kind} has an attention of its own"
     if max_length > (getattr(config, "sliding_window", None) or max_length):
         return f"{kind} does not attend to the whole sequence"
+    return None
+
+
+def why_not(model: Any, max_length: int) -> str | None:
+    """Why a model cannot take packed micro-batches, in a few words; None where it can.
+
+    A small batch is computed both ways, on the model's own device.
+    """
+    reason = why_not_by_config(model, max_length)
+    if reason:
+        return reason
     try:
         same = all(relative_gap(model, examples) < 0.02 for examples in PROBES)
     except (TypeError, ValueError, RuntimeError):
         same = False
-    return None if same else f"{kind} gives something else for it"
+    kind = model.config.model_type
+    return None if same else f"model of type '{kind}' gives something else for it"
 
 
 def probe(shared: int, length: int) -> Example:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import resource
 import sys
 import time
@@ -24,7 +25,9 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
+from undial_cli import distributed
 from undial_cli.data.collate import Batch
+from undial_cli.errors import WorldError
 from undial_cli.head import head_job
 from undial_cli.losses.chunked import Projection
 from undial_cli.methods.base import Loss, Method, Signal, Targets
@@ -33,6 +36,10 @@ from undial_cli.training.teacher import Teacher, at_own, at_targets, forward
 
 # What a method carries along, beside the Trainer's own files of a saved state.
 METHOD_STATE = "method.json"
+
+
+class Diverged(WorldError):
+    """Training met a number that is none."""
 
 
 class UnlearningTrainer(Trainer):
@@ -131,6 +138,40 @@ class UnlearningTrainer(Trainer):
             found["scale_wrt_gas"] = False
         return found
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm of the whole gradient, when it is known and before a weight is changed by it.
+
+        Raises:
+            Diverged: it or the step's loss is not finite, on any process; the step is logged.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        if self.is_broken(norm):
+            self.state.global_step += 1
+            self.end_step()
+            self.log({"loss": math.nan, "grad_norm": math.nan if norm is None else float(norm),
+                      "learning_rate": self._get_learning_rate()})  # fmt: skip
+            last = self.state.log_history[-1]
+            raise Diverged(
+                f"training diverged at step {self.state.global_step}: loss "
+                f"{in_words(last['loss'])}, gradient norm {in_words(last['grad_norm'])}"
+            )
+        return norm
+
+    def is_broken(self, norm: Any) -> bool:
+        """Whether a step's loss or gradient norm is NaN or infinite, the same on every process.
+
+        A norm that float16's loss scaling answers by skipping the step is none of these, as long
+        as there is a scale left to lower.
+        """
+        bad = ~torch.isfinite(self.step_parts.sum())
+        if norm is not None:
+            off = not math.isfinite(float(norm))
+            scaler = self.accelerator.scaler
+            if off and self.args.fp16:
+                off = scaler is not None and scaler.get_scale() <= 1
+            bad = bad | off
+        return bool(self.accelerator.reduce(bad.float(), reduction="sum") > 0)  # type: ignore[operator]
+
     def end_step(self) -> None:
         """Add up the parts of an optimiser step, and let a method that adapts learn them."""
         for i, name in enumerate(self.terms):
@@ -143,7 +184,8 @@ class UnlearningTrainer(Trainer):
         self.step_parts.zero_()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """The Trainer's state, and the method's before it."""
+        """The Trainer's state, and the method's before it; never one of weights that are none."""
+        check_finite(model, self.state.global_step)
         state = self.method.state_dict()
         if state and self.is_world_process_zero():
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
@@ -205,6 +247,18 @@ def term_sum(
 
     with states(model, loss.layer) as found, head_job(model, job):
         return forward(model, batch)
+
+
+def in_words(number: float) -> str:
+    """A number as people write it who know NaN."""
+    return f"{number:.4g}".replace("nan", "NaN").replace("inf", "infinite")
+
+
+def check_finite(model: Any, step: int) -> None:
+    """Raise Diverged, on every process, if trained weights are NaN or infinite."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not all(distributed.gather([all(bool(torch.isfinite(p).all()) for p in trained)])):
+        raise Diverged(f"training diverged at step {step}: its weights are NaN or infinite")
 
 
 def peak_memory() -> int:
