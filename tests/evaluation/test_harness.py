@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,44 @@ def expected_choices(model: Any) -> tuple[float, float]:
     return float(np.mean(hits)), float(np.mean(normed))
 
 
+def test_standard_errors_and_numbers_of_documents_are_kept(model: Any, tasks: str) -> None:
+    figures, _, statistics = run(model, ["own_choice", "own_words", "own_gone"], tasks)
+    assert set(statistics) == set(figures)
+    n = len(ROWS)
+    for name in ("harness_own_choice_acc", "harness_own_choice_acc_norm", "harness_own_words_acc"):
+        p = figures[name]
+        assert statistics[name]["n"] == n
+        assert statistics[name]["stderr"] == pytest.approx(math.sqrt(p * (1 - p) / (n - 1)))
+    # A perplexity has no closed form: the library's draws, of a plain loop's values.
+    values = [
+        continuation(model, f"Question: {r['question']}\nAnswer:", f" {r['options'][r['label']]}")
+        for r in ROWS
+    ]
+    draw = random.Random(0)
+    draws = [
+        math.exp(-np.mean([value for value, _ in draw.choices(values, k=n)])) for _ in range(1000)
+    ]
+    found = statistics["harness_own_words_perplexity"]
+    assert found["stderr"] == pytest.approx(np.std(draws, ddof=1), rel=1e-3)
+    assert found["n"] == n
+
+
+def test_the_mean_has_the_error_of_a_mean_of_tasks(model: Any, tasks: str) -> None:
+    _, _, statistics = run(model, ["own_choice", "own_words"], tasks)
+    errors = [statistics[f"harness_own_{name}_acc"]["stderr"] for name in ("choice", "words")]
+    mean = statistics["harness_mean_acc"]
+    assert mean["stderr"] == pytest.approx(math.sqrt(errors[0] ** 2 + errors[1] ** 2) / 2)
+    assert mean["n"] == 2 * len(ROWS)
+
+
+def test_one_document_has_no_standard_error(model: Any, tasks: str) -> None:
+    figures, _, statistics = run(model, ["own_choice"], tasks, limit=1)
+    assert set(statistics) == set(figures)
+    assert all(found == {"n": 1} for found in statistics.values())
+
+
 def test_choices_and_words_are_those_of_a_plain_loop(model: Any, tasks: str) -> None:
-    figures, missing = run(model, ["own_choice", "own_words"], tasks)
+    figures, missing, _ = run(model, ["own_choice", "own_words"], tasks)
     acc, acc_norm = expected_choices(model)
     assert 0 < acc < 1
     assert figures["harness_own_choice_acc"] == pytest.approx(acc)
@@ -163,7 +200,7 @@ def test_choices_and_words_are_those_of_a_plain_loop(model: Any, tasks: str) -> 
 
 def test_one_bad_task_does_not_lose_the_others(model: Any, tasks: str) -> None:
     done: list[int] = []
-    figures, missing = run(
+    figures, missing, _ = run(
         model, ["own_gone", "own_choice", "own_wrong", "own_spoken"], tasks, advance=done.append
     )
     assert sorted(figures) == [
@@ -214,7 +251,7 @@ def test_nothing_is_written_and_nothing_is_left_changed(
 
 def test_no_tasks_are_no_figures(model: Any) -> None:
     check_tasks([], None)
-    assert evaluate(model, TOKENIZER, [], None, None, None, 4, 0) == ({}, {})
+    assert evaluate(model, TOKENIZER, [], None, None, None, 4, 0) == ({}, {}, {})
 
 
 def test_the_missing_library_and_folder_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +275,7 @@ def test_the_tasks_of_the_paper_are_known_and_unknown_ones_are_not(tasks: str) -
 
 @pytest.mark.slow
 def test_a_group_is_one_of_the_tasks_of_the_mean(model: Any, tasks: str) -> None:
-    figures, missing = run(model, ["own_group", "own_choice"], tasks)
+    figures, missing, _ = run(model, ["own_group", "own_choice"], tasks)
     assert not missing
     parts = figures["harness_own_choice_acc"], figures["harness_own_words_acc"]
     assert figures["harness_own_group_acc"] == pytest.approx(np.mean(parts))
@@ -249,7 +286,7 @@ def test_a_group_is_one_of_the_tasks_of_the_mean(model: Any, tasks: str) -> None
 @pytest.mark.slow
 def test_a_task_whose_data_is_out_of_reach_is_missing_with_the_reason(model: Any) -> None:
     needs_library()
-    figures, missing = evaluate(model, TOKENIZER, ["piqa"], None, None, 2, 4, 0)
+    figures, missing, _ = evaluate(model, TOKENIZER, ["piqa"], None, None, 2, 4, 0)
     assert not figures
     assert list(missing) == ["harness_piqa"]
     assert "baber/piqa" in missing["harness_piqa"]
@@ -294,12 +331,13 @@ def test_several_processes_find_what_one_finds(world: int, tasks: str, tmp_path:
     alone = [counted(tasks, settings) for settings in SETTINGS]
     mp.spawn(work, (world, tasks, str(tmp_path)), nprocs=world)
     reports = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world)]
-    for number, ((figures, missing), rows) in enumerate(alone):
+    for number, ((figures, missing, statistics), rows) in enumerate(alone):
         for found, _ in reports:
             assert found[number][0][0] == pytest.approx(figures, rel=1e-5)
             assert found[number][0][1] == missing
+            assert found[number][0][2] == statistics
         assert sum(found[number][1] for found, _ in reports) == rows
         assert len(figures) == 5
-    for _, ((figures, missing), _rows) in reports:
+    for _, ((figures, missing, _statistics), _rows) in reports:
         assert not figures
         assert "the net is down" in missing["harness_own_choice"]

@@ -11,10 +11,13 @@ import copy
 import difflib
 import functools
 import importlib.util
+import io
 import logging
 import math
+import os
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 from unittest import mock
@@ -28,7 +31,12 @@ from undial_cli.errors import UserError
 from undial_cli.evaluation.work import Journal, Keep, share
 
 # Modules of lm_eval that show progress bars.
-BARS = ("lm_eval.api.task", "lm_eval.api.model", "lm_eval.models.huggingface")
+BARS = ("lm_eval.api.task", "lm_eval.api.model", "lm_eval.models.huggingface", "tqdm")
+# Draws behind a standard error that has no closed form (a perplexity's).
+DRAWS = 1000
+
+Results = dict[str, dict[str, Any]]
+Statistics = dict[str, dict[str, Any]]
 
 
 def check_tasks(tasks: list[str], include_path: str | None) -> None:
@@ -85,7 +93,7 @@ def evaluate(
     batch_size: int,
     seed: int,
     advance: Callable[[int], None] = lambda n: None,
-) -> tuple[dict[str, float], dict[str, str]]:
+) -> tuple[dict[str, float], dict[str, str], Statistics]:
     """Run tasks, groups or tags of lm-evaluation-harness; to be called on every process.
 
     Args:
@@ -99,20 +107,22 @@ def evaluate(
 
     Returns:
         metrics `harness_{task}_{metric}`, with `harness_mean_acc` over tasks where more than one
-        has an accuracy; and what is missing, with the reason in one line. The mean is missing too
-        if a task is, since it would be one of other tasks.
+        has an accuracy; what is missing, with the reason in one line; and by metric `n`, the
+        documents, and `stderr`, the library's standard error, where it has one. The mean is
+        missing too if a task is, since it would be one of other tasks.
 
     Raises:
         UserError: as `check_tasks`.
     """
     tasks = list(dict.fromkeys(tasks))
     if not tasks:
-        return {}, {}
+        return {}, {}, {}
     check_tasks(tasks, include_path)
     manager = task_manager(tasks, include_path)
     figures: dict[str, float] = {}
     missing: dict[str, str] = {}
-    accuracies: list[float] = []
+    statistics: Statistics = {}
+    accuracies: list[Figure] = []
     training = model.training
     try:
         with quiet_library(), without_bars():
@@ -124,22 +134,26 @@ def evaluate(
                     missing[f"harness_{task}"] = reason
                 else:
                     accuracies += accuracies_of(results, task)
-                    figures |= names_of(results)
+                    found = figures_of(results)
+                    figures |= {name: figure.value for name, figure in found.items()}
+                    statistics |= {name: figure.statistics() for name, figure in found.items()}
                 advance(1)
     finally:
         model.train(training)
     if len(accuracies) > 1 and not missing:
-        figures["harness_mean_acc"] = float(np.mean(accuracies))
+        mean = mean_of(accuracies)
+        figures["harness_mean_acc"], statistics["harness_mean_acc"] = mean.value, mean.statistics()
     elif len(tasks) > 1 and missing:
         missing["harness_mean_acc"] = f"{len(missing)} of {len(tasks)} tasks could not be run"
     for name in [n for n, value in figures.items() if not math.isfinite(value)]:
         missing[name] = f"it is {figures.pop(name)}"
-    return figures, missing
+        del statistics[name]
+    return figures, missing, statistics
 
 
 def run_task(
     lm: Any, manager: Any, task: str, num_fewshot: int | None, limit: int | None, seed: int
-) -> tuple[dict[str, dict[str, Any]] | None, str]:
+) -> tuple[Results | None, str]:
     """The library's results of one task (of each task in a group), or None and the reason.
 
     The same on every process, or they would wait for each other.
@@ -157,7 +171,7 @@ def run_task(
     if loaded is None or reasons:
         return None, reasons[0]
     try:
-        found = evaluate_tasks(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=False)
+        found = evaluate_tasks(lm, loaded, limit=limit, bootstrap_iters=DRAWS, log_samples=False)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
@@ -240,7 +254,21 @@ def dealt(requests: list[Any], answer: Callable[[list[Any]], list[Any]]) -> list
     return [answers[i] for i in range(len(requests))]
 
 
-def names_of(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a task, its standard error where there is one, and the documents behind it."""
+
+    value: float
+    stderr: float | None = None
+    documents: int | None = None
+
+    def statistics(self) -> dict[str, Any]:
+        """What is known beside the value."""
+        known = {"n": self.documents, "stderr": self.stderr}
+        return {key: value for key, value in known.items() if value is not None}
+
+
+def figures_of(results: Results) -> dict[str, Figure]:
     """`harness_{task}_{metric}` of the library's results, with the filter where there are some."""
     figures = {}
     for task, found in results.items():
@@ -249,16 +277,36 @@ def names_of(results: dict[str, dict[str, Any]]) -> dict[str, float]:
             if not comma or metric.endswith("_stderr") or not is_number(value):
                 continue
             suffix = "" if kind == "none" else f"_{kind.replace('-', '_')}"
-            figures[f"harness_{task}_{metric}{suffix}"] = float(value)
+            figures[f"harness_{task}_{metric}{suffix}"] = figure_of(found, metric, kind)
     return figures
 
 
-def accuracies_of(results: dict[str, dict[str, Any]], task: str) -> list[float]:
+def figure_of(found: dict[str, Any], metric: str, kind: str) -> Figure:
+    """A metric of a task's results."""
+    stderr, documents = found.get(f"{metric}_stderr,{kind}"), found.get("sample_len")
+    return Figure(
+        float(found[f"{metric},{kind}"]),
+        float(stderr) if is_number(stderr) and math.isfinite(stderr) else None,
+        int(documents) if is_number(documents) else None,
+    )
+
+
+def accuracies_of(results: Results, task: str) -> list[Figure]:
     """The accuracy of a task or group; of the single tasks where a group or tag has none."""
-    whole = results.get(task, {}).get("acc,none")
-    if is_number(whole):
-        return [float(whole)]
-    return [float(r["acc,none"]) for r in results.values() if is_number(r.get("acc,none"))]
+    whole = results.get(task, {})
+    parts = [whole] if is_number(whole.get("acc,none")) else results.values()
+    return [figure_of(r, "acc", "none") for r in parts if is_number(r.get("acc,none"))]
+
+
+def mean_of(parts: list[Figure]) -> Figure:
+    """The plain mean of figures of different documents, and its standard error."""
+    errors = [part.stderr for part in parts if part.stderr is not None]
+    known = len(errors) == len(parts)
+    return Figure(
+        float(np.mean([part.value for part in parts])),
+        math.hypot(*errors) / len(parts) if known else None,
+        sum(part.documents or 0 for part in parts) or None,
+    )
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -287,7 +335,7 @@ def quiet_library() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
-    """Without the library's progress bars."""
+    """Without the library's progress bars, and what it prints of its draws, in one process."""
     from tqdm import tqdm
 
     def silent(*values: Any, **options: Any) -> Any:
@@ -296,6 +344,8 @@ def without_bars() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module in BARS:
             stack.enter_context(mock.patch(f"{module}.tqdm", silent))
+        stack.enter_context(mock.patch.dict(os.environ, {"DISABLE_MULTIPROC": "1"}))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         yield
 
 

@@ -133,7 +133,7 @@ def harness(suite: Any, model: Any, evaluation: Evaluation) -> dict[str, str]:
         return {}
     from undial_cli.evaluation import harness as tasks
 
-    figures, missing = tasks.evaluate(
+    figures, missing, statistics = tasks.evaluate(
         model,
         suite.encoder.tokenizer,
         config.tasks,
@@ -145,4 +145,5 @@ def harness(suite: Any, model: Any, evaluation: Evaluation) -> dict[str, str]:
     )
     evaluation.metrics |= figures
     evaluation.missing |= missing
+    evaluation.statistics |= statistics
     return missing
