@@ -13,8 +13,10 @@ from typing import Any
 from undial_cli import ui
 from undial_cli.errors import UserError
 from undial_cli.evaluation import published, store
-from undial_cli.evaluation.catalog import FORGET, JOINT, Evaluation, find
+from undial_cli.evaluation.catalog import Evaluation, find
+from undial_cli.evaluation.config import FORGET, set_for
 from undial_cli.evaluation.items import Item
+from undial_cli.evaluation.joint import JOINT
 from undial_cli.evaluation.suite import Suite
 
 
@@ -58,7 +60,8 @@ def fitted(results: Evaluation, suite: Suite, where: str, chosen: str) -> Evalua
         UserError: a set that metrics compare is of other rows.
     """
     relative = [JOINT[name] for name in suite.config.metrics if JOINT[name].relative]
-    compared = {FORGET, *(name for joint in relative for name in joint.sets)}
+    roles = {FORGET, *(role for joint in relative for role in joint.roles)}
+    compared = {set_for(suite.config, role) for role in roles}
     strange = []
     for name, items in suite.items.items():
         samples = [s for s in results.samples if s["set"] == name]
