@@ -216,7 +216,7 @@ def test_knowledge_memorisation_is_that_of_a_plain_loop(
         assert shown == [cut(o).strip() for o in whole]
         if name == "forget":
             assert expected != uncut
-            assert max(expected) > 0.3
+            assert max(expected) > 0.2
 
 
 def test_privacy_leakage_is_that_of_a_plain_loop(

@@ -107,7 +107,7 @@ def check_columns(row: Row, kind: str, data: DataConfig, place: str) -> None:
     """Raise UserError if a row cannot be read as its kind."""
     found = row_kind(row, data)
     if kind == "document":
-        fits, needed = found in ("text", "ids"), [data.text_key]
+        fits, needed = found == "ids" or row.get(data.text_key) is not None, [data.text_key]
     elif kind == "question":
         fits, needed = found not in ("text", "ids", ""), [data.question_key, data.answer_key]
     else:
@@ -115,10 +115,10 @@ def check_columns(row: Row, kind: str, data: DataConfig, place: str) -> None:
         fits = all(row.get(column) is not None for column in needed)
     if not fits:
         columns = [column for column, value in row.items() if value is not None]
-        missing = [column for column in needed if column not in columns]
+        missing = next((column for column in needed if column not in columns), needed[0])
         raise UserError(
-            f"{place} has no column '{missing[0]}', which a set of kind={kind} needs; its columns "
-            f"are {', '.join(columns)}{nearest(missing[0], columns)}"
+            f"{place} has no column '{missing}', which a set of kind={kind} needs; its columns "
+            f"are {', '.join(columns)}{nearest(missing, columns)}"
         )
 
 
