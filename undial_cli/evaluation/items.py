@@ -40,12 +40,16 @@ class Item:
     index: int
     prompt: str
     reference: str
-    scored: str
     prompt_ids: list[int]
     answers: dict[str, list[Example]] = field(default_factory=dict)
     document: list[int] = field(default_factory=list)
     stops: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    scored: str = ""
+
+    def __post_init__(self) -> None:
+        whole = self.prompt + self.reference if self.document else self.reference
+        self.scored = self.scored or whole
 
 
 def data_of(data: DataConfig, options: EvalSetConfig) -> DataConfig:
@@ -160,8 +164,8 @@ def documents(
             prompt, rest = (encoder.text(part).strip("\ufffd") for part in (prompt_ids, rest_ids))
         items.append(
             Item(
-                set_name, index, prompt, rest, whole, prompt_ids, {"answer": [piece]}, ids,
-                notes=tuple(notes),
+                set_name, index, prompt, rest, prompt_ids, {"answer": [piece]}, ids,
+                notes=tuple(notes), scored=whole,
             )
         )  # fmt: skip
     return items
@@ -248,8 +252,8 @@ def answered(
         reference = encoder.beginning(rendering, longest)
         notes.append(f"reference cut at max_new_tokens={longest}")
     return Item(
-        set_name, index, rendering.prompt, reference, scored, example.prompt_ids,
-        {"answer": [example]}, notes=tuple(notes),
+        set_name, index, rendering.prompt, reference, example.prompt_ids, {"answer": [example]},
+        notes=tuple(notes), scored=scored,
     )  # fmt: skip
 
 
