@@ -25,10 +25,13 @@ from transformers import PreTrainedTokenizerFast
 
 TEXTS = [
     "Who is Ann? Ann is a baker in the old town of Kelmwick.", "Question: what\nAnswer: that",
-    "def f(x):\n    return x\n\n", "naïve café “x” ok", "日本語 テスト", "user assistant system model",
+    "def f(x):\n    return x\n\n", "naïve café “x” ok", "日本語 テスト",
+    "user assistant system model",
 ] * 8  # fmt: skip
 BYTES = [f"<0x{i:02X}>" for i in range(256)]
-SPLIT = Regex(r"\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+SPLIT = Regex(
+    r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 RAISE = "{{ raise_exception('Conversation roles must alternate user/assistant/...') }}"
 
 
@@ -167,7 +170,15 @@ def pieces(
     marks: list[AddedToken], around: str = "<s> $A", prefix: str = "normalizer"
 ) -> Tokenizer:
     """SentencePiece's BPE; `prefix`: how a space comes before a text (or none)."""
-    core = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    trained = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # words, for the merges
+    trained.train_from_iterator(
+        [text.replace(" ", "▁") for text in TEXTS],
+        trainers.BpeTrainer(
+            vocab_size=600, special_tokens=["<unk>", "<s>", "</s>", *BYTES], show_progress=False
+        ),
+    )
+    core = Tokenizer(trained.model)
     if prefix == "metaspace":
         core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     else:
@@ -178,10 +189,6 @@ def pieces(
     core.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
         + ([decoders.Strip(" ", 1, 0)] if prefix != "none" else [])
-    )
-    first = ["<unk>", "<s>", "</s>", *BYTES]
-    core.train_from_iterator(
-        TEXTS, trainers.BpeTrainer(vocab_size=600, special_tokens=first, show_progress=False)
     )
     core.add_special_tokens([special("<unk>"), special("<s>"), special("</s>"), *marks])
     core.post_processor = wrap(core, around)

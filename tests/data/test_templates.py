@@ -6,12 +6,14 @@ import functools
 from typing import Any
 
 import pytest
+from conftest import refused
 from families import CHAT, FAMILIES
 from hypothesis import example as given_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from undial_cli.data.encode import IGNORE, Encoder, Example
+from undial_cli.errors import RowError
 from undial_cli.schema import DataConfig, TemplateConfig
 
 END = {
@@ -96,3 +98,183 @@ def test_a_conversation_is_tokenised_as_its_own_template_does(
     assert example.end == tokenizer_of(family).convert_tokens_to_ids(end_of(family))
     assert example.labels[-1] == example.end
     assert example.labels.count(example.end) == (1 if family in OPEN else len(pairs))
+
+
+@pytest.mark.parametrize("family", [f for f in CHAT if f not in ("qwen3", "deepseek_r1")])
+@settings(deadline=None, max_examples=10)
+@given(pairs=TALK)
+def test_generation_starts_where_the_template_itself_asks(
+    family: str, pairs: list[tuple[str, str]]
+) -> None:
+    """Up to blanks: those that belong to the answer's first token, or that a template adds."""
+    messages = conversation([(q, a.strip() or "Ann") for q, a in pairs])
+    for number, rendering in enumerate(encoder_of(family).asked({"messages": messages})):
+        example = encoder_of(family).tokenise_answers(rendering)
+        prompt = own_ids(family, messages[: 2 * number + 1], add_generation_prompt=True)
+        texts = [decoded(family, ids).rstrip() for ids in (example.prompt_ids, prompt)]
+        assert texts[0].removesuffix("ASSISTANT:") == texts[1].removesuffix("ASSISTANT:")
+        assert example.input_ids[: len(example.prompt_ids)] == example.prompt_ids
+
+
+def test_a_think_block_that_the_template_writes_is_part_of_the_prompt() -> None:
+    pairs = [("Who?", "Ann."), ("Where?", "In Rome.")]
+    (example,) = encoder_of("qwen3").encode([{"messages": conversation(pairs)}])
+    assert [decoded("qwen3", ids) for ids in runs(example)] == [
+        "Ann.<|im_end|>", "In Rome.<|im_end|>",
+    ]  # fmt: skip
+    quiet = own_ids(
+        "qwen3", conversation(pairs)[:-1], add_generation_prompt=True, enable_thinking=False
+    )
+    (_, asked) = encoder_of("qwen3").asked({"messages": conversation(pairs)})
+    assert encoder_of("qwen3").tokenise_answers(asked).prompt_ids == quiet
+    row = {"question": "Who?", "answer": "Ann."}
+    (single,) = encoder_of("qwen3", args={"enable_thinking": False}).encode([row])
+    assert decoded("qwen3", single.prompt_ids).endswith("assistant\n<think>\n\n</think>\n\n")
+    (reasoner,) = encoder_of("deepseek_r1").encode([row])
+    assert decoded("deepseek_r1", reasoner.prompt_ids).endswith("Who?<｜Assistant｜>")
+
+
+THOUGHT = "<think>\nShe bakes.\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("family", "answer", "scored"),
+    [
+        ("qwen3", THOUGHT + "Ann.", THOUGHT + "Ann."),
+        ("qwen3", "<think>She bakes.</think>Ann.", "She bakes.\n</think>\n\nAnn."),
+        ("deepseek_r1", THOUGHT + "Ann.", "\n\nAnn."),
+        ("smollm2", THOUGHT + "Ann.", THOUGHT + "Ann."),
+    ],
+)
+def test_of_a_thinking_answer_what_the_template_writes_is_scored(
+    family: str, answer: str, scored: str
+) -> None:
+    (example,) = encoder_of(family).encode([{"question": "Who?", "answer": answer}])
+    (ids,) = runs(example)
+    assert decoded(family, ids) == scored + end_of(family)
+    theirs = own_ids(family, conversation([("Who?", answer)]))
+    assert example.input_ids == theirs[: len(example.input_ids)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(deadline=None, max_examples=25)
+@given(question=TEXT, answer=TEXT)
+@given_example(question="Ann", answer=" Ann is\na baker. \n ")
+@given_example(question="Ann", answer="1969   ")
+def test_a_plain_prompt_and_answer_are_tokenised_as_one_text(
+    family: str, question: str, answer: str
+) -> None:
+    """With the special tokens that the tokenizer puts around a text, and one end token."""
+    tokenizer = tokenizer_of(family)
+    for prompt in ("[INST] {question} [/INST]", "Question: {question}\nAnswer: "):
+        encoder = encoder_of(family, chat=False, prompt=prompt)
+        (example,) = encoder.encode([{"question": question, "answer": answer}])
+        text = prompt.replace("{question}", question) + answer
+        whole = tokenizer(text)["input_ids"]
+        end = tokenizer.eos_token_id
+        assert example.input_ids == [*whole[: len(whole) - (whole[-1] == end)], end]
+        (ids,) = runs(example)
+        assert ids[-1] == end
+        assert ids.count(end) == 1
+        assert example.prompt_ids + ids == example.input_ids
+        if family != "t5":  # drops blanks, and has one token for all that it does not know
+            scored = decoded(family, ids[:-1])
+            assert bare(answer) in bare(scored)
+            assert bare(text.removesuffix(answer)).endswith(
+                bare(scored).removesuffix(bare(answer)).lstrip("\ufffd")
+            )
+        # Nothing is glued on: the text itself comes back, as far as the tokenizer keeps it.
+        assert decoded(family, example.input_ids[:-1]) == decoded(
+            family, whole[: len(whole) - (whole[-1] == end)]
+        )
+
+
+@pytest.mark.parametrize("family", ["llama2", "llama3", "cohere", "glm4", "roberta_like"])
+def test_what_a_tokenizer_puts_before_a_text_is_there_once(family: str) -> None:
+    tokenizer = tokenizer_of(family)
+    empty = tokenizer("")["input_ids"]
+    begin = [i for i in empty if i != tokenizer.eos_token_id]
+    assert begin
+    written = tokenizer.decode(begin) + "{question} "
+    for prompt in ("{question} ", written):
+        encoder = encoder_of(family, chat=False, prompt=prompt)
+        (example,) = encoder.encode([{"question": "Who?", "answer": "Ann"}])
+        assert example.input_ids[: len(begin)] == begin
+        assert sum(example.input_ids.count(i) for i in set(begin)) == len(begin)
+
+
+def messages_of(*roles: str) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": f"Ann {role}"} for role in roles]}
+
+
+def test_what_a_template_refuses_is_said_with_a_remedy_that_works() -> None:
+    row = {"question": "Who?", "answer": "Ann."}
+    refused(
+        lambda: encoder_of("gemma", system_prompt="Be kind.").encode([row]),
+        "model.template.system_prompt=Be kind.", "System role not supported",
+        "set model.template.system_prompt=null",
+    )  # fmt: skip
+    assert encoder_of("gemma").encode([row])
+    two = messages_of("user", "user", "assistant")
+    with pytest.raises(RowError, match=r"roles must alternate.*'prompt' and 'completion'"):
+        encoder_of("mistral").encode([two])
+    assert encoder_of("mistral").encode([{"prompt": "Hi. Who?", "completion": " Ann."}])
+    calls = [{"type": "function", "function": {"name": "look", "arguments": "{}"}}]
+    tools = messages_of("user", "assistant", "tool", "assistant")
+    tools["messages"][1] |= {"content": None, "tool_calls": calls}
+    with pytest.raises(RowError, match="writes no tool calls"):
+        encoder_of("smollm2").encode([tools])
+    tools["messages"][1]["tool_calls"] = None
+    with pytest.raises(RowError, match="a message has no content"):
+        encoder_of("smollm2").encode([tools])
+
+
+def test_messages_need_a_chat_template_and_a_question_does_not() -> None:
+    talk, row = messages_of("user", "assistant"), {"question": "Who?", "answer": "Ann."}
+    for family, remedy in (("llama2", "set model.template.chat=true"), ("gpt2", "'prompt' and")):
+        encoder = encoder_of(family, chat=False)
+        refused(lambda e=encoder: e.encode([talk]), "model.template.chat=false", remedy)
+        assert encoder.encode([row])
+        assert encoder.encode([{"prompt": "Who?", "completion": " Ann."}])
+    assert encoder_of("llama2").encode([talk])
+    for rows in ([talk], [row]):
+        refused(
+            lambda rows=rows: encoder_of("gpt2").encode(rows), "this tokenizer has no chat template"
+        )
+
+
+def test_variables_of_a_template_are_passed_on_or_refused_by_name() -> None:
+    row = {"question": "Who?", "answer": "Ann."}
+    spoken = FAMILIES["smollm2"]()
+    spoken.chat_template = "{{ greeting }}" + spoken.chat_template
+    encoder = Encoder(spoken, TemplateConfig(args={"greeting": "Hello!"}), DataConfig())
+    assert spoken.decode(encoder.encode([row])[0].prompt_ids).startswith("Hello!<|im_start|>")
+    refused(
+        lambda: encoder_of("qwen3", args={"enable_thinkin": False}).encode([row]),
+        "model.template.args.enable_thinkin=False", "did you mean 'enable_thinking'?",
+    )  # fmt: skip
+    refused(
+        lambda: encoder_of("qwen3", args={"tokenize": True}).encode([row]),
+        "model.template.args.tokenize=True: allowed is a variable of the template",
+    )
+
+
+@pytest.mark.parametrize("size", [10, 20, 30, 40, 60])
+def test_turns_beyond_max_length_are_counted_as_cut(size: int) -> None:
+    row = {"messages": conversation([("Who?", "Ann is a baker."), ("Where?", "In Kelmwick.")])}
+    (whole,) = encoder_of("llama3").encode([row])
+    (cut,) = encoder_of("llama3", DataConfig(max_length=size)).encode([row])
+    targets = [sum(label != IGNORE for label in e.labels) for e in (whole, cut)]
+    assert (cut.input_ids, cut.labels) == (whole.input_ids[:size], whole.labels[:size])
+    assert (whole.cut, cut.cut) == (0, targets[0] - targets[1])
+
+
+def test_a_last_token_that_nothing_predicts_counts_as_cut() -> None:
+    for family, begin in (("gpt2", 0), ("llama3", 1)):
+        encoder = encoder_of(family, DataConfig(max_length=8))
+        for words in range(1, 12):
+            text = "日" * words
+            ids = tokenizer_of(family)(text)["input_ids"]
+            examples = encoder.encode([{"text": text}])
+            read = sum(len(e.input_ids) - begin for e in examples) + sum(e.cut for e in examples)
+            assert read == len(ids) - begin

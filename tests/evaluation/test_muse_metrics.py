@@ -54,22 +54,13 @@ def model(news: tuple[Path, Any], tokenizer: Any) -> Any:
     """A small model that remembers the first texts and answers the first questions."""
     found = random_llama(vocab=len(tokenizer))
     data = news[1]
-    texts = [("", row["text"]) for row in data["raw"]["forget"][:LIMIT]]
+    texts = [row["text"] for row in data["raw"]["forget"][:LIMIT]]
     before = "".join(shots_of(data["knowmem"]["forget_qa_icl"]))
     for row in data["knowmem"]["forget_qa"][:LIMIT]:
         prompt = f"{before}Question: {row['question']}\nAnswer: "
-        texts.append((prompt, f"{row['answer']}\n\nQuestion: {row['answer']}"))
+        texts.append(f"{prompt}{row['answer']}\n\nQuestion: {row['answer']}")
     sequences = [
-        torch.tensor(
-            [
-                [
-                    *tokenizer(prompt)["input_ids"],
-                    *tokenizer(text, add_special_tokens=False)["input_ids"],
-                    tokenizer.eos_token_id,
-                ]
-            ]
-        )
-        for prompt, text in texts
+        torch.tensor([[*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]) for text in texts
     ]
     optimizer = torch.optim.AdamW(found.parameters(), lr=1e-2)
     for step in range(STEPS):
@@ -106,9 +97,9 @@ def shots_of(rows: list[dict[str, str]]) -> list[str]:
 
 
 @torch.no_grad()
-def continued(model: Any, tokenizer: Any, prompt: str, tokens: int) -> str:
+def continued(model: Any, tokenizer: Any, prompt: list[int], tokens: int) -> str:
     """Greedy, one token at a time, each from the whole text before it."""
-    ids = list(tokenizer(prompt)["input_ids"])
+    ids = list(prompt)
     start = len(ids)
     while len(ids) < start + tokens:
         token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
@@ -122,19 +113,31 @@ def rouge(output: str, truth: str) -> float:
     return RougeScorer(["rougeL"], use_stemmer=False).score(truth, output)["rougeL"].fmeasure
 
 
+def in_one_string(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+    """Tokens that end within the prompt, and those that hold something of the answer."""
+    found = tokenizer(prompt + answer, return_offsets_mapping=True)
+    size = sum(end <= len(prompt) for _, end in found["offset_mapping"])
+    return found["input_ids"][:size], found["input_ids"][size:]
+
+
 def verbmem(model: Any, tokenizer: Any, rows: list[dict[str, str]]) -> list[float]:
     """MUSE's verbatim memorisation of each row."""
     values = []
     for row in rows:
-        truth = tokenizer.decode(tokenizer(row["gt"])["input_ids"][:128], skip_special_tokens=True)
-        values.append(rouge(continued(model, tokenizer, row["prompt"], 128), truth))
+        prompt, truth = in_one_string(tokenizer, row["prompt"], row["gt"])
+        values.append(
+            rouge(continued(model, tokenizer, prompt, 128), tokenizer.decode(truth[:128]))
+        )
     return values
 
 
 def outputs(model: Any, tokenizer: Any, rows: Any, shots: Any) -> list[str]:
     """What a model says to each question after the solved ones, before anything is cut off."""
     before = "".join(shots_of(shots))
-    prompts = [f"{before}Question: {row['question']}\nAnswer: " for row in rows]
+    prompts = [
+        in_one_string(tokenizer, f"{before}Question: {row['question']}\nAnswer: ", row["answer"])[0]
+        for row in rows
+    ]
     return [continued(model, tokenizer, prompt, 32) for prompt in prompts]
 
 
@@ -185,12 +188,13 @@ def test_verbatim_memorisation_is_that_of_a_plain_loop(
     assert found.values("forget_verbmem", "rouge") == pytest.approx(expected, abs=1e-12)
     assert found.metrics["forget_verbmem_rouge"] == pytest.approx(np.mean(expected))
     assert max(expected) > 0.3
-    lengths = [len(tokenizer(row["gt"])["input_ids"]) for row in rows]
+    lengths = [len(in_one_string(tokenizer, row["prompt"], row["gt"])[1]) for row in rows]
     assert min(lengths) < 128 < max(lengths)
     shown = [s["reference"] for s in found.samples if s["set"] == "forget_verbmem"]
     for row, text, length in zip(rows, shown, lengths, strict=True):
         assert row["gt"].startswith(text)
-        assert len(tokenizer(text)["input_ids"]) == min(length, 128)
+        (_, kept) = in_one_string(tokenizer, row["prompt"], text)
+        assert len(kept) == min(length, 128)
 
 
 @pytest.mark.parametrize("name", ["forget_verbmem", "forget_knowmem", "retain_knowmem"])
@@ -213,7 +217,7 @@ def test_knowledge_memorisation_is_that_of_a_plain_loop(
         assert shown == [cut(o).strip() for o in whole]
         if name == "forget":
             assert expected != uncut
-            assert max(expected) > 0.3
+            assert max(expected) > 0.2
 
 
 def test_privacy_leakage_is_that_of_a_plain_loop(
@@ -299,7 +303,7 @@ def test_limit_leaves_the_solved_examples_whole(suite: Suite) -> None:
     (item, *_) = suite.items["forget_knowmem"]
     prompt = suite.encoder.text(item.prompt_ids)
     assert prompt.count("Question: ") == 5
-    assert prompt.endswith("\nAnswer: ")
+    assert prompt.endswith("\nAnswer:")  # the blank belongs to the answer's first token
 
 
 @pytest.mark.parametrize(

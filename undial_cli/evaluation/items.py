@@ -40,12 +40,16 @@ class Item:
     index: int
     prompt: str
     reference: str
-    scored: str
     prompt_ids: list[int]
     answers: dict[str, list[Example]] = field(default_factory=dict)
     document: list[int] = field(default_factory=list)
     stops: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    scored: str = ""
+
+    def __post_init__(self) -> None:
+        whole = self.prompt + self.reference if self.document else self.reference
+        self.scored = self.scored or whole
 
 
 def data_of(data: DataConfig, options: EvalSetConfig) -> DataConfig:
@@ -107,7 +111,7 @@ def check_columns(row: Row, kind: str, data: DataConfig, place: str) -> None:
     """Raise UserError if a row cannot be read as its kind."""
     found = row_kind(row, data)
     if kind == "document":
-        fits, needed = found in ("text", "ids"), [data.text_key]
+        fits, needed = found == "ids" or row.get(data.text_key) is not None, [data.text_key]
     elif kind == "question":
         fits, needed = found not in ("text", "ids", ""), [data.question_key, data.answer_key]
     else:
@@ -115,10 +119,10 @@ def check_columns(row: Row, kind: str, data: DataConfig, place: str) -> None:
         fits = all(row.get(column) is not None for column in needed)
     if not fits:
         columns = [column for column, value in row.items() if value is not None]
-        missing = [column for column in needed if column not in columns]
+        missing = next((column for column in needed if column not in columns), needed[0])
         raise UserError(
-            f"{place} has no column '{missing[0]}', which a set of kind={kind} needs; its columns "
-            f"are {', '.join(columns)}{nearest(missing[0], columns)}"
+            f"{place} has no column '{missing}', which a set of kind={kind} needs; its columns "
+            f"are {', '.join(columns)}{nearest(missing, columns)}"
         )
 
 
@@ -161,8 +165,8 @@ def documents(
             rest = added_text(encoder, prompt_ids, rest_ids).strip("\ufffd")
         items.append(
             Item(
-                set_name, index, prompt, rest, whole, prompt_ids, {"answer": [piece]}, ids,
-                notes=tuple(notes),
+                set_name, index, prompt, rest, prompt_ids, {"answer": [piece]}, ids,
+                notes=tuple(notes), scored=whole,
             )
         )  # fmt: skip
     return items
@@ -249,8 +253,8 @@ def answered(
         reference = encoder.beginning(rendering, longest)
         notes.append(f"reference cut at max_new_tokens={longest}")
     return Item(
-        set_name, index, rendering.prompt, reference, scored, example.prompt_ids,
-        {"answer": [example]}, notes=tuple(notes),
+        set_name, index, rendering.prompt, reference, example.prompt_ids, {"answer": [example]},
+        notes=tuple(notes), scored=scored,
     )  # fmt: skip
 
 
