@@ -21,7 +21,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli import contrastive
 from undial_cli.adapters import add_lora, attach, base_of_adapter, merge, stored_config
-from undial_cli.cache import cache_dir, hash_folder, locked
+from undial_cli.cache import cache_dir, follow_umask, hash_folder, locked
 from undial_cli.errors import UserError
 from undial_cli.head import check_head, install_head
 from undial_cli.schema import AdapterConfig, ModelConfig
@@ -67,6 +67,7 @@ def dequantised_gguf(source: Source, config: ModelConfig, weights: bool = True) 
             shutil.rmtree(unfinished, ignore_errors=True)
             model.save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
+            follow_umask(unfinished)
             unfinished.rename(folder)
     return Source(str(folder))
 

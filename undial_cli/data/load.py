@@ -16,7 +16,7 @@ import numpy as np
 from datasets.exceptions import DatasetNotFoundError
 from numpy.typing import NDArray
 
-from undial_cli.cache import cache_dir, folder_state
+from undial_cli.cache import cache_dir, folder_state, private_folder
 from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError, bad_value, nearest
 from undial_cli.schema import DataConfig
@@ -181,7 +181,7 @@ def cache_of(folder: Path) -> str:
 
     Its own cache knows a folder by its name and configurations alone.
     """
-    return str(cache_dir() / "datasets" / folder_state(folder.resolve()))
+    return str(private_folder(cache_dir() / "datasets") / folder_state(folder.resolve()))
 
 
 def missing_split(error: ValueError, name: str, key: str) -> str:
