@@ -14,6 +14,7 @@ from pathlib import Path
 
 from undial_cli import launch, models
 from undial_cli.cache import hash_file
+from undial_cli.capacity import check_training
 from undial_cli.data import samples
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import Row, check_columns, load_split, load_training_set
@@ -26,7 +27,7 @@ from undial_cli.evaluation.preparation import (
     evaluation_rows,
     find_reference,
 )
-from undial_cli.evaluation.suite import Suite
+from undial_cli.evaluation.suite import Suite, check_suite
 from undial_cli.methods import make_method
 from undial_cli.methods.base import Method
 from undial_cli.methods.finetune import Supervised
@@ -91,11 +92,11 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
     path = str(place.path or run.model.base)
     adapter = run.adapter if isinstance(run, TrainingRun) else None
     check_contrast(run, path, method)
-    models.check_model(run.model, path, adapter, weights, deepest(method))
+    held = models.check_model(run.model, path, adapter, weights, deepest(method))
     tokenizer = models.load_tokenizer(run.model, path, weights)
     encoder = Encoder(tokenizer, run.model.template, run.data)
     suite = Suite(run.eval, encoder, evaluation_rows(run, encoder), run.seed)
-    _ = suite.items  # encodes, and says what cannot be
+    check_suite(held, suite, run.data.max_length)  # encodes, and says what cannot be
     check_helpers(run.eval)
     model = "made" if place.path is None else ""
     if place.path is not None and weights:
@@ -114,9 +115,11 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         for name, part in rows.items()
         if method is not None
     }
+    sets = {name: found.examples for name, found in encoded.items()}
+    check_training(held, run.data.max_length, sets)
     return Inputs(
         encoder,
-        {name: found.examples for name, found in encoded.items()},
+        sets,
         {name: found.samples for name, found in encoded.items() if found.samples},
         suite,
         find_reference(run, suite),

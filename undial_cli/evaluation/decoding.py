@@ -40,7 +40,7 @@ class Decoding:
     """How tokens are chosen.
 
     `ends`: ids that end an answer; `top_p`: sample from the smallest set of likeliest tokens with
-    at least this probability, None: greedy.
+    at least this probability, None: greedy; `positions`: that the model has for prompt and answer.
     """
 
     max_new_tokens: int
@@ -48,6 +48,13 @@ class Decoding:
     top_p: float | None = None
     temperature: float = 1.0
     seed: int = 0
+    positions: int | None = None
+
+    def room(self, prompt: int) -> int:
+        """New tokens after a prompt of so many ids; at least one."""
+        if self.positions is None:
+            return self.max_new_tokens
+        return max(1, min(self.max_new_tokens, self.positions - prompt))
 
 
 @dataclass
@@ -149,7 +156,7 @@ def advance(model: Any, rows: list[Row], cache: Cache, how: Decoding, keep: Keep
     finished = set()
     for i, (row, token) in enumerate(zip(rows, choose(logits_BV, rows, how), strict=True)):
         row.ids.append(token)
-        if token in how.ends or len(row.ids) - row.start >= how.max_new_tokens:
+        if token in how.ends or len(row.ids) - row.start >= how.room(row.start):
             finished.add(i)
             keep(row.number, row.ids[row.start :])
     return leave(cache, rows, finished) if finished else rows
@@ -189,13 +196,13 @@ def decode_by_generate(
 
     Only prompts of one length share a batch.
     """
-    config = GenerationConfig(
-        max_new_tokens=how.max_new_tokens,
-        do_sample=False,
-        eos_token_id=sorted(how.ends) or None,
-        pad_token_id=0,
-    )
     for length, group in itertools.groupby(waiting, lambda row: len(row.ids)):
+        config = GenerationConfig(
+            max_new_tokens=how.room(length),
+            do_sample=False,
+            eos_token_id=sorted(how.ends) or None,
+            pad_token_id=0,
+        )
         for rows in in_batches(list(group), batch_size):
 
             def only_chosen(_: Tensor, logits_BV: Tensor, rows: list[Row] = rows) -> Tensor:
