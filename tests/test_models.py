@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import write_qa
 from peft import PeftModel
 from small import TINY, random_llama
 from torch import nn
@@ -20,9 +23,10 @@ from transformers import (
     PhiForCausalLM,
 )
 
+from undial_cli.cli import run_command
 from undial_cli.errors import UserError
 from undial_cli.head import TargetHead, head_job, install_head, output_head
-from undial_cli.models import adapt, load_model
+from undial_cli.models import adapt, load_model, weights_fingerprint
 from undial_cli.schema import AdapterConfig, ModelConfig
 
 IDS = torch.tensor([[1, 5, 9, 30, 2, 7]])
@@ -177,3 +181,32 @@ def test_full_fine_tuning_trains_every_parameter() -> None:
     model = random_llama()
     model.requires_grad_(False)
     assert all(p.requires_grad for p in adapt(model, AdapterConfig(), seed=0).parameters())
+
+
+def test_the_fingerprint_of_a_model_from_scratch_is_that_of_its_seed_too() -> None:
+    """Else a teacher's numbers, or an evaluation, of one seed would be taken for another's."""
+    fresh, whole = ModelConfig(base=TINY, from_scratch=True), ModelConfig(base=TINY)
+    first, again, other = (weights_fingerprint(fresh, TINY, seed) for seed in (3, 3, 4))
+    assert first == again != other
+    assert weights_fingerprint(fresh, TINY) not in (first, other)
+    assert weights_fingerprint(whole, TINY, 3) == weights_fingerprint(whole, TINY, 4)
+
+
+@pytest.mark.parametrize("method", ["npo", "undial"])
+def test_the_teacher_of_a_model_from_scratch_is_of_the_runs_own_seed(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "cache"))
+    retain = write_qa(tmp_path / "retain.jsonl", 3)
+    for seed in (0, 1):
+        words = ["unlearn", "model=tiny", f"model.path={TINY}", "data=jsonl",
+                 f"data.forget_file={retain}", f"data.retain_file={retain}", "hardware=cpu",
+                 f"method={method}", "method.retain=klr", "eval=none", "report=false",
+                 "train.max_steps=1", f"seed={seed}", f"output_dir={tmp_path}",
+                 f"name=seed-{seed}"]  # fmt: skip
+        assert run_command(words) == 0
+        metrics = (tmp_path / "unlearn" / f"seed-{seed}" / "metrics.jsonl").read_text()
+        first = json.loads(metrics.splitlines()[0])
+        assert first["retain_loss"] == pytest.approx(0, abs=1e-6)
+        if method == "npo":
+            assert first["forget_loss"] == pytest.approx(20 * math.log(2), abs=1e-5)

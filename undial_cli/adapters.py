@@ -115,19 +115,25 @@ def attach(base: Any, source: Source, base_path: str) -> Any:
         ) from error
 
 
-def add_rows(base: Any, source: Source) -> None:
-    """Give embedding and head as many rows as the matrices in their place have in an adapter."""
+def held_rows(base: Any, source: Source) -> dict[int, int]:
+    """Rows of the whole matrices that an adapter holds in place of embedding and head, by id."""
     from peft.utils.save_and_load import load_peft_weights
 
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
     names = {name: m for name, m in base.named_modules() if m is embedding or m is head}
-    held = {
-        id(module): weight
+    return {
+        id(module): len(weight)
         for key, weight in load_peft_weights(source.path, "cpu", revision=source.revision).items()
         for name, module in names.items()
         if f".{name}." in key and "lora_" not in key and weight.shape[1:] == module.weight.shape[1:]
     }
-    rows = max((len(weight) for weight in held.values()), default=0)
+
+
+def add_rows(base: Any, source: Source) -> None:
+    """Give embedding and head as many rows as an adapter holds of them."""
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    held = held_rows(base, source)
+    rows = max(held.values(), default=0)
     if rows <= len(embedding.weight):
         return
     config = stored_config(source)

@@ -1,4 +1,8 @@
-"""The user's cache folder, file locks and content hashes. Knows nothing of what is cached."""
+"""The user's cache folder, whole files and who may read them, file locks, content hashes.
+
+Files follow the umask, checkpoints too; what may hold the forget set's text, or tells of it by a
+teacher's numbers, is `private`: for the user alone. Knows nothing of what is cached.
+"""
 
 from __future__ import annotations
 
@@ -42,24 +46,49 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def write_text(path: Path, text: str) -> None:
+# Modes of a private file and folder.
+PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
+
+
+def write_text(path: Path, text: str, private: bool = False) -> None:
     """Write a text file whole or not at all."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"), private)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
     """Write a file whole or not at all (temporary name, then rename)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.chmod(temporary, 0o666 & ~current_umask())
+        os.chmod(temporary, PRIVATE if private else 0o666 & ~current_umask())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def append_private(path: Path, text: str) -> None:
+    """Append to a file that is the user's own from its first byte on."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def private_folder(path: Path) -> Path:
+    """A folder of the cache that nobody else may look into, made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    return path
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the files below a folder the mode that the umask says, whatever their writer gave."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~current_umask())
 
 
 def current_umask() -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 from undial_cli import launch, models
 from undial_cli.cache import hash_file
+from undial_cli.capacity import check_training
 from undial_cli.data import samples
 from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder, Example
@@ -30,7 +31,7 @@ from undial_cli.evaluation.preparation import (
     evaluation_rows,
     find_reference,
 )
-from undial_cli.evaluation.suite import Suite
+from undial_cli.evaluation.suite import Suite, check_suite
 from undial_cli.fit import check_fit
 from undial_cli.methods import make_method
 from undial_cli.methods.base import Method
@@ -107,12 +108,12 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
     path = str(place.path or run.model.base)
     adapter = run.adapter if isinstance(run, TrainingRun) else None
     check_contrast(run, path, method)
-    models.check_model(run.model, path, adapter, weights, deepest(method))
+    capacity = models.check_model(run.model, path, adapter, weights, deepest(method))
     check_fit(run, path)
     tokenizer = models.load_tokenizer(run.model, path, weights)
     encoder = Encoder(tokenizer, run.model.template, run.data)
     suite = Suite(run.eval, encoder, evaluation_rows(run, encoder), run.seed)
-    _ = suite.items  # encodes, and says what cannot be
+    check_suite(held, suite, run.data.max_length)  # encodes, and says what cannot be
     check_helpers(run.eval)
     model = "made" if place.path is None else ""
     if place.path is not None and weights:
@@ -136,9 +137,11 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         part.counts.repeated = count_repeated(rows[name], run.data)
         notes.append(part.counts.line(name, run.data.max_length))
     notes += describe_unread(run, rows, suite)
+    sets = {name: found.examples for name, found in encoded.items()}
+    check_training(capacity, run.data.max_length, sets)
     return Inputs(
         encoder,
-        {name: found.examples for name, found in encoded.items()},
+        sets,
         {name: found.samples for name, found in encoded.items() if found.samples},
         suite,
         find_reference(run, suite),

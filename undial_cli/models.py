@@ -20,8 +20,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli import contrastive
-from undial_cli.adapters import add_lora, attach, base_of_adapter, merge, stored_config
-from undial_cli.cache import cache_dir, hash_folder, locked
+from undial_cli.adapters import (
+    add_lora,
+    attach,
+    base_of_adapter,
+    held_rows,
+    merge,
+    stored_config,
+)
+from undial_cli.cache import cache_dir, follow_umask, hash_folder, locked
+from undial_cli.capacity import Capacity, capacity_of
 from undial_cli.errors import UserError
 from undial_cli.head import check_head, install_head
 from undial_cli.schema import AdapterConfig, ModelConfig
@@ -67,6 +75,7 @@ def dequantised_gguf(source: Source, config: ModelConfig, weights: bool = True) 
             shutil.rmtree(unfinished, ignore_errors=True)
             model.save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
+            follow_umask(unfinished)
             unfinished.rename(folder)
     return Source(str(folder))
 
@@ -208,12 +217,15 @@ def check_model(
     adapter: AdapterConfig | None = None,
     weights: bool = True,
     layer: int | None = None,
-) -> None:
+) -> Capacity:
     """Find what is wrong with a model without loading its weights.
 
     Args:
         weights: they must be there.
         layer: it must have this one, counted from 0.
+
+    Returns:
+        What the model holds.
 
     Raises:
         UserError: it is no causal language model, holds no weights, or has no module that the
@@ -221,19 +233,21 @@ def check_model(
     """
     source = folder_source(path, config, weights=weights)
     contrast = contrast_of(source, config)
-    for part in contrast[:2] if contrast else ():
-        check_model(config, part, adapter, weights, layer)
     if contrast:
-        return None
+        held = [check_model(config, part, adapter, weights, layer) for part in contrast[:2]]
+        return held[0]
     base = base_of_source(source, config)
     if base is not None:
-        return check_model(config, base, adapter, weights, layer)
+        held = check_model(config, base, adapter, weights, layer)
+        with torch.device("meta"):
+            added = held_rows(blank_model(config, base), source)
+        return dataclasses.replace(held, rows=max([held.rows, *added.values()]))
     found = [*Path(source.path).glob("*.safetensors"), *Path(source.path).glob("*.bin")]
     if weights and source.local and not found and not is_from_scratch(config, path):
         raise UserError(f"model.path={path}: not a model (no weights there)")
     with torch.device("meta"):
         model = blank_model(config, path)
-    layers = model.config.num_hidden_layers
+    held, layers = capacity_of(model), model.config.num_hidden_layers
     if layer is not None and layer >= layers:
         raise UserError(
             f"method.layer={layer}: this model has {layers} layers; allowed is 0 to {layers - 1}"
@@ -241,7 +255,7 @@ def check_model(
     if adapter is not None and adapter.name != "none":
         with torch.device("meta"):
             add_lora(model, adapter, seed=0)
-    return None
+    return held
 
 
 def blank_model(config: ModelConfig, path: str) -> PreTrainedModel:

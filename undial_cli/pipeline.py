@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from undial_cli import adapters, checks, distributed, hub, launch, models, requests, ui
+from undial_cli.cache import follow_umask
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import stages, store
@@ -312,9 +313,12 @@ def train_and_save(
     weights = distributed.on_main(lambda: models.weights_fingerprint(run.model, path, run.seed))
     teacher = make_teacher(run, cache, model, method.terms(), schedule, weights)
     base = models.base_of(model)
+    use_cache = getattr(base.config, "use_cache", None)
     watching = watchers(run, folder, inputs, model, schedule)
     with packing.attention(base, packing.NAME if packs else base.config._attn_implementation):
         trainer = train(run, model, method, schedule, teacher, folder.path, watching)
+    if use_cache is not None:
+        base.config.use_cache = use_cache  # the Trainer switches it off
     save_checkpoint(run, folder, trainer, tokenizer, merge, method, start)
 
 
@@ -380,6 +384,7 @@ def save_checkpoint(
         method.finish(unfinished, start if start.is_dir() else None)
         tokenizer.save_pretrained(unfinished)
         card.write(run, unfinished)
+        follow_umask(unfinished)
         unfinished.rename(folder.checkpoint)
 
     distributed.on_main(close)

@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetNotFoundError
 
-from undial_cli.cache import cache_dir, folder_state
+from undial_cli.cache import cache_dir, folder_state, private_folder
 from undial_cli.data.files import READERS, is_saved, load_file, load_saved, sliced, token_ids
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, bad_value, first_line, nearest
@@ -133,7 +133,7 @@ def cache_of(folder: Path) -> str:
 
     Its own cache knows a folder by its name and configurations alone.
     """
-    return str(cache_dir() / "datasets" / folder_state(folder.resolve()))
+    return str(private_folder(cache_dir() / "datasets") / folder_state(folder.resolve()))
 
 
 def missing_split(error: ValueError, name: str, key: str) -> str:

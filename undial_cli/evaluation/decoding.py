@@ -40,7 +40,8 @@ class Decoding:
     """How tokens are chosen: greedily where `top_k` and `top_p` are None, else drawn.
 
     `ends`: ids that end an answer; `top_k`: draw from that many likeliest tokens; `top_p`: and,
-    of those, from the smallest set of the likeliest with at least this probability.
+    of those, from the smallest set of the likeliest with at least this probability; `positions`:
+    that the model has for prompt and answer.
     """
 
     max_new_tokens: int
@@ -49,11 +50,18 @@ class Decoding:
     temperature: float = 1.0
     seed: int = 0
     top_k: int | None = None
+    positions: int | None = None
 
     @property
     def greedy(self) -> bool:
         """Whether the likeliest token is taken, and nothing drawn."""
         return self.top_p is None and self.top_k is None
+
+    def room(self, prompt: int) -> int:
+        """New tokens after a prompt of so many ids; at least one."""
+        if self.positions is None:
+            return self.max_new_tokens
+        return max(1, min(self.max_new_tokens, self.positions - prompt))
 
 
 @dataclass
@@ -171,7 +179,7 @@ def advance(model: Any, rows: list[Row], cache: Cache, how: Decoding, keep: Keep
     finished = set()
     for i, (row, token) in enumerate(zip(rows, choose(logits_BV, rows, how), strict=True)):
         row.ids.append(token)
-        if token in how.ends or len(row.ids) - row.start >= how.max_new_tokens:
+        if token in how.ends or len(row.ids) - row.start >= how.room(row.start):
             finished.add(i)
             keep(row.number, row.ids[row.start :])
     return leave(cache, rows, finished) if finished else rows
@@ -211,13 +219,13 @@ def decode_by_generate(
 
     Only prompts of one length share a batch.
     """
-    config = GenerationConfig(
-        max_new_tokens=how.max_new_tokens,
-        do_sample=False,
-        eos_token_id=sorted(how.ends) or None,
-        pad_token_id=0,
-    )
     for length, group in itertools.groupby(waiting, lambda row: len(row.ids)):
+        config = GenerationConfig(
+            max_new_tokens=how.room(length),
+            do_sample=False,
+            eos_token_id=sorted(how.ends) or None,
+            pad_token_id=0,
+        )
         for rows in in_batches(list(group), batch_size):
 
             def only_chosen(_: Tensor, logits_BV: Tensor, rows: list[Row] = rows) -> Tensor:

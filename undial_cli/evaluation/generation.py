@@ -7,6 +7,7 @@ Two back ends give the same results: our decoding loop on the model in memory, a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from undial_cli.capacity import positions_of
 from undial_cli.errors import UserError
 from undial_cli.evaluation.decoding import Decoding, decode
 from undial_cli.evaluation.work import Journal, Keep, share
@@ -59,6 +61,8 @@ def generate(
         name: of the set, for the journal.
     """
 
+    how = dataclasses.replace(how, positions=positions_of(generator.model))
+
     def run(numbers: list[int], keep: Keep) -> None:
         chosen = {n: prompts[n] for n in numbers}
         if not chosen:
@@ -95,7 +99,7 @@ def with_vllm(
             vllm.SamplingParams(
                 **chosen,
                 seed=how.seed + n,
-                max_tokens=how.max_new_tokens,
+                max_tokens=how.room(len(prompts[n])),
                 stop_token_ids=sorted(how.ends),
                 detokenize=False,
             )

@@ -26,7 +26,7 @@ VERSION = 3
 def save(folder: Path, evaluation: Evaluation, extra: dict[str, Any]) -> None:
     """Write samples.jsonl, then results.json (its presence means that both are whole)."""
     lines = (json.dumps(finite(sample), ensure_ascii=False) for sample in evaluation.samples)
-    write_text(folder / "samples.jsonl", "".join(line + "\n" for line in lines))
+    write_text(folder / "samples.jsonl", "".join(line + "\n" for line in lines), private=True)
     results = {
         **extra,
         "metrics": evaluation.metrics,

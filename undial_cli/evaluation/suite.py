@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli import ui
+from undial_cli.capacity import Capacity, check_fits
 from undial_cli.data.collate import pad_token
 from undial_cli.data.encode import Encoder
 from undial_cli.data.load import Row
@@ -103,6 +104,37 @@ class Suite:
             for name, found in self.rows.items()
             if not found.missing
         }
+
+
+def check_suite(held: Capacity, suite: Suite, max_length: int) -> None:
+    """Raise UserError for a row that a model cannot take; say how often it answers shorter."""
+    for name, items in suite.items.items():
+        options = suite.config.sets[name]
+        key = f"eval.sets.{name}.max_tokens={options.max_tokens}"
+        check_fits(
+            held,
+            name,
+            key if options.max_tokens else f"data.max_length={max_length}",
+            (
+                (item.index, ids)
+                for item in items
+                for ids in (
+                    item.prompt_ids,
+                    item.document,
+                    *(e.input_ids for kind in item.answers.values() for e in kind),
+                )
+            ),
+        )
+        if held.positions is None or "generation" not in suite.needs(name):
+            continue
+        asked = options.max_new_tokens or suite.config.max_new_tokens
+        shorter = sum(len(item.prompt_ids) + asked > held.positions for item in items)
+        if shorter:
+            ui.say(
+                f"{name}: {shorter} of {len(items)} answers may have fewer than {asked} tokens: "
+                f"prompt and answer share the model's {held.positions} positions",
+                "yellow",
+            )
 
 
 def evaluate(

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from undial_cli import distributed
+from undial_cli.cache import append_private
 from undial_cli.schema import digest
 
 Keep = Callable[[int, Any], None]
@@ -56,8 +57,8 @@ class Journal:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         place = self.folder / f"{stem(engine)}.{distributed.rank()}-{os.getpid()}.jsonl"
-        with open(place, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps([n, result]) + "\n" for n, result in results.items())
+        lines = (json.dumps([n, result]) + "\n" for n, result in results.items())
+        append_private(place, "".join(lines))
 
 
 def share(

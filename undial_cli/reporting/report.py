@@ -56,6 +56,6 @@ def write(paths: list[Path], folder: Path) -> Path:
             notes.append(f"The picture {picture.name} could not be drawn ({type(error).__name__}).")
     page = html.page(found, keys, [(svg, text) for _, svg, text in drawn], notes, folder)
     text = markdown.twin(found, keys, [(png, text) for png, _, text in drawn], notes)
-    write_text(folder / TWIN, text)
-    write_text(folder / PAGE, page)
+    write_text(folder / TWIN, text, private=True)
+    write_text(folder / PAGE, page, private=True)
     return folder / PAGE
