@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import refused, undial
+from conftest import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import bundled_tokenizer
 
+from undial_cli.cli import run_command
 from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import load_rows
@@ -204,19 +205,18 @@ def test_sequences_that_the_steps_do_not_reach_are_counted() -> None:
 
 @pytest.mark.slow
 def test_the_command_says_and_records_what_became_of_every_row(
-    random_model: Path, tmp_path: Path
+    random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = written(USABLE, tmp_path)
     words = ["unlearn", "data=jsonl", f"data.forget_file={file}", f"data.max_length={SIZE}",
              f"model.path={random_model}", "eval=none", "hardware=cpu", "train.max_steps=1",
-             "train.batch_size=4", "report=false", "name=mixed"]  # fmt: skip
-    done = undial(*words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+             "train.batch_size=4", "report=false", f"output_dir={tmp_path}"]  # fmt: skip
+    assert run_command([*words, "name=mixed"]) == 0
     each = [expected(row) for row in USABLE]
     skipped = [str(n) for n, (kept, _, _) in enumerate(each, 1) if not kept]
     trained = len(USABLE) - len(skipped)
-    folder = tmp_path / "outputs" / "unlearn" / "mixed"
-    for text in (done.stdout, (folder / "log.txt").read_text()):
+    folder = tmp_path / "unlearn" / "mixed"
+    for text in (capsys.readouterr().out, (folder / "log.txt").read_text()):
         assert f"forget: {len(USABLE)} rows read (5 as documents), {trained} trained" in text
         assert f"{len(skipped)} skipped" in text
         assert "sequences are seen in 1 steps" in text
@@ -224,9 +224,8 @@ def test_the_command_says_and_records_what_became_of_every_row(
     assert record["tokens"] == sum(kept for kept, _, _ in each)
     assert sorted(record["skipped"]) == sorted(skipped)
     written([*USABLE, MALFORMED[0]], tmp_path)
-    refusal = undial(*words, "name=other", cwd=tmp_path)
-    assert refusal.returncode == 2
-    assert f"row {len(USABLE) + 1}" in refusal.stderr
+    assert run_command([*words, "name=other"]) == 2
+    assert f"row {len(USABLE) + 1}" in capsys.readouterr().err
     assert not (folder.parent / "other").exists()
 
 

@@ -45,9 +45,8 @@ class RowCounts:
         form = f" ({self.documents:,} as documents)" if self.documents else ""
         parts = [
             f"{self.read:,} {'row' if self.read == 1 else 'rows'} read{form}",
-            f"{self.trained:,} trained{made}",
+            f"{self.trained:,} trained{made} ({self.tokens:,} tokens)",
         ]
-        parts[-1] += f" ({self.tokens:,} tokens)"
         if self.cut:
             parts.append(f"{self.cut:,} cut at data.max_length={max_length} ({self.lost:,} answer "
                          "tokens lost)")  # fmt: skip
