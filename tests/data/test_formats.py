@@ -141,7 +141,7 @@ NOTHING = {"role": "assistant", "content": None}
         ({"messages": [user("Who?"), assistant("")]}, ("'messages'", "row 2", "empty")),
         ({"messages": [user("Who?"), {"role": "assistant"}]}, ("'messages'", "row 2", "content")),
         ({"messages": [IMAGE, assistant("Ann.")]}, ("'messages'", "row 2", "message 1")),
-        ({"messages": [user("Who?"), NOTHING]}, ("'messages'", "row 2", "message 2")),
+        ({"messages": [NOTHING, assistant("Ann.")]}, ("'messages'", "row 2", "message 1")),
         ({"conversations": [{"from": "bird", "value": "Who?"}]}, ("row 2", "conversations")),
         ({"input_ids": ["a"]}, ("'input_ids'", "row 2")),
         ({"input_ids": []}, ("'input_ids'", "row 2")),
@@ -156,6 +156,12 @@ def test_what_cannot_be_read_is_refused_with_row_and_column(
     tmp_path: Path, row: dict[str, Any], parts: tuple[str, ...]
 ) -> None:
     refused(lambda: load(tmp_path / "rows.jsonl", [GOOD, row, GOOD]), "data.forget_file=", *parts)
+
+
+def test_a_message_may_call_a_tool_in_place_of_text(tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"type": "function"}]}
+    row = {"messages": [user("Who?"), call, {"role": "tool", "content": "Ann"}, assistant("Ann.")]}
+    assert load(tmp_path / "rows.jsonl", [row]) == [row]
 
 
 def test_numbers_are_read_as_text(tmp_path: Path) -> None:
