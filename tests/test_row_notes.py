@@ -93,6 +93,11 @@ def test_a_list_of_files_goes_through_run_yaml_requests_and_a_sweep(tmp_path: Pa
     assert first.eval.sets["forget"].split == second.eval.sets["request_1"].split == "c.jsonl"
 
 
+def test_files_with_commas_between_them_are_refused_with_what_is_meant() -> None:
+    words = ["data=jsonl", "model.path=a", "data.forget_file=a.csv,b.csv"]
+    refused(lambda: compose_run("unlearn", words), "a.csv,b.csv", "[a,b]", "--multirun")
+
+
 @pytest.mark.parametrize("value", ["[]", "7", "[a.jsonl,7]", "{a: b}", "''"])
 def test_what_is_no_file_and_no_list_of_files_is_refused(value: str) -> None:
     with pytest.raises(UserError, match=r"data\.forget_file=.*a text, or a list of texts"):
