@@ -217,7 +217,7 @@ def test_the_command_says_and_records_what_became_of_every_row(
     trained = len(USABLE) - len(skipped)
     folder = tmp_path / "unlearn" / "mixed"
     for text in (capsys.readouterr().out, (folder / "log.txt").read_text()):
-        assert f"forget: {len(USABLE)} rows read (5 as documents), {trained} trained" in text
+        assert f"forget: {len(USABLE)} rows read (6 as documents), {trained} trained" in text
         assert f"{len(skipped)} skipped" in text
         assert "sequences are seen in 1 steps" in text
     record = json.loads((folder / "inputs.json").read_text())["rows"]["forget"]
