@@ -69,6 +69,10 @@ def explain(error: BaseException, command: str, overrides: Iterable[str]) -> Use
     if keyed:
         return wrong_key(keyed[-1], command, overrides)
     text = str(chain[-1]).strip().splitlines()[0]
+    ambiguous = re.match(r"Ambiguous value for argument '(([^=']+)=.*)'", text)
+    if ambiguous:
+        word, key = ambiguous.groups()
+        return UserError(f"{word}: several values; a list is {key}=[a,b], a sweep has --multirun")
     if text.startswith("Config group override"):
         given = next((o for o in overrides if o.endswith(("=", "=null"))), "a group")
         return UserError(f"{given}: expected the name of an option")

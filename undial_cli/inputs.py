@@ -36,7 +36,7 @@ from undial_cli.fit import check_fit
 from undial_cli.methods import make_method
 from undial_cli.methods.base import Method
 from undial_cli.methods.finetune import Supervised
-from undial_cli.row_notes import data_key, describe_overlap, describe_unread
+from undial_cli.row_notes import check_keys, data_key, describe_overlap, describe_unread
 from undial_cli.run_folder import folder_of
 from undial_cli.schema import (
     DataConfig,
@@ -96,6 +96,7 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         UserError: data or model are not what the config says.
         WorldError: the hub cannot be reached.
     """
+    check_keys(run.data)
     method = method_of(run)
     held = {name: training_rows(run.data, name) for name in (method.terms() if method else ())}
     rows = {name: part[: run.data.limit] for name, part in held.items()}
@@ -137,6 +138,9 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         part.counts.repeated = count_repeated(rows[name], run.data)
         notes.append(part.counts.line(name, run.data.max_length))
     notes += describe_unread(run, rows, suite)
+    watched = watched_examples(encoder, run, texts)
+    if watched:
+        notes.append(f"train.stop: {len(watched):,} texts watched, of {len(texts):,} read")
     sets = {name: found.examples for name, found in encoded.items()}
     check_training(capacity, run.data.max_length, sets)
     return Inputs(
@@ -148,7 +152,7 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         beside(run),
         models.tokenizer_fingerprint(encoder.tokenizer),
         fingerprint,
-        watched_examples(encoder, run, texts),
+        watched,
         {name: part.counts for name, part in encoded.items()},
         notes,
     )

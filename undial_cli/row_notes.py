@@ -25,6 +25,23 @@ def key_and_value(data: DataConfig, name: str) -> str:
     return f"{key}={','.join(splits_of(getattr(data, key.removeprefix('data.'))))}"
 
 
+def check_keys(data: DataConfig) -> None:
+    """Raise UserError for a set that is named and would not be read."""
+    for name in ("forget", "retain", "train"):
+        unused = f"{name}_{'file' if data.path is not None else 'split'}"
+        value = getattr(data, unused)
+        if value and data.path is not None:
+            raise UserError(
+                f"data.{unused}={','.join(splits_of(value))}: data={data.name} reads "
+                f"data.{name}_split of data.path={data.path}; allowed is data=jsonl with files"
+            )
+        if value:
+            raise UserError(
+                f"data.{unused}={','.join(splits_of(value))}: needs data.path, which is not set; "
+                f"allowed without it is data.{name}_file"
+            )
+
+
 def describe_overlap(data: DataConfig, rows: dict[str, list[Row]]) -> list[str]:
     """A line on forget rows that are in the retain set too, where both are trained on.
 

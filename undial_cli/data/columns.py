@@ -102,16 +102,23 @@ def check_messages(messages: Any, number: int, key: str) -> None:
         problem = "expected a list of {role, content}"
     elif len(messages) < 2 or messages[-1]["role"] != "assistant":
         problem = "expected two messages or more, the last from 'assistant'"
+    elif is_blank(messages[-1]["content"]):
+        problem = "the last message is empty"
     else:
-        for place, message in enumerate(messages, 1):
-            if not isinstance(message["content"], str) or not is_text(message["content"]):
-                problem = f"message {place} is no text (parts of other kinds cannot be read)"
-                break
-        else:
-            if is_blank(messages[-1]["content"]):
-                problem = "the last message is empty"
+        odd = (n for n, message in enumerate(messages, 1) if not is_said(message))
+        place = next(odd, None)
+        if place is not None:
+            problem = f"message {place} is no text (parts of other kinds cannot be read)"
     if problem:
         raise UserError(f"{key}: column 'messages' in row {number}: {problem}")
+
+
+def is_said(message: dict[str, Any]) -> bool:
+    """Whether a message is text, or calls tools in its place."""
+    content = message["content"]
+    if content is None:
+        return bool(message.get("tool_calls"))
+    return isinstance(content, str) and is_text(content)
 
 
 def check_beside(row: Row, number: int, key: str) -> None:

@@ -43,8 +43,10 @@ class RowCounts:
         """One line for the screen and the log; it holds no text of the rows."""
         made = f" in {self.sequences:,} sequences" if self.sequences != self.trained else ""
         form = f" ({self.documents:,} as documents)" if self.documents else ""
-        parts = [f"{self.read:,} rows read{form}", f"{self.trained:,} trained{made}"]
-        parts[-1] += f" ({self.tokens:,} tokens)"
+        parts = [
+            f"{self.read:,} {'row' if self.read == 1 else 'rows'} read{form}",
+            f"{self.trained:,} trained{made} ({self.tokens:,} tokens)",
+        ]
         if self.cut:
             parts.append(f"{self.cut:,} cut at data.max_length={max_length} ({self.lost:,} answer "
                          "tokens lost)")  # fmt: skip
@@ -54,7 +56,7 @@ class RowCounts:
             parts.append(f"{self.unpaired:,} answers to prefer left out (nothing within "
                          f"data.max_length={max_length})")  # fmt: skip
         if self.repeated:
-            parts.append(f"{self.repeated:,} that say what an earlier one says")
+            parts.append(f"{self.repeated:,} saying the same as an earlier one")
         if self.beyond:
             parts.append(f"{self.beyond:,} not read (beyond data.limit={self.read})")
         return f"{name}: {', '.join(parts)}"

@@ -46,8 +46,10 @@ def standard_row(row: Row, lists: Iterable[str]) -> Row:
         row = {name: v for name, v in row.items() if name not in ("prompt", "completion")}
         row["messages"] = [*prompt, *completion]
     elif is_conversation(row.get("conversations")) and is_blank(row.get("messages")):
-        row = dict(row)
-        row["messages"] = row.pop("conversations")
+        messages = [standard_message(message) for message in row["conversations"]]
+        if all("role" in message for message in messages):
+            row = {name: v for name, v in row.items() if name != "conversations"}
+            row["messages"] = messages
     if is_conversation(row.get("messages")):
         row["messages"] = [standard_message(message) for message in row["messages"]]
     return row

@@ -69,7 +69,7 @@ def content_of(row: Row, config: DataConfig) -> tuple[Any, ...]:
     if kind == "ids":
         return tuple(row["input_ids"])
     if kind == "messages":
-        texts = [m["content"] for m in row["messages"] if m["role"] != "system"]
+        texts = [str(m["content"]) for m in row["messages"] if m["role"] != "system"]
     else:
         texts = [str(row[column]) for column in columns_of(config)[kind]]
     return tuple(" ".join(text.split()) for text in texts)

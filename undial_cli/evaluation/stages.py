@@ -78,7 +78,7 @@ def depends_on(run: Run, inputs: Inputs, path: str) -> Any:
         chosen,
         [folder_state(Path(f).expanduser()) for f in folders if f is not None],
         [run.eval.limit if run.eval.harness.tasks else None, run.seed if sampled else None],
-        {name: dataclasses.asdict(rows) for name, rows in inputs.suite.rows.items()},
+        {name: rows.content() for name, rows in inputs.suite.rows.items()},
     ]
 
 
