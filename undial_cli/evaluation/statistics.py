@@ -1,11 +1,10 @@
-"""How far the figures of an evaluation carry: n, intervals, paired differences, and what is weak.
+"""How far the figures of an evaluation carry: n, intervals, paired differences.
 
 Reads resampled figures and makes what results.json holds of them. Knows no model and no file.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,9 @@ import numpy as np
 from undial_cli.evaluation import metrics
 from undial_cli.evaluation.catalog import Evaluation
 from undial_cli.evaluation.config import EvalConfig
-from undial_cli.evaluation.joint import FEWEST
 from undial_cli.evaluation.resampling import RESAMPLES, Resampled, resample
 
 LEVEL = 0.95
-# Fewer subjects than this give no interval that can be trusted.
-FEWEST_SUBJECTS = 5
-# An interval wider than this, on a scale of 0 to 1, carries no conclusion.
-WIDE = 0.3
 
 
 def of_results(
@@ -125,19 +119,3 @@ def with_normal(ours: Evaluation, name: str) -> dict[str, Any]:
         **given, "interval": [figure - reach, figure + reach], "level": LEVEL,
         "method": "normal, from the standard error",
     }  # fmt: skip
-
-
-def is_weak(name: str, statistic: dict[str, Any] | None) -> bool:
-    """Whether a figure cannot carry a conclusion: few samples or subjects, or a wide interval."""
-    if not statistic:
-        return False
-    if min(statistic.get("n", math.inf), statistic.get("n_retain", math.inf)) < FEWEST:
-        return True
-    if statistic.get("subjects", math.inf) < FEWEST_SUBJECTS:
-        return True
-    bounds = statistic.get("interval")
-    if not bounds or name == "forget_quality":
-        return False
-    scale = 100 if name == "privleak" else 1
-    on_scale = name == "privleak" or max(map(abs, bounds)) <= 1  # a perplexity is on none
-    return on_scale and bounds[1] - bounds[0] > WIDE * scale
