@@ -52,7 +52,9 @@ def describe(evaluation: Evaluation, resampled: dict[str, Resampled]) -> dict[st
         figure = resampled["forget_quality"]
         sizes, bounds = [len(drawn.values) for drawn in figure.sets], interval(figure)
         found["forget_quality"] |= {
-            "interval": bounds and [p_value_at(d, *sizes) for d in reversed(bounds)],
+            "interval": [p_value_at(d, *sizes) for d in reversed(bounds)]
+            if bounds and evaluation.metrics["forget_quality"] is not None
+            else None,
             "n_retain": sizes[1],
             "D": metrics.ks_distance(*(drawn.values for drawn in figure.sets)),
             "D_interval": bounds,
