@@ -53,6 +53,9 @@ def test_each_request_is_scored_as_the_forget_set_and_beside_all_others() -> Non
     first, _ = parts("data.requests=[forget10,holdout10]")
     assert first.eval.sets["forget"].split == "forget10_perturbed"
     assert first.eval.sets["request_2"].split == "holdout10_perturbed"
+    roles = {name: options.role for name, options in first.eval.sets.items()}
+    assert roles["request_2"] == roles["forget"] == "forget"
+    assert (roles["retain"], roles["holdout"]) == ("retain", "holdout")
 
 
 def test_requests_may_be_files_of_ones_own() -> None:

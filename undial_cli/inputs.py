@@ -114,7 +114,7 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
     tokenizer = models.load_tokenizer(run.model, path, weights)
     encoder = Encoder(tokenizer, run.model.template, run.data)
     suite = Suite(run.eval, encoder, evaluation_rows(run, encoder), run.seed)
-    check_suite(held, suite, run.data.max_length)  # encodes, and says what cannot be
+    check_suite(capacity, suite, run.data.max_length)  # encodes, and says what cannot be
     check_helpers(run.eval)
     model = "made" if place.path is None else ""
     if place.path is not None and weights:

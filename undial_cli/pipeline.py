@@ -59,7 +59,7 @@ class RunResult:
 
     folder: Path
     status: str
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
 
 
 def execute(run: Run, show: bool = True) -> RunResult:
@@ -330,7 +330,7 @@ def watchers(
     base, stop, size = models.base_of(model), run.train.stop, run.eval.batch_size
     own = base.config._attn_implementation
 
-    def figures() -> dict[str, float]:
+    def figures() -> dict[str, float | None]:
         with packing.attention(base, own):
             return stages.undisturbed(inputs, model)
 

@@ -21,8 +21,8 @@ from undial_cli.evaluation.joint import join
 from undial_cli.evaluation.preparation import check_helpers
 from undial_cli.evaluation.scoring import Score
 
-RATIOS = [0.4, 0.9, 1.7, 0.2, 3.0, 0.7]
-OURS = [0.5, 0.8, 1.1, 0.9, 2.0, 0.6]
+RATIOS = [0.4, 0.9, 1.7, 0.2, 3.0, 0.7, 0.3, 0.65, 1.4, 0.55]
+OURS = [0.5, 0.8, 1.1, 0.9, 2.0, 0.6, 0.45, 1.3, 0.95, 1.9]
 
 
 def theirs() -> dict[str, Any]:

@@ -37,7 +37,7 @@ Rows = list[dict[str, Any]]
 # model_utility is 0. The holdout split is on the hub only; rows of the retain split stand in.
 CHOSEN: dict[str, dict[str, tuple[str, list[int]]]] = {
     "tiny": {
-        "forget01_perturbed": ("forget01_perturbed", list(range(8))),
+        "forget01_perturbed": ("forget01_perturbed", list(range(10))),
         "retain_perturbed": ("retain_perturbed", list(range(3))),
         "real_authors_perturbed": ("real_authors_perturbed", list(range(3))),
         "world_facts_perturbed": ("world_facts_perturbed", list(range(3))),
@@ -310,7 +310,8 @@ def close(expected: Any) -> Any:
 
 
 def test_every_figure_of_the_suite_is_there(case: Case) -> None:
-    assert case.missing == {}
+    few = {"forget_quality": "n = 2: fewer than 10 samples"}
+    assert case.missing == ({} if case.kind == "tiny" else few)
     assert set(case.metrics) == {
         *(f"{name}_probability" for name in SETS),
         *(f"{name}_rouge" for name in GENERATED),
@@ -407,7 +408,10 @@ def test_forget_quality_compares_two_models(case: Case) -> None:
     both = [case.truth_ratios("forget", model) for model in (case.model, case.retain)]
     assert not np.allclose(*both, rtol=1e-2)
     expected = ks_2samp(*both).pvalue  # type: ignore[attr-defined]
-    assert case.metrics["forget_quality"] == pytest.approx(expected)
+    if case.kind == "tiny":
+        assert case.metrics["forget_quality"] == pytest.approx(expected)
+    else:
+        assert case.metrics["forget_quality"] is None
     aggregate = statistics.mean(min(r, 1 / r) for r in both[1])
     assert case.reference["forget_truth_ratio"] == close(aggregate)
     if case.kind == "tiny":

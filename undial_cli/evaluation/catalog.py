@@ -1,8 +1,8 @@
-"""The metrics of one set that a suite can name: what each needs, and how it comes of the evidence.
+"""The metrics of one set that a suite can name: what each needs, and how it is computed.
 
-A metric of one set gives a value per sample and an aggregate; those of several sets are in
-joint.py. To add one, write the function and name it in METRICS. A value that is not finite is no
-figure: it is counted, and its aggregate is null, with the reason in `missing`. Imports no torch.
+A metric gives a value per sample and an aggregate; those that join sets are in joint.py. To add
+one, write the function and name it in METRICS. A value that is not finite is no figure: it is
+counted, and its aggregate is null, with the reason in `missing`. Imports no torch.
 """
 
 from __future__ import annotations

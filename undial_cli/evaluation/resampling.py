@@ -221,7 +221,7 @@ def resample(
         if name in ATTACKS and ours.metrics.get(name) is not None:
             with contextlib.suppress(Missing):
                 found[name] = ATTACKS[name](ours, theirs, config)
-    if "forget_quality" in config.metrics and theirs is not None:
+    if "forget_quality" in ours.metrics and theirs is not None:
         with contextlib.suppress(Missing):
             found["forget_quality"] = distance(ours, theirs, config)
     return found

@@ -1,11 +1,10 @@
-"""How far the figures of an evaluation carry: n, intervals, paired differences, and what is weak.
+"""How far the figures of an evaluation carry: n, intervals, paired differences.
 
 Reads resampled figures and makes what results.json holds of them. Knows no model and no file.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,9 @@ import numpy as np
 from undial_cli.evaluation import metrics
 from undial_cli.evaluation.catalog import Evaluation
 from undial_cli.evaluation.config import EvalConfig
-from undial_cli.evaluation.joint import FEWEST
 from undial_cli.evaluation.resampling import RESAMPLES, Resampled, resample
 
 LEVEL = 0.95
-# Fewer subjects than this give no interval that can be trusted.
-FEWEST_SUBJECTS = 5
-# An interval wider than this, on a scale of 0 to 1, carries no conclusion.
-WIDE = 0.3
 
 
 def of_results(
@@ -58,7 +52,9 @@ def describe(evaluation: Evaluation, resampled: dict[str, Resampled]) -> dict[st
         figure = resampled["forget_quality"]
         sizes, bounds = [len(drawn.values) for drawn in figure.sets], interval(figure)
         found["forget_quality"] |= {
-            "interval": bounds and [p_value_at(d, *sizes) for d in reversed(bounds)],
+            "interval": [p_value_at(d, *sizes) for d in reversed(bounds)]
+            if bounds and evaluation.metrics["forget_quality"] is not None
+            else None,
             "n_retain": sizes[1],
             "D": metrics.ks_distance(*(drawn.values for drawn in figure.sets)),
             "D_interval": bounds,
@@ -125,19 +121,3 @@ def with_normal(ours: Evaluation, name: str) -> dict[str, Any]:
         **given, "interval": [figure - reach, figure + reach], "level": LEVEL,
         "method": "normal, from the standard error",
     }  # fmt: skip
-
-
-def is_weak(name: str, statistic: dict[str, Any] | None) -> bool:
-    """Whether a figure cannot carry a conclusion: few samples or subjects, or a wide interval."""
-    if not statistic:
-        return False
-    if min(statistic.get("n", math.inf), statistic.get("n_retain", math.inf)) < FEWEST:
-        return True
-    if statistic.get("subjects", math.inf) < FEWEST_SUBJECTS:
-        return True
-    bounds = statistic.get("interval")
-    if not bounds or name == "forget_quality":
-        return False
-    scale = 100 if name == "privleak" else 1
-    on_scale = name == "privleak" or max(map(abs, bounds)) <= 1  # a perplexity is on none
-    return on_scale and bounds[1] - bounds[0] > WIDE * scale

@@ -124,6 +124,7 @@ def page(
     }
     if single:
         view["columns"], view["groups"] = tables.of_one(runs[0])
+        view["precision_titles"], view["precisions"] = tables.precisions(runs[0])
     else:
         first, more = tables.main_metrics(runs)
         above, rows = tables.of_many(runs, keys, [*first, *more])

@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from undial_cli.reporting import html, names, samples, tables
+from undial_cli.evaluation.config import FORGET
+from undial_cli.reporting import html, names, precision, samples, tables
 from undial_cli.reporting.collect import Collection, RunRecord
 
 SHOWN = 5
@@ -86,7 +87,9 @@ def summary(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
             for name, members in groups
             for row in members
         ]
-        return table(["metric", *columns], rows) if rows else ["No figures."]
+        titles, far = tables.precisions(runs[0])
+        more = ["", *table(["metric", *titles], far)] if far else []
+        return [*table(["metric", *columns], rows), *more] if rows else ["No figures."]
     first, _ = tables.main_metrics(runs)
     above, rows = tables.of_many(runs, keys, first)
     header = [*(names.setting(k) for k in keys), "status", "time", *map(names.metric, first)]
@@ -106,7 +109,8 @@ def examples(runs: Sequence[RunRecord]) -> list[str]:
     run = runs[0]
     asked = [
         s for s in run.samples
-        if str(s["set"]).startswith(("forget", "request")) and isinstance(s.get("generation"), str)
+        if precision.role_of(run.results, str(s["set"])) == FORGET
+        and isinstance(s.get("generation"), str)
     ]  # fmt: skip
     step = max(1, len(asked) // SHOWN)
     chosen = asked[::step][:SHOWN]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from undial_cli.reporting import names
+from undial_cli.reporting import names, precision
 from undial_cli.reporting.collect import RunRecord
 from undial_cli.reporting.differences import NOT_TOLD, as_text
 from undial_cli.reporting.pictures import marks_of, pair_of
@@ -48,9 +48,10 @@ class Row:
     extra: str = ""
 
 
-def cell(value: Any) -> Cell:
-    """A figure as a cell."""
-    return Cell(names.figure(value), names.number(value))
+def cell(value: Any, name: str = "", statistics: dict[str, Any] | None = None) -> Cell:
+    """A figure as a cell, marked where its statistics say that it carries nothing."""
+    text = precision.marked(names.figure(value), name, (statistics or {}).get(name))
+    return Cell(text, names.number(value))
 
 
 def metric_names(run: RunRecord) -> list[str]:
@@ -69,25 +70,30 @@ def of_one(run: RunRecord) -> tuple[list[str], list[tuple[str, list[Row]]]]:
     minus the target's.
     """
     after, target, reference = (run.figures(n) for n in ("metrics", "target", "reference"))
-    stages: list[tuple[str, dict[str, Any]]] = []
+    ours = precision.statistics_of(run.results)
+    theirs = {n: precision.statistics_of(run.results, n) for n in ("target", "reference")}
+    stages: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
     parts = run.requests
     if parts:
-        stages = [("start", target), *((f"after {n}", p) for n, p in enumerate(parts, 1))]
+        stages = [("start", target, theirs["target"])]
+        stages += [(f"after {n}", p, {}) for n, p in enumerate(parts[:-1], 1)]
+        stages.append((f"after {len(parts)}", parts[-1], ours))
     else:
         trained = run.command not in ("evaluate", "finetune")
-        stages = [("before" if trained else "target", target)] if target or trained else []
-        stages.append(("after" if trained else "model", after))
+        first = ("before" if trained else "target", target, theirs["target"])
+        stages = [first] if target or trained else []
+        stages.append(("after" if trained else "model", after, ours))
     last = stages[-1][0]
     if reference:
-        stages.append(("retain model", reference))
+        stages.append(("retain model", reference, theirs["reference"]))
     compared = reference or target
-    titles = [title for title, _ in stages]
+    titles = [title for title, _, _ in stages]
     if compared:
         titles.append(f"{last} − {'retain model' if reference else titles[0]}")
     groups: dict[str, list[Row]] = {}
     for name in metric_names(run):
         found = "joint" if name in names.WHOLE else names.of_set(name)[0] or "joint"
-        cells = [cell(figures.get(name)) for _, figures in stages]
+        cells = [cell(figures.get(name), name, known) for _, figures, known in stages]
         if compared:
             mine, other = names.number(after.get(name)), names.number(compared.get(name))
             gap = None if mine is None or other is None else mine - other
@@ -98,6 +104,28 @@ def of_one(run: RunRecord) -> tuple[list[str], list[tuple[str, list[Row]]]]:
             Row(words, cells, note=name, extra=f"{way} is better" if way else "")
         )
     return titles, list(groups.items())
+
+
+def precisions(run: RunRecord) -> tuple[list[str], list[list[str]]]:
+    """How far the figures of one run carry: column titles, and a row of text for each metric."""
+    ours, differences = (
+        precision.statistics_of(run.results),
+        precision.part(run.results, "differences"),
+    )
+    compared = {
+        title: precision.part(differences, name)
+        for name, title in (("target", "before"), ("reference", "retain model"))
+        if precision.part(differences, name)
+    }
+    rows = []
+    for name in metric_names(run):
+        if name in ours:
+            bounds = precision.interval(ours[name])
+            if ours[name].get("D_interval"):
+                bounds += f", D {precision.interval({'interval': ours[name]['D_interval']})}"
+            gaps = [precision.signed(known.get(name)) for known in compared.values()]
+            rows.append([names.metric(name), precision.size(ours[name]), bounds, *gaps])
+    return ["n", "95 % interval", *(f"less {title}" for title in compared)], rows
 
 
 def headlines(run: RunRecord) -> list[dict[str, str]]:
@@ -145,7 +173,8 @@ def of_many(
             text = names.short(number if isinstance(value, str) and number is not None else value)
             cells.append(Cell(text if key in run.values else "–", number))
         cells += [Cell(run.status or "unknown"), Cell(names.seconds(run.seconds), run.seconds)]
-        cells += [cell(run.figures().get(m)) for m in metrics]
+        known = precision.statistics_of(run.results)
+        cells += [cell(run.figures().get(m), m, known) for m in metrics]
         rows.append(Row(run.label, cells, note=run.reason, extra=run.status))
     return above, rows
 
@@ -167,7 +196,11 @@ def notes(runs: Sequence[RunRecord]) -> list[str]:
         reasons: dict[str, list[str]] = {}
         for name, reason in (missing if isinstance(missing, dict) else {}).items():
             reasons.setdefault(str(reason), []).append(str(name))
-        found = [f"Missing: {', '.join(ms)}: {reason}" for reason, ms in reasons.items()]
+        found = [names.sentence(text)] if (text := precision.damage(run.results)) else []
+        found += [f"Missing: {', '.join(ms)}: {reason}" for reason, ms in reasons.items()]
+        found += [*precision.said_of_figures(run.results), *precision.said_of_rows(run.results)]
+        if any(precision.is_weak(n, s) for n, s in precision.statistics_of(run.results).items()):
+            found.append(precision.LEGEND)
         if run.figures() and not run.figures("reference") and run.command != "finetune":
             found.append(NO_RETAIN)
         for text in [*found, *run.problems]:

@@ -123,9 +123,9 @@ class TeacherPass(TrainerCallback):
 class Evaluation(TrainerCallback):
     """Calls `evaluate` every N steps and logs what it returns; training is left as it was."""
 
-    def __init__(self, every: int, evaluate: Callable[[], dict[str, float]]) -> None:
+    def __init__(self, every: int, evaluate: Callable[[], dict[str, float | None]]) -> None:
         self.every, self.evaluate = every, evaluate
-        self.log: Callable[[dict[str, float]], None] = lambda figures: None
+        self.log: Callable[[Any], None] = lambda figures: None
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

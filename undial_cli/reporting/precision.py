@@ -1,0 +1,126 @@
+"""How far a figure carries, as text: marks, n and intervals, and what has to be said of results.
+
+Reads results.json, also of another shape or of before it held any of this. Knows no table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from undial_cli.evaluation.config import FORGET
+from undial_cli.evaluation.joint import FEWEST
+
+# Fewer subjects than this give no interval that can be trusted.
+FEWEST_SUBJECTS = 5
+# An interval wider than this, on a scale of 0 to 1, carries no conclusion.
+WIDE = 0.3
+WEAK = "*"
+LEGEND = (
+    f"{WEAK} too little to conclude from: fewer than {FEWEST} samples or {FEWEST_SUBJECTS} "
+    f"subjects, or an interval wider than {WIDE} of the scale"
+)
+QUALITY = "forget_quality"
+
+Results = Mapping[str, Any]
+Statistics = Mapping[str, Any]
+
+
+def part(results: Results, name: str) -> dict[str, Any]:
+    """An object of results.json; empty where there is none."""
+    found = results.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def statistics_of(results: Results, name: str = "") -> dict[str, Statistics]:
+    """By metric, n and interval of a model's figures: ours, or the `target`'s, `reference`'s."""
+    found = part(results, f"{name}_statistics" if name else "statistics")
+    return {key: value for key, value in found.items() if isinstance(value, dict)}
+
+
+def is_weak(name: str, statistic: Statistics | None) -> bool:
+    """Whether a figure carries no conclusion: few samples or subjects, or a wide interval."""
+    if not statistic:
+        return False
+    if min(statistic.get("n", math.inf), statistic.get("n_retain", math.inf)) < FEWEST:
+        return True
+    if statistic.get("subjects", math.inf) < FEWEST_SUBJECTS:
+        return True
+    bounds = statistic.get("interval")
+    if not bounds or name == QUALITY:
+        return False
+    scale = 100 if name == "privleak" else 1
+    on_scale = name == "privleak" or max(map(abs, bounds)) <= 1  # a perplexity is on none
+    return on_scale and bounds[1] - bounds[0] > WIDE * scale
+
+
+def marked(text: str, name: str, statistic: Statistics | None) -> str:
+    """A figure's text, with a mark where it is weak; forget_quality with its D and n."""
+    if not statistic or text in ("-", "–"):
+        return text
+    text += WEAK if is_weak(name, statistic) else ""
+    return f"{text} ({distance(statistic)})" if name == QUALITY and "D" in statistic else text
+
+
+def distance(statistic: Statistics) -> str:
+    """D and n of a forget_quality."""
+    sizes = list(dict.fromkeys([statistic["n"], statistic["n_retain"]]))
+    return f"D {statistic['D']:.2f}, n {' and '.join(map(str, sizes))}"
+
+
+def interval(statistic: Statistics | None) -> str:
+    """The interval as text; "–" where there is none."""
+    bounds = (statistic or {}).get("interval")
+    return f"[{bounds[0]:.3g}, {bounds[1]:.3g}]" if bounds else "–"
+
+
+def size(statistic: Statistics | None) -> str:
+    """n as text, with the number of subjects where they were resampled."""
+    if not statistic or "n" not in statistic:
+        return "–"
+    subjects = statistic.get("subjects")
+    return f"{statistic['n']}" + (f" ({subjects} subjects)" if subjects is not None else "")
+
+
+def signed(difference: Statistics | None) -> str:
+    """A difference with its interval."""
+    if not difference or difference.get("difference") is None:
+        return "–"
+    return f"{difference['difference']:+.3f} {interval(difference)}".removesuffix(" –")
+
+
+def role_of(results: Results, set_name: str) -> str:
+    """What a set was for; of results that do not say, by its name."""
+    stated = part(results, "roles").get(set_name)
+    by_name = FORGET if set_name.startswith((FORGET, "request")) else ""
+    return str(stated or by_name)
+
+
+def damage(results: Results) -> str:
+    """What was damaged, in a line; "" where nothing was."""
+    sentences = results.get("damaged")
+    if not isinstance(sentences, list) or not sentences:
+        return ""
+    quality = part(results, "metrics").get(QUALITY)
+    beside = f"; its forget_quality of {quality:.2e} is no success" if quality is not None else ""
+    return f"damaged: {'; '.join(map(str, sentences))}{beside}"
+
+
+def said_of_rows(results: Results) -> list[str]:
+    """What became of the rows of each set where some were cut, skipped or not read."""
+    lines = []
+    for set_name, counts in part(results, "rows").items():
+        if not isinstance(counts, dict):
+            continue
+        more = {k: n for k, n in counts.items() if k not in ("read", "scored") and n}
+        read, scored = counts.get("read", 0), counts.get("scored", 0)
+        if more or scored < read:
+            told = "; ".join(f"{what}: {count}" for what, count in more.items())
+            lines.append(f"{set_name}: {read} rows read, {scored} scored" + (told and f"; {told}"))
+    return lines
+
+
+def said_of_figures(results: Results) -> list[str]:
+    """What has to be known of figures that are there."""
+    return [f"{name}: {text}" for name, text in part(results, "notes").items()]
