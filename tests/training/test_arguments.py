@@ -1,4 +1,4 @@
-"""Every field of TrainingArguments is passed on, ours or refused; what cannot be built is refused."""
+"""Every field of TrainingArguments is passed on, ours or refused; so is what cannot be built."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_what_cannot_be_built_is_refused_before_anything_is_read(
     "words",
     [
         ["train.scheduler=cosine_with_min_lr", "train.args.lr_scheduler_kwargs={min_lr: 1e-6}"],
-        ["train.scheduler=warmup_stable_decay", "train.args.lr_scheduler_kwargs={num_decay_steps: 2}"],
+        ["train.scheduler=warmup_stable_decay", "train.args.lr_scheduler_kwargs.num_decay_steps=2"],
         ["train.scheduler=inverse_sqrt", "train.warmup_steps=0"],
         ["train.args.dataloader_num_workers=2", "train.args.dataloader_prefetch_factor=3"],
         ["train.report_to=none"],
