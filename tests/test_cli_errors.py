@@ -12,10 +12,14 @@ import pytest
 import torch
 from conftest import HURRIED, refused, undial
 
+from undial_cli import distributed
 from undial_cli.checks import check_name
 from undial_cli.cli import run_command
 from undial_cli.compose import compose_run, to_yaml
-from undial_cli.schema import Run
+from undial_cli.fit import check_base
+from undial_cli.schema import ModelConfig, Run
+
+TINY = "pkg://undial_cli/assets/tiny"
 
 Refuse = Callable[..., str]
 
@@ -62,7 +66,7 @@ def write_rows(file: Path, *rows: dict) -> str:
     return file.name
 
 
-OWN = ["unlearn", "data=jsonl", "model.path=pkg://undial_cli/assets/tiny", "hardware=cpu"]
+OWN = ["unlearn", "data=jsonl", f"model.path={TINY}", "hardware=cpu"]
 
 LINES: dict[str, tuple[list[str], list[str]]] = {
     "unknown command": (["unlern"], ["unlern", "finetune", "did you mean 'unlearn'?"]),
@@ -113,6 +117,45 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "unknown optimiser": (["unlearn", "train.optim=adam"], ["train.optim=adam", "adamw_torch"]),
     "key without a value": (["unlearn", "seed"], ["seed", "key=value"]),
+    "a learning rate for a group of them": (
+        ["unlearn", "model.unlearn.learning_rate=1e-4"],
+        ["model.unlearn.learning_rate=1e-4", "model.unlearn.learning_rate.none"],
+    ),
+    "a learning rate without end": (
+        ["unlearn", "train.learning_rate=inf"], ["train.learning_rate=inf", "a finite number > 0"]
+    ),
+    "a seed too large": (["unlearn", "seed=4294967296"], ["seed=4294967296", "<= 4294967295"]),
+    "a strength that the dtype does not hold": (
+        ["unlearn", "method.strength=70000", "model.dtype=float16"],
+        ["method.strength=70000", "model.dtype=float16", "65504"],
+    ),
+    "a key of transformers": (
+        ["unlearn", "train.num_train_epochs=3"], ["train.num_train_epochs", "train.epochs"]
+    ),
+    "a key of transformers that two of ours set": (
+        ["unlearn", "train.gradient_accumulation_steps=4"],
+        ["train.gradient_accumulation_steps", "train.batch_size", "hardware.micro_batch_size"],
+    ),
+    "another tool's short name": (["unlearn", "lr=1e-5"], ["lr: ", "train.learning_rate"]),
+    "another tool's group": (
+        ["unlearn", "trainer.args.adam_beta1=0.5"],
+        ["trainer.args.adam_beta1", "did you mean 'train.args.adam_beta1'?"],
+    ),
+    "a key that transformers has and this does not": (
+        ["unlearn", "train.label_smoothing_factor=0.3"], ["label_smoothing_factor", "the method's"]
+    ),
+    "several words without brackets": (
+        ["unlearn", "train.report_to=wandb,mlflow"],
+        ["train.report_to=wandb,mlflow", "train.report_to=[wandb,mlflow]", "--multirun"],
+    ),
+    "one word for a list": (
+        ["unlearn", "eval.sets.forget.metrics=roug"],
+        ["eval.sets.forget.metrics=roug", "did you mean 'rouge'?"],
+    ),
+    "packing with another attention": (
+        ["unlearn", "train.packing=on", "model.attn_implementation=eager", "hardware=cpu"],
+        ["train.packing=on", "model.attn_implementation=sdpa"],
+    ),
     "unbalanced bracket": (["unlearn", "seed=[1"], ["seed=[1", "quote it"]),
     "appended key": (["unlearn", "+foo=1"], ["foo", "no such key"]),
     "appended nested key": (["unlearn", "+data.foo=1"], ["data.foo", "no such key"]),
@@ -120,7 +163,8 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
         ["unlearn", "train.args.adam_beta=1"], ["train.args.adam_beta", "did you mean 'adam_beta"]
     ),
     "training argument that is ours": (
-        ["unlearn", "train.args.learning_rate=1"], ["train.args.learning_rate", "train.*"]
+        ["unlearn", "train.args.learning_rate=1"],
+        ["train.args.learning_rate", "own train.learning_rate"],
     ),
     "deleted group": (["unlearn", "~method"], ["method"]),
     "group without an option": (["unlearn", "method=null"], ["method"]),
@@ -252,6 +296,7 @@ ALIKE = {
     "training argument that is ours", "no data folder", "perplexity of texts that are nowhere",
     "a bound that stops at once", "unknown alternatives", "a retain term that rmu lacks",
     "retain split that does not exist", "tokenizer that is nowhere", "--from nothing",
+    "a key of transformers", "another tool's short name",
 }  # fmt: skip
 
 
@@ -277,6 +322,46 @@ def test_wrong_input_is_refused_in_one_line(case: str, refuse: Refuse) -> None:
     for fragment in fragments:
         assert fragment in line
     assert "did you mean '" not in line or f"'{words[-1].split('=')[0]}'?" not in line
+
+
+def test_a_base_with_weights_is_not_passed_over(
+    place: Path, random_model: Path, refuse: Refuse
+) -> None:
+    write_rows(place / "rows.jsonl", {"question": "Who?", "answer": "Ann"})
+    for words in (
+        ["finetune", "data=jsonl", "data.train_file=rows.jsonl"],
+        ["unlearn", "data=demo"],
+    ):
+        line = refuse(*words, f"model.base={random_model}", "hardware=cpu", "eval=none")
+        assert f"model.base={random_model}" in line
+        assert "model.from_scratch=false" in line
+    check_base(Run(model=ModelConfig(base=TINY, from_scratch=True)), TINY)
+    check_base(Run(model=ModelConfig(base=str(random_model))), str(random_model))
+
+
+@pytest.mark.parametrize(
+    "given, fragments",
+    [
+        ({"RANK": "abc", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, ["RANK=abc", ">= 0"]),
+        ({"RANK": ""}, ["RANK=", ">= 0"]),
+        ({"WORLD_SIZE": "2"}, ["WORLD_SIZE", "RANK, LOCAL_RANK"]),
+        ({"LOCAL_RANK": "0"}, ["LOCAL_RANK", "RANK, WORLD_SIZE"]),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, ["MASTER_ADDR, MASTER_PORT"]),
+        ({"RANK": "3", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, ["RANK=3", "WORLD_SIZE=1"]),
+    ],
+    ids=str,
+)
+def test_a_launchers_environment_that_cannot_be_is_refused(
+    given: dict[str, str], fragments: list[str], refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*distributed.LAUNCHED, *distributed.MEETING):
+        monkeypatch.delenv(name, raising=False)
+    distributed.check_environment()
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    line = refuse("unlearn")
+    for fragment in fragments:
+        assert fragment in line
 
 
 @without_gpu

@@ -42,7 +42,7 @@ def known_keys(command: str) -> dict[str, dataclasses.Field]:
 
 @functools.cache
 def list_keys() -> frozenset[str]:
-    """Every dotted key that holds a list of words; those of a set of `eval.sets` without its name."""
+    """Every dotted key that holds a list of words; of a set in `eval.sets` without its name."""
     fields = {f"eval.sets.{name}": f for name, _, f in walk(EvalSetConfig())}
     for command in COMMANDS:
         fields |= known_keys(command)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import threading
 from importlib import metadata
 
 from undial_cli import ui
@@ -49,8 +50,7 @@ def examine(rest: list[str]) -> int:
         folder if folder.exists() else folder.parent if folder.parent.exists() else folder.home()
     )
     rows.append(("cache", f"{folder} ({shutil.disk_usage(place).free / 1e9:.0f} GB free)"))
-    offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-    rows.append(("hub", "offline (HF_HUB_OFFLINE)" if offline else "online"))
+    rows.append(("hub", hub_state()))
     ui.say(grid(rows))
     return 1 if missing else 0
 
@@ -68,3 +68,24 @@ def devices() -> list[tuple[str, str]]:
         memory = properties.total_memory / 2**30
         found.append((f"gpu {i}", f"{properties.name}, {memory:.0f} GiB"))
     return found
+
+
+def hub_state(seconds: float = 3) -> str:
+    """Whether the hub answers within a few seconds, or why not."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return "offline (HF_HUB_OFFLINE)"
+    answers: list[str] = []
+
+    def ask() -> None:
+        try:
+            answers.append(f"answers ({get_session().head(hub, timeout=seconds).status_code})")
+        except Exception as error:
+            answers.append(f"cannot be reached ({' '.join(str(error).split())[:80]})")
+
+    hub = constants.ENDPOINT
+    asking = threading.Thread(target=ask, daemon=True)  # names are looked up without a time limit
+    asking.start()
+    asking.join(seconds)
+    return f"{hub} {answers[0] if answers else f'did not answer within {seconds:g} s'}"

@@ -249,9 +249,7 @@ class Run:
     data: DataConfig = group(DataConfig, "which data")
     hardware: HardwareConfig = group(HardwareConfig, "where")
     eval: EvalConfig = group(EvalConfig, "evaluation")
-    seed: int = key(
-        0, "seeds data order, initialisation and dropout", minimum=0, maximum=2**32 - 1
-    )
+    seed: int = key(0, "seeds data order, initialisation and dropout", minimum=0, maximum=2**32 - 1)
     name: str | None = key(None, "run folder; null: model-data-method-HASH")
     output_dir: str = key("outputs", "where run folders go")
     overwrite: bool = key(False, "run again over a finished run")

@@ -31,7 +31,9 @@ PLAIN_SECONDS = 30
 
 def is_speaker() -> bool:
     """Whether this process may write to the screen (rank 0, or the only one)."""
-    return os.environ.get("RANK", "0") in ("0", "") or not os.environ["RANK"].isdecimal()
+    rank, size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    several = rank.isdecimal() and size.isdecimal() and int(rank) < int(size)
+    return int(rank) == 0 if several else True
 
 
 def make_console(file: TextIO | None = None) -> Console:

@@ -113,7 +113,9 @@ def try_out(run: TrainingRun, fields: dict[str, Any]) -> None:
         options.pop("model", None)
         built = optimiser(options.pop("params", list(model.parameters())), **options)
     if train.args.get("lr_scheduler_kwargs") and train.scheduler in CONSTANT:
-        raise UserError(f"train.args.lr_scheduler_kwargs: train.scheduler={train.scheduler} has none")
+        raise UserError(
+            f"train.args.lr_scheduler_kwargs: train.scheduler={train.scheduler} has none"
+        )
     with refusing(f"train.scheduler={train.scheduler}{also}"):
         get_scheduler(
             train.scheduler,

@@ -1,0 +1,134 @@
+"""A training that meets a number that is none ends there, and keeps what was good."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_qa
+from hydra.core.config_store import ConfigStore
+from safetensors.torch import load_file
+
+from undial_cli.cli import run_command
+from undial_cli.compose import compose_run, register_schemas
+from undial_cli.methods import configs, own
+from undial_cli.schema import UnlearnRun
+from undial_cli.training.loop import remedy
+from undial_cli.training.trainer import Diverged, check_finite
+
+# Its loss is 0; the gradient of the root at 0 is infinite, and 0 times that is NaN.
+BROKEN = '''
+from dataclasses import dataclass
+from undial_cli.methods.base import Method, MethodConfig
+
+@dataclass
+class Config(MethodConfig):
+    """Nothing to set."""
+
+class Broken(Method):
+    """Loss 0 with a gradient that is none."""
+
+    def sum(self, targets):
+        return (0 * targets.hidden_ND.float().sum()).sqrt()
+'''
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a file makes known is known to its test alone."""
+    monkeypatch.setenv(own.ALLOWED, "")
+    register_schemas()
+    options = ConfigStore.instance().repo["method"]
+    known, listed = dict(configs.METHODS), dict(options)
+    yield
+    for held, before in ((configs.METHODS, known), (options, listed)):
+        held.clear()
+        held.update(before)
+
+
+@pytest.fixture
+def words(random_model: Path, tmp_path: Path) -> list[str]:
+    """A short run on a random model."""
+    rows = write_qa(tmp_path / "f.jsonl", 8)
+    return ["unlearn", "data=jsonl", f"data.forget_file={rows}", f"model.path={random_model}",
+            "hardware=cpu", "eval=none", "report=false", "train.batch_size=4", "name=run",
+            f"output_dir={tmp_path / 'out'}"]  # fmt: skip
+
+
+def ended(folder: Path) -> tuple[list[dict], str]:
+    """The metrics of a run that failed, and the reason that it left."""
+    status = json.loads((folder / "status.json").read_text())
+    assert status["status"] == "failed"
+    assert not (folder / "checkpoint").exists()
+    rows = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(row) for row in rows], status["reason"]
+
+
+def test_the_first_step_without_a_finite_loss_is_the_last_and_saved_weights_are_finite(
+    words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hot = ["method=ga", "train.learning_rate=1e6", "train.max_steps=40", "train.save_steps=1"]
+    assert run_command([*words, *hot]) == 1
+    folder = tmp_path / "out" / "unlearn" / "run"
+    rows, reason = ended(folder)
+    *before, last = rows
+    assert last["loss"] == "nan"
+    assert all(math.isfinite(row[k]) for row in before for k in ("loss", "grad_norm"))
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) < 40
+    assert reason.startswith(f"training diverged at step {last['step']}: loss NaN, gradient norm")
+    assert "train.learning_rate" in reason
+    (saved,) = (folder / "resume").glob("checkpoint-*")
+    assert int(saved.name.split("-")[1]) < last["step"]
+    assert all(v.isfinite().all() for v in load_file(saved / "model.safetensors").values())
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert reason in err
+
+
+def test_a_gradient_that_is_none_ends_a_run_whose_loss_is_finite(
+    words: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(BROKEN)
+    unclipped = ["train.max_grad_norm=0", "train.logging_steps=5", "train.max_steps=10"]
+    assert run_command([*words, f"method.file={file}", *unclipped]) == 1
+    rows, reason = ended(tmp_path / "out" / "unlearn" / "run")
+    assert [(row["step"], row["loss"], row["grad_norm"]) for row in rows] == [(1, 0.0, "nan")]
+    assert reason.startswith("training diverged at step 1: loss 0, gradient norm NaN; try ")
+    assert "train.max_grad_norm=1" in reason
+
+
+def test_weights_that_a_step_broke_are_neither_saved_nor_a_checkpoint() -> None:
+    model = torch.nn.Linear(2, 2)
+    check_finite(model, 1)
+    for number in (math.nan, math.inf):
+        with torch.no_grad():
+            model.weight[0, 1] = number
+        with pytest.raises(Diverged, match="diverged at step 7: its weights are NaN or infinite"):
+            check_finite(model, 7)
+    model.weight.requires_grad_(False)  # what is not trained is not the training's fault
+    check_finite(model, 7)
+
+
+@pytest.mark.parametrize(
+    "given, parts, without",
+    [
+        (["model.dtype=float16"], ["model.dtype=bfloat16", "float32"], ["learning_rate"]),
+        (["model.dtype=float32"], ["a smaller train.learning_rate", "method.retain"], ["dtype"]),
+        (["method.retain=gdr"], ["train.learning_rate", "train.epochs"], ["method.retain"]),
+        (["train.max_grad_norm=0"], ["train.max_grad_norm=1"], ["dtype"]),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_to_try_fits_the_run(given: list[str], parts: list[str], without: list[str]) -> None:
+    run = compose_run("unlearn", ["hardware=cpu", *given])
+    assert isinstance(run, UnlearnRun)
+    said = remedy(run)
+    assert "\n" not in said
+    assert all(part in said for part in parts)
+    assert not any(part in said for part in without)
