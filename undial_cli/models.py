@@ -185,7 +185,7 @@ def load_model(
                 common["quantization_config"] = four_bit()
             model = AutoModelForCausalLM.from_pretrained(source.path, **source.arguments, **common)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise not_a_language_model(path, error) from error
+        raise not_a_language_model(config, path, error) from error
     install_head(model)
     check_head(model.eval())
     return model
@@ -222,7 +222,7 @@ def check_model(
         raise UserError(f"model.path={path}: not a model (no weights there)")
     with torch.device("meta"):
         model = blank_model(config, path)
-    layers = model.config.num_hidden_layers
+    layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", 0)
     if layer is not None and layer >= layers:
         raise UserError(
             f"method.layer={layer}: this model has {layers} layers; allowed is 0 to {layers - 1}"
@@ -259,7 +259,7 @@ def blank_model(config: ModelConfig, path: str) -> PreTrainedModel:
             trust_remote_code=trust,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise not_a_language_model(path, error) from error
+        raise not_a_language_model(config, path, error) from error
     install_head(model)
     return model
 
@@ -269,9 +269,22 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-def not_a_language_model(path: str, error: Exception) -> UserError:
-    """The line for files that do not make a causal language model."""
+def is_product(module: nn.Module) -> bool:
+    """Whether a linear layer gives the product with its weights; a subclass may give more."""
+    return type(module).forward is nn.Linear.forward or not type(module).__module__.startswith(
+        "transformers.models."
+    )
+
+
+def not_a_language_model(config: ModelConfig, path: str, error: Exception) -> UserError:
+    """The line for files that do not make a causal language model, or not with this attention."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    kind, _, reason = lines[0].partition(" does not support ")
+    if reason.startswith(("an attention implementation", "Flash Attention", "flex")):
+        return UserError(
+            f"model.attn_implementation={config.attn_implementation}: {kind} has none of it; "
+            "set model.attn_implementation=eager"
+        )
     return UserError(
         f"model.path={path}: cannot be loaded as a causal language model ({lines[0][:160]})"
     )
@@ -301,6 +314,8 @@ def adapt(model: PreTrainedModel, config: AdapterConfig, seed: int) -> nn.Module
     modules: Any = config.target_modules
     if modules is not None and len(modules) == 1:
         modules = modules[0] if modules[0] == "all-linear" else modules
+    # Routers are linear layers by class that give something else than a product.
+    special = [n for n, m in model.named_modules() if is_linear(m) and not is_product(m)]
     try:
         return get_peft_model(
             model,
@@ -309,6 +324,7 @@ def adapt(model: PreTrainedModel, config: AdapterConfig, seed: int) -> nn.Module
                 lora_alpha=config.alpha,  # type: ignore[arg-type]
                 lora_dropout=config.dropout,
                 target_modules=modules,
+                exclude_modules=special if modules == "all-linear" and special else None,
                 task_type="CAUSAL_LM",
             ),
         )
