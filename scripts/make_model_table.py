@@ -25,10 +25,13 @@ from families import FAMILIES, NOT_TRIED  # noqa: E402
 from family_runs import DOC, Finding, compare, write_table  # noqa: E402
 
 
-def find(family: str) -> dict[str, Finding]:
-    """What full fine-tuning and LoRA give for a family; nothing of it stays on the disk."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        return {kind: compare(family, kind, Path(folder) / family) for kind in ("none", "lora")}
+def find(family: str, kind: str, folder: Path) -> Finding:
+    """What comes of a family with an adapter of a kind."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return compare(family, kind, folder)
+    except Exception as error:  # a row of the table, where a test would fail
+        return Finding(crashed=f"{type(error).__name__}: {' '.join(str(error).split())[:120]}")
 
 
 def main() -> None:
@@ -38,12 +41,13 @@ def main() -> None:
     lines = kept.read_text().splitlines() if kept.is_file() else []
     found = {family: parts for line in lines for family, parts in json.loads(line).items()}
     with kept.open("a") as file:
-        for family in FAMILIES:
-            if family not in found:
-                found[family] = {k: dataclasses.asdict(f) for k, f in find(family).items()}
-                file.write(json.dumps({family: found[family]}) + "\n")
-                file.flush()
-    findings = {f: {k: Finding(**x) for k, x in found[f].items()} for f in FAMILIES}
+        for family in (f for f in FAMILIES if f not in found):
+            with tempfile.TemporaryDirectory() as folder:
+                parts = {k: find(family, k, Path(folder) / family) for k in ("none", "lora")}
+            found[family] = {k: dataclasses.asdict(part) for k, part in parts.items()}
+            file.write(json.dumps({family: found[family]}) + "\n")
+            file.flush()
+    findings = {f: {k: Finding(**x) for k, x in found[f].items()} for f in FAMILIES if f in found}
     write_table(findings, NOT_TRIED)
     print(f"{DOC}: {len(findings)} families")
 

@@ -59,7 +59,7 @@ SIZES: list[tuple[int, str]] = [
     (EXPERTS, """num_experts n_routed_experts num_local_experts moe_num_experts rotary_dim
         qk_rope_head_dim"""),
     (16, """q_lora_rank kv_lora_rank chunk_size mamba_chunk_size block_size sliding_window
-        sliding_window_size attention_window_size window_size attention_chunk_size index_topk
+        sliding_window_size attention_window_size window_size attention_chunk_size
         local_attention o_lora_rank gated_norm_rank router_hidden_size keep_window_size
         local_attn_chunk_length lsh_attn_chunk_length"""),
     (12, "qk_head_dim"),
@@ -68,6 +68,8 @@ SIZES: list[tuple[int, str]] = [
         num_dense_layers num_nextn_predict_layers o_groups"""),
 ]  # fmt: skip
 BY_NAME: dict[str, Any] = {name: size for size, names in SIZES for name in names.split()}
+# Which of equal scores are chosen would depend on the padding: every key is.
+BY_NAME |= {"index_topk": 64}
 BY_NAME |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.1}
 
 MORE: dict[str, dict[str, Any]] = {

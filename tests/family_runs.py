@@ -50,11 +50,14 @@ LORA = [
 class Finding:
     """What came of a family: `refused` in a line, or how it ran and how far it was from the plain.
 
+    `crashed`: in place of a test that fails, for the table.
+
     `losses`, `weights`: the largest relative difference of a step's loss, and the distance of the
     changes of all weights as a share of the plain loop's.
     """
 
     refused: str = ""
+    crashed: str = ""
     packed: bool = False
     lean: bool = False
     eager: bool = False
@@ -64,7 +67,7 @@ class Finding:
     @property
     def agrees(self) -> bool:
         """Whether ours is the plain loop's, to what float32 inside a model's own code allows."""
-        return not self.refused and self.losses <= 1e-5 and self.weights <= 1e-4
+        return not (self.refused or self.crashed) and self.losses <= 1e-5 and self.weights <= 1e-4
 
     @property
     def note(self) -> str:
@@ -177,12 +180,12 @@ def write_family(family: str, folder: Path) -> None:
 @torch.no_grad()
 def dtype_of(folder: Path) -> str:
     """float64, or float32 where a family's own code knows nothing wider."""
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float64, attn_implementation="eager"
-    )
     try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float64, attn_implementation="eager"
+        )
         model(input_ids=torch.tensor([SETS["forget"][0].input_ids]), use_cache=False)
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # a ValueError is for ours to refuse
         return "float32"
     return "float64"
 
@@ -223,18 +226,21 @@ HEADER = "| family | full | LoRA | micro-batches | leaner layers | what it says 
 
 def word(finding: Finding) -> str:
     """How a finding is called in the table."""
+    if finding.crashed:
+        return "**crashes**"
     return "refused" if finding.refused else "agrees" if finding.agrees else "**differs**"
 
 
 def cells(findings: dict[str, Finding]) -> list[str]:
     """A family's row of the table, its name left out."""
     full, lora = findings["none"], findings["lora"]
-    notes = dict.fromkeys(f.note for f in (full, lora) if f.refused)
+    notes = dict.fromkeys(f.note or f.crashed for f in (full, lora) if f.refused or f.crashed)
     if full.eager:
         notes["model.attn_implementation=eager"] = None
-    runs = [f for f in (full, lora) if not f.refused]
+    runs = [f for f in (full, lora) if not (f.refused or f.crashed)]
+    layout = "packed" if any(f.packed for f in runs) else "padded"
     return [
-        word(full), word(lora), "packed" if any(f.packed for f in runs) else "padded" if runs else "",
+        word(full), word(lora), layout if runs else "",
         "yes" if any(f.lean for f in runs) else "", "; ".join(notes),
     ]  # fmt: skip
 
