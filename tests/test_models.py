@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import refused
+from families import tiny_config
 from peft import PeftModel
 from small import TINY, random_llama
 from torch import nn
@@ -177,3 +179,27 @@ def test_full_fine_tuning_trains_every_parameter() -> None:
     model = random_llama()
     model.requires_grad_(False)
     assert all(p.requires_grad for p in adapt(model, AdapterConfig(), seed=0).parameters())
+
+
+@pytest.mark.parametrize(
+    "family, adapted, other",
+    [("llama4_text", "q_proj", "router"), ("falcon", "query_key_value", "lm_head")],
+)
+def test_all_linear_is_every_layer_that_gives_a_product(
+    family: str, adapted: str, other: str
+) -> None:
+    model = AutoModelForCausalLM.from_config(tiny_config(family))
+    install_head(model)
+    config = AdapterConfig(name="lora", target_modules=["all-linear"], dropout=0.0)
+    names = {
+        name for name, _ in adapt(model, config, seed=0).named_parameters() if "lora_A" in name
+    }
+    assert any(adapted in name for name in names)
+    assert not any(other in name for name in names)
+
+
+def test_dropout_on_shared_weights_of_experts_is_refused_by_its_own_key() -> None:
+    model = AutoModelForCausalLM.from_config(tiny_config("mixtral"))
+    install_head(model)
+    config = AdapterConfig(name="lora", target_modules=["all-linear"], dropout=0.1)
+    refused(lambda: adapt(model, config, seed=0), "adapter.dropout=0.1", "allowed is 0")

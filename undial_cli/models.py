@@ -269,11 +269,17 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-def is_product(module: nn.Module) -> bool:
-    """Whether a linear layer gives the product with its weights; a subclass may give more."""
-    return type(module).forward is nn.Linear.forward or not type(module).__module__.startswith(
-        "transformers.models."
-    )
+@torch.no_grad()
+def is_product(module: Any) -> bool:
+    """Whether a linear layer gives one product, as its class says; a family's router gives more."""
+    special = type(module).__module__.startswith("transformers.models.")
+    if not special or type(module).forward is nn.Linear.forward:
+        return True
+    try:
+        output = module(module.weight.new_zeros(1, module.in_features))
+    except (IndexError, RuntimeError, ValueError):
+        return False
+    return isinstance(output, Tensor) and output.shape == (1, module.out_features)
 
 
 def not_a_language_model(config: ModelConfig, path: str, error: Exception) -> UserError:
@@ -330,6 +336,11 @@ def adapt(model: PreTrainedModel, config: AdapterConfig, seed: int) -> nn.Module
         )
     except ValueError as error:
         reason = str(error).strip().splitlines()[0][:200]
+        if "lora_dropout" in reason:
+            raise UserError(
+                f"adapter.dropout={config.dropout}: allowed is 0 on weights that experts share, "
+                f"which adapter.target_modules={config.target_modules} names here"
+            ) from error
         raise UserError(f"adapter.target_modules={config.target_modules}: {reason}") from error
 
 
