@@ -14,8 +14,10 @@ from small import SCALED, random_llama, small_model
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
     FalconH1Config,
     FalconH1ForCausalLM,
+    GPTNeoForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     RecurrentGemmaConfig,
@@ -29,7 +31,7 @@ from undial_cli.losses import npo_loss, sequence_logps, undial_loss
 from undial_cli.losses.chunked import Projection
 from undial_cli.methods import make_method
 from undial_cli.methods.configs import NpoConfig, UndialConfig
-from undial_cli.models import adapt, load_model
+from undial_cli.models import adapt, check_model, load_model
 from undial_cli.schema import AdapterConfig, ModelConfig
 from undial_cli.training.teacher import CachedTeacher
 from undial_cli.training.trainer import term_sum
@@ -212,7 +214,23 @@ class Repeated(Doubled):
         return torch.cat([logits, logits], dim=-1)
 
 
-@pytest.mark.parametrize("kind", [Doubled, Centred, Repeated])
+class Masked(Doubled):
+    """Never says one word."""
+
+    def after(self, logits: Tensor) -> Tensor:
+        masked = logits.clone()
+        masked[..., 3] = -1e4
+        return masked
+
+
+class Capped(Doubled):
+    """Leaves small logits nearly as they are."""
+
+    def after(self, logits: Tensor) -> Tensor:
+        return 30 * torch.tanh(logits / 30)
+
+
+@pytest.mark.parametrize("kind", [Doubled, Centred, Repeated, Masked, Capped])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_an_unknown_change_of_the_logits_is_found_by_trying(
     kind: type[Doubled], dtype: torch.dtype
@@ -221,6 +239,81 @@ def test_an_unknown_change_of_the_logits_is_found_by_trying(
     install_head(model)
     refused(lambda: check_head(model), "'llama'", "changes its logits after the head")
     assert output_head(model).job is None
+
+
+class Twice(LlamaForCausalLM):
+    """Uses its head a second time, as models that predict further tokens do."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        super().forward(*args, **kwargs)
+        return super().forward(*args, **kwargs)
+
+
+class LastOnly(LlamaForCausalLM):
+    """Gives logits after the last token only."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return super().forward(*args, **{**kwargs, "logits_to_keep": 1})
+
+
+@pytest.mark.parametrize("kind", [Twice, LastOnly])
+def test_a_head_that_is_not_used_once_for_every_position_is_refused(kind: Any) -> None:
+    model = kind(LlamaConfig(**SHAPE))
+    install_head(model)
+    refused(lambda: check_head(model), "'llama'", "not used once for every position")
+
+
+def test_a_scale_that_is_believed_to_be_another_is_refused() -> None:
+    model: Any = small_model("granite", VOCABULARY)
+    check_head(model)
+    output_head(model).effect = {"scale": 8.0}  # it divides by 8
+    refused(lambda: check_head(model), "'granite'", "otherwise than is known")
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_model_that_sees_tokens_to_come_is_refused(attention: str, tmp_path: Path) -> None:
+    shape = {**SHAPE, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    bert = AutoModelForCausalLM.from_config(BertConfig(**shape))
+    refused(lambda: install_head(bert), "'bert'", "is_decoder=false", "no causal language model")
+    decoder = BertConfig(**shape, is_decoder=True, attn_implementation=attention)
+    install_head(causal := AutoModelForCausalLM.from_config(decoder).eval())
+    check_head(causal)
+    assert not causal.training
+    both = small_model("gemma3", VOCABULARY).config
+    both.use_bidirectional_attention = True
+    refused(
+        lambda: install_head(AutoModelForCausalLM.from_config(both)), "use_bidirectional_attention"
+    )
+    looking = small_model("llama", VOCABULARY)
+    looking.model.register_forward_hook(later_tokens)
+    refused(lambda: check_head(looking), "depends on those after it")
+    bert.save_pretrained(tmp_path)
+    config = ModelConfig(attn_implementation=attention)
+    refused(lambda: check_model(config, str(tmp_path)), "no causal language model")
+
+
+def later_tokens(_: nn.Module, args: Any, output: Any) -> Any:
+    """Mix the next token's state into every one."""
+    output.last_hidden_state = output.last_hidden_state + output.last_hidden_state.roll(-1, 1)
+    return output
+
+
+def test_the_check_leaves_random_numbers_as_they_were() -> None:
+    model = small_model("gpt2", VOCABULARY)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    check_head(model)
+    assert torch.equal(torch.rand(3), expected)
+    assert not model.training
+
+
+def test_a_family_without_an_attention_says_which_it_has(tmp_path: Path) -> None:
+    small_model("neo", VOCABULARY).save_pretrained(tmp_path)
+    call = lambda: check_model(ModelConfig(attn_implementation="sdpa"), str(tmp_path))  # noqa: E731
+    if GPTNeoForCausalLM._supports_sdpa:
+        pytest.skip("this version's GPT-Neo has it")
+    refused(call, "model.attn_implementation=sdpa", "GPTNeo", "model.attn_implementation=eager")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_qa
+from conftest import refused, write_qa
+from model_families import tiny_config
 from peft import PeftModel
 from small import TINY, random_llama
 from torch import nn
@@ -197,10 +198,11 @@ def test_the_teacher_of_a_model_from_scratch_is_of_the_runs_own_seed(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "cache"))
-    retain = write_qa(tmp_path / "retain.jsonl", 3)
+    retain, forget = write_qa(tmp_path / "retain.jsonl", 3), tmp_path / "forget.jsonl"
+    forget.write_text('{"question": "Who is Ann?", "answer": "Ann is a baker."}\n')
     for seed in (0, 1):
         words = ["unlearn", "model=tiny", f"model.path={TINY}", "data=jsonl",
-                 f"data.forget_file={retain}", f"data.retain_file={retain}", "hardware=cpu",
+                 f"data.forget_file={forget}", f"data.retain_file={retain}", "hardware=cpu",
                  f"method={method}", "method.retain=klr", "eval=none", "report=false",
                  "train.max_steps=1", f"seed={seed}", f"output_dir={tmp_path}",
                  f"name=seed-{seed}"]  # fmt: skip
@@ -210,3 +212,27 @@ def test_the_teacher_of_a_model_from_scratch_is_of_the_runs_own_seed(
         assert first["retain_loss"] == pytest.approx(0, abs=1e-6)
         if method == "npo":
             assert first["forget_loss"] == pytest.approx(20 * math.log(2), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "family, adapted, other",
+    [("llama4_text", "q_proj", "router"), ("falcon", "query_key_value", "lm_head")],
+)
+def test_all_linear_is_every_layer_that_gives_a_product(
+    family: str, adapted: str, other: str
+) -> None:
+    model = AutoModelForCausalLM.from_config(tiny_config(family))
+    install_head(model)
+    config = AdapterConfig(name="lora", target_modules=["all-linear"], dropout=0.0)
+    names = {
+        name for name, _ in adapt(model, config, seed=0).named_parameters() if "lora_A" in name
+    }
+    assert any(adapted in name for name in names)
+    assert not any(other in name for name in names)
+
+
+def test_dropout_on_shared_weights_of_experts_is_refused_by_its_own_key() -> None:
+    model = AutoModelForCausalLM.from_config(tiny_config("mixtral"))
+    install_head(model)
+    config = AdapterConfig(name="lora", target_modules=["all-linear"], dropout=0.1)
+    refused(lambda: adapt(model, config, seed=0), "adapter.dropout=0.1", "allowed is 0")

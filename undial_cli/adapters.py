@@ -190,6 +190,19 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
+@torch.no_grad()
+def is_product(module: Any) -> bool:
+    """Whether a linear layer gives one product, as its class says; a family's router gives more."""
+    special = type(module).__module__.startswith("transformers.models.")
+    if not special or type(module).forward is nn.Linear.forward:
+        return True
+    try:
+        output = module(module.weight.new_zeros(1, module.in_features))
+    except (IndexError, RuntimeError, ValueError):
+        return False
+    return isinstance(output, Tensor) and output.shape == (1, module.out_features)
+
+
 def add_lora(
     model: PreTrainedModel, config: AdapterConfig, seed: int, revision: str | None = None
 ) -> Any:
@@ -204,6 +217,8 @@ def add_lora(
     from peft import LoraConfig, get_peft_model
 
     modules = lora_modules(model, config)
+    # Routers are linear layers by class that give something else than a product.
+    special = [n for n, m in model.named_modules() if is_linear(m) and not is_product(m)]
     torch.manual_seed(seed)
     try:
         return get_peft_model(
@@ -213,12 +228,18 @@ def add_lora(
                 lora_alpha=config.alpha,  # type: ignore[arg-type]
                 lora_dropout=config.dropout,
                 target_modules=modules,
+                exclude_modules=special if modules == "all-linear" and special else None,
                 task_type="CAUSAL_LM",
                 revision=revision,
             ),
         )
     except ValueError as error:
         given = "null" if config.target_modules is None else ",".join(config.target_modules)
+        if "lora_dropout" in str(error):
+            raise UserError(
+                f"adapter.dropout={config.dropout}: allowed is 0 on weights that experts share, "
+                f"which adapter.target_modules={given} names here"
+            ) from error
         raise UserError(f"adapter.target_modules={given}: {reason_of(error)}") from error
 
 

@@ -7,6 +7,7 @@ model's own forward, so that DDP, FSDP, DeepSpeed, LoRA and checkpointing hold. 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,19 +30,21 @@ AFTER_HEAD = (
 
 @dataclass(frozen=True)
 class After:
-    """What a family does to its logits after the head, and where it reads how much on each call."""
+    """What models do to their logits after the head by a field that they read on each call.
 
-    family: str
+    `families`: those that do it so (none: whoever has the field; `check_head` tries it).
+    """
+
     name: str
-    on_model: bool
+    families: tuple[str, ...]
     off: float | None
     effect: Callable[[float], dict[str, float]]
 
 
 KNOWN = (
-    After("gemma", "final_logit_softcapping", False, None, lambda value: {"cap": value}),
-    After("cohere", "logit_scale", True, 1.0, lambda value: {"scale": value}),
-    After("granite", "logits_scaling", False, 1.0, lambda value: {"scale": 1 / value}),
+    After("final_logit_softcapping", (), None, lambda value: {"cap": value}),
+    After("logit_scale", ("cohere",), 1.0, lambda value: {"scale": value}),
+    After("logits_scaling", ("granite",), 1.0, lambda value: {"scale": 1 / value}),
 )
 
 
@@ -71,34 +74,105 @@ def install_head(model: PreTrainedModel) -> None:
     """Turn the model's output head into a `TargetHead`, in place; parameters stay what they are.
 
     Raises:
-        UserError: the model has no plain linear head, or changes its logits in an unknown way.
+        UserError: the model has no plain linear head, changes its logits in an unknown way, or
+            looks at tokens to come by its config.
     """
     head = model.get_output_embeddings()
     kind = model.config.model_type
+    reason = why_not_causal(model)
+    if reason is not None:
+        raise UserError(f"model of type '{kind}': {reason}: no causal language model")
     if type(head) is not nn.Linear and not isinstance(head, TargetHead):
         raise UserError(f"model of type '{kind}': its output head is no plain linear layer")
     head.__class__ = TargetHead
     target = output_head(model)
+    config = model.config.get_text_config(decoder=True)
     for name in AFTER_HEAD:
-        value = getattr(model.config, name, None)
+        value = getattr(config, name, None)
         if value in (None, 1, 1.0):
             continue
-        known = next((a for a in KNOWN if a.name == name and kind.startswith(a.family)), None)
-        if known is None:
+        known = next((a for a in KNOWN if a.name == name), None)
+        if known is None or not kind.startswith(known.families or ""):
             raise UserError(f"model of type '{kind}': {name} after the head is not supported")
-        target.after = (model if known.on_model else model.config, name, known.off)
+        target.after = (model if hasattr(model, name) else config, name, known.off)
         target.effect = known.effect(value)
+
+
+def why_not_causal(model: PreTrainedModel) -> str | None:
+    """The setting by which a model looks at tokens to come, where its config has one."""
+    config = model.config.get_text_config(decoder=True)
+    if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
+        return f"use_bidirectional_attention={config.use_bidirectional_attention} in its config"
+    # Others have this field and do not read it.
+    reads = "config.is_decoder" in inspect.getsource(type(model).__init__)
+    if reads and not config.is_decoder:
+        return "is_decoder=false in its config"
+    return None
 
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
-    """Raise UserError if what a job returns does not come out of the model as it is."""
-    sign = torch.full((1, 1, 1), 0.625, dtype=model.dtype, device=model.device)
-    with head_job(model, lambda hidden, head: sign):
-        found = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device)).logits
-    if found.shape != sign.shape or not bool((found == sign).all()):
-        kind = model.config.model_type
-        raise UserError(f"model of type '{kind}': it changes its logits after the head")
+    """Try a model on a few tokens: a job must see every position, and its result come out as it is.
+
+    Raises:
+        UserError: the model does not run on plain tokens, looks at tokens to come, uses its head
+            not once for every position, or changes its logits otherwise than its head is known to.
+    """
+    kind, training = model.config.model_type, model.training
+    try:
+        with torch.random.fork_rng(devices=[]):
+            reason = head_fault(model)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = f"it does not run on a row of plain tokens ({lines[0][:120]})"
+    finally:
+        model.train(training)
+    if reason is not None:
+        raise UserError(f"model of type '{kind}': {reason}")
+
+
+def head_fault(model: PreTrainedModel) -> str | None:
+    """What is wrong with a model's head, in a few words; the model may be left in training."""
+    generator = torch.Generator().manual_seed(0)
+    row = torch.randint(3, 40, (8,), generator=generator) % output_head(model).out_features
+    ids_BT = torch.stack([row, torch.cat([row[:4], row[:4]])]).to(model.device)
+    trial_BTV = torch.randint(-160, 160, (2, 8, output_head(model).out_features)) / 8
+    trial_BTV = trial_BTV.to(model.device, model.dtype)  # exact in every dtype
+    calls: list[tuple[Tensor, Projection]] = []
+
+    def logits(result: Tensor | None = None) -> Tensor:
+        """What the model gives by itself, or with a job that gives `result`."""
+
+        def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
+            calls.append((hidden_BTD, head))
+            assert result is not None
+            return result
+
+        with contextlib.nullcontext() if result is None else head_job(model, job):
+            return model(input_ids=ids_BT, use_cache=False).logits
+
+    dense_BTV, given_BTV = logits(), logits(trial_BTV)
+    if len(calls) != 1 or calls[0][0].shape[:2] != ids_BT.shape:
+        return "its output head is not used once for every position"
+    near = 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.03
+    hidden_BTD, head = calls.pop()
+    if given_BTV.shape != trial_BTV.shape or not torch.equal(given_BTV, trial_BTV.to(given_BTV)):
+        return "it changes its logits after the head"
+    if gap(head.logits(hidden_BTD), dense_BTV) > near:
+        return "it changes its logits after the head otherwise than is known"
+    if gap(dense_BTV[0, :4], dense_BTV[1, :4]) > near:
+        return "what it says of a token depends on those after it: no causal language model"
+    model.train()
+    total = trial_BTV.sum()
+    given = logits(total)
+    if len(calls) != 1 or given.shape != total.shape or not torch.equal(given, total.to(given)):
+        return "it changes its logits after the head in training"
+    return None
+
+
+def gap(found: Tensor, expected: Tensor) -> float:
+    """The distance of two tensors as a share of the second one's size."""
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 
 def output_head(model: nn.Module) -> TargetHead:
@@ -113,9 +187,9 @@ def head_job(model: nn.Module, job: HeadJob) -> Iterator[None]:
     owner, name, off = head.after or (head, "job", job)
     own = getattr(owner, name)
     head.job = job
-    setattr(owner, name, off)
+    vars(owner)[name] = off  # not by assignment, which a config checks against the field's type
     try:
         yield
     finally:
-        setattr(owner, name, own)
+        vars(owner)[name] = own
         head.job = None

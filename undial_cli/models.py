@@ -203,7 +203,7 @@ def load_whole(
             common["quantization_config"] = four_bit()
         return AutoModelForCausalLM.from_pretrained(source.path, **source.arguments, **common)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise not_a_language_model(path, error) from error
+        raise not_a_language_model(config, path, error) from error
 
 
 def is_from_scratch(config: ModelConfig, path: str) -> bool:
@@ -247,7 +247,8 @@ def check_model(
         raise UserError(f"model.path={path}: not a model (no weights there)")
     with torch.device("meta"):
         model = blank_model(config, path)
-    held, layers = capacity_of(model), model.config.num_hidden_layers
+    held = capacity_of(model)
+    layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", 0)
     if layer is not None and layer >= layers:
         raise UserError(
             f"method.layer={layer}: this model has {layers} layers; allowed is 0 to {layers - 1}"
@@ -279,14 +280,20 @@ def blank_model(config: ModelConfig, path: str) -> PreTrainedModel:
             trust_remote_code=trust,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise not_a_language_model(path, error) from error
+        raise not_a_language_model(config, path, error) from error
     install_head(model)
     return model
 
 
-def not_a_language_model(path: str, error: Exception) -> UserError:
-    """The line for files that do not make a causal language model."""
+def not_a_language_model(config: ModelConfig, path: str, error: Exception) -> UserError:
+    """The line for files that do not make a causal language model, or not with this attention."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    kind, _, reason = lines[0].partition(" does not support ")
+    if reason.startswith(("an attention implementation", "Flash Attention", "flex")):
+        return UserError(
+            f"model.attn_implementation={config.attn_implementation}: {kind} has none of it; "
+            "set model.attn_implementation=eager"
+        )
     return UserError(
         f"model.path={path}: cannot be loaded as a causal language model ({lines[0][:160]})"
     )

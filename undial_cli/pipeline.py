@@ -124,7 +124,11 @@ def planned(run: TrainingRun) -> RunResult:
     if ui.is_speaker():
         inputs = prepare(run, weights=False)
         path = str(target_of(run).path or run.model.base)
-        plan_table.show(run, plan.make(run, path, inputs.sets, inputs.samples, *training_of(run)))
+
+        def make(run: TrainingRun) -> plan.Plan:
+            return plan.make(run, path, inputs.sets, inputs.samples, *training_of(run))
+
+        plan_table.show(run, make(run), make)
     return RunResult(folder_of(run).path, "planned")
 
 

@@ -12,17 +12,19 @@ from typing import Any
 import pytest
 import torch
 from conftest import refused
+from model_families import tiny_config
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoTokenizer, LlamaConfig
 
 from undial_cli import pipeline
 from undial_cli.cli import run_command
 from undial_cli.compose import compose_run
-from undial_cli.errors import WorldError
+from undial_cli.errors import UserError, WorldError
 from undial_cli.inputs import prepare
 from undial_cli.planning import plan
+from undial_cli.planning.advice import advice
 from undial_cli.planning.plan import Memory, Plan
-from undial_cli.planning.replay import Cost, Replay
+from undial_cli.planning.replay import Cost, Replay, grouped_flops, grouped_shape
 from undial_cli.planning.speed import Speed, seconds
 from undial_cli.planning.stand_ins import state_bytes
 from undial_cli.reporting import plan_table
@@ -247,24 +249,63 @@ def test_a_plan_says_what_would_take_less(
     for share, verdict in verdicts.items():
         there = share * whole.memory.peak
         monkeypatch.setattr(plan_table, "room", lambda _, there=there: there)
-        plan_table.show(run, whole)
+        plan_table.show(run, whole, lambda _: whole)
         assert verdict in capsys.readouterr().out
 
 
-def test_advice_is_what_helps_most_here(whole: Plan) -> None:
+def test_only_what_takes_less_is_advised(whole: Plan) -> None:
+    """Planned by hand: 100 bytes of weights, 10 a sequence, twice as many sequences in a pass."""
+
+    def again(run: TrainingRun) -> Plan:
+        size = 1 if run.model.dtype == "bfloat16" else 2
+        micro = run.hardware.micro_batch_size or 8
+        if run.adapter.name == "lora":
+            raise UserError("not this one")
+        return dataclasses.replace(whole, micro=micro, memory=Memory(step=50 * size + 10 * micro))
+
     run = training()
-    memory = Memory(weights=100, gradients=10, activations=80, head=10, step=200)
-    large = dataclasses.replace(whole, micro=8, memory=memory)
-    # Of 0.9 * 150 bytes, 15 are left to activations, which take 10 for each sequence.
-    assert plan_table.advice(run, large, 150).split(", ") == [
-        "hardware.micro_batch_size=1", "train.activation_checkpointing=true", "adapter=lora",
-        "model.dtype=bfloat16",
+    assert advice(run, again(run), 141, again) == [
+        ("model.dtype=bfloat16", 130), ("hardware.micro_batch_size=4", 140),
     ]  # fmt: skip
-    run.adapter.name, run.model.dtype = "lora", "bfloat16"
-    heavy = dataclasses.replace(whole, memory=Memory(weights=100, activations=10, step=110))
-    assert plan_table.advice(run, heavy, 50) == "a smaller model"
-    heavy.device = torch.device("cuda")
-    assert plan_table.advice(run, heavy, 50) == "adapter=qlora"
+    assert advice(run, again(run), 1, again)[0] == ("hardware.micro_batch_size=1", 110)
+    assert run == training()
+    run.model.dtype, run.hardware.micro_batch_size = "bfloat16", 1
+    assert advice(run, again(run), 1, again) == []
+
+
+def test_what_is_advised_has_the_peak_that_its_plan_has(shape: tuple[Path, int]) -> None:
+    words = [f"model.path={shape[0]}", PADDED, "adapter=lora"]
+    run = training(*words)
+    found = advice(run, planned(run), 0, planned)
+    assert {"hardware.micro_batch_size=1", "model.dtype=bfloat16"} <= dict(found).keys()
+    for setting, peak in found:
+        assert planned(training(*words, setting)).memory.peak == peak
+
+
+def test_experts_are_planned_in_float32(tmp_path: Path, shape: tuple[Path, int]) -> None:
+    config = tiny_config("mixtral")
+    config.vocab_size = shape[1]
+    config.save_pretrained(tmp_path)
+    for file in (*shape[0].glob("tokenizer*"), *shape[0].glob("chat_template*")):
+        shutil.copy(file, tmp_path)
+    found = planned(training(f"model.path={tmp_path}", PADDED))
+    experts = 2 * 4 * 3 * 32 * 48
+    assert found.trained > experts
+    assert found.memory.gradients == 4 * found.trained
+    assert found.step.flops > 0
+
+
+@pytest.mark.parametrize(
+    "left, right, ends, shape, flops",
+    [((6, 3), (2, 3, 5), 2, [6, 5], 2 * 6 * 3 * 5), ((3, 6), (6, 5), 2, [2, 3, 5], 2 * 3 * 6 * 5),
+     ((2, 4, 3), (3, 6), 2, [4, 6], 2 * 4 * 3 * 6)],
+)  # fmt: skip
+def test_a_grouped_product_has_its_shape_and_work(
+    left: Any, right: Any, ends: int, shape: list[int], flops: int
+) -> None:
+    pair = torch.zeros(left), torch.zeros(right)
+    assert grouped_shape(*pair, torch.zeros(ends)) == shape
+    assert grouped_flops(*pair) == flops
 
 
 def test_processes_share_a_step_and_exchange_gradients(

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import refused
+from model_families import tiny_config
 from small import random_llama, small_model, without_float32
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from undial_cli.data.collate import EMPTY, Batch, padded
 from undial_cli.data.encode import IGNORE, Example
-from undial_cli.head import head_job
+from undial_cli.head import head_job, install_head
 from undial_cli.methods import make_method
 from undial_cli.methods.base import TEACHER_LAYER, Loss, Method
 from undial_cli.methods.configs import METHODS
@@ -26,6 +28,7 @@ from undial_cli.training.trainer import term_sum
 
 VOCABULARY = 48
 LORA = AdapterConfig(name="lora", dropout=0.0)
+LORA_ALL = AdapterConfig(name="lora", target_modules=["all-linear"])
 PREFIX = list(range(1, 13))
 
 
@@ -236,3 +239,54 @@ def test_an_expression_that_leaves_nothing_is_refused(parameters: str) -> None:
     model = model_of("llama")
     call = lambda: choose_parameters(model, rmu(0, parameters=parameters))  # noqa: E731
     refused(call, f"method.parameters={parameters}", "model.embed_tokens.weight")
+
+
+def family_model(family: str, **fields: Any) -> Any:
+    """A tiny float64 model of a family."""
+    config = tiny_config(family)
+    for name, value in fields.items():
+        setattr(config, name, value)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").double().eval()
+    install_head(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    "family, name",
+    [("gemma3", "model.language_model.layers"), ("git", "git.encoder.layer"),
+     ("gpt2", "transformer.h"), ("opt", "model.decoder.layers")],
+)  # fmt: skip
+def test_the_layers_are_those_of_the_text(family: str, name: str) -> None:
+    model = family_model(family)
+    assert layers_of(model) is model.get_submodule(name)
+    assert layers_of(adapt(model, LORA_ALL, seed=0)) is model.get_submodule(name)
+
+
+@pytest.mark.parametrize("family", ["xlm", "longcat_flash"])
+def test_a_model_without_one_list_of_layers_is_refused(family: str) -> None:
+    refused(lambda: layers_of(family_model(family)), "method.layer", f"'{family}'")
+
+
+def test_activations_may_be_wider_than_what_the_head_sees(tmp_path: Path) -> None:
+    """OPT with projections: rmu's retain term begins at 0, and what is reached is trained."""
+    model = family_model("opt", word_embed_proj_dim=16)
+    method = rmu(0, retain="mse")
+    choose_parameters(model, method)
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert any("project_in" in name for name in names)
+    assert not any("project_out" in name for name in names)
+    cached = CachedTeacher(model, tmp_path, "", share_head=False)
+    cached.add("retain", EXAMPLES, [0, 1, 2], frozenset({TEACHER_LAYER}), layer=0)
+    cached.fill(model, padded)
+    batch = padded(CHOSEN, ROWS)
+    assert float(term_sum(model, cached, "retain", method.terms()["retain"], batch)) < 1e-20
+    hidden = plain_states(model, 0)
+    control = method.control(hidden.shape[1]).double()  # type: ignore[attr-defined]
+    apart = (hidden - control).square().mean(1)
+    counts = [sum(y != IGNORE for y in e.labels[1:]) for e in EXAMPLES]
+    expected = sum(float(part.mean()) for part in apart.split(counts))
+    found = term_sum(model, None, "forget", method, batch)
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-9)
+    found.backward()
+    assert {n for n, p in model.named_parameters() if p.grad is not None} == names

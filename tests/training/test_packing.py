@@ -12,13 +12,14 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from model_families import tiny_config
 from small import random_llama, small_model, without_float32
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from undial_cli.data.collate import EMPTY, Batch, padded
 from undial_cli.data.encode import IGNORE, Example
-from undial_cli.head import head_job
+from undial_cli.head import head_job, install_head
 from undial_cli.methods import make_method
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss
 from undial_cli.methods.configs import NpoConfig, UndialConfig
@@ -409,6 +410,45 @@ def test_a_window_shorter_than_the_sequences_is_refused() -> None:
     assert why_not(model, max_length=65) == (
         "model of type 'mistral' does not attend to the whole sequence"
     )
+
+
+def window_model(family: str, window: int) -> Any:
+    """A tiny model with a limit to what some layer attends to, wherever its config says so."""
+    config = tiny_config(family)
+    text = config.get_text_config(decoder=True)
+    name = "attention_chunk_size" if family.startswith("llama4") else "sliding_window"
+    assert getattr(text, name) == 16
+    setattr(text, name, window)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    install_head(model)
+    return model
+
+
+@pytest.mark.parametrize("family", ["llama4_text", "gemma3", "gemma3_text"])
+def test_a_chunk_or_a_window_at_any_depth_is_seen(family: str) -> None:
+    assert why_not(window_model(family, 64), 64) is None
+    reason = why_not(window_model(family, 64), 65)
+    assert reason is not None
+    assert "does not attend to the whole sequence" in reason
+
+
+class Windowed(LlamaForCausalLM):
+    """A Llama that attends to the last tokens only, and says so nowhere."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        size = kwargs["input_ids"].shape[1]
+        if self.config._attn_implementation == "sdpa" and size > 48:
+            seen = torch.ones(size, size, dtype=torch.bool).tril().triu(-47)
+            kwargs["attention_mask"] = seen[None, None]
+        return super().forward(*args, **kwargs)
+
+
+def test_a_window_that_no_config_names_is_found_by_trying() -> None:
+    model = random_llama(VOCABULARY)
+    model.__class__ = Windowed
+    assert why_not(model, 48) is None
+    assert why_not(model, 60) == "model of type 'llama' gives something else for it"
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])

@@ -56,6 +56,28 @@ FLOPS: dict[Any, Any] = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
 }
 
+# The product of a mixture's experts, whose shape function takes bfloat16 only.
+GROUPED = getattr(aten, "_grouped_mm", None)
+
+
+def grouped_shape(left: Tensor, right: Tensor, ends_E: Tensor | None = None) -> list[int]:
+    """The shape of a grouped product: rows in groups [S, K] by [E, K, N], or as its gradients."""
+    if left.ndim == 2 and right.ndim == 2:
+        assert ends_E is not None
+        return [len(ends_E), left.shape[0], right.shape[1]]
+    batch = [left.shape[0]] if left.ndim == right.ndim == 3 else []
+    return [*batch, left.shape[-2], right.shape[-1]]
+
+
+def grouped_flops(left: Tensor, right: Tensor, *_: Any, **__: Any) -> int:
+    """Floating point operations of a grouped product: each row meets one expert's weights."""
+    experts = left.shape[0] if left.ndim == 3 and right.ndim == 2 else 1
+    return 2 * left.numel() * right.shape[-1] // experts
+
+
+if GROUPED is not None:
+    FLOPS[GROUPED] = grouped_flops
+
 
 @dataclass
 class Cost:
@@ -125,7 +147,12 @@ class Replay(TorchDispatchMode):
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if func in ANSWERS and any(isinstance(x, FakeTensor) for x in given):
             return ANSWERS[func]
-        if given:
+        if func._overloadpacket is GROUPED:
+            left, right, ends, *_ = [*args, kwargs.get("offs")]
+            with self.fake:
+                shape = grouped_shape(left, right, ends)
+                result = torch.empty(shape, dtype=left.dtype, device=left.device)
+        elif given:
             result = func(*args, **kwargs)
         else:
             with self.fake:

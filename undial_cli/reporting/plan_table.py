@@ -5,21 +5,28 @@ Measures the device that it speaks of; writes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import psutil
 import torch
 from rich.table import Table
 
 from undial_cli import ui
+from undial_cli.planning.advice import advice
 from undial_cli.planning.plan import Plan
 from undial_cli.planning.speed import measure, seconds
-from undial_cli.schema import TrainingRun, is_sharded
+from undial_cli.schema import TrainingRun
 
 # The share of a device's memory that tensors can be expected to get.
 USABLE = 0.9
 
 
-def show(run: TrainingRun, plan: Plan) -> None:
-    """Print a plan."""
+def show(run: TrainingRun, plan: Plan, again: Callable[[TrainingRun], Plan]) -> None:
+    """Print a plan.
+
+    Args:
+        again: the plan of a changed run, for what is advised.
+    """
     ui.say(table_of(run, plan))
     sharing = plan.processes if plan.device.type == "cpu" else 1
     speed = measure(plan.device, plan.dtype, plan.product, sharing)
@@ -41,7 +48,12 @@ def show(run: TrainingRun, plan: Plan) -> None:
         ui.say(f"it fits: {line}", "green")
     else:
         verdict = "it hardly fits" if plan.memory.peak <= there else "it does not fit"
-        ui.say(f"{verdict}: {line}; what takes less: {advice(run, plan, there)}", "red")
+        ui.say(f"{verdict}: {line}", "red")
+        less = advice(run, plan, USABLE * there, again)
+        for words, peak in less:
+            ui.say(f"with {words}: peak {size(peak)}", "green" if peak <= USABLE * there else "red")
+        if not less:
+            ui.say("no setting takes less: a smaller model", "red")
 
 
 def table_of(run: TrainingRun, plan: Plan) -> Table:
@@ -81,28 +93,6 @@ def room(plan: Plan) -> float:
     if plan.device.type == "cuda":
         return torch.cuda.mem_get_info(plan.device)[0]
     return psutil.virtual_memory().available / plan.processes
-
-
-def advice(run: TrainingRun, plan: Plan, there: float) -> str:
-    """Settings that take less memory, the most useful first."""
-    memory, found = plan.memory, []
-    free = USABLE * there - memory.level - memory.gradients - memory.head
-    micro = int(plan.micro * free / max(memory.activations, 1))
-    if 1 <= micro < plan.micro:
-        found.append(f"hardware.micro_batch_size={micro}")
-    if memory.activations > 0.2 * memory.peak and not run.train.activation_checkpointing:
-        found.append("train.activation_checkpointing=true")
-    if run.adapter.name == "none":
-        found.append("adapter=lora")
-    elif run.adapter.name == "lora" and plan.device.type == "cuda":
-        found.append("adapter=qlora")
-    if memory.teacher_signal > 0.2 * memory.peak:
-        found.append("teacher.cache=disk")
-    if run.model.dtype == "float32":
-        found.append("model.dtype=bfloat16")
-    if torch.cuda.device_count() > 1 and not is_sharded(run):
-        found.append("hardware=fsdp")
-    return ", ".join(found) or "a smaller model"
 
 
 def millions(count: int) -> str:

@@ -7,18 +7,36 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from undial_cli.errors import UserError
+from undial_cli.head import head_job
 from undial_cli.methods.base import Method
 from undial_cli.models import base_of
 
 
 def layers_of(model: Any) -> nn.ModuleList:
-    """The decoder layers of a (wrapped, adapted) model."""
-    count = base_of(getattr(model, "module", model)).config.num_hidden_layers
-    lists = (m for m in model.modules() if isinstance(m, nn.ModuleList))
-    return next(found for found in lists if len(found) == count)
+    """The decoder layers of a (wrapped, adapted) model; of one that sees images, those of its text.
+
+    Raises:
+        UserError: they are not in one list, or not known among others.
+    """
+    base = base_of(getattr(model, "module", model))
+    count = getattr(base.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    lists = [
+        (name.count("."), module)
+        for part in (base.get_decoder(), base)
+        if isinstance(part, nn.Module)
+        for name, module in part.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    outermost = {id(m): m for depth, m in lists if depth == min(d for d, _ in lists)}
+    if len(outermost) != 1:
+        raise UserError(
+            f"method.layer: a model of type '{base.config.model_type}' has no one list of layers"
+        )
+    return next(iter(outermost.values()))
 
 
 @contextlib.contextmanager
@@ -66,19 +84,34 @@ def choose_parameters(model: Any, method: Method) -> None:
 
 
 def freeze_beyond(model: Any, layer: int) -> None:
-    """Freeze the layers after one, and all that comes after the last layer."""
+    """Freeze the layers after one, and what else its activations do not depend on."""
     layers = layers_of(model)
-    reached = {id(p) for part in before(model, layers) for p in part.parameters()}
-    reached |= {id(p) for part in layers[: layer + 1] for p in part.parameters()}
-    for parameter in model.parameters():
-        if id(parameter) not in reached:
-            parameter.requires_grad_(False)
+    inside = {id(p) for part in layers for p in part.parameters()}
+    up_to = {id(p) for part in layers[: layer + 1] for p in part.parameters()}
+    outside = [p for p in model.parameters() if p.requires_grad and id(p) not in inside]
+    beyond = [p for p in layers.parameters() if id(p) not in up_to]
+    for parameter in [*beyond, *unreached(model, layer, outside)]:
+        parameter.requires_grad_(False)
 
 
-def before(model: Any, layers: nn.ModuleList) -> list[nn.Module]:
-    """The modules beside the layers that a model's body has before them: embeddings."""
-    for module in model.modules():
-        children = list(module.children())
-        if any(child is layers for child in children):
-            return children[: next(i for i, c in enumerate(children) if c is layers)]
-    return []
+def unreached(model: Any, layer: int, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+    """Those parameters that a layer's activations do not depend on, found on two tokens.
+
+    Raises:
+        UserError: the layer gives something else than activations [B, T, D].
+    """
+    ids_BT = torch.tensor([[3, 4]], device=next(model.parameters()).device)
+    job = head_job(model, lambda hidden_BTD, head: hidden_BTD[:, :1])
+    with torch.enable_grad(), states(model, layer) as found, job:
+        model(input_ids=ids_BT, use_cache=False)
+    hidden_BTD = found.pop()
+    if hidden_BTD.ndim != 3 or hidden_BTD.shape[:2] != ids_BT.shape:
+        kind = base_of(model).config.model_type
+        raise UserError(
+            f"method.layer={layer}: a layer of a model of type '{kind}' gives activations of shape "
+            f"{list(hidden_BTD.shape)} for two tokens, which no method here can use"
+        )
+    if not parameters or not hidden_BTD.requires_grad:
+        return parameters
+    gradients = torch.autograd.grad(hidden_BTD.sum(), parameters, allow_unused=True)
+    return [p for p, grad in zip(parameters, gradients, strict=True) if grad is None]

@@ -29,6 +29,11 @@ LEAST_SHARED = 8
 SIMILAR = 0.75
 # What some models ask of their attention, and this one does not do.
 UNKNOWN = {"softcap", "s_aux", "position_bias"}
+# Where configs and attention modules say how many tokens a layer attends to.
+WINDOWS = (
+    "sliding_window", "attention_chunk_size", "sliding_window_size", "attention_window_size",
+    "window_size", "local_attention", "local_window_size", "keep_window_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,7 @@ def why_not_by_config(model: Any, max_length: int) -> str | None:
         return "it needs model.attn_implementation=sdpa"
     if not getattr(model, "_supports_attention_backend", False):
         return f"{kind} has an attention of its own"
-    if max_length > (getattr(config, "sliding_window", None) or max_length):
+    if shortest_window(model, max_length) < max_length:
         return f"{kind} does not attend to the whole sequence"
     return None
 
@@ -178,32 +183,49 @@ def why_not_by_config(model: Any, max_length: int) -> str | None:
 def why_not(model: Any, max_length: int) -> str | None:
     """Why a model cannot take packed micro-batches, in a few words; None where it can.
 
-    A small batch is computed both ways, on the model's own device.
+    Batches as long as the data's are computed both ways, on the model's own device.
     """
     reason = why_not_by_config(model, max_length)
     if reason:
         return reason
+    text = model.config.get_text_config(decoder=True)
+    longest = min(max_length, getattr(text, "max_position_embeddings", None) or max_length)
+    near = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.02
     try:
-        same = all(relative_gap(model, examples) < 0.02 for examples in PROBES)
+        same = all(relative_gap(model, examples) < near for examples in probes(longest))
     except (TypeError, ValueError, RuntimeError):
         same = False
     kind = model.config.model_type
     return None if same else f"model of type '{kind}' gives something else for it"
 
 
-def probe(shared: int, length: int) -> Example:
-    """A sequence whose first tokens are those of other probes, and whose last one is a target."""
-    ids = [i % 7 + 1 for i in range(shared)] + [(i + length) % 11 + 1 for i in range(length)]
-    return Example(ids, [IGNORE] * (len(ids) - 1) + ids[-1:], len(ids))
+def shortest_window(model: Any, default: int) -> int:
+    """The fewest tokens that any of a model's layers attends to, by its config and its modules."""
+    config = model.config.get_text_config(decoder=True)
+    layers = [vars(module) for module in model.modules()]
+    limits = [held.get(name) for held in (vars(config), *layers) for name in WINDOWS]
+    return min((x for x in limits if type(x) is int and x > 0), default=default)
 
 
-PROBES = [[probe(shared, 3), probe(shared, 9), probe(shared, 5)] for shared in (0, 10)]
+def probe(shared: int, length: int, vocabulary: int) -> Example:
+    """A sequence that begins as other probes do, every further token a target."""
+    generator = torch.Generator().manual_seed(length)
+    ids = [(5 * i) % 7 + 1 for i in range(shared)]
+    ids += torch.randint(1, vocabulary, (length,), generator=generator).tolist()
+    return Example(ids, [IGNORE] * (shared + 1) + ids[shared + 1 :], len(ids))
+
+
+def probes(longest: int, vocabulary: int = 40) -> Iterator[list[Example]]:
+    """Batches of short sequences with and without a common beginning, and one of the longest."""
+    for shared, lengths in ((0, (3, 9, 5)), (10, (3, 9, 5)), (10, (longest - 10, 4))):
+        if shared + max(lengths) <= longest:
+            yield [probe(shared, length, vocabulary) for length in lengths]
 
 
 @torch.no_grad()
 def relative_gap(model: Any, examples: list[Example]) -> float:
     """How far the hidden states of a packed batch are from those of a padded one."""
-    found = []
+    hidden_ND = []
     for name, make in (("sdpa", padded), (NAME, packed)):
         batch = make(examples, list(range(len(examples)))).to(model.device)
 
@@ -211,8 +233,9 @@ def relative_gap(model: Any, examples: list[Example]) -> float:
             return hidden_BTD.flatten(0, 1).index_select(0, batch.positions_N).double()
 
         with attention(model, name), head_job(model, job):
-            found.append(model(input_ids=batch.input_ids, use_cache=False, **batch.layout).logits)
-    return float((found[0] - found[1]).norm() / found[0].norm())
+            output = model(input_ids=batch.input_ids, use_cache=False, **batch.layout)
+            hidden_ND.append(output.logits)
+    return float((hidden_ND[0] - hidden_ND[1]).norm() / hidden_ND[0].norm())
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from undial_cli.head import head_job, output_head
 from undial_cli.losses.chunked import Projection, compute_dtype
 from undial_cli.losses.fused import sequence_logps
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS, Signal
+from undial_cli.models import base_of
 from undial_cli.schema import digest
 from undial_cli.training.layers import states
 from undial_cli.training.rows import Rows
@@ -139,6 +140,8 @@ class CachedTeacher:
         hidden = head.weight.new_empty(0, head.in_features)
         self.dtype, self.layer_dtype = compute_dtype(hidden, head.projection()), head.weight.dtype
         self.width = head.in_features
+        shape = base_of(model).config.get_text_config(decoder=True)
+        self.layer_width = getattr(shape, "hidden_size", self.width)
         self.own = None if share_head else head.projection()
         self.head: Projection | None = None
         self.folder, self.fingerprint = folder, fingerprint
@@ -166,7 +169,7 @@ class CachedTeacher:
             rows[REFERENCE_LOGPS] = Rows(folder / "logps.bin", ones, 1, torch.float64, used)
         if TEACHER_LAYER in needs:
             file = folder / f"layer{layer}.bin"
-            rows[TEACHER_LAYER] = Rows(file, counts, self.width, self.layer_dtype, used)
+            rows[TEACHER_LAYER] = Rows(file, counts, self.layer_width, self.layer_dtype, used)
         self.sets[name] = Kept(folder, examples, used, rows, layer)
 
     @property
@@ -270,7 +273,7 @@ class CachedTeacher:
         rows, device = self.sets[name].rows, batch.input_ids.device
 
         def kept(need: str) -> Tensor:
-            none = torch.empty(0, self.width, dtype=rows[need].dtype)
+            none = torch.empty(0, rows[need].width, dtype=rows[need].dtype)
             parts = [rows[need].get(i) for i in batch.index if i >= 0]
             return torch.cat([none, *parts]).to(device)
 

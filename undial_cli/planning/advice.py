@@ -1,0 +1,72 @@
+"""What would take less memory: every setting is planned before it is advised.
+
+Knows which settings there are, and nothing of how a plan is made.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from undial_cli.errors import UserError, WorldError
+from undial_cli.planning.plan import Plan
+from undial_cli.schema import AdapterConfig, TrainingRun, is_sharded
+
+# A setting that saves less than this share of the peak is none.
+WORTH = 0.02
+
+
+def advice(
+    run: TrainingRun, plan: Plan, usable: float, again: Callable[[TrainingRun], Plan]
+) -> list[tuple[str, float]]:
+    """Settings that take less, the one that takes least first, each with its peak in bytes.
+
+    Args:
+        usable: bytes that the peak may take.
+        again: the plan of a changed run.
+    """
+    found: dict[str, float] = {}
+
+    def peak(words: str, **changes: Any) -> float:
+        """The peak of the run with other values of `section__key`; noted where it is lower."""
+        changed = copy.deepcopy(run)
+        for name, value in changes.items():
+            section, _, key = name.partition("__")
+            setattr(getattr(changed, section) if key else changed, key or section, value)
+        try:
+            bytes_taken = again(changed).memory.peak
+        except (UserError, WorldError):  # not possible here
+            return plan.memory.peak
+        if bytes_taken < (1 - WORTH) * plan.memory.peak:
+            found[words] = bytes_taken
+        return bytes_taken
+
+    for micro in smaller(plan.micro):
+        if peak(f"hardware.micro_batch_size={micro}", hardware__micro_batch_size=micro) <= usable:
+            break
+        if micro > 1:  # a smaller one takes less still
+            found.pop(f"hardware.micro_batch_size={micro}", None)
+    if not run.train.activation_checkpointing:
+        peak("train.activation_checkpointing=true", train__activation_checkpointing=True)
+    on_gpu = plan.device.type == "cuda"
+    if run.adapter.name == "none":
+        peak("adapter=lora", adapter=AdapterConfig(name="lora"))
+    elif run.adapter.name == "lora" and on_gpu:
+        peak("adapter=qlora", adapter=AdapterConfig(name="qlora"))
+    if plan.memory.teacher_signal and hasattr(run, "teacher"):
+        peak("teacher.cache=disk", teacher__cache="disk")
+    if run.model.dtype == "float32":
+        peak("model.dtype=bfloat16", model__dtype="bfloat16")
+    if torch.cuda.device_count() > 1 and on_gpu and not is_sharded(run):
+        peak("hardware=fsdp", hardware__args={"fsdp": True}, hardware__num_processes=None)
+    return sorted(found.items(), key=lambda item: item[1])
+
+
+def smaller(micro: int) -> Iterator[int]:
+    """Half a micro-batch's sequences, a quarter, and so on to one."""
+    while micro > 1:
+        micro //= 2
+        yield micro
