@@ -21,6 +21,9 @@ NOT_TRIED = {
     "gemma4_unified_assistant": "a drafting head for another model",
     "musicgen": "gives audio",
     "musicgen_melody": "gives audio",
+    "phimoe": "routes its tokens at random in training",
+    "qwen4_exp": "its sizes hang together in more ways than a rule knows",
+    "qwen4_exp_text": "its sizes hang together in more ways than a rule knows",
 }
 FAMILIES = sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(NOT_TRIED))
 VOCABULARY = 71
