@@ -54,6 +54,12 @@ def holds_list(key: str) -> bool:
     return re.sub(r"^eval\.sets\.[^.]+", "eval.sets", key) in list_keys()
 
 
+def takes_several(key: str, command: str) -> bool:
+    """Whether a dotted key takes a list of texts as well as one text."""
+    field = known_keys(command).get(key)
+    return field is not None and bool(field.metadata.get("several"))
+
+
 def explain(error: BaseException, command: str, overrides: Iterable[str]) -> UserError:
     """The one line for a composition error."""
     overrides = list(overrides)
@@ -69,10 +75,6 @@ def explain(error: BaseException, command: str, overrides: Iterable[str]) -> Use
     if keyed:
         return wrong_key(keyed[-1], command, overrides)
     text = str(chain[-1]).strip().splitlines()[0]
-    ambiguous = re.match(r"Ambiguous value for argument '(([^=']+)=.*)'", text)
-    if ambiguous:
-        word, key = ambiguous.groups()
-        return UserError(f"{word}: several values; a list is {key}=[a,b], a sweep has --multirun")
     if text.startswith("Config group override"):
         given = next((o for o in overrides if o.endswith(("=", "=null"))), "a group")
         return UserError(f"{given}: expected the name of an option")
@@ -80,7 +82,7 @@ def explain(error: BaseException, command: str, overrides: Iterable[str]) -> Use
         given = next(o for o in overrides if o in text)
         key, _, words = given.lstrip("+").partition("=")
         each = "--multirun for one run each"
-        if holds_list(key):
+        if holds_list(key) or takes_several(key, command):
             each = f"{key}=[{words}] for a list, or {each}"
         return UserError(f"{key}={words}: several values need {each}")
     match = re.search(r"Could not override '([^']+)'", str(error))

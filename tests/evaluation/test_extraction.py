@@ -18,7 +18,7 @@ from undial_cli.evaluation import extraction
 from undial_cli.evaluation.config import EvalConfig, EvalSetConfig
 from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.helpers import whole_text
-from undial_cli.evaluation.items import Item, continued, make_items
+from undial_cli.evaluation.items import Item, added_text, make_items
 from undial_cli.evaluation.suite import SetRows, Suite, evaluate
 from undial_cli.schema import DataConfig, TemplateConfig
 
@@ -146,18 +146,18 @@ def test_a_documents_prompt_and_continuation_join_to_its_text(tokenizer: Any) ->
     encoder = Encoder(tokenizer, TemplateConfig(), DataConfig())
     options = EvalSetConfig("a", kind="document", prompt_tokens=3)
     text = " ".join(LINE)
-    (item,) = make_items(encoder, "forget", options, [{"text": text}], [], set())
+    (item,) = make_items(encoder, "forget", options, [{"text": text}], [], set(), 200)
     assert item.prompt + item.reference == text
     assert whole_text(item, item.reference) == text
     new = tokenizer(text)["input_ids"][3:]
-    assert item.prompt + continued(encoder, item.prompt_ids, new) == text
+    assert item.prompt + added_text(encoder, item.prompt_ids, new) == text
 
 
 def test_a_character_cut_in_two_leaves_the_rest_as_it_can_be_read() -> None:
     encoder = Encoder(byte_tokenizer(), TemplateConfig(), DataConfig())
     ids = encoder.tokenise("né one")[0]
-    assert continued(encoder, ids[:2], ids[2:]) == encoder.text(ids[2:])
-    assert continued(encoder, ids[:3], ids[3:]) == " one"
+    assert added_text(encoder, ids[:2], ids[2:]) == encoder.text(ids[2:])
+    assert added_text(encoder, ids[:3], ids[3:]) == " one"
 
 
 def test_a_question_and_its_answer_are_two_words() -> None:

@@ -29,7 +29,7 @@ def items_of(
     **options: Any,
 ) -> list[Item]:
     encoder = Encoder(tokenizer, template or TemplateConfig(), data or DataConfig())
-    needs = {"answer", "alternatives"}
+    needs = {"answer", "alternatives", "generation"}
     return make_items(encoder, "mine", EvalSetConfig(**options), rows, shots or [], needs, limit)
 
 
@@ -226,3 +226,14 @@ def test_an_answer_ends_where_the_template_ends_it_whatever_the_tokenizer_says()
     (tagged,) = items_of([qa("Ann")], tokenizer, template=plain)
     assert end_labels([tagged]) == {tokenizer.eos_token_id}
     assert tagged.scored == "Ann"
+
+
+def test_the_reference_of_a_set_that_generates_nothing_stays_whole() -> None:
+    encoder = Encoder(byte_tokenizer(), TemplateConfig(), DataConfig())
+    row, options = {"text": "the quick brown fox says yes"}, EvalSetConfig(prompt_tokens=4)
+    (scored,) = make_items(encoder, "mine", options, [row], [], {"answer"}, 3)
+    (told,) = make_items(encoder, "mine", options, [row], [], {"generation"}, 3)
+    assert scored.prompt + scored.reference == row["text"]
+    assert scored.notes == ()
+    assert told.notes == ("reference cut at max_new_tokens=3",)
+    assert len(told.reference) < len(scored.reference)

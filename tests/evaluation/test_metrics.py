@@ -16,7 +16,7 @@ from rouge_score import rouge_scorer
 from scipy.special import log_softmax, softmax
 from scipy.stats import hmean, ks_2samp, mannwhitneyu
 
-from undial_cli.evaluation import metrics
+from undial_cli.evaluation import metrics, words
 from undial_cli.evaluation.catalog import Evidence, find
 from undial_cli.evaluation.config import EvalSetConfig
 
@@ -465,7 +465,7 @@ def test_repetition_of_hand_worked_cases() -> None:
 
 def test_words_are_what_single_blanks_separate() -> None:
     # Dong et al. split at " ": two blanks hold an empty word, a line break separates nothing.
-    assert metrics.split_words(" the old  river\nkeeps ") == [
+    assert words.split_words(" the old  river\nkeeps ") == [
         "",
         "the",
         "old",
@@ -473,7 +473,7 @@ def test_words_are_what_single_blanks_separate() -> None:
         "river\nkeeps",
         "",
     ]
-    assert metrics.split_words("") == []
+    assert words.split_words("") == []
     assert metrics.distinct("a\na a", 1) == 1.0
     assert metrics.distinct("a  a  a", 1) == 2 / 5
     rep_2 = find("rep_2")

@@ -181,9 +181,8 @@ def test_tofus_own_file_gives_what_its_code_makes_of_it(tmp_path: Path) -> None:
     assert [s["generation"] for s in forget] == ["answer 0", "answer 1", "answer 2"]
     ours = unlearned()
     join(ours, found, SUITE, relative=True)
-    ratios = [math.exp(x) for x in (0.5, -1.0, -1.5)]
-    expected_p = ks_2samp(OURS, ratios).pvalue  # type: ignore[attr-defined]
-    assert ours.metrics["forget_quality"] == pytest.approx(expected_p)
+    assert ours.metrics["forget_quality"] is None
+    assert "n = 3" in ours.missing["forget_quality"]
 
 
 def test_a_part_of_tofus_file_is_enough_and_gives_no_utility(tmp_path: Path) -> None:

@@ -88,4 +88,4 @@ def test_repetition_counts_letters_where_words_are_not_spaced() -> None:
     assert rep.sample(evidence) == pytest.approx(1 - 3 / 7)
     assert distinct.sample(evidence) == pytest.approx(3 / 9)
     for plain in ("to be or  not to be\n", "né à Köln, привет мир", "그는 서울에서 태어났다"):
-        assert words.split_words(plain) == plain.split()
+        assert words.split_words(plain) == plain.split(" ")

@@ -75,14 +75,16 @@ def make_items(
 
     Args:
         shots: rows of the solved examples, for `few_shot`.
-        needs: what the set's metrics need; alternative answers are encoded only for those.
+        needs: what the set's metrics need; alternative answers are encoded, and references cut to
+            what can be generated, only for those.
         max_new_tokens: generated per answer, where the set does not say.
 
     Raises:
         UserError: a row lacks a column, or none can be encoded.
     """
     encoder = dataclasses.replace(encoder, data=data_of(encoder.data, options))
-    options = dataclasses.replace(options, max_new_tokens=options.max_new_tokens or max_new_tokens)
+    longest = (options.max_new_tokens or max_new_tokens) if "generation" in needs else None
+    options = dataclasses.replace(options, max_new_tokens=longest)
     data, items, refused = encoder.data, [], dict[int, str]()
     for number, shot in enumerate(shots, 1):
         check_columns(shot, "few_shot", data, f"eval.sets.{set_name}.shots: row {number}")
@@ -154,7 +156,8 @@ def documents(
         notes = [f"document cut at max_tokens={options.max_tokens}"] if cut else []
         ids, start, whole = piece.input_ids, options.prompt_tokens, encoder.text(piece.input_ids)
         if len(ids) <= start:
-            notes.append(f"document of at most prompt_tokens={start}, not continued")
+            if options.max_new_tokens is not None:
+                notes.append(f"document of at most prompt_tokens={start}, not continued")
             prompt, rest, prompt_ids = whole, "", []
         else:
             prompt_ids, rest_ids = ids[:start], ids[start:][: options.max_new_tokens]
@@ -243,13 +246,13 @@ def answered(
     tokens that may be generated.
     """
     example = encoder.tokenise_answers(rendering)
-    scored, notes, longest = rendering.answer, [], options.max_new_tokens or 0
+    scored, notes, longest = rendering.answer, [], options.max_new_tokens
     if example.cut:
         scored = encoder.beginning(rendering, example.answer_tokens)
         kept = "answer cut at" if example.num_targets else "no answer token within"
         notes.append(f"{kept} {limit_of(encoder, options)}")
     reference = scored
-    if example.answer_tokens > longest:
+    if longest is not None and example.answer_tokens > longest:
         reference = encoder.beginning(rendering, longest)
         notes.append(f"reference cut at max_new_tokens={longest}")
     return Item(
