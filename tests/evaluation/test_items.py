@@ -232,8 +232,8 @@ def test_the_reference_of_a_set_that_generates_nothing_stays_whole() -> None:
     encoder = Encoder(byte_tokenizer(), TemplateConfig(), DataConfig())
     row, options = {"text": "the quick brown fox says yes"}, EvalSetConfig(prompt_tokens=4)
     (scored,) = make_items(encoder, "mine", options, [row], [], {"answer"}, 3)
-    (told,) = make_items(encoder, "mine", options, [row], [], {"generation"}, 3)
+    (told,) = make_items(encoder, "mine", options, [row], [], {"generation"}, 1)
     assert scored.prompt + scored.reference == row["text"]
     assert scored.notes == ()
-    assert told.notes == ("reference cut at max_new_tokens=3",)
+    assert told.notes == ("reference cut at max_new_tokens=1",)
     assert len(told.reference) < len(scored.reference)
