@@ -55,7 +55,8 @@ def unread_columns(rows: list[Row], config: DataConfig, known: Iterable[str]) ->
     Args:
         known: columns that are read beside those of a row's kind.
     """
-    needed, known = columns_of(config), {*known, *BESIDE, config.focus_key, config.alternative_key}
+    keys = config.focus_key, config.alternative_key, config.subject_key
+    needed, known = columns_of(config), {*known, *BESIDE, *keys}
     columns: dict[str, None] = {}
     for row in rows:
         read = needed.get(row_kind(row, config), ())

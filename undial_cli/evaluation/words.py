@@ -56,23 +56,38 @@ def unicode_words(text: str) -> list[str]:
     return words
 
 
-def reading(reference: str) -> str:
-    """How a reference is read by ROUGE: `field` where at least half of its letters are a-z, 0-9.
+def letters_of(text: str) -> list[str]:
+    """The letters and digits of a text, in lower case."""
+    return [sign for sign in text.lower() if unicodedata.category(sign)[0] in "LN"]
 
-    `unicode` where fewer are, `none` where there is no letter at all. It is the reference that
-    decides, so that all models are measured alike.
+
+def reading(reference: str) -> str:
+    """How a reference is read by ROUGE: `field` where it holds a word of a-z, 0-9.
+
+    `unicode` where it holds none of these, `none` where there is no letter at all. It is the
+    reference that decides, so that all models are measured alike.
     """
-    letters = [sign for sign in reference.lower() if unicodedata.category(sign)[0] in "LN"]
+    letters = letters_of(reference)
     if not letters:
         return NONE
-    plain = sum(sign.isascii() for sign in letters)
-    return FIELD if 2 * plain >= len(letters) else UNICODE
+    return FIELD if any(map(str.isascii, letters)) else UNICODE
+
+
+def is_mostly_unread(reference: str) -> bool:
+    """Whether the field's words leave out more than half of a reference's letters."""
+    letters = letters_of(reference)
+    return reading(reference) == FIELD and 2 * sum(map(str.isascii, letters)) < len(letters)
 
 
 def reading_note(references: list[str]) -> str:
     """What has to be said of how the references of a set were read; "" for the field's words."""
     kinds = [reading(reference) for reference in references]
     odd, empty, total = kinds.count(UNICODE), kinds.count(NONE), len(kinds)
-    parts = [f"Unicode words in {odd} of {total} references (mostly not a-z)"] if odd else []
+    partly = sum(map(is_mostly_unread, references))
+    parts = [f"Unicode words in {odd} of {total} references (no a-z, 0-9 in them)"] if odd else []
+    if partly:
+        parts.append(
+            f"{partly} of {total} references are scored by the few words of a-z, 0-9 in them"
+        )
     parts += [f"{empty} of {total} references have no word and are not scored"] if empty else []
     return "; ".join(parts)
