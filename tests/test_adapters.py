@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import refused
+from conftest import refused, write_qa
 from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -29,6 +30,7 @@ from transformers import (
     SmolLM3Config,
 )
 
+import undial_cli
 from undial_cli.adapters import add_lora, default_modules, merge
 from undial_cli.errors import UserError, WorldError
 from undial_cli.head import install_head
@@ -351,3 +353,24 @@ def test_modules_that_take_no_adapter_are_refused_before_weights_are_read(
     shutil.copy(random_model / "config.json", tmp_path)
     config = AdapterConfig(name="lora", target_modules=[module])
     refused(lambda: check_model(ModelConfig(), str(tmp_path), config, weights=False), *parts)
+
+
+def test_recomputed_activations_move_every_part_of_a_fresh_adapter_alike(
+    untied_model: Path, tmp_path: Path
+) -> None:
+    rows = write_qa(tmp_path / "rows.jsonl", 4)
+    stored = []
+    for recomputed in ("true", "false"):
+        undial_cli.run(
+            ["model=tiny", f"model.path={untied_model}", "data=jsonl", f"data.forget_file={rows}",
+             "adapter=lora", "adapter.dropout=0", f"train.activation_checkpointing={recomputed}",
+             "train.max_steps=2", "train.batch_size=4", "train.optim=sgd", "eval=none",
+             "report=false", "hardware=cpu", f"output_dir={tmp_path}", f"name=ckpt-{recomputed}"]
+        )  # fmt: skip
+        file = tmp_path / "unlearn" / f"ckpt-{recomputed}" / "checkpoint" / "adapter_model.safetensors"
+        stored.append(load_file(file))
+    moved = {name: weight for name, weight in stored[0].items() if "lora_B" in name}
+    assert len(moved) == 4  # of two layers, two projections each
+    assert all(bool(weight.any()) for weight in moved.values())
+    for name, weight in stored[0].items():
+        torch.testing.assert_close(weight, stored[1][name])

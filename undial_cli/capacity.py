@@ -85,8 +85,9 @@ def check_fits(
         )
 
 
-def check_training(capacity: Capacity, max_length: int, sets: dict[str, list[Example]]) -> None:
+def check_training(
+    capacity: Capacity, max_length: int, name: str, examples: list[Example], row_numbers: list[int]
+) -> None:
     """Raise UserError for an example of a training set that a model cannot take."""
-    for name, examples in sets.items():
-        sequences = ((row, e.input_ids) for row, e in enumerate(examples))
-        check_fits(capacity, name, f"data.max_length={max_length}", sequences)
+    sequences = ((n - 1, e.input_ids) for n, e in zip(row_numbers, examples, strict=True))
+    check_fits(capacity, name, f"data.max_length={max_length}", sequences)

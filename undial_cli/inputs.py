@@ -137,16 +137,15 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         part.counts.beyond = len(held[name]) - len(rows[name])
         part.counts.repeated = count_repeated(rows[name], run.data)
         notes.append(part.counts.line(name, run.data.max_length))
+        check_training(capacity, run.data.max_length, name, part.examples, part.row_numbers)
     notes += describe_unread(run, rows, suite)
     watched = watched_examples(encoder, run, texts)
     if watched:
         notes.append(f"train.stop: {len(watched):,} texts watched, of {len(texts):,} read")
-    sets = {name: found.examples for name, found in encoded.items()}
-    check_training(capacity, run.data.max_length, sets)
     return Inputs(
         encoder,
-        sets,
-        {name: found.samples for name, found in encoded.items() if found.samples},
+        {name: part.examples for name, part in encoded.items()},
+        {name: part.samples for name, part in encoded.items() if part.samples},
         suite,
         find_reference(run, suite),
         beside(run),

@@ -191,3 +191,20 @@ def test_there_is_a_draw_for_every_time_that_a_row_is_seen(words: list[str], pas
     rows = {name: training_rows(run.data, name) for name in method.terms()}
     assert {name: len(part) for name, part in rows.items()} == {"forget": 20, "retain": 180}
     assert all(len(drawn) == passes + 1 for (drawn,) in preferred(run, method, rows))
+
+
+def test_every_example_knows_the_row_that_it_was_made_of() -> None:
+    rows: list[dict[str, Any]] = [
+        {"question": "who " * 40, "answer": "lost"},
+        {"text": "a long text of many words " * 9},
+        ROWS[0],
+    ]
+    found = plain(encoder(max_length=32), rows, "forget")
+    pieces = len(found.examples) - 1
+    assert pieces > 1
+    assert found.row_numbers == [2] * pieces + [3]
+    pairs = paired(
+        encoder(max_length=32), [rows[0], *ROWS], "forget", refusals_of([rows[0], *ROWS])
+    )
+    assert set(pairs.row_numbers) == {2, 3, 4}
+    assert len(pairs.row_numbers) == len(pairs.examples)

@@ -24,11 +24,15 @@ REFUSALS = Path(__file__).parent.parent / "assets" / "refusals.txt"
 
 @dataclass
 class Encoded:
-    """A training set: examples, the samples made of them (none: each is one by itself), counts."""
+    """A training set: examples, the samples made of them (none: each is one by itself), counts.
+
+    `row_numbers`: of each example, the row that it was made of, counted from 1.
+    """
 
     examples: list[Example]
     samples: list[Sample] = field(default_factory=list)
     counts: RowCounts = field(default_factory=RowCounts)
+    row_numbers: list[int] = field(default_factory=list)
 
 
 def plain(encoder: Encoder, rows: list[Row], name: str, words: Focus | None = None) -> Encoded:
@@ -41,10 +45,12 @@ def plain(encoder: Encoder, rows: list[Row], name: str, words: Focus | None = No
     if words is not None:
         spans = focus.find(rows, encoder.data, words.source, words.pipeline)
     examples: list[Example] = []
+    row_numbers: list[int] = []
     documents = sum(row_kind(row, encoder.data) in ("text", "ids") for row in rows)
     counts = RowCounts(len(rows), documents)
     if is_joined(encoder, rows):
         examples = [e for e in encoder.encode(rows, spans) if e.num_targets]
+        row_numbers = [1] * len(examples)
         for number, row in enumerate(rows, 1):
             if not str(row[encoder.data.text_key]).strip():
                 counts.skipped[number] = "no text"
@@ -52,6 +58,7 @@ def plain(encoder: Encoder, rows: list[Row], name: str, words: Focus | None = No
         for number, row in enumerate(rows, 1):
             made, reason = encode_row(encoder, row, spans[number - 1] if spans else None)
             examples += made
+            row_numbers += [number] * len(made)
             if reason:
                 counts.skipped[number] = reason
             add_cut(counts, made)
@@ -62,7 +69,7 @@ def plain(encoder: Encoder, rows: list[Row], name: str, words: Focus | None = No
             f"within data.max_length={encoder.data.max_length}"
         )
     counts.sequences, counts.tokens = len(examples), sum(e.num_targets for e in examples)
-    return Encoded(examples, counts=counts)
+    return Encoded(examples, counts=counts, row_numbers=row_numbers)
 
 
 def paired(encoder: Encoder, rows: list[Row], name: str, answers: list[list[list[str]]]) -> Encoded:
@@ -77,6 +84,7 @@ def paired(encoder: Encoder, rows: list[Row], name: str, answers: list[list[list
     encoder = dataclasses.replace(encoder, data=dataclasses.replace(encoder.data, turns="last"))
     examples: list[Example] = []
     samples: list[Sample] = []
+    row_numbers: list[int] = []
     counts = RowCounts(len(rows))
     for number, (row, others) in enumerate(zip(rows, answers, strict=True), 1):
         true, reason = encode_row(encoder, row)
@@ -97,12 +105,13 @@ def paired(encoder: Encoder, rows: list[Row], name: str, answers: list[list[list
             counts.skipped[number] = "nothing is left of its answers to prefer"
             continue
         examples += true
+        row_numbers += [number] * len(true)
         samples += [sample for sample in pairs if sample]
         counts.tokens += true[0].num_targets
         add_cut(counts, true[:1])
     check_any(encoder, name, counts, examples)
     counts.sequences = counts.trained
-    return Encoded(examples, samples, counts)
+    return Encoded(examples, samples, counts, row_numbers)
 
 
 def encode_row(
