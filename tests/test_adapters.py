@@ -367,7 +367,9 @@ def test_recomputed_activations_move_every_part_of_a_fresh_adapter_alike(
              "train.max_steps=2", "train.batch_size=4", "train.optim=sgd", "eval=none",
              "report=false", "hardware=cpu", f"output_dir={tmp_path}", f"name=ckpt-{recomputed}"]
         )  # fmt: skip
-        file = tmp_path / "unlearn" / f"ckpt-{recomputed}" / "checkpoint" / "adapter_model.safetensors"
+        file = (
+            tmp_path / "unlearn" / f"ckpt-{recomputed}" / "checkpoint" / "adapter_model.safetensors"
+        )
         stored.append(load_file(file))
     moved = {name: weight for name, weight in stored[0].items() if "lora_B" in name}
     assert len(moved) == 4  # of two layers, two projections each
