@@ -261,5 +261,5 @@ def documented() -> dict[str, list[str]]:
     text = DOC.read_text(encoding="utf-8")
     if f"transformers {transformers.__version__}" not in text:
         return {}
-    rows = [line.strip("| ").split("|") for line in text.split(HEADER)[1].splitlines()[2:]]
+    rows = [line.split("|")[1:-1] for line in text.split(HEADER)[1].splitlines()[2:]]
     return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}

@@ -28,10 +28,10 @@ def set_up_fsdp(self: Any, *words: Any, **keys: Any) -> None:
         self._shared_state["fsdp_plugin"] = keys["fsdp_plugin"]
 
 
-def check_sharded(model: Any) -> None:
+def check_sharded(model: Any, *words: Any) -> None:
     """The trainer's own check, and that the model was wrapped by FSDP."""
     assert type(model).__name__.startswith("FSDP"), type(model)
-    check_finite(model)
+    check_finite(model, *words)
 
 
 if __name__ == "__main__":

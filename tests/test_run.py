@@ -264,7 +264,9 @@ ROWS: dict[str, list[dict]] = {
 def test_own_files_of_every_kind_are_unlearned(kind: str, plain: Path, tmp_path: Path) -> None:
     file = tmp_path / "forget.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[kind]))
-    words = ["data=jsonl", f"data.forget_file={file}", f"data.retain_file={file}"]
+    retain = tmp_path / "retain.jsonl"
+    retain.write_text(file.read_text().replace("Rome", "Oslo").replace("Ada", "Eva"))
+    words = ["data=jsonl", f"data.forget_file={file}", f"data.retain_file={retain}"]
     words += [f"model.path={plain}", f"output_dir={tmp_path}", "name=run", "data.max_length=64"]
     assert run_command(["unlearn", *words, *SHORT, "method.retain=gdr"]) == 0
     folder = tmp_path / "unlearn" / "run"
@@ -330,7 +332,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds, saved", [(0, ["checkpoint-3"]), (600, [])])
+@pytest.mark.parametrize("seconds, saved", [(0, ["checkpoint-2"]), (600, [])])
 def test_the_clock_has_the_state_saved(
     seconds: float,
     saved: list[str],

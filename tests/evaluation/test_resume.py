@@ -77,8 +77,8 @@ def command(model: Path, *words: str) -> list[str]:
 NO_DOCUMENTS = "eval.sets.documents.split=null"
 
 
-# The jobs of its engines: answers, gradients, generations, continuations.
-JOBS = 12 + 9 + 12 + 3
+# The jobs of its engines: answers (documents' too), gradients, generations, continuations.
+JOBS = 15 + 9 + 12 + 3
 
 
 def left_in(place: Path) -> Left:
@@ -329,8 +329,8 @@ def test_given_results_are_set_beside_the_same_questions(place: Path, random_mod
     answers = {(s["set"], s["prompt"]): s["generation"] for s in given}
     assert len(set(answers.values())) > 8
     file = place / "outputs" / "evaluate" / "given" / "evaluation" / "results.json"
-    words = [f"eval.retain_model={file}", "eval.limit=2"]
-    found = demo(place, random_model, "fewer", *words)
+    words = [f"eval.retain_model={file}", "eval.limit=4"]
+    found = demo(place, random_model, "beside", *words)
     assert [s["retain_generation"] for s in found] == [
         answers[s["set"], s["prompt"]] for s in found
     ]

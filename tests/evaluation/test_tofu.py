@@ -461,7 +461,7 @@ def test_privleak_is_relative_to_the_retain_model(case: Case) -> None:
 def test_without_a_holdout_split_the_rest_is_computed(random_model: Path, tmp_path: Path) -> None:
     results, samples = evaluate(
         str(random_model), tofu(), tmp_path, f"eval.retain_model={random_model}",
-        "eval.limit=2", "eval.max_new_tokens=4",
+        "eval.limit=10", "eval.max_new_tokens=4",
     )  # fmt: skip
     found, missing = set(results["metrics"]), results["missing"]
     attacks = {f"mia_{name}" for name in (*ATTACKS, "reference")}
