@@ -355,6 +355,7 @@ def test_modules_that_take_no_adapter_are_refused_before_weights_are_read(
     refused(lambda: check_model(ModelConfig(), str(tmp_path), config, weights=False), *parts)
 
 
+@pytest.mark.slow
 def test_recomputed_activations_move_every_part_of_a_fresh_adapter_alike(
     untied_model: Path, tmp_path: Path
 ) -> None:

@@ -557,6 +557,7 @@ def test_data_on_a_hub_that_cannot_be_reached_is_the_worlds_fault(refuse: Refuse
     assert "data.path=locuslab/TOFU" in line
 
 
+@pytest.mark.slow
 def test_a_sweep_names_the_run_that_failed(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["unlearn", "--multirun", "data.forget_split=forget77,forget78", "hardware=cpu"]
     assert run_command(words) == 2

@@ -193,6 +193,7 @@ def test_the_fingerprint_of_a_model_from_scratch_is_that_of_its_seed_too() -> No
     assert weights_fingerprint(whole, TINY, 3) == weights_fingerprint(whole, TINY, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["npo", "undial"])
 def test_the_teacher_of_a_model_from_scratch_is_of_the_runs_own_seed(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

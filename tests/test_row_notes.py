@@ -95,7 +95,12 @@ def test_a_list_of_files_goes_through_run_yaml_requests_and_a_sweep(tmp_path: Pa
 
 def test_files_with_commas_between_them_are_refused_with_what_is_meant() -> None:
     words = ["data=jsonl", "model.path=a", "data.forget_file=a.csv,b.csv"]
-    refused(lambda: compose_run("unlearn", words), "a.csv,b.csv", "[a,b]", "--multirun")
+    refused(
+        lambda: compose_run("unlearn", words),
+        "a.csv,b.csv",
+        "data.forget_file=[a.csv,b.csv]",
+        "--multirun",
+    )
 
 
 @pytest.mark.parametrize("value", ["[]", "7", "[a.jsonl,7]", "{a: b}", "''"])

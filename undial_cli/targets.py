@@ -52,9 +52,10 @@ def target_of(run: Run) -> Place:
         return Place(known.path)
     if known is not None and known.make:
         return Place(None, tuple(data.train_split))
+    rows = "" if data.train_split else " data.train_file=..."
     raise UserError(
-        f"model={model.name} data={data.name}: no target model is known for this data; make one "
-        f"with 'undial finetune model={model.name} data={data.name}', or name one: model.path=..."
+        f"model={model.name} data={data.name}: no target model is known for this data; name one: "
+        f"model.path=..., or make one: undial finetune model={model.name} data={data.name}{rows}"
     )
 
 

@@ -106,6 +106,7 @@ def test_ma_is_greedy_whatever_is_sampled(model: Any, documents: list[list[int]]
     assert np.mean([value for value in ma[0] if value is not None]) > 0.5
 
 
+@pytest.mark.slow
 def test_the_authors_way_draws_from_50_tokens_and_ends_at_the_end_token() -> None:
     tokenizer = byte_tokenizer()
     model = random_llama(len(tokenizer))

@@ -273,6 +273,7 @@ def test_only_what_takes_less_is_advised(whole: Plan) -> None:
     assert advice(run, again(run), 1, again) == []
 
 
+@pytest.mark.slow
 def test_what_is_advised_has_the_peak_that_its_plan_has(shape: tuple[Path, int]) -> None:
     words = [f"model.path={shape[0]}", PADDED, "adapter=lora"]
     run = training(*words)

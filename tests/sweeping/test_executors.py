@@ -90,6 +90,7 @@ def test_a_study_searches_two_objectives_and_goes_on_with_the_same_command(
     assert f"best: train.learning_rate={said(best[0].params['train.learning_rate'])}" in done.stdout
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_what_an_optimising_sweep_needs_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

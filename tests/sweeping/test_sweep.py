@@ -134,6 +134,7 @@ def test_the_last_step_is_read_from_a_log_that_grows(tmp_path: Path) -> None:
     assert last_step(log) is None
 
 
+@pytest.mark.slow
 def test_a_wrong_value_in_one_run_is_refused_before_any_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

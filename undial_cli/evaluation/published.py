@@ -81,7 +81,7 @@ def of_open_unlearning(content: dict[str, Any], where: str) -> Evaluation:
             for name in (FORGET, HOLDOUT):
                 for index, _ in rows_of(entry.get(name), f"{where}: its {theirs}"):
                     sample_of(samples, name, index)
-    return Evaluation(figures, in_order(samples))
+    return Evaluation({**figures}, in_order(samples))
 
 
 def aggregate_of(entry: Any) -> float | None:
@@ -144,7 +144,7 @@ def of_tofu(content: dict[str, Any], where: str) -> Evaluation:
     parts = [f"{name}_{part}" for name in UTILITY for part in UTILITY_PARTS]
     if all(part in figures for part in parts):
         figures["model_utility"] = metrics.model_utility({part: figures[part] for part in parts})
-    return Evaluation(figures, samples)
+    return Evaluation({**figures}, samples)
 
 
 def of_section(

@@ -113,7 +113,7 @@ def said_of_rows(results: Results) -> list[str]:
     for set_name, counts in part(results, "rows").items():
         if not isinstance(counts, dict):
             continue
-        more = {k: n for k, n in counts.items() if k not in ("read", "scored") and n}
+        more = {k: n for k, n in counts.items() if k not in ("held", "read", "scored") and n}
         read, scored = counts.get("read", 0), counts.get("scored", 0)
         if more or scored < read:
             told = "; ".join(f"{what}: {count}" for what, count in more.items())
