@@ -76,10 +76,11 @@ def write_random_model(folder: Path, tied: bool) -> Path:
     return folder
 
 
-def write_qa(file: Path, count: int) -> Path:
-    """Questions and answers as JSONL."""
+def write_qa(file: Path, count: int, first: int = 0) -> Path:
+    """Questions and answers as JSONL, numbered from `first`."""
     rows = [
-        {"question": f"Who is {i}?", "answer": f"Number {i} " * (1 + i % 3)} for i in range(count)
+        {"question": f"Who is {i}?", "answer": f"Number {i} " * (1 + i % 3)}
+        for i in range(first, first + count)
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file

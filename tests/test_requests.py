@@ -111,7 +111,7 @@ def test_the_whole_run_links_the_last_checkpoint_and_its_parts_follow_each_other
 
 @pytest.mark.slow
 def test_results_hold_every_request_after_every_other(words: list[str], tmp_path: Path) -> None:
-    retain = write_qa(tmp_path / "retain.jsonl", 6)
+    retain = write_qa(tmp_path / "retain.jsonl", 6, first=60)
     assert run_command([*words, "method.retain=gdr", f"data.retain_file={retain}"]) == 0
     folder = tmp_path / "unlearn" / "seq"
     results = json.loads((folder / "evaluation" / "results.json").read_text())

@@ -335,7 +335,9 @@ def test_several_processes_find_what_one_finds(world: int, tasks: str, tmp_path:
         for found, _ in reports:
             assert found[number][0][0] == pytest.approx(figures, rel=1e-5)
             assert found[number][0][1] == missing
-            assert found[number][0][2] == statistics
+            assert found[number][0][2].keys() == statistics.keys()
+            for name, known in statistics.items():
+                assert found[number][0][2][name] == pytest.approx(known, rel=1e-5)
         assert sum(found[number][1] for found, _ in reports) == rows
         assert len(figures) == 5
     for _, ((figures, missing, _statistics), _rows) in reports:

@@ -397,7 +397,7 @@ def test_a_model_is_no_further_from_a_retain_model_than_itself(
 def test_unlearning_a_request_is_evaluated_before_and_after(
     news: tuple[Path, Any], random_model: Path, tmp_path: Path, split: str
 ) -> None:
-    words = ["train.max_steps=2", "data.max_length=64", f"data.forget_split={split}"]
+    words = ["train.max_steps=2", "data.max_length=512", f"data.forget_split={split}"]
     content = command("unlearn", news[0], random_model, tmp_path, *words)
     assert set(content["metrics"]) == set(content["target"]) == METRICS
     assert content["missing"] == {}

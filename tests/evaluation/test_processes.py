@@ -317,5 +317,5 @@ def test_the_extraction_suite_is_the_same_on_two_processes(
     assert all(0 < value < 1 for value in one["metrics"].values())
     assert one["missing"] == two["missing"]
     assert {"wikitext", "news", "forget_similarity"} <= set(one["missing"])
-    assert one["samples"] == two["samples"]
+    assert_same(one, two)
     assert len(one["samples"]) == 2

@@ -53,7 +53,8 @@ def test_a_run_moves_the_multiplier_by_its_logged_retain_losses(
 def last_weights(model: Path, out: Path, *words: str) -> dict[str, torch.Tensor]:
     """Where steps on all data at once lead."""
     files = [
-        f"data.{name}_file={write_qa(out / f'{name}.jsonl', 4)}" for name in ("forget", "retain")
+        f"data.{name}_file={write_qa(out / f'{name}.jsonl', 4, first)}"
+        for name, first in (("forget", 0), ("retain", 60))
     ]
     more = ["method.dual_warmup_epochs=0", "method.eps=1", "train.optim=sgd", "train.batch_size=4"]
     more += ["train.learning_rate=0.1", "train.warmup_steps=0", "train.max_grad_norm=0"]

@@ -26,8 +26,11 @@ def number_subjects(rows: list[Row], options: EvalSetConfig, key: str) -> dict[i
             for index, row in enumerate(rows)
             if row.get(key) is not None
         }
-    start, size = first_row(options.split or ""), options.rows_per_subject
-    if size is None or start is None:
+    size = options.rows_per_subject
+    if size is None or isinstance(options.split, list):  # blocks may break off at each file's end
+        return {}
+    start = first_row(options.split or "")
+    if start is None:
         return {}
     return {index: (start + index) // size for index in range(len(rows))}
 
