@@ -137,7 +137,7 @@ def judge(config: dict[str, str]) -> list[str]:
         expect("needs a retain set")
         run.data.retain_file = "kept.jsonl"
     if config["data"] not in TARGETS.get(config["model"], set()):
-        expect("no target model is known for this data; make one: undial finetune model=")
+        expect("no target model is known for this data; name one: model.path=..., or make one: ")
         run.model.path = "somebody/their-model"
     expect("")
     return wrong
