@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,24 @@ def write_random_model(folder: Path, tied: bool) -> Path:
     AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
     AutoTokenizer.from_pretrained(PACKAGE / "assets" / "tiny").save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def forget_own_methods(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a file of one's own makes known is known to its test alone."""
+    from hydra.core.config_store import ConfigStore
+
+    from undial_cli.compose import register_schemas
+    from undial_cli.methods import configs, own
+
+    monkeypatch.setenv(own.ALLOWED, "")
+    register_schemas()
+    options = ConfigStore.instance().repo["method"]
+    known, listed = dict(configs.METHODS), dict(options)
+    yield
+    for held, before in ((configs.METHODS, known), (options, listed)):
+        held.clear()
+        held.update(before)
 
 
 def write_qa(file: Path, count: int, first: int = 0) -> Path:

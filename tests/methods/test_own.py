@@ -5,34 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import HURRIED, refused, undial
-from hydra.core.config_store import ConfigStore
 from safetensors.torch import load_file
 
 import undial_cli
 from undial_cli.cli import run_command
-from undial_cli.compose import PACKAGE, compose_run, load_run, register_schemas, to_yaml
-from undial_cli.methods import configs, make_method, own
+from undial_cli.compose import PACKAGE, compose_run, load_run, to_yaml
+from undial_cli.methods import make_method, own
 
 SHORT = ["hardware=cpu", "eval.limit=2", "eval.max_new_tokens=4", "train.max_steps=3"]
 
 
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a file makes known is known to its test alone."""
-    monkeypatch.setenv(own.ALLOWED, "")
-    register_schemas()
-    options = ConfigStore.instance().repo["method"]
-    known, listed = dict(configs.METHODS), dict(options)
-    yield
-    for held, before in ((configs.METHODS, known), (options, listed)):
-        held.clear()
-        held.update(before)
+pytestmark = pytest.mark.usefixtures("forget_own_methods")
 
 
 def example() -> str:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import write_qa
-from hydra.core.config_store import ConfigStore
 from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
-from undial_cli.compose import compose_run, register_schemas
-from undial_cli.methods import configs, own
+from undial_cli.compose import compose_run
 from undial_cli.schema import UnlearnRun
 from undial_cli.training.loop import remedy
 from undial_cli.training.trainer import Diverged, check_finite
@@ -37,17 +34,7 @@ class Broken(Method):
 '''
 
 
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a file makes known is known to its test alone."""
-    monkeypatch.setenv(own.ALLOWED, "")
-    register_schemas()
-    options = ConfigStore.instance().repo["method"]
-    known, listed = dict(configs.METHODS), dict(options)
-    yield
-    for held, before in ((configs.METHODS, known), (options, listed)):
-        held.clear()
-        held.update(before)
+pytestmark = pytest.mark.usefixtures("forget_own_methods")
 
 
 @pytest.fixture
