@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -24,6 +25,7 @@ from transformers import (
     PhiForCausalLM,
 )
 
+from undial_cli import models
 from undial_cli.cli import run_command
 from undial_cli.errors import UserError
 from undial_cli.head import TargetHead, head_job, install_head, output_head
@@ -237,3 +239,11 @@ def test_dropout_on_shared_weights_of_experts_is_refused_by_its_own_key() -> Non
     install_head(model)
     config = AdapterConfig(name="lora", target_modules=["all-linear"], dropout=0.1)
     refused(lambda: adapt(model, config, seed=0), "adapter.dropout=0.1", "allowed is 0")
+
+
+def test_an_attention_whose_package_is_not_there_is_refused_by_its_own_key() -> None:
+    if importlib.util.find_spec("flash_attn") is not None:
+        pytest.skip("flash_attn is installed")
+    config = ModelConfig(base=TINY, from_scratch=True, attn_implementation="flash_attention_2")
+    key = "model.attn_implementation=flash_attention_2"
+    refused(lambda: models.check_model(config, TINY), key, "eager")

@@ -294,6 +294,11 @@ def not_a_language_model(config: ModelConfig, path: str, error: Exception) -> Us
             f"model.attn_implementation={config.attn_implementation}: {kind} has none of it; "
             "set model.attn_implementation=eager"
         )
+    if "has been toggled on, but" in lines[0]:  # a kernel whose package or device is not there
+        return UserError(
+            f"model.attn_implementation={config.attn_implementation}: it cannot be used here "
+            f"({lines[0].partition('error: ')[2][:160]}); allowed everywhere is eager"
+        )
     return UserError(
         f"model.path={path}: cannot be loaded as a causal language model ({lines[0][:160]})"
     )
