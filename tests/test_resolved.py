@@ -1,0 +1,46 @@
+"""What a command line means stays what it was: 1400 runs composed before, kept, and compared.
+
+A key that is renamed or gone is listed here, with what became of it; all others hold their value.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from resolved import compose_tables, read, settings_of
+
+from undial_cli.compose import compose_run
+
+# Old key -> new key, or None where nothing took its place.
+RENAMED: dict[str, str | None] = {}
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Keys whose value is no longer what it was; keys that are new do not count."""
+    wanted = {RENAMED.get(key, key): value for key, value in before.items()}
+    return [
+        f"{key}: {value!r} -> {now.get(key)!r}"
+        for key, value in wanted.items()
+        if key is not None and (key not in now or now[key] != value)
+    ]
+
+
+@pytest.mark.slow
+def test_every_pair_of_options_and_every_experiment_means_what_it_meant() -> None:
+    wrong = []
+    for line, before in read().items():
+        command, *words = line.split()
+        if command != "table":
+            now = settings_of(compose_run(command, words))
+            wrong += [f"{line}: {text}" for text in differences(before, now)]
+    assert not wrong, "\n".join(wrong[:20])
+
+
+@pytest.mark.slow
+def test_every_run_of_every_table_means_what_it_meant() -> None:
+    before = {line: run for line, run in read().items() if line.startswith("table ")}
+    now = compose_tables()
+    assert before.keys() <= now.keys()
+    wrong = [f"{line}: {t}" for line in before for t in differences(before[line], now[line])]
+    assert not wrong, "\n".join(wrong[:20])
