@@ -23,6 +23,7 @@ from undial_cli.data.load import load_rows
 from undial_cli.data.rows import Row, count_repeated
 from undial_cli.data.schedule import Sample
 from undial_cli.data.splits import splits_of
+from undial_cli.data.template import describe_unread_keys
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation.preparation import (
     Reference,
@@ -113,6 +114,7 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
     check_fit(run, path)
     tokenizer = models.load_tokenizer(run.model, path, weights)
     encoder = Encoder(tokenizer, run.model.template, run.data)
+    notes += describe_unread_keys(tokenizer, run.model.template)
     suite = Suite(run.eval, encoder, evaluation_rows(run, encoder), run.seed)
     check_suite(capacity, suite, run.data.max_length)  # encodes, and says what cannot be
     check_helpers(run.eval)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from small import BOS, EOS, bundled_tokenizer, byte_tokenizer
 
 from undial_cli.data.encode import IGNORE, Encoder, Example
+from undial_cli.data.template import describe_unread_keys
 from undial_cli.errors import RowError, UserError
 from undial_cli.schema import DataConfig, TemplateConfig
 
@@ -170,6 +171,29 @@ def test_system_prompt_and_date_reach_the_template() -> None:
     prompt = dated.question("Who?", "Ann").prompt
     assert prompt.startswith("Today: 10 Apr 2025\n<|im_start|>system\nBe kind.<|im_end|>\n")
     assert "system" not in encoder().question("Who?", "Ann").prompt
+
+
+@pytest.mark.parametrize(
+    "template, keys, unread",
+    [
+        (CHATML, {"prompt": "Q: {question}"}, ["model.template.prompt=Q: {question}: read only"]),
+        (CHATML, {"date_string": "10 Apr 2025"}, ["model.template.date_string=10 Apr 2025: this"]),
+        (DATED, {"date_string": "10 Apr 2025", "system_prompt": "Be kind."}, []),
+        (DATED, {"prompt": "Q: {question}", "chat": False}, []),
+        (
+            DATED,
+            {"date_string": "1 May 2025", "system_prompt": "Be kind.", "chat": False},
+            ["model.template.system_prompt=Be kind.: ", "model.template.date_string=1 May 2025: "],
+        ),
+        (DATED, {"args": {"date": 1}, "chat": False}, ["model.template.args={'date': 1}: "]),
+    ],
+)
+def test_keys_of_the_template_that_change_nothing_are_named(
+    template: str, keys: dict[str, Any], unread: list[str]
+) -> None:
+    lines = describe_unread_keys(with_template(template), TemplateConfig(**keys))
+    assert len(lines) == len(unread)
+    assert all(line.startswith(start) for line, start in zip(lines, unread, strict=True))
 
 
 def test_a_template_that_trims_the_answer_is_followed() -> None:

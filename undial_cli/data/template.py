@@ -199,6 +199,28 @@ def arguments(tokenizer: PreTrainedTokenizerBase, config: TemplateConfig) -> dic
     return dated | config.args
 
 
+def describe_unread_keys(tokenizer: PreTrainedTokenizerBase, config: TemplateConfig) -> list[str]:
+    """A line on each key of `model.template` that is set and changes nothing.
+
+    No error, since a model's own YAML sets keys for both ways of asking it.
+    """
+    other, remedy = ("system_prompt", "date_string", "args"), "chat=true"
+    if config.chat:
+        other, remedy = ("prompt",), "chat=false"
+    default = TemplateConfig()
+    lines = [
+        f"model.template.{name}={getattr(config, name)}: read only with model.template.{remedy}"
+        for name in other
+        if getattr(config, name) != getattr(default, name)
+    ]
+    template = config.chat and config.date_string and tokenizer.chat_template
+    if template and "date_string" not in tokenizer.get_chat_template():
+        lines.append(
+            f"model.template.date_string={config.date_string}: this chat template reads no date"
+        )
+    return lines
+
+
 def checked_messages(row: dict[str, Any]) -> list[Message]:
     """The messages of a row, without empty fields; the last is an answer.
 
