@@ -48,10 +48,11 @@ from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.load import load_training_set
 from undial_cli.data.schedule import Schedule, deal
 from undial_cli.head import head_job, install_head, output_head
-from undial_cli.methods import make_method
-from undial_cli.methods.base import Loss, Method, Targets
-from undial_cli.methods.configs import METHODS, GaConfig, NpoConfig, UndialConfig
+from undial_cli.methods import METHODS, make_method
+from undial_cli.methods.base import Loss, Method, MethodConfig, Targets
+from undial_cli.methods.npo import NpoConfig
 from undial_cli.methods.retain import CrossEntropy, KlToTeacher
+from undial_cli.methods.undial import UndialConfig
 from undial_cli.quiet import quiet
 from undial_cli.schema import AdapterConfig
 from undial_cli.training import lean, packing
@@ -577,7 +578,7 @@ def main() -> None:
         "(c) undial": ours(undial, teacher, make.padded, middle),
         "(c) undial, packed": ours(undial, packed_teacher, make.packed, middle),
         "(c) npo": ours(npo, reference, make.padded, middle),
-        "(c) ga": ours(make_method(GaConfig(name="ga")), None, make.padded, middle),
+        "(c) ga": ours(make_method(MethodConfig(name="ga")), None, make.padded, middle),
         "(c) gdr": ours(CrossEntropy(), None, make.padded, middle),
         "(c) klr": ours(KlToTeacher(), teacher, make.padded, middle),
     }

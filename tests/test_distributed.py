@@ -15,7 +15,7 @@ from conftest import HURRIED, undial
 from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
-from undial_cli.methods.configs import METHODS
+from undial_cli.methods import METHODS
 
 TEXT = "the old river keeps its own slow counsel while bright kites turn over quiet hills"
 WORDS = TEXT.split()

@@ -16,18 +16,24 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from undial_cli.losses.chunked import Projection, blocks, chunks
-from undial_cli.losses.fused import (
+from undial_cli.losses import (
+    dpo_loss,
     fused_cross_entropy_loss,
     fused_ga_loss,
     fused_kl_loss,
     fused_npo_loss,
     fused_undial_loss,
+    npo_loss,
     sequence_logps,
-    sequences_sum,
 )
-from undial_cli.losses.preference import dpo_loss, npo_loss
-from undial_cli.losses.preference import sequence_logps as dense_logps
+from undial_cli.losses.chunked import (
+    Projection,
+    blocks,
+    chunks,
+    sequences_sum,
+    target_logps,
+)
+from undial_cli.losses.positions import sum_by_sequence
 
 NAMES = ("undial", "weighted", "kl", "cross_entropy", "ga", "npo")
 STRENGTH, BETA = 3.0, 0.5
@@ -471,7 +477,8 @@ def test_log_probabilities_of_sequences_are_those_of_dense_logits(
 ) -> None:
     case = make(counts, 4, vocabulary, seed=seed, **head)
     rows = torch.tensor([b for b, n in enumerate(counts) for _ in range(n)], dtype=torch.long)
-    found = sequence_logps(case.hidden, case.head, case.targets, rows, len(counts), chunk)
+    logps = target_logps(case.hidden, case.head, case.targets, chunk)
+    found = sum_by_sequence(logps, rows, len(counts))
     log_q = logits(case.hidden, case.head).detach().log_softmax(-1)
     parts = log_q[range(len(rows)), case.targets].split(counts)
     expected = [float(part.sum()) for part in parts]
@@ -536,7 +543,7 @@ def test_a_long_answer_against_its_own_reference_has_no_ratio_at_all(
     head = Projection((torch.randn(800, 32, generator=generator) * 0.2).to(dtype))
     targets = torch.randint(0, 800, (sum(counts),), generator=generator)
     rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    reference = sequence_logps(hidden, head, targets, rows, len(counts))
+    reference = sum_by_sequence(target_logps(hidden, head, targets), rows, len(counts))
     assert float(reference.min()) < -15_000
     expected = 2 / 0.1 * math.log(2)
     npo = fused_npo_loss(hidden, head, targets, counts, reference, 0.1)
@@ -560,10 +567,12 @@ def test_a_sum_of_many_log_probabilities_keeps_their_last_digit(dtype: torch.dty
     moved = logits.clone()
     moved[0, 4000, labels[0, 4001]] += 0.5
     one, other = (t[0, 4000].float().log_softmax(-1)[labels[0, 4001]] for t in (logits, moved))
-    found = dense_logps(moved, labels) - dense_logps(logits, labels)
+    found = sequence_logps(moved, labels) - sequence_logps(logits, labels)
     assert float(found) == pytest.approx(float(other - one), abs=1e-6)
-    plain = npo_loss(logits, labels, dense_logps(logits, labels), 0.1)
+    plain = npo_loss(logits, labels, sequence_logps(logits, labels), 0.1)
     assert float(plain) == pytest.approx(20 * math.log(2), abs=1e-5)
-    pair = (logits, labels, moved, labels, dense_logps(logits, labels), dense_logps(moved, labels))
-    assert float(dpo_loss(*pair, 0.1)) == pytest.approx(20 * math.log(2), abs=1e-5)
+    references = sequence_logps(logits, labels), sequence_logps(moved, labels)
+    assert float(dpo_loss(logits, labels, moved, labels, *references, 0.1)) == pytest.approx(
+        20 * math.log(2), abs=1e-5
+    )
     assert plain.dtype == torch.float32

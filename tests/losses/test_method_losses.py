@@ -28,16 +28,11 @@ from undial_cli.losses import (
     unilogit_loss,
     wga_loss,
 )
-from undial_cli.losses.fused import (
-    ceu_sum,
-    logps_sum,
-    npo_sum,
-    pdu_forget_sum,
-    sequences_sum,
-    undial_sum,
-)
-from undial_cli.losses.preference import dpo_of, simnpo_of
-from undial_cli.losses.tokens import satimp_of, unilogit_of, wga_of
+from undial_cli.losses.chunked import frozen_logits, logits_sum, logps_sum, sequences_sum
+from undial_cli.losses.positions import places_within
+from undial_cli.losses.preference import dpo, npo, simnpo
+from undial_cli.losses.tokens import ceu, pdu_forget, satimp, unilogit, wga
+from undial_cli.losses.undial import undial_sum
 
 X = IGNORE
 # Pairs of rows: both with targets, neither, the first alone; sequences longer than most chunks.
@@ -125,27 +120,39 @@ def fused(name: str, case: Case, size: int | None = None) -> Tensor:
     at = (case.hidden[mask], case.head)
     to_targets, rows = (*at, targets), (sequence, lengths.tolist())
 
-    def simnpo(logps: Tensor) -> Tensor:
-        return simnpo_of(logps, lengths, BETA, DELTA)
-
-    def dpo(logps: Tensor) -> Tensor:
-        return dpo_of(logps, case.reference, BETA)
-
     if name in ("hard_focus", "soft_focus"):
         weights = case.weights(name)[:, 1:][mask[:, :-1]]
-        teacher = (case.teacher[mask], case.head)
-        return undial_sum(*at, *teacher, targets, STRENGTH, weights, size)
+        teacher = frozen_logits(case.teacher[mask], case.head, case.hidden.dtype)
+        return undial_sum(*at, teacher, targets, STRENGTH, weights, size)
     return {
-        "simnpo": lambda: sequences_sum(*to_targets, *rows, simnpo, size=size),
-        "dpo": lambda: sequences_sum(*to_targets, *rows, dpo, group=2, size=size),
-        "wga": lambda: logps_sum(*to_targets, lambda x, _: wga_of(x, BETA), size=size),
-        "satimp": lambda: logps_sum(*to_targets, lambda x, _: satimp_of(x, *POWERS), size=size),
-        "ceu": lambda: ceu_sum(*to_targets, *rows, 1, size),
-        "unilogit": lambda: logps_sum(
-            *to_targets, lambda x, _: unilogit_of(x, len(case.head.weight_VD)), size=size
+        "simnpo": lambda: sequences_sum(
+            *to_targets, *rows, lambda x: simnpo(x, lengths, BETA, DELTA), size=size
         ),
-        "pdu": lambda: pdu_forget_sum(*at, size),
+        "dpo": lambda: sequences_sum(
+            *to_targets, *rows, lambda x: dpo(x, case.reference, BETA), group=2, size=size
+        ),
+        "wga": lambda: logps_sum(*to_targets, lambda x, _: wga(x, BETA), size=size),
+        "satimp": lambda: logps_sum(*to_targets, lambda x, _: satimp(x, *POWERS), size=size),
+        "ceu": lambda: ceu_sum(*to_targets, sequence, lengths, 1, size),
+        "unilogit": lambda: logps_sum(
+            *to_targets, lambda x, _: unilogit(x, len(case.head.weight_VD)), size=size
+        ),
+        "pdu": lambda: logits_sum(*at, lambda x, _: pdu_forget(x), size),
     }[name]()
+
+
+def ceu_sum(
+    hidden: Tensor,
+    head: Projection,
+    targets: Tensor,
+    sequence: Tensor,
+    lengths: Tensor,
+    skip: int,
+    size: int | None = None,
+) -> Tensor:
+    """CE-U over all but the first targets of each sequence."""
+    counted = places_within(sequence, lengths) >= skip
+    return logits_sum(hidden, head, lambda x, part: ceu(x, targets[part]) * counted[part], size)
 
 
 def softmax(logits: list[float]) -> list[float]:
@@ -318,9 +325,9 @@ def test_functions_of_log_probabilities_are_finite_from_certain_to_impossible(
         q, rest = math.exp(logp), -math.expm1(logp)
         others = rest and rest * math.log(rest / (1 - 1e-5))
         expected = {
-            wga_of(logps, 0.5): q**0.5 * logp,
-            satimp_of(logps, 5.0, 1.0): q**5 * rest * logp,
-            unilogit_of(logps, 100_000): q * (logp + math.log(1e5)) + others,
+            wga(logps, 0.5): q**0.5 * logp,
+            satimp(logps, 5.0, 1.0): q**5 * rest * logp,
+            unilogit(logps, 100_000): q * (logp + math.log(1e5)) + others,
         }
         for found, value in expected.items():
             assert float(found.detach()) == pytest.approx(value, rel=1e-5, abs=2e-7)
@@ -395,7 +402,7 @@ def test_simnpo_tends_to_ascent_per_token_as_beta_vanishes() -> None:
 
 def test_simnpo_leaves_a_sequence_alone_once_it_is_far_beyond_its_margin() -> None:
     logps = torch.tensor([-5000.0, -3.0], requires_grad=True)
-    (slope,) = gradients(simnpo_of(logps, torch.tensor([5, 5]), 1.0, 0.0).sum(), [logps])
+    (slope,) = gradients(simnpo(logps, torch.tensor([5, 5]), 1.0, 0.0).sum(), [logps])
     assert float(slope[0]) == 0
     assert float(slope[1]) > 0.1
 
@@ -417,13 +424,14 @@ def test_dpo_without_alternatives_is_npo() -> None:
     case = make(labels)
     mask, targets, sequence = select_targets(labels)
     at = (case.hidden[mask], case.head, targets, sequence, mask.sum(1).tolist())
-    torch.testing.assert_close(fused("dpo", case, 2), npo_sum(*at, case.reference, BETA, 2))
+    expected = sequences_sum(*at, lambda x: npo(x, case.reference, BETA), size=2)
+    torch.testing.assert_close(fused("dpo", case, 2), expected)
 
 
 def test_no_gradient_reaches_a_reference() -> None:
     reference = torch.zeros(4, requires_grad=True)
     logps = torch.full((4,), -1.0, requires_grad=True)
-    dpo_of(logps, reference, BETA).sum().backward()
+    dpo(logps, reference, BETA).sum().backward()
     assert reference.grad is None
     assert logps.grad is not None
 
@@ -466,9 +474,7 @@ def test_wga_leaves_a_token_alone_once_it_is_unlikely() -> None:
 def test_ceu_never_raises_the_target(logits: list[float], target: int, dtype: torch.dtype) -> None:
     hidden = torch.tensor([[logits, logits]], dtype=dtype).requires_grad_()
     one, labels = torch.eye(3, dtype=dtype), torch.tensor([[X, target]])
-    total = ceu_sum(
-        hidden[0, :1], Projection(one), labels[0, 1:], torch.tensor([0]), [1], skip=0, size=1
-    )
+    total = logits_sum(hidden[0, :1], Projection(one), lambda x, _: ceu(x, labels[0, 1:]), 1)
     for value in (ceu_loss(hidden, labels, skip=0), total):
         slope = gradients(value, [hidden])[0][0, 0]
         q = hidden.detach().to(value.dtype).softmax(-1)[0, 0, target]
@@ -492,16 +498,16 @@ def test_ceu_skips_the_first_targets_of_each_sequence_in_loss_gradient_and_divis
     elsewhere = torch.randn_like(logits).masked_fill(moved.view(LABELS.shape)[..., None], 0)
     torch.testing.assert_close(ceu_loss(logits + elsewhere, LABELS, skip), value)
     mask, targets, sequence = select_targets(LABELS)
-    at = (case.hidden[mask], case.head, targets, sequence, mask.sum(1).tolist())
+    at = (case.hidden[mask], case.head, targets, sequence, mask.sum(1))
     torch.testing.assert_close(ceu_sum(*at, skip, 3), len(places) * value, rtol=1e-10, atol=1e-10)
 
 
 def test_unilogit_is_zero_at_probability_one_over_v_and_pulls_towards_it() -> None:
     uniform = -math.log(11)
-    assert float(unilogit_of(torch.tensor([uniform]).double(), 11)) == pytest.approx(0, abs=1e-15)
+    assert float(unilogit(torch.tensor([uniform]).double(), 11)) == pytest.approx(0, abs=1e-15)
     for logp in (-40.0, -5.0, uniform - 0.01, uniform + 0.01, -1.0, -1e-3, 0.0):
         logps = torch.tensor([logp], dtype=torch.float64, requires_grad=True)
-        value = unilogit_of(logps, 11)
+        value = unilogit(logps, 11)
         (slope,) = gradients(value, [logps])
         assert 0 < float(value.detach()) <= math.log(11)
         assert (float(slope) > 0) == (logp > uniform)
@@ -525,4 +531,5 @@ def test_pdu_is_zero_at_uniform_logits_and_blind_to_a_shift_and_to_the_targets()
     torch.testing.assert_close(pdu_forget_loss(logits, LABELS.clamp(max=1)), value)
     assert float(pdu_forget_loss(shift.expand_as(logits), LABELS)) == pytest.approx(0, abs=1e-20)
     flat = Projection(torch.zeros(VOCABULARY, WIDTH).double(), torch.ones(VOCABULARY).double())
-    assert float(pdu_forget_sum(case.hidden[0], flat, 2).detach()) == pytest.approx(0, abs=1e-20)
+    total = logits_sum(case.hidden[0], flat, lambda x, _: pdu_forget(x), 2)
+    assert float(total.detach()) == pytest.approx(0, abs=1e-20)

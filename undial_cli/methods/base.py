@@ -2,25 +2,27 @@
 
 A method says what it needs and turns one micro-batch of target positions into a sum; the trainer
 alone divides by the weight of the global batch. A method knows neither trainer, cache nor model;
-they know no method by name.
+they know no method by name. Imports no torch, so that `--help` can read every method's file.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from undial_cli.fields import key
-from undial_cli.losses.chunked import Projection, distribution_sum, logps_sum
-from undial_cli.losses.fused import sequences_sum
 from undial_cli.schema import MethodConfig
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from undial_cli.losses.chunked import Project, Projection
+
 __all__ = [
-    "REFERENCE_LOGPS", "TEACHER_LAYER", "TEACHER_LOGITS", "Focus", "Loss", "Method",
+    "REFERENCE_LOGPS", "TEACHER_LAYER", "TEACHER_LOGITS", "Entry", "Focus", "Loss", "Method",
     "MethodConfig", "Signal", "Targets", "key",
 ]  # fmt: skip
 
@@ -53,6 +55,9 @@ class Targets:
     `hidden_ND`: the student's hidden states that predict the targets, which `head` projects to
     logits; for a loss with a `layer`, this layer's activations at the targets' own positions.
     `counts`: positions of each sequence; `focus_N`: which targets overlap the sample's focus.
+
+    The sums go through the head chunk by chunk, and what a loss is given is differentiable: it is
+    written as its formula, without a gradient.
     """
 
     hidden_ND: Tensor
@@ -69,6 +74,13 @@ class Targets:
         assert self.signal.hidden_ND is not None
         return self.signal.hidden_ND, self.signal.head or self.head
 
+    @functools.cached_property
+    def teacher_logits(self) -> Project:
+        """Gives the teacher's logits [n, V] of the positions in a slice; they have no gradient."""
+        from undial_cli.losses.chunked import compute_dtype, frozen_logits
+
+        return frozen_logits(*self.teacher, compute_dtype(self.hidden_ND, self.head))
+
     @property
     def reference_B(self) -> Tensor:
         """The sequences' log-probabilities under the teacher."""
@@ -76,17 +88,29 @@ class Targets:
         return self.signal.logps_B
 
     def token_sum(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
-        """Sum of a loss of the targets' log-probabilities: given some of them [n], their sum."""
+        """Sum of a loss of the targets' log-probabilities: given some of them [n], losses [n]."""
+        from undial_cli.losses.chunked import logps_sum
+
         return logps_sum(self.hidden_ND, self.head, self.targets_N, lambda logps, _: loss(logps))
 
     def sequence_sum(self, loss: Callable[[Tensor], Tensor], group: int = 1) -> Tensor:
         """Sum of a loss of sequences' summed log-probabilities: given [B], losses [B / group]."""
+        from undial_cli.losses.chunked import sequences_sum
+
         return sequences_sum(
             self.hidden_ND, self.head, self.targets_N, self.sequence_N, self.counts, loss, group
         )
 
+    def logits_sum(self, loss: Callable[[Tensor, slice], Tensor]) -> Tensor:
+        """Sum of a loss of positions' logits: given [n, V] and which of N they are, losses [n]."""
+        from undial_cli.losses.chunked import logits_sum
+
+        return logits_sum(self.hidden_ND, self.head, loss)
+
     def distribution_sum(self, loss: Callable[[Tensor, slice], tuple[Tensor, Tensor]]) -> Tensor:
-        """Sum of a loss of each position's distribution, as in `chunked.distribution_sum`."""
+        """A loss with its gradient written by hand, as in `chunked.distribution_sum`."""
+        from undial_cli.losses.chunked import distribution_sum
+
         return distribution_sum(self.hidden_ND, self.head, loss)
 
 
@@ -171,3 +195,10 @@ class Method(Loss):
 
     def finish(self, checkpoint: Path, start: Path | None) -> None:
         """Change the saved checkpoint (one process); `start` holds the weights before training."""
+
+
+class Entry(NamedTuple):
+    """What the name of a method stands for: its keys, and the method that they make."""
+
+    config: type[MethodConfig]
+    method: type[Method]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
-
-from undial_cli.losses.fused import cross_entropy_sum, kl_sum
 from undial_cli.methods.base import TEACHER_LOGITS, Loss, Targets
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CrossEntropy(Loss):
     """Mean negative log-likelihood of the target tokens."""
 
     def sum(self, targets: Targets) -> Tensor:
-        return cross_entropy_sum(targets.hidden_ND, targets.head, targets.targets_N)
+        return targets.token_sum(lambda logps_N: -logps_N)
 
 
 class KlToTeacher(Loss):
@@ -23,7 +23,9 @@ class KlToTeacher(Loss):
     needs: ClassVar[frozenset[str]] = frozenset({TEACHER_LOGITS})
 
     def sum(self, targets: Targets) -> Tensor:
-        return kl_sum(targets.hidden_ND, targets.head, *targets.teacher)
+        from undial_cli.losses.undial import kl_sum
+
+        return kl_sum(targets.hidden_ND, targets.head, targets.teacher_logits)
 
 
 RETAIN: dict[str, Any] = {"gdr": CrossEntropy, "klr": KlToTeacher}

@@ -22,8 +22,8 @@ from undial_cli.data.collate import EMPTY, Batch
 from undial_cli.data.encode import Example
 from undial_cli.errors import WorldError
 from undial_cli.head import head_job, output_head
-from undial_cli.losses.chunked import Projection, compute_dtype
-from undial_cli.losses.fused import sequence_logps
+from undial_cli.losses.chunked import Projection, compute_dtype, target_logps
+from undial_cli.losses.positions import sum_by_sequence
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS, Signal
 from undial_cli.models import base_of
 from undial_cli.schema import digest
@@ -67,8 +67,8 @@ def look(model: nn.Module, batch: Batch, needs: Needs, layer: int | None = None)
     def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
         hidden_ND = at_targets(hidden_BTD, batch)
         if REFERENCE_LOGPS in needs:
-            targets = batch.targets_N, batch.sequence_N, len(batch.counts)
-            signal.logps_B = sequence_logps(hidden_ND, head, *targets)
+            logps_N = target_logps(hidden_ND, head, batch.targets_N)
+            signal.logps_B = sum_by_sequence(logps_N, batch.sequence_N, len(batch.counts))
         if TEACHER_LAYER in needs:
             signal.layer_ND = at_own(found.pop(), batch).to(head.weight_VD.dtype)
         return hidden_ND.to(compute_dtype(hidden_ND, head))
