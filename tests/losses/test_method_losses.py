@@ -28,11 +28,10 @@ from undial_cli.losses import (
     unilogit_loss,
     wga_loss,
 )
-from undial_cli.losses.chunked import frozen_logits, logits_sum, logps_sum, sequences_sum
-from undial_cli.losses.positions import places_within
 from undial_cli.losses.preference import dpo, npo, simnpo
+from undial_cli.losses.targets import Signal, Targets, as_targets
 from undial_cli.losses.tokens import ceu, pdu_forget, satimp, unilogit, wga
-from undial_cli.losses.undial import undial_sum
+from undial_cli.methods import METHODS, make_method
 
 X = IGNORE
 # Pairs of rows: both with targets, neither, the first alone; sequences longer than most chunks.
@@ -113,46 +112,31 @@ def dense(name: str, case: Case, logits: Tensor, **how: Any) -> Tensor:
     }[name]()
 
 
-def fused(name: str, case: Case, size: int | None = None) -> Tensor:
-    """The same loss's sum, from hidden states."""
+def targets_of(case: Case, size: int | None = None) -> Targets:
+    """A case as training has it."""
     mask, targets, sequence = select_targets(case.labels)
-    lengths = mask.sum(1)
-    at = (case.hidden[mask], case.head)
-    to_targets, rows = (*at, targets), (sequence, lengths.tolist())
-
-    if name in ("hard_focus", "soft_focus"):
-        weights = case.weights(name)[:, 1:][mask[:, :-1]]
-        teacher = frozen_logits(case.teacher[mask], case.head, case.hidden.dtype)
-        return undial_sum(*at, teacher, targets, STRENGTH, weights, size)
-    return {
-        "simnpo": lambda: sequences_sum(
-            *to_targets, *rows, lambda x: simnpo(x, lengths, BETA, DELTA), size=size
-        ),
-        "dpo": lambda: sequences_sum(
-            *to_targets, *rows, lambda x: dpo(x, case.reference, BETA), group=2, size=size
-        ),
-        "wga": lambda: logps_sum(*to_targets, lambda x, _: wga(x, BETA), size=size),
-        "satimp": lambda: logps_sum(*to_targets, lambda x, _: satimp(x, *POWERS), size=size),
-        "ceu": lambda: ceu_sum(*to_targets, sequence, lengths, 1, size),
-        "unilogit": lambda: logps_sum(
-            *to_targets, lambda x, _: unilogit(x, len(case.head.weight_VD)), size=size
-        ),
-        "pdu": lambda: logits_sum(*at, lambda x, _: pdu_forget(x), size),
-    }[name]()
+    teacher = Signal(case.teacher[mask], case.head, case.reference)
+    return Targets(
+        case.hidden[mask], case.head, targets, sequence, mask.sum(1).tolist(),
+        case.focus[:, 1:][mask[:, :-1]], teacher, size,
+    )  # fmt: skip
 
 
-def ceu_sum(
-    hidden: Tensor,
-    head: Projection,
-    targets: Tensor,
-    sequence: Tensor,
-    lengths: Tensor,
-    skip: int,
-    size: int | None = None,
-) -> Tensor:
-    """CE-U over all but the first targets of each sequence."""
-    counted = places_within(sequence, lengths) >= skip
-    return logits_sum(hidden, head, lambda x, part: ceu(x, targets[part]) * counted[part], size)
+KEYS: dict[str, dict[str, Any]] = {
+    "simnpo": {"beta": BETA, "delta": DELTA},
+    "dpo": {"beta": BETA},
+    "wga": {"beta": BETA},
+    "satimp": {"beta1": POWERS[0], "beta2": POWERS[1]},
+    "hard_focus": {"strength": STRENGTH, "focus_mode": "hard"},
+    "soft_focus": {"strength": STRENGTH, "focus_mode": "soft", "focus_coeff": 10.0},
+}
+
+
+def fused(name: str, case: Case, size: int | None = None, **keys: Any) -> Tensor:
+    """The same loss's sum, from hidden states, as its method makes it."""
+    method = "fundial" if name.endswith("focus") else name
+    config = METHODS[method].config(name=method, **KEYS.get(name, {}), **keys)
+    return make_method(config).sum(targets_of(case, size))
 
 
 def softmax(logits: list[float]) -> list[float]:
@@ -358,14 +342,11 @@ def test_a_loss_of_sequences_is_not_asked_about_those_without_targets(
 ) -> None:
     """`log(-logp)` is infinite, with infinite slope, for a sequence that is not there."""
     case = make()
-    mask, targets, sequence = select_targets(case.labels)
-    counts = mask.sum(1).tolist()
 
     def loss(logps: Tensor) -> Tensor:
         return logps.unflatten(0, (-1, group)).sum(1).neg().log()
 
-    at = (case.hidden[mask], case.head, targets, sequence, counts)
-    found = sequences_sum(*at, loss, group, size)
+    found = targets_of(case, size).sequence_sum(loss, group)
     logps = sequence_logps(case.logits, case.labels)
     rows = [[0], [1], [4]] if group == 1 else [[0, 1], [4, 5]]
     expected = torch.stack([(-logps[row].sum()).log() for row in rows]).sum()
@@ -422,9 +403,7 @@ def test_dpo_without_alternatives_is_npo() -> None:
     """A pair whose alternative has no target: `D_alternative = 0`."""
     labels = torch.stack([LABELS[:2], torch.full_like(LABELS[:2], X)], 1).flatten(0, 1)
     case = make(labels)
-    mask, targets, sequence = select_targets(labels)
-    at = (case.hidden[mask], case.head, targets, sequence, mask.sum(1).tolist())
-    expected = sequences_sum(*at, lambda x: npo(x, case.reference, BETA), size=2)
+    expected = targets_of(case, 2).sequence_sum(lambda x: npo(x, case.reference, BETA))
     torch.testing.assert_close(fused("dpo", case, 2), expected)
 
 
@@ -474,7 +453,8 @@ def test_wga_leaves_a_token_alone_once_it_is_unlikely() -> None:
 def test_ceu_never_raises_the_target(logits: list[float], target: int, dtype: torch.dtype) -> None:
     hidden = torch.tensor([[logits, logits]], dtype=dtype).requires_grad_()
     one, labels = torch.eye(3, dtype=dtype), torch.tensor([[X, target]])
-    total = logits_sum(hidden[0, :1], Projection(one), lambda x, _: ceu(x, labels[0, 1:]), 1)
+    chosen = as_targets(hidden[0, :1], one, labels[0, 1:])
+    total = chosen.logits_sum(lambda x, _: ceu(x, labels[0, 1:]))
     for value in (ceu_loss(hidden, labels, skip=0), total):
         slope = gradients(value, [hidden])[0][0, 0]
         q = hidden.detach().to(value.dtype).softmax(-1)[0, 0, target]
@@ -497,9 +477,8 @@ def test_ceu_skips_the_first_targets_of_each_sequence_in_loss_gradient_and_divis
     assert moved.nonzero()[:, 0].tolist() == places
     elsewhere = torch.randn_like(logits).masked_fill(moved.view(LABELS.shape)[..., None], 0)
     torch.testing.assert_close(ceu_loss(logits + elsewhere, LABELS, skip), value)
-    mask, targets, sequence = select_targets(LABELS)
-    at = (case.hidden[mask], case.head, targets, sequence, mask.sum(1))
-    torch.testing.assert_close(ceu_sum(*at, skip, 3), len(places) * value, rtol=1e-10, atol=1e-10)
+    total = fused("ceu", case, 3, skip=skip)
+    torch.testing.assert_close(total, len(places) * value, rtol=1e-10, atol=1e-10)
 
 
 def test_unilogit_is_zero_at_probability_one_over_v_and_pulls_towards_it() -> None:
@@ -531,5 +510,6 @@ def test_pdu_is_zero_at_uniform_logits_and_blind_to_a_shift_and_to_the_targets()
     torch.testing.assert_close(pdu_forget_loss(logits, LABELS.clamp(max=1)), value)
     assert float(pdu_forget_loss(shift.expand_as(logits), LABELS)) == pytest.approx(0, abs=1e-20)
     flat = Projection(torch.zeros(VOCABULARY, WIDTH).double(), torch.ones(VOCABULARY).double())
-    total = logits_sum(case.hidden[0], flat, lambda x, _: pdu_forget(x), 2)
+    chosen = as_targets(case.hidden[0], flat, LABELS[0], size=2)
+    total = chosen.logits_sum(lambda x, _: pdu_forget(x))
     assert float(total.detach()) == pytest.approx(0, abs=1e-20)

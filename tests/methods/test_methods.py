@@ -17,8 +17,9 @@ from undial_cli.data.encode import IGNORE, Example
 from undial_cli.losses import select_targets, sequence_logps
 from undial_cli.losses.activations import own_places
 from undial_cli.losses.chunked import Projection
+from undial_cli.losses.targets import Signal, Targets
 from undial_cli.methods import METHODS
-from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss, Signal, Targets
+from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss
 from undial_cli.methods.retain import RETAIN
 from undial_cli.training.teacher import CachedTeacher
 from undial_cli.training.trainer import term_sum

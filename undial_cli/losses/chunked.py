@@ -1,9 +1,7 @@
 """From hidden states to a loss and its gradient, chunk by chunk: no [N, V] tensor.
 
 Each chunk is projected, scored, turned into the gradient with respect to its logits and multiplied
-back to hidden states and head at once. Knows no loss by name: one is given as the formula of a
-chunk's logits, or of the targets' log-probabilities, and differentiated here; or, where that pays,
-as a formula of log q together with its gradient.
+back to hidden states and head at once. Knows no loss: `targets` says what is done with a chunk.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from undial_cli.losses.positions import sum_by_sequence, upcast
+from undial_cli.losses.positions import upcast
 
 # Logits that exist at one time, as a number of elements: what a chunk's products need to be fast.
 CHUNK = {"cpu": 2**23, "cuda": 2**26}
@@ -179,89 +177,6 @@ def rows_per_chunk(hidden: Tensor, head: Projection, given: int | None = None) -
     return given or max(1, CHUNK.get(hidden.device.type, CHUNK["cuda"]) // len(head.weight_VD))
 
 
-def logits_sum(
-    hidden_ND: Tensor,
-    head: Projection,
-    loss: Callable[[Tensor, slice], Tensor],
-    size: int | None = None,
-) -> Tensor:
-    """Sum of a loss of each position's logits, which autograd differentiates.
-
-    Args:
-        loss: given logits [C, V], float32 at least, of the positions in a slice: their losses [C]
-            (or any tensor that adds up to them), differentiable.
-        size: positions per chunk.
-    """
-
-    def steps(project: Project) -> Steps:
-        for rows in chunks(0, len(hidden_ND), rows_per_chunk(hidden_ND, head, size)):
-            yield rows, *differentiate(loss, project(rows), rows)
-
-    return fused(hidden_ND, head, steps)
-
-
-def distribution_sum(
-    hidden_ND: Tensor,
-    head: Projection,
-    loss: Callable[[Tensor, slice], tuple[Tensor, Tensor]],
-    size: int | None = None,
-) -> Tensor:
-    """Sum of a loss of each position's distribution, whose gradient is written by hand.
-
-    Args:
-        loss: given log q [C, V] of the positions in a slice, which it may overwrite: the sum of
-            their losses and its gradient with respect to the logits, [C, V].
-        size: positions per chunk.
-    """
-
-    def steps(project: Project) -> Steps:
-        for rows in chunks(0, len(hidden_ND), rows_per_chunk(hidden_ND, head, size)):
-            yield rows, *loss(project(rows).log_softmax(-1), rows)
-
-    return fused(hidden_ND, head, steps)
-
-
-def logps_sum(
-    hidden_ND: Tensor,
-    head: Projection,
-    targets_N: Tensor,
-    loss: Callable[[Tensor, slice], Tensor],
-    counts: list[int] | None = None,
-    size: int | None = None,
-) -> Tensor:
-    """Sum of a loss of the target tokens' log-probabilities.
-
-    Args:
-        loss: given the log-probabilities [n] of the positions in a slice, their losses [n] (or any
-            tensor that adds up to them), differentiable.
-        counts: positions of each unit (a sequence, or a pair of them) that `loss` must see whole,
-            in order; None: each position is one. A unit longer than a chunk is projected twice.
-        size: positions per chunk.
-    """
-    size = rows_per_chunk(hidden_ND, head, size)
-    alone = [[rows] for rows in chunks(0, len(hidden_ND), size)]
-
-    def steps(project: Project) -> Steps:
-        for block in alone if counts is None else blocks(counts, size):
-            first, last = block[0].start, block[-1]
-            logps = [
-                logps_of(project(rows).log_softmax(-1), targets_N[rows]) for rows in block[:-1]
-            ]
-            log_q = project(last).log_softmax(-1)
-            logps_n = torch.cat([*logps, logps_of(log_q, targets_N[last])])
-            value, slope_n = differentiate(loss, logps_n, slice(first, last.stop))
-            for rows in reversed(block):
-                if rows is not last:
-                    log_q, value = project(rows).log_softmax(-1), torch.zeros_like(value)
-                gradient_CV = log_q.exp_()  # slope * (onehot - q), from here on
-                index = targets_N[rows, None]
-                gradient_CV.scatter_add_(1, index, -torch.ones_like(index, dtype=log_q.dtype))
-                gradient_CV *= -slope_n[rows.start - first : rows.stop - first, None]
-                yield rows, value, gradient_CV
-
-    return fused(hidden_ND, head, steps)
-
-
 def differentiate(
     loss: Callable[[Tensor, slice], Tensor], given: Tensor, rows: slice
 ) -> tuple[Tensor, Tensor]:
@@ -277,42 +192,6 @@ def logps_of(log_q_CV: Tensor, targets_C: Tensor) -> Tensor:
     return log_q_CV.gather(1, targets_C[:, None])[:, 0]
 
 
-def sequences_sum(
-    hidden_ND: Tensor,
-    head: Projection,
-    targets_N: Tensor,
-    sequence_N: Tensor,
-    counts: list[int],
-    loss: Callable[[Tensor], Tensor],
-    group: int = 1,
-    size: int | None = None,
-) -> Tensor:
-    """Sum of a loss of B sequences' log-probabilities, over those that have a target.
-
-    Args:
-        sequence_N: [N] the sequence of each position, in order; `counts`: positions of each.
-        loss: given summed log-probabilities (float64 [B], as a reference's are summed),
-            differentiable losses [B / group]. Those of sequences in other blocks are passed as 0,
-            and what becomes of them is left out.
-        group: consecutive sequences that one loss needs; it counts if any of them has a target.
-        size: positions per chunk.
-    """
-    units = [sum(counts[start : start + group]) for start in range(0, len(counts), group)]
-
-    def of_block(logps_n: Tensor, rows: slice) -> Tensor:
-        rows_n = sequence_N[rows]
-        losses_U = loss(sum_by_sequence(logps_n, rows_n, len(counts)))
-        counted_U = torch.zeros_like(losses_U, dtype=torch.bool)
-        return sum_where(counted_U.index_fill(0, rows_n // group, True), losses_U)
-
-    return logps_sum(hidden_ND, head, targets_N, of_block, units, size)
-
-
-def sum_where(counted_B: Tensor, losses_B: Tensor) -> Tensor:
-    """Sum of the losses that count; the others are not looked at, whatever they are."""
-    return torch.where(counted_B, losses_B, 0).sum()
-
-
 def frozen_logits(hidden_ND: Tensor, head: Projection, dtype: torch.dtype) -> Project:
     """The logits of the positions in a slice, from products in `dtype`, without gradient."""
     low = head.detach().to(dtype)
@@ -322,14 +201,3 @@ def frozen_logits(hidden_ND: Tensor, head: Projection, dtype: torch.dtype) -> Pr
         return low.logits(hidden_ND[rows].to(dtype))
 
     return project
-
-
-def target_logps(
-    hidden_ND: Tensor, head: Projection, targets_N: Tensor, size: int | None = None
-) -> Tensor:
-    """The targets' log-probabilities without gradient, float64 [N]."""
-    project = frozen_logits(hidden_ND, head, compute_dtype(hidden_ND, head))
-    logps_N = torch.empty(len(targets_N), dtype=torch.float64, device=hidden_ND.device)
-    for rows in chunks(0, len(hidden_ND), rows_per_chunk(hidden_ND, head, size)):
-        logps_N[rows] = logps_of(project(rows).log_softmax(-1), targets_N[rows])
-    return logps_N

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from undial_cli.losses.chunked import Projection, as_projection, sequences_sum, sum_where
+from undial_cli.losses.chunked import Projection
 from undial_cli.losses.positions import reduce, select_targets, sum_by_sequence, target_mask
+from undial_cli.losses.targets import as_targets, sum_where
 from undial_cli.losses.tokens import target_logps
 
 
@@ -95,12 +96,8 @@ def fused_npo_loss(
         num_items_in_batch: divisor of the sum; None for the number of sequences with a target.
         chunk_size: positions whose logits exist at one time; a longer sequence is projected twice.
     """
-    lengths = torch.tensor(counts, dtype=torch.long, device=targets.device)
-    sequence = torch.arange(len(counts), device=targets.device).repeat_interleave(lengths)
-    total = sequences_sum(
-        hidden, as_projection(head), targets, sequence, counts,
-        lambda logps_B: npo(logps_B, reference_logps, beta), size=chunk_size,
-    )  # fmt: skip
+    chosen = as_targets(hidden, head, targets, counts, size=chunk_size)
+    total = chosen.sequence_sum(lambda logps_B: npo(logps_B, reference_logps, beta))
     return reduce(total, sum(count > 0 for count in counts), num_items_in_batch)
 
 

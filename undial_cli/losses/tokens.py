@@ -1,7 +1,7 @@
 """Losses that are sums over target tokens.
 
 A formula is a function of N target tokens' log-probabilities, or of the logits of their positions,
-and gives N losses. Training runs it chunk by chunk (`chunked.logps_sum`, `chunked.logits_sum`), a
+and gives N losses. Training runs it chunk by chunk (`Targets.token_sum`, `Targets.logits_sum`), a
 dense loss on all positions at once.
 """
 
@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from undial_cli.losses.chunked import Projection, as_projection, logps_sum
+from undial_cli.losses.chunked import Projection
 from undial_cli.losses.positions import mean, places_within, reduce, select_targets, upcast
+from undial_cli.losses.targets import as_targets
 
 
 def target_logps(logits: Tensor, labels: Tensor) -> Tensor:
@@ -38,8 +39,7 @@ def fused_cross_entropy_loss(
     chunk_size: int | None = None,
 ) -> Tensor:
     """Mean negative log-likelihood of N targets; arguments as in `fused_undial_loss`."""
-    head = as_projection(head)
-    total = logps_sum(hidden, head, targets, lambda logps_n, _: -logps_n, size=chunk_size)
+    total = as_targets(hidden, head, targets, size=chunk_size).token_sum(torch.neg)
     return reduce(total, len(targets), num_items_in_batch)
 
 

@@ -11,15 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from undial_cli.losses.chunked import (
-    Project,
-    Projection,
-    as_projection,
-    compute_dtype,
-    distribution_sum,
-    frozen_logits,
-)
+from undial_cli.losses.chunked import Projection, as_projection
 from undial_cli.losses.positions import mean, reduce, select_targets, upcast
+from undial_cli.losses.targets import Signal, Targets, as_targets
 
 
 def undial_target(teacher_NV: Tensor, targets_N: Tensor, strength: float) -> Tensor:
@@ -54,23 +48,16 @@ def cross_entropy_(
     return loss_C.sum(), gradient_CV
 
 
-def undial_sum(
-    hidden_ND: Tensor,
-    head: Projection,
-    teacher: Project,
-    targets_N: Tensor,
-    strength: float,
-    weights_N: Tensor | None = None,
-    size: int | None = None,
-) -> Tensor:
-    """Sum of UnDIAL's loss, see `fused_undial_loss`; `teacher` gives the logits of a slice."""
+def undial_sum(targets: Targets, strength: float, weights_N: Tensor | None = None) -> Tensor:
+    """Sum of UnDIAL's loss, see `fused_undial_loss`."""
 
     def loss(log_q_CV: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        target_CV = lower_(teacher(rows), targets_N[rows], strength).softmax(-1)
+        lowered_CV = lower_(targets.teacher_logits(rows), targets.targets_N[rows], strength)
+        target_CV = lowered_CV.softmax(-1)
         weights_C = None if weights_N is None else weights_N[rows].to(log_q_CV.dtype)
         return cross_entropy_(log_q_CV, target_CV, weights_C)
 
-    return distribution_sum(hidden_ND, head, loss, size)
+    return targets.distribution_sum(loss)
 
 
 def undial_loss(
@@ -130,11 +117,9 @@ def fused_undial_loss(
     Returns:
         Scalar in nats, float32 at least; 0 with its graph if N is 0. It goes backward once.
     """
-    head = as_projection(head)
-    dtype = compute_dtype(hidden, head)
-    teacher = frozen_logits(teacher_hidden, as_projection(teacher_head), dtype)
-    total = undial_sum(hidden, head, teacher, targets, strength, weights, chunk_size)
-    return reduce(total, len(targets), num_items_in_batch)
+    signal = Signal(teacher_hidden, as_projection(teacher_head))
+    chosen = as_targets(hidden, head, targets, signal=signal, size=chunk_size)
+    return reduce(undial_sum(chosen, strength, weights), len(targets), num_items_in_batch)
 
 
 def kl_divergence(log_q_NV: Tensor, log_p_NV: Tensor) -> Tensor:
@@ -142,19 +127,17 @@ def kl_divergence(log_q_NV: Tensor, log_p_NV: Tensor) -> Tensor:
     return cross_entropy(log_q_NV, log_p_NV.exp()) - cross_entropy(log_p_NV, log_p_NV.exp())
 
 
-def kl_sum(
-    hidden_ND: Tensor, head: Projection, teacher: Project, size: int | None = None
-) -> Tensor:
-    """Sum of `KL(teacher || student)`; `teacher` gives the logits of a slice."""
+def kl_sum(targets: Targets) -> Tensor:
+    """Sum of `KL(teacher || student)`, see `fused_kl_loss`."""
 
     def loss(log_q_CV: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        log_p_CV = teacher(rows).log_softmax(-1)
+        log_p_CV = targets.teacher_logits(rows).log_softmax(-1)
         target_CV = log_p_CV.exp()
         entropy = -torch.bmm(target_CV[:, None], log_p_CV[:, :, None]).sum()
         total, gradient_CV = cross_entropy_(log_q_CV, target_CV)
         return total - entropy, gradient_CV
 
-    return distribution_sum(hidden_ND, head, loss, size)
+    return targets.distribution_sum(loss)
 
 
 def kl_loss(
@@ -180,7 +163,6 @@ def fused_kl_loss(
     chunk_size: int | None = None,
 ) -> Tensor:
     """`KL(teacher || student)`, mean over N positions; arguments as in `fused_undial_loss`."""
-    head = as_projection(head)
-    dtype = compute_dtype(hidden, head)
-    teacher = frozen_logits(teacher_hidden, as_projection(teacher_head), dtype)
-    return reduce(kl_sum(hidden, head, teacher, chunk_size), len(hidden), num_items_in_batch)
+    signal = Signal(teacher_hidden, as_projection(teacher_head))
+    chosen = as_targets(hidden, head, hidden.new_empty(0), signal=signal, size=chunk_size)
+    return reduce(kl_sum(chosen), len(hidden), num_items_in_batch)

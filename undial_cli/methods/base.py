@@ -7,8 +7,6 @@ they know no method by name. Imports no torch, so that `--help` can read every m
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -19,11 +17,13 @@ from undial_cli.schema import MethodConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from undial_cli.losses.chunked import Project, Projection
+    from undial_cli.losses.targets import Signal, Targets
+else:
+    Signal = Targets = Tensor = Any  # methods name them in annotations alone
 
 __all__ = [
     "REFERENCE_LOGPS", "TEACHER_LAYER", "TEACHER_LOGITS", "Entry", "Focus", "Loss", "Method",
-    "MethodConfig", "Signal", "Targets", "key",
+    "MethodConfig", "Signal", "Targets", "Tensor", "key",
 ]  # fmt: skip
 
 # What a loss can need of the frozen teacher: its logits, its sequences' log-probabilities, its
@@ -31,87 +31,6 @@ __all__ = [
 TEACHER_LOGITS = "teacher_logits"
 REFERENCE_LOGPS = "reference_logps"
 TEACHER_LAYER = "teacher_layer"
-
-
-@dataclass
-class Signal:
-    """What the frozen teacher says of N target positions in B sequences.
-
-    `hidden_ND` and `head`, which projects them, make its logits; `logps_B` are the sequences'
-    log-probabilities; `layer_ND` its activations at a loss's layer. Each is there only for a loss
-    that needs it; `head` None is the student's.
-    """
-
-    hidden_ND: Tensor | None = None
-    head: Projection | None = None
-    logps_B: Tensor | None = None
-    layer_ND: Tensor | None = None
-
-
-@dataclass
-class Targets:
-    """The target positions of one micro-batch: N positions in B sequences, those in order.
-
-    `hidden_ND`: the student's hidden states that predict the targets, which `head` projects to
-    logits; for a loss with a `layer`, this layer's activations at the targets' own positions.
-    `counts`: positions of each sequence; `focus_N`: which targets overlap the sample's focus.
-
-    The sums go through the head chunk by chunk, and what a loss is given is differentiable: it is
-    written as its formula, without a gradient.
-    """
-
-    hidden_ND: Tensor
-    head: Projection
-    targets_N: Tensor
-    sequence_N: Tensor
-    counts: list[int]
-    focus_N: Tensor
-    signal: Signal
-
-    @property
-    def teacher(self) -> tuple[Tensor, Projection]:
-        """The teacher's hidden states and what projects them."""
-        assert self.signal.hidden_ND is not None
-        return self.signal.hidden_ND, self.signal.head or self.head
-
-    @functools.cached_property
-    def teacher_logits(self) -> Project:
-        """Gives the teacher's logits [n, V] of the positions in a slice; they have no gradient."""
-        from undial_cli.losses.chunked import compute_dtype, frozen_logits
-
-        return frozen_logits(*self.teacher, compute_dtype(self.hidden_ND, self.head))
-
-    @property
-    def reference_B(self) -> Tensor:
-        """The sequences' log-probabilities under the teacher."""
-        assert self.signal.logps_B is not None
-        return self.signal.logps_B
-
-    def token_sum(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
-        """Sum of a loss of the targets' log-probabilities: given some of them [n], losses [n]."""
-        from undial_cli.losses.chunked import logps_sum
-
-        return logps_sum(self.hidden_ND, self.head, self.targets_N, lambda logps, _: loss(logps))
-
-    def sequence_sum(self, loss: Callable[[Tensor], Tensor], group: int = 1) -> Tensor:
-        """Sum of a loss of sequences' summed log-probabilities: given [B], losses [B / group]."""
-        from undial_cli.losses.chunked import sequences_sum
-
-        return sequences_sum(
-            self.hidden_ND, self.head, self.targets_N, self.sequence_N, self.counts, loss, group
-        )
-
-    def logits_sum(self, loss: Callable[[Tensor, slice], Tensor]) -> Tensor:
-        """Sum of a loss of positions' logits: given [n, V] and which of N they are, losses [n]."""
-        from undial_cli.losses.chunked import logits_sum
-
-        return logits_sum(self.hidden_ND, self.head, loss)
-
-    def distribution_sum(self, loss: Callable[[Tensor, slice], tuple[Tensor, Tensor]]) -> Tensor:
-        """A loss with its gradient written by hand, as in `chunked.distribution_sum`."""
-        from undial_cli.losses.chunked import distribution_sum
-
-        return distribution_sum(self.hidden_ND, self.head, loss)
 
 
 class Loss:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from undial_cli.methods.base import Method, MethodConfig, Targets, key
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from undial_cli.methods.base import Method, MethodConfig, Targets, Tensor, key
 
 
 @dataclass

@@ -5,12 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from undial_cli.methods.base import Method, MethodConfig, Targets, key
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from undial_cli.methods.base import Method, MethodConfig, Targets, Tensor, key
 
 
 @dataclass

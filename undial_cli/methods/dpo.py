@@ -4,13 +4,10 @@ data gives (AltPO, Mekala et al. 2025)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from undial_cli.methods.base import REFERENCE_LOGPS, Entry, Method, Targets, key
+from undial_cli.methods.base import REFERENCE_LOGPS, Entry, Method, Targets, Tensor, key
 from undial_cli.methods.npo import NpoConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from undial_cli.methods.base import Entry, Method, MethodConfig, Targets, key
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from undial_cli.methods.base import Entry, Method, MethodConfig, Targets, Tensor, key
 
 
 class GradientAscent(Method):

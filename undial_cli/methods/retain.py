@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from undial_cli.methods.base import TEACHER_LOGITS, Loss, Targets
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from undial_cli.methods.base import TEACHER_LOGITS, Loss, Targets, Tensor
 
 
 class CrossEntropy(Loss):
@@ -25,7 +22,7 @@ class KlToTeacher(Loss):
     def sum(self, targets: Targets) -> Tensor:
         from undial_cli.losses.undial import kl_sum
 
-        return kl_sum(targets.hidden_ND, targets.head, targets.teacher_logits)
+        return kl_sum(targets)
 
 
 RETAIN: dict[str, Any] = {"gdr": CrossEntropy, "klr": KlToTeacher}

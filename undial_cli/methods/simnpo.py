@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from undial_cli.methods.base import Method, Targets, key
+from undial_cli.methods.base import Method, Targets, Tensor, key
 from undial_cli.methods.npo import NpoConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from undial_cli.methods.base import (
     TEACHER_LOGITS,
@@ -12,11 +12,9 @@ from undial_cli.methods.base import (
     Method,
     MethodConfig,
     Targets,
+    Tensor,
     key,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass
@@ -38,14 +36,7 @@ class Undial(Method):
     def sum(self, targets: Targets) -> Tensor:
         from undial_cli.losses.undial import undial_sum
 
-        return undial_sum(
-            targets.hidden_ND,
-            targets.head,
-            targets.teacher_logits,
-            targets.targets_N,
-            self.config.strength,
-            self.weights(targets),
-        )
+        return undial_sum(targets, self.config.strength, self.weights(targets))
 
 
 @dataclass

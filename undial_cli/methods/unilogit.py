@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from undial_cli.methods.base import Method, Targets
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from undial_cli.methods.base import Method, Targets, Tensor
 
 
 class Unilogit(Method):
