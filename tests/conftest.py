@@ -82,14 +82,14 @@ def forget_own_methods(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from hydra.core.config_store import ConfigStore
 
     from undial_cli.compose import register_schemas
-    from undial_cli.methods import configs, own
+    from undial_cli.methods import METHODS, own
 
     monkeypatch.setenv(own.ALLOWED, "")
     register_schemas()
     options = ConfigStore.instance().repo["method"]
-    known, listed = dict(configs.METHODS), dict(options)
+    known, listed = dict(METHODS), dict(options)
     yield
-    for held, before in ((configs.METHODS, known), (options, listed)):
+    for held, before in ((METHODS, known), (options, listed)):
         held.clear()
         held.update(before)
 

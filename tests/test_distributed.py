@@ -15,7 +15,7 @@ from conftest import HURRIED, undial
 from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
-from undial_cli.methods.configs import METHODS
+from undial_cli.methods import METHODS
 
 TEXT = "the old river keeps its own slow counsel while bright kites turn over quiet hills"
 WORDS = TEXT.split()
@@ -136,6 +136,9 @@ CASES = [
     ["method=task_arithmetic"],
     ["method=finetune"],
 ]
+NAMED = {word.removeprefix("method=") for words in CASES for word in words}
+# It trains what task_arithmetic trains, and leaves two models.
+CASES += [[f"method={name}"] for name in METHODS if name not in {*NAMED, "contrastive_decoding"}]
 
 
 @pytest.mark.slow
@@ -144,12 +147,6 @@ def test_recomputed_activations_and_packing_leave_rmu_as_it_is(adapter: str, tra
     words = [DOUBLE, "method=rmu", "method.layer=0", f"adapter={adapter}", "train.optim=sgd"]
     lean = train("1 x 1", *words, *LEAN)
     assert_same(lean, train("1 x 4", *words, "train.packing=off"), 1e-9, 1e-9)
-
-
-def test_every_method_that_trains_is_a_case() -> None:
-    trained = {word.removeprefix("method=") for words in CASES for word in words}
-    # It trains what task_arithmetic trains, and leaves two models.
-    assert set(METHODS) - trained == {"contrastive_decoding"}
 
 
 @pytest.mark.slow

@@ -30,7 +30,8 @@ from undial_cli.head import check_head, head_job, install_head, output_head
 from undial_cli.losses import npo_loss, sequence_logps, undial_loss
 from undial_cli.losses.chunked import Projection
 from undial_cli.methods import make_method
-from undial_cli.methods.configs import NpoConfig, UndialConfig
+from undial_cli.methods.npo import NpoConfig
+from undial_cli.methods.undial import UndialConfig
 from undial_cli.models import adapt, check_model, load_model
 from undial_cli.schema import AdapterConfig, ModelConfig
 from undial_cli.training.teacher import CachedTeacher

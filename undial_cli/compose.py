@@ -24,8 +24,7 @@ from undial_cli import config_errors
 from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation.config import FORGET_SET
-from undial_cli.methods import own
-from undial_cli.methods.configs import METHODS
+from undial_cli.methods import METHODS, own
 from undial_cli.schema import COMMANDS, MethodConfig, Run, UnlearnRun, check_ranges
 from undial_cli.sweeping.configs import PLUGINS
 
@@ -50,8 +49,8 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     for command, node in COMMANDS.items():
         store.store(name=f"{command}_schema", node=node)
-    for method, node in METHODS.items():
-        store.store(group="method", name=f"{method}_schema", node=node)
+    for method, entry in METHODS.items():
+        store.store(group="method", name=f"{method}_schema", node=entry.config)
     for kind, nodes in PLUGINS.items():
         for name, plugin in nodes.items():
             store.store(group=f"hydra/{kind}", name=name, node=plugin)
@@ -89,10 +88,10 @@ def with_own_method(words: list[str]) -> list[str]:
     other = next((word for word in words if word.startswith("method=")), None)
     if other or len(given) > 1:
         raise UserError(f"{other or given[1]}: not possible together with {given[0]}")
-    found = own.allow(given[0].partition("=")[2])
-    node = found.config(name=found.name, file=os.environ[own.ALLOWED])
-    ConfigStore.instance().store(group="method", name=found.name, node=node)
-    return [f"method={found.name}" if word is given[0] else word for word in words]
+    name = own.allow(given[0].partition("=")[2])
+    node = METHODS[name].config(name=name, file=os.environ[own.ALLOWED])
+    ConfigStore.instance().store(group="method", name=name, node=node)
+    return [f"method={name}" if word is given[0] else word for word in words]
 
 
 def normalise(overrides: list[str]) -> list[str]:
@@ -205,7 +204,7 @@ def run_of_text(text: str, overrides: list[str] | None = None, where: str = "-")
             name = content.method.name
             if name not in METHODS:
                 raise bad_value("method.name", name, METHODS)
-            base.method = OmegaConf.structured(METHODS[name])
+            base.method = OmegaConf.structured(METHODS[name].config)
         changes = []
         for override in overrides or []:
             if "=" not in override:

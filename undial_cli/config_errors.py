@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from undial_cli.errors import UserError, bad_value, nearest
 from undial_cli.evaluation.config import EvalSetConfig
 from undial_cli.fields import walk
-from undial_cli.methods.configs import METHODS
+from undial_cli.methods import METHODS
 from undial_cli.schema import COMMANDS
 from undial_cli.training.argument_fields import ALIASES, OURS, PASSED, REFUSED
 
@@ -35,8 +35,8 @@ def known_keys(command: str) -> dict[str, dataclasses.Field]:
     keys = {name: f for name, _, f in walk(COMMANDS[command]())}
     keys.pop("method", None)
     if command == "unlearn":
-        for node in METHODS.values():
-            keys |= {name: f for name, _, f in walk(node(), "method.")}
+        for entry in METHODS.values():
+            keys |= {name: f for name, _, f in walk(entry.config(), "method.")}
     return keys
 
 

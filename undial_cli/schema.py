@@ -1,7 +1,7 @@
 """Every config group as a dataclass: types, defaults, units, allowed values.
 
-With methods/configs.py and evaluation/config.py the one source of `--help`, of type errors and of
-range checks. Imports neither torch nor hydra, and does not know how any value is used.
+With methods/*.py and evaluation/config.py the one source of `--help`, of type errors and of range
+checks. Imports neither torch nor hydra, and does not know how any value is used.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from undial_cli.compose import config_dir
 from undial_cli.evaluation import catalog, joint
 from undial_cli.evaluation.config import EvalSetConfig
 from undial_cli.fields import walk
-from undial_cli.methods.configs import METHODS
+from undial_cli.methods import METHODS
 from undial_cli.schema import COMMANDS
 
 SUMMARIES = {
@@ -72,8 +72,8 @@ def options_of(group: str) -> Table:
 def method_keys() -> list[tuple[str, str]]:
     """The keys of all methods; those that not every method has, with the names of those."""
     owners: dict[tuple[str, str], list[str]] = {}
-    for name, node in METHODS.items():
-        for key, _, f in walk(node(), "method."):
+    for name, entry in METHODS.items():
+        for key, _, f in walk(entry.config(), "method."):
             owners.setdefault((key, f.metadata["help"]), []).append(name)
     shared = [(key, text) for (key, text), names in owners.items() if len(names) > len(METHODS) / 2]
     rest = [

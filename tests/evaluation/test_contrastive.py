@@ -26,7 +26,7 @@ from undial_cli.evaluation.scoring import gradient_norms, score
 from undial_cli.head import output_head
 from undial_cli.inputs import prepare
 from undial_cli.methods import make_method
-from undial_cli.methods.configs import ContrastiveDecodingConfig
+from undial_cli.methods.contrastive_decoding import ContrastiveDecodingConfig
 from undial_cli.models import (
     adapt,
     check_model,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from undial_cli.losses import IGNORE, rmu_forget_loss, rmu_retain_loss
-from undial_cli.losses.activations import rmu_forget_sum, rmu_retain_sum
+from undial_cli.losses.activations import squared_error_sum
 
 X = IGNORE
 LABELS = torch.tensor([[X, X, 3, 4, 5, X], [1, 0, 3, X, 4, 0], [5, X, X, X, X, X], [X] * 5 + [2]])
@@ -51,8 +51,8 @@ def test_rmu_gradients_are_what_finite_differences_say() -> None:
     hidden, frozen, control = activations()
     rows, counts = torch.tensor([0, 0, 2]), [2, 0, 1]
     few = hidden[0, :3].detach().requires_grad_()
-    forget = lambda h: rmu_forget_sum(h, rows, counts, control)  # noqa: E731
-    retain = lambda h: rmu_retain_sum(h, frozen[0, :3], rows, counts)  # noqa: E731
+    forget = lambda h: squared_error_sum(h, control, rows, counts)  # noqa: E731
+    retain = lambda h: squared_error_sum(h, frozen[0, :3], rows, counts)  # noqa: E731
     assert torch.autograd.gradcheck(forget, (few,))
     assert torch.autograd.gradcheck(retain, (few,))
     assert torch.autograd.gradcheck(lambda h: rmu_forget_loss(h, LABELS[:2], control), hidden[:2])
@@ -93,7 +93,7 @@ def test_rmu_without_a_target_is_zero_with_its_graph_and_half_precision_is_widen
         assert float(value.detach()) == 0
         assert not gradient(value, hidden).any()
     empty = torch.zeros(0, 4, requires_grad=True)
-    value = rmu_forget_sum(empty, torch.zeros(0, dtype=torch.long), [], control)
+    value = squared_error_sum(empty, control, torch.zeros(0, dtype=torch.long), [])
     assert gradient(value, empty).shape == (0, 4)
     large = torch.full((*LABELS.shape, 4), 6e4, dtype=torch.float16)  # its square is no float16
     found = rmu_forget_loss(large, LABELS, torch.zeros(4))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,18 +17,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from undial_cli.losses.chunked import Projection, blocks, chunks
-from undial_cli.losses.fused import (
+from undial_cli.losses import (
+    dpo_loss,
     fused_cross_entropy_loss,
     fused_ga_loss,
     fused_kl_loss,
     fused_npo_loss,
     fused_undial_loss,
+    npo_loss,
     sequence_logps,
-    sequences_sum,
 )
-from undial_cli.losses.preference import dpo_loss, npo_loss
-from undial_cli.losses.preference import sequence_logps as dense_logps
+from undial_cli.losses.chunked import Projection, blocks, chunks
+from undial_cli.losses.targets import Signal, as_targets
+from undial_cli.losses.tokens import ceu, pdu_forget
+from undial_cli.losses.undial import cross_entropy, cross_entropy_, undial_target
 
 NAMES = ("undial", "weighted", "kl", "cross_entropy", "ga", "npo")
 STRENGTH, BETA = 3.0, 0.5
@@ -470,10 +473,9 @@ def test_log_probabilities_of_sequences_are_those_of_dense_logits(
     counts: list[int], vocabulary: int, chunk: int | None, head: dict[str, Any], seed: int
 ) -> None:
     case = make(counts, 4, vocabulary, seed=seed, **head)
-    rows = torch.tensor([b for b, n in enumerate(counts) for _ in range(n)], dtype=torch.long)
-    found = sequence_logps(case.hidden, case.head, case.targets, rows, len(counts), chunk)
+    found = as_targets(case.hidden, case.head, case.targets, counts, size=chunk).sequence_logps()
     log_q = logits(case.hidden, case.head).detach().log_softmax(-1)
-    parts = log_q[range(len(rows)), case.targets].split(counts)
+    parts = log_q[range(sum(counts)), case.targets].split(counts)
     expected = [float(part.sum()) for part in parts]
     assert found.dtype == torch.float64
     assert not found.requires_grad
@@ -535,8 +537,8 @@ def test_a_long_answer_against_its_own_reference_has_no_ratio_at_all(
     hidden = torch.randn(sum(counts), 32, generator=generator).to(dtype).requires_grad_()
     head = Projection((torch.randn(800, 32, generator=generator) * 0.2).to(dtype))
     targets = torch.randint(0, 800, (sum(counts),), generator=generator)
-    rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    reference = sequence_logps(hidden, head, targets, rows, len(counts))
+    chosen = as_targets(hidden, head, targets, counts)
+    reference = chosen.sequence_logps()
     assert float(reference.min()) < -15_000
     expected = 2 / 0.1 * math.log(2)
     npo = fused_npo_loss(hidden, head, targets, counts, reference, 0.1)
@@ -547,7 +549,7 @@ def test_a_long_answer_against_its_own_reference_has_no_ratio_at_all(
         seen.append(logps_B.detach())
         return logps_B
 
-    sequences_sum(hidden, head, targets, rows, counts, loss)
+    chosen.sequence_sum(loss)
     torch.testing.assert_close(torch.stack(seen).sum(0), reference, rtol=0, atol=1e-6)
 
 
@@ -560,10 +562,80 @@ def test_a_sum_of_many_log_probabilities_keeps_their_last_digit(dtype: torch.dty
     moved = logits.clone()
     moved[0, 4000, labels[0, 4001]] += 0.5
     one, other = (t[0, 4000].float().log_softmax(-1)[labels[0, 4001]] for t in (logits, moved))
-    found = dense_logps(moved, labels) - dense_logps(logits, labels)
+    found = sequence_logps(moved, labels) - sequence_logps(logits, labels)
     assert float(found) == pytest.approx(float(other - one), abs=1e-6)
-    plain = npo_loss(logits, labels, dense_logps(logits, labels), 0.1)
+    plain = npo_loss(logits, labels, sequence_logps(logits, labels), 0.1)
     assert float(plain) == pytest.approx(20 * math.log(2), abs=1e-5)
-    pair = (logits, labels, moved, labels, dense_logps(logits, labels), dense_logps(moved, labels))
-    assert float(dpo_loss(*pair, 0.1)) == pytest.approx(20 * math.log(2), abs=1e-5)
+    references = sequence_logps(logits, labels), sequence_logps(moved, labels)
+    assert float(dpo_loss(logits, labels, moved, labels, *references, 0.1)) == pytest.approx(
+        20 * math.log(2), abs=1e-5
+    )
     assert plain.dtype == torch.float32
+
+
+# A loss that is given as its formula, and the gradients that are written by hand.
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_written_by_hand_is_that_of_its_formula(weighted: bool) -> None:
+    logits = torch.randn(5, 9, dtype=torch.float64, requires_grad=True)
+    target = torch.randn(5, 9, dtype=torch.float64).softmax(-1)
+    weights = torch.rand(5, dtype=torch.float64) if weighted else torch.ones(5).double()
+    log_q = logits.log_softmax(-1)
+    expected = (cross_entropy(log_q, target) * weights).sum()
+    log_q = log_q.detach().clone()
+    found, slope = cross_entropy_(log_q, target, weights if weighted else None)
+    assert slope is log_q
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    (theirs,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(slope, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("head", HEADS, ids=str)
+@pytest.mark.parametrize("chunk", [1, 2, 4, None])
+def test_undial_as_a_formula_alone_is_undial(head: dict[str, Any], chunk: int | None) -> None:
+    """What a user writes, who derives no gradient."""
+    case = make([4, 0, 3], **head)
+    signal = Signal(case.teacher, case.teacher_head)
+    targets = as_targets(case.hidden, case.head, case.targets, case.counts, signal, chunk)
+
+    def loss(logits_CV: Tensor, rows: slice) -> Tensor:
+        target_CV = undial_target(targets.teacher_logits(rows), case.targets[rows], STRENGTH)
+        return cross_entropy(logits_CV.log_softmax(-1), target_CV) * case.weights[rows]
+
+    found, expected = targets.logits_sum(loss), 7 * fused("weighted", case, chunk)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(gradients(found, case), gradients(expected, case), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a number in many places": lambda x: x,  # its gradient is an expanded 1
+    "each row's norm": lambda x: x.square().sum(-1),
+    "a scalar": lambda x: x.logsumexp(-1).sum(),
+    "some rows": lambda x: x[:1].sigmoid(),
+}
+
+
+@pytest.mark.parametrize("head", HEADS, ids=str)
+@pytest.mark.parametrize("name", FORMULAS)
+def test_any_formula_of_logits_has_its_own_gradient(name: str, head: dict[str, Any]) -> None:
+    case, formula = make([1, 2, 0, 1], **head), FORMULAS[name]
+    targets = as_targets(case.hidden, case.head, case.targets, size=1)
+    found = targets.logits_sum(lambda logits_CV, _: formula(logits_CV))
+    rows = logits(case.hidden, case.head).split(1)
+    expected = sum((formula(row).sum() for row in rows), torch.zeros(()).double())
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(gradients(found, case), gradients(expected, case), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("formula", [ceu, lambda x, _: pdu_forget(x)], ids=["ceu", "pdu"])
+def test_a_formula_holds_logits_of_one_chunk_at_most(formula: Callable[..., Tensor]) -> None:
+    size, vocabulary, chunk = 96, 600, 3
+    case = make([size], 2, vocabulary, cap=5.0).to(torch.float32)
+    targets = as_targets(case.hidden, case.head, case.targets, size=chunk)
+    with Memory() as memory:
+        targets.logits_sum(lambda logits, rows: formula(logits, case.targets[rows])).backward()
+    assert memory.largest == chunk * vocabulary
+    assert memory.most < 4 * size * vocabulary / 3

@@ -28,16 +28,10 @@ from undial_cli.losses import (
     unilogit_loss,
     wga_loss,
 )
-from undial_cli.losses.fused import (
-    ceu_sum,
-    logps_sum,
-    npo_sum,
-    pdu_forget_sum,
-    sequences_sum,
-    undial_sum,
-)
-from undial_cli.losses.preference import dpo_of, simnpo_of
-from undial_cli.losses.tokens import satimp_of, unilogit_of, wga_of
+from undial_cli.losses.preference import dpo, npo, simnpo
+from undial_cli.losses.targets import Signal, Targets, as_targets
+from undial_cli.losses.tokens import ceu, pdu_forget, satimp, unilogit, wga
+from undial_cli.methods import METHODS, make_method
 
 X = IGNORE
 # Pairs of rows: both with targets, neither, the first alone; sequences longer than most chunks.
@@ -118,34 +112,31 @@ def dense(name: str, case: Case, logits: Tensor, **how: Any) -> Tensor:
     }[name]()
 
 
-def fused(name: str, case: Case, size: int | None = None) -> Tensor:
-    """The same loss's sum, from hidden states."""
+def targets_of(case: Case, size: int | None = None) -> Targets:
+    """A case as training has it."""
     mask, targets, sequence = select_targets(case.labels)
-    lengths = mask.sum(1)
-    at = (case.hidden[mask], case.head)
-    to_targets, rows = (*at, targets), (sequence, lengths.tolist())
+    teacher = Signal(case.teacher[mask], case.head, case.reference)
+    return Targets(
+        case.hidden[mask], case.head, targets, sequence, mask.sum(1).tolist(),
+        case.focus[:, 1:][mask[:, :-1]], teacher, size,
+    )  # fmt: skip
 
-    def simnpo(logps: Tensor) -> Tensor:
-        return simnpo_of(logps, lengths, BETA, DELTA)
 
-    def dpo(logps: Tensor) -> Tensor:
-        return dpo_of(logps, case.reference, BETA)
+KEYS: dict[str, dict[str, Any]] = {
+    "simnpo": {"beta": BETA, "delta": DELTA},
+    "dpo": {"beta": BETA},
+    "wga": {"beta": BETA},
+    "satimp": {"beta1": POWERS[0], "beta2": POWERS[1]},
+    "hard_focus": {"strength": STRENGTH, "focus_mode": "hard"},
+    "soft_focus": {"strength": STRENGTH, "focus_mode": "soft", "focus_coeff": 10.0},
+}
 
-    if name in ("hard_focus", "soft_focus"):
-        weights = case.weights(name)[:, 1:][mask[:, :-1]]
-        teacher = (case.teacher[mask], case.head)
-        return undial_sum(*at, *teacher, targets, STRENGTH, weights, size)
-    return {
-        "simnpo": lambda: sequences_sum(*to_targets, *rows, simnpo, size=size),
-        "dpo": lambda: sequences_sum(*to_targets, *rows, dpo, group=2, size=size),
-        "wga": lambda: logps_sum(*to_targets, lambda x, _: wga_of(x, BETA), size=size),
-        "satimp": lambda: logps_sum(*to_targets, lambda x, _: satimp_of(x, *POWERS), size=size),
-        "ceu": lambda: ceu_sum(*to_targets, *rows, 1, size),
-        "unilogit": lambda: logps_sum(
-            *to_targets, lambda x, _: unilogit_of(x, len(case.head.weight_VD)), size=size
-        ),
-        "pdu": lambda: pdu_forget_sum(*at, size),
-    }[name]()
+
+def fused(name: str, case: Case, size: int | None = None, **keys: Any) -> Tensor:
+    """The same loss's sum, from hidden states, as its method makes it."""
+    method = "fundial" if name.endswith("focus") else name
+    config = METHODS[method].config(name=method, **KEYS.get(name, {}), **keys)
+    return make_method(config).sum(targets_of(case, size))
 
 
 def softmax(logits: list[float]) -> list[float]:
@@ -318,9 +309,9 @@ def test_functions_of_log_probabilities_are_finite_from_certain_to_impossible(
         q, rest = math.exp(logp), -math.expm1(logp)
         others = rest and rest * math.log(rest / (1 - 1e-5))
         expected = {
-            wga_of(logps, 0.5): q**0.5 * logp,
-            satimp_of(logps, 5.0, 1.0): q**5 * rest * logp,
-            unilogit_of(logps, 100_000): q * (logp + math.log(1e5)) + others,
+            wga(logps, 0.5): q**0.5 * logp,
+            satimp(logps, 5.0, 1.0): q**5 * rest * logp,
+            unilogit(logps, 100_000): q * (logp + math.log(1e5)) + others,
         }
         for found, value in expected.items():
             assert float(found.detach()) == pytest.approx(value, rel=1e-5, abs=2e-7)
@@ -351,14 +342,11 @@ def test_a_loss_of_sequences_is_not_asked_about_those_without_targets(
 ) -> None:
     """`log(-logp)` is infinite, with infinite slope, for a sequence that is not there."""
     case = make()
-    mask, targets, sequence = select_targets(case.labels)
-    counts = mask.sum(1).tolist()
 
     def loss(logps: Tensor) -> Tensor:
         return logps.unflatten(0, (-1, group)).sum(1).neg().log()
 
-    at = (case.hidden[mask], case.head, targets, sequence, counts)
-    found = sequences_sum(*at, loss, group, size)
+    found = targets_of(case, size).sequence_sum(loss, group)
     logps = sequence_logps(case.logits, case.labels)
     rows = [[0], [1], [4]] if group == 1 else [[0, 1], [4, 5]]
     expected = torch.stack([(-logps[row].sum()).log() for row in rows]).sum()
@@ -395,7 +383,7 @@ def test_simnpo_tends_to_ascent_per_token_as_beta_vanishes() -> None:
 
 def test_simnpo_leaves_a_sequence_alone_once_it_is_far_beyond_its_margin() -> None:
     logps = torch.tensor([-5000.0, -3.0], requires_grad=True)
-    (slope,) = gradients(simnpo_of(logps, torch.tensor([5, 5]), 1.0, 0.0).sum(), [logps])
+    (slope,) = gradients(simnpo(logps, torch.tensor([5, 5]), 1.0, 0.0).sum(), [logps])
     assert float(slope[0]) == 0
     assert float(slope[1]) > 0.1
 
@@ -415,15 +403,14 @@ def test_dpo_without_alternatives_is_npo() -> None:
     """A pair whose alternative has no target: `D_alternative = 0`."""
     labels = torch.stack([LABELS[:2], torch.full_like(LABELS[:2], X)], 1).flatten(0, 1)
     case = make(labels)
-    mask, targets, sequence = select_targets(labels)
-    at = (case.hidden[mask], case.head, targets, sequence, mask.sum(1).tolist())
-    torch.testing.assert_close(fused("dpo", case, 2), npo_sum(*at, case.reference, BETA, 2))
+    expected = targets_of(case, 2).sequence_sum(lambda x: npo(x, case.reference, BETA))
+    torch.testing.assert_close(fused("dpo", case, 2), expected)
 
 
 def test_no_gradient_reaches_a_reference() -> None:
     reference = torch.zeros(4, requires_grad=True)
     logps = torch.full((4,), -1.0, requires_grad=True)
-    dpo_of(logps, reference, BETA).sum().backward()
+    dpo(logps, reference, BETA).sum().backward()
     assert reference.grad is None
     assert logps.grad is not None
 
@@ -466,9 +453,8 @@ def test_wga_leaves_a_token_alone_once_it_is_unlikely() -> None:
 def test_ceu_never_raises_the_target(logits: list[float], target: int, dtype: torch.dtype) -> None:
     hidden = torch.tensor([[logits, logits]], dtype=dtype).requires_grad_()
     one, labels = torch.eye(3, dtype=dtype), torch.tensor([[X, target]])
-    total = ceu_sum(
-        hidden[0, :1], Projection(one), labels[0, 1:], torch.tensor([0]), [1], skip=0, size=1
-    )
+    chosen = as_targets(hidden[0, :1], one, labels[0, 1:])
+    total = chosen.logits_sum(lambda x, _: ceu(x, labels[0, 1:]))
     for value in (ceu_loss(hidden, labels, skip=0), total):
         slope = gradients(value, [hidden])[0][0, 0]
         q = hidden.detach().to(value.dtype).softmax(-1)[0, 0, target]
@@ -491,17 +477,16 @@ def test_ceu_skips_the_first_targets_of_each_sequence_in_loss_gradient_and_divis
     assert moved.nonzero()[:, 0].tolist() == places
     elsewhere = torch.randn_like(logits).masked_fill(moved.view(LABELS.shape)[..., None], 0)
     torch.testing.assert_close(ceu_loss(logits + elsewhere, LABELS, skip), value)
-    mask, targets, sequence = select_targets(LABELS)
-    at = (case.hidden[mask], case.head, targets, sequence, mask.sum(1).tolist())
-    torch.testing.assert_close(ceu_sum(*at, skip, 3), len(places) * value, rtol=1e-10, atol=1e-10)
+    total = fused("ceu", case, 3, skip=skip)
+    torch.testing.assert_close(total, len(places) * value, rtol=1e-10, atol=1e-10)
 
 
 def test_unilogit_is_zero_at_probability_one_over_v_and_pulls_towards_it() -> None:
     uniform = -math.log(11)
-    assert float(unilogit_of(torch.tensor([uniform]).double(), 11)) == pytest.approx(0, abs=1e-15)
+    assert float(unilogit(torch.tensor([uniform]).double(), 11)) == pytest.approx(0, abs=1e-15)
     for logp in (-40.0, -5.0, uniform - 0.01, uniform + 0.01, -1.0, -1e-3, 0.0):
         logps = torch.tensor([logp], dtype=torch.float64, requires_grad=True)
-        value = unilogit_of(logps, 11)
+        value = unilogit(logps, 11)
         (slope,) = gradients(value, [logps])
         assert 0 < float(value.detach()) <= math.log(11)
         assert (float(slope) > 0) == (logp > uniform)
@@ -525,4 +510,6 @@ def test_pdu_is_zero_at_uniform_logits_and_blind_to_a_shift_and_to_the_targets()
     torch.testing.assert_close(pdu_forget_loss(logits, LABELS.clamp(max=1)), value)
     assert float(pdu_forget_loss(shift.expand_as(logits), LABELS)) == pytest.approx(0, abs=1e-20)
     flat = Projection(torch.zeros(VOCABULARY, WIDTH).double(), torch.ones(VOCABULARY).double())
-    assert float(pdu_forget_sum(case.hidden[0], flat, 2).detach()) == pytest.approx(0, abs=1e-20)
+    chosen = as_targets(case.hidden[0], flat, LABELS[0], size=2)
+    total = chosen.logits_sum(lambda x, _: pdu_forget(x))
+    assert float(total.detach()) == pytest.approx(0, abs=1e-20)

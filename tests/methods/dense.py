@@ -26,9 +26,8 @@ from undial_cli.losses import (
     unilogit_loss,
     wga_loss,
 )
-from undial_cli.methods import make_method
+from undial_cli.methods import METHODS, make_method
 from undial_cli.methods.base import Loss
-from undial_cli.methods.configs import METHODS
 from undial_cli.methods.retain import RETAIN
 
 LAYER, SEED = 0, 5
@@ -56,7 +55,7 @@ class Case:
 
 def of(name: str, dense: Dense, **keys: Any) -> Case:
     """A method with some of its keys."""
-    return Case(lambda: make_method(METHODS[name](name=name, **keys), SEED), dense)
+    return Case(lambda: make_method(METHODS[name].config(name=name, **keys), SEED), dense)
 
 
 def preferring(student: Seen, teacher: Seen, labels: Tensor, beta: float) -> Tensor:
@@ -112,7 +111,7 @@ CASES = {
         layer=LAYER, steering_coeff=3,
     ),
     "mse": Case(
-        lambda: make_method(METHODS["rmu"](name="rmu", layer=LAYER)).terms()["retain"],
+        lambda: make_method(METHODS["rmu"].config(name="rmu", layer=LAYER)).terms()["retain"],
         lambda s, t, y, f: rmu_retain_loss(s.layer, t.layer, y),
     ),
     "pdu": of("pdu", lambda s, t, y, f: pdu_forget_loss(s.logits, y)),

@@ -12,7 +12,7 @@ from test_run import SHORT, assert_equal, kill_in_the_middle, lines, start, weig
 
 from undial_cli.cli import run_command
 from undial_cli.methods import make_method
-from undial_cli.methods.configs import PduConfig
+from undial_cli.methods.pdu import PduConfig
 
 
 def test_the_multiplier_follows_the_violation_after_warm_up_and_is_never_negative() -> None:

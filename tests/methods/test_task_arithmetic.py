@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from test_run import start, weights
 from torch import Tensor
 
-from undial_cli.methods.weights import step_back
+from undial_cli.weights import step_back
 
 
 def test_full_weights_are_stepped_back_over_any_number_of_files(tmp_path: Path) -> None:

@@ -16,9 +16,8 @@ from transformers import AutoModelForCausalLM
 from undial_cli.data.collate import EMPTY, Batch, padded
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.head import head_job, install_head
-from undial_cli.methods import make_method
+from undial_cli.methods import METHODS, make_method
 from undial_cli.methods.base import TEACHER_LAYER, Loss, Method
-from undial_cli.methods.configs import METHODS
 from undial_cli.models import adapt, base_of
 from undial_cli.schema import AdapterConfig
 from undial_cli.training.layers import choose_parameters, layers_of, states
@@ -47,7 +46,7 @@ CHOSEN = [EXAMPLES[i] if i >= 0 else EMPTY for i in ROWS]
 
 
 def rmu(layer: int, **keys: Any) -> Method:
-    return make_method(METHODS["rmu"](name="rmu", layer=layer, **keys))
+    return make_method(METHODS["rmu"].config(name="rmu", layer=layer, **keys))
 
 
 def model_of(kind: str) -> Any:
@@ -217,10 +216,10 @@ def test_a_method_that_looks_at_logits_freezes_nothing() -> None:
     for name in ("undial", "npo"):
         model = model_of("untied")
         before = trained(model)
-        choose_parameters(model, make_method(METHODS[name](name=name, retain="gdr")))
+        choose_parameters(model, make_method(METHODS[name].config(name=name, retain="gdr")))
         assert trained(model) == before
     mixed = rmu(0)
-    mixed.retain = lambda: make_method(METHODS["ga"](name="ga"))  # type: ignore[method-assign]
+    mixed.retain = lambda: make_method(METHODS["ga"].config(name="ga"))  # type: ignore[method-assign]
     choose_parameters(model, mixed)
     assert trained(model) == before
 

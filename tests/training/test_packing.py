@@ -22,8 +22,9 @@ from undial_cli.data.encode import IGNORE, Example
 from undial_cli.head import head_job, install_head
 from undial_cli.methods import make_method
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss
-from undial_cli.methods.configs import NpoConfig, UndialConfig
+from undial_cli.methods.npo import NpoConfig
 from undial_cli.methods.retain import RETAIN
+from undial_cli.methods.undial import UndialConfig
 from undial_cli.models import adapt, base_of
 from undial_cli.schema import AdapterConfig
 from undial_cli.training.packing import (

@@ -20,7 +20,8 @@ from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import WorldError
 from undial_cli.head import output_head
 from undial_cli.losses import select_targets, sequence_logps
-from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Signal
+from undial_cli.losses.targets import Signal
+from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS
 from undial_cli.models import adapt
 from undial_cli.schema import AdapterConfig
 from undial_cli.training.packing import NAME, attention, packed

@@ -15,25 +15,16 @@ from undial_cli.losses.positions import reduce, target_mask, upcast
 def squared_error_sum(
     hidden_ND: Tensor, wanted: Tensor, sequence_N: Tensor, counts: list[int]
 ) -> Tensor:
-    """Sum over sequences of the mean over their tokens and over D of the squared error."""
+    """RMU's loss, summed over the sequences that have a target.
+
+    Of a sequence, the mean over its tokens and over D of the squared distance to what is wanted:
+    the control vector [D], or the frozen model's activations [N, D] (see `rmu_forget_loss`,
+    `rmu_retain_loss`).
+    """
     hidden_ND = upcast(hidden_ND)
     error_N = (hidden_ND - wanted.detach().to(hidden_ND.dtype)).square().mean(-1)
     counts_B = torch.tensor(counts, dtype=error_N.dtype, device=error_N.device)
     return (error_N / counts_B[sequence_N]).sum()
-
-
-def rmu_forget_sum(
-    hidden_ND: Tensor, sequence_N: Tensor, counts: list[int], control_D: Tensor
-) -> Tensor:
-    """Sum over sequences that have a token, see `rmu_forget_loss`; N tokens at their own places."""
-    return squared_error_sum(hidden_ND, control_D, sequence_N, counts)
-
-
-def rmu_retain_sum(
-    hidden_ND: Tensor, frozen_ND: Tensor, sequence_N: Tensor, counts: list[int]
-) -> Tensor:
-    """Sum over sequences that have a token, see `rmu_retain_loss`; N tokens at their own places."""
-    return squared_error_sum(hidden_ND, frozen_ND, sequence_N, counts)
 
 
 def own_places(labels_BT: Tensor) -> Tensor:
@@ -60,10 +51,7 @@ def rmu_forget_loss(
     Returns:
         Scalar in squared activations, float32 at least.
     """
-    mask = own_places(labels)
-    counts = mask.sum(1).tolist()
-    total = rmu_forget_sum(hidden[mask], mask.nonzero()[:, 0], counts, control)
-    return reduce(total, sum(count > 0 for count in counts), num_items_in_batch)
+    return rmu_retain_loss(hidden, control.expand_as(hidden), labels, num_items_in_batch)
 
 
 def rmu_retain_loss(
@@ -78,5 +66,6 @@ def rmu_retain_loss(
     """
     mask = own_places(labels)
     counts = mask.sum(1).tolist()
-    total = rmu_retain_sum(hidden[mask], frozen_hidden[mask], mask.nonzero()[:, 0], counts)
+    sequence_N = mask.nonzero(as_tuple=True)[0]
+    total = squared_error_sum(hidden[mask], frozen_hidden[mask], sequence_N, counts)
     return reduce(total, sum(count > 0 for count in counts), num_items_in_batch)

@@ -1,8 +1,7 @@
 """From hidden states to a loss and its gradient, chunk by chunk: no [N, V] tensor.
 
-The gradient with respect to the logits has a closed form, so each chunk is projected, scored,
-turned into its own gradient in place and multiplied back at once. Knows no loss by name: one is
-given as a function of a chunk's log q, or of the targets' log-probabilities.
+Each chunk is projected, scored, turned into the gradient with respect to its logits and multiplied
+back to hidden states and head at once. Knows no loss: `targets` says what is done with a chunk.
 """
 
 from __future__ import annotations
@@ -54,8 +53,12 @@ class Projection:
         return Projection(self.weight_VD.detach(), bias_V, self.scale, self.cap)
 
 
-Project = Callable[[slice], Tensor]
+def as_projection(head: Tensor | Projection) -> Projection:
+    """A bare weight [V, D] as a projection."""
+    return head if isinstance(head, Projection) else Projection(head)
 
+
+Project = Callable[[slice], Tensor]
 
 # Of each chunk: its rows, its share of the loss, and the gradient with respect to its logits.
 Steps = Iterator[tuple[slice, Tensor, Tensor]]
@@ -174,71 +177,27 @@ def rows_per_chunk(hidden: Tensor, head: Projection, given: int | None = None) -
     return given or max(1, CHUNK.get(hidden.device.type, CHUNK["cuda"]) // len(head.weight_VD))
 
 
-def distribution_sum(
-    hidden_ND: Tensor,
-    head: Projection,
-    loss: Callable[[Tensor, slice], tuple[Tensor, Tensor]],
-    size: int | None = None,
-) -> Tensor:
-    """Sum of a loss of each position's whole distribution.
-
-    Args:
-        loss: given log q [C, V] of the positions in a slice, which it may overwrite: the sum of
-            their losses and its gradient with respect to the logits, [C, V].
-        size: positions per chunk.
-    """
-
-    def steps(project: Project) -> Steps:
-        for rows in chunks(0, len(hidden_ND), rows_per_chunk(hidden_ND, head, size)):
-            yield rows, *loss(project(rows).log_softmax(-1), rows)
-
-    return fused(hidden_ND, head, steps)
-
-
-def logps_sum(
-    hidden_ND: Tensor,
-    head: Projection,
-    targets_N: Tensor,
-    loss: Callable[[Tensor, slice], Tensor],
-    counts: list[int] | None = None,
-    size: int | None = None,
-) -> Tensor:
-    """Sum of a loss of the target tokens' log-probabilities.
-
-    Args:
-        loss: given the log-probabilities [n] of the positions in a slice, their loss (scalar,
-            differentiable).
-        counts: positions of each unit (a sequence, or a pair of them) that `loss` must see whole,
-            in order; None: each position is one. A unit longer than a chunk is projected twice.
-        size: positions per chunk.
-    """
-    size = rows_per_chunk(hidden_ND, head, size)
-    alone = [[rows] for rows in chunks(0, len(hidden_ND), size)]
-
-    def steps(project: Project) -> Steps:
-        for block in alone if counts is None else blocks(counts, size):
-            first, last = block[0].start, block[-1]
-            logps = [
-                logps_of(project(rows).log_softmax(-1), targets_N[rows]) for rows in block[:-1]
-            ]
-            log_q = project(last).log_softmax(-1)
-            logps_n = torch.cat([*logps, logps_of(log_q, targets_N[last])]).requires_grad_()
-            with torch.enable_grad():
-                value = loss(logps_n, slice(first, last.stop))
-            (slope_n,) = torch.autograd.grad(value, logps_n)
-            value = value.detach()
-            for rows in reversed(block):
-                if rows is not last:
-                    log_q, value = project(rows).log_softmax(-1), torch.zeros_like(value)
-                gradient_CV = log_q.exp_()  # slope * (onehot - q), from here on
-                index = targets_N[rows, None]
-                gradient_CV.scatter_add_(1, index, -torch.ones_like(index, dtype=log_q.dtype))
-                gradient_CV *= -slope_n[rows.start - first : rows.stop - first, None]
-                yield rows, value, gradient_CV
-
-    return fused(hidden_ND, head, steps)
+def differentiate(
+    loss: Callable[[Tensor, slice], Tensor], given: Tensor, rows: slice
+) -> tuple[Tensor, Tensor]:
+    """The sum of a loss of what is given of some positions, and its gradient by that."""
+    with torch.enable_grad():
+        value = loss(given.requires_grad_(), rows).sum()
+    (gradient,) = torch.autograd.grad(value, given)
+    return value.detach(), gradient.contiguous()  # autograd's may be one number in many places
 
 
 def logps_of(log_q_CV: Tensor, targets_C: Tensor) -> Tensor:
     """Log-probabilities of the targets, [C]."""
     return log_q_CV.gather(1, targets_C[:, None])[:, 0]
+
+
+def frozen_logits(hidden_ND: Tensor, head: Projection, dtype: torch.dtype) -> Project:
+    """The logits of the positions in a slice, from products in `dtype`, without gradient."""
+    low = head.detach().to(dtype)
+
+    @torch.no_grad()
+    def project(rows: slice) -> Tensor:
+        return low.logits(hidden_ND[rows].to(dtype))
+
+    return project

@@ -36,6 +36,15 @@ def places_within(sequence_N: Tensor, counts_B: Tensor) -> Tensor:
     return torch.arange(len(sequence_N), device=sequence_N.device) - starts_B[sequence_N]
 
 
+def sum_by_sequence(logps_N: Tensor, sequence_N: Tensor, rows: int) -> Tensor:
+    """Log-probabilities summed over the positions of each of `rows` sequences, float64 [rows].
+
+    A long answer's sum has more digits than float32 holds, and what counts is a difference of two.
+    """
+    zeros_B = logps_N.new_zeros(rows, dtype=torch.float64)
+    return zeros_B.index_add(0, sequence_N, logps_N.double())
+
+
 def upcast(logits: Tensor) -> Tensor:
     """Half-precision logits as float32; float32 and float64 as they are."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
@@ -47,3 +56,8 @@ def reduce(total: Tensor, count: Tensor | int, num_items_in_batch: Tensor | floa
     if isinstance(divisor, Tensor):
         return total / divisor.clamp(min=1)
     return total / max(divisor, 1)
+
+
+def mean(losses_N: Tensor, num_items_in_batch: Tensor | float | None) -> Tensor:
+    """The mean of N losses, or their sum divided by `num_items_in_batch`."""
+    return reduce(losses_N.sum(), len(losses_N), num_items_in_batch)

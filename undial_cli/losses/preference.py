@@ -1,7 +1,7 @@
 """Losses on whole sequences, from summed log-probabilities.
 
-A function `..._of` is what a dense loss shares with the fused engine: the loss of each sequence, or
-of each pair of them.
+A formula gives the loss of each sequence, or of each pair of them; training and dense losses share
+it.
 """
 
 from __future__ import annotations
@@ -10,28 +10,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from undial_cli.losses.positions import reduce, select_targets, target_mask
+from undial_cli.losses.chunked import Projection
+from undial_cli.losses.positions import reduce, select_targets, sum_by_sequence, target_mask
+from undial_cli.losses.targets import as_targets, sum_where
 from undial_cli.losses.tokens import target_logps
 
 
 def sequence_logps(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-probability of the target tokens of each sequence, float64 [B]; logits [B, T, V].
-
-    A long answer's sum has more digits than float32 holds, and what counts is a difference of two.
-    """
-    logps_N, sequence_N = target_logps(logits, labels), select_targets(labels)[2]
-    zeros_B = logps_N.new_zeros(len(labels), dtype=torch.float64)
-    return zeros_B.index_add(0, sequence_N, logps_N.double())
+    """Log-probability of the target tokens of each sequence, float64 [B]; logits [B, T, V]."""
+    sequence_N = select_targets(labels)[2]
+    return sum_by_sequence(target_logps(logits, labels), sequence_N, len(labels))
 
 
-def sum_where(counted_B: Tensor, losses_B: Tensor) -> Tensor:
-    """Sum of the losses that count; the others are not looked at, whatever they are."""
-    return torch.where(counted_B, losses_B, 0).sum()
-
-
-def narrowed(total: Tensor, logits: Tensor) -> Tensor:
-    """A float64 sum in the precision that logits are computed with, float32 at least."""
-    return total.to(torch.promote_types(logits.dtype, torch.float32))
+def mean_where(
+    counted_B: Tensor,
+    losses_B: Tensor,
+    logits: Tensor,
+    num_items_in_batch: Tensor | float | None,
+) -> Tensor:
+    """Mean of the losses that count, in the precision that logits are computed with."""
+    total = sum_where(counted_B, losses_B).to(torch.promote_types(logits.dtype, torch.float32))
+    return reduce(total, counted_B.sum(), num_items_in_batch)
 
 
 def log_ratio(logps_B: Tensor, reference_B: Tensor) -> Tensor:
@@ -39,9 +38,14 @@ def log_ratio(logps_B: Tensor, reference_B: Tensor) -> Tensor:
     return logps_B - reference_B.detach().to(logps_B.dtype)
 
 
-def npo_of(logps_B: Tensor, reference_B: Tensor, beta: float) -> Tensor:
+def preference(margin_B: Tensor, beta: float) -> Tensor:
+    """`-(2/beta) log sigmoid(beta margin)`, [B]."""
+    return -(2 / beta) * F.logsigmoid(beta * margin_B)
+
+
+def npo(logps_B: Tensor, reference_B: Tensor, beta: float) -> Tensor:
     """NPO's loss of each sequence, [B], see `npo_loss`."""
-    return -(2 / beta) * F.logsigmoid(-beta * log_ratio(logps_B, reference_B))
+    return preference(-log_ratio(logps_B, reference_B), beta)
 
 
 def npo_loss(
@@ -64,16 +68,42 @@ def npo_loss(
         beta: inverse temperature (> 0); as it tends to 0 the gradient tends to that of GA.
         num_items_in_batch: divisor of the sum; None for the number of counted sequences.
     """
-    counted_B = target_mask(labels).any(1)
-    losses_B = npo_of(sequence_logps(logits, labels), reference_logps, beta)
-    total = sum_where(counted_B, losses_B)
-    return reduce(narrowed(total, logits), counted_B.sum(), num_items_in_batch)
+    losses_B = npo(sequence_logps(logits, labels), reference_logps, beta)
+    return mean_where(target_mask(labels).any(1), losses_B, logits, num_items_in_batch)
 
 
-def simnpo_of(logps_B: Tensor, lengths_B: Tensor, beta: float, delta: float) -> Tensor:
+def fused_npo_loss(
+    hidden: Tensor,
+    head: Tensor | Projection,
+    targets: Tensor,
+    counts: list[int],
+    reference_logps: Tensor,
+    beta: float,
+    num_items_in_batch: Tensor | float | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Negative preference optimisation, mean over sequences that have a target.
+
+    Source: Zhang et al. 2024, https://arxiv.org/abs/2404.05868.
+
+    Args:
+        hidden: [N, D], the positions of sequence 0 first, then those of sequence 1, and so on.
+        head: the weight [V, D], or a `Projection`.
+        targets: [N] token ids.
+        counts: positions of each of B sequences; they add up to N.
+        reference_logps: [B] summed log-probabilities under the reference model.
+        beta: inverse temperature (> 0).
+        num_items_in_batch: divisor of the sum; None for the number of sequences with a target.
+        chunk_size: positions whose logits exist at one time; a longer sequence is projected twice.
+    """
+    chosen = as_targets(hidden, head, targets, counts, size=chunk_size)
+    total = chosen.sequence_sum(lambda logps_B: npo(logps_B, reference_logps, beta))
+    return reduce(total, sum(count > 0 for count in counts), num_items_in_batch)
+
+
+def simnpo(logps_B: Tensor, lengths_B: Tensor, beta: float, delta: float) -> Tensor:
     """SimNPO's loss of each sequence of `lengths_B` target tokens, [B], see `simnpo_loss`."""
-    mean_nll_B = -logps_B / lengths_B.clamp(min=1)
-    return -(2 / beta) * F.logsigmoid(beta * (mean_nll_B - delta))
+    return preference(-logps_B / lengths_B.clamp(min=1) - delta, beta)
 
 
 def simnpo_loss(
@@ -96,16 +126,14 @@ def simnpo_loss(
         num_items_in_batch: divisor of the sum; None for the number of sequences with a target.
     """
     lengths_B = target_mask(labels).sum(1)
-    losses_B = simnpo_of(sequence_logps(logits, labels), lengths_B, beta, delta)
-    counted_B = lengths_B > 0
-    total = sum_where(counted_B, losses_B)
-    return reduce(narrowed(total, logits), counted_B.sum(), num_items_in_batch)
+    losses_B = simnpo(sequence_logps(logits, labels), lengths_B, beta, delta)
+    return mean_where(lengths_B > 0, losses_B, logits, num_items_in_batch)
 
 
-def dpo_of(logps_B: Tensor, reference_B: Tensor, beta: float) -> Tensor:
+def dpo(logps_B: Tensor, reference_B: Tensor, beta: float) -> Tensor:
     """DPO's loss of each pair, [B/2], see `dpo_loss`; [true_0, alternative_0, true_1, ...]."""
     ratio_B = log_ratio(logps_B, reference_B)
-    return -(2 / beta) * F.logsigmoid(beta * (ratio_B[1::2] - ratio_B[0::2]))
+    return preference(ratio_B[1::2] - ratio_B[0::2], beta)
 
 
 def dpo_loss(
@@ -144,5 +172,5 @@ def dpo_loss(
     logps_2B = torch.stack([true_B, other_B], 1).flatten()
     reference_2B = torch.stack([reference_logps, alternative_reference_logps], 1).flatten()
     counted_B = target_mask(labels).any(1) | target_mask(alternative_labels).any(1)
-    total = sum_where(counted_B, dpo_of(logps_2B, reference_2B, beta))
-    return reduce(narrowed(total, logits), counted_B.sum(), num_items_in_batch)
+    losses_B = dpo(logps_2B, reference_2B, beta)
+    return mean_where(counted_B, losses_B, logits, num_items_in_batch)

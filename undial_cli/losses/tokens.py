@@ -1,6 +1,8 @@
-"""Losses that are sums over target tokens, from logits or from the targets' log-probabilities.
+"""Losses that are sums over target tokens.
 
-A function `..._of` is what a dense loss shares with the fused engine: a sum over N tokens.
+A formula is a function of N target tokens' log-probabilities, or of the logits of their positions,
+and gives N losses. Training runs it chunk by chunk (`Targets.token_sum`, `Targets.logits_sum`), a
+dense loss on all positions at once.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from undial_cli.losses.positions import places_within, reduce, select_targets, upcast
+from undial_cli.losses.chunked import Projection
+from undial_cli.losses.positions import mean, places_within, reduce, select_targets, upcast
+from undial_cli.losses.targets import as_targets
 
 
 def target_logps(logits: Tensor, labels: Tensor) -> Tensor:
@@ -24,8 +28,19 @@ def cross_entropy_loss(
     logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | float | None = None
 ) -> Tensor:
     """Mean negative log-likelihood of the target tokens; `logits` [B, T, V], `labels` [B, T]."""
-    logps_N = target_logps(logits, labels)
-    return reduce(-logps_N.sum(), len(logps_N), num_items_in_batch)
+    return mean(-target_logps(logits, labels), num_items_in_batch)
+
+
+def fused_cross_entropy_loss(
+    hidden: Tensor,
+    head: Tensor | Projection,
+    targets: Tensor,
+    num_items_in_batch: Tensor | float | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Mean negative log-likelihood of N targets; arguments as in `fused_undial_loss`."""
+    total = as_targets(hidden, head, targets, size=chunk_size).token_sum(torch.neg)
+    return reduce(total, len(targets), num_items_in_batch)
 
 
 def ga_loss(
@@ -39,28 +54,20 @@ def ga_loss(
     return -cross_entropy_loss(logits, labels, num_items_in_batch)
 
 
-def kl_sum(student_NV: Tensor, teacher_NV: Tensor) -> Tensor:
-    """Sum over N positions of `KL(teacher || student)`, in nats."""
-    log_q = upcast(student_NV).log_softmax(-1)
-    log_p = upcast(teacher_NV).detach().log_softmax(-1)
-    return F.kl_div(log_q, log_p, reduction="sum", log_target=True)
-
-
-def kl_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    labels: Tensor,
+def fused_ga_loss(
+    hidden: Tensor,
+    head: Tensor | Projection,
+    targets: Tensor,
     num_items_in_batch: Tensor | float | None = None,
+    chunk_size: int | None = None,
 ) -> Tensor:
-    """`KL(reference || student)`, mean over the target positions; logits [B, T, V]."""
-    mask, targets_N, _ = select_targets(labels)
-    total = kl_sum(student_logits[mask], teacher_logits[mask])
-    return reduce(total, len(targets_N), num_items_in_batch)
+    """Gradient ascent: minus `fused_cross_entropy_loss`."""
+    return -fused_cross_entropy_loss(hidden, head, targets, num_items_in_batch, chunk_size)
 
 
-def wga_of(logps_N: Tensor, beta: float) -> Tensor:
-    """Sum of WGA's loss over tokens of these log-probabilities, see `wga_loss`."""
-    return satimp_of(logps_N, beta, 0.0)
+def wga(logps_N: Tensor, beta: float) -> Tensor:
+    """WGA's loss of each token, see `wga_loss`."""
+    return satimp(logps_N, beta, 0.0)
 
 
 def wga_loss(
@@ -82,15 +89,14 @@ def wga_loss(
     Returns:
         Scalar in nats, at most 0; 0 with its graph if there is no target token.
     """
-    logps_N = target_logps(logits, labels)
-    return reduce(wga_of(logps_N, beta), len(logps_N), num_items_in_batch)
+    return mean(wga(target_logps(logits, labels), beta), num_items_in_batch)
 
 
-def satimp_of(logps_N: Tensor, beta1: float, beta2: float) -> Tensor:
-    """Sum of SatImp's loss over tokens of these log-probabilities, see `satimp_loss`."""
+def satimp(logps_N: Tensor, beta1: float, beta2: float) -> Tensor:
+    """SatImp's loss of each token, see `satimp_loss`."""
     fixed_N = logps_N.detach()
     weights_N = (beta1 * fixed_N).exp() * (-fixed_N.expm1()) ** beta2
-    return (weights_N * logps_N).sum()
+    return weights_N * logps_N
 
 
 def satimp_loss(
@@ -112,12 +118,11 @@ def satimp_loss(
     Returns:
         Scalar in nats, at most 0.
     """
-    logps_N = target_logps(logits, labels)
-    return reduce(satimp_of(logps_N, beta1, beta2), len(logps_N), num_items_in_batch)
+    return mean(satimp(target_logps(logits, labels), beta1, beta2), num_items_in_batch)
 
 
-def unilogit_of(logps_N: Tensor, vocabulary: int) -> Tensor:
-    """Sum of Unilogit's loss over tokens of these log-probabilities, see `unilogit_loss`.
+def unilogit(logps_N: Tensor, vocabulary: int) -> Tensor:
+    """Unilogit's loss of each token, see `unilogit_loss`.
 
     `KL(q || p)` of the two events "y" and "not y", between which p divides `1/V` and `1 - 1/V`.
     Its log-ratios have no share in the gradient, as `q` sums to 1.
@@ -126,7 +131,7 @@ def unilogit_of(logps_N: Tensor, vocabulary: int) -> Tensor:
     others_N = (-fixed_N.expm1()).clamp(min=torch.finfo(fixed_N.dtype).eps)
     ratio_N = fixed_N + math.log(vocabulary)
     others_ratio_N = others_N.log() - math.log1p(-1 / vocabulary)
-    return (logps_N.exp() * ratio_N - logps_N.expm1() * others_ratio_N).sum()
+    return logps_N.exp() * ratio_N - logps_N.expm1() * others_ratio_N
 
 
 def unilogit_loss(
@@ -145,8 +150,20 @@ def unilogit_loss(
     Returns:
         Scalar in nats, between 0 (where every `q_y` is 1/V) and `log V`.
     """
-    logps_N = target_logps(logits, labels)
-    return reduce(unilogit_of(logps_N, logits.shape[-1]), len(logps_N), num_items_in_batch)
+    return mean(unilogit(target_logps(logits, labels), logits.shape[-1]), num_items_in_batch)
+
+
+def ceu(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """CE-U's loss of each position, [N], see `ceu_loss`.
+
+    As `q_k = (1 - q_y) p_k`, it is `H(p) - log(1 - q_y)`, of which H(p) has no gradient. So written
+    the gradient `q_y (onehot - p)` loses no digits where q_y is small, as `q - p` would.
+    """
+    index = targets_N[:, None]
+    others_NV = logits_NV.scatter(1, index, -torch.inf)
+    entropy_N = torch.special.entr(others_NV.detach().softmax(-1)).sum(-1)
+    margin_N = logits_NV.gather(1, index)[:, 0] - others_NV.logsumexp(-1)
+    return entropy_N - F.logsigmoid(-margin_N)
 
 
 def ceu_loss(
@@ -173,11 +190,13 @@ def ceu_loss(
     """
     mask, targets_N, sequence_N = select_targets(labels)
     kept_N = places_within(sequence_N, mask.sum(1)) >= skip
-    logits_NV, targets_N = upcast(logits[mask][kept_N]), targets_N[kept_N]
-    with torch.no_grad():
-        target_NV = logits_NV.scatter(1, targets_N[:, None], -torch.inf).softmax(-1)
-    total = F.cross_entropy(logits_NV, target_NV, reduction="sum")
-    return reduce(total, len(targets_N), num_items_in_batch)
+    losses_N = ceu(upcast(logits[mask][kept_N]), targets_N[kept_N])
+    return mean(losses_N, num_items_in_batch)
+
+
+def pdu_forget(logits_NV: Tensor) -> Tensor:
+    """PDU's forget loss of each position, [N], see `pdu_forget_loss`."""
+    return (logits_NV.max(-1).values - logits_NV.mean(-1)).square()
 
 
 def pdu_forget_loss(
@@ -193,7 +212,4 @@ def pdu_forget_loss(
     Returns:
         Scalar, in squared logits; 0 where all logits are equal.
     """
-    mask, targets_N, _ = select_targets(labels)
-    logits_NV = upcast(logits[mask])
-    margin_N = logits_NV.max(-1).values - logits_NV.mean(-1)
-    return reduce(margin_N.square().sum(), len(targets_N), num_items_in_batch)
+    return mean(pdu_forget(upcast(logits[select_targets(labels)[0]])), num_items_in_batch)

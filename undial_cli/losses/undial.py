@@ -1,4 +1,7 @@
-"""UnDIAL: self-distillation with the target token's logit lowered.
+"""UnDIAL, and KL to the teacher: cross entropy against a distribution that does not move.
+
+Both are trained by `cross_entropy_`, which is `cross_entropy` with its gradient `q - p` written by
+hand in place of log q: autograd would hold more buffers of the size of the logits.
 
 Source: Dong et al., UnDIAL, NAACL 2025, https://arxiv.org/abs/2402.10052.
 """
@@ -8,7 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from undial_cli.losses.positions import reduce, select_targets, upcast
+from undial_cli.losses.chunked import Projection, as_projection
+from undial_cli.losses.positions import mean, reduce, select_targets, upcast
+from undial_cli.losses.targets import Signal, Targets, as_targets
 
 
 def undial_target(teacher_NV: Tensor, targets_N: Tensor, strength: float) -> Tensor:
@@ -16,25 +21,43 @@ def undial_target(teacher_NV: Tensor, targets_N: Tensor, strength: float) -> Ten
 
     With strength 0 it is the teacher's own distribution.
     """
-    lowered = upcast(teacher_NV).clone()
+    return lower_(upcast(teacher_NV).clone(), targets_N, strength).softmax(-1)
+
+
+def lower_(logits_NV: Tensor, targets_N: Tensor, strength: float) -> Tensor:
+    """`t - strength * onehot(y)`, in place."""
     index = targets_N[:, None]
-    lowered.scatter_(1, index, lowered.gather(1, index) - strength)
-    return lowered.softmax(-1)
+    lowered = torch.full_like(index, -strength, dtype=logits_NV.dtype)
+    return logits_NV.scatter_add_(1, index, lowered)
 
 
-def undial_sum(
-    student_NV: Tensor,
-    teacher_NV: Tensor,
-    targets_N: Tensor,
-    strength: float,
-    weights_N: Tensor | None = None,
-) -> Tensor:
-    """Sum over N target positions of `logsumexp(s) - sum_k p_k s_k`; the target has no gradient."""
-    with torch.no_grad():
-        target_NV = undial_target(teacher_NV, targets_N, strength)
-    student_NV = upcast(student_NV)
-    loss_N = student_NV.logsumexp(-1) - (target_NV * student_NV).sum(-1)
-    return (loss_N if weights_N is None else loss_N * weights_N).sum()
+def cross_entropy(log_q_NV: Tensor, target_NV: Tensor) -> Tensor:
+    """`-sum_k p_k log q_k` of each position, [N]."""
+    return -(target_NV * log_q_NV).sum(-1)
+
+
+def cross_entropy_(
+    log_q_CV: Tensor, target_CV: Tensor, weights_C: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sum of the (weighted) cross entropies, and its gradient `q - p` in place of log q."""
+    loss_C = -torch.bmm(target_CV[:, None], log_q_CV[:, :, None])[:, 0, 0]
+    gradient_CV = log_q_CV.exp_().sub_(target_CV)
+    if weights_C is not None:
+        gradient_CV *= weights_C[:, None]
+        loss_C = loss_C * weights_C
+    return loss_C.sum(), gradient_CV
+
+
+def undial_sum(targets: Targets, strength: float, weights_N: Tensor | None = None) -> Tensor:
+    """Sum of UnDIAL's loss, see `fused_undial_loss`."""
+
+    def loss(log_q_CV: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        lowered_CV = lower_(targets.teacher_logits(rows), targets.targets_N[rows], strength)
+        target_CV = lowered_CV.softmax(-1)
+        weights_C = None if weights_N is None else weights_N[rows].to(log_q_CV.dtype)
+        return cross_entropy_(log_q_CV, target_CV, weights_C)
+
+    return targets.distribution_sum(loss)
 
 
 def undial_loss(
@@ -60,6 +83,86 @@ def undial_loss(
         Scalar in nats; 0 with the graph attached if there is no target token.
     """
     mask, targets_N, _ = select_targets(labels)
-    weights_N = None if weights is None else weights[:, 1:][mask[:, :-1]]
-    total = undial_sum(student_logits[mask], teacher_logits[mask], targets_N, strength, weights_N)
-    return reduce(total, len(targets_N), num_items_in_batch)
+    target_NV = undial_target(teacher_logits[mask].detach(), targets_N, strength)
+    losses_N = cross_entropy(upcast(student_logits[mask]).log_softmax(-1), target_NV)
+    if weights is not None:
+        losses_N = losses_N * weights[:, 1:][mask[:, :-1]]
+    return mean(losses_N, num_items_in_batch)
+
+
+def fused_undial_loss(
+    hidden: Tensor,
+    head: Tensor | Projection,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor | Projection,
+    targets: Tensor,
+    strength: float,
+    weights: Tensor | None = None,
+    num_items_in_batch: Tensor | float | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """UnDIAL's loss from hidden states: what `undial_loss` is of their logits.
+
+    Args:
+        hidden: [N, D], the student's, at the positions that predict a target.
+        head: the student's weight [V, D], or a `Projection` where there is more to it.
+        teacher_hidden: [N, D], the frozen teacher's at the same positions.
+        teacher_head: the teacher's weight or projection; it may be the student's.
+        targets: [N] token ids.
+        strength: how far the target token's logit is lowered (>= 0).
+        weights: [N], of each position; the divisor stays the number of targets.
+        num_items_in_batch: divisor of the sum; None for N.
+        chunk_size: positions whose logits exist at one time; None for what suits the device.
+
+    Returns:
+        Scalar in nats, float32 at least; 0 with its graph if N is 0. It goes backward once.
+    """
+    signal = Signal(teacher_hidden, as_projection(teacher_head))
+    chosen = as_targets(hidden, head, targets, signal=signal, size=chunk_size)
+    return reduce(undial_sum(chosen, strength, weights), len(targets), num_items_in_batch)
+
+
+def kl_divergence(log_q_NV: Tensor, log_p_NV: Tensor) -> Tensor:
+    """`KL(p || q)` of each position, [N]: the cross entropy less p's own entropy."""
+    return cross_entropy(log_q_NV, log_p_NV.exp()) - cross_entropy(log_p_NV, log_p_NV.exp())
+
+
+def kl_sum(targets: Targets) -> Tensor:
+    """Sum of `KL(teacher || student)`, see `fused_kl_loss`."""
+
+    def loss(log_q_CV: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        log_p_CV = targets.teacher_logits(rows).log_softmax(-1)
+        target_CV = log_p_CV.exp()
+        entropy = -torch.bmm(target_CV[:, None], log_p_CV[:, :, None]).sum()
+        total, gradient_CV = cross_entropy_(log_q_CV, target_CV)
+        return total - entropy, gradient_CV
+
+    return targets.distribution_sum(loss)
+
+
+def kl_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    num_items_in_batch: Tensor | float | None = None,
+) -> Tensor:
+    """`KL(reference || student)`, mean over the target positions; logits [B, T, V]."""
+    mask = select_targets(labels)[0]
+    log_q_NV, log_p_NV = (
+        upcast(logits[mask]).log_softmax(-1) for logits in (student_logits, teacher_logits.detach())
+    )
+    return mean(kl_divergence(log_q_NV, log_p_NV), num_items_in_batch)
+
+
+def fused_kl_loss(
+    hidden: Tensor,
+    head: Tensor | Projection,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor | Projection,
+    num_items_in_batch: Tensor | float | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """`KL(teacher || student)`, mean over N positions; arguments as in `fused_undial_loss`."""
+    signal = Signal(teacher_hidden, as_projection(teacher_head))
+    chosen = as_targets(hidden, head, hidden.new_empty(0), signal=signal, size=chunk_size)
+    return reduce(kl_sum(chosen), len(hidden), num_items_in_batch)

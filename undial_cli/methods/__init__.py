@@ -1,41 +1,64 @@
-"""Methods by name. Imports each only when it is asked for, so that the configs cost no torch."""
+"""Methods by name: every file here is one, but for the helpers. Imports no torch.
+
+A file defines one `Method`, which is called like the file, and at most one `MethodConfig` (without
+it, the method has the keys that all have); or it says in `METHODS` what its names stand for.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from typing import TYPE_CHECKING
+import inspect
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-if TYPE_CHECKING:
-    from undial_cli.methods.base import Method
-    from undial_cli.schema import MethodConfig
+from undial_cli.errors import UserError
+from undial_cli.methods.base import Entry, Method, MethodConfig
 
-CLASSES = {
-    "undial": "undial.Undial",
-    "fundial": "undial.Fundial",
-    "ga": "ga.GradientAscent",
-    "grad_diff": "ga.GradientAscent",
-    "npo": "npo.Npo",
-    "simnpo": "simnpo.SimNpo",
-    "dpo": "dpo.Dpo",
-    "idkdpo": "dpo.Dpo",
-    "altpo": "dpo.Dpo",
-    "wga": "wga.Wga",
-    "satimp": "satimp.SatImp",
-    "ceu": "ceu.Ceu",
-    "unilogit": "unilogit.Unilogit",
-    "rmu": "rmu.Rmu",
-    "pdu": "pdu.Pdu",
-    "task_arithmetic": "task_arithmetic.TaskArithmetic",
-    "contrastive_decoding": "contrastive_decoding.ContrastiveDecoding",
-    "finetune": "finetune.Finetune",
-}
+HELPERS = ("__init__", "base", "own", "retain")
+
+
+def entry_of(module: ModuleType) -> Entry:
+    """The one method that a module defines.
+
+    Raises:
+        UserError: it defines none or several, or keys that say nothing of themselves.
+    """
+    methods, configs = defined(module, Method), defined(module, MethodConfig)
+    if len(methods) != 1 or len(configs) > 1:
+        raise UserError(
+            f"defines {len(methods)} subclasses of Method and {len(configs)} of MethodConfig; "
+            "needed are one Method and at most one MethodConfig (a dataclass)"
+        )
+    config = configs[0] if configs else MethodConfig
+    if not all(f.metadata.get("help") for f in dataclasses.fields(config)):
+        raise UserError(f"each key of {config.__name__} is made by key(...)")
+    return Entry(config, methods[0])
+
+
+def defined(module: ModuleType, kind: type) -> list[Any]:
+    """The subclasses of a class that a module itself defines."""
+    found = [c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, kind)]
+    return [c for c in found if c is not kind and c.__module__ == module.__name__]
+
+
+def find_methods() -> dict[str, Entry]:
+    """The methods of all files of this folder, by name."""
+    found: dict[str, Entry] = {}
+    for file in Path(__file__).parent.glob("*.py"):
+        if file.stem not in HELPERS:
+            module = importlib.import_module(f"{__name__}.{file.stem}")
+            found |= getattr(module, "METHODS", None) or {file.stem: entry_of(module)}
+    return dict(sorted(found.items()))
+
+
+METHODS = find_methods()
 
 
 def make_method(config: MethodConfig, seed: int = 0) -> Method:
     """A method from its config; `seed` fixes what it draws."""
     from undial_cli.methods import own
 
-    if config.file is not None:
-        return own.load(config.file).method(config, seed)
-    module, _, name = CLASSES[config.name].partition(".")
-    return getattr(importlib.import_module(f"undial_cli.methods.{module}"), name)(config, seed)
+    entry = METHODS[config.name] if config.file is None else own.load(config.file)
+    return entry.method(config, seed)

@@ -2,26 +2,28 @@
 
 A method says what it needs and turns one micro-batch of target positions into a sum; the trainer
 alone divides by the weight of the global batch. A method knows neither trainer, cache nor model;
-they know no method by name.
+they know no method by name. Imports no torch, so that `--help` can read every method's file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from undial_cli.fields import key
-from undial_cli.losses.chunked import Projection, distribution_sum, logps_sum
-from undial_cli.losses.fused import sequences_sum
 from undial_cli.schema import MethodConfig
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from undial_cli.losses.targets import Signal, Targets
+else:
+    Signal = Targets = Tensor = Any  # methods name them in annotations alone
+
 __all__ = [
-    "REFERENCE_LOGPS", "TEACHER_LAYER", "TEACHER_LOGITS", "Focus", "Loss", "Method",
-    "MethodConfig", "Signal", "Targets", "key",
+    "REFERENCE_LOGPS", "TEACHER_LAYER", "TEACHER_LOGITS", "Entry", "Focus", "Loss", "Method",
+    "MethodConfig", "Signal", "Targets", "Tensor", "key",
 ]  # fmt: skip
 
 # What a loss can need of the frozen teacher: its logits, its sequences' log-probabilities, its
@@ -29,65 +31,6 @@ __all__ = [
 TEACHER_LOGITS = "teacher_logits"
 REFERENCE_LOGPS = "reference_logps"
 TEACHER_LAYER = "teacher_layer"
-
-
-@dataclass
-class Signal:
-    """What the frozen teacher says of N target positions in B sequences.
-
-    `hidden_ND` and `head`, which projects them, make its logits; `logps_B` are the sequences'
-    log-probabilities; `layer_ND` its activations at a loss's layer. Each is there only for a loss
-    that needs it; `head` None is the student's.
-    """
-
-    hidden_ND: Tensor | None = None
-    head: Projection | None = None
-    logps_B: Tensor | None = None
-    layer_ND: Tensor | None = None
-
-
-@dataclass
-class Targets:
-    """The target positions of one micro-batch: N positions in B sequences, those in order.
-
-    `hidden_ND`: the student's hidden states that predict the targets, which `head` projects to
-    logits; for a loss with a `layer`, this layer's activations at the targets' own positions.
-    `counts`: positions of each sequence; `focus_N`: which targets overlap the sample's focus.
-    """
-
-    hidden_ND: Tensor
-    head: Projection
-    targets_N: Tensor
-    sequence_N: Tensor
-    counts: list[int]
-    focus_N: Tensor
-    signal: Signal
-
-    @property
-    def teacher(self) -> tuple[Tensor, Projection]:
-        """The teacher's hidden states and what projects them."""
-        assert self.signal.hidden_ND is not None
-        return self.signal.hidden_ND, self.signal.head or self.head
-
-    @property
-    def reference_B(self) -> Tensor:
-        """The sequences' log-probabilities under the teacher."""
-        assert self.signal.logps_B is not None
-        return self.signal.logps_B
-
-    def token_sum(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
-        """Sum of a loss of the targets' log-probabilities: given some of them [n], their sum."""
-        return logps_sum(self.hidden_ND, self.head, self.targets_N, lambda logps, _: loss(logps))
-
-    def sequence_sum(self, loss: Callable[[Tensor], Tensor], group: int = 1) -> Tensor:
-        """Sum of a loss of sequences' summed log-probabilities: given [B], losses [B / group]."""
-        return sequences_sum(
-            self.hidden_ND, self.head, self.targets_N, self.sequence_N, self.counts, loss, group
-        )
-
-    def distribution_sum(self, loss: Callable[[Tensor, slice], tuple[Tensor, Tensor]]) -> Tensor:
-        """Sum of a loss of each position's distribution, as in `chunked.distribution_sum`."""
-        return distribution_sum(self.hidden_ND, self.head, loss)
 
 
 class Loss:
@@ -171,3 +114,10 @@ class Method(Loss):
 
     def finish(self, checkpoint: Path, start: Path | None) -> None:
         """Change the saved checkpoint (one process); `start` holds the weights before training."""
+
+
+class Entry(NamedTuple):
+    """What the name of a method stands for: its keys, and the method that they make."""
+
+    config: type[MethodConfig]
+    method: type[Method]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
 
-from undial_cli.losses.fused import ceu_sum
-from undial_cli.methods.base import Method, Targets
-from undial_cli.methods.configs import CeuConfig
+from undial_cli.methods.base import Method, MethodConfig, Targets, Tensor, key
+
+
+@dataclass
+class CeuConfig(MethodConfig):
+    """Cross-entropy unlearning (arXiv 2503.01224)."""
+
+    skip: int = key(1, "first answer tokens of each sequence left out", minimum=0)
 
 
 class Ceu(Method):
@@ -18,11 +23,11 @@ class Ceu(Method):
         return sum(max(0, count - self.config.skip) for count in counts)
 
     def sum(self, targets: Targets) -> Tensor:
-        return ceu_sum(
-            targets.hidden_ND,
-            targets.head,
-            targets.targets_N,
-            targets.sequence_N,
-            targets.counts,
-            self.config.skip,
+        from undial_cli.losses.positions import places_within
+        from undial_cli.losses.tokens import ceu
+
+        counts_B = targets.targets_N.new_tensor(targets.counts)
+        counted_N = places_within(targets.sequence_N, counts_B) >= self.config.skip
+        return targets.logits_sum(
+            lambda logits_NV, rows: ceu(logits_NV, targets.targets_N[rows]) * counted_N[rows]
         )

@@ -3,15 +3,20 @@ says more likely is taken off the target's logits (the CD baseline of arXiv 2402
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from torch import Tensor
+from undial_cli.methods.base import Method, MethodConfig, Targets, Tensor, key
 
-from undial_cli import contrastive
-from undial_cli.losses.fused import cross_entropy_sum
-from undial_cli.methods.base import Method, Targets
-from undial_cli.methods.configs import ContrastiveDecodingConfig
+
+@dataclass
+class ContrastiveDecodingConfig(MethodConfig):
+    """Contrastive decoding (the UnDIAL paper's CD)."""
+
+    coefficient: float = key(
+        1.0, "how much of the memorised model's surplus is taken off", minimum=0
+    )
 
 
 class ContrastiveDecoding(Method):
@@ -22,7 +27,9 @@ class ContrastiveDecoding(Method):
     config: ContrastiveDecodingConfig
 
     def sum(self, targets: Targets) -> Tensor:
-        return cross_entropy_sum(targets.hidden_ND, targets.head, targets.targets_N)
+        return targets.token_sum(lambda logps_N: -logps_N)
 
     def finish(self, checkpoint: Path, start: Path | None) -> None:
+        from undial_cli import contrastive
+
         contrastive.store(checkpoint, start, self.config.coefficient)

@@ -3,13 +3,22 @@ data gives (AltPO, Mekala et al. 2025)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+from undial_cli.methods.base import REFERENCE_LOGPS, Entry, Method, Targets, Tensor, key
+from undial_cli.methods.npo import NpoConfig
 
-from undial_cli.losses.preference import dpo_of
-from undial_cli.methods.base import REFERENCE_LOGPS, Method, Targets
-from undial_cli.methods.configs import DpoConfig
+
+@dataclass
+class DpoConfig(NpoConfig):
+    """Direct preference of an alternative answer (TOFU; AltPO)."""
+
+    alternatives: str = key(
+        "refusals",
+        "what is preferred: refusals, drawn anew each epoch, or the data's (data.alternative_key)",
+        allowed=("refusals", "data"),
+    )
 
 
 class Dpo(Method):
@@ -24,5 +33,10 @@ class Dpo(Method):
         self.alternatives = config.alternatives
 
     def sum(self, targets: Targets) -> Tensor:
+        from undial_cli.losses.preference import dpo
+
         reference_B, beta = targets.reference_B, self.config.beta
-        return targets.sequence_sum(lambda logps_B: dpo_of(logps_B, reference_B, beta), group=2)
+        return targets.sequence_sum(lambda logps_B: dpo(logps_B, reference_B, beta), group=2)
+
+
+METHODS = dict.fromkeys(("dpo", "idkdpo", "altpo"), Entry(DpoConfig, Dpo))

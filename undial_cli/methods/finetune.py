@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from undial_cli.methods.base import Loss, Method
+from dataclasses import dataclass
+
+from undial_cli.methods.base import Entry, Loss, Method, MethodConfig, key
 from undial_cli.methods.retain import CrossEntropy
+
+
+@dataclass
+class FinetuneConfig(MethodConfig):
+    """Fine-tuning on the retain set alone."""
+
+    retain: str = key("gdr", "term that is minimised", allowed=("gdr", "klr"))
+    gamma: float = key(0.0, "there is no forget term", minimum=0, maximum=0)
 
 
 class Finetune(Method):
@@ -21,3 +31,6 @@ class Supervised(Method):
 
     def coefficient(self, term: str) -> float:
         return 1.0
+
+
+METHODS = {"finetune": Entry(FinetuneConfig, Finetune)}

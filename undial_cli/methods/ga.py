@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
 
-from undial_cli.losses.fused import cross_entropy_sum
-from undial_cli.methods.base import Method, Targets
+from undial_cli.methods.base import Entry, Method, MethodConfig, Targets, Tensor, key
 
 
 class GradientAscent(Method):
     """Minus the mean cross entropy over target tokens."""
 
     def sum(self, targets: Targets) -> Tensor:
-        return -cross_entropy_sum(targets.hidden_ND, targets.head, targets.targets_N)
+        return targets.token_sum(lambda logps_N: logps_N)
+
+
+@dataclass
+class GradDiffConfig(MethodConfig):
+    """Gradient difference: ga with gdr."""
+
+    retain: str = key("gdr", "retain term: gdr or klr", allowed=("gdr", "klr"))
+
+
+METHODS = {
+    "ga": Entry(MethodConfig, GradientAscent),
+    "grad_diff": Entry(GradDiffConfig, GradientAscent),
+}

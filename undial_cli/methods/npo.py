@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+from undial_cli.methods.base import REFERENCE_LOGPS, Method, MethodConfig, Targets, Tensor, key
 
-from undial_cli.losses.preference import npo_of
-from undial_cli.methods.base import REFERENCE_LOGPS, Method, Targets
-from undial_cli.methods.configs import NpoConfig
+
+@dataclass
+class NpoConfig(MethodConfig):
+    """Negative preference optimisation (Zhang et al. 2024)."""
+
+    beta: float = key(0.1, "inverse temperature", above=0)
 
 
 class Npo(Method):
@@ -19,5 +23,7 @@ class Npo(Method):
     config: NpoConfig
 
     def sum(self, targets: Targets) -> Tensor:
+        from undial_cli.losses.preference import npo
+
         reference_B = targets.reference_B
-        return targets.sequence_sum(lambda logps_B: npo_of(logps_B, reference_B, self.config.beta))
+        return targets.sequence_sum(lambda logps_B: npo(logps_B, reference_B, self.config.beta))

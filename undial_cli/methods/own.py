@@ -1,40 +1,29 @@
 """A method of the user's own, from a Python file: `method.file=my_method.py`.
 
-The file is run, so it is taken from the command line only: never from a YAML file or a run.yaml.
+It is a file like those beside this one. It is run, so it is taken from the command line only: never
+from a YAML file or a run.yaml.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.util
-import inspect
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from undial_cli.errors import UserError, bad_value
-from undial_cli.methods import CLASSES
-from undial_cli.methods.configs import METHODS
-from undial_cli.schema import MethodConfig
+from undial_cli.methods import METHODS, entry_of
+from undial_cli.methods.base import Entry
+
+SHIPPED = frozenset(METHODS)
 
 # The file that the command line named, for this process and those that it starts.
 ALLOWED = "UNDIAL_METHOD_FILE"
 
 
-@dataclass(frozen=True)
-class Own:
-    """What a file defines: a config dataclass and a method."""
-
-    name: str
-    config: type[MethodConfig]
-    method: Any
-
-
-def allow(path: str) -> Own:
-    """Load a file that the command line named, and make its method known by its name.
+def allow(path: str) -> str:
+    """Load a file that the command line named; the name by which its method is known from then on.
 
     Raises:
         UserError: there is no such file, it cannot be run, or it defines no method.
@@ -43,7 +32,8 @@ def allow(path: str) -> Own:
     if not file.is_file():
         raise UserError(f"method.file={path}: no such file")
     os.environ[ALLOWED] = str(file)
-    return load(str(file))
+    load(str(file))
+    return file.stem
 
 
 def check(path: str) -> None:
@@ -55,27 +45,26 @@ def check(path: str) -> None:
         )
 
 
-def load(path: str) -> Own:
+def load(path: str) -> Entry:
     """The method of a file that the command line named, made known by its name.
 
     Raises:
         UserError: the command line did not name it.
     """
     check(path)
-    found = run_file(path, Path(path).stat().st_mtime_ns)
-    METHODS[found.name] = found.config
-    return found
+    METHODS[Path(path).stem] = entry = run_file(path, Path(path).stat().st_mtime_ns)
+    return entry
 
 
 @functools.lru_cache(maxsize=8)
-def run_file(path: str, changed: int) -> Own:
+def run_file(path: str, changed: int) -> Entry:
     """Run a file and find what it defines."""
     del changed
     file = Path(path)
     name = file.stem
     if not name.isidentifier():
         raise bad_value("method.file", path, "a file named like a Python module")
-    if name in CLASSES:
+    if name in SHIPPED:
         raise UserError(f"method.file={path}: there is a method {name} already; rename the file")
     spec = importlib.util.spec_from_file_location(f"undial_method_{name}", file)
     if spec is None or spec.loader is None:
@@ -89,22 +78,7 @@ def run_file(path: str, changed: int) -> Own:
         raise UserError(
             f"method.file={path}: cannot be run ({type(error).__name__}: {reason[0]})"
         ) from error
-    from undial_cli.methods.base import Method
-
-    methods = defined(module, Method)
-    configs = defined(module, MethodConfig)
-    if len(methods) != 1 or len(configs) > 1:
-        raise UserError(
-            f"method.file={path}: defines {len(methods)} subclasses of Method and {len(configs)} "
-            "of MethodConfig; needed are one Method and at most one MethodConfig (a dataclass)"
-        )
-    config = configs[0] if configs else MethodConfig
-    if configs and not all(f.metadata.get("help") for f in dataclasses.fields(config)):
-        raise UserError(f"method.file={path}: each key of {config.__name__} is made by key(...)")
-    return Own(name, config, methods[0])
-
-
-def defined(module: Any, kind: type) -> list[Any]:
-    """The subclasses of a class that a module itself defines."""
-    found = [c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, kind)]
-    return [c for c in found if c is not kind and c.__module__ == module.__name__]
+    try:
+        return entry_of(module)
+    except UserError as error:
+        raise UserError(f"method.file={path}: {error}") from error

@@ -3,13 +3,21 @@ et al. 2025)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+from undial_cli.methods.base import Method, MethodConfig, Targets, Tensor, key
 
-from undial_cli.losses.fused import pdu_forget_sum
-from undial_cli.methods.base import Method, Targets
-from undial_cli.methods.configs import PduConfig
+
+@dataclass
+class PduConfig(MethodConfig):
+    """Primal-dual unlearning (Entesari et al. 2025)."""
+
+    retain: str = key("gdr", "retain term that is constrained", allowed=("gdr", "klr"))
+    alpha: float = key(100.0, "the multiplier's start", above=0)
+    dual_step: float = key(1.0, "step of the multiplier", minimum=0)
+    eps: float = key(0.3, "retain loss that is tolerated, nats", minimum=0)
+    dual_warmup_epochs: float = key(5.0, "epochs before the multiplier moves", minimum=0)
 
 
 class Pdu(Method):
@@ -37,4 +45,6 @@ class Pdu(Method):
         self.multiplier = state["multiplier"]
 
     def sum(self, targets: Targets) -> Tensor:
-        return pdu_forget_sum(targets.hidden_ND, targets.head)
+        from undial_cli.losses.tokens import pdu_forget
+
+        return targets.logits_sum(lambda logits_NV, _: pdu_forget(logits_NV))

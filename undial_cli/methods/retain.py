@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from torch import Tensor
-
-from undial_cli.losses.fused import cross_entropy_sum, kl_sum
-from undial_cli.methods.base import TEACHER_LOGITS, Loss, Targets
+from undial_cli.methods.base import TEACHER_LOGITS, Loss, Targets, Tensor
 
 
 class CrossEntropy(Loss):
     """Mean negative log-likelihood of the target tokens."""
 
     def sum(self, targets: Targets) -> Tensor:
-        return cross_entropy_sum(targets.hidden_ND, targets.head, targets.targets_N)
+        return targets.token_sum(lambda logps_N: -logps_N)
 
 
 class KlToTeacher(Loss):
@@ -23,7 +20,9 @@ class KlToTeacher(Loss):
     needs: ClassVar[frozenset[str]] = frozenset({TEACHER_LOGITS})
 
     def sum(self, targets: Targets) -> Tensor:
-        return kl_sum(targets.hidden_ND, targets.head, *targets.teacher)
+        from undial_cli.losses.undial import kl_sum
+
+        return kl_sum(targets)
 
 
 RETAIN: dict[str, Any] = {"gdr": CrossEntropy, "klr": KlToTeacher}

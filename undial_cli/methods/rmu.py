@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
+from undial_cli.methods.base import TEACHER_LAYER, Loss, Method, MethodConfig, Targets, Tensor, key
 
-from undial_cli.losses.activations import rmu_forget_sum, rmu_retain_sum
-from undial_cli.methods.base import TEACHER_LAYER, Loss, Method, Targets
-from undial_cli.methods.configs import RmuConfig
+
+@dataclass
+class RmuConfig(MethodConfig):
+    """Representation misdirection (Li et al. 2024)."""
+
+    layer: int = key(7, "layer whose activations are steered, counted from 0", minimum=0)
+    steering_coeff: float = key(2.0, "length of the control vector", above=0)
+    parameters: str | None = key(
+        None, "regular expression of the parameters that are trained; null: all up to the layer"
+    )
+    retain: str = key(
+        "mse",
+        "retain term: mse = distance to the target's activations",
+        allowed=("none", "mse"),
+    )
 
 
 class Rmu(Method):
@@ -27,13 +39,18 @@ class Rmu(Method):
 
     def control(self, width: int) -> Tensor:
         """Uniform in [0, 1), normalised, times the coefficient; fixed by the seed. [D]"""
+        import torch
+
         generator = torch.Generator().manual_seed(self.seed)
         control_D = torch.rand(width, generator=generator)
         return control_D / control_D.norm() * self.config.steering_coeff
 
     def sum(self, targets: Targets) -> Tensor:
-        control_D = self.control(targets.hidden_ND.shape[1]).to(targets.hidden_ND.device)
-        return rmu_forget_sum(targets.hidden_ND, targets.sequence_N, targets.counts, control_D)
+        from undial_cli.losses.activations import squared_error_sum
+
+        hidden_ND = targets.hidden_ND
+        control_D = self.control(hidden_ND.shape[1]).to(hidden_ND.device)
+        return squared_error_sum(hidden_ND, control_D, targets.sequence_N, targets.counts)
 
 
 class KeepActivations(Loss):
@@ -46,6 +63,8 @@ class KeepActivations(Loss):
         self.layer = layer
 
     def sum(self, targets: Targets) -> Tensor:
+        from undial_cli.losses.activations import squared_error_sum
+
         frozen_ND = targets.signal.layer_ND
         assert frozen_ND is not None
-        return rmu_retain_sum(targets.hidden_ND, frozen_ND, targets.sequence_N, targets.counts)
+        return squared_error_sum(targets.hidden_ND, frozen_ND, targets.sequence_N, targets.counts)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
 
-from undial_cli.losses.tokens import satimp_of
-from undial_cli.methods.base import Method, Targets
-from undial_cli.methods.configs import SatimpConfig
+from undial_cli.methods.base import Method, MethodConfig, Targets, Tensor, key
+
+
+@dataclass
+class SatimpConfig(MethodConfig):
+    """Saturation and importance (Yang et al. 2025)."""
+
+    beta1: float = key(5.0, "exponent of the token's probability", minimum=0)
+    beta2: float = key(1.0, "exponent of one minus the token's probability", minimum=0)
 
 
 class SatImp(Method):
@@ -15,5 +21,7 @@ class SatImp(Method):
     config: SatimpConfig
 
     def sum(self, targets: Targets) -> Tensor:
+        from undial_cli.losses.tokens import satimp
+
         beta1, beta2 = self.config.beta1, self.config.beta2
-        return targets.token_sum(lambda logps_N: satimp_of(logps_N, beta1, beta2))
+        return targets.token_sum(lambda logps_N: satimp(logps_N, beta1, beta2))

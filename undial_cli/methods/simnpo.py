@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
+from undial_cli.methods.base import Method, Targets, Tensor, key
+from undial_cli.methods.npo import NpoConfig
 
-from undial_cli.losses.preference import simnpo_of
-from undial_cli.methods.base import Method, Targets
-from undial_cli.methods.configs import SimnpoConfig
+
+@dataclass
+class SimnpoConfig(NpoConfig):
+    """NPO without a reference (Fan et al. 2024)."""
+
+    delta: float = key(0.0, "margin of the mean token loss, nats")
 
 
 class SimNpo(Method):
@@ -19,6 +23,8 @@ class SimNpo(Method):
     config: SimnpoConfig
 
     def sum(self, targets: Targets) -> Tensor:
-        lengths_B = torch.tensor(targets.counts, device=targets.hidden_ND.device)
+        from undial_cli.losses.preference import simnpo
+
+        lengths_B = targets.targets_N.new_tensor(targets.counts)
         beta, delta = self.config.beta, self.config.delta
-        return targets.sequence_sum(lambda logps_B: simnpo_of(logps_B, lengths_B, beta, delta))
+        return targets.sequence_sum(lambda logps_B: simnpo(logps_B, lengths_B, beta, delta))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from torch import Tensor
+from undial_cli.methods.base import Method, MethodConfig, Targets, Tensor, key
 
-from undial_cli.losses.fused import cross_entropy_sum
-from undial_cli.methods import weights
-from undial_cli.methods.base import Method, Targets
-from undial_cli.methods.configs import TaskArithmeticConfig
+
+@dataclass
+class TaskArithmeticConfig(MethodConfig):
+    """Negated task vector (Ilharco et al. 2023)."""
+
+    coefficient: float = key(1.0, "how much of the task vector is taken off", minimum=0)
 
 
 class TaskArithmetic(Method):
@@ -20,7 +23,9 @@ class TaskArithmetic(Method):
     config: TaskArithmeticConfig
 
     def sum(self, targets: Targets) -> Tensor:
-        return cross_entropy_sum(targets.hidden_ND, targets.head, targets.targets_N)
+        return targets.token_sum(lambda logps_N: -logps_N)
 
     def finish(self, checkpoint: Path, start: Path | None) -> None:
-        weights.step_back(checkpoint, start, self.config.coefficient)
+        from undial_cli.weights import step_back
+
+        step_back(checkpoint, start, self.config.coefficient)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
+from undial_cli.methods.base import (
+    TEACHER_LOGITS,
+    Entry,
+    Focus,
+    Method,
+    MethodConfig,
+    Targets,
+    Tensor,
+    key,
+)
 
-from undial_cli.losses.fused import undial_sum
-from undial_cli.methods.base import TEACHER_LOGITS, Focus, Method, Targets
-from undial_cli.methods.configs import FundialConfig
+
+@dataclass
+class UndialConfig(MethodConfig):
+    """UnDIAL (Dong et al., NAACL 2025)."""
+
+    strength: float = key(10.0, "lowers the target token's teacher logit by this much", minimum=0)
 
 
 class Undial(Method):
@@ -22,14 +34,23 @@ class Undial(Method):
         return None
 
     def sum(self, targets: Targets) -> Tensor:
-        return undial_sum(
-            targets.hidden_ND,
-            targets.head,
-            *targets.teacher,
-            targets.targets_N,
-            self.config.strength,
-            self.weights(targets),
-        )
+        from undial_cli.losses.undial import undial_sum
+
+        return undial_sum(targets, self.config.strength, self.weights(targets))
+
+
+@dataclass
+class FundialConfig(UndialConfig):
+    """Focused UnDIAL (the same paper)."""
+
+    focus: str = key(
+        "column",
+        "what the loss sits on: words in data.focus_key, or what a spaCy pipeline finds",
+        allowed=("column", "entities", "noun_chunks"),
+    )
+    spacy_model: str | None = key(None, "spaCy pipeline: en_core_web_sm, or a folder")
+    focus_mode: str = key("soft", "hard: other tokens weigh 0; soft: 1", allowed=("hard", "soft"))
+    focus_coeff: float = key(10.0, "weight of a focus token, soft", above=0)
 
 
 class Fundial(Undial):
@@ -40,6 +61,11 @@ class Fundial(Undial):
         self.focus = Focus(config.focus, config.spacy_model)
 
     def weights(self, targets: Targets) -> Tensor:
+        import torch
+
         hard = self.config.focus_mode == "hard"
         inside, outside = (1.0, 0.0) if hard else (self.config.focus_coeff, 1.0)
         return torch.where(targets.focus_N, inside, outside)
+
+
+METHODS = {"undial": Entry(UndialConfig, Undial), "fundial": Entry(FundialConfig, Fundial)}

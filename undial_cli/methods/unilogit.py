@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from undial_cli.losses.tokens import unilogit_of
-from undial_cli.methods.base import Method, Targets
+from undial_cli.methods.base import Method, Targets, Tensor
 
 
 class Unilogit(Method):
     """Mean over target tokens of `KL(q || p)`, which depends on the target's probability alone."""
 
     def sum(self, targets: Targets) -> Tensor:
+        from undial_cli.losses.tokens import unilogit
+
         vocabulary = len(targets.head.weight_VD)
-        return targets.token_sum(lambda logps_N: unilogit_of(logps_N, vocabulary))
+        return targets.token_sum(lambda logps_N: unilogit(logps_N, vocabulary))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
 
-from undial_cli.losses.tokens import wga_of
-from undial_cli.methods.base import Method, Targets
-from undial_cli.methods.configs import WgaConfig
+from undial_cli.methods.base import Method, MethodConfig, Targets, Tensor, key
+
+
+@dataclass
+class WgaConfig(MethodConfig):
+    """Weighted gradient ascent (Wang et al. 2025)."""
+
+    beta: float = key(1.0, "exponent of the token's probability in its weight", minimum=0)
 
 
 class Wga(Method):
@@ -15,4 +20,6 @@ class Wga(Method):
     config: WgaConfig
 
     def sum(self, targets: Targets) -> Tensor:
-        return targets.token_sum(lambda logps_N: wga_of(logps_N, self.config.beta))
+        from undial_cli.losses.tokens import wga
+
+        return targets.token_sum(lambda logps_N: wga(logps_N, self.config.beta))

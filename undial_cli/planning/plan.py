@@ -24,7 +24,8 @@ from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Sample, Schedule, deal
 from undial_cli.errors import UserError, WorldError
 from undial_cli.head import output_head
-from undial_cli.methods.base import Loss, Method, Targets
+from undial_cli.losses.targets import Targets
+from undial_cli.methods.base import Loss, Method
 from undial_cli.planning.replay import Cost, Replay
 from undial_cli.planning.stand_ins import optimiser_of, quantise, state_bytes
 from undial_cli.schema import TeacherConfig, TrainingRun, is_sharded

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import statistics
 
+from undial_cli.methods import make_method
 from undial_cli.schema import TrainingRun, UnlearnRun
 from undial_cli.tables.config import CostConfig
 from undial_cli.tables.runs import DONE, TableRun
-
-TEACHER = ("undial", "fundial", "npo", "dpo", "idkdpo", "altpo", "rmu")
 
 
 def estimate(cost: CostConfig, runs: list[TableRun]) -> str:
@@ -63,9 +62,9 @@ def operations(cost: CostConfig, entry: TableRun) -> float | None:
         return None
     passes = 6.0 * run.train.epochs
     if isinstance(run, UnlearnRun):
-        has_retain = run.method.retain != "none" and run.method.alpha > 0
-        passes *= int(run.method.gamma > 0) + int(has_retain)
-        passes += 2.0 if run.method.name in TEACHER else 0.0
+        terms = make_method(run.method).terms().values()
+        passes *= len(terms)
+        passes += 2.0 if any(term.needs for term in terms) else 0.0
     return parameters * passes * sum(t for t in tokens if t is not None)
 
 

@@ -23,8 +23,8 @@ from undial_cli.data.encode import Example
 from undial_cli.errors import WorldError
 from undial_cli.head import head_job, output_head
 from undial_cli.losses.chunked import Projection, compute_dtype
-from undial_cli.losses.fused import sequence_logps
-from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS, Signal
+from undial_cli.losses.targets import Signal, Targets
+from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS
 from undial_cli.models import base_of
 from undial_cli.schema import digest
 from undial_cli.training.layers import states
@@ -60,6 +60,13 @@ def at_own(hidden_BTD: Tensor, batch: Batch) -> Tensor:
     return hidden_BTD.flatten(0, 1).index_select(0, batch.positions_N + 1)
 
 
+def make_targets(hidden_ND: Tensor, head: Projection, batch: Batch, signal: Signal) -> Targets:
+    """A batch's target positions, with the student's hidden states and what the teacher says."""
+    return Targets(
+        hidden_ND, head, batch.targets_N, batch.sequence_N, batch.counts, batch.focus_N, signal
+    )
+
+
 def look(model: nn.Module, batch: Batch, needs: Needs, layer: int | None = None) -> Signal:
     """What a model says of a batch; the hidden states are of as low a precision as the head's."""
     signal = Signal()
@@ -67,8 +74,7 @@ def look(model: nn.Module, batch: Batch, needs: Needs, layer: int | None = None)
     def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
         hidden_ND = at_targets(hidden_BTD, batch)
         if REFERENCE_LOGPS in needs:
-            targets = batch.targets_N, batch.sequence_N, len(batch.counts)
-            signal.logps_B = sequence_logps(hidden_ND, head, *targets)
+            signal.logps_B = make_targets(hidden_ND, head, batch, signal).sequence_logps()
         if TEACHER_LAYER in needs:
             signal.layer_ND = at_own(found.pop(), batch).to(head.weight_VD.dtype)
         return hidden_ND.to(compute_dtype(hidden_ND, head))

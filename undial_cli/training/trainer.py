@@ -30,9 +30,10 @@ from undial_cli.data.collate import Batch
 from undial_cli.errors import WorldError
 from undial_cli.head import head_job
 from undial_cli.losses.chunked import Projection
-from undial_cli.methods.base import Loss, Method, Signal, Targets
+from undial_cli.losses.targets import Signal
+from undial_cli.methods.base import Loss, Method
 from undial_cli.training.layers import states
-from undial_cli.training.teacher import Teacher, at_own, at_targets, forward
+from undial_cli.training.teacher import Teacher, at_own, at_targets, forward, make_targets
 
 # What a method carries along, beside the Trainer's own files of a saved state.
 METHOD_STATE = "method.json"
@@ -233,17 +234,7 @@ def term_sum(
     def job(final_BTD: Tensor, head: Projection) -> Tensor:
         layer = loss.layer is not None
         hidden_ND = at_own(found.pop(), batch) if layer else at_targets(final_BTD, batch)
-        return loss.sum(
-            Targets(
-                hidden_ND,
-                head,
-                batch.targets_N,
-                batch.sequence_N,
-                batch.counts,
-                batch.focus_N,
-                signal,
-            )
-        )
+        return loss.sum(make_targets(hidden_ND, head, batch, signal))
 
     with states(model, loss.layer) as found, head_job(model, job):
         return forward(model, batch)

@@ -1,0 +1,201 @@
+"""The target positions of a micro-batch, and the sums of a loss over them, chunk by chunk.
+
+A loss is the formula of a chunk's logits or of the targets' log-probabilities, which is
+differentiated here; or, where that pays, of log q together with its gradient. Knows none by name.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from undial_cli.losses.chunked import (
+    Project,
+    Projection,
+    Steps,
+    as_projection,
+    blocks,
+    chunks,
+    compute_dtype,
+    differentiate,
+    frozen_logits,
+    fused,
+    logps_of,
+    rows_per_chunk,
+)
+from undial_cli.losses.positions import sum_by_sequence
+
+
+@dataclass
+class Signal:
+    """What the frozen teacher says of N target positions in B sequences.
+
+    `hidden_ND` and `head`, which projects them, make its logits; `logps_B` are the sequences'
+    log-probabilities; `layer_ND` its activations at a loss's layer. Each is there only for a loss
+    that needs it; `head` None is the student's.
+    """
+
+    hidden_ND: Tensor | None = None
+    head: Projection | None = None
+    logps_B: Tensor | None = None
+    layer_ND: Tensor | None = None
+
+
+@dataclass
+class Targets:
+    """The target positions of one micro-batch: N positions in B sequences, those in order.
+
+    `hidden_ND`: the student's hidden states that predict the targets, which `head` projects to
+    logits; for a loss with a `layer`, this layer's activations at the targets' own positions.
+    `counts`: positions of each sequence; `focus_N`: which targets overlap the sample's focus;
+    `size`: positions whose logits exist at one time (None: what suits the device).
+
+    What a loss is given in a sum is differentiable; what it gives back may be any tensor that adds
+    up to the losses it stands for.
+    """
+
+    hidden_ND: Tensor
+    head: Projection
+    targets_N: Tensor
+    sequence_N: Tensor
+    counts: list[int]
+    focus_N: Tensor
+    signal: Signal = field(default_factory=Signal)
+    size: int | None = None
+
+    @property
+    def teacher(self) -> tuple[Tensor, Projection]:
+        """The teacher's hidden states and what projects them."""
+        assert self.signal.hidden_ND is not None
+        return self.signal.hidden_ND, self.signal.head or self.head
+
+    @functools.cached_property
+    def teacher_logits(self) -> Project:
+        """Gives the teacher's logits [n, V] of the positions in a slice; they have no gradient."""
+        return frozen_logits(*self.teacher, compute_dtype(self.hidden_ND, self.head))
+
+    @property
+    def reference_B(self) -> Tensor:
+        """The sequences' log-probabilities under the teacher."""
+        assert self.signal.logps_B is not None
+        return self.signal.logps_B
+
+    @property
+    def chunk(self) -> int:
+        """Positions per chunk."""
+        return rows_per_chunk(self.hidden_ND, self.head, self.size)
+
+    @property
+    def chunks(self) -> list[slice]:
+        """All positions, in chunks."""
+        return chunks(0, len(self.hidden_ND), self.chunk)
+
+    def logits_sum(self, loss: Callable[[Tensor, slice], Tensor]) -> Tensor:
+        """Sum of a loss of positions' logits: given [n, V] and which of N they are, losses [n]."""
+
+        def steps(project: Project) -> Steps:
+            for rows in self.chunks:
+                yield rows, *differentiate(loss, project(rows), rows)
+
+        return fused(self.hidden_ND, self.head, steps)
+
+    def distribution_sum(self, loss: Callable[[Tensor, slice], tuple[Tensor, Tensor]]) -> Tensor:
+        """Sum of a loss whose gradient is written by hand.
+
+        Given log q [n, V], which it may overwrite, and which of N they are, it gives the sum of
+        their losses and its gradient with respect to the logits, [n, V].
+        """
+
+        def steps(project: Project) -> Steps:
+            for rows in self.chunks:
+                yield rows, *loss(project(rows).log_softmax(-1), rows)
+
+        return fused(self.hidden_ND, self.head, steps)
+
+    def token_sum(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """Sum of a loss of the targets' log-probabilities: given some of them [n], losses [n]."""
+        return self.blocks_sum(lambda logps_n, _: loss(logps_n), [[rows] for rows in self.chunks])
+
+    def sequence_sum(self, loss: Callable[[Tensor], Tensor], group: int = 1) -> Tensor:
+        """Sum of a loss of sequences' summed log-probabilities, over those that have a target.
+
+        Args:
+            loss: given float64 [B], losses [B / group]. Sequences in other blocks are passed as 0,
+                and what becomes of them is left out.
+            group: consecutive sequences that one loss needs; it counts if any of them has a target.
+        """
+        starts = range(0, len(self.counts), group)
+        units = [sum(self.counts[start : start + group]) for start in starts]
+
+        def of_block(logps_n: Tensor, rows: slice) -> Tensor:
+            rows_n = self.sequence_N[rows]
+            losses_U = loss(sum_by_sequence(logps_n, rows_n, len(self.counts)))
+            counted_U = torch.zeros_like(losses_U, dtype=torch.bool)
+            return sum_where(counted_U.index_fill(0, rows_n // group, True), losses_U)
+
+        return self.blocks_sum(of_block, blocks(units, self.chunk))
+
+    def blocks_sum(
+        self, loss: Callable[[Tensor, slice], Tensor], parts: list[list[slice]]
+    ) -> Tensor:
+        """Sum of a loss of log-probabilities that must be seen whole by the block.
+
+        A block is one or more chunks; those before its last are projected twice.
+        """
+
+        def steps(project: Project) -> Steps:
+            for block in parts:
+                first, last = block[0].start, block[-1]
+                logps = [
+                    logps_of(project(rows).log_softmax(-1), self.targets_N[rows])
+                    for rows in block[:-1]
+                ]
+                log_q = project(last).log_softmax(-1)
+                logps_n = torch.cat([*logps, logps_of(log_q, self.targets_N[last])])
+                value, slope_n = differentiate(loss, logps_n, slice(first, last.stop))
+                for rows in reversed(block):
+                    if rows is not last:
+                        log_q, value = project(rows).log_softmax(-1), torch.zeros_like(value)
+                    gradient_CV = log_q.exp_()  # slope * (onehot - q), from here on
+                    index = self.targets_N[rows, None]
+                    gradient_CV.scatter_add_(1, index, -torch.ones_like(index, dtype=log_q.dtype))
+                    gradient_CV *= -slope_n[rows.start - first : rows.stop - first, None]
+                    yield rows, value, gradient_CV
+
+        return fused(self.hidden_ND, self.head, steps)
+
+    def sequence_logps(self) -> Tensor:
+        """The sequences' summed log-probabilities without gradient, float64 [B]."""
+        project = frozen_logits(self.hidden_ND, self.head, compute_dtype(self.hidden_ND, self.head))
+        logps = [
+            logps_of(project(rows).log_softmax(-1), self.targets_N[rows]) for rows in self.chunks
+        ]
+        logps_N = torch.cat([self.hidden_ND.new_empty(0), *logps])
+        return sum_by_sequence(logps_N, self.sequence_N, len(self.counts))
+
+
+def as_targets(
+    hidden: Tensor,
+    head: Tensor | Projection,
+    targets: Tensor,
+    counts: list[int] | None = None,
+    signal: Signal | None = None,
+    size: int | None = None,
+) -> Targets:
+    """N positions in sequences of `counts` (None: each is one), none of them in focus."""
+    counts = [1] * len(hidden) if counts is None else counts
+    lengths_B = torch.tensor(counts, dtype=torch.long, device=hidden.device)
+    sequence_N = torch.arange(len(counts), device=hidden.device).repeat_interleave(lengths_B)
+    focus_N = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+    return Targets(
+        hidden, as_projection(head), targets, sequence_N, counts, focus_N, signal or Signal(), size
+    )
+
+
+def sum_where(counted_B: Tensor, losses_B: Tensor) -> Tensor:
+    """Sum of the losses that count; the others are not looked at, whatever they are."""
+    return torch.where(counted_B, losses_B, 0).sum()
