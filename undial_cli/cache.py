@@ -10,9 +10,11 @@ import contextlib
 import functools
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -82,6 +84,26 @@ def private_folder(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def whole_folder(
+    folder: Path, once: Callable[[Callable[[], None]], Any] = lambda act: act()
+) -> Iterator[Path]:
+    """A folder to be filled, which becomes `folder` when that went well; files follow the umask.
+
+    Args:
+        once: does something on one of the processes that fill it together (`distributed.on_main`).
+    """
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    once(lambda: shutil.rmtree(unfinished, ignore_errors=True))
+    yield unfinished
+
+    def close() -> None:
+        follow_umask(unfinished)
+        unfinished.rename(folder)
+
+    once(close)
 
 
 def follow_umask(folder: Path) -> None:
