@@ -23,6 +23,7 @@ from undial_cli.errors import UserError, WorldError
 from undial_cli.inputs import prepare
 from undial_cli.planning import plan
 from undial_cli.planning.advice import advice
+from undial_cli.planning.estimate import operations
 from undial_cli.planning.plan import Memory, Plan
 from undial_cli.planning.replay import Cost, Replay, grouped_flops, grouped_shape
 from undial_cli.planning.speed import Speed, seconds
@@ -414,3 +415,20 @@ def test_smollm2_on_tofu_takes_what_was_planned(
     )  # fmt: skip
     memory = planned(run).memory
     assert memory.step - memory.level == pytest.approx(measured(run), rel=0.15)
+
+
+def test_what_facts_say_is_what_a_replay_counts(shape: tuple[Path, int], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(shape[0], folder)
+    config = LlamaConfig.from_pretrained(folder)  # of which the vocabulary is not the most
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 256, 1024, 4
+    config.head_dim = 64
+    config.save_pretrained(folder)
+    for words in ([], ["method=ga"], ["method.retain=klr"]):  # one teacher, none, two
+        run = training(f"model.path={folder}", "train.epochs=2", *words)
+        sets = prepare(run, weights=False).sets
+        tokens = sum(len(e.input_ids) for e in sets["forget"])
+        found = planned(run)
+        counted = found.teacher.flops + found.steps * found.step.flops
+        stated = operations(run, {"*": found.parameters}, {"*": tokens})
+        assert stated == pytest.approx(counted, rel=0.1)
