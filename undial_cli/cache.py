@@ -100,17 +100,12 @@ def whole_folder(
     yield unfinished
 
     def close() -> None:
-        follow_umask(unfinished)
+        for file in unfinished.rglob("*"):
+            if file.is_file():
+                file.chmod(0o666 & ~current_umask())
         unfinished.rename(folder)
 
     once(close)
-
-
-def follow_umask(folder: Path) -> None:
-    """Give the files below a folder the mode that the umask says, whatever their writer gave."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(0o666 & ~current_umask())
 
 
 def current_umask() -> int:

@@ -150,6 +150,7 @@ def test_of_an_adapter_only_its_own_weights_count(shape: tuple[Path, int]) -> No
     [
         [],
         [PADDED, "train.activation_checkpointing=true"],
+        [PADDED, "train.lean=off"],
         ["adapter=lora", "method.retain=klr", "hardware.micro_batch_size=4"],
         ["method=npo", "train.optim=adamw_torch", "hardware.precision=bf16"],
         ["method=altpo"],
@@ -308,6 +309,12 @@ def test_a_grouped_product_has_its_shape_and_work(
     pair = torch.zeros(left), torch.zeros(right)
     assert grouped_shape(*pair, torch.zeros(ends)) == shape
     assert grouped_flops(*pair) == flops
+
+
+def test_layers_that_are_left_as_they_are_keep_more(shape: tuple[Path, int], whole: Plan) -> None:
+    found = planned(training(f"model.path={shape[0]}", PADDED, "train.lean=off"))
+    assert found.memory.activations > 1.05 * whole.memory.activations
+    assert found.memory.weights == whole.memory.weights
 
 
 def test_processes_share_a_step_and_exchange_gradients(
