@@ -45,7 +45,7 @@ from undial_cli import models
 from undial_cli.compose import compose_run
 from undial_cli.data.collate import Batch, pad, padded
 from undial_cli.data.encode import IGNORE, Encoder, Example
-from undial_cli.data.load import load_training_set
+from undial_cli.data.load import load_rows
 from undial_cli.data.schedule import Schedule, deal
 from undial_cli.head import head_job, install_head, output_head
 from undial_cli.methods import METHODS, make_method
@@ -238,7 +238,7 @@ def load(given: argparse.Namespace, device: torch.device) -> tuple[Any, list[Exa
              f"model.path={path}"]  # fmt: skip
     run = compose_run("unlearn", words)
     encoder = Encoder(models.load_tokenizer(run.model, path), run.model.template, run.data)
-    examples = encoder.encode(load_training_set(run.data, ["forget10"], "data.forget_split"))
+    examples = encoder.encode(load_rows(run.data, ["forget10"], "data.forget_split"))
     if given.shape is None:
         model: Any = models.load_model(run.model, path)
         return model.to(device).train(), examples, "SmolLM2-135M-Instruct, float32, full"

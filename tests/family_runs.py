@@ -26,7 +26,7 @@ from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import UserError
 from undial_cli.methods import make_method
 from undial_cli.schema import UnlearnRun
-from undial_cli.training import lean, packing
+from undial_cli.training import lean
 from undial_cli.training.layers import choose_parameters
 from undial_cli.training.loop import is_packed, make_schedule, make_teacher, train
 
@@ -110,10 +110,7 @@ def ours(run: UnlearnRun, folder: Path, out: Path) -> tuple[list[list[float]], A
     finding.packed = is_packed(run, model)
     schedule = make_schedule(run, SETS, {}, "forget", finding.packed)
     teacher = make_teacher(run, run.teacher, model, method.terms(), schedule, str(folder))
-    base = models.base_of(model)
-    own = base.config._attn_implementation
-    with packing.attention(base, packing.NAME if finding.packed else own):
-        train(run, model, method, schedule, teacher, out, [])
+    train(run, model, method, schedule, teacher, out, [])
     logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [[x["forget_loss"], x["retain_loss"]] for x in logged if "loss" in x], model, finding
 

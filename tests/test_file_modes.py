@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from undial_cli.cache import (
     append_private,
-    follow_umask,
     private_folder,
+    whole_folder,
     write_bytes,
     write_text,
 )
@@ -57,13 +57,39 @@ def test_files_follow_the_umask_and_private_ones_are_the_users_own(
 def test_weights_written_for_oneself_follow_the_umask_afterwards(
     umask: int, tmp_path: Path
 ) -> None:
-    (tmp_path / "inner").mkdir()
-    for folder in (tmp_path, tmp_path / "inner"):
-        save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
-        (folder / "model.safetensors").chmod(0o600)
-        (folder / "config.json").write_text("{}")
-    follow_umask(tmp_path)
-    assert {mode(f) for f in tmp_path.rglob("*.*")} == {0o666 & ~umask}
+    with whole_folder(tmp_path / "model") as unfinished:
+        for folder in (unfinished, unfinished / "inner"):
+            folder.mkdir()
+            save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
+            (folder / "model.safetensors").chmod(0o600)
+            (folder / "config.json").write_text("{}")
+    assert {mode(f) for f in (tmp_path / "model").rglob("*.*")} == {0o666 & ~umask}
+    assert [f.name for f in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    def cut_short(name: str) -> None:
+        with whole_folder(tmp_path / "model") as unfinished:
+            unfinished.mkdir()
+            (unfinished / name).touch()
+            raise OSError("disk full")
+
+    for name in ("one", "other"):  # what the first leaves is gone for the second
+        with pytest.raises(OSError, match="disk full"):
+            cut_short(name)
+        assert [f.name for f in tmp_path.glob("*/*")] == [name]
+        assert not (tmp_path / "model").exists()
+    asked: list[int] = []
+
+    def once(act: Callable[[], None]) -> None:
+        asked.append(len(list(tmp_path.iterdir())))
+        act()
+
+    with whole_folder(tmp_path / "model", once) as unfinished:
+        assert not unfinished.exists()
+        unfinished.mkdir()
+    assert asked == [1, 1]
+    assert [f.name for f in tmp_path.iterdir()] == ["model"]
 
 
 def test_samples_and_journals_are_private_and_figures_are_not(umask: int, tmp_path: Path) -> None:

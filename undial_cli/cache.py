@@ -10,9 +10,11 @@ import contextlib
 import functools
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -84,11 +86,26 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def follow_umask(folder: Path) -> None:
-    """Give the files below a folder the mode that the umask says, whatever their writer gave."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(0o666 & ~current_umask())
+@contextlib.contextmanager
+def whole_folder(
+    folder: Path, once: Callable[[Callable[[], None]], Any] = lambda act: act()
+) -> Iterator[Path]:
+    """A folder to be filled, which becomes `folder` when that went well; files follow the umask.
+
+    Args:
+        once: does something on one of the processes that fill it together (`distributed.on_main`).
+    """
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    once(lambda: shutil.rmtree(unfinished, ignore_errors=True))
+    yield unfinished
+
+    def close() -> None:
+        for file in unfinished.rglob("*"):
+            if file.is_file():
+                file.chmod(0o666 & ~current_umask())
+        unfinished.rename(folder)
+
+    once(close)
 
 
 def current_umask() -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from undial_cli.errors import UserError
+from undial_cli.errors import UserError, first_line
 from undial_cli.losses.chunked import Projection
 
 HeadJob = Callable[[Tensor, Projection], Tensor]
@@ -123,8 +123,7 @@ def check_head(model: PreTrainedModel) -> None:
         with torch.random.fork_rng(devices=[]):
             reason = head_fault(model)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = f"it does not run on a row of plain tokens ({lines[0][:120]})"
+        reason = f"it does not run on a row of plain tokens ({first_line(error)[:120]})"
     finally:
         model.train(training)
     if reason is not None:

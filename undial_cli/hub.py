@@ -6,7 +6,7 @@ Neither evaluation/ nor report/ goes there: they hold text of the forget set.
 from __future__ import annotations
 
 from undial_cli import ui
-from undial_cli.errors import UserError, WorldError
+from undial_cli.errors import UserError, WorldError, first_line
 from undial_cli.run_folder import RunFolder
 from undial_cli.schema import TrainingRun
 
@@ -54,10 +54,9 @@ def push(run: TrainingRun, folder: RunFolder) -> None:
             commit_message=f"{run.command}: {run.model.name} on {run.data.name}",
         )
     except Exception as error:
-        reason = str(error).strip().splitlines()
         raise WorldError(
             f"push_to_hub={name}: the hub did not take it "
-            f"({type(error).__name__}: {reason[0] if reason else ''}); the run is done, and the "
+            f"({type(error).__name__}: {first_line(error)}); the run is done, and the "
             "same command tries again"
         ) from error
     ui.say(f"uploaded to {found}")

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import inspect
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from undial_cli.adapters import (
     merge,
     stored_config,
 )
-from undial_cli.cache import cache_dir, follow_umask, hash_folder, locked
+from undial_cli.cache import cache_dir, hash_folder, locked, whole_folder
 from undial_cli.capacity import Capacity, capacity_of
 from undial_cli.errors import UserError
 from undial_cli.head import check_head, install_head
@@ -71,12 +70,9 @@ def dequantised_gguf(source: Source, config: ModelConfig, weights: bool = True) 
                 quantization_config=GgufConfig(dequantize=True),
             )
             tokenizer = AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf_file)
-            unfinished = folder.with_name(f".{folder.name}.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            model.save_pretrained(unfinished)
-            tokenizer.save_pretrained(unfinished)
-            follow_umask(unfinished)
-            unfinished.rename(folder)
+            with whole_folder(folder) as unfinished:
+                model.save_pretrained(unfinished)
+                tokenizer.save_pretrained(unfinished)
     return Source(str(folder))
 
 
@@ -287,20 +283,20 @@ def blank_model(config: ModelConfig, path: str) -> PreTrainedModel:
 
 def not_a_language_model(config: ModelConfig, path: str, error: Exception) -> UserError:
     """The line for files that do not make a causal language model, or not with this attention."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    kind, _, reason = lines[0].partition(" does not support ")
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    kind, _, reason = line.partition(" does not support ")
     if reason.startswith(("an attention implementation", "Flash Attention", "flex")):
         return UserError(
             f"model.attn_implementation={config.attn_implementation}: {kind} has none of it; "
             "set model.attn_implementation=eager"
         )
-    if "has been toggled on, but" in lines[0]:  # a kernel whose package or device is not there
+    if "has been toggled on, but" in line:  # a kernel whose package or device is not there
         return UserError(
             f"model.attn_implementation={config.attn_implementation}: it cannot be used here "
-            f"({lines[0].partition('error: ')[2][:160]}); allowed everywhere is eager"
+            f"({line.partition('error: ')[2][:160]}); allowed everywhere is eager"
         )
     return UserError(
-        f"model.path={path}: cannot be loaded as a causal language model ({lines[0][:160]})"
+        f"model.path={path}: cannot be loaded as a causal language model ({line[:160]})"
     )
 
 

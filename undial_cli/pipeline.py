@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from undial_cli import adapters, checks, distributed, hub, launch, models, requests, ui
-from undial_cli.cache import follow_umask
+from undial_cli.cache import whole_folder
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import stages, store
@@ -45,9 +45,9 @@ from undial_cli.schema import (
     is_sharded,
 )
 from undial_cli.targets import target_of
-from undial_cli.training import lean, packing, stopping
+from undial_cli.training import lean, stopping
 from undial_cli.training.arguments import check_training
-from undial_cli.training.callbacks import Evaluation
+from undial_cli.training.callbacks import Evaluation, Watcher
 from undial_cli.training.layers import choose_parameters
 from undial_cli.training.loop import is_packed, make_schedule, make_teacher, train
 from undial_cli.training.stopping import EarlyStop
@@ -303,7 +303,9 @@ def train_and_save(
     if run.adapter.name != "none" and not merge and reason is not None:
         ui.say(f"{reason}: the checkpoint is saved merged", "yellow")
         merge = True
-    model: Any = lean.make_lean(stages.load(run, path, held_on(run, device)))
+    model: Any = stages.load(run, path, held_on(run, device))
+    if run.train.lean == "auto":
+        lean.make_lean(model)
     start = folder.resume / "start"
     if method.from_start and (run.adapter.name == "none" or merge):
         distributed.on_main(lambda: snapshot(model, start))
@@ -319,8 +321,7 @@ def train_and_save(
     base = models.base_of(model)
     use_cache = getattr(base.config, "use_cache", None)
     watching = watchers(run, folder, inputs, model, schedule)
-    with packing.attention(base, packing.NAME if packs else base.config._attn_implementation):
-        trainer = train(run, model, method, schedule, teacher, folder.path, watching)
+    trainer = train(run, model, method, schedule, teacher, folder.path, watching)
     if use_cache is not None:
         base.config.use_cache = use_cache  # the Trainer switches it off
     save_checkpoint(run, folder, trainer, tokenizer, merge, method, start)
@@ -328,35 +329,31 @@ def train_and_save(
 
 def watchers(
     run: TrainingRun, folder: RunFolder, inputs: Inputs, model: Any, schedule: Schedule
-) -> list[Evaluation | EarlyStop]:
-    """What looks at the model while it is trained, with the attention that it has outside."""
-    found: list[Evaluation | EarlyStop] = []
-    base, stop, size = models.base_of(model), run.train.stop, run.eval.batch_size
-    own = base.config._attn_implementation
-
-    def figures() -> dict[str, float | None]:
-        with packing.attention(base, own):
-            return stages.undisturbed(inputs, model)
-
-    def bounded() -> dict[str, float]:
-        with packing.attention(base, own):
-            return stopping.measure(model, stop, inputs.watched, inputs.answers("forget"), size)
-
+) -> list[Watcher]:
+    """What looks at the model while it is trained."""
+    found: list[Watcher] = []
+    stop, size = run.train.stop, run.eval.batch_size
     if run.train.eval_steps:
-        found.append(Evaluation(run.train.eval_steps, figures))
+        every = run.train.eval_steps
+        found.append(Evaluation(every, lambda: stages.undisturbed(inputs, model)))
     if stop.is_on:
-        metrics = folder.path / "metrics.jsonl"
-        found.append(EarlyStop(stop, schedule.steps_per_epoch, metrics, bounded))
+        metrics, forget = folder.path / "metrics.jsonl", inputs.answers("forget")
+        found.append(
+            EarlyStop(
+                stop,
+                schedule.steps_per_epoch,
+                metrics,
+                lambda: stopping.measure(model, stop, inputs.watched, forget, size),
+            )
+        )
     return found
 
 
 def snapshot(model: Any, folder: Path) -> None:
     """Write a model's weights whole or not at all, unless they are there."""
     if not folder.is_dir():
-        unfinished = folder.with_name(f".{folder.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        model.save_pretrained(unfinished)
-        unfinished.rename(folder)
+        with whole_folder(folder) as unfinished:
+            model.save_pretrained(unfinished)
 
 
 def held_on(run: TrainingRun, device: torch.device) -> torch.device:
@@ -374,21 +371,18 @@ def save_checkpoint(
     start: Path,
 ) -> None:
     """Write checkpoint/ whole or not at all; `start`: where weights before training may lie."""
-    unfinished = folder.path / ".checkpoint.unfinished"
-    distributed.on_main(lambda: shutil.rmtree(unfinished, ignore_errors=True))
-    if merge and run.adapter.name != "none":
-        merged = adapters.merge(trainer.accelerator.unwrap_model(trainer.model))
-        distributed.on_main(lambda: merged.save_pretrained(unfinished))
-    else:
-        trainer.save_model(str(unfinished))
-    distributed.barrier()
+    with whole_folder(folder.checkpoint, distributed.on_main) as unfinished:
+        if merge and run.adapter.name != "none":
+            merged = adapters.merge(trainer.accelerator.unwrap_model(trainer.model))
+            distributed.on_main(lambda: merged.save_pretrained(unfinished))
+        else:
+            trainer.save_model(str(unfinished))
+        distributed.barrier()
 
-    def close() -> None:
-        (unfinished / "training_args.bin").unlink(missing_ok=True)
-        method.finish(unfinished, start if start.is_dir() else None)
-        tokenizer.save_pretrained(unfinished)
-        card.write(run, unfinished)
-        follow_umask(unfinished)
-        unfinished.rename(folder.checkpoint)
+        def complete() -> None:
+            (unfinished / "training_args.bin").unlink(missing_ok=True)
+            method.finish(unfinished, start if start.is_dir() else None)
+            tokenizer.save_pretrained(unfinished)
+            card.write(run, unfinished)
 
-    distributed.on_main(close)
+        distributed.on_main(complete)

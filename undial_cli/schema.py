@@ -195,6 +195,11 @@ class TrainConfig:
         "sequences without padding, their common beginning once; auto: where the model takes it",
         allowed=("auto", "on", "off"),
     )
+    lean: str = key(
+        "auto",
+        "layers of a plain form keep less for the backward pass; off: all are left as they are",
+        allowed=("auto", "off"),
+    )
     save_steps: int | None = key(
         None, "save the state to resume from; null: every ten minutes", minimum=1
     )

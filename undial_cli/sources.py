@@ -10,7 +10,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from undial_cli.errors import UserError, WorldError
+from undial_cli.errors import UserError, WorldError, first_line
 
 CONFIG_FILES = ("config.json", "adapter_config.json")
 # In a folder of two models that are decoded together (see `contrastive`).
@@ -118,10 +118,7 @@ def hub_source(path: str, key: str) -> Source:
 
 def unreachable(what: str, error: Exception) -> WorldError:
     """The line for a hub that cannot be asked."""
-    reason = (
-        str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-    )
     return WorldError(
-        f"{what}: not a local folder, and the hub cannot be reached ({reason}); "
+        f"{what}: not a local folder, and the hub cannot be reached ({first_line(error)[:120]}); "
         "give a local folder or go online"
     )

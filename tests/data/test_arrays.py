@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM
 from undial_cli.cli import run_command
 from undial_cli.compose import compose_run
 from undial_cli.data.encode import Encoder
-from undial_cli.data.load import load_split, load_training_set, row_kind
+from undial_cli.data.load import load_rows, load_split
+from undial_cli.data.rows import row_kind
 from undial_cli.errors import UserError
 from undial_cli.inputs import prepare
 from undial_cli.schema import DataConfig, TemplateConfig
@@ -55,7 +56,7 @@ def save(file: Path, array: Any, **options: Any) -> str:
 @pytest.mark.parametrize("kind", ["uint16", "int64", ">u2", "int32"])
 def test_an_array_gives_its_rows_as_they_are(tmp_path: Path, kind: str) -> None:
     file = save(tmp_path / "ids.npy", FULL.astype(kind))
-    rows = load_training_set(LOCAL, [file], "data.forget_file")
+    rows = load_rows(LOCAL, [file], "data.forget_file")
     assert rows == [{"input_ids": ids} for ids in FULL.tolist()]
     assert all(type(i) is int for i in rows[0]["input_ids"])
     assert row_kind(rows[0], LOCAL) == "ids"
@@ -345,7 +346,7 @@ def write_csv(file: Path, column: str = "text") -> str:
 
 def test_texts_of_a_csv_file_are_documents(tmp_path: Path, random_model: Path) -> None:
     file = write_csv(tmp_path / "lm_extraction.csv")
-    rows = load_training_set(LOCAL, [file], "data.forget_file")
+    rows = load_rows(LOCAL, [file], "data.forget_file")
     assert [row["text"] for row in rows] == TEXTS
     assert rows[0]["doc_id"] == "000"
     known = ["data=extraction", f"model.path={random_model}", f"data.forget_file={file}"]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import BOS, EOS, bundled_tokenizer, byte_tokenizer
 
+from undial_cli.data.columns import check_columns
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.template import describe_unread_keys
 from undial_cli.errors import RowError, UserError
@@ -248,7 +249,7 @@ def test_every_assistant_turn_of_messages_counts_or_the_last_alone() -> None:
 )
 def test_messages_that_end_in_no_answer_are_refused(turns: list[dict[str, str]]) -> None:
     with pytest.raises(UserError, match="assistant"):
-        encoder().encode([{"messages": turns}])
+        check_columns([{"messages": turns}], DataConfig(), "data.forget_file")
 
 
 def test_prompt_and_completion_are_taken_as_they_stand() -> None:

@@ -21,6 +21,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from undial_cli.data import focus
+from undial_cli.data.columns import check_columns
 from undial_cli.data.encode import IGNORE, Encoder, Example, scored_text
 from undial_cli.data.template import Span
 from undial_cli.errors import UserError
@@ -268,7 +269,7 @@ def test_what_gives_nothing_to_focus_on_is_refused() -> None:
     refused(lambda: focus.find(ids, DATA, "column", None), "method.focus", "token ids")
     refused(lambda: ENCODERS["chat"].encode(ids, [[]]), "method.focus", "token ids")
     messages = [{"messages": [{"role": "user", "content": "Who?"}], "focus": []}]
-    refused(lambda: focus.find(messages, DATA, "column", None), "column 'messages'")
+    refused(lambda: check_columns(messages, DATA, "data.forget_file"), "column 'messages'")
     refused(
         lambda: focus.find([], DATA, "entitties", None), "method.focus=entitties",
         "column, entities, noun_chunks", "did you mean 'entities'?",

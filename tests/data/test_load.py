@@ -11,7 +11,11 @@ import datasets
 import pytest
 from conftest import refused
 
-from undial_cli.data.load import check_columns, load_split, load_training_set, row_kind
+from undial_cli.compose import compose_run
+from undial_cli.data.columns import check_columns
+from undial_cli.data.load import load_rows, load_split
+from undial_cli.data.rows import row_kind
+from undial_cli.inputs import prepare
 from undial_cli.schema import DataConfig
 
 ROWS = [{"question": f"Who is {i}? äß", "answer": f"Person, {i}"} for i in range(10)]
@@ -95,14 +99,17 @@ def test_a_folder_with_data_files_in_its_card_is_loaded_like_the_hub(tmp_path: P
     )
     data = DataConfig(path=str(tmp_path))
     assert load_split(data, "one", "data.forget_split") == ROWS[:4]
-    assert load_training_set(data, ["two", "one"], "data.train_split") == ROWS[4:] + ROWS[:4]
+    assert load_rows(data, ["two", "one"], "data.train_split") == ROWS[4:] + ROWS[:4]
 
 
 def test_limit_takes_the_first_rows_of_the_whole_set(tmp_path: Path) -> None:
     first = write(tmp_path / "a.jsonl", ROWS[:6])
     second = write(tmp_path / "b.jsonl", ROWS[6:])
-    found = load_training_set(DataConfig(limit=7), [first, second], "data.train_file")
-    assert found == ROWS[:7]
+    words = ["data=jsonl", f"data.train_file=[{first},{second}]", "data.limit=7", "eval=none"]
+    inputs = prepare(compose_run("finetune", words))
+    texts = [inputs.encoder.text(e.input_ids) for e in inputs.sets["train"]]
+    assert [row["answer"] in text for row, text in zip(ROWS, texts, strict=False)] == [True] * 7
+    assert inputs.counts["train"].beyond == 3
 
 
 def test_a_wrong_split_names_those_there_are_and_the_nearest() -> None:
@@ -156,7 +163,7 @@ def test_broken_json_is_refused(tmp_path: Path) -> None:
 def test_a_missing_column_names_the_columns_found_and_the_nearest(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.csv", [{"question": "Who?", "answers": "Ann"}])
     refused(
-        lambda: load_training_set(LOCAL, [file], "data.forget_file"),
+        lambda: load_rows(LOCAL, [file], "data.forget_file"),
         "data.forget_file=", "question, answers", "data.answer_key", "did you mean 'answers'?",
     )  # fmt: skip
 

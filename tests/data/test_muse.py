@@ -12,7 +12,7 @@ from small import BOS, byte_tokenizer
 
 from undial_cli.compose import compose_run
 from undial_cli.data.encode import Encoder, Example
-from undial_cli.data.load import load_split, load_training_set
+from undial_cli.data.load import load_rows, load_split
 from undial_cli.errors import UserError
 from undial_cli.inputs import prepare
 from undial_cli.schema import DataConfig
@@ -49,7 +49,7 @@ def test_every_published_split_gives_its_rows(tmp_path: Path, name: str) -> None
             file = tmp_path / "muse" / configuration / f"{split}-00000-of-00001.parquet"
             assert file.is_file()
     for split in (data.forget_split, data.retain_split, *data.train_split, *data.reference_split):
-        assert load_training_set(data, [str(split)], KEY)
+        assert load_rows(data, [str(split)], KEY)
 
 
 def test_a_second_run_writes_the_same_bytes(news: tuple[Path, Any], tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_a_text_that_is_null_is_refused_and_an_empty_line_is_not(tmp_path: Path)
         "    path: raw/forget-*\n---\n"
     )
     data = data_of(tmp_path)
-    assert len(load_training_set(data, ["raw/forget[:2]"], KEY)) == 2
+    assert len(load_rows(data, ["raw/forget[:2]"], KEY)) == 2
     with pytest.raises(UserError, match=r"column 'text' is empty in row 3"):
-        load_training_set(data, ["raw/forget"], KEY)
+        load_rows(data, ["raw/forget"], KEY)
 
 
 def cut_by_hand(tokenizer: Any, texts: list[str], size: int) -> list[list[int]]:
@@ -152,7 +152,7 @@ def test_a_set_is_one_text_cut_into_chunks(news: tuple[Path, Any], bos: bool, si
         "unlearn", ["data=muse_news", f"data.path={news[0]}", f"data.max_length={size}"]
     )
     tokenizer = byte_tokenizer(bos=bos)
-    rows = load_training_set(run.data, ["raw/forget"], KEY)
+    rows = load_rows(run.data, ["raw/forget"], KEY)
     examples = Encoder(tokenizer, run.model.template, run.data).encode(rows)
     chunks = cut_by_hand(tokenizer, [row["text"] for row in rows], size)
     assert all((chunk[0] == tokenizer.convert_tokens_to_ids(BOS)) == bos for chunk in chunks)

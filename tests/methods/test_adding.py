@@ -140,14 +140,12 @@ def test_help_and_config_know_it_and_import_no_torch(checkout: Path) -> None:
 
 COST = """
 from undial_cli.compose import compose_run
-from undial_cli.tables.config import CostConfig
-from undial_cli.tables.cost import operations
-import sys, types
+from undial_cli.planning.estimate import operations
+import sys
 
-cost = CostConfig(parameters={"*": 10.0}, tokens={"*": 1.0})
 for name in ("flatten", "ga"):
     run = compose_run("unlearn", [f"method={name}", "train.epochs=1"])
-    print(operations(cost, types.SimpleNamespace(run=run)))
+    print(operations(run, {"*": 10.0}, {"*": 1.0}))
 assert "torch" not in sys.modules
 """
 

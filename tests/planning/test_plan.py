@@ -23,6 +23,7 @@ from undial_cli.errors import UserError, WorldError
 from undial_cli.inputs import prepare
 from undial_cli.planning import plan
 from undial_cli.planning.advice import advice
+from undial_cli.planning.estimate import operations
 from undial_cli.planning.plan import Memory, Plan
 from undial_cli.planning.replay import Cost, Replay, grouped_flops, grouped_shape
 from undial_cli.planning.speed import Speed, seconds
@@ -149,6 +150,7 @@ def test_of_an_adapter_only_its_own_weights_count(shape: tuple[Path, int]) -> No
     [
         [],
         [PADDED, "train.activation_checkpointing=true"],
+        [PADDED, "train.lean=off"],
         ["adapter=lora", "method.retain=klr", "hardware.micro_batch_size=4"],
         ["method=npo", "train.optim=adamw_torch", "hardware.precision=bf16"],
         ["method=altpo"],
@@ -309,6 +311,12 @@ def test_a_grouped_product_has_its_shape_and_work(
     assert grouped_flops(*pair) == flops
 
 
+def test_layers_that_are_left_as_they_are_keep_more(shape: tuple[Path, int], whole: Plan) -> None:
+    found = planned(training(f"model.path={shape[0]}", PADDED, "train.lean=off"))
+    assert found.memory.activations > 1.05 * whole.memory.activations
+    assert found.memory.weights == whole.memory.weights
+
+
 def test_processes_share_a_step_and_exchange_gradients(
     shape: tuple[Path, int], whole: Plan
 ) -> None:
@@ -414,3 +422,20 @@ def test_smollm2_on_tofu_takes_what_was_planned(
     )  # fmt: skip
     memory = planned(run).memory
     assert memory.step - memory.level == pytest.approx(measured(run), rel=0.15)
+
+
+def test_what_facts_say_is_what_a_replay_counts(shape: tuple[Path, int], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(shape[0], folder)
+    config = LlamaConfig.from_pretrained(folder)  # of which the vocabulary is not the most
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 256, 1024, 4
+    config.head_dim = 64
+    config.save_pretrained(folder)
+    for words in ([], ["method=ga"], ["method.retain=klr"]):  # one teacher, none, two
+        run = training(f"model.path={folder}", "train.epochs=2", *words)
+        sets = prepare(run, weights=False).sets
+        tokens = sum(len(e.input_ids) for e in sets["forget"])
+        found = planned(run)
+        counted = found.teacher.flops + found.steps * found.step.flops
+        stated = operations(run, {"*": found.parameters}, {"*": tokens})
+        assert stated == pytest.approx(counted, rel=0.1)

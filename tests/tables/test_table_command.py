@@ -23,11 +23,11 @@ from made_tables import (
 
 from undial_cli.compose import compose_run, config_dir, to_yaml
 from undial_cli.fields import walk
+from undial_cli.planning.estimate import estimate
 from undial_cli.sweeping import sweep
 from undial_cli.sweeping.job import Job, Outcome
 from undial_cli.tables import command
 from undial_cli.tables.config import RowConfig
-from undial_cli.tables.cost import estimate
 from undial_cli.tables.load import names_of, read
 from undial_cli.tables.runs import composed
 
@@ -248,14 +248,19 @@ def test_estimates(tmp_path: Path) -> None:
     runs = made(asked, lambda entry: None).runs
     # undial: forward and backward, and the teacher's forward once; ga has no teacher
     flop = 1e6 * 1000 * 2 * ((6 * 10 + 2) + 6 * 10)
-    line = estimate(table.cost, runs)
+
+    def said() -> str:
+        finished = [entry.seconds for entry in runs if entry.status == "done" and entry.seconds]
+        return estimate(table.cost, [e.run for e in runs if e.status != "done"], finished)
+
+    line = said()
     assert f"{flop:.2g} FLOP, {flop / 0.5e12 / 3600:.3g} hours of one a card at 50%" in line
     assert "training alone" in line
     for entry, seconds in zip(runs[:3], (10.0, 20.0, 0.01), strict=True):
         entry.status, entry.seconds = "done", seconds  # the last found its work done before
-    assert estimate(table.cost, runs).startswith("estimated time: 15 s (1 missing runs x 15.0 s")
+    assert said().startswith("estimated time: 15 s (1 missing runs x 15.0 s")
     runs[3].status = "done"
-    assert estimate(table.cost, runs) == ""
+    assert said() == ""
 
 
 def test_every_row_says_what_it_is() -> None:

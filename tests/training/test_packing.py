@@ -17,7 +17,7 @@ from small import random_llama, small_model, without_float32
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from undial_cli.data.collate import EMPTY, Batch, padded
+from undial_cli.data.collate import EMPTY, LEAST_SHARED, Batch, padded, shared_length
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.head import head_job, install_head
 from undial_cli.methods import make_method
@@ -28,13 +28,11 @@ from undial_cli.methods.undial import UndialConfig
 from undial_cli.models import adapt, base_of
 from undial_cli.schema import AdapterConfig
 from undial_cli.training.packing import (
-    LEAST_SHARED,
     NAME,
     Pack,
     attention,
     packed,
     packed_attention,
-    shared_length,
     why_not,
 )
 from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher

@@ -25,7 +25,7 @@ from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS
 from undial_cli.models import adapt
 from undial_cli.schema import AdapterConfig
 from undial_cli.training.packing import NAME, attention, packed
-from undial_cli.training.teacher import TOKENS, AdapterTeacher, CachedTeacher, by_length
+from undial_cli.training.teacher import TOKENS, AdapterTeacher, CachedTeacher, batches_of
 
 VOCABULARY = 64
 BOTH = frozenset({TEACHER_LOGITS, REFERENCE_LOGPS})
@@ -400,7 +400,7 @@ def test_the_signal_of_a_packed_batch_is_in_its_rows_order(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("tokens", [1, 14, 40, 10**6])
 def test_batches_of_the_teacher_hold_each_sample_once_and_few_enough_tokens(tokens: int) -> None:
-    batches = by_length(EXAMPLES, [1, 3, 4, 5, 8], tokens)
+    batches = batches_of(EXAMPLES, [1, 3, 4, 5, 8], tokens)
     assert sorted(i for batch in batches for i in batch) == [1, 3, 4, 5, 8]
     for batch in batches:
         longest = max(len(EXAMPLES[i].input_ids) for i in batch)

@@ -6,15 +6,19 @@ is marked by label -100 only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from undial_cli.data.encode import IGNORE, Example
+from undial_cli.data.encode import Example
+from undial_cli.losses.positions import IGNORE
 
 EMPTY = Example([0], [IGNORE], 0)
+# Fewer shared tokens than this do not pay for a pass or an attention call of their own.
+LEAST_SHARED = 8
 
 
 def pad(examples: list[Example], pad_id: int) -> dict[str, Tensor]:
@@ -101,6 +105,25 @@ def batch_of(
         sum(len(e.input_ids) for e, i in zip(examples, indices, strict=True) if i >= 0),
         layout or {},
     )
+
+
+def by_length(lengths: Sequence[int]) -> list[int]:
+    """Indices, longest first."""
+    return sorted(range(len(lengths)), key=lambda i: -lengths[i])
+
+
+def shared_length(examples: list[Example]) -> int:
+    """Tokens that all examples begin with and that predict none of their targets."""
+    if len(examples) < 2:
+        return 0
+    ids = [e.input_ids for e in examples]
+    apart = enumerate(zip(min(ids), max(ids), strict=False))  # the two that differ first
+    length = min(map(len, ids)) - 1
+    length = next((i for i, (a, b) in apart if a != b and i < length), length)
+    for example in examples:
+        target = next((i for i, y in enumerate(example.labels) if i and y != IGNORE), None)
+        length = length if target is None else min(length, target - 1)
+    return length if length >= LEAST_SHARED else 0
 
 
 def pad_left(prompts: list[list[int]], pad_id: int) -> dict[str, Tensor]:

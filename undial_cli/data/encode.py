@@ -17,13 +17,12 @@ from typing import Any
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.data import template
-from undial_cli.data.load import Row, row_kind
+from undial_cli.data.rows import Row, row_kind
 from undial_cli.data.spans import BLANK_LINE, Span, clipped, joined, overlapping, placed
-from undial_cli.data.template import Answer, Rendering, assistant_texts, checked_messages
+from undial_cli.data.template import Answer, Rendering, assistant_texts, messages_of
 from undial_cli.errors import UserError
+from undial_cli.losses.positions import IGNORE
 from undial_cli.schema import DataConfig, TemplateConfig
-
-IGNORE = -100
 
 
 @dataclass(frozen=True)
@@ -106,14 +105,14 @@ class Encoder:
         if kind == "completion":
             return template.plain(str(row["prompt"]), str(row["completion"]))
         return template.render_messages(
-            self.tokenizer, self.template, checked_messages(row), self.data.turns
+            self.tokenizer, self.template, messages_of(row), self.data.turns
         )
 
     def asked(self, row: Row) -> list[Rendering]:
         """A row as it is asked: of messages each answer that counts, after all that precedes it."""
         if row_kind(row, self.data) != "messages":
             return [self.render(row)]
-        messages = checked_messages(row)
+        messages = messages_of(row)
         ends = [n for n, message in enumerate(messages, 1) if n > 1 and template.is_answer(message)]
         return [
             template.render_messages(self.tokenizer, self.template, messages[:n], "last")
@@ -291,7 +290,7 @@ def answer_texts(row: Row, config: DataConfig) -> list[str]:
     """
     kind = row_kind(row, config)
     if kind == "messages":
-        return list(assistant_texts(checked_messages(row), config.turns))
+        return list(assistant_texts(messages_of(row), config.turns))
     if kind == "ids":
         raise UserError(
             "method.focus: rows of token ids (column 'input_ids') have no text to focus on; use "

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli.data.encode import scored_text
-from undial_cli.data.load import Row, first_line
+from undial_cli.data.rows import Row
 from undial_cli.data.template import Span
-from undial_cli.errors import UserError, bad_value, nearest
+from undial_cli.errors import UserError, bad_value, first_line, nearest
 from undial_cli.schema import DataConfig
 
 SOURCES = ("column", "entities", "noun_chunks")

@@ -12,20 +12,10 @@ from undial_cli.data.columns import check_columns
 from undial_cli.data.files import load_file
 from undial_cli.data.folders import load_set
 from undial_cli.data.formats import standard_rows
-from undial_cli.data.rows import Row, row_kind
+from undial_cli.data.rows import Row
 from undial_cli.data.splits import cut_slice
-from undial_cli.errors import UserError, first_line
+from undial_cli.errors import UserError
 from undial_cli.schema import DataConfig
-
-__all__ = [
-    "Row",
-    "check_columns",
-    "first_line",
-    "load_rows",
-    "load_split",
-    "load_training_set",
-    "row_kind",
-]
 
 
 def load_split(config: DataConfig, split: str, key: str, place: str | None = None) -> list[Row]:
@@ -67,8 +57,3 @@ def load_rows(
         check_columns(part, config, f"{key}={split or place}")
         rows += part
     return rows
-
-
-def load_training_set(config: DataConfig, splits: list[str], key: str) -> list[Row]:
-    """The rows of one or more splits, checked and limited to `data.limit`."""
-    return load_rows(config, splits, key)[: config.limit]

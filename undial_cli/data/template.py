@@ -15,8 +15,7 @@ from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.data.load import first_line
-from undial_cli.errors import RowError, UserError, bad_value, nearest
+from undial_cli.errors import RowError, UserError, bad_value, first_line, nearest
 from undial_cli.schema import TemplateConfig
 
 # (start, end) in characters.
@@ -221,30 +220,12 @@ def describe_unread_keys(tokenizer: PreTrainedTokenizerBase, config: TemplateCon
     return lines
 
 
-def checked_messages(row: dict[str, Any]) -> list[Message]:
-    """The messages of a row, without empty fields; the last is an answer.
-
-    Raises:
-        RowError: they are no conversation that ends in an answer.
-    """
-    messages = row["messages"]
-    if (
-        not isinstance(messages, list)
-        or len(messages) < 2
-        or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages)
-        or not is_answer(messages[-1])
-    ):
-        raise RowError(
-            "column 'messages': expected a list of {role, content}, the last from 'assistant'"
-        )
-    if any(m["content"] is None and not m.get("tool_calls") for m in messages):
-        raise RowError("column 'messages': a message has no content")
-    return list(map(given, messages))
-
-
-def given(message: Message) -> Message:
-    """A message without the fields that only other messages of its file have."""
-    return {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
+def messages_of(row: dict[str, Any]) -> list[Message]:
+    """The messages of a row, without the fields that only other messages of its file have."""
+    return [
+        {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
+        for message in row["messages"]
+    ]
 
 
 def assistant_texts(messages: list[Message], turns: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from undial_cli import ui
 from undial_cli.data import template
 from undial_cli.data.encode import Encoder, Example
-from undial_cli.data.load import Row, row_kind
+from undial_cli.data.rows import Row, row_kind
 from undial_cli.data.samples import with_answer
 from undial_cli.data.template import Rendering
 from undial_cli.errors import RowError, UserError, nearest

@@ -22,11 +22,11 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.data.collate import pad, pad_token
+from undial_cli.data.collate import by_length, pad, pad_token
 from undial_cli.data.encode import Encoder, Example
-from undial_cli.errors import UserError
+from undial_cli.errors import UserError, first_line
 from undial_cli.evaluation.scoring import score
-from undial_cli.evaluation.work import Journal, by_length
+from undial_cli.evaluation.work import Journal
 from undial_cli.head import head_job
 from undial_cli.losses.chunked import Projection
 from undial_cli.models import load_model, load_tokenizer
@@ -353,8 +353,3 @@ def silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def first_line(error: Exception) -> str:
-    """The beginning of what an exception says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -17,19 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
-from undial_cli.data.collate import pad, pad_left
-from undial_cli.data.encode import IGNORE, Example
+from undial_cli.data.collate import by_length, pad, pad_left, shared_length
+from undial_cli.data.encode import Example
 from undial_cli.evaluation.kvcache import is_plain
-from undial_cli.evaluation.work import Journal, Keep, by_length, share
+from undial_cli.evaluation.work import Journal, Keep, share
 from undial_cli.head import head_job
 from undial_cli.losses.chunked import Projection
-from undial_cli.losses.positions import select_targets
+from undial_cli.losses.positions import IGNORE, select_targets
 from undial_cli.models import position_argument
 
 # Logits that exist at one time, as a number of elements.
 CHUNK = 2**25
-# Fewer shared tokens than this do not pay for the second pass.
-LEAST_SHARED = 8
 # Questions whose answers are sorted by length together: rows of this many batches.
 SPAN = 4
 
@@ -93,21 +91,6 @@ def score(
     sizes = [sum(len(e.input_ids) for e in group) for group in groups]
     found = share(f"scores-{name}", sizes, run, journal or Journal(), advance)
     return [[Score(**one) for one in scores] for scores in found]
-
-
-def shared_length(group: list[Example]) -> int:
-    """Tokens that all examples of a group begin with and that predict none of their targets."""
-    if len(group) < 2:
-        return 0
-    first = group[0].input_ids
-    length = min(len(e.input_ids) for e in group)
-    while any(e.input_ids[:length] != first[:length] for e in group):
-        length -= 1
-    for example in group:
-        target = next((i for i, y in enumerate(example.labels) if i and y != IGNORE), None)
-        if target is not None:
-            length = min(length, target - 1)
-    return length if length >= LEAST_SHARED else 0
 
 
 def spans(groups: dict[int, list[Example]], rows: int) -> Iterator[dict[int, list[Example]]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from undial_cli.data.load import Row
+from undial_cli.data.rows import Row
 from undial_cli.data.splits import first_row
 from undial_cli.evaluation.config import EvalSetConfig
 

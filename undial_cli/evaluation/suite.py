@@ -17,7 +17,7 @@ from undial_cli import ui
 from undial_cli.capacity import Capacity, check_fits
 from undial_cli.data.collate import pad_token
 from undial_cli.data.encode import Encoder
-from undial_cli.data.load import Row
+from undial_cli.data.rows import Row
 from undial_cli.evaluation import extraction, helpers, words
 from undial_cli.evaluation.catalog import (
     Evaluation,

@@ -16,16 +16,12 @@ from urllib.parse import quote
 
 from undial_cli import distributed
 from undial_cli.cache import append_private
+from undial_cli.data.collate import by_length
 from undial_cli.schema import digest
 
 Keep = Callable[[int, Any], None]
 # Characters of a file name that stand for an engine.
 LONGEST = 100
-
-
-def by_length(lengths: list[int]) -> list[int]:
-    """Indices, longest first."""
-    return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
 
 
 def stem(engine: str) -> str:

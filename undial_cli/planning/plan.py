@@ -22,7 +22,7 @@ from undial_cli import distributed, launch, models
 from undial_cli.data.collate import Batch
 from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Sample, Schedule, deal
-from undial_cli.errors import UserError, WorldError
+from undial_cli.errors import UserError, WorldError, first_line
 from undial_cli.head import output_head
 from undial_cli.losses.targets import Targets
 from undial_cli.methods.base import Loss, Method
@@ -33,7 +33,7 @@ from undial_cli.training import lean, packing
 from undial_cli.training.arguments import training_arguments
 from undial_cli.training.layers import choose_parameters
 from undial_cli.training.loop import autocast, is_packed, make_schedule, make_teacher
-from undial_cli.training.teacher import TOKENS, CachedTeacher, Teacher, by_length, look
+from undial_cli.training.teacher import TOKENS, CachedTeacher, Teacher, batches_of, look
 from undial_cli.training.trainer import term_sum
 
 
@@ -141,9 +141,9 @@ def make(
             raise
         except Exception as error:
             failure = error
-    lines = str(failure).strip().splitlines() or [type(failure).__name__]
+    assert failure is not None
     raise WorldError(
-        f"plan=true: model={run.model.name} does not run without numbers ({lines[0][:160]})"
+        f"plan=true: model={run.model.name} does not run without numbers ({first_line(failure)})"
     ) from failure
 
 
@@ -160,7 +160,8 @@ def rehearse(
     """Training in the order in which it happens."""
     processes, base = world(run), models.base_of(model)
     memory = Memory(weights=replay.level)
-    lean.make_lean(base)
+    if run.train.lean == "auto":
+        lean.make_lean(base)
     packs = is_packed(run, model)
     dealing = deal(run.train.batch_size, processes, run.hardware.micro_batch_size)
     # The micro-batches of all processes, also where the others are still to be started.
@@ -259,7 +260,7 @@ def teacher_pass(rehearsal: Rehearsal) -> Cost:
     replay, teacher, total = rehearsal.replay, rehearsal.teacher, Cost()
     most = TOKENS.get(replay.device.type, TOKENS["cuda"])
     for kept in teacher.sets.values() if isinstance(teacher, CachedTeacher) else ():
-        batches = by_length(kept.examples, kept.used, most)
+        batches = batches_of(kept.examples, kept.used, most)
         tokens = [
             padded_tokens([len(kept.examples[i].input_ids) for i in batch], rehearsal.packs)
             for batch in batches

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
 logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # it raises as well
@@ -33,27 +33,15 @@ GATHERS = ("embedding", "index", "index_select", "gather")
 MAKERS = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
 
 
-def addmm_flops(total: Tensor, left: Tensor, right: Tensor, *_: Any, **__: Any) -> int:
-    """Floating point operations of `total += left @ right`."""
-    return 2 * total.numel() * left.shape[1]
-
-
-def attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-    """Floating point operations of attention, counted without a causal mask's savings."""
-    return sdpa_flop_count(query.shape, key.shape, value.shape)
-
-
-def attention_backward_flops(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
-) -> int:
-    """The same for its backward pass."""
-    return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
-
-
-FLOPS: dict[Any, Any] = {
-    aten.addmm_: addmm_flops,
-    aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
+# As in torch's registry, and operations that it lacks.
+FLOPS: dict[Any, Any] = flop_registry | {
+    aten.addmm_: flop_registry[aten.addmm],
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        aten._scaled_dot_product_flash_attention
+    ],
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        aten._scaled_dot_product_flash_attention_backward
+    ],
 }
 
 # The product of a mixture's experts, whose shape function takes bfloat16 only.
@@ -182,9 +170,7 @@ class Replay(TorchDispatchMode):
             return
         self.cost.calls += 1
         if packet in FLOPS:
-            self.cost.flops += FLOPS[packet](*args, **kwargs)
-        elif packet in flop_registry:
-            self.cost.flops += flop_registry[packet](*args, **kwargs, out_val=result)
+            self.cost.flops += FLOPS[packet](*args, **kwargs, out_val=result)
         else:
             written = sum(x.nbytes for x in new or found)
             read = written if name in GATHERS else sum(x.nbytes for x in given)

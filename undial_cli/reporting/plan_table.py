@@ -13,6 +13,7 @@ from rich.table import Table
 
 from undial_cli import ui
 from undial_cli.planning.advice import advice
+from undial_cli.planning.estimate import duration
 from undial_cli.planning.plan import Plan
 from undial_cli.planning.speed import measure, seconds
 from undial_cli.schema import TrainingRun
@@ -103,14 +104,3 @@ def millions(count: int) -> str:
 def size(count: float) -> str:
     """Bytes as text."""
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
-
-
-def duration(count: float) -> str:
-    """Seconds as text, to two digits."""
-    if count < 0.1:
-        return "less than 0.1 s"
-    if count < 100:
-        return f"{count:.0f} s" if count >= 10 else f"{count:.1f} s"
-    if count < 6000:
-        return f"{count / 60:.0f} min"
-    return f"{count / 3600:.1f} h" if count < 360000 else f"{count / 86400:.0f} days"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from undial_cli.fields import group, key
+from undial_cli.planning.estimate import CostConfig
 
 BETTER = ("lower", "higher", "zero", "retain", "none")
 
@@ -91,20 +92,6 @@ class PlotConfig:
     panel: str = key("section", "grid: a panel for each", allowed=("section", "across", "row"))
     line: str = key("row", "grid: a line for each", allowed=("section", "across", "row"))
     rows: list[str] = key([], "rows that are drawn; []: all")
-
-
-@dataclass
-class CostConfig:
-    """Facts for an estimate of training, used where no run of the table is done yet."""
-
-    parameters: dict[str, float] = key({}, "parameters of each model, by name; '*': any other")
-    tokens: dict[str, float] = key({}, "tokens of an epoch, by forget split; '*': any other")
-    device: str = key("", "the device that the hours are given for")
-    tflops: float = key(0.0, "its peak, 1e12 operations per second", minimum=0)
-    share: float = key(0.4, "share of the peak that training reaches", above=0, maximum=1)
-    seconds: float = key(0.0, "measured seconds of one run, evaluation included", minimum=0)
-    measured: str = key("", "where that was measured")
-    source: str = key("", "where the facts are from")
 
 
 @dataclass

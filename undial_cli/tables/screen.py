@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from undial_cli import ui
+from undial_cli.planning.estimate import estimate
 from undial_cli.tables.config import TableConfig
-from undial_cli.tables.cost import estimate
 from undial_cli.tables.figures import Cell, Filled, failures
 from undial_cli.tables.render import Block, blocks, cell_text, heading, notes
 from undial_cli.tables.runs import DONE, FAILED, REFUSED, Line, TableRun
@@ -41,7 +41,9 @@ def show_plan(
         ui.say(f"failed before: {place}: {reason}", "yellow")
     for key, what in lacking.items():
         ui.say(f"needs {key}=...: {what}", "yellow")
-    cost = estimate(config.cost, runs)
+    finished = [entry.seconds for entry in runs if entry.status == DONE and entry.seconds]
+    missing = [entry.run for entry in runs if entry.status != DONE]
+    cost = estimate(config.cost, missing, finished)
     if cost:
         ui.say(cost, "dim")
 

@@ -77,16 +77,11 @@ def finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class EndOfStep(TrainerCallback):
-    """Calls `end` when an optimiser step is taken."""
+class On(TrainerCallback):
+    """Does something at one of the Trainer's events, given what the Trainer has then."""
 
-    def __init__(self, end: Callable[[], None]) -> None:
-        self.end = end
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.end()
+    def __init__(self, event: str, act: Callable[..., None]) -> None:
+        setattr(self, event, lambda args, state, control, **given: act(**given))
 
 
 class Saving(TrainerCallback):
@@ -108,29 +103,30 @@ class Saving(TrainerCallback):
             self.last = time.monotonic()
 
 
-class TeacherPass(TrainerCallback):
-    """Fills the teacher's cache when the model is wrapped, before its first step."""
+class Watcher(TrainerCallback):
+    """Asks for figures of a model in training and logs them; training is left as it was."""
 
-    def __init__(self, fill: Callable[[Any], None]) -> None:
-        self.fill = fill
+    def __init__(self, ask: Callable[[], dict[str, Any]]) -> None:
+        self.ask = ask
+        self.log: Callable[[dict[str, Any]], None] = lambda figures: None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.fill(kwargs["model"])
+    def figures(self, control: TrainerControl) -> dict[str, Any]:
+        """What is asked for, logged."""
+        due, figures = control.should_log, self.ask()
+        self.log(figures)
+        control.should_log = due  # logging clears it, and the step's own figures are due yet
+        return figures
 
 
-class Evaluation(TrainerCallback):
-    """Calls `evaluate` every N steps and logs what it returns; training is left as it was."""
+class Evaluation(Watcher):
+    """Evaluates every N steps."""
 
-    def __init__(self, every: int, evaluate: Callable[[], dict[str, float | None]]) -> None:
-        self.every, self.evaluate = every, evaluate
-        self.log: Callable[[Any], None] = lambda figures: None
+    def __init__(self, every: int, ask: Callable[[], dict[str, Any]]) -> None:
+        super().__init__(ask)
+        self.every = every
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step % self.every == 0:
-            due = control.should_log
-            self.log(self.evaluate())
-            control.should_log = due  # logging clears it, and the step's own figures are due yet
+            self.figures(control)

@@ -27,14 +27,7 @@ from undial_cli.methods.base import Loss, Method
 from undial_cli.schema import TeacherConfig, TrainingRun, UnlearnRun, digest, is_sharded
 from undial_cli.training import packing
 from undial_cli.training.arguments import training_arguments
-from undial_cli.training.callbacks import (
-    EndOfStep,
-    Evaluation,
-    MetricsLog,
-    Saving,
-    TeacherPass,
-)
-from undial_cli.training.stopping import EarlyStop
+from undial_cli.training.callbacks import MetricsLog, On, Saving, Watcher
 from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher
 from undial_cli.training.trainer import METHOD_STATE, Diverged, UnlearningTrainer, check_finite
 
@@ -193,12 +186,12 @@ def train(
     schedule: Schedule,
     teacher: Teacher | None,
     folder: Path,
-    callbacks: Sequence[Evaluation | EarlyStop],
+    watchers: Sequence[Watcher],
 ) -> UnlearningTrainer:
     """Run every step of the schedule, continuing from what `folder/resume` holds.
 
     Args:
-        callbacks: what else happens beside the steps.
+        watchers: what looks at the model beside the steps, with the attention that it has outside.
 
     Returns:
         The trainer, whose model is trained.
@@ -206,48 +199,50 @@ def train(
     Raises:
         WorldError: it diverged; what was saved before is kept.
     """
-    if isinstance(teacher, CachedTeacher) and not is_sharded(run):
-        with ui.progress("teacher", teacher.samples) as bar:
-            fill_teacher(run, teacher, model, schedule, bar.advance)
-    resume = folder / "resume"
+    resume, base = folder / "resume", models.base_of(model)
     start = last_saved(resume) if resume.is_dir() else None
-    check_same_processes(resume, start)
-
-    def fill_whole(wrapped: nn.Module) -> None:
-        fill_teacher(run, teacher, wrapped, schedule, resumed=start is not None)
-
-    total = schedule.steps
     done = int(start.name.split("-")[1]) if start else 0
-    if start:
-        ui.say(f"resuming at step {done} of {total}")
-    with ui.progress("training", total, done) as bar:
-        trainer = UnlearningTrainer(
-            method=method,
-            teacher=teacher,
-            steps_per_epoch=schedule.steps_per_epoch,
-            model=model,  # type: ignore[arg-type]
-            args=training_arguments(run, schedule, resume),
-            train_dataset=schedule,
-            data_collator=schedule.collate,  # type: ignore[arg-type]
-            processing_class=None,
-            callbacks=[MetricsLog(folder / "metrics.jsonl", bar)],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(EndOfStep(trainer.end_step))
-        if not run.train.save_steps:
-            trainer.add_callback(Saving(SAVE_SECONDS))
-        if is_sharded(run):
-            trainer.add_callback(TeacherPass(fill_whole))
-        for callback in callbacks:
-            callback.log = trainer.log
-            trainer.add_callback(callback)
-        if start and (start / METHOD_STATE).is_file():
-            method.load_state_dict(json.loads((start / METHOD_STATE).read_text(encoding="utf-8")))
-        try:
-            trainer.train(resume_from_checkpoint=str(start) if start else None)
-            check_finite(trainer.model, trainer.state.global_step)
-        except Diverged as error:
-            raise WorldError(f"{error}; {remedy(run)}") from error
+    outside = base.config._attn_implementation
+    packs = schedule.make_batch is packing.packed
+    with packing.attention(base, packing.NAME if packs else outside):
+        if isinstance(teacher, CachedTeacher) and not is_sharded(run):
+            with ui.progress("teacher", teacher.samples) as bar:
+                fill_teacher(run, teacher, model, schedule, bar.advance)
+        check_same_processes(resume, start)
+        if start:
+            ui.say(f"resuming at step {done} of {schedule.steps}")
+        with ui.progress("training", schedule.steps, done) as bar:
+            trainer = UnlearningTrainer(
+                method=method,
+                teacher=teacher,
+                steps_per_epoch=schedule.steps_per_epoch,
+                model=model,  # type: ignore[arg-type]
+                args=training_arguments(run, schedule, resume),
+                train_dataset=schedule,
+                data_collator=schedule.collate,  # type: ignore[arg-type]
+                processing_class=None,
+                callbacks=[MetricsLog(folder / "metrics.jsonl", bar)],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.add_callback(On("on_step_end", lambda **_: trainer.end_step()))
+            if not run.train.save_steps:
+                trainer.add_callback(Saving(SAVE_SECONDS))
+            if is_sharded(run):
+                trainer.add_callback(On("on_train_begin", lambda model, **_: fill_teacher(
+                    run, teacher, model, schedule, resumed=start is not None
+                )))  # fmt: skip
+            for watcher in watchers:
+                watcher.ask = packing.attention(base, outside)(watcher.ask)
+                watcher.log = trainer.log
+                trainer.add_callback(watcher)
+            if start and (start / METHOD_STATE).is_file():
+                state = json.loads((start / METHOD_STATE).read_text(encoding="utf-8"))
+                method.load_state_dict(state)
+            try:
+                trainer.train(resume_from_checkpoint=str(start) if start else None)
+                check_finite(trainer.model, trainer.state.global_step)
+            except Diverged as error:
+                raise WorldError(f"{error}; {remedy(run)}") from error
     return trainer
 
 

@@ -17,14 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from undial_cli.data.collate import Batch, batch_of, padded
-from undial_cli.data.encode import IGNORE, Example
+from undial_cli.data.collate import Batch, batch_of, by_length, padded, shared_length
+from undial_cli.data.encode import Example
 from undial_cli.head import head_job
 from undial_cli.losses.chunked import Projection
+from undial_cli.losses.positions import IGNORE
 
 NAME = "undial_packed"
-# Fewer shared tokens than this do not pay for an attention call of their own.
-LEAST_SHARED = 8
 # Sequences attend together unless one is shorter than this share of the longest.
 SIMILAR = 0.75
 # What some models ask of their attention, and this one does not do.
@@ -59,20 +58,6 @@ class Pack:
         return Pack(self.shared, groups, moved(self.back))
 
 
-def shared_length(examples: list[Example]) -> int:
-    """Tokens that all examples begin with and that predict none of their targets."""
-    if len(examples) < 2:
-        return 0
-    ids = [e.input_ids for e in examples]
-    apart = enumerate(zip(min(ids), max(ids), strict=False))  # the two that differ first
-    length = min(map(len, ids)) - 1
-    length = next((i for i, (a, b) in apart if a != b and i < length), length)
-    for example in examples:
-        target = next((i for i, y in enumerate(example.labels) if i and y != IGNORE), None)
-        length = length if target is None else min(length, target - 1)
-    return length if length >= LEAST_SHARED else 0
-
-
 def packed(examples: list[Example], indices: list[int]) -> Batch:
     """A micro-batch as one row [1, N] without padding; empty rows take no token."""
     held = [e for e, i in zip(examples, indices, strict=True) if i >= 0] or examples[:1]
@@ -102,7 +87,7 @@ def packed(examples: list[Example], indices: list[int]) -> Batch:
 def of_similar_length(lengths: list[int]) -> list[list[int]]:
     """Row numbers in groups, the longest row of each first and none much shorter."""
     groups: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+    for row in by_length(lengths):
         if groups and lengths[row] >= SIMILAR * lengths[groups[-1][0]]:
             groups[-1].append(row)
         else:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from undial_cli import ui
 from undial_cli.data.encode import Example
 from undial_cli.evaluation.scoring import Score, score
 from undial_cli.schema import StopConfig
-from undial_cli.training.callbacks import read_metrics
+from undial_cli.training.callbacks import Watcher, read_metrics
 
 PERPLEXITY, PROBABILITY = "validation_perplexity", "forget_probability"
 Measure = Callable[[], dict[str, float]]
@@ -43,7 +43,7 @@ def measure(
     return figures
 
 
-class EarlyStop(TrainerCallback):
+class EarlyStop(Watcher):
     """Ends the training once a figure has passed its bound, but not within the first epoch.
 
     The weights are kept as they are then. What the figures were at the start is in metrics.jsonl,
@@ -51,13 +51,8 @@ class EarlyStop(TrainerCallback):
     """
 
     def __init__(self, stop: StopConfig, steps_per_epoch: int, metrics: Path, ask: Measure) -> None:
-        self.stop, self.steps_per_epoch, self.metrics, self.ask = (
-            stop,
-            steps_per_epoch,
-            metrics,
-            ask,
-        )
-        self.log: Callable[[dict[str, float]], None] = lambda figures: None
+        super().__init__(ask)
+        self.stop, self.steps_per_epoch, self.metrics = stop, steps_per_epoch, metrics
         self.start: dict[str, float] = {}
 
     def on_train_begin(
@@ -75,9 +70,7 @@ class EarlyStop(TrainerCallback):
     ) -> None:
         if state.global_step % self.stop.every or state.global_step < self.steps_per_epoch:
             return
-        due, figures = control.should_log, self.ask()
-        self.log(figures)
-        control.should_log = due
+        figures = self.figures(control)
         reason = self.reason(figures)
         if reason:
             ui.say(f"stopped at step {state.global_step}: {reason}")

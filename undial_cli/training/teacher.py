@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from undial_cli import distributed
-from undial_cli.data.collate import EMPTY, Batch
+from undial_cli.data.collate import EMPTY, Batch, by_length
 from undial_cli.data.encode import Example
 from undial_cli.errors import WorldError
 from undial_cli.head import head_job, output_head
@@ -243,7 +243,7 @@ class CachedTeacher:
         device: torch.device,
     ) -> None:
         """Ask the teacher about samples of a set, this process about its share of the batches."""
-        batches = by_length(kept.examples, missing, TOKENS.get(device.type, TOKENS["cuda"]))
+        batches = batches_of(kept.examples, missing, TOKENS.get(device.type, TOKENS["cuda"]))
         world = distributed.world()
         for turn in range(0, len(batches), world):
             turns = batches[turn : turn + world]
@@ -312,13 +312,15 @@ def clone(head: Projection, dtype: torch.dtype) -> Projection:
     return Projection(weight_VD, bias_V, head.scale, head.cap)
 
 
-def by_length(examples: list[Example], samples: list[int], tokens: int) -> list[list[int]]:
+def batches_of(examples: list[Example], samples: list[int], tokens: int) -> list[list[int]]:
     """Samples in batches of similar length and at most `tokens` tokens, padding counted."""
     batches: list[list[int]] = []
-    for i in sorted(samples, key=lambda i: -len(examples[i].input_ids)):
-        longest = len(examples[batches[-1][0]].input_ids) if batches else tokens + 1
+    lengths = [len(examples[i].input_ids) for i in samples]
+    longest = tokens + 1
+    for place in by_length(lengths):
         if batches and (len(batches[-1]) + 1) * longest <= tokens:
-            batches[-1].append(i)
+            batches[-1].append(samples[place])
         else:
-            batches.append([i])
+            batches.append([samples[place]])
+            longest = lengths[place]
     return batches

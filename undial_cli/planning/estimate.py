@@ -1,0 +1,98 @@
+"""How long runs that are missing will take: by those that are finished, else by stated facts.
+
+For a table whose model and data may be nowhere near. A test holds the operations that are counted
+from facts against those of a replay. Measures nothing and imports no torch.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from undial_cli.fields import key
+from undial_cli.methods import make_method
+from undial_cli.schema import Run, TrainingRun, UnlearnRun
+
+# Floating point operations per parameter and token: of a forward and of a backward pass.
+FORWARD, BACKWARD = 2, 4
+
+
+@dataclass
+class CostConfig:
+    """Facts for an estimate of training, used where no run of the table is done yet."""
+
+    parameters: dict[str, float] = key({}, "parameters of each model, by name; '*': any other")
+    tokens: dict[str, float] = key({}, "tokens of an epoch, by forget split; '*': any other")
+    device: str = key("", "the device that the hours are given for")
+    tflops: float = key(0.0, "its peak, 1e12 operations per second", minimum=0)
+    share: float = key(0.4, "share of the peak that training reaches", above=0, maximum=1)
+    seconds: float = key(0.0, "measured seconds of one run, evaluation included", minimum=0)
+    measured: str = key("", "where that was measured")
+    source: str = key("", "where the facts are from")
+
+
+def estimate(cost: CostConfig, missing: list[Run], finished: list[float]) -> str:
+    """One line on runs that are missing; empty where none is, or nothing is known.
+
+    Args:
+        finished: seconds of runs that are done.
+    """
+    if not missing:
+        return ""
+    # A run that found everything done before takes next to nothing and tells nothing.
+    finished = [seconds for seconds in finished if seconds > 1]
+    mean = statistics.fmean(finished) if finished else cost.seconds
+    if mean:
+        slots = getattr(missing[0].hardware, "slots", None) or 1
+        each = f"{mean:.1f} s" if finished else f"{mean:g} s"
+        beside = f" / {slots} slots" if slots > 1 else ""
+        source = f"measured on {cost.measured}; models made on first use come on top"
+        if finished:
+            source = f"the mean of {len(finished)} finished runs of this table"
+        return (
+            f"estimated time: {duration(mean * len(missing) / slots)} ({len(missing)} missing runs "
+            f"x {each}{beside}; {source})"
+        )
+    counts = [operations(run, cost.parameters, cost.tokens) for run in missing]
+    total = sum(count for count in counts if count is not None)
+    if None in counts or not total or not cost.tflops:
+        return ""
+    hours = total / (cost.tflops * 1e12 * cost.share) / 3600
+    return (
+        f"estimated training alone: {total:.2g} FLOP, {hours:.3g} hours of one {cost.device} at "
+        f"{cost.share:.0%} of its {cost.tflops:g} TFLOP/s ({FORWARD + BACKWARD} operations per "
+        f"parameter and token, {FORWARD} for the teacher; nothing of this was measured; evaluation "
+        "comes on top)"
+    )
+
+
+def operations(run: Run, parameters: dict[str, float], tokens: dict[str, float]) -> float | None:
+    """Floating point operations of a run's training; None where a fact is missing.
+
+    Args:
+        parameters: of a model, by its name or for any other ("*").
+        tokens: of an epoch, by forget split or for any other.
+    """
+    if not isinstance(run, TrainingRun):
+        return 0.0
+    size = parameters.get(run.model.name, parameters.get("*"))
+    splits = run.data.requests or [run.data.forget_split or "*"]
+    lengths = [tokens.get(split, tokens.get("*")) for split in splits]
+    if size is None or None in lengths:
+        return None
+    passes: float = (FORWARD + BACKWARD) * run.train.epochs
+    if isinstance(run, UnlearnRun):
+        terms = make_method(run.method, run.seed).terms().values()
+        passes = passes * len(terms) + FORWARD * sum(bool(term.needs) for term in terms)
+    return size * passes * sum(length for length in lengths if length is not None)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as text, to two digits."""
+    if seconds < 0.1:
+        return "less than 0.1 s"
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 360000 else f"{seconds / 86400:.0f} days"
