@@ -81,7 +81,7 @@ def forget_own_methods(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a file of one's own makes known is known to its test alone."""
     from hydra.core.config_store import ConfigStore
 
-    from undial_cli.compose import register_schemas
+    from undial_cli.compose import compose_groups, register_schemas, store_method
     from undial_cli.methods import configs, own
 
     monkeypatch.setenv(own.ALLOWED, "")
@@ -92,6 +92,8 @@ def forget_own_methods(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for held, before in ((configs.METHODS, known), (options, listed)):
         held.clear()
         held.update(before)
+    compose_groups.cache_clear()
+    store_method.cache_clear()
 
 
 def write_qa(file: Path, count: int, first: int = 0) -> Path:
