@@ -34,6 +34,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def prepare(run: Any, weights: bool = True) -> Any:
+    """What a composed run reads."""
+    from undial_cli import inputs
+    from undial_cli.resolved import ResolvedRun
+
+    return inputs.prepare(ResolvedRun(run), weights)
+
+
 @pytest.fixture
 def data_root() -> Path:
     """The folder with TOFU and the other real data sets; skips where it is not known."""
