@@ -34,6 +34,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def prepare(run: Any, weights: bool = True) -> Any:
+    """What a composed run reads."""
+    from undial_cli import inputs
+    from undial_cli.resolved import ResolvedRun
+
+    return inputs.prepare(ResolvedRun(run), weights)
+
+
 @pytest.fixture
 def data_root() -> Path:
     """The folder with TOFU and the other real data sets; skips where it is not known."""
@@ -81,7 +89,7 @@ def forget_own_methods(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a file of one's own makes known is known to its test alone."""
     from hydra.core.config_store import ConfigStore
 
-    from undial_cli.compose import register_schemas
+    from undial_cli.compose import compose_groups, register_schemas, store_method
     from undial_cli.methods import METHODS, own
 
     monkeypatch.setenv(own.ALLOWED, "")
@@ -92,6 +100,8 @@ def forget_own_methods(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for held, before in ((METHODS, known), (options, listed)):
         held.clear()
         held.update(before)
+    compose_groups.cache_clear()
+    store_method.cache_clear()
 
 
 def write_qa(file: Path, count: int, first: int = 0) -> Path:

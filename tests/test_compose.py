@@ -16,6 +16,7 @@ from undial_cli.checks import check_run
 from undial_cli.compose import compose_run, config_dir, load_run, to_yaml
 from undial_cli.errors import UserError
 from undial_cli.methods import make_method
+from undial_cli.resolved import ResolvedRun
 from undial_cli.schema import AdapterConfig, HardwareConfig, UnlearnRun, default_name
 
 GROUPS = ("model", "data", "method", "adapter", "hardware", "eval")
@@ -105,7 +106,7 @@ def covering_set() -> list[dict[str, str]]:
 def refusal(run: UnlearnRun) -> str:
     """What check_run says against a run, or "" if it is valid."""
     try:
-        check_run(run)
+        check_run(ResolvedRun(run))
     except UserError as error:
         return str(error)
     return ""
@@ -170,8 +171,9 @@ def test_the_covering_set_holds_every_pair_that_is_not_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", REFUSED)
 def test_a_suite_of_another_data_set_is_refused_in_one_line(pair: tuple[str, str]) -> None:
+    words = [*pair, "hardware=cpu", "model.path=some/model"]
     with pytest.raises(UserError) as caught:
-        check_run(compose_run("unlearn", [*pair, "hardware=cpu", "model.path=some/model"]))
+        check_run(ResolvedRun(compose_run("unlearn", words)))
     assert REFUSED[pair] in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -196,7 +198,7 @@ def test_finetune_and_evaluate_compose_with_every_model_and_data_set(command: st
         words = [f"model={model}", f"data={next(data)}", "hardware=cpu"]
         words += [f"adapter={next(adapters)}"] if command == "finetune" else ["model.path=a/model"]
         run = compose_run(command, words)
-        check_run(run)
+        check_run(ResolvedRun(run))
         assert (run.command, run.model.name) == (command, model)
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import refused
+from conftest import prepare, refused
 
 from undial_cli.cli import run_command
 from undial_cli.compose import compose_run, load_run, to_yaml
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError
-from undial_cli.inputs import Inputs, prepare
+from undial_cli.inputs import Inputs
 from undial_cli.requests import parts_of
 from undial_cli.schema import UnlearnRun
 

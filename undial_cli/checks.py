@@ -15,14 +15,16 @@ from undial_cli import distributed
 from undial_cli.data import focus
 from undial_cli.errors import UserError, bad_value
 from undial_cli.fields import walk
+from undial_cli.methods.base import Method
+from undial_cli.resolved import ResolvedRun
 from undial_cli.schema import Run, TrainingRun, UnlearnRun, check_ranges, is_sharded
-from undial_cli.targets import target_of
 
 GPU_ONLY = ("single_gpu", "ddp", "fsdp", "deepspeed_zero3")
 
 
-def check_run(run: Run) -> None:
+def check_run(resolved: ResolvedRun) -> None:
     """Raise UserError for a run that cannot be done on this machine or at all."""
+    run = resolved.run
     distributed.check_environment()
     check_ranges(run)
     check_name(run)
@@ -32,9 +34,9 @@ def check_run(run: Run) -> None:
         check_adapter(run)
         check_optimiser(run)
         check_stop(run)
-    if isinstance(run, UnlearnRun):
-        check_method(run)
-    target_of(run)
+    if isinstance(run, UnlearnRun) and resolved.method is not None:
+        check_method(run, resolved.method)
+    _ = resolved.target  # refused where none is known
 
 
 def check_name(run: Run) -> None:
@@ -99,12 +101,9 @@ def check_adapter(run: TrainingRun) -> None:
         raise UserError(f"adapter.merge=true: not possible with hardware={run.hardware.name}")
 
 
-def check_method(run: UnlearnRun) -> None:
+def check_method(run: UnlearnRun, method: Method) -> None:
     """What a method needs and the run does not give."""
-    from undial_cli.methods import make_method
-
-    method, config = make_method(run.method, run.seed), run.method
-    terms = method.terms()
+    config, terms = run.method, method.terms()
     if "retain" in terms and not (run.data.retain_split or run.data.retain_file):
         raise UserError(
             f"method={config.name} method.retain={config.retain}: needs a retain set: "

@@ -7,17 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-from typing import TYPE_CHECKING
 
 from undial_cli.errors import UserError, WorldError, bad_value
 
-if TYPE_CHECKING:
-    from undial_cli.schema import Run
-
 COMMANDS = ("unlearn", "finetune", "evaluate", "reproduce", "report", "doctor")
 HELP = ("--help", "-h", "help")
-# Flags and what must follow them; all but --from are Hydra's.
+# Flags and what must follow them; all but --from are those of Hydra.
 FLAGS = {
     "--from": "a run.yaml or a run folder",
     "--multirun": "",
@@ -35,6 +30,9 @@ FLAGS = {
     "--shell-completion": "",
     "-sc": "",
 }
+# Flags that have Hydra print something in place of a run, and those that say how.
+SHOWING = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
+HOW_TO_SHOW = {"--resolve", "--package", "-p"}
 
 
 def main() -> None:
@@ -107,7 +105,7 @@ def dispatch(argv: list[str]) -> int:
         return reproduce(rest)
     if "--from" in rest or any(word.startswith("--from=") for word in rest):
         return repeat(command, rest)
-    return through_hydra(command, rest)
+    return carry_out(command, rest)
 
 
 def check_flags(rest: list[str]) -> None:
@@ -168,51 +166,59 @@ def repeat(command: str, rest: list[str]) -> int:
     return 0
 
 
-def through_hydra(command: str, rest: list[str]) -> int:
-    """Let Hydra parse and compose; carry out the run, or with --multirun all of them."""
+def carry_out(command: str, rest: list[str]) -> int:
+    """`undial COMMAND [group=option] [key=value ...] [flags]`: one run, or with --multirun many."""
+    flags, words = parted(rest)
+    if SHOWING & {flag.partition("=")[0] for flag in flags}:
+        return show_config(command, words, flags)
+    folder = None
+    for place, flag in enumerate(flags):
+        name, given, value = flag.partition("=")
+        if name in HOW_TO_SHOW:
+            raise UserError(f"{name}: only together with --cfg")
+        if name in ("--config-dir", "-cd"):
+            folder = value if given else flags[place + 1]
+            if not os.path.isdir(folder):
+                raise UserError(f"{name} {folder}: no such folder")
+    if {"--multirun", "-m"} & set(flags):
+        from undial_cli.sweeping.launchers import run_sweep
+
+        return run_sweep(command, words, folder)
+    from undial_cli.compose import compose_run
+
+    run = compose_run(command, words, folder)
+    from undial_cli.pipeline import execute
+
+    execute(run)
+    return 0
+
+
+def show_config(command: str, words: list[str], flags: list[str]) -> int:
+    """Let Hydra print what it composes, or what it knows (`--cfg job`, `--info`, ...)."""
     import hydra
-    from hydra.errors import HydraException
-    from omegaconf import DictConfig
-    from omegaconf.errors import OmegaConfBaseException
+    from hydra.core.global_hydra import GlobalHydra
 
     from undial_cli import config_errors
     from undial_cli.compose import (
+        COMPOSITION_ERRORS,
         config_dir,
         normalise,
         register_schemas,
-        to_run,
         with_own_method,
     )
 
     register_schemas()
-    flags, words = parted(rest)
     overrides = normalise(with_own_method(words))
-    composed: list[DictConfig] = []
-    runs: list[Run] = []
-    sweep = None
-    if {"--multirun", "-m"} & set(flags):
-        from undial_cli.sweeping.plugins import begin
-
-        sweep = begin(command, overrides)
-    main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)
-    with tempfile.TemporaryDirectory(prefix="undial-") as scratch:
-        told = [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
-        told += [f"hydra.sweep.dir={scratch}"] if sweep else []  # Hydra's own notes are not kept
-        sys.argv = [f"undial {command}", *told, *flags]
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-        try:
-            main(composed.append)()
-            runs = [to_run(config) for config in composed]
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise config_errors.explain(error, command, overrides) from error
-        except SystemExit as stop:
-            return 2 if stop.code else 0
-    if sweep is not None:
-        return sweep.conclude()
-    for run in runs:
-        from undial_cli.pipeline import execute
-
-        execute(run)
+    show = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)
+    sys.argv = [f"undial {command}", *overrides, *flags]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    GlobalHydra.instance().clear()
+    try:
+        show(lambda config: None)()
+    except COMPOSITION_ERRORS as error:
+        raise config_errors.explain(error, command, overrides) from error
+    except SystemExit as stop:
+        return 2 if stop.code else 0
     return 0
 
 

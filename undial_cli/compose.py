@@ -1,21 +1,29 @@
 """From overrides or a run.yaml to a typed Run. The only file that talks to Hydra's composition.
 
-Imports no torch. It knows the schema and the configs folder, and nothing of what a run does.
+What groups choose is composed once and kept; values are set on a copy of it. Imports no torch. It
+knows the schema and the configs folder, and nothing of what a run does.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,6 +43,8 @@ ONE_WORD = re.compile(r"[\w./@:+-]+")
 OPEN_KEYS = (
     "train.args", "hardware.args", "model.targets", "model.template.args", "eval.sets",
 )  # fmt: skip
+# What Hydra raises for words that it cannot compose.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 
 def config_dir() -> Path:
@@ -59,21 +69,84 @@ def register_schemas() -> None:
 def compose_run(command: str, overrides: list[str], extra_configs: str | None = None) -> Run:
     """Compose `command` with Hydra overrides into a checked Run.
 
+    Args:
+        extra_configs: a folder with more config groups.
+
     Raises:
         UserError: an override is wrong.
     """
     if command not in COMMANDS:
         raise bad_value("command", command, COMMANDS)
+    words = normalise(with_own_method(overrides))
+    folder = str(Path(extra_configs).resolve()) if extra_configs else None
+    with contextlib.suppress(*COMPOSITION_ERRORS):
+        return to_run(compose_quickly(command, words, folder))
+    try:  # given all words together, Hydra says what is wrong
+        return to_run(compose_config(command, words, folder))
+    except COMPOSITION_ERRORS as error:
+        raise config_errors.explain(error, command, words) from error
+
+
+def compose_quickly(command: str, words: list[str], folder: str | None) -> DictConfig:
+    """What Hydra composes from the words, in a tenth of the time where their groups are known."""
+    chosen: list[str] = []
+    values: list[Override] = []
+    for override in OverridesParser.create().parse_overrides(words):
+        word = str(override.input_line)
+        if word[0] in "+~" or is_choice(override, folder):
+            chosen.append(word)
+        else:
+            values.append(override)
+    config = copy.deepcopy(compose_groups(command, tuple(chosen), folder))
+    for override in values:
+        if override.is_sweep_override():
+            raise ValueError(f"{override.input_line}: several values")
+        OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+    return config
+
+
+@functools.lru_cache(maxsize=256)
+def compose_groups(command: str, chosen: tuple[str, ...], folder: str | None) -> DictConfig:
+    """The config of a choice of groups; to be copied."""
+    return compose_config(command, chosen, folder)
+
+
+def compose_config(
+    name: str, words: Sequence[str], folder: str | None, with_hydra: bool = False
+) -> DictConfig:
+    """The primary config `name` with overrides, by Hydra.
+
+    Args:
+        folder: of the user, with more config groups.
+        with_hydra: with Hydra's own settings, under `hydra`.
+    """
+    start_hydra(folder)
+    return compose(name, list(words), return_hydra_config=with_hydra)
+
+
+def start_hydra(folder: str | None) -> None:
+    """Point Hydra at the shipped configs and, behind them, at a folder of the user's."""
     register_schemas()
-    overrides = normalise(with_own_method(overrides))
-    if extra_configs:
-        overrides = [*overrides, f"hydra.searchpath=[{Path(extra_configs).resolve()}]"]
+    search_path = create_config_search_path(str(config_dir()))
+    if folder is not None:
+        place = f"file://{Path(folder).resolve()}"
+        search_path.prepend("command-line", place, SearchPathQuery(provider="schema"))
+    version.setbase("1.3")
     GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return to_run(compose(command, overrides))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise config_errors.explain(error, command, overrides) from error
+    Hydra.create_main_hydra2("undial", search_path)
+
+
+def is_choice(override: Override, folder: str | None) -> bool:
+    """Whether an override chooses an option of a group, or is for Hydra itself."""
+    key = override.key_or_group
+    return "/" in key or override.is_hydra_override() or key in groups_of(folder)
+
+
+@functools.cache
+def groups_of(folder: str | None) -> frozenset[str]:
+    """The config groups, shipped ones and those in a folder of the user's."""
+    folders = [config_dir(), *([Path(folder)] if folder else [])]
+    return frozenset(p.name for f in folders if f.is_dir() for p in f.iterdir() if p.is_dir())
 
 
 def with_own_method(words: list[str]) -> list[str]:
@@ -89,9 +162,15 @@ def with_own_method(words: list[str]) -> list[str]:
     if other or len(given) > 1:
         raise UserError(f"{other or given[1]}: not possible together with {given[0]}")
     name = own.allow(given[0].partition("=")[2])
-    node = METHODS[name].config(name=name, file=os.environ[own.ALLOWED])
-    ConfigStore.instance().store(group="method", name=name, node=node)
+    store_method(name, METHODS[name].config, os.environ[own.ALLOWED])
     return [f"method={name}" if word is given[0] else word for word in words]
+
+
+@functools.lru_cache(maxsize=1)
+def store_method(name: str, config: type[MethodConfig], file: str) -> None:
+    """Make a user's method an option of the group `method`, in place of one of the same name."""
+    ConfigStore.instance().store(group="method", name=name, node=config(name=name, file=file))
+    compose_groups.cache_clear()
 
 
 def normalise(overrides: list[str]) -> list[str]:

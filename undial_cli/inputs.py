@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from undial_cli import launch, models
+from undial_cli import models
 from undial_cli.cache import hash_file
 from undial_cli.capacity import check_training
 from undial_cli.data import samples
@@ -34,22 +34,12 @@ from undial_cli.evaluation.preparation import (
 )
 from undial_cli.evaluation.suite import Suite, check_suite
 from undial_cli.fit import check_fit
-from undial_cli.methods import make_method
 from undial_cli.methods.base import Method
-from undial_cli.methods.finetune import Supervised
+from undial_cli.resolved import ResolvedRun
 from undial_cli.row_notes import check_keys, data_key, describe_overlap, describe_unread
-from undial_cli.run_folder import folder_of
-from undial_cli.schema import (
-    DataConfig,
-    FinetuneRun,
-    HardwareConfig,
-    Run,
-    TrainingRun,
-    UnlearnRun,
-    digest,
-)
+from undial_cli.schema import DataConfig, Run, TrainingRun, UnlearnRun, digest
 from undial_cli.sources import model_source
-from undial_cli.targets import Place, making, published_target, target_of
+from undial_cli.targets import published_target
 
 
 @dataclass
@@ -87,7 +77,7 @@ class Inputs:
         return [examples[i] for i in sorted({p[0][0] for p in pairs})] if pairs else examples
 
 
-def prepare(run: Run, weights: bool = True) -> Inputs:
+def prepare(resolved: ResolvedRun, weights: bool = True) -> Inputs:
     """Load and encode what the run needs.
 
     Args:
@@ -97,17 +87,16 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         UserError: data or model are not what the config says.
         WorldError: the hub cannot be reached.
     """
+    run, method, place = resolved.run, resolved.method, resolved.target
     check_keys(run.data)
-    method = method_of(run)
     held = {name: training_rows(run.data, name) for name in (method.terms() if method else ())}
     rows = {name: part[: run.data.limit] for name, part in held.items()}
     notes = describe_overlap(run.data, rows)
     answers = preferred(run, method, rows)
     texts = watched_rows(run)
-    place = target_of(run)
     if place.path is not None:
         model_source(place.path, "model.path")
-    path = str(place.path or run.model.base)
+    path = resolved.base
     adapter = run.adapter if isinstance(run, TrainingRun) else None
     check_contrast(run, path, method)
     capacity = models.check_model(run.model, path, adapter, weights, deepest(method))
@@ -149,8 +138,8 @@ def prepare(run: Run, weights: bool = True) -> Inputs:
         {name: part.examples for name, part in encoded.items()},
         {name: part.samples for name, part in encoded.items() if part.samples},
         suite,
-        find_reference(run, suite),
-        beside(run),
+        find_reference(resolved, suite),
+        beside(resolved),
         models.tokenizer_fingerprint(encoder.tokenizer),
         fingerprint,
         watched,
@@ -207,23 +196,17 @@ def watched_examples(encoder: Encoder, run: Run, rows: list[Row]) -> list[Exampl
     return found
 
 
-def beside(run: Run) -> str | None:
+def beside(resolved: ResolvedRun) -> str | None:
     """The path of the data's own target, where another model is evaluated."""
+    run = resolved.run
     place = published_target(run) if run.command == "evaluate" else None
     if place is None:
         return None
     with contextlib.suppress(UserError, WorldError, OSError):
-        path = model_path(run, place)
+        path = resolved.path_of(place)
         model_source(path)
         return path
     return None
-
-
-def method_of(run: Run) -> Method | None:
-    """What a run minimises; a run that trains nothing has none."""
-    if isinstance(run, UnlearnRun):
-        return make_method(run.method, run.seed)
-    return Supervised() if isinstance(run, FinetuneRun) else None
 
 
 def training_rows(data: DataConfig, name: str) -> list[Row]:
@@ -233,18 +216,3 @@ def training_rows(data: DataConfig, name: str) -> list[Row]:
     if not splits:
         raise UserError(f"{key}: not set, and this run needs it")
     return load_rows(data, splits, key)
-
-
-def made_run(run: Run, place: Place) -> FinetuneRun:
-    """The finetune run behind a place that has no path; the same on every hardware of a kind."""
-    rows = load_rows(run.data, list(place.splits), "data.train_split")
-    base = models.weights_fingerprint(run.model, str(run.model.base))
-    hardware = HardwareConfig(
-        name="cpu" if launch.on_cpu(run) else "auto", precision=launch.autocast_dtype(run)
-    )
-    return making(run, place.splits, hardware, [rows, base])
-
-
-def model_path(run: Run, place: Place) -> str:
-    """The path of a place: as configured, or where it was made."""
-    return place.path or str(folder_of(made_run(run, place)).checkpoint)

@@ -51,15 +51,15 @@ def start_processes(run: Run) -> torch.device:
     return torch.device(PartialState(cpu=on_cpu(run)).device or "cpu")
 
 
-def needs_workers(run: Run) -> bool:
+def needs_workers(run: Run, processes: int) -> bool:
     """Whether other processes are to be started: several, or one that must see one GPU only."""
     if distributed.joined():
         return False
-    return num_processes(run) > 1 or (not on_cpu(run) and torch.cuda.device_count() > 1)
+    return processes > 1 or (not on_cpu(run) and torch.cuda.device_count() > 1)
 
 
-def start_workers(run: Run, folder: Path) -> None:
-    """Start the run's processes on `folder/run.yaml` and wait for them.
+def start_workers(processes: int, folder: Path) -> None:
+    """Start a run's processes on `folder/run.yaml` and wait for them.
 
     Raises:
         UserError: a worker refused the input.
@@ -72,7 +72,6 @@ def start_workers(run: Run, folder: Path) -> None:
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):  # each has a level of its own
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    processes = num_processes(run)
     ui.say(f"starting {processes} processes", "dim")
     threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))

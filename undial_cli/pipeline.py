@@ -1,7 +1,8 @@
 """The way of a run, top to bottom: check, prepare, models, train, checkpoint, evaluate, report.
 
-`execute` runs in the parent (or in every process of an outer launch); `work` runs in each process
-of the run. Each step is one call into the file that knows it.
+`execute` runs in the parent (or in every process of an outer launch): first the runs that make the
+models needed, then the requests, then the run itself, each in its folder. `work` runs in each
+process of a run. Each step is one call into the file that knows it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import dataclasses
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +23,16 @@ from undial_cli.cache import whole_folder
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import stages, store
-from undial_cli.inputs import Inputs, made_run, method_of, model_path, prepare, training_rows
+from undial_cli.inputs import Inputs, prepare, training_rows
 from undial_cli.methods.base import Method
 from undial_cli.planning import plan
 from undial_cli.quiet import quiet
 from undial_cli.reporting import card, plan_table, report, summary
+from undial_cli.resolved import ResolvedRun
 from undial_cli.run_folder import (
     RunFolder,
     check_folder,
     check_inputs,
-    folder_of,
     open_folder,
     write_environment,
 )
@@ -44,7 +46,6 @@ from undial_cli.schema import (
     digest,
     is_sharded,
 )
-from undial_cli.targets import target_of
 from undial_cli.training import lean, stopping
 from undial_cli.training.arguments import check_training
 from undial_cli.training.callbacks import Evaluation, Watcher
@@ -63,7 +64,7 @@ class RunResult:
 
 
 def execute(run: Run, show: bool = True) -> RunResult:
-    """Do a run from its config to its folder; a finished one is not done again.
+    """Do a run from its config to its folder, after all that it needs; a finished one is left.
 
     Args:
         run: the resolved run.
@@ -74,18 +75,62 @@ def execute(run: Run, show: bool = True) -> RunResult:
         WorldError: something else is; status.json says what.
     """
     quiet()
-    checks.check_run(run)
-    if isinstance(run, TrainingRun):
-        check_training(run)
-        hub.check(run)
+    whole = ResolvedRun(run)
+    check(whole)
     if distributed.joined():
         launch.start_processes(run)
     if isinstance(run, TrainingRun) and run.plan:
-        return planned(run)
-    folder = folder_of(run)
+        return planned(whole)
+    folder = whole.folder
+    with opened(whole) as inputs:
+        if inputs is not None:
+            for what, made in missing_models(whole):
+                if not is_done(made.folder):
+                    ui.say(f"the {what} model is trained first, once; it is kept in the cache")
+                carry_out(made)
+            with running(whole):
+                for number, part in enumerate(whole.requests):
+                    ui.say(f"request {number + 1}: {run.data.requests[number]}", "bold")
+                    carry_out(part)
+                compute(whole, inputs)
+            if run.report and distributed.rank() == 0:
+                report.after([folder.path], folder.report)
+        elif show:
+            ui.say(f"already done: {folder.path} (overwrite=true runs it again)", "dim")
+        if show:
+            summary.show(run, folder)
+    if isinstance(run, TrainingRun) and run.push_to_hub:
+        distributed.on_main(lambda: hub.push(run, folder))
+    return RunResult(folder.path, "done", store.read_results(folder.evaluation).get("metrics", {}))
+
+
+def check(resolved: ResolvedRun) -> None:
+    """Raise UserError for what is wrong with a run's config."""
+    checks.check_run(resolved)
+    if isinstance(resolved.run, TrainingRun):
+        check_training(resolved.run)
+        hub.check(resolved.run)
+
+
+def carry_out(needed: ResolvedRun) -> None:
+    """A run that another one needs, and that itself needs nothing any more."""
+    check(needed)
+    with opened(needed) as inputs:
+        if inputs is not None:
+            with running(needed):
+                compute(needed, inputs)
+
+
+@contextlib.contextmanager
+def opened(resolved: ResolvedRun) -> Iterator[Inputs | None]:
+    """A run's folder, locked and written to, and what the run reads; None if it is done.
+
+    Refused input leaves no folder; what else goes wrong is noted in it.
+    """
+    run, folder = resolved.run, resolved.folder
     distributed.on_main(lambda: check_folder(run, folder))
     try:
-        inputs: Inputs | WorldError = prepare_all(run)
+        inputs: Inputs | WorldError = prepare_all(resolved)
     except WorldError as error:
         inputs = error
     with distributed.on_main_locked(folder.path):
@@ -93,43 +138,57 @@ def execute(run: Run, show: bool = True) -> RunResult:
             fingerprint = inputs.fingerprint
             distributed.on_main(lambda: check_inputs(run, folder, fingerprint))
         if is_done(folder) and not run.overwrite and not isinstance(run, EvaluateRun):
-            if show:
-                ui.say(f"already done: {folder.path} (overwrite=true runs it again)", "dim")
-                summary.show(run, folder)
-        else:
-            fulfil(run, folder, inputs, show)
-    if isinstance(run, TrainingRun) and run.push_to_hub:
-        distributed.on_main(lambda: hub.push(run, folder))
-    return RunResult(folder.path, "done", store.read_results(folder.evaluation).get("metrics", {}))
+            yield None
+            return
+        fresh = distributed.on_main(lambda: not folder.path.exists() or run.overwrite)
+        found = inputs.record() if isinstance(inputs, Inputs) else None
+        distributed.on_main(lambda: open_folder(run, folder, found))
+        with ui.logging_to(folder.log):
+            try:
+                if isinstance(inputs, WorldError):
+                    raise inputs
+                ui.say(f"{run.command}: {folder.path}", "bold")
+                for note in () if resolved.requests else inputs.notes:  # each request says its own
+                    ui.say(note)
+                yield inputs
+            except UserError:
+                if fresh and not list(folder.path.glob("request_*")):  # served ones are kept
+                    distributed.on_main(lambda: discard(run, folder))
+                raise
+            except BaseException as error:
+                fail(folder, error)
+                raise
 
 
-def prepare_all(run: Run) -> Inputs:
+def prepare_all(resolved: ResolvedRun) -> Inputs:
     """What a run reads; of sequential requests the first one's, once all have been read.
 
     Where there is no checkpoint yet, a request is read with the run's own target.
     """
-    parts = requests.parts_of(run)
-    if not parts:
-        return prepare(run)
+    if not resolved.requests:
+        return prepare(resolved)
+    parts = [part.run for part in resolved.requests]
     for part in parts:
         training_rows(part.data, "forget")  # what is wrong with a request is said of it first
-    found = [prepare(dataclasses.replace(part, model=run.model)) for part in parts]
+    model = resolved.run.model
+    found = [prepare(ResolvedRun(dataclasses.replace(part, model=model))) for part in parts]
     found[0].fingerprint["data"] = digest([inputs.fingerprint["data"] for inputs in found])
     return found[0]
 
 
-def planned(run: TrainingRun) -> RunResult:
+def planned(whole: ResolvedRun) -> RunResult:
     """Say what the training would take; nothing is made and nothing written."""
-    run = (requests.parts_of(run) or [run])[0]  # requests are planned alike
+    first = (whole.requests or [whole])[0]  # requests are planned alike
     if ui.is_speaker():
-        inputs = prepare(run, weights=False)
-        path = str(target_of(run).path or run.model.base)
+        inputs = prepare(first, weights=False)
 
         def make(run: TrainingRun) -> plan.Plan:
-            return plan.make(run, path, inputs.sets, inputs.samples, *training_of(run))
+            training = training_of(ResolvedRun(run))
+            return plan.make(run, first.base, inputs.sets, inputs.samples, *training)
 
-        plan_table.show(run, make(run), make)
-    return RunResult(folder_of(run).path, "planned")
+        assert isinstance(first.run, TrainingRun)
+        plan_table.show(first.run, make(first.run), make)
+    return RunResult(first.folder.path, "planned")
 
 
 def is_done(folder: RunFolder) -> bool:
@@ -137,56 +196,44 @@ def is_done(folder: RunFolder) -> bool:
     return distributed.on_main(lambda: folder.status() == "done")
 
 
-def fulfil(run: Run, folder: RunFolder, inputs: Inputs | WorldError, show: bool) -> None:
-    """Open the folder, make the models it needs, do the work, close it, show what came out."""
-    fresh = distributed.on_main(lambda: not folder.path.exists() or run.overwrite)
-    found = inputs.record() if isinstance(inputs, Inputs) else None
-    distributed.on_main(lambda: open_folder(run, folder, found))
-    with ui.logging_to(folder.log):
-        try:
-            if isinstance(inputs, WorldError):
-                raise inputs
-            ui.say(f"{run.command}: {folder.path}", "bold")
-            for note in () if requests.parts_of(run) else inputs.notes:  # each request says its own
-                ui.say(note)
-            make_models(run, inputs)
-            begun = time.monotonic()
-            distributed.on_main(lambda: begin(run, folder))
-            if requests.parts_of(run):
-                assert isinstance(run, UnlearnRun)
-                serve(run, folder)
-            elif launch.needs_workers(run):
-                launch.start_workers(run, folder.path)
-            else:
-                work(run, folder, inputs)
-            seconds = time.monotonic() - begun if fresh else None
-            distributed.on_main(lambda: finish(folder, seconds))
-            if run.report and distributed.rank() == 0:
-                report.after([folder.path], folder.report)
-            if show:
-                summary.show(run, folder)
-        except UserError:
-            if fresh and not list(folder.path.glob("request_*")):  # served ones are kept
-                distributed.on_main(lambda: discard(run, folder))
-            raise
-        except BaseException as error:
-            fail(folder, error)
-            raise
+def missing_models(resolved: ResolvedRun) -> list[tuple[str, ResolvedRun]]:
+    """The runs that make the target and the retain model, where no path is known of them."""
+    if isinstance(resolved.run, FinetuneRun):
+        return []
+    places = {"target": resolved.target, "retain": resolved.retain}
+    return [
+        (what, resolved.made(place))
+        for what, place in places.items()
+        if place is not None and place.path is None
+    ]
 
 
-def serve(run: UnlearnRun, folder: RunFolder) -> None:
-    """Sequential requests, one run after the other."""
-    for number, part in enumerate(requests.parts_of(run)):
-        ui.say(f"request {number + 1}: {run.data.requests[number]}", "bold")
-        execute(part, show=False)
-    distributed.on_main(lambda: requests.conclude(run, folder))
+@contextlib.contextmanager
+def running(resolved: ResolvedRun) -> Iterator[None]:
+    """The status and the time of a run's own work, from its beginning to its end."""
+    run, folder = resolved.run, resolved.folder
+    workers = launch.needs_workers(run, resolved.processes)
+    processes = resolved.processes if workers else distributed.world()
+    fresh = distributed.on_main(lambda: not folder.environment.exists())
+    begun = time.monotonic()
+    distributed.on_main(lambda: write_environment(run, folder, processes))
+    distributed.on_main(lambda: folder.set_status("running"))
+    yield
+    seconds = time.monotonic() - begun if fresh else None
+    distributed.on_main(lambda: finish(folder, seconds))
 
 
-def begin(run: Run, folder: RunFolder) -> None:
-    """Note the environment, and that the run is running."""
-    processes = launch.num_processes(run) if launch.needs_workers(run) else distributed.world()
-    write_environment(run, folder, processes)
-    folder.set_status("running")
+def compute(resolved: ResolvedRun, inputs: Inputs) -> None:
+    """The work of a run that needs nothing any more: here, or in processes of its own."""
+    run, folder = resolved.run, resolved.folder
+    if resolved.requests:
+        assert isinstance(run, UnlearnRun)
+        parts = [part.folder for part in resolved.requests]
+        distributed.on_main(lambda: requests.conclude(run, folder, parts))
+    elif launch.needs_workers(run, resolved.processes):
+        launch.start_workers(resolved.processes, folder.path)
+    else:
+        work(resolved, inputs)
 
 
 def finish(folder: RunFolder, seconds: float | None) -> None:
@@ -215,50 +262,28 @@ def fail(folder: RunFolder, error: BaseException) -> None:
         folder.set_status("failed", reason.strip().splitlines()[0])
 
 
-def make_models(run: Run, inputs: Inputs) -> None:
-    """Train the target and the retain model that the run needs and that are not there yet."""
-    if isinstance(run, FinetuneRun):
-        return
-    for place, what in ((target_of(run), "target"), (inputs.reference.place, "retain")):
-        if place is not None and place.path is None:
-            made = made_run(run, place)
-            if not is_done(folder_of(made)):
-                ui.say(f"the {what} model is trained first, once; it is kept in the cache")
-            execute(made, show=False)
-
-
-def work(run: Run, folder: RunFolder, inputs: Inputs | None = None) -> None:
+def work(resolved: ResolvedRun, inputs: Inputs | None = None) -> None:
     """One process's part of a run; a worker prepares its inputs itself."""
-    device = launch.start_processes(run)
-    inputs = inputs or prepare(run)
-    if isinstance(run, UnlearnRun):
-        unlearn(run, folder, inputs, device)
-    elif isinstance(run, FinetuneRun):
-        finetune(run, folder, inputs, device)
+    device = launch.start_processes(resolved.run)
+    inputs = inputs or prepare(resolved)
+    if isinstance(resolved.run, EvaluateRun):
+        evaluate(resolved, inputs, device)
     else:
-        assert isinstance(run, EvaluateRun)
-        evaluate(run, folder, inputs, device)
+        train_and_evaluate(resolved, inputs, device)
 
 
-def unlearn(run: UnlearnRun, folder: RunFolder, inputs: Inputs, device: torch.device) -> None:
+def train_and_evaluate(resolved: ResolvedRun, inputs: Inputs, device: torch.device) -> None:
     """Reference and target evaluation, training, checkpoint, evaluation of the checkpoint."""
-    reference = stages.of_retain_model(run, inputs, device)
-    path = model_path(run, target_of(run))
-    before = stages.of_model(run, inputs, path, "target", device)
+    run, folder = resolved.run, resolved.folder
+    assert isinstance(run, TrainingRun)
+    path, others = resolved.path_of(resolved.target), {}
+    if isinstance(run, UnlearnRun):
+        others["retain"] = stages.of_retain_model(resolved, inputs, device)
+        others["target"] = stages.of_model(run, inputs, path, "target", device)
     if not folder.checkpoint.is_dir():
-        train_and_save(run, folder, inputs, path, device, *training_of(run))
+        train_and_save(resolved, inputs, path, device)
     after = stages.of_model(run, inputs, str(folder.checkpoint), "checkpoint", device)
-    stages.report(run, folder, inputs, after, {"target": before, "retain": reference})
-    distributed.on_main(lambda: describe(run, folder))
-
-
-def finetune(run: FinetuneRun, folder: RunFolder, inputs: Inputs, device: torch.device) -> None:
-    """Plain fine-tuning, checkpoint, evaluation of the checkpoint."""
-    if not folder.checkpoint.is_dir():
-        path = str(target_of(run).path)
-        train_and_save(run, folder, inputs, path, device, *training_of(run))
-    after = stages.of_model(run, inputs, str(folder.checkpoint), "checkpoint", device)
-    stages.report(run, folder, inputs, after, {})
+    stages.report(run, folder, inputs, after, others)
     distributed.on_main(lambda: describe(run, folder))
 
 
@@ -269,17 +294,19 @@ def describe(run: TrainingRun, folder: RunFolder) -> None:
         card.write(run, folder.checkpoint, results)
 
 
-def evaluate(run: EvaluateRun, folder: RunFolder, inputs: Inputs, device: torch.device) -> None:
+def evaluate(resolved: ResolvedRun, inputs: Inputs, device: torch.device) -> None:
     """Evaluation of a model as it is."""
-    reference = stages.of_retain_model(run, inputs, device)
-    found = stages.of_model(run, inputs, model_path(run, target_of(run)), "model", device)
+    run, path = resolved.run, resolved.path_of(resolved.target)
+    reference = stages.of_retain_model(resolved, inputs, device)
+    found = stages.of_model(run, inputs, path, "model", device)
     target = stages.of_target_if_known(run, inputs)
-    stages.report(run, folder, inputs, found, {"target": target, "retain": reference})
+    others = {"target": target, "retain": reference}
+    stages.report(run, resolved.folder, inputs, found, others)
 
 
-def training_of(run: TrainingRun) -> tuple[Method, str, TeacherConfig]:
+def training_of(resolved: ResolvedRun) -> tuple[Method, str, TeacherConfig]:
     """What a run minimises, the set that its epochs count, and where the teacher's signal lives."""
-    method = method_of(run)
+    run, method = resolved.run, resolved.method
     assert method is not None
     if isinstance(run, UnlearnRun):
         anchor = run.data.anchor if run.method.gamma else "retain"
@@ -287,17 +314,11 @@ def training_of(run: TrainingRun) -> tuple[Method, str, TeacherConfig]:
     return method, "train", TeacherConfig()
 
 
-def train_and_save(
-    run: TrainingRun,
-    folder: RunFolder,
-    inputs: Inputs,
-    path: str,
-    device: torch.device,
-    method: Method,
-    anchor: str,
-    cache: TeacherConfig,
-) -> None:
+def train_and_save(resolved: ResolvedRun, inputs: Inputs, path: str, device: torch.device) -> None:
     """Train the model at `path` and write the run's checkpoint in Hugging Face format."""
+    run, folder = resolved.run, resolved.folder
+    assert isinstance(run, TrainingRun)
+    method, anchor, cache = training_of(resolved)
     tokenizer = inputs.encoder.tokenizer
     merge, reason = run.adapter.merge, models.why_merged(run.model, path)
     if run.adapter.name != "none" and not merge and reason is not None:

@@ -87,9 +87,12 @@ def renamed(by_name: dict[str, Any], asked: str, number: int) -> dict[str, Any]:
     }
 
 
-def conclude(run: UnlearnRun, folder: RunFolder) -> None:
-    """Write the run's own evaluation/ and report/, and link its checkpoint to the last one."""
-    folders = [folder_of(part) for part in parts_of(run)]
+def conclude(run: UnlearnRun, folder: RunFolder, folders: list[RunFolder]) -> None:
+    """Write the run's own evaluation/ and report/, and link its checkpoint to the last one.
+
+    Args:
+        folders: of the requests, in order.
+    """
     found = [store.read_results(part.evaluation) for part in folders]
     last, count = store.load(folders[-1].evaluation), len(folders)
     if last is not None:

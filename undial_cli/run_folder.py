@@ -48,6 +48,11 @@ class RunFolder:
         return self.path / "inputs.json"
 
     @property
+    def environment(self) -> Path:
+        """What the run ran on; there once it has begun."""
+        return self.path / "environment.json"
+
+    @property
     def log(self) -> Path:
         """What the screen said, and tracebacks."""
         return self.path / "log.txt"
@@ -176,7 +181,7 @@ def write_environment(run: Run, folder: RunFolder, processes: int) -> None:
         "processes": processes,
         "seed": run.seed,
     }
-    write_text(folder.path / "environment.json", json.dumps(content, indent=2) + "\n")
+    write_text(folder.environment, json.dumps(content, indent=2) + "\n")
 
 
 def commit() -> str | None:

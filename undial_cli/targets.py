@@ -114,6 +114,7 @@ def making(
             limit=None,
             forget_split=None,
             retain_split=None,
+            requests=[],
             anchor="forget",
         ),
         hardware=hardware,

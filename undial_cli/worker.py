@@ -15,6 +15,7 @@ from undial_cli import distributed, ui
 from undial_cli.compose import load_run
 from undial_cli.pipeline import work
 from undial_cli.quiet import quiet
+from undial_cli.resolved import ResolvedRun
 from undial_cli.run_folder import RunFolder
 
 
@@ -30,10 +31,10 @@ def do_work() -> None:
     """Do the run's work as one of its processes; raise on failure: `record` tells the parent."""
     quiet()
     folder = RunFolder(Path(sys.argv[1]))
-    run = load_run(folder.run_yaml)
+    resolved = ResolvedRun(load_run(folder.run_yaml), folder)
     with ui.logging_to(folder.log):
         try:
-            work(run, folder)
+            work(resolved)
         except BaseException:
             ui.log_traceback()
             raise

@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import refused
+from conftest import prepare, refused
 from small import byte_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -22,7 +22,6 @@ from undial_cli.data.encode import Encoder
 from undial_cli.data.load import load_rows, load_split
 from undial_cli.data.rows import row_kind
 from undial_cli.errors import UserError
-from undial_cli.inputs import prepare
 from undial_cli.schema import DataConfig, TemplateConfig
 
 FULL = np.random.default_rng(3).integers(3, 2900, (6, 200)).astype(np.uint16)

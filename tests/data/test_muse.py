@@ -7,14 +7,13 @@ from typing import Any
 
 import datasets
 import pytest
-from conftest import write_muse
+from conftest import prepare, write_muse
 from small import BOS, byte_tokenizer
 
 from undial_cli.compose import compose_run
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import load_rows, load_split
 from undial_cli.errors import UserError
-from undial_cli.inputs import prepare
 from undial_cli.schema import DataConfig
 
 KEY = "data.forget_split"

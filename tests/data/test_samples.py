@@ -14,8 +14,9 @@ from undial_cli.compose import compose_run
 from undial_cli.data import samples
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.samples import Encoded, other_answers, paired, plain
-from undial_cli.inputs import method_of, preferred, training_rows
+from undial_cli.inputs import preferred, training_rows
 from undial_cli.methods.base import Focus
+from undial_cli.resolved import ResolvedRun
 from undial_cli.schema import DataConfig, TemplateConfig
 
 TOKENIZER = bundled_tokenizer()
@@ -186,7 +187,7 @@ def test_focus_words_mark_targets_and_must_be_within_the_length() -> None:
 )
 def test_there_is_a_draw_for_every_time_that_a_row_is_seen(words: list[str], passes: float) -> None:
     run = compose_run("unlearn", ["method=dpo", "train.epochs=3", "train.batch_size=10", *words])
-    method = method_of(run)
+    method = ResolvedRun(run).method
     assert method is not None
     rows = {name: training_rows(run.data, name) for name in method.terms()}
     assert {name: len(part) for name, part in rows.items()} == {"forget": 20, "retain": 180}

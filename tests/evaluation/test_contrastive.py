@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import refused
+from conftest import prepare, refused
 from small import bundled_tokenizer, random_llama, small_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -24,7 +24,6 @@ from undial_cli.evaluation.decoding import Decoding, branch, decode
 from undial_cli.evaluation.preparation import check_contrast
 from undial_cli.evaluation.scoring import gradient_norms, score
 from undial_cli.head import output_head
-from undial_cli.inputs import prepare
 from undial_cli.methods import make_method
 from undial_cli.methods.contrastive_decoding import ContrastiveDecodingConfig
 from undial_cli.models import (

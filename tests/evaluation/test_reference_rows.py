@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import refused, undial
+from conftest import prepare, refused, undial
 
 from undial_cli.compose import compose_run
 from undial_cli.evaluation import reference, stages, store
 from undial_cli.evaluation.catalog import Evaluation
 from undial_cli.evaluation.suite import Suite
-from undial_cli.inputs import prepare
 
 Samples = list[dict[str, Any]]
 

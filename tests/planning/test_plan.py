@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import refused
+from conftest import prepare, refused
 from model_families import tiny_config
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoTokenizer, LlamaConfig
@@ -20,7 +20,6 @@ from undial_cli import pipeline
 from undial_cli.cli import run_command
 from undial_cli.compose import compose_run
 from undial_cli.errors import UserError, WorldError
-from undial_cli.inputs import prepare
 from undial_cli.planning import plan
 from undial_cli.planning.advice import advice
 from undial_cli.planning.estimate import operations
@@ -29,8 +28,8 @@ from undial_cli.planning.replay import Cost, Replay, grouped_flops, grouped_shap
 from undial_cli.planning.speed import Speed, seconds
 from undial_cli.planning.stand_ins import state_bytes
 from undial_cli.reporting import plan_table
+from undial_cli.resolved import ResolvedRun
 from undial_cli.schema import TrainingRun, default_name
-from undial_cli.targets import target_of
 from undial_cli.training import loop
 from undial_cli.training.callbacks import MetricsLog
 
@@ -50,8 +49,9 @@ def training(*words: str, command: str = "unlearn") -> TrainingRun:
 def planned(run: TrainingRun) -> Plan:
     """The plan of a run."""
     inputs = prepare(run, weights=False)
-    path = str(target_of(run).path or run.model.base)
-    return plan.make(run, path, inputs.sets, inputs.samples, *pipeline.training_of(run))
+    resolved = ResolvedRun(run)
+    training = pipeline.training_of(resolved)
+    return plan.make(run, resolved.base, inputs.sets, inputs.samples, *training)
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
-"""Sweeps through joblib, Ray, submitit and optuna: real local runs of each."""
+"""Sweeps through slots by joblib's name, Ray, submitit and optuna: real local runs of each."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from omegaconf import OmegaConf
 
 from undial_cli.cli import run_command
 from undial_cli.compose import compose_run
-from undial_cli.sweeping.executors import SubmititLauncher
+from undial_cli.sweeping.executors import send_to
 from undial_cli.sweeping.job import Job, Outcome
+from undial_cli.sweeping.launchers import count_slots, read_sweep
 from undial_cli.sweeping.optimise import directions_of, said
 
 SHORT = ["hardware=cpu", "eval=none", "report=false", "data.retain_split=retain90"]
@@ -34,7 +36,8 @@ def rows_of(folder: Path) -> dict[str, dict[str, str]]:
 def test_a_launcher_carries_out_all_runs_and_reports_one_that_failed(
     launcher: str, random_model: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip(launcher.split("_")[0])
+    if launcher != "joblib":  # slots by another name
+        pytest.importorskip(launcher.split("_")[0])
     words = [f"model.path={random_model}", "train.learning_rate=1e-4,1e9", "train.max_steps=3"]
     wild = ["method=ga", "train.max_grad_norm=0"]
     command = ["unlearn", "--multirun", *words, *wild, *SHORT, f"hydra/launcher={launcher}"]
@@ -138,9 +141,6 @@ def test_directions_belong_to_objectives() -> None:
 
 
 def test_a_lost_executor_fails_the_runs_that_it_had_left() -> None:
-    pytest.importorskip("submitit")
-    launcher = SubmititLauncher(cluster="local", nodes=OmegaConf.create({"a": [1]}))
-    assert launcher.options["nodes"] == {"a": [1]}
     jobs = [Job(str(n), compose_run("unlearn", [f"seed={n}"])) for n in range(3)]
 
     def answers(orders):
@@ -148,15 +148,34 @@ def test_a_lost_executor_fails_the_runs_that_it_had_left() -> None:
         yield 1, {"status": "done", "reason": "", "seconds": 1.0}
         raise OSError("first line\n  the cluster is gone")
 
-    launcher.answers = answers
     begun: list[int] = []
-    found = dict(launcher.executor()(jobs, begun.append))
+    found = dict(send_to(answers)(jobs, begun.append))
     assert begun == [0, 1, 2]
     assert found[1].status == "done"
     for number in (0, 2):
         assert isinstance(found[number], Outcome)
         assert found[number].status == "failed"
         assert found[number].reason == "OSError: the cluster is gone"
+
+
+def test_the_keys_of_a_launcher_and_a_sweeper_are_plain_values() -> None:
+    words = [
+        "hydra/launcher=submitit_slurm", "hydra.launcher.setup=[a,b]", "method=npo",
+        "seed=0,1", "experiment=sequential,tofu_smollm2_cpu",
+    ]  # fmt: skip
+    launcher, sweeper, overrides = read_sweep("unlearn", words, None)
+    assert (launcher["library"], launcher["cluster"]) == ("submitit", "slurm")
+    assert (launcher["setup"], launcher["max_num_timeout"]) == (["a", "b"], 3)
+    assert sweeper["max_batch_size"] is None
+    assert [o.get_key_element() for o in overrides] == ["method", "seed", "experiment"]
+    words = ["hydra/sweeper=optuna", "+hydra.sweeper.params.seed='range(0,2)'", "method=npo"]
+    launcher, sweeper, overrides = read_sweep("unlearn", words, None)
+    assert (launcher["library"], sweeper["library"]) == ("slots", "optuna")
+    assert [(o.key_or_group, o.is_sweep_override()) for o in overrides] == [
+        ("seed", True), ("method", False)
+    ]  # fmt: skip
+    refused(lambda: read_sweep("unlearn", ["hydra/launcher=ray,joblib"], None), "ray,joblib")
+    assert [count_slots(n) for n in (1, 3, -(os.cpu_count() or 1))] == [1, 3, 1]
 
 
 @needs_optuna

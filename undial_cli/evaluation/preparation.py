@@ -25,9 +25,10 @@ from undial_cli.evaluation.items import data_of
 from undial_cli.evaluation.kvcache import is_plain
 from undial_cli.evaluation.suite import SetRows, Suite
 from undial_cli.methods.base import Method
+from undial_cli.resolved import ResolvedRun
 from undial_cli.schema import DataConfig, Run
 from undial_cli.sources import looks_local, model_source, package_resource
-from undial_cli.targets import Place, results_file, retain_of
+from undial_cli.targets import Place, results_file
 
 
 @dataclass
@@ -39,9 +40,10 @@ class Reference:
     missing: str = ""
 
 
-def find_reference(run: Run, suite: Suite) -> Reference:
+def find_reference(resolved: ResolvedRun, suite: Suite) -> Reference:
     """The retain model or its results; one that only the configs name may be out of reach."""
-    file, place = results_file(run), retain_of(run)
+    run, place = resolved.run, resolved.retain
+    file = results_file(run)
     if file is not None:
         where, chosen = f"eval.retain_model={file}", chosen_rows(run)
         return Reference(results=reference.fitted(reference.read(file), suite, where, chosen))

@@ -23,8 +23,9 @@ from undial_cli.evaluation.config import role_of
 from undial_cli.evaluation.helpers import HELPERS
 from undial_cli.evaluation.joint import join
 from undial_cli.evaluation.suite import evaluate
-from undial_cli.inputs import Inputs, model_path
+from undial_cli.inputs import Inputs
 from undial_cli.reporting import summary
+from undial_cli.resolved import ResolvedRun
 from undial_cli.run_folder import RunFolder
 from undial_cli.schema import Run, TrainingRun
 
@@ -97,14 +98,16 @@ def of_model(
     return store.cached(depends_on(run, inputs, path), compute)
 
 
-def of_retain_model(run: Run, inputs: Inputs, device: torch.device) -> Evaluation | None:
+def of_retain_model(
+    resolved: ResolvedRun, inputs: Inputs, device: torch.device
+) -> Evaluation | None:
     """The evaluation of the retain model, or its given results, where there are any."""
     if inputs.suite.empty or inputs.reference.results is not None:
         return inputs.reference.results
     place = inputs.reference.place
     if place is None:
         return None
-    return of_model(run, inputs, model_path(run, place), "retain model", device)
+    return of_model(resolved.run, inputs, resolved.path_of(place), "retain model", device)
 
 
 def of_target_if_known(run: Run, inputs: Inputs) -> Evaluation | None:

@@ -1,6 +1,6 @@
 """The keys of Hydra's launchers and sweepers that undial brings; configs/hydra/ has the defaults.
 
-Imports neither hydra nor the libraries behind them.
+`library`: who carries out the runs, or chooses them. Imports neither hydra nor these libraries.
 """
 
 from __future__ import annotations
@@ -13,25 +13,15 @@ from typing import Any
 class SlotsConfig:
     """Runs side by side on this machine, by hardware.gpus_per_run or hardware.slots."""
 
-    _target_: str = "hydra_plugins.undial.SweepLauncher"
+    library: str = "slots"
 
 
 @dataclass
 class JoblibConfig:
-    """joblib.Parallel."""
+    """Slots by another name: as many as joblib would start processes."""
 
-    _target_: str = "hydra_plugins.undial.JoblibLauncher"
+    library: str = "joblib"
     n_jobs: int = -1
-    backend: str | None = None
-    prefer: str | None = None
-    require: str | None = None
-    verbose: int = 0
-    timeout: float | None = None
-    pre_dispatch: str = "2*n_jobs"
-    batch_size: str = "auto"
-    temp_folder: str | None = None
-    max_nbytes: str | None = None
-    mmap_mode: str = "r"
 
 
 @dataclass
@@ -46,7 +36,7 @@ class RayKeys:
 class RayConfig:
     """Ray."""
 
-    _target_: str = "hydra_plugins.undial.RayLauncher"
+    library: str = "ray"
     ray: RayKeys = field(default_factory=RayKeys)
 
 
@@ -54,7 +44,7 @@ class RayConfig:
 class SubmititConfig:
     """submitit.AutoExecutor; null: its own default."""
 
-    _target_: str = "hydra_plugins.undial.SubmititLauncher"
+    library: str = "submitit"
     cluster: str = "local"
     submitit_folder: str | None = None
     timeout_min: int = 60
@@ -68,8 +58,8 @@ class SubmititConfig:
 
 
 @dataclass
-class SlurmConfig:
-    """What SLURM takes beside, see sbatch."""
+class SlurmConfig(SubmititConfig):
+    """submitit.AutoExecutor on SLURM: what that takes beside, see sbatch."""
 
     partition: str | None = None
     qos: str | None = None
@@ -93,7 +83,7 @@ class SlurmConfig:
 class OptunaConfig:
     """An optuna study."""
 
-    _target_: str = "hydra_plugins.undial.OptunaSweeper"
+    library: str = "optuna"
     sampler: str = "tpe"
     sampler_args: dict[str, Any] = field(default_factory=dict)
     seed: int = 0

@@ -6,6 +6,7 @@ Imports no torch before a run is carried out.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,11 @@ class Job:
     label: str
     run: Run
     values: dict[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where the run is, or would be."""
+        return folder_of(self.run).path
 
 
 @dataclass

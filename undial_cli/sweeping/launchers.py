@@ -1,74 +1,130 @@
-"""Hydra's launchers: how the runs of `--multirun` are carried out, behind `hydra/launcher=NAME`.
+"""`--multirun`: from the words of a command line to its runs, who carries them out, and the table.
 
-The parent composes every run before the first one begins, so that what is wrong is said at once;
-processes that carry out runs get the resolved text and know nothing of Hydra.
+`hydra/launcher=NAME` says who, `hydra/sweeper=optuna` that the next runs follow from the figures of
+those before. The runs of a batch are composed before the first one begins, so that what is wrong is
+said at once; processes that carry out runs get the resolved text and know nothing of Hydra.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
 
-from undial_cli.compose import to_run
+from undial_cli import config_errors
+from undial_cli.compose import (
+    COMPOSITION_ERRORS,
+    compose_config,
+    compose_run,
+    is_choice,
+    normalise,
+    start_hydra,
+    with_own_method,
+)
 from undial_cli.errors import UserError, bad_value
-from undial_cli.run_folder import folder_of
 from undial_cli.schema import NOT_IN_HASH, Run, digest, identity
+from undial_cli.sweeping.executors import make_executor
 from undial_cli.sweeping.job import Job
 from undial_cli.sweeping.sweep import Executor, Sweep
 
 
-class SweepLauncher(Launcher):
-    """Composes the runs of a batch, has them carried out, returns what a sweeper optimises."""
+def run_sweep(command: str, words: list[str], folder: str | None) -> int:
+    """Carry out all runs that the words of a command line describe; the exit code.
 
-    __module__ = "hydra_plugins.undial"
-    sweep: Sweep  # of this command; set before Hydra starts
+    Args:
+        folder: of the user, with more config groups.
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        """Called by Hydra."""
-        self.context, self.config = hydra_context, config
+    Raises:
+        UserError: one of the runs is wrong; none of its batch has begun.
+    """
+    words = normalise(with_own_method(words))
+    try:
+        launcher, sweeper, overrides = read_sweep(command, words, folder)
+        searches = sweeper.get("library") == "optuna"
+        batches = [] if searches else BasicSweeper.split_arguments(
+            overrides, sweeper.get("max_batch_size")
+        )  # fmt: skip
+    except COMPOSITION_ERRORS as error:
+        raise config_errors.explain(error, command, words) from error
+    sweep = sweep_of(command, words)
+    assert sweep.folder is not None
+    if launcher.get("library") == "joblib":
+        slots = [f"hardware.slots={count_slots(launcher['n_jobs'])}"]
+    else:
+        slots = []
+    carry_out = partial(run_batch, sweep, make_executor(launcher, sweep.folder), folder, slots)
+    if searches:
+        from undial_cli.sweeping.optimise import search
 
-    def executor(self) -> Executor | None:
-        """What carries out the runs; None: slots on this machine."""
-        return None
+        fixed = [str(o.input_line) for o in overrides if not o.is_sweep_override()]
+        names = compose_run(command, fixed, folder).objective
+        search(sweeper, overrides, names, carry_out, sweep.folder)
+    for batch in batches:
+        carry_out(batch)
+    return sweep.conclude()
 
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        """Carry out a batch of the sweep.
 
-        Raises:
-            UserError: one of its runs is wrong; none has begun.
-        """
-        jobs = [self.compose(list(words)) for words in job_overrides]
-        check_folders([*(row.job for row in self.sweep.rows), *jobs])
-        outcomes = self.sweep.run(jobs, self.executor())
-        rows = self.sweep.rows[-len(jobs) :]
-        answers = []
-        for words, job, row, _ in zip(job_overrides, jobs, rows, outcomes, strict=True):
-            answer = JobReturn(overrides=list(words), status=JobStatus.COMPLETED)
-            answer.return_value = objective(job, row.results.get("metrics", {}))
-            answers.append(answer)
-        return answers
+def read_sweep(
+    command: str, words: list[str], folder: str | None
+) -> tuple[dict[str, Any], dict[str, Any], list[Override]]:
+    """Keys of the launcher, keys of the sweeper, and what is said of the runs."""
+    start_hydra(folder)
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    overrides = parser.parse_overrides(words)
+    for override in overrides:
+        if override.is_hydra_override() and override.is_sweep_override():
+            raise UserError(f"{override.input_line}: how runs are carried out cannot be swept")
+    chosen = [o for o in overrides if is_choice(o, folder) and not o.is_sweep_override()]
+    settings = compose_config(command, [str(o.input_line) for o in chosen], folder, True).hydra
+    launcher: Any = OmegaConf.to_container(settings.launcher, resolve=True)
+    sweeper: Any = OmegaConf.to_container(settings.sweeper, resolve=True)
+    params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    of_runs = [o for o in overrides if not o.is_hydra_override()]
+    return launcher, sweeper, [*parser.parse_overrides(params), *of_runs]
 
-    def compose(self, words: list[str]) -> Job:
-        """The run that a sweeper's overrides describe."""
-        config = self.context.config_loader.load_sweep_config(self.config, words)
-        with open_dict(config):
-            del config["hydra"]
-        values = swept(words, self.sweep.words)
-        label = " ".join(f"{key}={value}" for key, value in values.items()) or " ".join(words)
-        run = to_run(config)
-        check_objective(run)
-        return Job(label or self.sweep.command, run, values)
+
+def run_batch(
+    sweep: Sweep,
+    executor: Executor | None,
+    folder: str | None,
+    more: list[str],
+    batch: Sequence[Sequence[str]],
+) -> list[float | list[float] | None]:
+    """Compose runs and carry them out; what a sweeper optimises, of each.
+
+    Args:
+        executor: who carries them out; None: slots on this machine.
+        more: words for every run that are not part of its name.
+        batch: the words of each run.
+    """
+    jobs = [compose_job(sweep, list(words), more, folder) for words in batch]
+    check_folders([*(row.job for row in sweep.rows), *jobs])
+    sweep.run(jobs, executor)
+    rows = sweep.rows[-len(jobs) :]
+    return [objective(row.job, row.results.get("metrics", {})) for row in rows]
+
+
+def compose_job(sweep: Sweep, words: list[str], more: list[str], folder: str | None) -> Job:
+    """The run that a sweeper's words describe."""
+    run = compose_run(sweep.command, [*words, *more], folder)
+    check_objective(run)
+    values = swept(words, sweep.words)
+    label = " ".join(f"{key}={value}" for key, value in values.items()) or " ".join(words)
+    return Job(label or sweep.command, run, values)
+
+
+def count_slots(n_jobs: int) -> int:
+    """Runs at once by joblib's count: -1 is one for each core, -2 one less, and so on."""
+    return n_jobs if n_jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + n_jobs)
 
 
 def swept(words: list[str], given: list[str]) -> dict[str, str]:
@@ -86,7 +142,7 @@ def check_folders(jobs: list[Job]) -> None:
     """Raise UserError if runs that differ would go to one folder."""
     found: dict[Path, Run] = {}
     for job in jobs:
-        other = found.setdefault(folder_of(job.run).path, job.run)
+        other = found.setdefault(job.folder, job.run)
         if other is not job.run and identity(other) != identity(job.run):
             raise UserError(
                 f"name={job.run.name}: the runs of a sweep would all go to this folder; leave name "

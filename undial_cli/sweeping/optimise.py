@@ -7,11 +7,10 @@ the sweep's folder: the same command goes on with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     ChoiceSweep,
     IntervalSweep,
@@ -19,15 +18,12 @@ from hydra.core.override_parser.types import (
     RangeSweep,
     Transformer,
 )
-from hydra.core.plugins import Plugins
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from undial_cli import ui
 from undial_cli.cache import write_text
 from undial_cli.errors import UserError, bad_value
-from undial_cli.sweeping.launchers import SweepLauncher
+from undial_cli.sweeping.executors import require
 
 SAMPLERS = {
     "tpe": "TPESampler",
@@ -38,108 +34,102 @@ SAMPLERS = {
 }
 DIRECTIONS = ("minimize", "maximize")
 
+# Carries out the runs of a batch of words; the objective or objectives of each.
+CarryOut = Callable[[Sequence[Sequence[str]]], list[Any]]
 
-class OptunaSweeper(Sweeper):
-    """Asks an optuna study for runs, has them carried out, tells it what they gave."""
 
-    __module__ = "hydra_plugins.undial"
+def search(
+    options: dict[str, Any],
+    overrides: list[Override],
+    names: list[str],
+    carry_out: CarryOut,
+    folder: Path,
+) -> None:
+    """Ask a study for runs, have them carried out, tell it what they gave, `n_trials` times.
 
-    def __init__(self, **options: Any) -> None:
-        self.options: dict[str, Any] = {
-            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-            for key, value in options.items()
-        }
+    Args:
+        options: the keys of `hydra.sweeper`.
+        overrides: what is said of the runs; swept keys are searched.
+        names: the metrics that are optimised.
+        folder: where the study and its best runs go.
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        """Called by Hydra."""
-        self.context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+    Raises:
+        UserError: objective, direction, sampler or a parameter is wrong.
+    """
+    require("optuna", "hydra/sweeper")
+    directions = directions_of(options["direction"], names)
+    known = {o.get_key_element(): o for o in overrides}
+    fixed = [
+        f"{key}={o.get_value_element_as_str()}"
+        for key, o in known.items()
+        if not o.is_sweep_override()
+    ]
+    space = {key: distribution(o) for key, o in known.items() if o.is_sweep_override()}
+    if not space:
+        raise UserError("hydra/sweeper=optuna: no key to search, such as seed=range(0,5)")
 
-    def sweep(self, arguments: list[str]) -> None:
-        """Run the study to `n_trials` runs.
-
-        Raises:
-            UserError: objective, direction, sampler or a parameter is wrong.
-        """
-        assert self.config is not None
-        assert self.context is not None
-        names = list(self.config.objective)
-        directions = directions_of(self.options["direction"], names)
-        given = [f"{key}={value}" for key, value in (self.options["params"] or {}).items()]
-        parser = OverridesParser.create(config_loader=self.context.config_loader)
-        known = {o.get_key_element(): o for o in parser.parse_overrides([*given, *arguments])}
-        fixed = [
-            f"{key}={o.get_value_element_as_str()}"
-            for key, o in known.items()
-            if not o.is_sweep_override()
-        ]
-        space = {key: distribution(o) for key, o in known.items() if o.is_sweep_override()}
-        if not space:
-            raise UserError("hydra/sweeper=optuna: no key to search, such as seed=range(0,5)")
-        folder = SweepLauncher.sweep.folder
-        assert folder is not None
-        study = self.study(folder, directions, space)
-        self.carry_out(study, fixed, space)
-        conclude(study, names, folder)
-
-    def study(self, folder: Path, directions: list[Any], space: dict[str, Any]) -> Any:
-        """The study of this sweep, as far as it has come."""
-        import optuna
-        from optuna.storages.journal import JournalFileBackend
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        storage = self.options["storage"]
-        if storage is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.log")))
-        study = optuna.create_study(
-            storage=storage,
-            study_name=self.options["study_name"] or folder.name,
-            directions=directions,
-            load_if_exists=True,
-        )
-        kind = self.options["sampler"]
-        if kind not in SAMPLERS:
-            raise bad_value("hydra.sweeper.sampler", kind, SAMPLERS)
-        options = dict(self.options["sampler_args"] or {})
-        options.setdefault("seed", self.options["seed"] + len(study.trials))
-        if kind == "grid":
-            options["search_space"] = {name: choices(name, d) for name, d in space.items()}
-        study.sampler = getattr(optuna.samplers, SAMPLERS[kind])(**options)
-        return study
-
-    def carry_out(self, study: Any, fixed: list[str], space: dict[str, Any]) -> None:
-        """Runs of before into the table; those that were cut off, and new ones, until all are."""
-        from optuna.trial import TrialState
-
-        ended = [t for t in study.trials if t.state.is_finished()]
-        cut = [t for t in study.trials if t.state == TrialState.RUNNING]
-        if ended:
-            self.launch(fixed, [t.params for t in ended], 0)
-        while len(study.trials) < self.options["n_trials"] or cut:
-            size = self.options["n_jobs"]
-            batch, cut = cut[:size], cut[size:]
-            asked = min(size - len(batch), self.options["n_trials"] - len(study.trials))
-            batch += [study.ask(space) for _ in range(asked)]
-            values = self.launch(fixed, [t.params for t in batch], len(study.trials))
-            for trial, found in zip(batch, values, strict=True):
-                if any(math.isnan(value) for value in found):
-                    study.tell(trial.number, state=TrialState.FAIL)
-                else:
-                    study.tell(trial.number, found)
-
-    def launch(
-        self, fixed: list[str], batch: Sequence[dict[str, Any]], number: int
-    ) -> list[list[float]]:
+    def measure(batch: Sequence[dict[str, Any]]) -> list[list[float]]:
         """The objectives of runs with these values."""
         words = [[*fixed, *(f"{key}={said(value)}" for key, value in one.items())] for one in batch]
-        assert self.launcher is not None
-        found = [answer.return_value for answer in self.launcher.launch(words, number)]
-        return [value if isinstance(value, list) else [value] for value in found]
+        return [value if isinstance(value, list) else [value] for value in carry_out(words)]
+
+    study = make_study(options, directions, space, folder)
+    work_off(study, options, space, measure)
+    conclude(study, names, folder)
+
+
+def make_study(
+    options: dict[str, Any], directions: list[Any], space: dict[str, Any], folder: Path
+) -> Any:
+    """The study of this sweep, as far as it has come."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    kind = options["sampler"]
+    if kind not in SAMPLERS:
+        raise bad_value("hydra.sweeper.sampler", kind, SAMPLERS)
+    arguments = dict(options["sampler_args"] or {})
+    if kind == "grid":
+        arguments["search_space"] = {name: choices(name, d) for name, d in space.items()}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = options["storage"]
+    if storage is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.log")))
+    study = optuna.create_study(
+        storage=storage,
+        study_name=options["study_name"] or folder.name,
+        directions=directions,
+        load_if_exists=True,
+    )
+    arguments.setdefault("seed", options["seed"] + len(study.trials))
+    study.sampler = getattr(optuna.samplers, SAMPLERS[kind])(**arguments)
+    return study
+
+
+def work_off(
+    study: Any,
+    options: dict[str, Any],
+    space: dict[str, Any],
+    measure: Callable[[Sequence[dict[str, Any]]], list[list[float]]],
+) -> None:
+    """Runs of before into the table; those that were cut off, and new ones, until all are."""
+    from optuna.trial import TrialState
+
+    ended = [t for t in study.trials if t.state.is_finished()]
+    cut = [t for t in study.trials if t.state == TrialState.RUNNING]
+    if ended:
+        measure([t.params for t in ended])
+    while len(study.trials) < options["n_trials"] or cut:
+        size = options["n_jobs"]
+        batch, cut = cut[:size], cut[size:]
+        asked = min(size - len(batch), options["n_trials"] - len(study.trials))
+        batch += [study.ask(space) for _ in range(asked)]
+        for trial, values in zip(batch, measure([t.params for t in batch]), strict=True):
+            if any(math.isnan(value) for value in values):
+                study.tell(trial.number, state=TrialState.FAIL)
+            else:
+                study.tell(trial.number, values)
 
 
 def said(value: Any) -> str:

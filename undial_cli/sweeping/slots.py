@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable, Iterator
 
 from undial_cli.errors import UserError
-from undial_cli.run_folder import folder_of
 from undial_cli.schema import Run
 from undial_cli.sweeping.job import Job, Outcome, order, outcome
 
@@ -95,7 +94,7 @@ class Slot:
         if not line.endswith("\n"):
             reason = self.death(process.wait())
             self.end()
-            return Outcome("failed", folder_of(job.run).path, reason)
+            return Outcome("failed", job.folder, reason)
         found = outcome(json.loads(line))
         if found.status == "failed":
             self.end()  # what it holds of a GPU's memory goes with it

@@ -23,7 +23,6 @@ from undial_cli import distributed, ui
 from undial_cli.cache import write_text
 from undial_cli.evaluation import store
 from undial_cli.reporting.summary import SweepRow, sweep_table
-from undial_cli.run_folder import folder_of
 from undial_cli.schema import TrainingRun
 from undial_cli.sweeping.job import Job, Outcome, fulfil, order, outcome
 from undial_cli.sweeping.slots import in_slots
@@ -45,7 +44,7 @@ class Row:
     @property
     def folder(self) -> Path:
         """Where the run is, or would be."""
-        return folder_of(self.job.run).path
+        return self.job.folder
 
     def end(self, found: Outcome) -> None:
         """Take over how the run ended."""

@@ -1,7 +1,7 @@
 """A table from configs/table/ (or a folder of the user's), typed and checked, with what was asked.
 
-Talks to Hydra for `table`, `plan`, `rows`, `seeds` and `output_dir`; all other words are left for
-the runs. Imports no torch.
+`table`, `plan`, `rows`, `seeds` and `output_dir` are this command's own; all other words are left
+for the runs. Imports no torch.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from undial_cli.compose import config_dir
+from undial_cli.compose import COMPOSITION_ERRORS, compose_config, config_dir
 from undial_cli.config_errors import causes
 from undial_cli.errors import UserError, bad_value, nearest
 from undial_cli.fields import check_value, walk
@@ -67,13 +65,9 @@ def read(words: list[str], folder: str | None) -> ReproduceConfig:
         names = ", ".join(names_of(folder))
         raise UserError(f"table: say which one, table=NAME; allowed is one of {names}")
     ConfigStore.instance().store(name="reproduce_schema", node=ReproduceConfig)
-    extra = [f"hydra.searchpath=[{Path(folder).resolve()}]"] if folder else []
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = compose("reproduce", [*words, *extra])
-        asked: Any = OmegaConf.to_object(config)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        asked: Any = OmegaConf.to_object(compose_config("reproduce", words, folder))
+    except COMPOSITION_ERRORS as error:
         raise explain(error, words) from error
     assert isinstance(asked, ReproduceConfig)
     check(asked.table)

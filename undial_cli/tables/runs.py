@@ -1,33 +1,15 @@
 """From a table to its runs: every line, column group and seed composed, and how each one stands.
 
-Composes quickly: what groups choose is composed once, values are set on a copy of it. Reads
-status.json of run folders and nothing of what is in them. Imports no torch.
+Reads status.json of run folders and nothing of what is in them. Imports no torch.
 """
 
 from __future__ import annotations
 
-import copy
-import functools
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from undial_cli.compose import (
-    compose_run,
-    config_dir,
-    normalise,
-    register_schemas,
-    to_run,
-    with_own_method,
-)
+from undial_cli.compose import compose_run
 from undial_cli.errors import bad_value
 from undial_cli.run_folder import RunFolder, folder_of
 from undial_cli.schema import Run
@@ -92,54 +74,6 @@ class TableRun:
             self.status, self.reason = MISSING, ""
 
 
-def composed(command: str, words: list[str], extra: tuple[str, ...] = ()) -> Run:
-    """The run that `compose_run` makes of the same words, in a tenth of the time.
-
-    Args:
-        extra: words for Hydra itself.
-
-    Raises:
-        UserError: one of the words is wrong.
-    """
-    words = last_of_each(with_own_method(words))
-    try:
-        chosen, values = sorted_out(normalise(words), groups_of(extra))
-        config = copy.deepcopy(base(command, chosen, extra))
-        for override in values:
-            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        return to_run(config)
-    except (HydraException, OmegaConfBaseException, ValueError):
-        return compose_run(command, [*words, *extra])  # says what is wrong
-
-
-def sorted_out(words: list[str], groups: frozenset[str]) -> tuple[tuple[str, ...], list[Any]]:
-    """Words for Hydra (options of groups, + and ~), and parsed ones that set a value."""
-    chosen: list[str] = []
-    values: list[Any] = []
-    for word, parsed in zip(words, OverridesParser.create().parse_overrides(words), strict=True):
-        if word[0] in "+~" or parsed.key_or_group in groups:
-            chosen.append(word)
-        else:
-            values.append(parsed)
-    return tuple(chosen), values
-
-
-@functools.cache
-def groups_of(extra: tuple[str, ...]) -> frozenset[str]:
-    """The config groups, shipped ones and those in the folders of the user's search path."""
-    folders = [config_dir(), *(Path(w.partition("[")[2].rstrip("]")) for w in extra)]
-    return frozenset(p.name for folder in folders for p in folder.iterdir() if p.is_dir())
-
-
-@functools.cache
-def base(command: str, chosen: tuple[str, ...], extra: tuple[str, ...]) -> DictConfig:
-    """The config of a choice of groups; to be copied."""
-    register_schemas()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose(command, [*chosen, *extra])
-
-
 def last_of_each(words: list[str]) -> list[str]:
     """Of several words for the same key the last one, as on the command line."""
     found: dict[str, str] = {}
@@ -187,7 +121,6 @@ def runs_of(
         UserError: an override is wrong.
     """
     table = asked.table
-    extra = (f"hydra.searchpath=[{Path(folder).resolve()}]",) if folder else ()
     found: list[TableRun] = []
     for line in lines:
         if line.row.of:
@@ -199,9 +132,10 @@ def runs_of(
             own += [*(across.overrides if across else []), *line.row.overrides, *words]
             own.append(f"output_dir={quoted(asked.output_dir)}")
             for seed in asked.seeds or table.seeds:
-                run = composed(line.row.command or table.command, [*own, f"seed={seed}"], extra)
-                place = folder_of(run)
-                entry = TableRun(line, across.label if across else "", seed, run, place)
+                wanted = last_of_each([*own, f"seed={seed}"])
+                run = compose_run(line.row.command or table.command, wanted, folder)
+                label = across.label if across else ""
+                entry = TableRun(line, label, seed, run, folder_of(run))
                 entry.look()
                 found.append(entry)
     return found
