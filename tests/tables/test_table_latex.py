@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from made_tables import SMALL, asked_of, finish, made
 
-from undial_cli.tables.latex import document, escaped
+from undial_cli.reporting.sheet import latex_text
+from undial_cli.tables.files import latex
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ from undial_cli.tables.latex import document, escaped
     ],
 )
 def test_escaping(text: str, tex: str) -> None:
-    assert escaped(text) == tex
+    assert latex_text(text) == tex
 
 
 def fragment(folder: Path) -> str:
@@ -38,7 +39,7 @@ def fragment(folder: Path) -> str:
         "across: [{label: a_1, overrides: []}, {label: b, overrides: [data.max_length=64]}]\n"
     )
     figures = {"forget_rouge": 0.5, "retain_rouge": 0.9}
-    return document(made(asked_of(text, folder), lambda entry: finish(entry, figures)))
+    return latex(made(asked_of(text, folder), lambda entry: finish(entry, figures)))
 
 
 def test_the_fragment_fits_together(tmp_path: Path) -> None:

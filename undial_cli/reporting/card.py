@@ -11,7 +11,9 @@ from typing import Any
 from undial_cli import __version__
 from undial_cli.cache import write_text
 from undial_cli.contrastive import stored
-from undial_cli.reporting.summary import markdown_table, text_of
+from undial_cli.reporting.cells import models_of
+from undial_cli.reporting.sheet import Cell, Column, Row, Sheet, markdown
+from undial_cli.reporting.summary import text_of
 from undial_cli.schema import TrainingRun, UnlearnRun
 
 CONTRAST = (
@@ -49,7 +51,7 @@ def write(run: TrainingRun, folder: Path, results: dict[str, Any] | None = None)
     ]  # fmt: skip
     lines += [f"- {name}: {value}" for name, value in settings(run, how).items()]
     if results and results.get("metrics"):
-        lines += ["", "## Evaluation", "", *figures(results)]
+        lines += ["", "## Evaluation", "", *figures(run, results)]
         if not results.get("reference") and isinstance(run, UnlearnRun):
             lines += ["", NO_RETAIN]
     lines += ["", "## Limits", ""] + ([CONTRAST, ""] if contrast is not None else [])
@@ -92,13 +94,12 @@ def settings(run: TrainingRun, how: str) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def figures(results: dict[str, Any]) -> list[str]:
+def figures(run: TrainingRun, results: dict[str, Any]) -> list[str]:
     """The metrics of the checkpoint beside those of the target and the retain model."""
-    columns = {"before": results.get("target"), "after": results["metrics"]}
-    columns["retain model"] = results.get("reference")
-    shown = {name: found for name, found in columns.items() if found}
+    models = [model for model in models_of(run.command, results) if model.figures]
+    columns = [Column("metric", numeric=False), *(Column(model.title) for model in models)]
     rows = [
-        [f"`{name}`", *(text_of(name, found.get(name)) for found in shown.values())]
+        Row([Cell(name, style="code"), *(Cell(text_of(name, model)) for model in models)])
         for name in results["metrics"]
     ]
-    return markdown_table(["metric", *shown], rows)
+    return markdown(Sheet("", columns, rows))

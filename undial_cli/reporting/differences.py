@@ -12,12 +12,10 @@ from typing import Any
 
 from undial_cli.reporting import names
 from undial_cli.reporting.collect import RunRecord
+from undial_cli.schema import NOT_IN_HASH
 
-# Where a run is written, and how many share it: of no interest for what came out.
-NOT_TOLD = (
-    "name", "output_dir", "overwrite", "resume", "plan", "command", "hardware.num_processes",
-    "train.report_to", "train.logging_steps",
-)  # fmt: skip
+# Of no interest for what came out; the command is told by the label.
+NOT_TOLD = (*NOT_IN_HASH, "command")
 # A group's option brings other keys with it: they count only among runs of the same option.
 OPTIONS = ("model", "data", "method", "adapter", "hardware", "eval")
 MOST_KEYS = 6

@@ -1,7 +1,7 @@
 """The report of one run or many: report.html, report.md and the pictures, into one folder.
 
 `write` never fails on what a run left broken; it is shown as such. Top to bottom: collect,
-describe, draw, page, Markdown twin.
+describe, draw, page, Markdown.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from pathlib import Path
 from undial_cli import ui
 from undial_cli.cache import write_text
 from undial_cli.errors import UserError
-from undial_cli.reporting import collect, differences, html, markdown, pictures, plots, tables
+from undial_cli.reporting import cells, differences, page, pictures, style, text
+from undial_cli.reporting.collect import collect
 
-PAGE, TWIN = "report.html", "report.md"
+PAGE, TEXT = "report.html", "report.md"
 
 
 def after(paths: list[Path], folder: Path) -> Path | None:
@@ -39,23 +40,24 @@ def write(paths: list[Path], folder: Path) -> Path:
     Raises:
         UserError: there is no run at the paths.
     """
-    found = collect.collect(paths)
-    if not found.runs:
+    collection = collect(paths)
+    if not collection.runs:
         raise UserError(f"report {' '.join(map(str, paths))}: there are no runs")
-    keys = differences.describe(found.runs)
-    notes = tables.notes(found.runs)
+    keys = differences.describe(collection.runs)
+    notes = cells.notes(collection.runs)
     drawn: list[tuple[Path, str, str]] = []
-    for picture in pictures.choose(found.runs, keys):
+    for picture in pictures.choose(collection.runs, keys):
         try:
-            png, svg = plots.save(picture.draw(), folder / picture.name)
+            png, svg = style.save(picture.draw(), folder / picture.name)
             drawn.append((png, svg.read_text(encoding="utf-8"), picture.caption))
         except OSError:
             raise
         except Exception as error:
             logging.getLogger(__name__).debug("picture %s", picture.name, exc_info=True)
             notes.append(f"The picture {picture.name} could not be drawn ({type(error).__name__}).")
-    page = html.page(found, keys, [(svg, text) for _, svg, text in drawn], notes, folder)
-    text = markdown.twin(found, keys, [(png, text) for png, _, text in drawn], notes)
-    write_text(folder / TWIN, text, private=True)
-    write_text(folder / PAGE, page, private=True)
+    drawings = [(svg, caption) for _, svg, caption in drawn]
+    html = page.render(collection, keys, drawings, notes, folder)
+    markdown = text.report(collection, keys, [(png, caption) for png, _, caption in drawn], notes)
+    write_text(folder / TEXT, markdown, private=True)
+    write_text(folder / PAGE, html, private=True)
     return folder / PAGE

@@ -22,7 +22,8 @@ from rich.table import Table
 from undial_cli import distributed, ui
 from undial_cli.cache import write_text
 from undial_cli.evaluation import store
-from undial_cli.reporting.summary import SweepRow, sweep_table
+from undial_cli.reporting.collect import RunRecord
+from undial_cli.reporting.summary import sweep_table
 from undial_cli.run_folder import folder_of
 from undial_cli.schema import TrainingRun
 from undial_cli.sweeping.job import Job, Outcome, fulfil, order, outcome
@@ -106,7 +107,10 @@ class Sweep:
 
     def table(self) -> Table:
         """All runs and their main metrics; target and retain model above, where they are shared."""
-        rows = [SweepRow(row.job.label, row.state(), row.results) for row in self.rows]
+        rows = [
+            RunRecord(row.folder, row.state(), label=row.job.label, results=row.results)
+            for row in self.rows
+        ]
         return sweep_table(rows, self.title)
 
     @contextlib.contextmanager

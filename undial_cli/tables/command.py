@@ -9,7 +9,7 @@ from pathlib import Path
 
 from undial_cli import ui
 from undial_cli.errors import UserError
-from undial_cli.tables import load, screen
+from undial_cli.tables import files, load, screen
 from undial_cli.tables.figures import fill
 from undial_cli.tables.runs import DONE, REFUSED, TableRun, lacking, lines_of, runs_of
 
@@ -39,8 +39,6 @@ def run(words: list[str]) -> int:
         key, what = next(iter(lacks.items()))
         raise UserError(f"table={name}: needs {key}=..., {what}")
     code = fulfil(missing, asked.table.title)
-    from undial_cli.tables import files  # it imports torch
-
     filled = fill(asked.table, name, lines, runs)
     said = [w for w in words if w.partition("=")[0] in ("rows", "seeds") or w in others]
     place = Path(asked.output_dir).expanduser() / "reproduce" / name

@@ -1,18 +1,18 @@
 """A table on the screen: the plan before, and ours beside the published figures after.
 
-Knows rich and the texts of render.py.
+Knows the texts of render.py.
 """
 
 from __future__ import annotations
 
-from rich.table import Table
-from rich.text import Text
+import dataclasses
 
 from undial_cli import ui
+from undial_cli.reporting.sheet import Cell, Column, Row, Sheet, on_screen
 from undial_cli.tables.config import TableConfig
 from undial_cli.tables.cost import estimate
-from undial_cli.tables.figures import Cell, Filled, failures
-from undial_cli.tables.render import Block, blocks, cell_text, heading, notes
+from undial_cli.tables.figures import Filled, failures
+from undial_cli.tables.render import caption_of, notes, sheets
 from undial_cli.tables.runs import DONE, FAILED, REFUSED, Line, TableRun
 
 
@@ -20,50 +20,34 @@ def show_plan(
     config: TableConfig, lines: list[Line], runs: list[TableRun], lacking: dict[str, str]
 ) -> None:
     """Print the runs, how they stand, and what the missing ones cost."""
-    table = Table(title=f"plan: {config.title}", title_justify="left")
-    for column in ("row", "runs", "done", "failed", "missing"):
-        table.add_column(column, justify="left" if column == "row" else "right", overflow="fold")
-    before = ""
+    columns = [Column("row", numeric=False), *map(Column, ("runs", "done", "failed", "missing"))]
+    rows = []
     for line in lines:
-        mine = [entry for entry in runs if entry.line == line]
-        before = section(table, line, before, 4)
+        statuses = [entry.status for entry in runs if entry.line == line]
+        done = statuses.count(DONE)
+        bad = statuses.count(FAILED) + statuses.count(REFUSED)
+        counts = (len(statuses), done, bad, len(statuses) - done - bad)
+        cells = [Cell(str(count) if count else "-") for count in counts]
         if line.row.of:
-            whose = {"target": "target", "retain": "retain model"}[line.row.of]
-            table.add_row(Text(line.row.label), Text(f"none: of the {whose}", "dim"), "", "", "")
-            continue
-        done = sum(entry.status == DONE for entry in mine)
-        bad = sum(entry.status in (FAILED, REFUSED) for entry in mine)
-        counts = (len(mine), done, bad, len(mine) - done - bad)
-        table.add_row(Text(line.row.label), *(str(n) if n else "-" for n in counts))
-    ui.say(table)
-    ui.say(summed(runs))
-    for place, reason in failures(runs):
-        ui.say(f"failed before: {place}: {reason}", "yellow")
-    for key, what in lacking.items():
-        ui.say(f"needs {key}=...: {what}", "yellow")
+            model = {"target": "target", "retain": "retain model"}[line.row.of]
+            cells = [Cell(f"none: of the {model}", style="dim"), Cell(), Cell(), Cell()]
+        rows.append(Row([Cell(line.row.label), *cells], line.section))
+    ui.say(on_screen(Sheet(f"plan: {config.title}", columns, rows)))
+    done = sum(entry.status == DONE for entry in runs)
+    ui.say(f"{len(runs)} runs: {done} done, {len(runs) - done} to be run")
+    for where, reason in failures(runs):
+        ui.say(f"failed before: {where}: {reason}", "yellow")
+    for key, meaning in lacking.items():
+        ui.say(f"needs {key}=...: {meaning}", "yellow")
     cost = estimate(config.cost, runs)
     if cost:
         ui.say(cost, "dim")
 
 
-def summed(runs: list[TableRun]) -> str:
-    """How many runs there are, and how they stand."""
-    done = sum(entry.status == DONE for entry in runs)
-    return f"{len(runs)} runs: {done} done, {len(runs) - done} to be run"
-
-
-def section(table: Table, line: Line, before: str, columns: int) -> str:
-    """Begin a new section where one begins."""
-    if line.section and line.section != before:
-        table.add_section()
-        table.add_row(Text(line.section, "bold"), *([""] * columns))
-    return line.section or before
-
-
 def show(filled: Filled) -> None:
     """Print ours beside the published figures, and what has to be said of them."""
-    for block in blocks(filled):
-        ui.say(drawn(filled, block))
+    for part in sheets(filled):
+        ui.say(on_screen(dataclasses.replace(part, title=caption_of(filled, part))))
     said = notes(filled)
     for style, texts in (
         ("red", said.failures),
@@ -73,30 +57,3 @@ def show(filled: Filled) -> None:
     ):
         for text in texts:
             ui.say(text, style)
-
-
-def drawn(filled: Filled, block: Block) -> Table:
-    """One rich table."""
-    title = ": ".join(part for part in (filled.table.title, block.title) if part)
-    table = Table(title=title, title_justify="left")
-    table.add_column("", overflow="fold")
-    several = len({across for across, _ in block.columns}) > 1
-    for across, column in block.columns:
-        name = f"{across}\n{heading(column)}" if several else heading(column)
-        table.add_column(Text(name), justify="right")
-    before = ""
-    for line, cells in block.rows:
-        before = section(table, line, before, len(cells))
-        texts = [
-            Text(cell_text(cell, column), style(cell))
-            for cell, (_, column) in zip(cells, block.columns, strict=True)
-        ]
-        table.add_row(Text(line.row.label), *texts)
-    return table
-
-
-def style(cell: Cell) -> str:
-    """How a cell looks."""
-    if cell.gap == "failed" or cell.within is False:
-        return "red"
-    return "green" if cell.within else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,7 +28,7 @@ DASHES: tuple[Any, ...] = (
     (0, (6, 1.5, 1.2, 1.5)),
     (0, (3, 1, 1, 1, 1, 1)),
 )
-INK, FAINT, PAPER = "#1b1b1f", "#8a8a93", "#fffffe"
+INK, FAINT, PAPER = "#1b1b1f", "#8a8a93", "#ffffff"
 WIDTH = 6.5  # inches: the text width of a paper
 STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -47,23 +47,19 @@ STYLE: dict[str, Any] = {
     "axes.linewidth": 0.7,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.facecolor": PAPER,
     "axes.axisbelow": True,
+    "axes.titlelocation": "left",
     "xtick.color": FAINT,
     "ytick.color": FAINT,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "figure.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
     "grid.color": FAINT,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.5,
     "lines.linewidth": 1.5,
     "lines.markersize": 5,
     "hatch.linewidth": 0.6,
-    "svg.fonttype": "path",
     "svg.hashsalt": "undial",
-    "path.simplify": True,
 }
 
 
@@ -75,12 +71,12 @@ class Look(NamedTuple):
     dash: Any
 
 
-def look(place: int) -> Look:
+def look(number: int) -> Look:
     """The look of the n-th series: no two of the first 77 share colour and marker."""
     return Look(
-        COLOURS[place % len(COLOURS)],
-        MARKERS[place % len(MARKERS)],
-        DASHES[place % len(DASHES)],
+        COLOURS[number % len(COLOURS)],
+        MARKERS[number % len(MARKERS)],
+        DASHES[number % len(DASHES)],
     )
 
 
@@ -89,22 +85,15 @@ def looks(labels: Sequence[str]) -> list[Look]:
     leads = [label.split(", ")[0] for label in labels]
     groups = list(dict.fromkeys(leads))
     if len(groups) in (1, len(labels)):
-        return [look(place) for place in range(len(labels))]
-    found = []
-    for place, lead in enumerate(leads):
-        among = leads[:place].count(lead)
-        found.append(
-            look(place)._replace(
-                colour=COLOURS[groups.index(lead) % len(COLOURS)], dash=DASHES[among % len(DASHES)]
-            )
+        return [look(number) for number in range(len(labels))]
+    return [
+        Look(
+            COLOURS[groups.index(lead) % len(COLOURS)],
+            MARKERS[number % len(MARKERS)],
+            DASHES[leads[:number].count(lead) % len(DASHES)],
         )
-    return found
-
-
-def darker(colour: str) -> str:
-    """A colour dark enough for small text on paper."""
-    parts = (int(colour[n : n + 2], 16) for n in (1, 3, 5))
-    return "#" + "".join(f"{int(part * 0.72):02x}" for part in parts)
+        for number, lead in enumerate(leads)
+    ]
 
 
 @contextlib.contextmanager
@@ -126,8 +115,7 @@ def blank(width: float, height: float, **grid: Any) -> tuple[Figure, list[Axes]]
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    found = figure.subplots(**{"nrows": 1, "ncols": 1, "squeeze": False, **grid})
-    return figure, list(found.flat)
+    return figure, list(figure.subplots(squeeze=False, **grid).flat)
 
 
 def plain(text: str) -> str:
@@ -136,16 +124,14 @@ def plain(text: str) -> str:
     return f" {line}" if line.startswith("_") else line
 
 
-def legend(figure: Figure, handles: list[Any], labels: list[str], where: str = "below") -> None:
-    """A legend outside the panels, in as many columns as its labels leave room for."""
+def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """A legend below the panels, for which the figure grows."""
     if not handles:
         return
-    longest = max(map(len, labels))
-    columns = max(1, min(len(labels), 5, int(WIDTH * 16 / (longest + 8))))
-    while columns > 1 and -(-len(labels) // (columns - 1)) == -(-len(labels) // columns):
-        columns -= 1  # the same number of rows in fewer columns: an even block
-    place = "outside lower center" if where == "below" else "outside upper center"
-    figure.legend(handles, [plain(label) for label in labels], loc=place, ncols=columns)
+    columns = max(1, min(len(handles), 5, int(WIDTH * 16 / (max(map(len, handles)) + 8))))
+    figure.set_figheight(figure.get_figheight() + 0.15 * -(-len(handles) // columns))
+    figure.legend(list(handles.values()), list(map(plain, handles)), loc="outside lower center",
+                  ncols=columns)  # fmt: skip
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
@@ -161,7 +147,8 @@ def save(figure: Figure, path: Path) -> list[Path]:
         picture, drawing = io.BytesIO(), io.StringIO()
         figure.savefig(picture, format="png", dpi=200, metadata={"Software": None})
         figure.set_layout_engine("none")  # the layout found for the PNG is kept
-        figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(drawing, format="svg", metadata=nothing)
     files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg")]
     write_bytes(files[0], picture.getvalue())
     write_text(files[1], drawing.getvalue())
