@@ -61,14 +61,14 @@ def test_trade_off_draws_the_front_and_leaves_failed_runs_out() -> None:
     ]
     figure = plots.trade_off(points, "forget_rouge", "retain_rouge", ("lower", "higher"), MARKS)
     axes = figure.axes[0]
-    front = axes.lines[3]
+    front = axes.lines[5]
     assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(0.1, 0.2), (0.3, 0.9)]
     assert front.get_drawstyle() == "steps-post"
-    assert legend_of(figure) == ["undial", "npo", "ga", "Pareto front", "target", "retain model"]
+    assert legend_of(figure) == ["undial", "npo", "ga", "target", "retain model", "Pareto front"]
     assert [(line.get_xdata()[0], ydata(line)[0]) for line in axes.lines[:3]] == [
         (0.3, 0.9), (0.1, 0.2), (0.5, 0.1),
     ]  # fmt: skip
-    assert [(line.get_xdata()[0], ydata(line)[0]) for line in axes.lines[4:]] == [
+    assert [(line.get_xdata()[0], ydata(line)[0]) for line in axes.lines[3:5]] == [
         (1.0, 1.0), (0.4, 0.98),
     ]  # fmt: skip
 
@@ -92,7 +92,7 @@ def test_the_legend_of_a_crowd_names_the_front_and_the_groups_inside_the_picture
     points += [Point("g0, first", 0.0, 0.9, "g0"), Point("g1, best", 0.05, 1.0, "g1")]
     figure = plots.trade_off(points, "forget_rouge", "retain_rouge", ("lower", "higher"), MARKS)
     assert legend_of(figure) == [
-        "g0", "g1", "g2", "g0, first", "g1, best", "Pareto front", "target", "retain model",
+        "g0", "g1", "g2", "g0, first", "g1, best", "target", "retain model", "Pareto front",
     ]  # fmt: skip
     assert len(figure.axes[0].lines) == 62 + 3
     named = dict(zip(legend_of(figure), figure.legends[0].legend_handles, strict=True))

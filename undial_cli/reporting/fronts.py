@@ -6,8 +6,9 @@ Plain numbers in, plain numbers out. Knows no metrics and no runs.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
+
+import numpy as np
 
 
 def pareto_front(
@@ -36,19 +37,15 @@ def pareto_front(
     return sorted(front, key=lambda number: points[number])
 
 
-def cumulative(values: Sequence[float | None]) -> tuple[list[float], list[float]]:
-    """The empirical distribution function: sorted values, and the share at or below each.
-
-    Values that are missing or NaN are left out of both; infinite ones count in the shares.
-    """
-    ordered = sorted(v for v in values if v is not None and not math.isnan(v))
-    return ordered, [(n + 1) / len(ordered) for n in range(len(ordered))]
+def known(values: Sequence[float | None]) -> np.ndarray:
+    """The values that are there, sorted; infinite ones are."""
+    return np.sort([v for v in values if v is not None and not math.isnan(v)])
 
 
-def share(values: Sequence[float | None], at: float) -> float:
-    """The empirical distribution function of `values` at a number."""
-    ordered = cumulative(values)[0]
-    return bisect_right(ordered, at) / len(ordered)
+def share(values: Sequence[float | None], at: float | np.ndarray) -> np.ndarray:
+    """The empirical distribution function: the share of the values at or below each of `at`."""
+    ordered = known(values)
+    return np.searchsorted(ordered, at, side="right") / len(ordered)
 
 
 def ks_distance(
@@ -60,13 +57,9 @@ def ks_distance(
         (distance in 0..1, value), or None where a side has no values. Of several values with
         the same distance it is the lowest.
     """
-    a, b = cumulative(first)[0], cumulative(second)[0]
-    if not a or not b:
+    at = np.union1d(known(first), known(second))
+    if not len(known(first)) or not len(known(second)):
         return None
-    # rounded: two gaps that are the same in exact arithmetic count as the same
-    gaps = {
-        value: round(abs(bisect_right(a, value) / len(a) - bisect_right(b, value) / len(b)), 12)
-        for value in sorted({*a, *b})
-    }
-    value = max(gaps, key=lambda v: gaps[v])
-    return gaps[value], value
+    # rounded: gaps that are the same in exact arithmetic count as the same
+    gaps = np.round(np.abs(share(first, at) - share(second, at)), 12)
+    return float(gaps.max()), float(at[gaps.argmax()])

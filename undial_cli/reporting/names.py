@@ -200,7 +200,5 @@ def seconds(value: Any) -> str:
     if found is None:
         return "–"
     if found < 100:
-        return "less than 0.1 s" if found < 0.1 else f"{found:.{int(found < 10)}f} s"
-    if found < 6000:
-        return f"{found / 60:.0f} min"
-    return f"{found / 3600:.1f} h" if found < 360000 else f"{found / 86400:.0f} days"
+        return f"{found:.1f} s" if found < 10 else f"{found:.0f} s"
+    return f"{found / 60:.0f} min" if found < 6000 else f"{found / 3600:.1f} h"

@@ -5,6 +5,7 @@ Joins collected runs with plots.py. A figure that cannot be drawn is left out, w
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -74,24 +75,23 @@ def trade_offs(runs: list[RunRecord]) -> Iterator[Picture]:
 
 
 def maps(runs: list[RunRecord], keys: list[str]) -> Iterator[Picture]:
-    """A heat map per score (and per method) where two numbers are swept."""
+    """A heat map per score (and per method) where two numbers are swept: means over seeds."""
     swept = differences.swept_numbers(runs, keys)
-    if len(swept) != 2:
+    pairs = pairs_of({name for run in runs for name in run.figures()})
+    if len(swept) != 2 or not pairs:
         return
-    groups: dict[str, list[RunRecord]] = {}
+    groups: dict[str, dict[tuple[Any, ...], list[RunRecord]]] = {}
     for run in runs:
         others = {k: v for k, v in run.values.items() if k not in (*swept, differences.SEED)}
-        groups.setdefault(differences.readable(others), []).append(run)
+        levels = tuple(names.number(run.values[key]) for key in swept)
+        cells = groups.setdefault(differences.readable(others), {})
+        cells.setdefault(levels, []).append(run)
     seeds = ", mean over seeds" if differences.SEED in keys else ""
     down, across = map(names.setting, swept)
-    for number, (group, members) in enumerate(list(groups.items())[:MOST_MAPS], 1):
-        rows, columns = (
-            sorted({v for r in members if (v := names.number(r.values.get(key))) is not None})
-            for key in swept
-        )
-        for name in (pairs_of({name for run in runs for name in run.figures()}) or [()])[0]:
-            means = differences.mean_by(members, swept, name)
-            table = [[means.get((row, column)) for column in columns] for row in rows]
+    for number, (group, cells) in enumerate(list(groups.items())[:MOST_MAPS], 1):
+        rows, columns = (sorted(set(numbers)) for numbers in zip(*cells, strict=True))
+        for name in pairs[0]:
+            table = [[mean_of(cells.get((a, b), []), name) for b in columns] for a in rows]
             title = names.metric(name) + (f", {group}" if group else "") + seeds
             yield Picture(
                 f"map_{name}" + (f"_{number}" if len(groups) > 1 else ""),
@@ -99,6 +99,12 @@ def maps(runs: list[RunRecord], keys: list[str]) -> Iterator[Picture]:
                 partial(plots.heat_map, list(map(names.short, rows)),
                         list(map(names.short, columns)), table, title, down, across),
             )  # fmt: skip
+
+
+def mean_of(runs: list[RunRecord], name: str) -> float | None:
+    """The mean of a metric over the runs that have it."""
+    values = [v for run in runs if (v := names.number(run.figures().get(name))) is not None]
+    return statistics.fmean(values) if values else None
 
 
 def dynamics(runs: list[RunRecord]) -> Iterator[Picture]:

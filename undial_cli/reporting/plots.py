@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from undial_cli.reporting import fronts, names
 from undial_cli.reporting.style import (
     COLOURS,
@@ -52,7 +54,7 @@ class Line:
 
     xs: Sequence[float]
     ys: Sequence[Any]
-    spreads: Sequence[float] = ()
+    spreads: Sequence[Any] = ()
 
 
 @dataclass
@@ -64,9 +66,10 @@ class Panel:
     lines: dict[str, Line] = field(default_factory=dict)
 
 
-def gaps(values: Sequence[Any]) -> list[float]:
+def gaps(values: Sequence[Any]) -> np.ndarray:
     """Values with NaN for what is missing, infinite or no number."""
-    return [math.nan if (v := names.number(value)) is None else v for value in values]
+    numbers = map(names.number, values)
+    return np.array([math.nan if number is None else number for number in numbers])
 
 
 def thinned(rows: list[Any]) -> list[Any]:
@@ -81,7 +84,7 @@ def axis_title(name: str, better: str = "") -> str:
     return plain(names.metric(name) + (f"  ({way} is better)" if way else ""))
 
 
-def is_logarithmic(name: str, values: Sequence[float]) -> bool:
+def is_logarithmic(name: str, values: Any) -> bool:
     """Whether a metric that asks for a logarithmic axis can have one."""
     return name in names.LOGARITHMIC and min(values, default=0) > 0
 
@@ -98,11 +101,10 @@ def draw_panel(axes: Axes, panel: Panel, kinds: Mapping[str, Any], marks: Marks)
     drawn: list[float] = []
     for number, (label, line) in enumerate(panel.lines.items()):
         kind, ys = kinds[label], gaps(line.ys)
-        drawn += ys
+        drawn += ys.tolist()
         if line.spreads:
-            band = [0.0 if math.isnan(spread) else spread for spread in gaps(line.spreads)]
-            low, high = ([y + way * s for y, s in zip(ys, band, strict=True)] for way in (-1, 1))
-            axes.fill_between(line.xs, low, high, color=kind.colour, alpha=0.16, lw=0)
+            band = np.nan_to_num(gaps(line.spreads))
+            axes.fill_between(line.xs, ys - band, ys + band, color=kind.colour, alpha=0.16, lw=0)
         every = max(1, len(ys) // 8)
         start = (number * every // 5) % every  # markers of lines that run together stand apart
         (handles[label],) = axes.plot(
@@ -129,7 +131,7 @@ def draw_panel(axes: Axes, panel: Panel, kinds: Mapping[str, Any], marks: Marks)
 def lines(
     panels: Sequence[Panel], x: str, y: str, marks: Marks, ticks: Mapping[float, str] | None = None
 ) -> Figure:
-    """Panels of lines, at most three side by side, with one legend.
+    """Panels of lines, at most three next to each other, with one legend.
 
     Args:
         x, y: what the axes are; y "": the titles of the panels say it, each has its own scale.
@@ -144,24 +146,24 @@ def lines(
         across = min(len(panels), 3)
         rows = -(-len(panels) // across)
         figure, axes = blank(WIDTH, 0.6 + 2.0 * rows, nrows=rows, ncols=across, sharey=bool(y))
-        handles: dict[str, Any] = {}
-        for place, panel in zip(axes, panels, strict=False):
-            handles |= draw_panel(place, panel, kinds, marks)
-            if ticks is None:
-                place.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            else:
+        handles: dict[str, Any] = dict.fromkeys([*labels, *marks])
+        for area, panel in zip(axes, panels, strict=False):
+            handles |= draw_panel(area, panel, kinds, marks)
+            area.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            if ticks:
                 if min(ticks) > 0 and max(ticks) / min(ticks) >= 8:
-                    place.set_xscale("log")
-                place.set_xticks(list(ticks), list(ticks.values()))
-                place.minorticks_off()
-        for place in axes[len(panels) :]:
-            place.set_visible(False)
-        for place in axes[: len(panels)][-across:]:
-            place.set_xlabel(plain(x))
-        for place in axes[::across]:
-            place.set_ylabel(plain(y))
+                    area.set_xscale("log")
+                area.set_xticks(list(ticks), list(ticks.values()))
+                area.minorticks_off()
+        for area in axes[len(panels) :]:
+            area.set_visible(False)
+        for area in axes[: len(panels)][-across:]:
+            area.set_xlabel(plain(x))
+        for area in axes[::across]:
+            area.set_ylabel(plain(y))
+        handles = {label: handle for label, handle in handles.items() if handle is not None}
         if len(handles) > 1:
-            legend(figure, {n: handles[n] for n in [*labels, *marks] if n in handles})
+            legend(figure, handles)
         return figure
 
 
@@ -215,10 +217,11 @@ def grid(
     panels: dict[str, Panel] = {}
     for (label, title), points in cells.items():
         xs = sorted(points)
-        means, spreads = ([points[v][part] for v in xs] for part in (0, 1))
-        panel = panels.setdefault(title, Panel(title, y))
-        panel.lines[label] = Line(xs, means, gaps(spreads))
-    ticks = {v: f"{v:g}" for v in sorted({v for points in cells.values() for v in points})}
+        means, spreads = zip(*(points[value] for value in xs), strict=True)
+        panels.setdefault(title, Panel(title, y)).lines[label] = Line(xs, means, spreads)
+    ticks = {
+        value: f"{value:g}" for value in sorted({v for points in cells.values() for v in points})
+    }
     return lines(list(panels.values()), x, axis_title(y), marks, ticks)
 
 
@@ -243,34 +246,29 @@ def trade_off(
         ]
         distinct = list(dict.fromkeys(labels))
         kinds = dict(zip(distinct, looks(distinct), strict=True))
+        spots: list[tuple[str, float, float, dict[str, Any]]] = [
+            (label, p.x, p.y, {"color": kinds[label].colour, "marker": kinds[label].marker})
+            for label, p in zip(labels, shown, strict=True)
+        ]
+        for marker, (label, figures) in zip(MARK_MARKERS, marks.items(), strict=False):
+            a, b = gaps([figures.get(x), figures.get(y)])
+            if math.isfinite(a) and math.isfinite(b):
+                spots.append((label, a, b, {"color": INK, "marker": marker, "ms": 11}))
         handles: dict[str, Any] = {}
-        for point, label in zip(shown, labels, strict=True):
-            (handles[label],) = axes.plot(
-                [point.x], [point.y], color=kinds[label].colour, marker=kinds[label].marker,
-                ls="none", ms=7, mec=PAPER, mew=0.7, zorder=3,
-            )  # fmt: skip
+        for label, a, b, kind in spots:
+            (handles[label],) = axes.plot([a], [b], **{"ls": "none", "ms": 7, "mec": PAPER, **kind})
         if shown:
-            front = [shown[number] for number in on_front]
             (handles["Pareto front"],) = axes.plot(
-                [p.x for p in front], [p.y for p in front], color=FAINT, lw=1.2, zorder=1,
-                drawstyle="steps-post" if better[0] == "lower" else "steps-pre",
+                [shown[n].x for n in on_front], [shown[n].y for n in on_front], color=FAINT, lw=1.2,
+                zorder=1, drawstyle="steps-post" if better[0] == "lower" else "steps-pre",
             )  # fmt: skip
         else:
             nothing(axes)
-        spots = [(p.x, p.y) for p in shown]
-        for marker, (label, figures) in zip(MARK_MARKERS, marks.items(), strict=False):
-            a, b = gaps([figures.get(x), figures.get(y)])
-            if not (math.isnan(a) or math.isnan(b)):
-                spots.append((a, b))
-                (handles[label],) = axes.plot(
-                    [a], [b], marker=marker, ms=11, color=INK, ls="none", mec=PAPER, mew=0.8,
-                    zorder=4,
-                )  # fmt: skip
         axes.margins(0.08)
         axes.set(xlabel=axis_title(x, better[0]), ylabel=axis_title(y, better[1]))
-        if is_logarithmic(x, [a for a, _ in spots]):
+        if is_logarithmic(x, [a for _, a, _, _ in spots]):
             axes.set_xscale("log")
-        if is_logarithmic(y, [b for _, b in spots]):
+        if is_logarithmic(y, [b for _, _, b, _ in spots]):
             axes.set_yscale("log")
         axes.grid()
         legend(figure, handles)
@@ -294,21 +292,18 @@ def heat_map(
     with style():
         width = min(WIDTH, 2.6 + 0.85 * len(columns))
         figure, (axes,) = blank(width, 1.0 + 0.42 * len(rows))
-        table = [gaps(row) for row in values]
+        table = np.stack(list(map(gaps, values)))
         axes.patch.set(hatch="////", edgecolor=FAINT)  # shows where the image has no colour
-        image = axes.imshow(table, cmap="cividis", aspect="auto")
-        for i, row in enumerate(table):
-            for j, value in enumerate(row):
-                if not math.isnan(value):
-                    axes.text(j, i, names.figure(value), ha="center", va="center",
-                              bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1})  # fmt: skip
+        figure.colorbar(axes.imshow(table, cmap="cividis", aspect="auto"), ax=axes)
+        for (row, column), value in np.ndenumerate(table):
+            if not math.isnan(value):
+                axes.text(column, row, names.figure(value), ha="center", va="center",
+                          bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1})  # fmt: skip
         crowded = sum(map(len, columns)) > 11 * width
         axes.set_xticks(range(len(columns)), list(map(plain, columns)),
                         rotation=90 if crowded else 0)  # fmt: skip
         axes.set_yticks(range(len(rows)), list(map(plain, rows)))
-        axes.tick_params(length=0)
         axes.set(title=plain(title), xlabel=plain(column_name), ylabel=plain(row_name))
-        figure.colorbar(image, ax=axes)
         return figure
 
 
@@ -324,30 +319,21 @@ def distributions(curves: Mapping[str, Sequence[float | None]], name: str) -> Fi
     """
     with style():
         figure, (axes,) = blank(WIDTH, 2.9)
-        shares = {k: fronts.cumulative(v) for k, v in curves.items() if fronts.cumulative(v)[0]}
-        finite = [v for xs, _ in shares.values() for v in xs if math.isfinite(v)]
-        low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
-        room = 0.04 * (high - low) or 0.5
-        kinds = {
-            k: (look.colour, look.dash) for k, look in zip(shares, looks([*shares]), strict=True)
+        scores = {k: fronts.known(values) for k, values in curves.items()}
+        scores = {label: values for label, values in scores.items() if len(values)}
+        fixed = {
+            "before": (FAINT, "-"),
+            "after": (COLOURS[1], "-"),
+            "retain model": (INK, MARK_DASHES[0]),
         }
-        kinds |= {"before": (FAINT, "-"), "after": (COLOURS[1], "-")}
-        kinds["retain model"] = (INK, MARK_DASHES[0])
         handles: dict[str, Any] = {}
-        for label, (xs, heights) in shares.items():
-            below = sum(x == -math.inf for x in xs) / len(xs)
-            inside = [(x, h) for x, h in zip(xs, heights, strict=True) if math.isfinite(x)]
-            steps = [(low - room, below), *thinned(inside)]
-            steps.append((high + room, steps[-1][1]))
-            colour, dash = kinds[label]
-            (handles[f"{label} (n = {len(xs)})"],) = axes.plot(
-                *zip(*steps, strict=True), drawstyle="steps-post", color=colour, ls=dash
-            )
-        if not shares:
+        for (label, values), kind in zip(scores.items(), looks(list(scores)), strict=True):
+            colour, dash = fixed.get(label, (kind.colour, kind.dash))
+            handles[f"{label} (n = {len(values)})"] = axes.ecdf(values, color=colour, ls=dash)
+        if not scores:
             nothing(axes)
-        elif "after" in shares and len(shares) > 1:
-            mark_distance(axes, curves, "retain model" if "retain model" in shares else "before")
-        axes.set(xlim=(low - room, high + room), ylim=(-0.02, 1.03))
+        elif "after" in scores and len(scores) > 1:
+            mark_distance(axes, scores, "retain model" if "retain model" in scores else "before")
         note = " (above 0: a false answer is likelier)" if name.endswith("log_truth_ratio") else ""
         axes.set_xlabel(plain(names.metric(name) + note))
         axes.set_ylabel("share of samples at or below")
@@ -356,11 +342,11 @@ def distributions(curves: Mapping[str, Sequence[float | None]], name: str) -> Fi
         return figure
 
 
-def mark_distance(axes: Axes, curves: Mapping[str, Sequence[float | None]], other: str) -> None:
+def mark_distance(axes: Axes, scores: Mapping[str, Any], other: str) -> None:
     """An arrow where the distribution after unlearning is farthest from another, and how far."""
-    distance, where = fronts.ks_distance(curves["after"], curves[other]) or (0.0, math.inf)
+    distance, where = fronts.ks_distance(scores["after"], scores[other]) or (0.0, math.inf)
     if math.isfinite(where):
-        low, high = sorted(fronts.share(curves[label], where) for label in ("after", other))
+        low, high = sorted(float(fronts.share(scores[label], where)) for label in ("after", other))
         arrow = {"arrowstyle": "<->", "color": INK, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", (where, low), (where, high), arrowprops=arrow)
         axes.set_title(f"↕ KS distance, after to {other}: {distance:.2f}")
