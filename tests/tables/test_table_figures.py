@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from made_tables import SMALL, asked_of, fail, finish, long_rows, made
 
+from undial_cli.tables.command import show
 from undial_cli.tables.config import ColumnConfig, RowConfig
 from undial_cli.tables.figures import Cell, against, average, published, tolerance
-from undial_cli.tables.files import markdown
-from undial_cli.tables.render import cell_text
+from undial_cli.tables.render import cell_text, markdown
 from undial_cli.tables.runs import Line, TableRun
-from undial_cli.tables.screen import show
 
 
 def column(**keys: object) -> ColumnConfig:

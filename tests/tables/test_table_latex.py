@@ -11,7 +11,7 @@ import pytest
 from made_tables import SMALL, asked_of, finish, made
 
 from undial_cli.reporting.sheet import latex_text
-from undial_cli.tables.files import latex
+from undial_cli.tables.render import latex
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,12 @@ def test_the_fragment_fits_together(tmp_path: Path) -> None:
     for line in body.splitlines():
         if line.endswith("\\\\") and "multicolumn" not in line:
             assert len(re.findall(r"(?<!\\)&", line)) == len(spec[1])
-    assert "\\multicolumn{2}{c}{a\\_1} & \\multicolumn{2}{c}{b}" in tex
-    assert "\\cmidrule(lr){2-3} \\cmidrule(lr){4-5}" in tex
+    head = tex[tex.index("\\toprule") : tex.index("\\midrule")].splitlines()
+    titles = " & forget $\\downarrow$ & retain $\\uparrow$" * 2
+    assert head[1:] == [
+        " & \\multicolumn{2}{c}{a\\_1} & \\multicolumn{2}{c}{b} \\\\",
+        f"{titles} \\\\",
+    ]
     assert "\\textit{t\\_wo}" in tex
     assert "ga\\_1 \\& co \\#2 & 0.50 & 0.90 & 0.50 & 0.90" in tex
 

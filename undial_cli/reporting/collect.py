@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from undial_cli.reporting import names
 
 # Beside a checkpoint there are no runs; looking through it takes time.
 NO_RUNS = ("checkpoint", "resume", "evaluation", "report", "__pycache__")
@@ -91,6 +92,25 @@ class Collection:
     words: list[str] = field(default_factory=list)
 
 
+def sweep_text(
+    command: str, words: list[str], title: str, runs: list[RunRecord], folder: Path
+) -> str:
+    """The sweep.json of runs that belong together, for `folder`; `collect` reads it."""
+    entries = [
+        {
+            "label": run.label,
+            "values": run.values,
+            "folder": os.path.relpath(run.folder, folder),
+            "status": run.status,
+            "reason": run.reason,
+            "seconds": run.seconds,
+        }
+        for run in runs
+    ]
+    content = {"command": command, "words": words, "title": title, "runs": entries}
+    return json.dumps(content, indent=2) + "\n"
+
+
 def find_runs(path: Path) -> Iterator[Path]:
     """The run folders at or below a path; the parts of a run are not runs of their own."""
     if not path.is_dir():
@@ -151,16 +171,10 @@ def of_sweep(folder: Path, entry: dict[str, Any]) -> RunRecord:
         run.status = status
     run.reason = run.reason or line_of(entry.get("reason"))
     if run.seconds is None:
-        run.seconds = seconds_of(entry)
+        run.seconds = names.number(entry.get("seconds"))
     run.label = line_of(entry.get("label"))
     run.values = part(entry, "values")
     return run
-
-
-def seconds_of(status: dict[str, Any]) -> float | None:
-    """How long a run took, where that is noted."""
-    seconds = status.get("seconds")
-    return float(seconds) if isinstance(seconds, int | float) else None
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -171,7 +185,7 @@ def read_run(folder: Path) -> RunRecord:
         folder,
         status=line_of(status.get("status")) or "unknown",
         reason=line_of(status.get("reason")),
-        seconds=seconds_of(status),
+        seconds=names.number(status.get("seconds")),
         nested=read_yaml(folder / "run.yaml", problems),
         environment=read_object(folder / "environment.json", problems),
         problems=problems,
@@ -183,7 +197,7 @@ def read_run(folder: Path) -> RunRecord:
     if run.status == "done" and not evaluated and not run.results:
         problems.append("eval=none: nothing was evaluated")
     run.steps = read_rows(folder / "metrics.jsonl", problems)
-    for request in sorted(folder.glob("request_*"), key=digits_of):
+    for request in sorted(folder.glob("request_*"), key=lambda path: names.number_in(path.name)):
         if rows := read_rows(request / "metrics.jsonl", problems):
             run.parts[request.name.replace("_", " ")] = rows
     rows = read_rows(folder / "evaluation" / "samples.jsonl", problems)
@@ -192,12 +206,6 @@ def read_run(folder: Path) -> RunRecord:
     if isinstance(count, int) and count != len(run.samples):
         problems.append(f"evaluation/samples.jsonl: {len(run.samples)} of {count} samples")
     return run
-
-
-def digits_of(path: Path) -> int:
-    """The first number in a file's name, which sorts request_2 before request_10."""
-    digits = re.search(r"\d+", path.name)
-    return int(digits[0]) if digits else 0
 
 
 def read_whole(file: Path, parse: Callable[[str], Any], problems: list[str] | None) -> Any:

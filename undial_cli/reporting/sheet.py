@@ -160,41 +160,30 @@ def latex_text(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in text)
 
 
-def latex(sheet: Sheet, caption: str, label: str) -> list[str]:
-    """A sheet as the lines of a table environment (booktabs)."""
-    width = len(sheet.columns)
-    spec = "".join("r" if column.numeric else "l" for column in sheet.columns)
-    lines = [
-        "\\begin{table}",
-        "  \\centering",
-        "  \\small",
-        f"  \\caption{{{latex_text(caption)}}}",
-        f"  \\label{{tab:{label}}}",
-        f"  \\begin{{tabular}}{{{spec}}}",
-        "    \\toprule",
-    ]
-    if any(column.group for column in sheet.columns):
-        heads, rules, start = [], [], 1
-        for group, members in itertools.groupby(sheet.columns, group_of):
-            end = start + len(list(members)) - 1
-            if group:
-                heads.append(f" & \\multicolumn{{{end - start + 1}}}{{c}}{{{latex_text(group)}}}")
-                rules.append(f"\\cmidrule(lr){{{start}-{end}}}")
-            start = end + 1
-        lines += [f"   {''.join(heads)} \\\\", f"    {' '.join(rules)}"]
-    lines.append(latex_row([column.title for column in sheet.columns]))
-    for number, (group, rows) in enumerate(sheet.groups()):
-        lines += ["    \\midrule"] if group or number == 0 else []
+def latex(sheet: Sheet, caption: str, label: str) -> str:
+    """A sheet as a LaTeX table environment (booktabs); groups of rows begin with a line of it."""
+    from pandas import DataFrame, MultiIndex
+
+    titles = [latex_text(column.title) for column in sheet.columns]
+    groups = [latex_text(column.group) for column in sheet.columns]
+    rows: list[list[str]] = []
+    for group, members in sheet.groups():
         if group:
-            title = f"\\textit{{{latex_text(group)}}}"
-            lines.append(f"    \\multicolumn{{{width}}}{{l}}{{{title}}} \\\\")
-        lines += [latex_row([cell.text for cell in row.cells]) for row in rows]
-    return [*lines, "    \\bottomrule", "  \\end{tabular}", "\\end{table}"]
-
-
-def latex_row(texts: Sequence[str]) -> str:
-    """One line of a tabular."""
-    return f"    {' & '.join(map(latex_text, texts)).strip()} \\\\"
+            rows.append([f"\\textit{{{latex_text(group)}}}", *[""] * (len(titles) - 1)])
+        rows += [[latex_text(cell.text) for cell in row.cells] for row in members]
+    columns = MultiIndex.from_arrays([groups, titles]) if any(groups) else titles
+    return (
+        DataFrame(rows, columns=columns)
+        .style.hide(axis="index")
+        .to_latex(
+            hrules=True,
+            column_format="".join("r" if column.numeric else "l" for column in sheet.columns),
+            position_float="centering",
+            multicol_align="c",
+            caption=latex_text(caption),
+            label=f"tab:{label}",
+        )
+    )
 
 
 def on_screen(sheet: Sheet, headings: bool = True) -> Table:
