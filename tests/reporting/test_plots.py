@@ -11,7 +11,7 @@ import numpy as np
 
 from undial_cli.reporting import plots
 from undial_cli.reporting.plots import Point
-from undial_cli.reporting.style import look, looks, save
+from undial_cli.reporting.style import looks, save
 
 MARKS = {
     "target": {"forget_rouge": 1.0, "retain_rouge": 1.0},
@@ -179,7 +179,8 @@ def test_the_users_matplotlibrc_changes_nothing() -> None:
 
 
 def test_eighteen_series_differ_in_colour_or_marker_and_groups_share_a_colour() -> None:
-    assert len({(look(n).colour, look(n).marker) for n in range(18)}) == 18
+    alone = looks([f"run {n}" for n in range(18)])
+    assert len({(look.colour, look.marker) for look in alone}) == 18
     found = looks(["npo, 1e-4", "npo, 3e-4", "ga, 1e-4"])
     assert found[0].colour == found[1].colour != found[2].colour
     assert found[0].dash != found[1].dash

@@ -208,7 +208,7 @@ def test_what_goes_wrong_after_a_run_is_said_and_not_raised(
 def test_markdown_cells_and_fences_hold_any_text() -> None:
     assert quoted("a | b\nc") == "a \\| b c"
     assert quoted("<b> & *x* `y` [z](u)") == "&lt;b&gt; &amp; \\*x\\* \\`y\\` \\[z\\](u)"
-    assert fenced("a ``` b ```` c", "yaml") == ["`````yaml", "a ``` b ```` c", "`````"]
+    assert fenced("a ``` b ```` c", "yaml") == "`````yaml\na ``` b ```` c\n`````"
 
 
 def test_files_of_another_shape_do_not_stop_the_page(tmp_path: Path) -> None:

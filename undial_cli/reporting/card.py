@@ -51,7 +51,7 @@ def write(run: TrainingRun, folder: Path, results: dict[str, Any] | None = None)
     ]  # fmt: skip
     lines += [f"- {name}: {value}" for name, value in settings(run, how).items()]
     if results and results.get("metrics"):
-        lines += ["", "## Evaluation", "", *figures(run, results)]
+        lines += ["", "## Evaluation", "", figures(run, results)]
         if not results.get("reference") and isinstance(run, UnlearnRun):
             lines += ["", NO_RETAIN]
     lines += ["", "## Limits", ""] + ([CONTRAST, ""] if contrast is not None else [])
@@ -94,7 +94,7 @@ def settings(run: TrainingRun, how: str) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def figures(run: TrainingRun, results: dict[str, Any]) -> list[str]:
+def figures(run: TrainingRun, results: dict[str, Any]) -> str:
     """The metrics of the checkpoint beside those of the target and the retain model."""
     models = [model for model in models_of(run.command, results) if model.figures]
     columns = [Column("metric", numeric=False), *(Column(model.title) for model in models)]

@@ -5,15 +5,16 @@ The screen, the page and the Markdown files show the same. Knows collected runs,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.evaluation.config import FORGET
 from undial_cli.reporting import names, precision
-from undial_cli.reporting.collect import RunRecord, part, requests_of
+from undial_cli.reporting.collect import RunRecord, flat, part, requests_of
 from undial_cli.reporting.differences import NOT_TOLD, as_text
 from undial_cli.reporting.precision import Results, Statistics
+from undial_cli.reporting.samples import TEXTS
 from undial_cli.reporting.sheet import Cell, Column, Row, Sheet, text_sheet
 
 # The main metrics, in the order in which tables of many runs show the first of them.
@@ -24,6 +25,7 @@ MAIN = (
     "perplexity", "mauve",
 )  # fmt: skip
 MOST_MAIN = 7
+EXAMPLES, LONGEST = 5, 400
 # Pairs of a forget and a retain score, the most telling first.
 PAIRS = (
     ("forget_rouge", "retain_rouge"),
@@ -213,16 +215,17 @@ def setting_cell(run: RunRecord, key: str) -> Cell:
     return Cell(text if key in run.values else "–", number)
 
 
-def unfinished(runs: Sequence[RunRecord]) -> list[tuple[str, str, str]]:
-    """(label, status, reason) of every run that is not done."""
-    return [
+def unfinished(runs: Sequence[RunRecord]) -> Sheet:
+    """Every run that is not done, with its status and reason."""
+    rows = [
         (run.label, run.status, run.reason or "no reason is noted")
         for run in runs
         if run.status != "done"
     ]
+    return text_sheet(["run", "status", "reason"], rows)
 
 
-def examples(run: RunRecord, count: int) -> list[dict[str, Any]]:
+def questions(run: RunRecord, count: int) -> list[dict[str, Any]]:
     """A few samples of the forget set with their answers, spread over it."""
     asked = [
         sample
@@ -231,6 +234,15 @@ def examples(run: RunRecord, count: int) -> list[dict[str, Any]]:
         and isinstance(sample.get("generation"), str)
     ]
     return asked[:: max(1, len(asked) // count)][:count]
+
+
+def examples(run: RunRecord) -> Sheet:
+    """A few samples with their answers, where text was stored; samples.jsonl has the whole."""
+    chosen = questions(run, EXAMPLES)
+    used = [key for key in TEXTS if any(isinstance(s.get(key), str) for s in chosen)]
+    rows = [[str(sample.get(key) or "–") for key in used] for sample in chosen]
+    shortened = [[t if len(t) <= LONGEST else f"{t[:LONGEST]} ..." for t in row] for row in rows]
+    return text_sheet([TEXTS[key] for key in used], shortened)
 
 
 def notes(runs: Sequence[RunRecord]) -> list[str]:
@@ -271,17 +283,10 @@ def environments(runs: Sequence[RunRecord]) -> list[Sheet]:
         if shared:
             contents[as_text(shared)] = shared
             labels.setdefault(as_text(shared), []).append(run.label)
+    title = "; ".join if len(labels) > 1 else lambda _: ""
     return [
-        text_sheet(["what", "value"], environment_rows(contents[key]),
-                   "; ".join(of) if len(labels) > 1 else "")
+        text_sheet(
+            ["what", "value"], [(k, names.short(v)) for k, v in flat(contents[key])], title(of)
+        )
         for key, of in labels.items()
-    ]  # fmt: skip
-
-
-def environment_rows(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """An environment.json as rows."""
-    for name, value in content.items():
-        if isinstance(value, dict):
-            yield from ((str(k), str(v)) for k, v in value.items())
-        elif value is not None:
-            yield name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    ]

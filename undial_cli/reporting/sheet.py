@@ -125,8 +125,8 @@ def quoted(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", line)
 
 
-def markdown(sheet: Sheet) -> list[str]:
-    """A sheet as the lines of a Markdown table; groups of rows begin with a bold one."""
+def markdown(sheet: Sheet) -> str:
+    """A sheet as a Markdown table; groups of rows begin with a bold one."""
     heads = [quoted(f"{column.group} {column.title}") for column in sheet.columns]
     rules = ["---:" if column.numeric else "---" for column in sheet.columns]
 
@@ -138,14 +138,14 @@ def markdown(sheet: Sheet) -> list[str]:
         if group:
             rows.append([f"**{quoted(group)}**", *[""] * (len(heads) - 1)])
         rows += map(texts, members)
-    return [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def fenced(text: str, language: str = "") -> list[str]:
+def fenced(text: str, language: str = "") -> str:
     """Text as a Markdown block, in a fence longer than any that it holds."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return [fence + language, *text.rstrip("\n").split("\n"), fence]
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:

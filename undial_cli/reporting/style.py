@@ -30,37 +30,7 @@ DASHES: tuple[Any, ...] = (
 )
 INK, FAINT, PAPER = "#1b1b1f", "#8a8a93", "#ffffff"
 WIDTH = 6.5  # inches: the text width of a paper
-STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.labelsize": 8.5,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "legend.fontsize": 7.5,
-    "legend.frameon": False,
-    "legend.handlelength": 2.6,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.titlelocation": "left",
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "grid.color": FAINT,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 5,
-    "hatch.linewidth": 0.6,
-    "svg.hashsalt": "undial",
-}
+SHEET = Path(__file__).parent.parent / "assets" / "report" / "figures.mplstyle"
 
 
 class Look(NamedTuple):
@@ -71,26 +41,19 @@ class Look(NamedTuple):
     dash: Any
 
 
-def look(number: int) -> Look:
-    """The look of the n-th series: no two of the first 77 share colour and marker."""
-    return Look(
-        COLOURS[number % len(COLOURS)],
-        MARKERS[number % len(MARKERS)],
-        DASHES[number % len(DASHES)],
-    )
-
-
 def looks(labels: Sequence[str]) -> list[Look]:
-    """The looks of several series; those whose labels begin alike ("npo, ...") share a colour."""
+    """The looks of several series: no two of the first 77 share colour and marker.
+
+    Where several labels begin alike ("npo, ...") they share a colour, and differ in their dash.
+    """
     leads = [label.split(", ")[0] for label in labels]
     groups = list(dict.fromkeys(leads))
-    if len(groups) in (1, len(labels)):
-        return [look(number) for number in range(len(labels))]
+    alone = len(groups) in (1, len(labels))
     return [
         Look(
-            COLOURS[groups.index(lead) % len(COLOURS)],
+            COLOURS[(number if alone else groups.index(lead)) % len(COLOURS)],
             MARKERS[number % len(MARKERS)],
-            DASHES[leads[:number].count(lead) % len(DASHES)],
+            DASHES[(number if alone else leads[:number].count(lead)) % len(DASHES)],
         )
         for number, lead in enumerate(leads)
     ]
@@ -98,13 +61,11 @@ def looks(labels: Sequence[str]) -> list[Look]:
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """This file's settings, whatever the user's matplotlibrc says; no warnings for odd glyphs."""
-    import matplotlib
+    """The style sheet alone, whatever the user's matplotlibrc says; no warnings for odd glyphs."""
+    from matplotlib.style import context
 
-    with warnings.catch_warnings(), matplotlib.rc_context():
+    with warnings.catch_warnings(), context(SHEET, after_reset=True):
         warnings.simplefilter("ignore")
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)  # type: ignore[call-overload]
         yield
 
 

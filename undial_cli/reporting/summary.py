@@ -13,11 +13,12 @@ from rich.panel import Panel
 from rich.table import Table
 
 from undial_cli import ui
+from undial_cli.cache import write_text
 from undial_cli.evaluation import store
-from undial_cli.reporting import cells, precision, text
+from undial_cli.reporting import cells, page, precision
 from undial_cli.reporting.cells import Model
 from undial_cli.reporting.collect import RunRecord
-from undial_cli.reporting.sheet import Cell, Column, Row, Sheet, on_screen
+from undial_cli.reporting.sheet import Cell, Column, Row, Sheet, csv_text, on_screen
 from undial_cli.run_folder import RunFolder
 from undial_cli.schema import EvaluateRun, FinetuneRun, Run
 
@@ -43,10 +44,23 @@ def read(run: Run, folder: RunFolder) -> RunRecord | None:
 
 
 def write(run: Run, folder: RunFolder) -> None:
-    """report/summary.md and summary.csv."""
+    """report/summary.md and summary.csv: the figures under their names in results.json."""
     record = read(run, folder)
-    if record is not None:
-        text.write_summary(record, title_of(run), folder.report)
+    if record is None:
+        return
+    view = {"figures": cells.of_one(record), "precisions": cells.precisions(record)}
+    for row in [*view["figures"].rows, *view["precisions"].rows]:
+        row.cells[0] = Cell(row.hint, style="code")
+    notes, examples = cells.notes([record]), cells.examples(record)
+    text = page.fill(
+        "summary.md.jinja", {"title": title_of(run), "notes": notes, "examples": examples, **view}
+    )
+    write_text(folder.report / "summary.md", text)
+    models = cells.models_of(run.command, record.results)
+    rows = [[name, *(m.figures.get(name) for m in models)] for name in record.figures()]
+    write_text(
+        folder.report / "summary.csv", csv_text([["metric", *(m.title for m in models)], *rows])
+    )
 
 
 def title_of(run: Run) -> str:
@@ -78,7 +92,7 @@ def show(run: Run, folder: RunFolder) -> None:
         hint = "" if run.eval.intervals else " (eval.intervals=true shows them)"
         ui.say(f"{precision.LEGEND}{hint}", "dim")
     compared = not isinstance(run, EvaluateRun | FinetuneRun)
-    for sample in cells.examples(record, QUESTIONS) if compared else []:
+    for sample in cells.questions(record, QUESTIONS) if compared else []:
         title = escape(f"{sample['set']}: {shortened(sample['prompt'])}")
         answers = [
             f"{title + ':':<14}{escape(shortened(sample[key]))}"

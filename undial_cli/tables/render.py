@@ -141,7 +141,7 @@ def markdown(filled: Filled) -> str:
     """The tables for a page."""
     lines: list[str] = []
     for part in sheets(filled):
-        lines += [f"# {quoted(part.title)}", "", *sheet.markdown(part), ""]
+        lines += [f"# {quoted(part.title)}", "", sheet.markdown(part), ""]
     lines += [f"- {quoted(note)}" for _, note in notes(filled)]
     return "\n".join(lines).rstrip() + "\n"
 
