@@ -19,6 +19,9 @@ MARKS = {
 }
 
 
+LOSS: list[dict[str, Any]] = [{"step": 1, "loss": 0.9}, {"step": 2, "loss": 0.1}]
+
+
 def legend_of(figure: Any) -> list[str]:
     """The labels of a figure's legend."""
     return [text.get_text().strip() for text in figure.legends[0].get_texts()]
@@ -136,16 +139,21 @@ def test_distribution_marks_the_ks_distance_to_the_retain_model() -> None:
 
 
 def test_requests_and_grid_hold_their_values() -> None:
-    figure = plots.requests({"request 1": [0.9, 0.1, None]}, "probability")
+    line: plots.Curve = {0: (0.9, None), 1: (0.1, None), 2: (None, None)}
+    panel = plots.Panel("", "probability", {"request 1": line})
+    ticks = {0.0: "start", 1.0: "after 1", 2.0: "after 2"}
+    figure = plots.lines([panel], "request served", "answer probability", {}, ticks)
     ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert ticks == ["start", "after 1", "after 2"]
     assert np.array_equal(ydata(figure.axes[0].lines[0]), [0.9, 0.1, math.nan], equal_nan=True)
-    cells = {
-        ("undial", "1e-4"): {1.0: (0.9, 0.1), 3.0: (0.8, 0.0), 10.0: (None, None)},
-        ("ga", "1e-4"): {1.0: (0.5, 0.2)},
-        ("undial", "3e-4"): {1.0: (0.7, math.nan)},
-    }
-    figure = plots.grid(cells, "steps", "retain_rouge", MARKS)
+    undial: plots.Curve = {10.0: (None, None), 1.0: (0.9, 0.1)}
+    undial[3.0] = (0.8, 0.0)
+    panels = [
+        plots.Panel("1e-4", "retain_rouge", {"undial": undial, "ga": {1.0: (0.5, 0.2)}}),
+        plots.Panel("3e-4", "retain_rouge", {"undial": {1.0: (0.7, math.nan)}}),
+    ]
+    ticks = {x: f"{x:g}" for x in (1.0, 3.0, 10.0)}
+    figure = plots.lines(panels, "steps", "retain ROUGE-L", MARKS, ticks)
     first, second = figure.axes
     assert [axes.get_title("left") for axes in figure.axes] == ["1e-4", "3e-4"]
     assert ydata(first.lines[0])[:2] == [0.9, 0.8]
@@ -158,22 +166,22 @@ def test_requests_and_grid_hold_their_values() -> None:
 
 def test_a_saved_figure_has_the_same_bytes_each_time(tmp_path: Path) -> None:
     def files(name: str) -> list[bytes]:
-        figure = plots.requests({"🦜 \x00": [0.9, 0.1]}, "rouge")
-        return [file.read_bytes() for file in save(figure, tmp_path / name / "requests")]
+        figure = plots.over_steps({"🦜 \x00": LOSS, "b": LOSS}, ["loss"], {})
+        return [file.read_bytes() for file in save(figure, tmp_path / name / "loss")]
 
     first, second = files("a"), files("b")
     assert first == second
     assert first[0].startswith(b"\x89PNG")
     assert b"<svg" in first[1]
     assert b"date" not in first[1]
-    assert sorted(f.name for f in (tmp_path / "a").iterdir()) == ["requests.png", "requests.svg"]
+    assert sorted(f.name for f in (tmp_path / "a").iterdir()) == ["loss.png", "loss.svg"]
 
 
 def test_the_users_matplotlibrc_changes_nothing() -> None:
     import matplotlib
 
     with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30}):
-        figure = plots.requests({"a": [0.9, 0.1]}, "rouge")
+        figure = plots.over_steps({"a": LOSS}, ["loss"], {})
         assert matplotlib.rcParams["font.size"] == 30
     assert figure.axes[0].get_facecolor()[:3] == (1.0, 1.0, 1.0)
 

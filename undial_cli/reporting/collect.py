@@ -68,11 +68,6 @@ class RunRecord:
         return part(self.results, name)
 
     @property
-    def requests(self) -> list[dict[str, Any]]:
-        """The figures after each of sequential requests; empty for other runs."""
-        return requests_of(self.results)
-
-    @property
     def command(self) -> str:
         """`unlearn`, `finetune`, `evaluate`, or what the folder is named after."""
         return str(self.settings.get("command") or self.folder.parent.name)

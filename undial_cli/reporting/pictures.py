@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from undial_cli.reporting import differences, names, plots
 from undial_cli.reporting.cells import pairs_of, shared_figures
-from undial_cli.reporting.collect import RunRecord
+from undial_cli.reporting.collect import RunRecord, requests_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -191,21 +191,24 @@ def spreads(runs: list[RunRecord]) -> Iterator[Picture]:
 def requests(runs: list[RunRecord]) -> Iterator[Picture]:
     """Sequential requests of a run: a score of each request, and of the retain set."""
     for number, run in enumerate(runs, 1):
-        stages = [run.figures("target"), *run.requests]
+        served = requests_of(run.results)
+        stages = [run.figures("target"), *served]
         known = dict.fromkeys(name for stage in stages for name in stage)
-        for score in ("rouge", "probability") if run.requests else ():
+        for score in ("rouge", "probability") if served else ():
             chosen = [n for n in known if n.startswith("request_") and n.endswith(f"_{score}")]
             chosen.sort(key=names.number_in)
             chosen += [n for n in known if n == f"retain_{score}"]
-            series = {
-                names.of_set(name)[0]: [names.number(stage.get(name)) for stage in stages]
-                for name in chosen
-            }
+            panel = plots.Panel("", score)
+            for name in chosen:
+                panel.lines[names.of_set(name)[0]] = {
+                    float(n): (stage.get(name), None) for n, stage in enumerate(stages)
+                }
+            ticks = {float(n): f"after {n}" if n else "start" for n in range(len(stages))}
             which = f" ({run.short})" if len(runs) > 1 else ""
-            if series:
+            if chosen:
                 yield Picture(
                     f"requests_{score}" + (f"_{number}" if len(runs) > 1 else ""),
                     f"{names.sentence(names.score(score))} of each request before and after each "
                     f"was served{which}.",
-                    partial(plots.requests, series, score),
+                    partial(plots.lines, [panel], "request served", names.score(score), {}, ticks),
                 )

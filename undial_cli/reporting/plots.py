@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Curve = dict[float, tuple[Any, "float | None"]]
 Marks = Mapping[str, Mapping[str, "float | None"]]
 MARK_DASHES = ((0, (7, 2)), (0, (2, 2)), (0, (7, 2, 2, 2)))
 MARK_MARKERS = ("*", "X", "P")
@@ -49,21 +50,15 @@ class Point:
 
 
 @dataclass
-class Line:
-    """One line: x values, y values (None: a gap), and the half width of the band around it."""
-
-    xs: Sequence[float]
-    ys: Sequence[Any]
-    spreads: Sequence[Any] = ()
-
-
-@dataclass
 class Panel:
-    """Lines by label; `metric` says which scale and which marks are theirs."""
+    """Lines by label: x -> (y, half width of the band around it), None for what is missing.
+
+    `metric` says which scale and which marks are theirs.
+    """
 
     title: str
     metric: str
-    lines: dict[str, Line] = field(default_factory=dict)
+    lines: dict[str, Curve] = field(default_factory=dict)
 
 
 def gaps(values: Sequence[Any]) -> np.ndarray:
@@ -100,15 +95,15 @@ def draw_panel(axes: Axes, panel: Panel, kinds: Mapping[str, Any], marks: Marks)
     handles: dict[str, Any] = {}
     drawn: list[float] = []
     for number, (label, line) in enumerate(panel.lines.items()):
-        kind, ys = kinds[label], gaps(line.ys)
+        kind, xs = kinds[label], sorted(line)
+        ys, band = gaps([line[x][0] for x in xs]), np.nan_to_num(gaps([line[x][1] for x in xs]))
         drawn += ys.tolist()
-        if line.spreads:
-            band = np.nan_to_num(gaps(line.spreads))
-            axes.fill_between(line.xs, ys - band, ys + band, color=kind.colour, alpha=0.16, lw=0)
+        if band.any():
+            axes.fill_between(xs, ys - band, ys + band, color=kind.colour, alpha=0.16, lw=0)
         every = max(1, len(ys) // 8)
         start = (number * every // 5) % every  # markers of lines that run together stand apart
         (handles[label],) = axes.plot(
-            line.xs, ys, color=kind.colour, ls=kind.dash, marker=kind.marker,
+            xs, ys, color=kind.colour, ls=kind.dash, marker=kind.marker,
             markevery=(start, every), mec=PAPER, mew=0.6,
         )  # fmt: skip
     for dash, (label, figures) in zip(MARK_DASHES, marks.items(), strict=False):
@@ -181,48 +176,10 @@ def over_steps(
         for label, steps in rows.items():
             known = [r for r in steps if name in r and names.number(r.get("step")) is not None]
             if known:
-                known = thinned(known)
-                panel.lines[label] = Line([r["step"] for r in known], [r[name] for r in known])
+                panel.lines[label] = {r["step"]: (r[name], None) for r in thinned(known)}
         panels.append(panel)
     y = axis_title(metrics[0]) if len(metrics) == 1 else ""
     return lines(panels, "training step", y, marks)
-
-
-def requests(scores: Mapping[str, Sequence[float | None]], name: str) -> Figure:
-    """A score over sequential requests, one line per label.
-
-    Args:
-        scores: label -> its score at the start, after request 1, after request 2, ...
-        name: the score's name, without a set.
-    """
-    longest = max(map(len, scores.values()), default=0)
-    ticks = {float(n): f"after {n}" if n else "start" for n in range(longest)}
-    series = {label: Line(range(len(values)), values) for label, values in scores.items()}
-    return lines([Panel("", name, series)], "request served", names.score(name), {}, ticks)
-
-
-def grid(
-    cells: Mapping[tuple[str, str], Mapping[float, tuple[float | None, float | None]]],
-    x: str,
-    y: str,
-    marks: Marks,
-) -> Figure:
-    """Robustness: a line with a band per first key, a panel per second key.
-
-    Args:
-        cells: (line, panel) -> x value -> (mean, spread over seeds).
-        x, y: what the axes are; y a metric's name.
-        marks: {"retain model": {y: value}, ...}, drawn as horizontal lines.
-    """
-    panels: dict[str, Panel] = {}
-    for (label, title), points in cells.items():
-        xs = sorted(points)
-        means, spreads = zip(*(points[value] for value in xs), strict=True)
-        panels.setdefault(title, Panel(title, y)).lines[label] = Line(xs, means, spreads)
-    ticks = {
-        value: f"{value:g}" for value in sorted({v for points in cells.values() for v in points})
-    }
-    return lines(list(panels.values()), x, axis_title(y), marks, ticks)
 
 
 def trade_off(

@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from undial_cli.reporting.collect import RunRecord, read_object, read_rows
+from undial_cli.reporting.collect import RunRecord, read_object, read_rows, requests_of
 from undial_cli.tables.config import ColumnConfig, RowConfig, TableConfig
 from undial_cli.tables.runs import DONE, FAILED, REFUSED, Line, TableRun
 
@@ -62,11 +63,14 @@ class Filled:
         """A cell; an empty one where the line is not run in that group."""
         return self.cells.get((line, across, column), Cell())
 
-    def mark(self, of: str, line: Line, across: str, column: str) -> float | None:
+    def column(self, name: str) -> ColumnConfig:
+        """A column by name."""
+        return next(column for column in self.table.columns if column.name == name)
+
+    def mark(self, of: str, line: Line, across: str, column: ColumnConfig) -> float | None:
         """The target's or retain model's figure in the place of a cell."""
-        config = next(c for c in self.table.columns if c.name == column)
         near = [r for r in self.runs if r.across == across and r.line.section == line.section]
-        return average(self.figures(near, config, of))[0]
+        return average(self.figures(near, column, of))[0]
 
     def figures(self, runs: list[TableRun], column: ColumnConfig, of: str) -> list[float | None]:
         """A column's figure of each run that is done."""
@@ -116,7 +120,7 @@ def cell_of(filled: Filled, row: RowConfig, column: ColumnConfig, runs: list[Tab
     return Cell(gap="no figure" if values else "failed" if short else "not run")
 
 
-def average(values: list[float | None]) -> tuple[float | None, float | None, int]:
+def average(values: Iterable[float | None]) -> tuple[float | None, float | None, int]:
     """Mean, sample standard deviation and number of the figures that are there."""
     known = [v for v in values if v is not None]
     if not known:
@@ -143,7 +147,7 @@ def figures_of(record: RunRecord, column: ColumnConfig, of: str) -> dict[str, An
     if column.request == 0:
         return record.figures("target")
     if column.request is not None:
-        served = record.requests
+        served = requests_of(record.results)
         return served[column.request - 1] if column.request <= len(served) else {}
     return record.figures()
 
@@ -159,39 +163,28 @@ def published(line: Line, across: str, column: str) -> float | None:
 
 
 def against(cell: Cell, reference: float | None, column: ColumnConfig) -> Cell:
-    """A cell with its published figure and whether it agrees."""
+    """A cell with its published figure and whether it agrees, by the larger of the tolerances."""
     within = None
-    allowed = tolerance(column, reference)
-    if cell.mean is not None and reference is not None and allowed is not None:
-        # a last digit of the published figure is not held against ours
-        within = abs(cell.mean - reference) <= allowed * (1 + 1e-9)
+    if cell.mean is not None and reference is not None:
+        bounds = [column.tolerance] if column.tolerance is not None else []
+        if column.relative_tolerance is not None:
+            bounds.append(column.relative_tolerance * abs(reference))
+        if bounds:
+            # a last digit of the published figure is not held against ours
+            within = abs(cell.mean - reference) <= max(bounds) * (1 + 1e-9)
     return dataclasses.replace(cell, reference=reference, within=within)
-
-
-def tolerance(column: ColumnConfig, reference: float | None) -> float | None:
-    """The difference that counts as agreement; None where none is stated."""
-    if reference is None:
-        return None
-    bounds = [column.tolerance] if column.tolerance is not None else []
-    if column.relative_tolerance is not None:
-        bounds.append(column.relative_tolerance * abs(reference))
-    return max(bounds) if bounds else None
 
 
 def failures(runs: list[TableRun]) -> list[tuple[str, str]]:
     """(place, reason) of what failed or was refused; seeds with the same reason together."""
-    found: dict[tuple[str, str], list[int]] = {}
+    seeds: dict[tuple[str, str], list[str]] = {}
     for entry in runs:
         if entry.status in (FAILED, REFUSED):
             reason = entry.reason or entry.status
-            found.setdefault((entry.place, reason), []).append(entry.seed)
-    whole = {place: len([r for r in runs if r.place == place]) for place, _ in found}
-    return [
-        (place if len(seeds) == whole[place] else f"{place} ({said(seeds)})", reason)
-        for (place, reason), seeds in found.items()
-    ]
-
-
-def said(seeds: list[int]) -> str:
-    """Seeds in words."""
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+            seeds.setdefault((entry.place, reason), []).append(str(entry.seed))
+    failed = []
+    for (where, reason), of in seeds.items():
+        if len(of) < sum(entry.place == where for entry in runs):
+            where = f"{where} (seed{'s' if len(of) > 1 else ''} {', '.join(of)})"
+        failed.append((where, reason))
+    return failed

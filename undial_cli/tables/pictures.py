@@ -16,8 +16,6 @@ from undial_cli.tables.runs import Line
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MARKS = {"target": "target", "retain": "retain model"}
-
 
 def draw(filled: Filled, folder: Path) -> list[Path]:
     """Draw the table's plots that have any figure; returns the files."""
@@ -29,25 +27,22 @@ def draw(filled: Filled, folder: Path) -> list[Path]:
     return files
 
 
-def lines_of(filled: Filled, plot: PlotConfig) -> list[Line]:
-    """The lines of a plot that have runs."""
-    return [
-        line
-        for line in filled.lines
-        if not line.row.of and (not plot.rows or line.row.label in plot.rows)
-    ]
+def places(filled: Filled, plot: PlotConfig) -> list[tuple[Line, str]]:
+    """The lines of a plot that have runs, in each column group."""
+    lines = [line for line in filled.lines if not line.row.of]
+    shown = [line for line in lines if not plot.rows or line.row.label in plot.rows]
+    return [(line, group) for line in shown for group in filled.groups]
 
 
 def trade_off(filled: Filled, plot: PlotConfig) -> Figure | None:
     """One column against another, a point for each line and column group."""
-    columns = [next(c for c in filled.table.columns if c.name == name) for name in (plot.x, plot.y)]
+    columns = filled.column(plot.x), filled.column(plot.y)
     points: list[plots.Point] = []
-    for line in lines_of(filled, plot):
-        for group in filled.groups:
-            x, y = (filled.cell(line, group, column.name).mean for column in columns)
-            if x is not None and y is not None:
-                label = ", ".join(filter(None, (line.section, line.row.label, group)))
-                points.append(plots.Point(label, x, y, line.section or line.row.label))
+    for line, group in places(filled, plot):
+        x, y = (filled.cell(line, group, column.name).mean for column in columns)
+        if x is not None and y is not None:
+            label = ", ".join(filter(None, (line.section, line.row.label, group)))
+            points.append(plots.Point(label, x, y, line.section or line.row.label))
     if not points:
         return None
     x_name, y_name = map(axis, columns)
@@ -63,42 +58,41 @@ def axis(column: ColumnConfig) -> str:
 
 def marks_of(filled: Filled, axes: dict[str, ColumnConfig]) -> plots.Marks:
     """Figures of the target and the retain model under the axes' names, where all have one."""
-    marks: dict[str, dict[str, float | None]] = {}
+    marks = {}
     lines = [line for line in filled.lines if not line.row.of]
-    for of, title in MARKS.items():
-        means: dict[str, float | None] = {}
+    for of, title in (("target", "target"), ("retain", "retain model")):
+        figures = {}
         for name, column in axes.items():
-            figures = {
-                filled.mark(of, line, group, column.name)
-                for line in lines
-                for group in filled.groups
-            }
-            means[name] = average(list(figures))[0]
-        if None not in means.values():
-            marks[title] = means
+            known = {filled.mark(of, a, group, column) for a in lines for group in filled.groups}
+            figures[name] = average(known)[0]
+        if None not in figures.values():
+            marks[title] = figures
     return marks
 
 
 def grid(filled: Filled, plot: PlotConfig) -> Figure | None:
     """Lines over steps, epochs or another number, a panel for each setting."""
-    cells: dict[tuple[str, str], dict[float, tuple[float | None, float | None]]] = {}
+    panels: dict[str, plots.Panel] = {}
     columns = [column for column in filled.table.columns if column.metric == [plot.y]]
-    for line in lines_of(filled, plot):
-        for group in filled.groups:
-            for column in columns:
-                cell = filled.cell(line, group, column.name)
-                names = {"section": line.section, "across": group, "row": line.row.label}
-                names |= {"step": str(column.step), "request": str(column.request)}
-                x = number(names[plot.x])
-                if x is not None and cell.mean is not None:
-                    curve = cells.setdefault((names[plot.line], names[plot.panel]), {})
-                    curve[x] = (cell.mean, cell.spread or 0.0)
-    if not cells:
+    for line, group in places(filled, plot):
+        for column in columns:
+            cell = filled.cell(line, group, column.name)
+            names = {"section": line.section, "across": group, "row": line.row.label}
+            names |= {"step": str(column.step), "request": str(column.request)}
+            x = number(names[plot.x])
+            if x is not None and cell.mean is not None:
+                panel = panels.setdefault(names[plot.panel], plots.Panel(names[plot.panel], plot.y))
+                curve = panel.lines.setdefault(names[plot.line], {})
+                curve[x] = (cell.mean, cell.spread)
+    if not panels:
         return None
     x_name = {"step": "steps", "request": "requests"}.get(plot.x, plot.x)
     if plot.x == "across" and number(filled.groups[0]):
         x_name = filled.groups[0].rpartition(" ")[2]
-    return plots.grid(cells, x_name, plot.y, marks_of(filled, {plot.y: columns[0]}))
+    marks = marks_of(filled, {plot.y: columns[0]})
+    xs = {x for panel in panels.values() for curve in panel.lines.values() for x in curve}
+    ticks = {x: f"{x:g}" for x in sorted(xs)}
+    return plots.lines(list(panels.values()), x_name, plots.axis_title(plot.y), marks, ticks)
 
 
 def number(text: str) -> float | None:

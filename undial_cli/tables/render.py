@@ -12,7 +12,7 @@ from undial_cli.reporting import sheet
 from undial_cli.reporting.collect import RunRecord, sweep_text
 from undial_cli.reporting.sheet import Row, Sheet, csv_text, quoted
 from undial_cli.tables import claims
-from undial_cli.tables.config import ColumnConfig, as_text, title_of
+from undial_cli.tables.config import ColumnConfig, title_of
 from undial_cli.tables.figures import Cell, Filled, failures
 from undial_cli.tables.pictures import draw
 from undial_cli.tables.runs import DONE
@@ -59,12 +59,12 @@ def cell_text(cell: Cell, column: ColumnConfig) -> str:
     """Ours, with its spread, and the published figure in parentheses."""
     text = {"failed": "failed", "not run": "-", "no figure": "-"}.get(cell.gap, "")
     if cell.mean is not None:
-        text = as_text(column, cell.mean)
+        text = format(cell.mean, column.format)
         if cell.spread is not None:
-            text += f" ± {as_text(column, cell.spread)}"
+            text += f" ± {cell.spread:{column.format}}"
         text += (BEYOND if cell.within is False else "") + (SHORT if cell.short else "")
     if cell.reference is not None:
-        text = f"{text} ({as_text(column, cell.reference)})".strip()
+        text = f"{text} ({cell.reference:{column.format}})".strip()
     return text
 
 
@@ -72,7 +72,6 @@ def notes(filled: Filled) -> list[tuple[str, str]]:
     """What has to be said of the figures: (how it looks on the screen, the note)."""
     table, cells = filled.table, list(filled.cells.values())
     failed = [f"failed: {where}: {reason}" for where, reason in failures(filled.runs)]
-    judged = [claims.words(verdict) for verdict in claims.judge(filled)]
     facts: list[str] = []
     agreement: list[str] = []
     left = sum(entry.status != DONE for entry in filled.runs)
@@ -98,7 +97,7 @@ def notes(filled: Filled) -> list[tuple[str, str]]:
     facts += [table.note] if table.note else []
     rows = dict.fromkeys((line.row.label, line.row.note) for line in filled.lines)
     facts += [f"{label}: {note}" for label, note in rows if note]
-    styles = {"red": failed, "": judged, "dim": facts, "yellow": agreement}
+    styles = {"red": failed, "": claims.judge(filled), "dim": facts, "yellow": agreement}
     return [(style, text) for style, texts in styles.items() for text in texts]
 
 
