@@ -95,7 +95,7 @@ def dispatch(argv: list[str]) -> int:
 
         return examine(rest)
     if command == "report":
-        from undial_cli.reporting.command import run as report
+        from undial_cli.reporting.report import run as report
 
         return report(rest)
     check_flags(rest)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from undial_cli.reporting.fronts import cumulative, ks_distance, pareto_front, share
+from undial_cli.reporting.fronts import known, ks_distance, pareto_front, share
 
 #      forget  retain
 HAND = [
@@ -68,4 +68,5 @@ def test_ks_distance_by_hand_and_without_values() -> None:
     assert ks_distance([1.0], [1.0]) == (0.0, 1.0)
     assert ks_distance([None, math.nan], [1.0]) is None
     assert ks_distance([-math.inf, 0.0], [0.0, math.inf]) == (0.5, -math.inf)
-    assert cumulative([2.0, None, 1.0, math.nan]) == ([1.0, 2.0], [0.5, 1.0])
+    assert known([2.0, None, 1.0, math.nan]).tolist() == [1.0, 2.0]
+    assert share([2.0, None, 1.0, math.nan], np.array([0.0, 1.0, 2.0])).tolist() == [0.0, 0.5, 1.0]

@@ -1,8 +1,7 @@
-"""Figures show what they are given: values, gaps, labels that neither collide nor leave."""
+"""Figures show what they are given: values, gaps, marks, and a legend that names every run."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 from pathlib import Path
@@ -11,14 +10,21 @@ from typing import Any
 import numpy as np
 
 from undial_cli.reporting import plots
-from undial_cli.reporting.ink import look, looks
-from undial_cli.reporting.placing import Box, arrange
 from undial_cli.reporting.plots import Point
+from undial_cli.reporting.style import looks, save
 
 MARKS = {
     "target": {"forget_rouge": 1.0, "retain_rouge": 1.0},
     "retain model": {"forget_rouge": 0.4, "retain_rouge": 0.98},
 }
+
+
+LOSS: list[dict[str, Any]] = [{"step": 1, "loss": 0.9}, {"step": 2, "loss": 0.1}]
+
+
+def legend_of(figure: Any) -> list[str]:
+    """The labels of a figure's legend."""
+    return [text.get_text().strip() for text in figure.legends[0].get_texts()]
 
 
 def ydata(line: Any) -> list[float]:
@@ -32,7 +38,7 @@ def test_dynamics_draw_each_score_with_gaps_and_the_marks() -> None:
         {"step": 24, "forget_rouge": "nan", "retain_rouge": 0.8},
         {"step": 36, "forget_rouge": 0.1, "retain_rouge": None},
     ]
-    figure = plots.dynamics({"_a $x$": rows}, "forget_rouge", "retain_rouge", MARKS)
+    figure = plots.over_steps({"_a $x$": rows}, ("forget_rouge", "retain_rouge"), MARKS)
     left, right = figure.axes
     drawn = ydata(left.lines[0])
     assert (drawn[0], drawn[2]) == (0.9, 0.1)
@@ -40,13 +46,12 @@ def test_dynamics_draw_each_score_with_gaps_and_the_marks() -> None:
     assert list(left.lines[0].get_xdata()) == [12, 24, 36]
     assert math.isnan(ydata(right.lines[0])[2])
     assert [ydata(line)[0] for line in left.lines[1:]] == [1.0, 0.4]
-    said = [text.get_text().strip() for text in figure.legends[0].get_texts()]
-    assert said == ["_a \\$x\\$", "target", "retain model"]
+    assert legend_of(figure) == ["_a \\$x\\$", "target", "retain model"]
     assert "lower is better" in left.get_title("left")
 
 
 def test_a_line_without_any_number_says_so() -> None:
-    figure = plots.losses({"npo": [{"step": 1, "loss": "nan"}]})
+    figure = plots.over_steps({"npo": [{"step": 1, "loss": "nan"}]}, ["loss"], {})
     assert "no values" in [text.get_text() for text in figure.axes[0].texts]
 
 
@@ -59,93 +64,96 @@ def test_trade_off_draws_the_front_and_leaves_failed_runs_out() -> None:
     ]
     figure = plots.trade_off(points, "forget_rouge", "retain_rouge", ("lower", "higher"), MARKS)
     axes = figure.axes[0]
-    front = axes.lines[0]
+    front = axes.lines[5]
     assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(0.1, 0.2), (0.3, 0.9)]
     assert front.get_drawstyle() == "steps-post"
-    said = {text.get_text() for text in axes.texts}
-    assert said == {"undial", "npo", "ga", "target", "retain model"}
+    assert legend_of(figure) == ["undial", "npo", "ga", "target", "retain model", "Pareto front"]
+    assert [(line.get_xdata()[0], ydata(line)[0]) for line in axes.lines[:3]] == [
+        (0.3, 0.9), (0.1, 0.2), (0.5, 0.1),
+    ]  # fmt: skip
+    assert [(line.get_xdata()[0], ydata(line)[0]) for line in axes.lines[3:5]] == [
+        (1.0, 1.0), (0.4, 0.98),
+    ]  # fmt: skip
 
 
 def test_trade_off_of_one_run_and_of_none() -> None:
     one = plots.trade_off([Point("a", 0.2, 0.3, "a")], "forget_rouge", "retain_rouge",
                           ("lower", "higher"), {})  # fmt: skip
-    assert [text.get_text() for text in one.axes[0].texts] == ["a"]
+    assert legend_of(one) == ["a", "Pareto front"]
     low, high = one.axes[0].get_xlim()
     assert low < 0.2 < high
     none = plots.trade_off([], "forget_rouge", "retain_rouge", ("lower", "higher"), {})
     assert "no values" in [text.get_text() for text in none.axes[0].texts]
 
 
-def test_labels_of_a_crowded_trade_off_neither_overlap_nor_leave_the_panel() -> None:
+def test_the_legend_of_a_crowd_names_the_front_and_the_groups_inside_the_picture() -> None:
     chance = random.Random(3)
     points = [
-        Point(f"method{n}", 0.02 + 0.05 * chance.random(), 0.9 + 0.1 * chance.random(), f"g{n % 6}")
-        for n in range(12)
-    ] + [Point(f"broken{n}", 0.001 * n, 0.001 * n, f"g{n}") for n in range(4)]
+        Point(f"g{n % 3}, run {n}", 0.1 + 0.5 * chance.random(), 0.8 * chance.random(), f"g{n % 3}")
+        for n in range(60)
+    ]
+    points += [Point("g0, first", 0.0, 0.9, "g0"), Point("g1, best", 0.05, 1.0, "g1")]
     figure = plots.trade_off(points, "forget_rouge", "retain_rouge", ("lower", "higher"), MARKS)
-    axes = figure.axes[0]
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    boxes = [super_extent(text, renderer) for text in axes.texts]
-    assert len(boxes) == 18
-    frame = axes.get_window_extent(renderer)
-    for box in boxes:
-        assert frame.x0 - 1 <= box.x0 < box.x1 <= frame.x1 + 1
-        assert frame.y0 - 1 <= box.y0 < box.y1 <= frame.y1 + 1
-    for a, b in itertools.combinations(boxes, 2):
-        assert a.common(b) == 0
-
-
-def super_extent(note: Any, renderer: Any) -> Box:
-    """Where the words of an annotation are, its thin line left out."""
-    from matplotlib.text import Text
-
-    note.update_positions(renderer)
-    extent = Text.get_window_extent(note, renderer)
-    return Box(extent.x0, extent.y0, extent.x1, extent.y1)
-
-
-def test_arranged_labels_take_the_free_side() -> None:
-    wall = Box(105, 0, 200, 200)
-    (box,) = arrange([(100.0, 100.0)], [(40.0, 10.0)], [wall], Box(0, 0, 200, 200), 1.0)
-    assert box.x1 <= 105
+    assert legend_of(figure) == [
+        "g0", "g1", "g2", "g0, first", "g1, best", "target", "retain model", "Pareto front",
+    ]  # fmt: skip
+    assert len(figure.axes[0].lines) == 62 + 3
+    named = dict(zip(legend_of(figure), figure.legends[0].legend_handles, strict=True))
+    assert named["g0"].get_color() == named["g0, first"].get_color() != named["g1"].get_color()
+    assert named["g0"].get_marker() != named["g0, first"].get_marker()
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    panel = figure.axes[0].get_tightbbox()
+    assert panel is not None
+    assert 0 <= box.y0 < box.y1 <= panel.y0
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
 
 
 def test_heat_map_hatches_what_is_missing_and_writes_the_rest() -> None:
     figure = plots.heat_map(["3", "10"], ["1e-5", "1e-4"], [[0.1, None], [math.nan, 0.9]], "retain")
     axes = figure.axes[0]
     assert sorted(text.get_text() for text in axes.texts) == ["0.100", "0.900"]
-    hatched = [patch.get_xy() for patch in axes.patches if patch.get_hatch()]
-    assert hatched == [(0.5, -0.5), (-0.5, 0.5)]
+    image = axes.images[0].get_array()
+    assert image is not None
+    assert np.ma.getmaskarray(image).tolist() == [[False, True], [True, False]]
+    assert axes.patch.get_hatch()  # seen where the image has no colour
     assert [t.get_text() for t in axes.get_yticklabels()] == ["3", "10"]
     alone = plots.heat_map(["a"], ["b"], [[None]], "nothing")
-    assert len(alone.axes[0].patches) == 1
+    assert not alone.axes[0].texts
 
 
 def test_distribution_marks_the_ks_distance_to_the_retain_model() -> None:
     after, retain = [0.1, 0.2, 0.3, 0.4], [0.3, 0.4, 0.5, 0.6]
-    figure = plots.distribution([0.9, 1.0], after, retain, "forget_probability")
+    figure = plots.distributions(
+        {"before": [0.9, 1.0], "after": after, "retain model": retain}, "forget_probability"
+    )
     axes = figure.axes[0]
     assert axes.get_title("left") == "↕ KS distance, after to retain model: 0.50"
     (arrow,) = axes.texts
     assert arrow.xy == (0.2, 0.0)
     assert arrow.xyann == (0.2, 0.5)
-    without = plots.distribution([0.9, 1.0], after, None, "forget_probability")
+    without = plots.distributions({"before": [0.9, 1.0], "after": after}, "forget_probability")
     assert without.axes[0].get_title("left") == "↕ KS distance, after to before: 1.00"
     curve = dict(zip(*axes.lines[1].get_data(), strict=True))
     assert (curve[0.1], curve[0.4]) == (0.25, 1.0)
 
 
 def test_requests_and_grid_hold_their_values() -> None:
-    figure = plots.requests({"request 1": [0.9, 0.1, None]}, "probability")
+    line: plots.Curve = {0: (0.9, None), 1: (0.1, None), 2: (None, None)}
+    panel = plots.Panel("", "probability", {"request 1": line})
+    ticks = {0.0: "start", 1.0: "after 1", 2.0: "after 2"}
+    figure = plots.lines([panel], "request served", "answer probability", {}, ticks)
     ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert ticks == ["start", "after 1", "after 2"]
     assert np.array_equal(ydata(figure.axes[0].lines[0]), [0.9, 0.1, math.nan], equal_nan=True)
-    cells = {
-        ("undial", "1e-4"): {1.0: (0.9, 0.1), 3.0: (0.8, 0.0), 10.0: (None, None)},
-        ("ga", "1e-4"): {1.0: (0.5, 0.2)},
-        ("undial", "3e-4"): {1.0: (0.7, math.nan)},
-    }
-    figure = plots.grid(cells, "steps", "retain_rouge", MARKS)
+    undial: plots.Curve = {10.0: (None, None), 1.0: (0.9, 0.1)}
+    undial[3.0] = (0.8, 0.0)
+    panels = [
+        plots.Panel("1e-4", "retain_rouge", {"undial": undial, "ga": {1.0: (0.5, 0.2)}}),
+        plots.Panel("3e-4", "retain_rouge", {"undial": {1.0: (0.7, math.nan)}}),
+    ]
+    ticks = {x: f"{x:g}" for x in (1.0, 3.0, 10.0)}
+    figure = plots.lines(panels, "steps", "retain ROUGE-L", MARKS, ticks)
     first, second = figure.axes
     assert [axes.get_title("left") for axes in figure.axes] == ["1e-4", "3e-4"]
     assert ydata(first.lines[0])[:2] == [0.9, 0.8]
@@ -158,28 +166,29 @@ def test_requests_and_grid_hold_their_values() -> None:
 
 def test_a_saved_figure_has_the_same_bytes_each_time(tmp_path: Path) -> None:
     def files(name: str) -> list[bytes]:
-        figure = plots.requests({"🦜 \x00": [0.9, 0.1]}, "rouge")
-        return [file.read_bytes() for file in plots.save(figure, tmp_path / name / "requests")]
+        figure = plots.over_steps({"🦜 \x00": LOSS, "b": LOSS}, ["loss"], {})
+        return [file.read_bytes() for file in save(figure, tmp_path / name / "loss")]
 
     first, second = files("a"), files("b")
     assert first == second
     assert first[0].startswith(b"\x89PNG")
     assert b"<svg" in first[1]
     assert b"date" not in first[1]
-    assert sorted(f.name for f in (tmp_path / "a").iterdir()) == ["requests.png", "requests.svg"]
+    assert sorted(f.name for f in (tmp_path / "a").iterdir()) == ["loss.png", "loss.svg"]
 
 
 def test_the_users_matplotlibrc_changes_nothing() -> None:
     import matplotlib
 
     with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30}):
-        figure = plots.requests({"a": [0.9, 0.1]}, "rouge")
+        figure = plots.over_steps({"a": LOSS}, ["loss"], {})
         assert matplotlib.rcParams["font.size"] == 30
-    assert figure.axes[0].get_facecolor()[:3] == (1.0, 1.0, 254 / 255)
+    assert figure.axes[0].get_facecolor()[:3] == (1.0, 1.0, 1.0)
 
 
 def test_eighteen_series_differ_in_colour_or_marker_and_groups_share_a_colour() -> None:
-    assert len({(look(n).colour, look(n).marker) for n in range(18)}) == 18
+    alone = looks([f"run {n}" for n in range(18)])
+    assert len({(look.colour, look.marker) for look in alone}) == 18
     found = looks(["npo, 1e-4", "npo, 3e-4", "ga, 1e-4"])
     assert found[0].colour == found[1].colour != found[2].colour
     assert found[0].dash != found[1].dash

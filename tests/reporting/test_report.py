@@ -15,7 +15,7 @@ from undial_cli.errors import UserError
 from undial_cli.reporting import report
 from undial_cli.reporting.collect import collect
 from undial_cli.reporting.differences import describe, swept_numbers
-from undial_cli.reporting.markdown import fenced, quoted
+from undial_cli.reporting.sheet import fenced, quoted
 
 
 def page_of(paths: list[Path], folder: Path) -> str:
@@ -118,7 +118,7 @@ def test_summary_of_a_run_has_before_after_retain_model_and_difference(tmp_path:
     assert "ROUGE-L lower is better 1.000 0.300 0.400 −0.100" in text
     assert "model utility higher is better – – – –" in text
     assert (
-        "| forget: ROUGE-L | 1.000 | 0.300 | 0.400 | −0.100 |"
+        "| **forget** |  |  |  |  |\n| ROUGE-L | 1.000 | 0.300 | 0.400 | −0.100 |\n"
         in (tmp_path / "report" / "report.md").read_text()
     )
 
@@ -189,7 +189,7 @@ def test_pictures_stand_in_the_page_and_beside_the_twin(tmp_path: Path) -> None:
     assert sorted(f.name for f in (tmp_path / "report").iterdir()) == [
         "loss.png", "loss.svg", "report.html", "report.md",
     ]  # fmt: skip
-    assert page.count('<svg role="img" aria-label="Training loss') == 1
+    assert page.count('<div class="picture" role="img" aria-label="Training loss') == 1
     assert "](loss.png)" in (tmp_path / "report" / "report.md").read_text()
     again = page_of([run], tmp_path / "again")
     assert again == page
@@ -208,7 +208,7 @@ def test_what_goes_wrong_after_a_run_is_said_and_not_raised(
 def test_markdown_cells_and_fences_hold_any_text() -> None:
     assert quoted("a | b\nc") == "a \\| b c"
     assert quoted("<b> & *x* `y` [z](u)") == "&lt;b&gt; &amp; \\*x\\* \\`y\\` \\[z\\](u)"
-    assert fenced("a ``` b ```` c", "yaml") == ["`````yaml", "a ``` b ```` c", "`````"]
+    assert fenced("a ``` b ```` c", "yaml") == "`````yaml\na ``` b ```` c\n`````"
 
 
 def test_files_of_another_shape_do_not_stop_the_page(tmp_path: Path) -> None:

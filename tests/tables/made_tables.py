@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from undial_cli.compose import to_yaml
-from undial_cli.tables import command, files, load, runs
+from undial_cli.tables import command, load, render, runs
 from undial_cli.tables.config import ReproduceConfig, TableConfig
 from undial_cli.tables.figures import Filled, fill
 from undial_cli.tables.runs import TableRun
@@ -50,7 +50,7 @@ def made(asked: ReproduceConfig, act: Callable[[TableRun], None]) -> Filled:
 
 def long_rows(filled: Filled) -> list[dict[str, str]]:
     """The rows of table.csv."""
-    return list(csv.DictReader(files.long_form(filled).splitlines()))
+    return list(csv.DictReader(render.long_form(filled).splitlines()))
 
 
 def write_table(folder: Path, text: str = SMALL, name: str = "small") -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from made_tables import asked_of, finish, made
 
-from undial_cli.tables.claims import judge, words
+from undial_cli.tables.claims import judge
 from undial_cli.tables.runs import TableRun
 
 TABLE = """
@@ -41,7 +41,7 @@ def verdict_of(folder: Path, figures: dict[tuple[str, str], tuple[float, float]]
             finish(entry, metrics, target={"forget_rouge": 0.9, "retain_rouge": 1.0})
 
     (verdict,) = judge(made(asked_of(TABLE, folder), act))
-    return words(verdict)
+    return verdict
 
 
 def test_holds_fails_and_is_unknown(tmp_path: Path) -> None:

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from made_tables import SMALL, asked_of, fail, finish, long_rows, made
 
+from undial_cli.tables.command import show
 from undial_cli.tables.config import ColumnConfig, RowConfig
-from undial_cli.tables.figures import Cell, against, average, published, tolerance
-from undial_cli.tables.files import markdown
-from undial_cli.tables.render import cell_text
+from undial_cli.tables.figures import Cell, against, average, published
+from undial_cli.tables.render import cell_text, markdown
 from undial_cli.tables.runs import Line, TableRun
-from undial_cli.tables.screen import show
 
 
 def column(**keys: object) -> ColumnConfig:
@@ -48,10 +47,6 @@ def test_tolerance(
     ours: float | None, reference: float | None, keys: dict[str, float], within: bool | None
 ) -> None:
     assert against(Cell(mean=ours, n=1), reference, column(**keys)).within is within
-
-
-def test_no_tolerance_without_a_published_figure() -> None:
-    assert tolerance(column(tolerance=1.0), None) is None
 
 
 @pytest.mark.parametrize(

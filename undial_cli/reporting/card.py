@@ -1,6 +1,7 @@
 """The model card beside a checkpoint: how it was made, what was measured, what it does not prove.
 
-Never a text of the data, nor a path of the machine that it was made on.
+Never a text of the data, nor a path of the machine that it was made on. Its words are those of
+assets/report/card.md.jinja.
 """
 
 from __future__ import annotations
@@ -11,18 +12,12 @@ from typing import Any
 from undial_cli import __version__
 from undial_cli.cache import write_text
 from undial_cli.contrastive import stored
-from undial_cli.reporting.summary import markdown_table, text_of
+from undial_cli.reporting.cells import models_of
+from undial_cli.reporting.page import fill
+from undial_cli.reporting.sheet import Cell, Column, Row, Sheet, markdown
+from undial_cli.reporting.summary import text_of
 from undial_cli.schema import TrainingRun, UnlearnRun
 
-CONTRAST = (
-    "Not a model of its own: undial alone decodes its two models together (`undial evaluate "
-    "model.path=...`), and each of them alone remembers the forget set."
-)
-LIMITS = (
-    "Unlearning lowers what the model says of the forget set; it proves no deletion. Other "
-    "wordings, languages, further training or quantisation may bring parts of it back, and the "
-    "figures above hold for the questions that were asked."
-)
 NO_RETAIN = (
     "No retain model was evaluated: a low score on the forget set may also mean that the model was "
     "damaged."
@@ -35,26 +30,21 @@ def write(run: TrainingRun, folder: Path, results: dict[str, Any] | None = None)
     Args:
         results: the run's results.json, once it was evaluated.
     """
+    results = results or {}
     how = run.method.name if isinstance(run, UnlearnRun) else "fine-tuning"
-    contrast = stored(folder)
-    base = name_of(run.model.path or run.model.base)
-    front = [f"library_name: {'transformers' if contrast is None else 'undial'}"]
-    front += [f"base_model: {base}"] if base and "/" in base and "://" not in base else []
-    front += ["tags: [unlearning, undial]"] if how != "fine-tuning" else ["tags: [undial]"]
-    lines = ["---", *front, "---", "", f"# {run.model.name}, {how} on {run.data.name}", ""]
-    lines += [
-        f"Made from `{base or run.model.name}` with undial {__version__} "
-        "([UnDIAL, arXiv 2402.10052](https://arxiv.org/abs/2402.10052)).",
-        "", "## Data, method and settings", "",
-    ]  # fmt: skip
-    lines += [f"- {name}: {value}" for name, value in settings(run, how).items()]
-    if results and results.get("metrics"):
-        lines += ["", "## Evaluation", "", *figures(results)]
-        if not results.get("reference") and isinstance(run, UnlearnRun):
-            lines += ["", NO_RETAIN]
-    lines += ["", "## Limits", ""] + ([CONTRAST, ""] if contrast is not None else [])
-    lines += [LIMITS if isinstance(run, UnlearnRun) else "As its base model's."]
-    write_text(folder / "README.md", "\n".join(lines) + "\n")
+    unlearned = how != "fine-tuning"
+    view = {
+        "run": run,
+        "how": how,
+        "unlearned": unlearned,
+        "base": name_of(run.model.path or run.model.base),
+        "contrast": stored(folder) is not None,
+        "version": __version__,
+        "settings": settings(run, how),
+        "figures": figures(run, results) if results.get("metrics") else "",
+        "no_retain": NO_RETAIN if unlearned and not results.get("reference") else "",
+    }
+    write_text(folder / "README.md", fill("card.md.jinja", view))
 
 
 def name_of(source: str | None) -> str | None:
@@ -66,21 +56,18 @@ def name_of(source: str | None) -> str | None:
 
 def settings(run: TrainingRun, how: str) -> dict[str, Any]:
     """What a reader needs to judge how the checkpoint was made."""
-    data, method = run.data, run.method if isinstance(run, UnlearnRun) else None
-    found: dict[str, Any] = {"data": data.name}
-    if method is not None:
-        source = data.path if data.path and name_of(data.path) else None
-        found |= {"data source": source, "forget set": data.forget_split if source else None}
-        found |= {"retain set": data.retain_split if source else None}
-        found |= {"requests": len(data.requests) or None}
-    found["method"] = how
-    if method is not None:
-        own = {k: v for k, v in vars(method).items() if k not in ("name", "file")}
-        found |= {k.replace("_", " "): v for k, v in own.items() if not isinstance(v, str) or v}
-    found |= {
-        "adapter": f"{run.adapter.name}, rank {run.adapter.rank}"
-        if run.adapter.name != "none"
-        else "none (full fine-tuning)",
+    data, adapter = run.data, run.adapter
+    lora = f"{adapter.name}, rank {adapter.rank}"
+    stated: dict[str, Any] = {"data": data.name, "method": how}
+    if isinstance(run, UnlearnRun):
+        if data.path and name_of(data.path):
+            stated |= {"data source": data.path, "forget set": data.forget_split}
+            stated |= {"retain set": data.retain_split}
+        stated["requests"] = len(data.requests) or None
+        own = {k.replace("_", " "): v for k, v in vars(run.method).items() if v != ""}
+        stated |= {**own, "name": None, "file": None}
+    stated |= {
+        "adapter": lora if adapter.name != "none" else "none (full fine-tuning)",
         "learning rate": run.train.learning_rate,
         "batch size": run.train.batch_size,
         "steps": run.train.max_steps,
@@ -89,16 +76,15 @@ def settings(run: TrainingRun, how: str) -> dict[str, Any]:
         "weights": run.model.dtype,
         "seed": run.seed,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in stated.items() if value is not None}
 
 
-def figures(results: dict[str, Any]) -> list[str]:
+def figures(run: TrainingRun, results: dict[str, Any]) -> str:
     """The metrics of the checkpoint beside those of the target and the retain model."""
-    columns = {"before": results.get("target"), "after": results["metrics"]}
-    columns["retain model"] = results.get("reference")
-    shown = {name: found for name, found in columns.items() if found}
+    models = [model for model in models_of(run.command, results) if model.figures]
+    columns = [Column("metric", numeric=False), *(Column(model.title) for model in models)]
     rows = [
-        [f"`{name}`", *(text_of(name, found.get(name)) for found in shown.values())]
+        Row([Cell(name, style="code"), *(Cell(text_of(name, model)) for model in models)])
         for name in results["metrics"]
     ]
-    return markdown_table(["metric", *shown], rows)
+    return markdown(Sheet("", columns, rows))

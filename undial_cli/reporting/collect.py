@@ -7,14 +7,32 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from undial_cli.reporting import names
+
 # Beside a checkpoint there are no runs; looking through it takes time.
 NO_RUNS = ("checkpoint", "resume", "evaluation", "report", "__pycache__")
 OWN_FILES = ("run.yaml", "status.json")
+
+
+def part(results: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An object of results.json; empty where there is none."""
+    content = results.get(name)
+    return content if isinstance(content, dict) else {}
+
+
+def requests_of(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures after each of sequential requests; empty for other runs."""
+    served = results.get("requests")
+    return [
+        part(request, "metrics")
+        for request in (served if isinstance(served, list) else [])
+        if isinstance(request, dict)
+    ]
 
 
 @dataclass
@@ -47,18 +65,7 @@ class RunRecord:
 
     def figures(self, name: str = "metrics") -> dict[str, Any]:
         """`metrics`, `target` or `reference` (the retain model) of results.json."""
-        found = self.results.get(name)
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def requests(self) -> list[dict[str, Any]]:
-        """The figures after each of sequential requests; empty for other runs."""
-        found = self.results.get("requests")
-        parts = (
-            [part for part in found if isinstance(part, dict)] if isinstance(found, list) else []
-        )
-        figures = [part.get("metrics") for part in parts]
-        return [part if isinstance(part, dict) else {} for part in figures]
+        return part(self.results, name)
 
     @property
     def command(self) -> str:
@@ -80,6 +87,25 @@ class Collection:
     words: list[str] = field(default_factory=list)
 
 
+def sweep_text(
+    command: str, words: list[str], title: str, runs: list[RunRecord], folder: Path
+) -> str:
+    """The sweep.json of runs that belong together, for `folder`; `collect` reads it."""
+    entries = [
+        {
+            "label": run.label,
+            "values": run.values,
+            "folder": os.path.relpath(run.folder, folder),
+            "status": run.status,
+            "reason": run.reason,
+            "seconds": run.seconds,
+        }
+        for run in runs
+    ]
+    content = {"command": command, "words": words, "title": title, "runs": entries}
+    return json.dumps(content, indent=2) + "\n"
+
+
 def find_runs(path: Path) -> Iterator[Path]:
     """The run folders at or below a path; the parts of a run are not runs of their own."""
     if not path.is_dir():
@@ -99,7 +125,7 @@ def collect(paths: list[Path]) -> Collection:
 
     A run that is met twice counts once.
     """
-    found: dict[str, RunRecord] = {}
+    records: dict[str, RunRecord] = {}
     titles: list[str] = []
     words: list[str] = []
     for path in paths:
@@ -110,20 +136,15 @@ def collect(paths: list[Path]) -> Collection:
             words += map(line_of, given if isinstance(given, list) else [])
             for entry in sweep["runs"]:
                 if isinstance(entry, dict):
-                    folder = path / str(entry.get("folder") or f"run {len(found) + 1}")
-                    found.setdefault(key_of(folder), of_sweep(folder, entry))
+                    folder = path / str(entry.get("folder") or f"run {len(records) + 1}")
+                    records.setdefault(os.path.realpath(folder), of_sweep(folder, entry))
             continue
         for folder in find_runs(path):
-            found.setdefault(key_of(folder), read_run(folder))
-    runs = list(found.values())
-    if not titles and len(runs) == 1:
-        titles.append(title_of(runs[0]))
-    return Collection(", ".join(titles) or f"{len(runs)} runs", runs, words)
-
-
-def key_of(folder: Path) -> str:
-    """What makes two paths the same run folder."""
-    return os.path.realpath(folder)
+            records.setdefault(os.path.realpath(folder), read_run(folder))
+    runs = list(records.values())
+    if not titles:
+        titles.append(title_of(runs[0]) if len(runs) == 1 else f"{len(runs)} runs")
+    return Collection(", ".join(titles), runs, words)
 
 
 def title_of(run: RunRecord) -> str:
@@ -139,88 +160,78 @@ def of_sweep(folder: Path, entry: dict[str, Any]) -> RunRecord:
     """A run of a sweep: its folder where there is one, and what the sweep says of it."""
     run = read_run(folder) if folder.is_dir() else RunRecord(folder)
     status = line_of(entry.get("status"))
-    if not folder.is_dir() or not run.status:
+    if not run.status:
         run.status = status or "missing"
     elif status in ("failed", "refused") and run.status != "done":
         run.status = status
     run.reason = run.reason or line_of(entry.get("reason"))
-    if run.seconds is None and isinstance(entry.get("seconds"), int | float):
-        run.seconds = float(entry["seconds"])
+    if run.seconds is None:
+        run.seconds = names.number(entry.get("seconds"))
     run.label = line_of(entry.get("label"))
-    values = entry.get("values")
-    run.values = {str(k): v for k, v in values.items()} if isinstance(values, dict) else {}
+    run.values = part(entry, "values")
     return run
 
 
 def read_run(folder: Path) -> RunRecord:
     """All that a run folder holds and that can be read."""
-    run = RunRecord(folder)
-    status = read_object(folder / "status.json", run.problems)
-    run.status = line_of(status.get("status")) or "unknown"
-    run.reason = line_of(status.get("reason"))
-    if isinstance(status.get("seconds"), int | float):
-        run.seconds = float(status["seconds"])
-    run.nested = read_yaml(folder / "run.yaml", run.problems)
+    problems: list[str] = []
+    status = read_object(folder / "status.json", problems)
+    run = RunRecord(
+        folder,
+        status=line_of(status.get("status")) or "unknown",
+        reason=line_of(status.get("reason")),
+        seconds=names.number(status.get("seconds")),
+        nested=read_yaml(folder / "run.yaml", problems),
+        environment=read_object(folder / "environment.json", problems),
+        problems=problems,
+    )
     run.settings = dict(flat(run.nested))
-    run.environment = read_object(folder / "environment.json", run.problems)
-    results = folder / "evaluation" / "results.json"
-    run.results = read_object(results, run.problems if run.status == "done" else None)
-    run.steps = read_rows(folder / "metrics.jsonl", run.problems)
-    for part in sorted(folder.glob("request_*"), key=number_of):
-        rows = read_rows(part / "metrics.jsonl", run.problems)
-        if rows:
-            run.parts[part.name.replace("_", " ")] = rows
-    run.samples = [
-        row for row in read_rows(results.with_name("samples.jsonl"), run.problems) if "set" in row
-    ]
+    evaluated = run.settings.get("eval.name") != "none"
+    wanted = run.status == "done" and evaluated
+    run.results = read_object(folder / "evaluation" / "results.json", problems if wanted else None)
+    if run.status == "done" and not evaluated and not run.results:
+        problems.append("eval=none: nothing was evaluated")
+    run.steps = read_rows(folder / "metrics.jsonl", problems)
+    for request in sorted(folder.glob("request_*"), key=lambda path: names.number_in(path.name)):
+        if rows := read_rows(request / "metrics.jsonl", problems):
+            run.parts[request.name.replace("_", " ")] = rows
+    rows = read_rows(folder / "evaluation" / "samples.jsonl", problems)
+    run.samples = [row for row in rows if "set" in row]
     count = run.results.get("samples")
     if isinstance(count, int) and count != len(run.samples):
-        run.problems.append(f"evaluation/samples.jsonl: {len(run.samples)} of {count} samples")
-    if run.nested and not run.results and run.status == "done":
-        suite = run.settings.get("eval.name")
-        if suite == "none":
-            run.problems = [p for p in run.problems if "results.json" not in p]
-            run.problems.append("eval=none: nothing was evaluated")
+        problems.append(f"evaluation/samples.jsonl: {len(run.samples)} of {count} samples")
     return run
 
 
-def number_of(part: Path) -> tuple[int, str]:
-    """Sorts request_2 before request_10."""
-    digits = part.name.rpartition("_")[2]
-    return (int(digits) if digits.isdigit() else 0, part.name)
+def read_whole(file: Path, parse: Callable[[str], Any], problems: list[str] | None) -> Any:
+    """A file's mapping; empty, with a note in `problems`, where there is none that can be read."""
+    try:
+        content = parse(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        reason = "no JSON object" if file.suffix == ".json" else "no mapping"
+    except FileNotFoundError:
+        reason = "missing"
+    except Exception as error:  # the YAML reader raises many kinds
+        reason = f"cannot be read ({type(error).__name__})"
+    if problems is not None:
+        problems.append(f"{name_in_run(file)}: {reason}")
+    return {}
 
 
 def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]:
     """A JSON object; empty, with a note in `problems`, where there is none that can be read."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-        reason = "no JSON object"
-    except FileNotFoundError:
-        reason = "missing"
-    except (OSError, ValueError) as error:
-        reason = f"cannot be read ({type(error).__name__})"
-    if problems is not None:
-        problems.append(f"{place(file)}: {reason}")
-    return {}
+    return read_whole(file, json.loads, problems)
 
 
 def read_yaml(file: Path, problems: list[str]) -> dict[str, Any]:
     """A YAML mapping; empty, with a note, where there is none that can be read."""
     from omegaconf import OmegaConf
 
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        if isinstance(content, dict):
-            return {str(k): v for k, v in content.items()}
-        reason = "no mapping"
-    except FileNotFoundError:
-        reason = "missing"
-    except Exception as error:  # the YAML reader raises many kinds
-        reason = f"cannot be read ({type(error).__name__})"
-    problems.append(f"{place(file)}: {reason}")
-    return {}
+    content = read_whole(
+        file, lambda text: OmegaConf.to_container(OmegaConf.create(text)), problems
+    )
+    return {str(key): value for key, value in content.items()}
 
 
 def read_rows(file: Path, problems: list[str]) -> list[dict[str, Any]]:
@@ -230,7 +241,7 @@ def read_rows(file: Path, problems: list[str]) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        problems.append(f"{place(file)}: cannot be read ({type(error).__name__})")
+        problems.append(f"{name_in_run(file)}: cannot be read ({type(error).__name__})")
         return []
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -239,14 +250,16 @@ def read_rows(file: Path, problems: list[str]) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except ValueError:
-            problems.append(f"{place(file)}: cut or broken at line {number}; read up to there")
+            problems.append(
+                f"{name_in_run(file)}: cut or broken at line {number}; read up to there"
+            )
             break
         if isinstance(row, dict):
             rows.append(row)
     return rows
 
 
-def place(file: Path) -> str:
+def name_in_run(file: Path) -> str:
     """A file of a run folder, as a note names it."""
     inside = file.parent.name.startswith(("evaluation", "request_"))
     return f"{file.parent.name}/{file.name}" if inside else file.name

@@ -83,22 +83,9 @@ def readable(values: dict[str, Any]) -> str:
 
 def swept_numbers(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
     """The keys other than the seed that are numbers in all runs and take two values or more."""
-    found = []
-    for key in keys:
-        values = [names.number(run.values.get(key)) for run in runs]
-        if key != SEED and None not in values and len(set(values)) > 1:
-            found.append(key)
-    return found
-
-
-def mean_by(
-    runs: Sequence[RunRecord], keys: Sequence[str], metric: str
-) -> dict[tuple[float, ...], float]:
-    """The mean of a metric over the runs of each combination of numeric keys (over seeds)."""
-    cells: dict[tuple[float, ...], list[float]] = {}
-    for run in runs:
-        value = names.number(run.figures().get(metric))
-        if value is not None:
-            place = tuple(names.number(run.values[key]) or 0.0 for key in keys)
-            cells.setdefault(place, []).append(value)
-    return {place: sum(values) / len(values) for place, values in cells.items()}
+    numbers = {key: {names.number(run.values.get(key)) for run in runs} for key in keys}
+    return [
+        key
+        for key, values in numbers.items()
+        if key != SEED and None not in values and len(values) > 1
+    ]

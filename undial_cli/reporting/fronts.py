@@ -6,13 +6,14 @@ Plain numbers in, plain numbers out. Knows no metrics and no runs.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 
-Pair = tuple[float, float]
+import numpy as np
 
 
-def pareto_front(points: Sequence[tuple[float | None, float | None]], better: tuple[str, str]):
+def pareto_front(
+    points: Sequence[tuple[float | None, float | None]], better: tuple[str, str]
+) -> list[int]:
     """Indices of the points that no other point beats, by rising x.
 
     A point is beaten by one that is at least as good on both axes and better on one. Of equal
@@ -22,26 +23,29 @@ def pareto_front(points: Sequence[tuple[float | None, float | None]], better: tu
         points: (x, y) of each.
         better: `lower` or `higher`, for x and for y.
     """
-    signs = [1.0 if way == "lower" else -1.0 for way in better]
-    costs: list[tuple[Pair, int]] = []
-    for place, (x, y) in enumerate(points):
-        if x is not None and y is not None and math.isfinite(x) and math.isfinite(y):
-            costs.append(((signs[0] * x, signs[1] * y), place))
-    front: list[int] = []
-    for (a, b), place in costs:
-        beaten = any(c <= a and d <= b and (c < a or d < b) for (c, d), _ in costs)
-        if not beaten:
-            front.append(place)
-    return sorted(front, key=lambda place: (points[place][0], points[place][1]))
+    x_sign, y_sign = (1 if way == "lower" else -1 for way in better)
+    costs = {
+        number: (x_sign * x, y_sign * y)
+        for number, (x, y) in enumerate(points)
+        if x is not None and y is not None and math.isfinite(x) and math.isfinite(y)
+    }
+    front = [
+        number
+        for number, (a, b) in costs.items()
+        if not any(c <= a and d <= b and (c, d) != (a, b) for c, d in costs.values())
+    ]
+    return sorted(front, key=lambda number: points[number])
 
 
-def cumulative(values: Sequence[float | None]) -> tuple[list[float], list[float]]:
-    """The empirical distribution function: sorted values, and the share at or below each.
+def known(values: Sequence[float | None]) -> np.ndarray:
+    """The values that are there, sorted; infinite ones are."""
+    return np.sort([v for v in values if v is not None and not math.isnan(v)])
 
-    Values that are missing or NaN are left out of both; infinite ones count in the shares.
-    """
-    ordered = sorted(v for v in values if v is not None and not math.isnan(v))
-    return ordered, [(n + 1) / len(ordered) for n in range(len(ordered))]
+
+def share(values: Sequence[float | None], at: float | np.ndarray) -> np.ndarray:
+    """The empirical distribution function: the share of the values at or below each of `at`."""
+    ordered = known(values)
+    return np.searchsorted(ordered, at, side="right") / len(ordered)
 
 
 def ks_distance(
@@ -50,21 +54,12 @@ def ks_distance(
     """The largest distance of two empirical distribution functions, and the value where it is.
 
     Returns:
-        (distance in 0..1, value), or None where a side has no values. Of several places with
-        the same distance it is the lowest value.
+        (distance in 0..1, value), or None where a side has no values. Of several values with
+        the same distance it is the lowest.
     """
-    a, b = cumulative(first)[0], cumulative(second)[0]
-    if not a or not b:
+    at = np.union1d(known(first), known(second))
+    if not len(known(first)) or not len(known(second)):
         return None
-    best, where = -1.0, a[0]
-    for value in sorted({*a, *b}):
-        gap = abs(bisect_right(a, value) / len(a) - bisect_right(b, value) / len(b))
-        if gap > best + 1e-12:
-            best, where = gap, value
-    return best, where
-
-
-def share(values: Sequence[float | None], at: float) -> float:
-    """The empirical distribution function of `values` at a place."""
-    ordered = cumulative(values)[0]
-    return bisect_right(ordered, at) / len(ordered)
+    # rounded: gaps that are the same in exact arithmetic count as the same
+    gaps = np.round(np.abs(share(first, at) - share(second, at)), 12)
+    return float(gaps.max()), float(at[gaps.argmax()])

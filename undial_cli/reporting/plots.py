@@ -1,18 +1,20 @@
 """The figures: dynamics, trade-off, heat map, distributions, requests, robustness grid.
 
 Plain data in, a matplotlib Figure out, as it stands in print. Missing values (None, NaN) leave a
-gap or a hatched cell. Knows no run folders; `save` writes PNG and SVG.
+gap or a hatched cell. Knows no run folders.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from undial_cli.reporting import fronts, names
-from undial_cli.reporting.curves import dynamics, grid, losses, requests
-from undial_cli.reporting.ink import (
+from undial_cli.reporting.style import (
     COLOURS,
     FAINT,
     INK,
@@ -22,20 +24,212 @@ from undial_cli.reporting.ink import (
     legend,
     looks,
     plain,
-    save,
     style,
 )
-from undial_cli.reporting.panels import MARK_DASHES, gaps, nothing, thinned, unique
-from undial_cli.reporting.scatter import Point, trade_off
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Curve = dict[float, tuple[Any, "float | None"]]
+Marks = Mapping[str, Mapping[str, "float | None"]]
+MARK_DASHES = ((0, (7, 2)), (0, (2, 2)), (0, (7, 2, 2, 2)))
+MARK_MARKERS = ("*", "X", "P")
+MOST_POINTS = 600  # of one line
+LABELLED = 20  # points of a trade-off that each have an entry in the legend
 
-__all__ = [
-    "Point", "distribution", "distributions", "dynamics", "grid", "heat_map", "losses",
-    "requests", "save", "trade_off",
-]  # fmt: skip
+
+@dataclass(frozen=True)
+class Point:
+    """One run on the trade-off: label, figures (NaN: missing), and the group (method) it is of."""
+
+    label: str
+    x: float
+    y: float
+    group: str
+
+
+@dataclass
+class Panel:
+    """Lines by label: x -> (y, half width of the band around it), None for what is missing.
+
+    `metric` says which scale and which marks are theirs.
+    """
+
+    title: str
+    metric: str
+    lines: dict[str, Curve] = field(default_factory=dict)
+
+
+def gaps(values: Sequence[Any]) -> np.ndarray:
+    """Values with NaN for what is missing, infinite or no number."""
+    numbers = map(names.number, values)
+    return np.array([math.nan if number is None else number for number in numbers])
+
+
+def thinned(rows: list[Any]) -> list[Any]:
+    """At most about MOST_POINTS rows, evenly taken, first and last kept."""
+    step = -(-len(rows) // MOST_POINTS)
+    return rows if step <= 1 else [*rows[:-1:step], rows[-1]]
+
+
+def axis_title(name: str, better: str = "") -> str:
+    """A metric in words, with the direction that is better."""
+    way = better or names.better(name)
+    return plain(names.metric(name) + (f"  ({way} is better)" if way else ""))
+
+
+def is_logarithmic(name: str, values: Any) -> bool:
+    """Whether a metric that asks for a logarithmic axis can have one."""
+    return name in names.LOGARITHMIC and min(values, default=0) > 0
+
+
+def nothing(axes: Axes) -> None:
+    """Say in a panel that there is nothing to draw."""
+    axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", va="center",
+              color=FAINT)  # fmt: skip
+
+
+def draw_panel(axes: Axes, panel: Panel, kinds: Mapping[str, Any], marks: Marks) -> dict[str, Any]:
+    """Draw the lines of a panel, their bands and the marks; handles by label."""
+    handles: dict[str, Any] = {}
+    drawn: list[float] = []
+    for number, (label, line) in enumerate(panel.lines.items()):
+        kind, xs = kinds[label], sorted(line)
+        ys, band = gaps([line[x][0] for x in xs]), np.nan_to_num(gaps([line[x][1] for x in xs]))
+        drawn += ys.tolist()
+        if band.any():
+            axes.fill_between(xs, ys - band, ys + band, color=kind.colour, alpha=0.16, lw=0)
+        every = max(1, len(ys) // 8)
+        start = (number * every // 5) % every  # markers of lines that run together stand apart
+        (handles[label],) = axes.plot(
+            xs, ys, color=kind.colour, ls=kind.dash, marker=kind.marker,
+            markevery=(start, every), mec=PAPER, mew=0.6,
+        )  # fmt: skip
+    for dash, (label, figures) in zip(MARK_DASHES, marks.items(), strict=False):
+        level = names.number(figures.get(panel.metric))
+        if level is not None:
+            drawn.append(level)
+            handles[label] = axes.axhline(level, color=INK, lw=0.9, ls=dash, zorder=1.5)
+    known = [value for value in drawn if not math.isnan(value)]
+    if not known:
+        nothing(axes)
+    elif is_logarithmic(panel.metric, known):
+        axes.set_yscale("log")
+    elif min(known) >= 0 and 0.3 < max(known) <= 1:
+        axes.set_ylim(-0.04, 1.06)
+    axes.set_title(plain(panel.title))
+    axes.grid(axis="y")
+    return handles
+
+
+def lines(
+    panels: Sequence[Panel], x: str, y: str, marks: Marks, ticks: Mapping[float, str] | None = None
+) -> Figure:
+    """Panels of lines, at most three next to each other, with one legend.
+
+    Args:
+        x, y: what the axes are; y "": the titles of the panels say it, each has its own scale.
+        marks: {"retain model": {metric: value}, ...}, drawn as horizontal lines.
+        ticks: x values and their labels; none: whole numbers.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    with style():
+        labels = list(dict.fromkeys(label for panel in panels for label in panel.lines))
+        kinds = dict(zip(labels, looks(labels), strict=True))
+        across = min(len(panels), 3)
+        rows = -(-len(panels) // across)
+        figure, axes = blank(WIDTH, 0.6 + 2.0 * rows, nrows=rows, ncols=across, sharey=bool(y))
+        handles: dict[str, Any] = dict.fromkeys([*labels, *marks])
+        for area, panel in zip(axes, panels, strict=False):
+            handles |= draw_panel(area, panel, kinds, marks)
+            area.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            if ticks:
+                if min(ticks) > 0 and max(ticks) / min(ticks) >= 8:
+                    area.set_xscale("log")
+                area.set_xticks(list(ticks), list(ticks.values()))
+                area.minorticks_off()
+        for area in axes[len(panels) :]:
+            area.set_visible(False)
+        for area in axes[: len(panels)][-across:]:
+            area.set_xlabel(plain(x))
+        for area in axes[::across]:
+            area.set_ylabel(plain(y))
+        handles = {label: handle for label, handle in handles.items() if handle is not None}
+        if len(handles) > 1:
+            legend(figure, handles)
+        return figure
+
+
+def over_steps(
+    rows: Mapping[str, list[dict[str, Any]]], metrics: Sequence[str], marks: Marks
+) -> Figure:
+    """Scores or the loss against training steps: a panel per metric, a line per label.
+
+    Args:
+        rows: label -> rows {"step": s, metric: y, ...}; a row may lack a score.
+    """
+    panels = []
+    for name in metrics:
+        panel = Panel(axis_title(name) if len(metrics) > 1 else "", name)
+        for label, steps in rows.items():
+            known = [r for r in steps if name in r and names.number(r.get("step")) is not None]
+            if known:
+                panel.lines[label] = {r["step"]: (r[name], None) for r in thinned(known)}
+        panels.append(panel)
+    y = axis_title(metrics[0]) if len(metrics) == 1 else ""
+    return lines(panels, "training step", y, marks)
+
+
+def trade_off(
+    points: Sequence[Point], x: str, y: str, better: tuple[str, str], marks: Marks
+) -> Figure:
+    """Two metrics of many runs against each other, with the Pareto front; a legend names them.
+
+    In a crowd only the runs on the front have an entry of their own, the others their group's.
+
+    Args:
+        x, y: the metrics' names; better: `lower` or `higher`, for x and y.
+        marks: {"target": {x: value, y: value}, ...}, drawn as stars. They are on no front.
+    """
+    with style():
+        figure, (axes,) = blank(WIDTH, 3.5)
+        shown = [p for p in points if math.isfinite(p.x) and math.isfinite(p.y)]
+        on_front = fronts.pareto_front([(p.x, p.y) for p in shown], better)
+        labels = [
+            p.label if len(shown) <= LABELLED or number in on_front else p.group
+            for number, p in enumerate(shown)
+        ]
+        distinct = list(dict.fromkeys(labels))
+        kinds = dict(zip(distinct, looks(distinct), strict=True))
+        spots: list[tuple[str, float, float, dict[str, Any]]] = [
+            (label, p.x, p.y, {"color": kinds[label].colour, "marker": kinds[label].marker})
+            for label, p in zip(labels, shown, strict=True)
+        ]
+        for marker, (label, figures) in zip(MARK_MARKERS, marks.items(), strict=False):
+            a, b = gaps([figures.get(x), figures.get(y)])
+            if math.isfinite(a) and math.isfinite(b):
+                spots.append((label, a, b, {"color": INK, "marker": marker, "ms": 11}))
+        handles: dict[str, Any] = {}
+        for label, a, b, kind in spots:
+            (handles[label],) = axes.plot([a], [b], **{"ls": "none", "ms": 7, "mec": PAPER, **kind})
+        if shown:
+            (handles["Pareto front"],) = axes.plot(
+                [shown[n].x for n in on_front], [shown[n].y for n in on_front], color=FAINT, lw=1.2,
+                zorder=1, drawstyle="steps-post" if better[0] == "lower" else "steps-pre",
+            )  # fmt: skip
+        else:
+            nothing(axes)
+        axes.margins(0.08)
+        axes.set(xlabel=axis_title(x, better[0]), ylabel=axis_title(y, better[1]))
+        if is_logarithmic(x, [a for _, a, _, _ in spots]):
+            axes.set_xscale("log")
+        if is_logarithmic(y, [b for _, _, b, _ in spots]):
+            axes.set_yscale("log")
+        axes.grid()
+        legend(figure, handles)
+        return figure
 
 
 def heat_map(
@@ -52,125 +246,64 @@ def heat_map(
         values: [rows][columns]; title: what the figures are, in words.
         row_name, column_name: what rows and columns are.
     """
-    import numpy as np
-    from matplotlib.patches import Rectangle
-
     with style():
-        size = min(0.85, 4.6 / max(len(columns), 1))
-        width = min(WIDTH, max(2.6, 1.9 + size * len(columns)))
-        figure, (axes,) = blank(width, 1.0 + 0.42 * max(len(rows), 1))
-        table = np.array([gaps(row) for row in values], dtype=float).reshape(len(rows), -1)
-        known = table[np.isfinite(table)]
-        low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-        if low == high:
-            low, high = low - 0.5, high + 0.5
-        image = axes.imshow(
-            np.ma.masked_invalid(table), cmap="cividis", vmin=low, vmax=high, aspect="auto"
-        )
-        for i, j in np.ndindex(table.shape):
-            value = float(table[i, j])
-            if math.isnan(value):
-                box = Rectangle((j - 0.5, i - 0.5), 1, 1, hatch="////", fill=False, ec=FAINT, lw=0)
-                axes.add_patch(box)
-                continue
-            bright = (value - low) / (high - low) > 0.55
-            axes.text(j, i, names.figure(value), ha="center", va="center",
-                      color="#111114" if bright else "#fdfdfd", fontsize=7.5)  # fmt: skip
-        axes.set_xticks(range(len(columns)), [plain(c) for c in columns])
-        axes.set_yticks(range(len(rows)), [plain(r) for r in rows])
-        if len(columns) * max(map(len, columns), default=0) > 11 * width:
-            axes.tick_params(axis="x", labelrotation=35)
-            for tick in axes.get_xticklabels():
-                tick.set_horizontalalignment("right")
-                tick.set_rotation_mode("anchor")
-        axes.tick_params(length=0)
-        axes.set_title(plain(title), loc="left")
-        axes.set_xlabel(plain(column_name))
-        axes.set_ylabel(plain(row_name))
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        axes.set_xticks([n + 0.5 for n in range(len(columns) - 1)], minor=True)
-        axes.set_yticks([n + 0.5 for n in range(len(rows) - 1)], minor=True)
-        axes.grid(which="minor", color=PAPER, lw=1.5, alpha=1)
-        axes.tick_params(which="minor", length=0)
-        if len(set(known.tolist())) > 1:
-            bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03)
-            bar.outline.set_visible(False)  # type: ignore[union-attr]
-            bar.ax.tick_params(length=0, labelsize=7)
+        width = min(WIDTH, 2.6 + 0.85 * len(columns))
+        figure, (axes,) = blank(width, 1.0 + 0.42 * len(rows))
+        table = np.stack(list(map(gaps, values)))
+        axes.patch.set(hatch="////", edgecolor=FAINT)  # shows where the image has no colour
+        figure.colorbar(axes.imshow(table, cmap="cividis", aspect="auto"), ax=axes)
+        for (row, column), value in np.ndenumerate(table):
+            if not math.isnan(value):
+                axes.text(column, row, names.figure(value), ha="center", va="center",
+                          bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1})  # fmt: skip
+        crowded = sum(map(len, columns)) > 11 * width
+        axes.set_xticks(range(len(columns)), list(map(plain, columns)),
+                        rotation=90 if crowded else 0)  # fmt: skip
+        axes.set_yticks(range(len(rows)), list(map(plain, rows)))
+        axes.set(title=plain(title), xlabel=plain(column_name), ylabel=plain(row_name))
         return figure
 
 
-def distribution(
-    before: Sequence[float | None],
-    after: Sequence[float | None],
-    retain: Sequence[float | None] | None,
-    name: str,
-) -> Figure:
-    """How a score is spread over samples: empirical distribution functions, KS distance marked.
+def distributions(curves: Mapping[str, Sequence[float | None]], name: str) -> Figure:
+    """How a score is spread over samples: empirical distribution functions.
 
-    The distance is that of the model after unlearning to the retain model; without one, to the
-    model before.
-    """
-    curves = {"before": before, "after": after, "retain model": retain or []}
-    other = "retain model" if fronts.cumulative(curves["retain model"])[0] else "before"
-    return distributions(curves, name, ("after", other))
-
-
-def distributions(
-    curves: Mapping[str, Sequence[float | None]],
-    name: str,
-    compared: tuple[str, str] | None = None,
-) -> Figure:
-    """The same for any number of models.
+    Of one run ("before", "after", "retain model") the Kolmogorov-Smirnov distance after unlearning
+    is marked: to the retain model, or to before where there is none.
 
     Args:
         curves: label -> scores of its samples; one without any is left out.
         name: the score's name.
-        compared: two labels whose KS distance is marked.
     """
     with style():
-        there = {k: fronts.cumulative(v) for k, v in curves.items() if fronts.cumulative(v)[0]}
-        figure, (axes,) = blank(WIDTH, 2.9 + 0.14 * max(0, len(there) - 4))
-        finite = [v for xs, _ in there.values() for v in xs if math.isfinite(v)]
-        low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
-        room = 0.04 * (high - low) or 0.5
-        pairs: list[tuple[Any, str]] = []
+        figure, (axes,) = blank(WIDTH, 2.9)
+        scores = {k: fronts.known(values) for k, values in curves.items()}
+        scores = {label: values for label, values in scores.items() if len(values)}
         fixed = {
             "before": (FAINT, "-"),
             "after": (COLOURS[1], "-"),
             "retain model": (INK, MARK_DASHES[0]),
         }
-        others = [label for label in there if label not in fixed]
-        kinds = dict(zip(others, looks(others), strict=True))
-        for label, (xs, shares) in there.items():
-            if label in kinds:
-                colour, dash = kinds[label].colour, kinds[label].dash
-            else:
-                colour, dash = fixed[label]
-            inside = [(x, s) for x, s in zip(xs, shares, strict=True) if math.isfinite(x)]
-            below = sum(x == -math.inf for x in xs) / len(xs)
-            steps = [(low - room, below), *thinned(inside)]
-            steps.append((high + room, steps[-1][1]))
-            (line,) = axes.plot(
-                *zip(*steps, strict=True), drawstyle="steps-post", color=colour, ls=dash
-            )
-            pairs.append((line, f"{label} (n = {len(xs)})"))
-        gap = fronts.ks_distance(*(curves[c] for c in compared)) if compared else None
-        if compared and gap and math.isfinite(gap[1]):
-            ends = sorted(fronts.share(curves[c], gap[1]) for c in compared)
-            axes.annotate(
-                "", (gap[1], ends[0]), (gap[1], ends[1]),
-                arrowprops={"arrowstyle": "<->", "color": INK, "shrinkA": 0, "shrinkB": 0},
-            )  # fmt: skip
-            text = f"↕ KS distance, {compared[0]} to {compared[1]}: {gap[0]:.2f}"
-            axes.set_title(plain(text), loc="left")
-        if not there:
+        handles: dict[str, Any] = {}
+        for (label, values), kind in zip(scores.items(), looks(list(scores)), strict=True):
+            colour, dash = fixed.get(label, (kind.colour, kind.dash))
+            handles[f"{label} (n = {len(values)})"] = axes.ecdf(values, color=colour, ls=dash)
+        if not scores:
             nothing(axes)
-        axes.set_xlim(low - room, high + room)
-        axes.set_ylim(-0.02, 1.03)
+        elif "after" in scores and len(scores) > 1:
+            mark_distance(axes, scores, "retain model" if "retain model" in scores else "before")
         note = " (above 0: a false answer is likelier)" if name.endswith("log_truth_ratio") else ""
         axes.set_xlabel(plain(names.metric(name) + note))
         axes.set_ylabel("share of samples at or below")
         axes.grid()
-        legend(figure, *unique(pairs))
+        legend(figure, handles)
         return figure
+
+
+def mark_distance(axes: Axes, scores: Mapping[str, Any], other: str) -> None:
+    """An arrow where the distribution after unlearning is farthest from another, and how far."""
+    distance, where = fronts.ks_distance(scores["after"], scores[other]) or (0.0, math.inf)
+    if math.isfinite(where):
+        low, high = sorted(float(fronts.share(scores[label], where)) for label in ("after", other))
+        arrow = {"arrowstyle": "<->", "color": INK, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", (where, low), (where, high), arrowprops=arrow)
+        axes.set_title(f"↕ KS distance, after to {other}: {distance:.2f}")

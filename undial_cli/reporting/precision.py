@@ -11,6 +11,7 @@ from typing import Any
 
 from undial_cli.evaluation.config import FORGET
 from undial_cli.evaluation.joint import FEWEST
+from undial_cli.reporting.collect import part
 
 # Fewer subjects than this give no interval that can be trusted.
 FEWEST_SUBJECTS = 5
@@ -27,16 +28,10 @@ Results = Mapping[str, Any]
 Statistics = Mapping[str, Any]
 
 
-def part(results: Results, name: str) -> dict[str, Any]:
-    """An object of results.json; empty where there is none."""
-    found = results.get(name)
-    return found if isinstance(found, dict) else {}
-
-
 def statistics_of(results: Results, name: str = "") -> dict[str, Statistics]:
     """By metric, n and interval of a model's figures: ours, or the `target`'s, `reference`'s."""
-    found = part(results, f"{name}_statistics" if name else "statistics")
-    return {key: value for key, value in found.items() if isinstance(value, dict)}
+    stated = part(results, f"{name}_statistics" if name else "statistics")
+    return {key: value for key, value in stated.items() if isinstance(value, dict)}
 
 
 def is_weak(name: str, statistic: Statistics | None) -> bool:
@@ -60,19 +55,22 @@ def marked(text: str, name: str, statistic: Statistics | None) -> str:
     if not statistic or text in ("-", "–"):
         return text
     text += WEAK if is_weak(name, statistic) else ""
-    return f"{text} ({distance(statistic)})" if name == QUALITY and "D" in statistic else text
+    if name == QUALITY and "D" in statistic:
+        sizes = dict.fromkeys([statistic["n"], statistic["n_retain"]])
+        text += f" (D {statistic['D']:.2f}, n {' and '.join(map(str, sizes))})"
+    return text
 
 
-def distance(statistic: Statistics) -> str:
-    """D and n of a forget_quality."""
-    sizes = list(dict.fromkeys([statistic["n"], statistic["n_retain"]]))
-    return f"D {statistic['D']:.2f}, n {' and '.join(map(str, sizes))}"
-
-
-def interval(statistic: Statistics | None) -> str:
+def interval(statistic: Statistics | None, key: str = "interval") -> str:
     """The interval as text; "–" where there is none."""
-    bounds = (statistic or {}).get("interval")
+    bounds = (statistic or {}).get(key)
     return f"[{bounds[0]:.3g}, {bounds[1]:.3g}]" if bounds else "–"
+
+
+def intervals(statistic: Statistics | None) -> str:
+    """The interval of a figure; of forget_quality that of its D too."""
+    distance = interval(statistic, "D_interval")
+    return interval(statistic) + (f", D {distance}" if distance != "–" else "")
 
 
 def size(statistic: Statistics | None) -> str:
@@ -92,9 +90,8 @@ def signed(difference: Statistics | None) -> str:
 
 def role_of(results: Results, set_name: str) -> str:
     """What a set was for; of results that do not say, by its name."""
-    stated = part(results, "roles").get(set_name)
     by_name = FORGET if set_name.startswith((FORGET, "request")) else ""
-    return str(stated or by_name)
+    return str(part(results, "roles").get(set_name) or by_name)
 
 
 def damage(results: Results) -> str:
@@ -103,24 +100,30 @@ def damage(results: Results) -> str:
     if not isinstance(sentences, list) or not sentences:
         return ""
     quality = part(results, "metrics").get(QUALITY)
-    beside = f"; its forget_quality of {quality:.2e} is no success" if quality is not None else ""
-    return f"damaged: {'; '.join(map(str, sentences))}{beside}"
+    success = f"; its forget_quality of {quality:.2e} is no success" if quality is not None else ""
+    return f"damaged: {'; '.join(map(str, sentences))}{success}"
 
 
-def said_of_rows(results: Results) -> list[str]:
-    """What became of the rows of each set where some were cut, skipped or not read."""
-    lines = []
+def missing(results: Results) -> list[str]:
+    """Metrics that are missing, a line for each reason."""
+    names: dict[str, list[str]] = {}
+    for name, reason in part(results, "missing").items():
+        names.setdefault(str(reason), []).append(name)
+    return [f"{', '.join(metrics)}: {reason}" for reason, metrics in names.items()]
+
+
+def remarks(results: Results) -> list[str]:
+    """What has to be known of figures that are there, and of rows that were cut or skipped."""
+    lines = [f"{name}: {text}" for name, text in part(results, "notes").items()]
     for set_name, counts in part(results, "rows").items():
         if not isinstance(counts, dict):
             continue
-        more = {k: n for k, n in counts.items() if k not in ("held", "read", "scored") and n}
         read, scored = counts.get("read", 0), counts.get("scored", 0)
+        more = [
+            f"; {reason}: {count}"
+            for reason, count in counts.items()
+            if count and reason not in ("held", "read", "scored")
+        ]
         if more or scored < read:
-            told = "; ".join(f"{what}: {count}" for what, count in more.items())
-            lines.append(f"{set_name}: {read} rows read, {scored} scored" + (told and f"; {told}"))
+            lines.append(f"{set_name}: {read} rows read, {scored} scored{''.join(more)}")
     return lines
-
-
-def said_of_figures(results: Results) -> list[str]:
-    """What has to be known of figures that are there."""
-    return [f"{name}: {text}" for name, text in part(results, "notes").items()]

@@ -1,7 +1,7 @@
 """The report of one run or many: report.html, report.md and the pictures, into one folder.
 
-`write` never fails on what a run left broken; it is shown as such. Top to bottom: collect,
-describe, draw, page, Markdown twin.
+`undial report PATH... [output=FOLDER]` writes that of runs that are there already. What a run left
+broken is shown as such. Top to bottom: collect, describe, draw, page, Markdown.
 """
 
 from __future__ import annotations
@@ -11,14 +11,66 @@ from pathlib import Path
 
 from undial_cli import ui
 from undial_cli.cache import write_text
-from undial_cli.errors import UserError
-from undial_cli.reporting import collect, differences, html, markdown, pictures, plots, tables
+from undial_cli.errors import UserError, bad_value
+from undial_cli.reporting import cells, differences, page, pictures, style
+from undial_cli.reporting.collect import collect
 
-PAGE, TWIN = "report.html", "report.md"
+KEYS = ("output",)
+DEFAULT = Path("outputs") / "report"
+
+
+def run(words: list[str]) -> int:
+    """Do `undial report WORDS`; returns the exit code.
+
+    Raises:
+        UserError: a wrong key, no such path, or no run there; nothing is written.
+    """
+    paths, output = read(words)
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(
+                f"report {path}: no such folder; allowed is a run folder, a sweep folder, or a "
+                "folder with runs below it"
+            )
+        if not collect([path]).runs:
+            raise UserError(f"report {path}: there are no runs (no run.yaml or sweep.json below)")
+    ui.say(f"report: {write(paths, output)}")
+    return 0
+
+
+def read(words: list[str]) -> tuple[list[Path], Path]:
+    """The paths and the output folder that the words name.
+
+    Raises:
+        UserError: a word is neither, or there is no path.
+    """
+    paths: list[Path] = []
+    output = ""
+    for word in words:
+        key, given, value = word.partition("=")
+        path = Path(word).expanduser()
+        if word.startswith("-"):
+            raise UserError(f"{word}: report takes no flags, only paths and output=FOLDER")
+        if given and not path.exists():
+            if key not in KEYS:
+                raise bad_value("key", key, KEYS)
+            if not value:
+                raise UserError("output=: expected a folder after it")
+            output = value
+        else:
+            is_file = path.name in ("run.yaml", "sweep.json") and path.is_file()
+            paths.append(path.parent if is_file else path)
+    if not paths:
+        raise UserError("report: expected at least one run folder, as in undial report outputs")
+    default = paths[0] / "report" if len(paths) == 1 else DEFAULT
+    target = Path(output).expanduser() if output else default
+    if target.is_file():
+        raise UserError(f"output={output}: it is a file; allowed is a folder")
+    return paths, target
 
 
 def after(paths: list[Path], folder: Path) -> Path | None:
-    """The same for a run or sweep that is done: what goes wrong is said in one line, not raised."""
+    """The report of a run or sweep that is done; what goes wrong is said in a line, not raised."""
     try:
         return write(paths, folder)
     except Exception as error:
@@ -39,23 +91,21 @@ def write(paths: list[Path], folder: Path) -> Path:
     Raises:
         UserError: there is no run at the paths.
     """
-    found = collect.collect(paths)
-    if not found.runs:
+    collection = collect(paths)
+    if not collection.runs:
         raise UserError(f"report {' '.join(map(str, paths))}: there are no runs")
-    keys = differences.describe(found.runs)
-    notes = tables.notes(found.runs)
-    drawn: list[tuple[Path, str, str]] = []
-    for picture in pictures.choose(found.runs, keys):
+    keys = differences.describe(collection.runs)
+    notes = cells.notes(collection.runs)
+    drawn: list[tuple[str, str, str]] = []
+    for picture in pictures.choose(collection.runs, keys):
         try:
-            png, svg = plots.save(picture.draw(), folder / picture.name)
-            drawn.append((png, svg.read_text(encoding="utf-8"), picture.caption))
+            png, svg = style.save(picture.draw(), folder / picture.name)
+            drawn.append((png.name, svg.read_text(encoding="utf-8"), picture.caption))
         except OSError:
             raise
         except Exception as error:
             logging.getLogger(__name__).debug("picture %s", picture.name, exc_info=True)
             notes.append(f"The picture {picture.name} could not be drawn ({type(error).__name__}).")
-    page = html.page(found, keys, [(svg, text) for _, svg, text in drawn], notes, folder)
-    text = markdown.twin(found, keys, [(png, text) for png, _, text in drawn], notes)
-    write_text(folder / TWIN, text, private=True)
-    write_text(folder / PAGE, page, private=True)
-    return folder / PAGE
+    for name, text in page.render(collection, keys, drawn, notes, folder).items():
+        write_text(folder / name, text, private=True)
+    return folder / page.PAGE

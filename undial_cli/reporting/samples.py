@@ -13,8 +13,15 @@ from undial_cli.reporting.collect import RunRecord
 
 # Rows of all runs together in one page; more are in samples.jsonl.
 MOST_ROWS = 40_000
-TEXTS = ("prompt", "reference", "target_generation", "generation", "retain_generation")
-TITLES = ("prompt", "reference", "before", "after", "retain model")
+# Texts of a sample, and their titles.
+TEXTS = {
+    "prompt": "prompt",
+    "reference": "reference",
+    "target_generation": "before",
+    "generation": "after",
+    "retain_generation": "retain model",
+}
+UNTRAINED = {"generation": "generation", "target_generation": "target"}
 # Per-sample values that other columns are made of.
 HIDDEN = ("answer_ce", "answer_tokens", "paraphrase_ce", "index")
 OTHERS = ("target_", "retain_")
@@ -29,24 +36,16 @@ def scores_of(runs: Sequence[RunRecord]) -> list[str]:
         for run in runs
         for sample in run.samples
         for key, value in sample.items()
-        if isinstance(value, float) and key not in HIDDEN and not key.startswith(OTHERS)
+        if isinstance(value, float) and key not in HIDDEN and not key.startswith((*OTHERS, "mia_"))
     )
     usual = [key for key in FIRST if key in known]
-    return [*usual, *(k for k in known if k not in usual and not k.startswith("mia_"))][
-        :MOST_SCORES
-    ]
+    return [*usual, *(key for key in known if key not in usual)][:MOST_SCORES]
 
 
 def rounded(value: Any) -> float | None:
     """A score to five digits."""
-    found = names.number(value)
-    return None if found is None else float(f"{found:.5g}")
-
-
-def number_of(sample: dict[str, Any]) -> int | str | None:
-    """A sample's place in its set."""
-    found = sample.get("index")
-    return found if isinstance(found, int | str) else None
+    number = names.number(value)
+    return None if number is None else float(f"{number:.5g}")
 
 
 def pack(runs: Sequence[RunRecord]) -> dict[str, Any]:
@@ -57,39 +56,42 @@ def pack(runs: Sequence[RunRecord]) -> dict[str, Any]:
         `texts` (every text once), `sets`, and `runs`: {label, left_out, rows}, a row being
         [set, index, [text numbers, -1: none], [after], [before], [retain model]].
     """
-    there = [run for run in runs if run.samples]
-    scores = scores_of(there)
+    sampled = [run for run in runs if run.samples]
+    scores = scores_of(sampled)
     used = [
-        (key, title)
-        for key, title in zip(TEXTS, TITLES, strict=True)
-        if any(isinstance(s.get(key), str) for run in there for s in run.samples)
+        key
+        for key in TEXTS
+        if any(isinstance(sample.get(key), str) for run in sampled for sample in run.samples)
     ]
-    pool: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     sets: dict[str, int] = {}
-    share = max(1, MOST_ROWS // max(1, len(there)))
-    packed = []
-    for run in there:
-        rows = []
-        for sample in run.samples[:share]:
-            texts = [
-                pool.setdefault(text, len(pool)) if isinstance(text, str) else -1
-                for text in (sample.get(key) for key, _ in used)
-            ]
-            set_number = sets.setdefault(str(sample["set"]), len(sets))
-            figures = [
-                [rounded(sample.get(f"{who}{key}")) for key in scores] for who in ("", *OTHERS)
-            ]
-            rows.append([set_number, number_of(sample), texts, *figures])
-        left_out = max(0, len(run.samples) - share)
-        packed.append({"label": run.label, "left_out": left_out, "rows": rows})
-    trained = any(run.command == "unlearn" for run in there)
-    titles = [
-        t if trained else {"after": "generation", "before": "target"}.get(t, t) for _, t in used
-    ]
+    most = max(1, MOST_ROWS // max(1, len(sampled)))
+
+    def packed(sample: dict[str, Any]) -> list[Any]:
+        texts = [
+            numbers.setdefault(text, len(numbers)) if isinstance(text, str) else -1
+            for text in map(sample.get, used)
+        ]
+        index = sample.get("index")
+        return [
+            sets.setdefault(str(sample["set"]), len(sets)),
+            index if isinstance(index, int | str) else None,
+            texts,
+            *([rounded(sample.get(f"{whose}{key}")) for key in scores] for whose in ("", *OTHERS)),
+        ]
+
+    rows = [[packed(sample) for sample in run.samples[:most]] for run in sampled]
+    trained = any(run.command == "unlearn" for run in sampled)
+    titles = (
+        TEXTS if trained else TEXTS | {"generation": "generation", "target_generation": "target"}
+    )
     return {
         "scores": [names.score(key) for key in scores],
-        "columns": titles,
-        "texts": list(pool),
+        "columns": [titles[key] for key in used],
+        "texts": list(numbers),
         "sets": list(sets),
-        "runs": packed,
+        "runs": [
+            {"label": run.label, "left_out": max(0, len(run.samples) - most), "rows": members}
+            for run, members in zip(sampled, rows, strict=True)
+        ],
     }

@@ -7,10 +7,8 @@ also keeps sweep.json and results.csv there up to date. A failed run is a row li
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
+import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +20,9 @@ from rich.table import Table
 from undial_cli import distributed, ui
 from undial_cli.cache import write_text
 from undial_cli.evaluation import store
-from undial_cli.reporting.summary import SweepRow, sweep_table
+from undial_cli.reporting.collect import RunRecord, sweep_text
+from undial_cli.reporting.sheet import csv_text
+from undial_cli.reporting.summary import sweep_table
 from undial_cli.schema import TrainingRun
 from undial_cli.sweeping.job import Job, Outcome, fulfil, order, outcome
 from undial_cli.sweeping.slots import in_slots
@@ -51,6 +51,13 @@ class Row:
         self.status, self.reason, self.seconds = found.status, found.reason, found.seconds
         if found.status == "done":
             self.results = store.read_results(self.folder / "evaluation")
+
+    def record(self) -> RunRecord:
+        """What reports read of the run."""
+        return RunRecord(
+            self.folder, self.status, self.reason, round(self.seconds, 1), self.job.label,
+            values=self.job.values,
+        )  # fmt: skip
 
     def state(self) -> str:
         """The status in words, with the last logged step of one that runs."""
@@ -105,8 +112,11 @@ class Sweep:
 
     def table(self) -> Table:
         """All runs and their main metrics; target and retain model above, where they are shared."""
-        rows = [SweepRow(row.job.label, row.state(), row.results) for row in self.rows]
-        return sweep_table(rows, self.title)
+        runs = [
+            dataclasses.replace(row.record(), status=row.state(), results=row.results)
+            for row in self.rows
+        ]
+        return sweep_table(runs, self.title)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -123,24 +133,9 @@ class Sweep:
         refused = all(row.status == "refused" for row in self.rows)
         if self.folder is None or refused or not ui.is_speaker() or planning(self.rows):
             return
-        runs = [
-            {
-                "label": row.job.label,
-                "values": row.job.values,
-                "folder": os.path.relpath(row.folder, self.folder),
-                "status": row.status,
-                "reason": row.reason,
-                "seconds": round(row.seconds, 1),
-            }
-            for row in self.rows
-        ]
-        content = {
-            "command": self.command,
-            "words": self.words,
-            "title": self.title,
-            "runs": runs,
-        }
-        write_text(self.folder / "sweep.json", json.dumps(content, indent=2) + "\n")
+        runs = [row.record() for row in self.rows]
+        content = sweep_text(self.command, self.words, self.title, runs, self.folder)
+        write_text(self.folder / "sweep.json", content)
         write_text(self.folder / "results.csv", self.csv())
 
     def csv(self) -> str:
@@ -148,14 +143,12 @@ class Sweep:
         keys = list(dict.fromkeys(key for row in self.rows for key in row.job.values))
         figures = [row.results.get("metrics", {}) for row in self.rows]
         names = list(dict.fromkeys(name for found in figures for name in found))
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["run", *keys, "status", "reason", "folder", *names])
+        rows = [["run", *keys, "status", "reason", "folder", *names]]
         for row, found in zip(self.rows, figures, strict=True):
             values = [row.job.values.get(key, "") for key in keys]
             ended = [row.status, row.reason, str(row.folder)]
-            writer.writerow([row.job.label, *values, *ended, *(found.get(n) for n in names)])
-        return text.getvalue()
+            rows.append([row.job.label, *values, *ended, *(found.get(n) for n in names)])
+        return csv_text(rows)
 
     def report(self) -> None:
         """Pictures and page of all runs, where they are wanted and there is something to show."""

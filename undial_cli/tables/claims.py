@@ -6,106 +6,81 @@ there. Knows cells and thresholds only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from undial_cli.tables.config import ClaimConfig, title_of
 from undial_cli.tables.figures import Filled
 from undial_cli.tables.runs import Line
 
 
-@dataclass
-class Verdict:
-    """A claim with the places where it holds, where not and why, and where figures are missing."""
-
-    claim: ClaimConfig
-    holds: list[str] = field(default_factory=list)
-    fails: list[tuple[str, str]] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
+def judge(filled: Filled) -> list[str]:
+    """The verdict on each claim of the table, in a few sentences for a caption."""
+    return [verdict_on(filled, claim) for claim in filled.table.claims]
 
 
-def judge(filled: Filled) -> list[Verdict]:
-    """The verdict on each claim of the table."""
-    return [of_claim(filled, claim) for claim in filled.table.claims]
-
-
-def of_claim(filled: Filled, claim: ClaimConfig) -> Verdict:
-    """Look at every place of a claim."""
-    verdict = Verdict(claim)
+def verdict_on(filled: Filled, claim: ClaimConfig) -> str:
+    """Look at every place of a claim, and say where it holds, where not and why."""
+    holds: list[str] = []
+    fails: list[str] = []
+    unknown = 0
     named = [line for line in filled.lines if not line.row.of]
-    sections = list(dict.fromkeys(line.section for line in named))
-    for section in sections:
+    for section in dict.fromkeys(line.section for line in named):
         rows = {line.row.label: line for line in named if line.section == section}
+        if not {*claim.keeps, *claim.loses} <= set(rows):
+            continue
         for across in filled.groups:
-            for number, column in enumerate(claim.columns):
-                place = called(filled, section, across, column)
-                asked = [name for name in (*claim.keeps, *claim.loses) if name in rows]
-                if len(asked) < len(claim.keeps) + len(claim.loses):
-                    continue
+            for number, name in enumerate(claim.columns):
+                column = filled.column(name)
+                title = title_of(column) if column.step is None else f"{column.step} steps"
+                where = ", ".join(filter(None, (section, across, title)))
                 reasons = against(filled, claim, rows, across, number)
                 if reasons is None:
-                    verdict.unknown.append(place)
+                    unknown += 1
                 elif reasons:
-                    verdict.fails.append((place, "; ".join(reasons)))
+                    fails.append(f"{where} ({'; '.join(reasons)})")
                 else:
-                    verdict.holds.append(place)
-    return verdict
+                    holds.append(where)
+    bounds = f"kept: at least {claim.kept:.0%} of the target's figure"
+    if claim.forget:
+        bounds += f", and forgotten: at most {claim.forgotten:.0%} of it left"
+    text = f"Claim: {claim.text} ({bounds})."
+    total = len(holds) + len(fails) + unknown
+    if holds:
+        text += f" It holds in {len(holds)} of {total} places: {' | '.join(holds)}."
+    if fails:
+        text += f" It does not hold in {len(fails)} of {total}: {' | '.join(fails)}."
+    if unknown:
+        text += f" Figures are missing in {unknown} of {total}."
+    return text if total else f"{text} No row of the table that is shown bears on it."
 
 
 def against(
     filled: Filled, claim: ClaimConfig, rows: dict[str, Line], across: str, number: int
 ) -> list[str] | None:
     """What speaks against a claim in a place; None where a figure is missing."""
-    column = claim.columns[number]
-    gone = claim.forget[number] if claim.forget else None
-    found: list[str] = []
+    reasons: list[str] = []
     for name in (*claim.keeps, *claim.loses):
-        ours = filled.cell(rows[name], across, column).mean
-        start = filled.mark("target", rows[name], across, column)
+        ours, start = of_target(filled, rows[name], across, claim.columns[number])
         if ours is None or start is None:
             return None
         kept = ours >= claim.kept * start
         if kept != (name in claim.keeps):
-            found.append(f"{name} {'keeps' if kept else 'loses'} it ({share(ours, start)})")
-        elif kept and gone is not None:
-            left = filled.cell(rows[name], across, gone).mean
-            first = filled.mark("target", rows[name], across, gone)
+            reasons.append(f"{name} {'keeps' if kept else 'loses'} it ({share(ours, start)})")
+        elif kept and claim.forget:
+            left, first = of_target(filled, rows[name], across, claim.forget[number])
             if left is None or first is None:
                 return None
             if left > claim.forgotten * first:
-                found.append(f"{name} has hardly forgotten ({share(left, first)} left)")
-    return found
+                reasons.append(f"{name} has hardly forgotten ({share(left, first)} left)")
+    return reasons
+
+
+def of_target(
+    filled: Filled, line: Line, across: str, column: str
+) -> tuple[float | None, float | None]:
+    """Our figure and the target's."""
+    mean = filled.cell(line, across, column).mean
+    return mean, filled.mark("target", line, across, filled.column(column))
 
 
 def share(ours: float, start: float) -> str:
     """A figure as a share of the target's."""
     return f"{ours / start:.0%}" if start else f"{ours:.2g}"
-
-
-def called(filled: Filled, section: str, across: str, column: str) -> str:
-    """A place in words."""
-    config = next(c for c in filled.table.columns if c.name == column)
-    where = title_of(config) if config.step is None else f"{config.step} steps"
-    return ", ".join(part for part in (section, across, where) if part)
-
-
-def words(verdict: Verdict) -> str:
-    """The verdict as a few sentences for a caption."""
-    claim = verdict.claim
-    bounds = f"kept: at least {claim.kept:.0%} of the target's figure"
-    if claim.forget:
-        bounds += f", and forgotten: at most {claim.forgotten:.0%} of it left"
-    total = len(verdict.holds) + len(verdict.fails) + len(verdict.unknown)
-    text = f"Claim: {claim.text} ({bounds})."
-    if verdict.holds:
-        text += f" It holds in {len(verdict.holds)} of {total} places: {listed(verdict.holds)}."
-    if verdict.fails:
-        places = [f"{place} ({reason})" for place, reason in verdict.fails]
-        text += f" It does not hold in {len(places)} of {total}: {listed(places)}."
-    if verdict.unknown:
-        text += f" Figures are missing in {len(verdict.unknown)} of {total}."
-    return text if total else f"{text} No row of the table that is shown bears on it."
-
-
-def listed(places: list[str]) -> str:
-    """Places in a row; the separator is not one that a place holds."""
-    return " | ".join(places)

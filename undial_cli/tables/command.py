@@ -9,11 +9,23 @@ from pathlib import Path
 
 from undial_cli import ui
 from undial_cli.errors import UserError
-from undial_cli.tables import load, screen
-from undial_cli.tables.figures import fill
-from undial_cli.tables.runs import DONE, REFUSED, TableRun, lacking, lines_of, runs_of
+from undial_cli.planning.estimate import estimate
+from undial_cli.reporting.sheet import Cell, Column, Row, Sheet, on_screen
+from undial_cli.tables import load, render
+from undial_cli.tables.config import TableConfig
+from undial_cli.tables.figures import Filled, failures, fill
+from undial_cli.tables.runs import (
+    DONE,
+    FAILED,
+    REFUSED,
+    Line,
+    TableRun,
+    lacking,
+    lines_of,
+    runs_of,
+)
 
-EXIT_CODES = {DONE: 0, "failed": 1, REFUSED: 2}
+EXIT_CODES = {DONE: 0, FAILED: 1, REFUSED: 2}
 
 
 def run(words: list[str]) -> int:
@@ -31,27 +43,25 @@ def run(words: list[str]) -> int:
     lines = lines_of(asked.table, asked.rows)
     runs = runs_of(asked, lines, others, folder)
     lacks = lacking(asked.table, runs)
-    screen.show_plan(asked.table, lines, runs, lacks)
+    show_plan(asked.table, lines, runs, lacks)
     if asked.plan:
         return 0
     missing = [entry for entry in runs if entry.status != DONE]
     if lacks and missing:
-        key, what = next(iter(lacks.items()))
-        raise UserError(f"table={name}: needs {key}=..., {what}")
+        key, meaning = next(iter(lacks.items()))
+        raise UserError(f"table={name}: needs {key}=..., {meaning}")
     code = fulfil(missing, asked.table.title)
-    from undial_cli.tables import files  # it imports torch
-
     filled = fill(asked.table, name, lines, runs)
-    said = [w for w in words if w.partition("=")[0] in ("rows", "seeds") or w in others]
-    place = Path(asked.output_dir).expanduser() / "reproduce" / name
-    written = files.write(filled, place, said)
-    screen.show(filled)
-    ui.say(f"in {place}: {', '.join(sorted(file.name for file in written))}")
+    given = [w for w in words if w.partition("=")[0] in ("rows", "seeds") or w in others]
+    output = Path(asked.output_dir).expanduser() / "reproduce" / name
+    written = render.write(filled, output, given)
+    show(filled)
+    ui.say(f"in {output}: {', '.join(sorted(file.name for file in written))}")
     if missing:
         from undial_cli.reporting.report import after
 
-        page = after([place], place / "report")
-        ui.say(f"report: {page}" if page else f"undial report {place} makes the page of the runs")
+        page = after([output], output / "report")
+        ui.say(f"report: {page}" if page else f"undial report {output} makes the page of the runs")
     return code
 
 
@@ -72,3 +82,41 @@ def fulfil(missing: list[TableRun], title: str) -> int:
             entry.status, entry.reason = outcome.status, outcome.reason or entry.reason
         worst = max(worst, EXIT_CODES[outcome.status])
     return worst
+
+
+def show_plan(
+    config: TableConfig, lines: list[Line], runs: list[TableRun], lacks: dict[str, str]
+) -> None:
+    """Print the runs, how they stand, and what the missing ones cost."""
+    columns = [Column("row", numeric=False), *map(Column, ("runs", "done", "failed", "missing"))]
+    rows = []
+    for line in lines:
+        statuses = [entry.status for entry in runs if entry.line == line]
+        done = statuses.count(DONE)
+        bad = statuses.count(FAILED) + statuses.count(REFUSED)
+        counts = (len(statuses), done, bad, len(statuses) - done - bad)
+        cells = [Cell(str(count) if count else "-") for count in counts]
+        if line.row.of:
+            model = {"target": "target", "retain": "retain model"}[line.row.of]
+            cells = [Cell(f"none: of the {model}", style="dim"), Cell(), Cell(), Cell()]
+        rows.append(Row([Cell(line.row.label), *cells], line.section))
+    ui.say(on_screen(Sheet(f"plan: {config.title}", columns, rows)))
+    done = sum(entry.status == DONE for entry in runs)
+    ui.say(f"{len(runs)} runs: {done} done, {len(runs) - done} to be run")
+    for where, reason in failures(runs):
+        ui.say(f"failed before: {where}: {reason}", "yellow")
+    for key, meaning in lacks.items():
+        ui.say(f"needs {key}=...: {meaning}", "yellow")
+    finished = [entry.seconds for entry in runs if entry.status == DONE and entry.seconds]
+    missing = [entry.run for entry in runs if entry.status != DONE]
+    cost = estimate(config.cost, missing, finished)
+    if cost:
+        ui.say(cost, "dim")
+
+
+def show(filled: Filled) -> None:
+    """Print ours beside the published figures, and what has to be said of them."""
+    for part in render.sheets(filled):
+        ui.say(on_screen(part))
+    for style, note in render.notes(filled):
+        ui.say(note, style)

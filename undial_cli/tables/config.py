@@ -134,11 +134,6 @@ def title_of(column: ColumnConfig) -> str:
     return column.title or column.name
 
 
-def as_text(column: ColumnConfig, value: float) -> str:
-    """A figure in the column's format."""
-    return format(value, column.format)
-
-
 def labels(items: list[Any]) -> list[str]:
     """The labels of rows or column groups."""
     return [item.label for item in items]

@@ -5,18 +5,20 @@ Knows the files of a run folder and the table's config; imports no torch.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from undial_cli.reporting.collect import RunRecord, read_object, read_rows, requests_of
 from undial_cli.tables.config import ColumnConfig, RowConfig, TableConfig
 from undial_cli.tables.runs import DONE, FAILED, REFUSED, Line, TableRun
 
-RETAIN, TARGET = "retain", "target"
-BLOCKS = {TARGET: "target", RETAIN: "reference", "": "metrics"}
+# What results.json calls the figures of a model.
+MODELS = {"target": "target", "retain": "reference"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Filled:
     lines: list[Line]
     runs: list[TableRun]
     cells: dict[tuple[Line, str, str], Cell] = field(default_factory=dict)
+    records: dict[Path, RunRecord] = field(default_factory=dict)
 
     @property
     def groups(self) -> list[str]:
@@ -60,12 +63,24 @@ class Filled:
         """A cell; an empty one where the line is not run in that group."""
         return self.cells.get((line, across, column), Cell())
 
-    def mark(self, of: str, line: Line, across: str, column: str) -> float | None:
+    def column(self, name: str) -> ColumnConfig:
+        """A column by name."""
+        return next(column for column in self.table.columns if column.name == name)
+
+    def mark(self, of: str, line: Line, across: str, column: ColumnConfig) -> float | None:
         """The target's or retain model's figure in the place of a cell."""
-        config = next(c for c in self.table.columns if c.name == column)
         near = [r for r in self.runs if r.across == across and r.line.section == line.section]
-        values = [read_figure(entry, config, of) for entry in near if entry.status == DONE]
-        return average(values)[0]
+        return average(self.figures(near, column, of))[0]
+
+    def figures(self, runs: list[TableRun], column: ColumnConfig, of: str) -> list[float | None]:
+        """A column's figure of each run that is done."""
+        done = [entry.folder.path for entry in runs if entry.status == DONE]
+        for folder in done:
+            if folder not in self.records:
+                results = read_object(folder / "evaluation" / "results.json")
+                steps = read_rows(folder / "metrics.jsonl", [])
+                self.records[folder] = RunRecord(folder, results=results, steps=steps)
+        return [figure_of(self.records[folder], column, of) for folder in done]
 
 
 def fill(table: TableConfig, name: str, lines: list[Line], runs: list[TableRun]) -> Filled:
@@ -79,7 +94,7 @@ def fill(table: TableConfig, name: str, lines: list[Line], runs: list[TableRun])
             if line.row.of:
                 mine = beside(line, across, runs)
             for column in table.columns:
-                cell = cell_of(line.row, column, mine)
+                cell = cell_of(found, line.row, column, mine)
                 reference = published(line, across, column.name)
                 found.cells[line, across, column.name] = against(cell, reference, column)
     return found
@@ -95,68 +110,46 @@ def beside(line: Line, across: str, runs: list[TableRun]) -> list[TableRun]:
     return list(found.values())
 
 
-def cell_of(row: RowConfig, column: ColumnConfig, runs: list[TableRun]) -> Cell:
+def cell_of(filled: Filled, row: RowConfig, column: ColumnConfig, runs: list[TableRun]) -> Cell:
     """Mean and spread over the runs that are done, or why there is none."""
-    done = [entry for entry in runs if entry.status == DONE]
-    values = [read_figure(entry, column, row.of) for entry in done]
+    values = filled.figures(runs, column, row.of)
     mean, spread, n = average(values)
     short = any(entry.status in (FAILED, REFUSED) for entry in runs) and not row.of
     if mean is not None:
         return Cell(mean, spread, n, short=short)
-    if done:
-        return Cell(gap="no figure")
-    return Cell(gap="failed" if short else "not run")
+    return Cell(gap="no figure" if values else "failed" if short else "not run")
 
 
-def average(values: list[float | None]) -> tuple[float | None, float | None, int]:
+def average(values: Iterable[float | None]) -> tuple[float | None, float | None, int]:
     """Mean, sample standard deviation and number of the figures that are there."""
-    there = [v for v in values if v is not None]
-    if not there:
+    known = [v for v in values if v is not None]
+    if not known:
         return None, None, 0
-    spread = statistics.stdev(there) if len(there) > 1 else None
-    return statistics.fmean(there), spread, len(there)
+    spread = statistics.stdev(known) if len(known) > 1 else None
+    return statistics.fmean(known), spread, len(known)
 
 
-def read_figure(entry: TableRun, column: ColumnConfig, of: str) -> float | None:
-    """A column's figure from a run folder; None where it, or one of its parts, is missing."""
-    values = figures_of(entry, column, of)
+def figure_of(record: RunRecord, column: ColumnConfig, of: str) -> float | None:
+    """A column's figure of a run; None where it, or one of its parts, is missing."""
+    values = figures_of(record, column, of)
     parts = [values.get(metric) for metric in column.metric]
     numbers = [p for p in parts if isinstance(p, int | float) and math.isfinite(p)]
     return statistics.fmean(numbers) if len(numbers) == len(parts) else None
 
 
-def figures_of(entry: TableRun, column: ColumnConfig, of: str) -> dict[str, Any]:
+def figures_of(record: RunRecord, column: ColumnConfig, of: str) -> dict[str, Any]:
     """The figures among which a column's is: at the end, at a step, or after a request."""
-    from undial_cli.evaluation.store import read_results  # it imports torch
-
-    results = read_results(entry.folder.evaluation)
     if of:
-        return results.get(BLOCKS[of]) or {}
+        return record.figures(MODELS[of])
     if column.step is not None:
-        return at_step(entry, column.step)
+        rows = [row for row in record.steps if row.get("step") == column.step]
+        return {name: value for row in rows for name, value in row.items()}
     if column.request == 0:
-        return results.get("target") or {}
+        return record.figures("target")
     if column.request is not None:
-        served = results.get("requests") or []
-        return served[column.request - 1]["metrics"] if column.request <= len(served) else {}
-    return results.get("metrics") or {}
-
-
-def at_step(entry: TableRun, step: int) -> dict[str, Any]:
-    """The figures that a run wrote to metrics.jsonl at a step."""
-    found: dict[str, Any] = {}
-    try:
-        text = (entry.folder.path / "metrics.jsonl").read_text(encoding="utf-8")
-    except OSError:
-        return found
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if row.get("step") == step:
-            found |= row
-    return found
+        served = requests_of(record.results)
+        return served[column.request - 1] if column.request <= len(served) else {}
+    return record.figures()
 
 
 def published(line: Line, across: str, column: str) -> float | None:
@@ -170,48 +163,28 @@ def published(line: Line, across: str, column: str) -> float | None:
 
 
 def against(cell: Cell, reference: float | None, column: ColumnConfig) -> Cell:
-    """A cell with its published figure and whether it agrees."""
+    """A cell with its published figure and whether it agrees, by the larger of the tolerances."""
     within = None
-    allowed = tolerance(column, reference)
-    if cell.mean is not None and reference is not None and allowed is not None:
-        # a last digit of the published figure is not held against ours
-        within = abs(cell.mean - reference) <= allowed * (1 + 1e-9)
-    return Cell(cell.mean, cell.spread, cell.n, reference, within, cell.gap, cell.short)
-
-
-def tolerance(column: ColumnConfig, reference: float | None) -> float | None:
-    """The difference that counts as agreement; None where none is stated."""
-    if reference is None:
-        return None
-    bounds = [column.tolerance] if column.tolerance is not None else []
-    if column.relative_tolerance is not None:
-        bounds.append(column.relative_tolerance * abs(reference))
-    return max(bounds) if bounds else None
+    if cell.mean is not None and reference is not None:
+        bounds = [column.tolerance] if column.tolerance is not None else []
+        if column.relative_tolerance is not None:
+            bounds.append(column.relative_tolerance * abs(reference))
+        if bounds:
+            # a last digit of the published figure is not held against ours
+            within = abs(cell.mean - reference) <= max(bounds) * (1 + 1e-9)
+    return dataclasses.replace(cell, reference=reference, within=within)
 
 
 def failures(runs: list[TableRun]) -> list[tuple[str, str]]:
     """(place, reason) of what failed or was refused; seeds with the same reason together."""
-    found: dict[tuple[str, str], list[int]] = {}
+    seeds: dict[tuple[str, str], list[str]] = {}
     for entry in runs:
         if entry.status in (FAILED, REFUSED):
             reason = entry.reason or entry.status
-            found.setdefault((entry.place, reason), []).append(entry.seed)
-    whole = {place: len([r for r in runs if r.place == place]) for place, _ in found}
-    return [
-        (place if len(seeds) == whole[place] else f"{place} ({said(seeds)})", reason)
-        for (place, reason), seeds in found.items()
-    ]
-
-
-def said(seeds: list[int]) -> str:
-    """Seeds in words."""
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-
-
-def each(filled: Filled, act: Callable[[Line, str, ColumnConfig, Cell], None]) -> None:
-    """Call `act` for every cell in the table's order."""
-    for line in filled.lines:
-        for across in filled.groups:
-            for column in filled.table.columns:
-                if (line, across, column.name) in filled.cells:
-                    act(line, across, column, filled.cells[line, across, column.name])
+            seeds.setdefault((entry.place, reason), []).append(str(entry.seed))
+    failed = []
+    for (where, reason), of in seeds.items():
+        if len(of) < sum(entry.place == where for entry in runs):
+            where = f"{where} (seed{'s' if len(of) > 1 else ''} {', '.join(of)})"
+        failed.append((where, reason))
+    return failed

@@ -6,60 +6,49 @@ Imports matplotlib only where there is something to draw.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from undial_cli.reporting import plots, style
 from undial_cli.tables.config import ColumnConfig, PlotConfig, title_of
-from undial_cli.tables.figures import Filled
+from undial_cli.tables.figures import Filled, average
 from undial_cli.tables.runs import Line
 
-Grid = dict[tuple[str, str], dict[float, tuple[float, float]]]
-MARKS = {"target": "target", "retain": "retain model"}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def draw(filled: Filled, folder: Path) -> list[Path]:
     """Draw the table's plots that have any figure; returns the files."""
     files: list[Path] = []
     for plot in filled.table.plots:
-        name = folder / (plot.name or f"{plot.kind}_{plot.x}_{plot.y}")
-        files += trade_off(filled, plot, name) if plot.kind == "trade_off" else []
-        files += grid(filled, plot, name) if plot.kind == "grid" else []
+        figure = trade_off(filled, plot) if plot.kind == "trade_off" else grid(filled, plot)
+        if figure is not None:
+            files += style.save(figure, folder / (plot.name or f"{plot.kind}_{plot.x}_{plot.y}"))
     return files
 
 
-def drawn(filled: Filled, plot: PlotConfig) -> list[Line]:
-    """The lines of a plot that have runs."""
-    return [
-        line
-        for line in filled.lines
-        if not line.row.of and (not plot.rows or line.row.label in plot.rows)
-    ]
+def places(filled: Filled, plot: PlotConfig) -> list[tuple[Line, str]]:
+    """The lines of a plot that have runs, in each column group."""
+    lines = [line for line in filled.lines if not line.row.of]
+    shown = [line for line in lines if not plot.rows or line.row.label in plot.rows]
+    return [(line, group) for line in shown for group in filled.groups]
 
 
-def column_of(filled: Filled, name: str) -> ColumnConfig:
-    """A column by name."""
-    return next(c for c in filled.table.columns if c.name == name)
-
-
-def trade_off(filled: Filled, plot: PlotConfig, name: Path) -> list[Path]:
+def trade_off(filled: Filled, plot: PlotConfig) -> Figure | None:
     """One column against another, a point for each line and column group."""
-    x, y = column_of(filled, plot.x), column_of(filled, plot.y)
-    several = len(filled.groups) > 1
-    found: list[tuple[str, float, float, str]] = []
-    for line in drawn(filled, plot):
-        for across in filled.groups:
-            place = [filled.cell(line, across, c.name).mean for c in (x, y)]
-            if place[0] is None or place[1] is None:
-                continue
-            label = f"{line.row.label}, {across}" if several else line.row.label
-            found.append((label, place[0], place[1], line.section or line.row.label))
-    if not found:
-        return []
-    from undial_cli.reporting import plots
-
-    points = [plots.Point(label, px, py, group) for label, px, py, group in found]
-    titles = axis(x), axis(y)
-    better = tuple("higher" if c.better == "higher" else "lower" for c in (x, y))
-    marks = marks_of(filled, {titles[0]: x, titles[1]: y})
-    return plots.save(plots.trade_off(points, *titles, (better[0], better[1]), marks), name)
+    columns = filled.column(plot.x), filled.column(plot.y)
+    points: list[plots.Point] = []
+    for line, group in places(filled, plot):
+        x, y = (filled.cell(line, group, column.name).mean for column in columns)
+        if x is not None and y is not None:
+            label = ", ".join(filter(None, (line.section, line.row.label, group)))
+            points.append(plots.Point(label, x, y, line.section or line.row.label))
+    if not points:
+        return None
+    x_name, y_name = map(axis, columns)
+    x_way, y_way = ("higher" if c.better == "higher" else "lower" for c in columns)
+    marks = marks_of(filled, {x_name: columns[0], y_name: columns[1]})
+    return plots.trade_off(points, x_name, y_name, (x_way, y_way), marks)
 
 
 def axis(column: ColumnConfig) -> str:
@@ -67,42 +56,43 @@ def axis(column: ColumnConfig) -> str:
     return column.metric[0] if len(column.metric) == 1 else title_of(column)
 
 
-def marks_of(filled: Filled, axes: dict[str, ColumnConfig]) -> dict[str, dict[str, float]]:
+def marks_of(filled: Filled, axes: dict[str, ColumnConfig]) -> plots.Marks:
     """Figures of the target and the retain model under the axes' names, where all have one."""
-    found: dict[str, dict[str, float]] = {}
+    marks = {}
     lines = [line for line in filled.lines if not line.row.of]
-    for of, title in MARKS.items():
-        place: dict[str, float] = {}
+    for of, title in (("target", "target"), ("retain", "retain model")):
+        figures = {}
         for name, column in axes.items():
-            values = {
-                value
-                for line in lines
-                for across in filled.groups
-                if (value := filled.mark(of, line, across, column.name)) is not None
-            }
-            if values:
-                place[name] = sum(values) / len(values)
-        if len(place) == len(axes):
-            found[title] = place
-    return found
+            known = {filled.mark(of, a, group, column) for a in lines for group in filled.groups}
+            figures[name] = average(known)[0]
+        if None not in figures.values():
+            marks[title] = figures
+    return marks
 
 
-def cells_of(filled: Filled, plot: PlotConfig) -> Grid:
-    """(line, panel) -> x -> (mean, spread) of all columns that hold the plot's metric alone."""
-    found: Grid = {}
-    for line in drawn(filled, plot):
-        for across in filled.groups:
-            for column in filled.table.columns:
-                cell = filled.cell(line, across, column.name)
-                if column.metric != [plot.y] or cell.mean is None:
-                    continue
-                names = {"section": line.section, "across": across, "row": line.row.label}
-                names |= {"step": str(column.step), "request": str(column.request)}
-                x = number(names[plot.x])
-                if x is not None:
-                    key = names[plot.line], names[plot.panel]
-                    found.setdefault(key, {})[x] = (cell.mean, cell.spread or 0.0)
-    return found
+def grid(filled: Filled, plot: PlotConfig) -> Figure | None:
+    """Lines over steps, epochs or another number, a panel for each setting."""
+    panels: dict[str, plots.Panel] = {}
+    columns = [column for column in filled.table.columns if column.metric == [plot.y]]
+    for line, group in places(filled, plot):
+        for column in columns:
+            cell = filled.cell(line, group, column.name)
+            names = {"section": line.section, "across": group, "row": line.row.label}
+            names |= {"step": str(column.step), "request": str(column.request)}
+            x = number(names[plot.x])
+            if x is not None and cell.mean is not None:
+                panel = panels.setdefault(names[plot.panel], plots.Panel(names[plot.panel], plot.y))
+                curve = panel.lines.setdefault(names[plot.line], {})
+                curve[x] = (cell.mean, cell.spread)
+    if not panels:
+        return None
+    x_name = {"step": "steps", "request": "requests"}.get(plot.x, plot.x)
+    if plot.x == "across" and number(filled.groups[0]):
+        x_name = filled.groups[0].rpartition(" ")[2]
+    marks = marks_of(filled, {plot.y: columns[0]})
+    xs = {x for panel in panels.values() for curve in panel.lines.values() for x in curve}
+    ticks = {x: f"{x:g}" for x in sorted(xs)}
+    return plots.lines(list(panels.values()), x_name, plots.axis_title(plot.y), marks, ticks)
 
 
 def number(text: str) -> float | None:
@@ -113,17 +103,3 @@ def number(text: str) -> float | None:
         except ValueError:
             continue
     return None
-
-
-def grid(filled: Filled, plot: PlotConfig, name: Path) -> list[Path]:
-    """Lines over steps, epochs or another number, a panel for each setting."""
-    cells = cells_of(filled, plot)
-    if not cells:
-        return []
-    from undial_cli.reporting import plots
-
-    column = next(c for c in filled.table.columns if c.metric == [plot.y])
-    x = {"step": "steps", "request": "requests"}.get(plot.x, plot.x)
-    if plot.x == "across" and filled.groups[0]:
-        x = filled.groups[0].rpartition(" ")[2] if number(filled.groups[0]) else x
-    return plots.save(plots.grid(cells, x, plot.y, marks_of(filled, {plot.y: column})), name)

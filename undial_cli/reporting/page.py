@@ -1,0 +1,124 @@
+"""The report as an HTML page and as Markdown, from one view of its runs and the templates.
+
+The page asks the network for nothing: styles, script and pictures stand inside, and a
+Content-Security-Policy forbids all else. Text of models and data is shown as text, whatever it
+says. Knows no files of runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from undial_cli.reporting import cells, names
+from undial_cli.reporting.collect import Collection
+from undial_cli.reporting.samples import pack
+from undial_cli.reporting.sheet import fenced, markdown, quoted, text_sheet
+
+ASSETS = Path(__file__).parent.parent / "assets" / "report"
+PAGE, TEXT = "report.html", "report.md"
+
+
+def fill(template: str, view: dict[str, Any]) -> str:
+    """A template of assets/report with a view in it; all text in HTML is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=template.startswith("page"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"markdown": markdown, "quoted": quoted, "fenced": fenced}
+    text = environment.get_template(template).render(view)
+    return without_surrogates(text).rstrip() + "\n"
+
+
+def without_surrogates(text: str) -> str:
+    """Text that can be written as UTF-8: half characters replaced."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def safe_json(content: Any) -> str:
+    """JSON that can stand in a script element: no character that ends it or begins a tag."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def render(
+    collection: Collection,
+    keys: Sequence[str],
+    pictures: Sequence[tuple[str, str, str]],
+    notes: Sequence[str],
+    folder: Path,
+) -> dict[str, str]:
+    """The page and its Markdown, by the names of their files.
+
+    Args:
+        keys: what tells the runs apart.
+        pictures: (name of the PNG, SVG, caption) of each.
+        notes: what a reader must know.
+        folder: where they will stand; run folders are named relative to it.
+    """
+    from markupsafe import Markup
+    from omegaconf import OmegaConf
+
+    runs = collection.runs
+    single = len(runs) == 1
+    css, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    digest = hashlib.sha256(script.encode()).digest()
+    packed = pack(runs)
+    view = {
+        "title": collection.title,
+        "facts": facts(collection),
+        "single": single,
+        "unfinished": cells.unfinished(runs),
+        "headlines": cells.headlines(runs[0]) if single else [],
+        "figures": cells.of_one(runs[0]) if single else cells.of_many(runs, keys),
+        "precisions": cells.precisions(runs[0]) if single else text_sheet([], []),
+        # an XML declaration stands before each drawing
+        "pictures": [(png, Markup(svg[svg.index("<svg") :]), text) for png, svg, text in pictures],
+        "examples": cells.examples(runs[0]) if single else text_sheet([], []),
+        "has_samples": bool(packed["runs"]),
+        "has_text": bool(packed["columns"]),
+        "different": cells.different_settings(runs),
+        "settings": [
+            (run.label, os.path.relpath(run.folder, folder),
+             OmegaConf.to_yaml(OmegaConf.create(run.nested)))
+            for run in runs
+            if run.nested
+        ],
+        "environments": cells.environments(runs),
+        "notes": notes,
+        "data": Markup(without_surrogates(safe_json(packed))),
+        "css": Markup(css),
+        "script": Markup(script),
+        "script_hash": f"sha256-{base64.b64encode(digest).decode()}",
+    }  # fmt: skip
+    return {PAGE: fill("page.html.jinja", view), TEXT: fill("report.md.jinja", view)}
+
+
+def facts(collection: Collection) -> list[str]:
+    """What stands below the title."""
+    runs = collection.runs
+    if len(runs) > 1:
+        counts = Counter(run.status for run in runs)
+        words = " ".join(collection.words)
+        lines = [f"{len(runs)} runs", *(f"{n} {status}" for status, n in counts.items())]
+        return [*lines, words] if words else lines
+    (run,) = runs
+    lines = [run.status] + ([names.seconds(run.seconds)] if run.seconds is not None else [])
+    for key, title in (("eval.name", "suite"), ("adapter.name", "adapter"), ("seed", "seed")):
+        if key in run.settings:
+            lines.append(f"{title} {names.short(run.settings[key])}")
+    return [*lines, run.folder.name]

@@ -1,0 +1,215 @@
+"""A table as plain data, and its forms: Markdown, LaTeX, CSV and the screen.
+
+Every table that undial shows is a Sheet; the page has its own form in page.html.jinja. Knows no
+run and no metric.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "†": r"$^{\dagger}$",
+    "*": r"$^{*}$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "→": r"$\to$",
+    "≈": r"$\approx$",
+    "×": r"$\times$",
+    "–": "--",
+}
+
+
+@dataclass
+class Cell:
+    """A cell: its text, the number it is sorted by (None: the text itself), and its look.
+
+    `style` is rich's, or `code` for a name that Markdown shows as code.
+    """
+
+    text: str = ""
+    number: float | None = None
+    style: str = ""
+
+
+@dataclass
+class Column:
+    """A column: its title, the group of columns it is of, and a note below the title."""
+
+    title: str
+    numeric: bool = True
+    group: str = ""
+    note: str = ""
+
+
+@dataclass
+class Row:
+    """A row: its cells, the first of which names it, and the group of rows that it stands in.
+
+    `note` is shown where there is room beside the name, `hint` when one points at it.
+    """
+
+    cells: list[Cell]
+    group: str = ""
+    note: str = ""
+    hint: str = ""
+
+
+@dataclass
+class Sheet:
+    """A table.
+
+    `above`: rows that stand before the others however those are sorted; `first`: how many of the
+    columns are shown before all are asked for.
+    """
+
+    title: str
+    columns: list[Column]
+    rows: list[Row]
+    above: list[Row] = field(default_factory=list)
+    first: int = 1000
+
+    def main(self) -> Sheet:
+        """The columns that are shown at first, in every row."""
+        above, rows = (
+            [dataclasses.replace(row, cells=row.cells[: self.first]) for row in part]
+            for part in (self.above, self.rows)
+        )
+        return Sheet(self.title, self.columns[: self.first], rows, above)
+
+    def groups(self) -> list[tuple[str, list[Row]]]:
+        """The rows by the group that they stand in, in their order."""
+        return [(group, list(rows)) for group, rows in itertools.groupby(self.rows, group_of)]
+
+
+def group_of(item: Row | Column) -> str:
+    """The group of a row or column."""
+    return item.group
+
+
+def text_sheet(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Sheet:
+    """A table of texts."""
+    heads = [Column(name, numeric=False) for name in columns]
+    return Sheet(title, heads, [Row([Cell(text) for text in row]) for row in rows])
+
+
+def quoted(text: str) -> str:
+    """Text as it is read, in one line: no markup of Markdown or HTML in it is taken as such."""
+    line = " ".join(str(text).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", line)
+
+
+def markdown(sheet: Sheet) -> str:
+    """A sheet as a Markdown table; groups of rows begin with a bold one."""
+    heads = [quoted(f"{column.group} {column.title}") for column in sheet.columns]
+    rules = ["---:" if column.numeric else "---" for column in sheet.columns]
+
+    def texts(row: Row) -> list[str]:
+        return [f"`{c.text}`" if c.style == "code" else quoted(c.text) for c in row.cells]
+
+    rows = [heads, rules, *map(texts, sheet.above)]
+    for group, members in sheet.groups():
+        if group:
+            rows.append([f"**{quoted(group)}**", *[""] * (len(heads) - 1)])
+        rows += map(texts, members)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def fenced(text: str, language: str = "") -> str:
+    """Text as a Markdown block, in a fence longer than any that it holds."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV; None is an empty field."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def latex_text(text: str) -> str:
+    """A text in which nothing is a command of LaTeX."""
+    return "".join(LATEX.get(letter, letter) for letter in text)
+
+
+def latex(sheet: Sheet, caption: str, label: str) -> str:
+    """A sheet as a LaTeX table environment (booktabs); groups of rows begin with a line of it."""
+    from pandas import DataFrame, MultiIndex
+
+    titles = [latex_text(column.title) for column in sheet.columns]
+    groups = [latex_text(column.group) for column in sheet.columns]
+    rows: list[list[str]] = []
+    for group, members in sheet.groups():
+        if group:
+            rows.append([f"\\textit{{{latex_text(group)}}}", *[""] * (len(titles) - 1)])
+        rows += [[latex_text(cell.text) for cell in row.cells] for row in members]
+    columns = MultiIndex.from_arrays([groups, titles]) if any(groups) else titles
+    return (
+        DataFrame(rows, columns=columns)
+        .style.hide(axis="index")
+        .to_latex(
+            hrules=True,
+            column_format="".join("r" if column.numeric else "l" for column in sheet.columns),
+            position_float="centering",
+            multicol_align="c",
+            caption=latex_text(caption),
+            label=f"tab:{label}",
+        )
+    )
+
+
+def on_screen(sheet: Sheet, headings: bool = True) -> Table:
+    """A sheet for the console.
+
+    Args:
+        headings: groups of rows begin with their name, not only with a rule.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=escape(sheet.title), title_justify="left")
+    widest = max((len(row.cells[0].text) for row in sheet.above + sheet.rows), default=0)
+    for number, column in enumerate(sheet.columns):
+        table.add_column(
+            Text(f"{column.group}\n{column.title}".strip()),
+            justify="right" if column.numeric else "left",
+            overflow="ellipsis" if column.numeric else "fold",
+            min_width=min(28, widest) if number == 0 else None,
+        )
+    for group, rows in [("", sheet.above), *sheet.groups()]:
+        if group or not headings:
+            table.add_section()
+        if group and headings:
+            table.add_row(Text(group, "bold"), *[""] * (len(sheet.columns) - 1))
+        for row in rows:
+            table.add_row(*(Text(cell.text, cell.style) for cell in row.cells))
+    return table

@@ -1,0 +1,116 @@
+"""How figures look and are stored: colours, markers, line styles, a blank figure, PNG and SVG.
+
+Imports matplotlib inside functions, and never its global state of open figures. Knows no metric.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from undial_cli.cache import write_bytes, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours without yellow, which is too faint on paper.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "p", ">", "h")
+DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1.2, 1.2)),
+    (0, (6, 1.5, 1.2, 1.5)),
+    (0, (3, 1, 1, 1, 1, 1)),
+)
+INK, FAINT, PAPER = "#1b1b1f", "#8a8a93", "#ffffff"
+WIDTH = 6.5  # inches: the text width of a paper
+SHEET = Path(__file__).parent.parent / "assets" / "report" / "figures.mplstyle"
+
+
+class Look(NamedTuple):
+    """How one line or group of points is drawn."""
+
+    colour: str
+    marker: str
+    dash: Any
+
+
+def looks(labels: Sequence[str]) -> list[Look]:
+    """The looks of several series: no two of the first 77 share colour and marker.
+
+    Where several labels begin alike ("npo, ...") they share a colour, and differ in their dash.
+    """
+    leads = [label.split(", ")[0] for label in labels]
+    groups = list(dict.fromkeys(leads))
+    alone = len(groups) in (1, len(labels))
+    return [
+        Look(
+            COLOURS[(number if alone else groups.index(lead)) % len(COLOURS)],
+            MARKERS[number % len(MARKERS)],
+            DASHES[(number if alone else leads[:number].count(lead)) % len(DASHES)],
+        )
+        for number, lead in enumerate(leads)
+    ]
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """The style sheet alone, whatever the user's matplotlibrc says; no warnings for odd glyphs."""
+    from matplotlib.style import context
+
+    with warnings.catch_warnings(), context(SHEET, after_reset=True):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def blank(width: float, height: float, **grid: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of so many inches and its panels, in reading order."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(squeeze=False, **grid).flat)
+
+
+def plain(text: str) -> str:
+    """A label as matplotlib shows it literally: one line, no formula, never taken for hidden."""
+    line = " ".join(str(text).split()).replace("$", r"\$")
+    return f" {line}" if line.startswith("_") else line
+
+
+def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """A legend below the panels, for which the figure grows."""
+    if not handles:
+        return
+    columns = max(1, min(len(handles), 5, int(WIDTH * 16 / (max(map(len, handles)) + 8))))
+    figure.set_figheight(figure.get_figheight() + 0.15 * -(-len(handles) // columns))
+    figure.legend(list(handles.values()), list(map(plain, handles)), loc="outside lower center",
+                  ncols=columns)  # fmt: skip
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as PNG (200 dpi) and SVG; the same figure gives the same bytes.
+
+    Args:
+        path: of the files, without suffix.
+
+    Returns:
+        Both files, PNG first.
+    """
+    with style():
+        picture, drawing = io.BytesIO(), io.StringIO()
+        figure.savefig(picture, format="png", dpi=200, metadata={"Software": None})
+        figure.set_layout_engine("none")  # the layout found for the PNG is kept
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(drawing, format="svg", metadata=nothing)
+    files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg")]
+    write_bytes(files[0], picture.getvalue())
+    write_text(files[1], drawing.getvalue())
+    return files
