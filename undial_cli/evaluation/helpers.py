@@ -13,7 +13,7 @@ import torch
 from undial_cli import distributed
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import quality
-from undial_cli.evaluation.catalog import Evaluation, Evidence
+from undial_cli.evaluation.evidence import Evaluation, Evidence
 from undial_cli.evaluation.items import Item
 
 Pairs = list[tuple[Item, Evidence]]

@@ -18,8 +18,8 @@ from undial_cli.data.rows import Row, row_kind
 from undial_cli.data.splits import splits_of
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import reference
-from undial_cli.evaluation.catalog import Evaluation
 from undial_cli.evaluation.config import FORGET_SET, EvalConfig, EvalSetConfig
+from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.helpers import HELPERS
 from undial_cli.evaluation.items import data_of
 from undial_cli.evaluation.kvcache import is_plain

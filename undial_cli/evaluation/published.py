@@ -14,8 +14,8 @@ import numpy as np
 
 from undial_cli.errors import UserError
 from undial_cli.evaluation import metrics
-from undial_cli.evaluation.catalog import Evaluation
 from undial_cli.evaluation.config import FORGET, HOLDOUT
+from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.joint import UTILITY_PARTS
 
 Samples = dict[tuple[str, int], dict[str, Any]]

@@ -18,10 +18,10 @@ import torch
 from undial_cli import distributed, models
 from undial_cli.cache import folder_state
 from undial_cli.evaluation import statistics, store, verdict
-from undial_cli.evaluation.catalog import Evaluation
+from undial_cli.evaluation.catalog import join
 from undial_cli.evaluation.config import role_of
+from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.helpers import HELPERS
-from undial_cli.evaluation.joint import join
 from undial_cli.evaluation.suite import evaluate
 from undial_cli.inputs import Inputs, model_path
 from undial_cli.reporting import summary

@@ -15,7 +15,7 @@ from typing import Any
 
 from undial_cli import distributed
 from undial_cli.cache import cache_dir, locked, write_text
-from undial_cli.evaluation.catalog import Evaluation, finite
+from undial_cli.evaluation.evidence import Evaluation, finite
 from undial_cli.evaluation.work import Journal
 from undial_cli.schema import digest
 

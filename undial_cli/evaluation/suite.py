@@ -19,16 +19,10 @@ from undial_cli.data.collate import pad_token
 from undial_cli.data.encode import Encoder
 from undial_cli.data.load import Row
 from undial_cli.evaluation import extraction, helpers, words
-from undial_cli.evaluation.catalog import (
-    Evaluation,
-    Evidence,
-    Metric,
-    NoFigure,
-    find,
-    finite,
-)
-from undial_cli.evaluation.config import EvalConfig, role_of
+from undial_cli.evaluation.catalog import METRICS, Metric, find, join
+from undial_cli.evaluation.config import EvalConfig, role_of, set_for
 from undial_cli.evaluation.decoding import Decoding
+from undial_cli.evaluation.evidence import Evaluation, Evidence, Missing, finite
 from undial_cli.evaluation.generation import Generator, end_tokens, generate
 from undial_cli.evaluation.items import (
     Item,
@@ -37,7 +31,6 @@ from undial_cli.evaluation.items import (
     end_labels,
     make_items,
 )
-from undial_cli.evaluation.joint import join, metrics_of, needs_of
 from undial_cli.evaluation.scoring import Score, gradient_norms, score
 from undial_cli.evaluation.subjects import number_subjects
 from undial_cli.evaluation.work import Journal
@@ -80,13 +73,27 @@ class Suite:
         """The sets that have rows."""
         return {name for name, found in self.rows.items() if not found.missing}
 
-    def metrics(self, name: str) -> dict[str, Metric]:
-        """The metrics that a set is evaluated with."""
-        return metrics_of(self.config, name, self.there)
+    def metrics(self, name: str) -> list[Metric]:
+        """The metrics that a set is evaluated with, those that joint ones read included.
+
+        A joint metric of a set without rows reads nothing.
+        """
+        names = list(self.config.sets[name].metrics)
+        for metric in map(METRICS.__getitem__, self.config.metrics):
+            sets = {set_for(self.config, role) for role in metric.roles}
+            if name in sets and sets <= self.there:
+                names += metric.reads
+        return [metric for key in dict.fromkeys(names) if (metric := find(key))]
 
     def needs(self, name: str) -> set[str]:
-        """What the engines must find for a set."""
-        return needs_of(self.config, name, self.there)
+        """What the engines must find for a set.
+
+        Answers are scored wherever anything is: a loss that is not finite tells that no other
+        figure of a sample is one (the greedy tokens of NaN match nothing, and would pass for
+        forgetting).
+        """
+        needs = {need for metric in self.metrics(name) for need in metric.needs}
+        return needs | {"answer"} if needs else needs
 
     @functools.cached_property
     def items(self) -> dict[str, list[Item]]:
@@ -278,10 +285,10 @@ def continue_documents(
     """Extraction figures of a set's documents, where its metrics need them."""
     options, config = suite.config.sets[name], suite.config
     chosen = [n for n, i in enumerate(items) if i.document]
-    names = suite.metrics(name)
     if "continuations" not in suite.needs(name) or not chosen:
         return
-    lengths = sorted(int(m.removeprefix("el_")) for m in names if m.startswith("el_"))
+    names = [metric.name for metric in suite.metrics(name)]
+    lengths = sorted(int(n.removeprefix("el_")) for n in names if n.startswith("el_"))
     documents, model = [items[n].document for n in chosen], generator.model
     if options.prefixes == "authors":
         how = Decoding(
@@ -338,9 +345,9 @@ def aggregate(
     return evaluation
 
 
-def values_of(chosen: dict[str, Metric], evidence: Evidence) -> dict[str, float]:
+def values_of(chosen: list[Metric], evidence: Evidence) -> dict[str, float]:
     """The values of a sample that apply, by their stored names; nan if it is broken."""
-    values = {metric.stored or key: metric.sample(evidence) for key, metric in chosen.items()}
+    values = {metric.key: metric.sample(evidence) for metric in chosen if metric.sample}
     return {
         key: math.nan if evidence.broken else value
         for key, value in values.items()
@@ -352,15 +359,14 @@ def add_aggregate(evaluation: Evaluation, name: str, key: str, role: str) -> Non
     """Add the aggregate of a set's metric: a number, null with its reason, or why there is none."""
     metric = find(key)
     assert metric is not None
-    try:
-        values = evaluation.values(name, metric.stored or key)
-        if values:
-            evaluation.metrics[f"{name}_{key}"] = metric.aggregate(values, role)
-        else:
-            evaluation.missing.setdefault(f"{name}_{key}", "no sample it applies to")
-    except NoFigure as reason:
-        evaluation.metrics[f"{name}_{key}"] = None
-        evaluation.missing[f"{name}_{key}"] = str(reason)
+
+    def compute() -> float:
+        values = evaluation.values(name, metric.key)
+        if not values:
+            raise Missing(evaluation.missing.get(f"{name}_{key}", "no sample it applies to"))
+        return metric.aggregate(values, role)
+
+    evaluation.record(f"{name}_{key}", compute)
 
 
 def count_rows(rows: SetRows, items: list[Item], found: list[Evidence]) -> dict[str, int]:

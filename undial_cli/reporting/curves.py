@@ -100,7 +100,7 @@ def requests(series_of: Mapping[str, Sequence[float | None]], name: str) -> Figu
         ticks = ["start", *(f"after {n}" for n in range(1, longest))]
         axes.set_xticks(range(longest), ticks[:longest])
         axes.set_xlabel("request served")
-        axes.set_ylabel(plain(names.score(name)))
+        axes.set_ylabel(plain(names.metric(name)))
         axes.grid(axis="y")
         legend(figure, *unique(pairs))
         return figure

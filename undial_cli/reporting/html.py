@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from undial_cli.reporting import names, samples, tables
+from undial_cli.reporting import names, precision, samples, tables
 from undial_cli.reporting.collect import Collection, RunRecord
 from undial_cli.reporting.ink import COLOURS, FAINT, INK, PAPER, darker
 
@@ -127,6 +127,7 @@ def page(
         view["precision_titles"], view["precisions"] = tables.precisions(runs[0])
     else:
         first, more = tables.main_metrics(runs)
+        roles = precision.part(runs[0].results, "roles")
         above, rows = tables.of_many(runs, keys, [*first, *more])
         view |= {
             "first": first,
@@ -134,7 +135,7 @@ def page(
             "above": above,
             "rows": rows,
             "key_titles": [(names.setting(key), kind_of(runs[0].values.get(key))) for key in keys],
-            "metric_titles": [(names.metric(m), names.better(m)) for m in [*first, *more]],
+            "metric_titles": [(names.metric(m), names.better(m, roles)) for m in [*first, *more]],
         }
     environment = Environment(
         loader=FileSystemLoader(ASSETS),

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from undial_cli.evaluation.figures import is_logarithmic
 from undial_cli.reporting import names
 from undial_cli.reporting.ink import FAINT, INK, PAPER, Look
 
@@ -67,7 +68,7 @@ def horizontal(axes: Axes, marks: Marks, name: str) -> list[tuple[Any, str]]:
 def scaled(axes: Axes, name: str, values: Sequence[Any], axis: str = "y") -> None:
     """A logarithmic axis for a metric that asks for one; 0..1 with a margin for a share."""
     found = [v for v in gaps(values) if not math.isnan(v)]
-    if name in names.LOGARITHMIC and found and min(found) > 0:
+    if is_logarithmic(name) and found and min(found) > 0:
         getattr(axes, f"set_{axis}scale")("log")
     elif found and min(found) >= 0 and max(found) <= 1 and max(found) > 0.3:
         getattr(axes, f"set_{axis}lim")(-0.04, 1.06)

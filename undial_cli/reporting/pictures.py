@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from undial_cli.reporting import differences, fronts, names, plots
+from undial_cli.reporting import differences, fronts, names, plots, precision
 from undial_cli.reporting.collect import RunRecord
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def trade_offs(runs: list[RunRecord], keys: list[str]) -> Iterator[Picture]:
     for pair in [pair for pair in PAIRS if set(pair) <= there][:ALL_PAIRS]:
         x, y = pair
         points = [plots.Point(run.short, at(run, x), at(run, y), run.group) for run in done]
-        better = (names.better(x) or "higher", names.better(y) or "higher")
+        roles = precision.part(done[0].results, "roles")
+        better = (names.better(x, roles) or "higher", names.better(y, roles) or "higher")
         also = f"; marked: {' and '.join(marks)}" if marks else ""
         yield Picture(
             f"trade_off_{x}_{y}",
@@ -254,13 +255,13 @@ def served(runs: list[RunRecord], keys: list[str]) -> Iterator[Picture]:
                 continue
             chosen.sort(key=lambda n: (not n.startswith("request"), names.number_in(n)))
             series = {
-                names.of_set(name)[0]: [names.number(stage.get(name)) for stage in stages]
+                names.group_of(name): [names.number(stage.get(name)) for stage in stages]
                 for name in chosen
             }
             which = f" ({run.short})" if len(runs) > 1 else ""
             yield Picture(
                 f"requests_{score}" + (f"_{place + 1}" if len(runs) > 1 else ""),
-                f"{names.sentence(names.score(score))} of each request before and after each was "
+                f"{names.sentence(names.metric(score))} of each request before and after each was "
                 f"served{which}.",
                 lambda series=series, score=score: plots.requests(series, score),
             )

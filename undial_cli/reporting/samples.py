@@ -87,7 +87,7 @@ def pack(runs: Sequence[RunRecord]) -> dict[str, Any]:
         t if trained else {"after": "generation", "before": "target"}.get(t, t) for _, t in used
     ]
     return {
-        "scores": [names.score(key) for key in scores],
+        "scores": [names.metric(key) for key in scores],
         "columns": titles,
         "texts": list(pool),
         "sets": list(sets),

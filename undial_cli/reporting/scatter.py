@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from undial_cli.evaluation.figures import is_logarithmic
 from undial_cli.reporting import fronts, names, placing
 from undial_cli.reporting.ink import FAINT, INK, PAPER, WIDTH, blank, darker, legend, look, style
 from undial_cli.reporting.panels import Marks, gaps, limits, nothing, unique
@@ -58,7 +59,7 @@ def trade_off(
         xs = [p.x for p in there] + [a for _, a, _ in marked]
         ys = [p.y for p in there] + [b for _, _, b in marked]
         for axis, name, values in (("x", x, xs), ("y", y, ys)):
-            log = name in names.LOGARITHMIC and bool(values) and min(values) > 0
+            log = is_logarithmic(name) and bool(values) and min(values) > 0
             limits(axes, values, axis, log)
         pairs: list[tuple[Any, str]] = []
         front = [there[n] for n in fronts.pareto_front([(p.x, p.y) for p in there], better)]

@@ -18,6 +18,7 @@ from undial_cli import ui
 from undial_cli.cache import write_text
 from undial_cli.evaluation import store
 from undial_cli.evaluation.config import FORGET
+from undial_cli.evaluation.figures import FIRST_IN_SWEEP
 from undial_cli.reporting import precision
 from undial_cli.reporting.precision import LEGEND, Statistics
 from undial_cli.run_folder import RunFolder
@@ -26,11 +27,6 @@ from undial_cli.schema import EvaluateRun, FinetuneRun, Run
 QUESTIONS = 3
 SWEEP_COLUMNS = 6
 SHOWN = 300
-SWEEP_METRICS = (
-    "forget_probability", "forget_rouge", "forget_knowmem_rouge", "forget_verbmem_rouge",
-    "forget_el_10", "forget_ma", "retain_probability", "retain_rouge", "retain_knowmem_rouge",
-    "forget_quality", "model_utility", "privleak",
-)  # fmt: skip
 
 
 @dataclass
@@ -287,7 +283,7 @@ def sweep_table(runs: list[SweepRow], title: str) -> Table:
         shared = [run.results[name] for run in runs if run.results.get(name)]
         if shared and all(other == shared[0] for other in shared):
             rows.insert(0, (label, "", shared[0], {}))
-    known = [n for n in SWEEP_METRICS if any(n in figures for _, _, figures, _ in rows)]
+    known = [n for n in FIRST_IN_SWEEP if any(n in figures for _, _, figures, _ in rows)]
     chosen = known[:SWEEP_COLUMNS]
     table = Table(title=escape(title), title_justify="left")
     table.add_column("run", overflow="fold", min_width=28)

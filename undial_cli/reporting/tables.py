@@ -9,18 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from undial_cli.evaluation.figures import FIRST_IN_REPORT
 from undial_cli.reporting import names, precision
 from undial_cli.reporting.collect import RunRecord
 from undial_cli.reporting.differences import NOT_TOLD, as_text
 from undial_cli.reporting.pictures import marks_of, pair_of
 
-# Shown first in a table of many runs; the rest is a click away.
-MAIN = (
-    "forget_rouge", "forget_probability", "forget_knowmem_rouge", "forget_verbmem_rouge",
-    "forget_el_3", "forget_el_10", "forget_ma", "forget_truth_ratio", "retain_rouge",
-    "retain_probability", "retain_knowmem_rouge", "perplexity", "mauve", "model_utility",
-    "forget_quality", "privleak",
-)  # fmt: skip
+# How many are shown first in a table of many runs; the rest is a click away.
 MOST_MAIN = 7
 HEADLINES = ("model_utility", "forget_quality", "privleak")
 TRUSTED = "done"
@@ -92,14 +87,14 @@ def of_one(run: RunRecord) -> tuple[list[str], list[tuple[str, list[Row]]]]:
         titles.append(f"{last} − {'retain model' if reference else titles[0]}")
     groups: dict[str, list[Row]] = {}
     for name in metric_names(run):
-        found = "joint" if name in names.WHOLE else names.of_set(name)[0] or "joint"
+        found = names.group_of(name) or "joint"
         cells = [cell(figures.get(name), name, known) for _, figures, known in stages]
         if compared:
             mine, other = names.number(after.get(name)), names.number(compared.get(name))
             gap = None if mine is None or other is None else mine - other
             cells.append(Cell(names.signed(gap), gap))
         words = names.metric(name).removeprefix(f"{found} ")
-        way = names.better(name)
+        way = names.better(name, precision.part(run.results, "roles"))
         groups.setdefault(found, []).append(
             Row(words, cells, note=name, extra=f"{way} is better" if way else "")
         )
@@ -149,7 +144,7 @@ def headlines(run: RunRecord) -> list[dict[str, str]]:
 def main_metrics(runs: Sequence[RunRecord]) -> tuple[list[str], list[str]]:
     """The metrics of many runs: the few shown first, and the rest."""
     known = list(dict.fromkeys(name for run in runs for name in metric_names(run)))
-    first = [name for name in MAIN if name in known][:MOST_MAIN] or known[:MOST_MAIN]
+    first = [name for name in FIRST_IN_REPORT if name in known][:MOST_MAIN] or known[:MOST_MAIN]
     return first, [name for name in known if name not in first]
 
 
