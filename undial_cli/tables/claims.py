@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from undial_cli.tables.config import ClaimConfig, title_of
+from undial_cli.tables.config import ClaimConfig
 from undial_cli.tables.figures import Filled
 from undial_cli.tables.runs import Line
 
@@ -84,7 +84,7 @@ def share(ours: float, start: float) -> str:
 def called(filled: Filled, section: str, across: str, column: str) -> str:
     """A place in words."""
     config = next(c for c in filled.table.columns if c.name == column)
-    where = title_of(config) if config.step is None else f"{config.step} steps"
+    where = config.title if config.step is None else f"{config.step} steps"
     return ", ".join(part for part in (section, across, where) if part)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from undial_cli.tables.config import title_of
 from undial_cli.tables.figures import Filled
 from undial_cli.tables.render import Block, blocks, cell_text, notes
 
@@ -97,5 +96,5 @@ def headings(block: Block) -> list[str]:
             rules.append(f"\\cmidrule(lr){{{place}-{place + count - 1}}}")
             place += count
         lines += ["    & " + " & ".join(cells) + " \\\\", "    " + " ".join(rules)]
-    titles = [escaped(title_of(c) + ARROWS[c.better]) for _, c in block.columns]
+    titles = [escaped(c.title + ARROWS[c.better]) for _, c in block.columns]
     return [*lines, "    " + " & ".join(["", *titles]).strip() + " \\\\"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from undial_cli.tables.config import ColumnConfig, PlotConfig, title_of
+from undial_cli.tables.config import ColumnConfig, PlotConfig
 from undial_cli.tables.figures import Filled
 from undial_cli.tables.runs import Line
 
@@ -64,7 +64,7 @@ def trade_off(filled: Filled, plot: PlotConfig, name: Path) -> list[Path]:
 
 def axis(column: ColumnConfig) -> str:
     """What a picture calls a column: its metric, which pictures know how to name and scale."""
-    return column.metric[0] if len(column.metric) == 1 else title_of(column)
+    return column.metric[0] if len(column.metric) == 1 else column.title
 
 
 def marks_of(filled: Filled, axes: dict[str, ColumnConfig]) -> dict[str, dict[str, float]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from undial_cli.tables import claims
-from undial_cli.tables.config import ColumnConfig, as_text, title_of
+from undial_cli.tables.config import ColumnConfig, as_text
 from undial_cli.tables.figures import Cell, Filled, Line, failures
 from undial_cli.tables.runs import DONE
 
@@ -43,7 +43,7 @@ class Notes:
 
 def heading(column: ColumnConfig) -> str:
     """A column's title with the way that is good."""
-    return f"{title_of(column)} {ARROWS[column.better]}".strip()
+    return f"{column.title} {ARROWS[column.better]}".strip()
 
 
 def blocks(filled: Filled) -> list[Block]:
@@ -122,5 +122,5 @@ def tolerances(filled: Filled) -> str:
         if column.relative_tolerance is not None:
             bounds.append(f"{column.relative_tolerance:.0%}")
         if bounds:
-            parts.append((title_of(column), " or ".join(bounds)))
+            parts.append((column.title, " or ".join(bounds)))
     return ", ".join(f"{title} {bound}" for title, bound in parts)
