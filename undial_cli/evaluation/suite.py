@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +94,17 @@ class Suite:
         needs = {need for metric in self.metrics(name) for need in metric.needs}
         return needs | {"answer"} if needs else needs
 
+    def jobs(self, name: str) -> int:
+        """How many jobs of the engines a set makes, for the progress bar."""
+        needs, items = self.needs(name), self.items[name]
+        authors = self.config.sets[name].prefixes == "authors"
+        passes = len(extraction.AUTHORS_PREFIXES) + 1 if authors else 1
+        return (
+            len(items) * (("answer" in needs) + ("gradient" in needs))
+            + sum(bool(i.prompt_ids) for i in items) * ("generation" in needs)
+            + len(items) * passes * ("continuations" in needs)
+        )
+
     @functools.cached_property
     def items(self) -> dict[str, list[Item]]:
         """The items of every set that is there."""
@@ -161,68 +171,45 @@ def evaluate(
         path: folder or hub id of the model, for vLLM.
         alone: the model as it stands in memory and no other: no helper model, harness or vLLM.
     """
-    config, training = suite.config, model.training
-    journal = journal or Journal()
+    journal, training = journal or Journal(), model.training
+    backend = "transformers" if alone else suite.config.backend
+    generator = Generator(model, suite.encoder.tokenizer, backend, path)
     model.eval()
     try:
-        items = suite.items
-        total = sum(jobs_of(suite, name, part) for name, part in items.items())
-        with ui.progress(f"evaluating {title}", total) as bar:
-            found = score_sets(model, suite, items, journal, bar.advance)
-            backend = "transformers" if alone else config.backend
-            generator = Generator(model, suite.encoder.tokenizer, backend, path)
-            continue_prompts(generator, suite, items, found, journal, bar)
-            for name in items:
-                continue_documents(generator, suite, name, items[name], found[name], journal, bar)
-        missing = {} if alone else helpers.apply(suite, model, items, found)
-        evaluation = aggregate(suite, items, found, missing)
+        with ui.progress(f"evaluating {title}", sum(map(suite.jobs, suite.items))) as bar:
+            journal.advance = bar.advance
+            found = score_sets(model, suite, journal)
+            continue_prompts(generator, suite, found, journal)
+            continue_documents(generator, suite, found, journal)
+        missing = {} if alone else helpers.apply(suite, model, found)
+        evaluation = aggregate(suite, found, missing)
         if not alone:
             missing |= helpers.harness(suite, model, evaluation)
         evaluation.incomplete = bool(missing)
-        join(evaluation, None, config, relative=False)
+        join(evaluation, None, suite.config, relative=False)
         return evaluation
     finally:
         model.train(training)
 
 
-def jobs_of(suite: Suite, name: str, items: list[Item]) -> int:
-    """How many jobs of the engines a set makes, for the progress bar."""
-    needs = suite.needs(name)
-    prompts = sum(bool(i.prompt_ids) for i in items)
-    authors = suite.config.sets[name].prefixes == "authors"
-    passes = len(extraction.AUTHORS_PREFIXES) + 1 if authors else 1
-    return (
-        len(items) * (("answer" in needs) + ("gradient" in needs))
-        + prompts * ("generation" in needs)
-        + len(items) * passes * ("continuations" in needs)
-    )
-
-
-def score_sets(
-    model: Any,
-    suite: Suite,
-    items: dict[str, list[Item]],
-    journal: Journal,
-    advance: Callable[[int], None],
-) -> dict[str, list[Evidence]]:
+def score_sets(model: Any, suite: Suite, journal: Journal) -> dict[str, list[Evidence]]:
     """The scores of all answers of all sets, and gradient norms where a set needs them."""
     config, found = suite.config, {}
-    for name, part in items.items():
+    pad_id = pad_token(suite.encoder.tokenizer)
+    for name, items in suite.items.items():
         needs = suite.needs(name)
-        groups = [[e for kind in i.answers.values() for e in kind] for i in part]
-        scores: list[list[Score]] = [[] for _ in part]
+        groups = [[e for kind in i.answers.values() for e in kind] for i in items]
+        scores: list[list[Score]] = [[] for _ in items]
         if "answer" in needs:
-            scores = score(
-                model, groups, config.batch_size, pad_token(suite.encoder.tokenizer),
-                "distribution" in needs, journal, advance, name,
-            )  # fmt: skip
+            full = "distribution" in needs
+            scores = score(model, groups, config.batch_size, pad_id, full, journal, name)
         found[name] = [
-            Evidence(config.sets[name], item.reference, item.scored, by_kind(item, mine))
-            for item, mine in zip(part, scores, strict=True)
+            Evidence(config.sets[name], item.reference, item.scored, by_kind(item, ours))
+            for item, ours in zip(items, scores, strict=True)
         ]
         if "gradient" in needs:
-            answers = [i.answers["answer"][0] for i in part]
-            norms = gradient_norms(model, answers, journal, advance, name)
+            answers = [i.answers["answer"][0] for i in items]
+            norms = gradient_norms(model, answers, journal, name)
             for evidence, norm in zip(found[name], norms, strict=True):
                 evidence.figures["mia_gradnorm"] = norm
     return found
@@ -238,12 +225,7 @@ def by_kind(item: Item, scores: list[Score]) -> dict[str, list[Score]]:
 
 
 def continue_prompts(
-    generator: Generator,
-    suite: Suite,
-    items: dict[str, list[Item]],
-    found: dict[str, list[Evidence]],
-    journal: Journal,
-    bar: ui.Bar,
+    generator: Generator, suite: Suite, found: dict[str, list[Evidence]], journal: Journal
 ) -> None:
     """The generations of all sets whose metrics need them.
 
@@ -251,70 +233,56 @@ def continue_prompts(
     prompt's number in its set.
     """
     config = suite.config
-    alike: dict[tuple[str, Decoding], list[tuple[str, int]]] = {}
-    for name, part in items.items():
+    alike: dict[tuple[str, Decoding], list[tuple[Item, Evidence]]] = {}
+    for name, items in suite.items.items():
         if "generation" not in suite.needs(name):
             continue
         options = config.sets[name]
         length = options.max_new_tokens or config.max_new_tokens
-        ends = end_tokens(generator, end_labels(part))
+        ends = end_tokens(generator, end_labels(items))
         how = Decoding(length, ends, options.top_p, seed=suite.seed, top_k=options.top_k)
-        mine = [(name, n) for n, item in enumerate(part) if item.prompt_ids]
-        alike.setdefault(("" if how.greedy else name, how), []).extend(mine)
-    for (_, how), places in alike.items():
-        prompts = [items[name][n].prompt_ids for name, n in places]
-        engine = ",".join(dict.fromkeys(name for name, _ in places))
-        ids = generate(generator, engine, prompts, how, config.batch_size, journal, bar.advance)
-        for (name, n), mine in zip(places, ids, strict=True):
-            item = items[name][n]
-            text = cut_at_stop(suite.encoder.text(mine), item.stops).strip()
+        pairs = [pair for pair in zip(items, found[name], strict=True) if pair[0].prompt_ids]
+        alike.setdefault(("" if how.greedy else name, how), []).extend(pairs)
+    for (_, how), pairs in alike.items():
+        prompts = [item.prompt_ids for item, _ in pairs]
+        engine = ",".join(dict.fromkeys(item.set_name for item, _ in pairs))
+        answers = generate(generator, engine, prompts, how, config.batch_size, journal)
+        for (item, evidence), ids in zip(pairs, answers, strict=True):
+            text = cut_at_stop(suite.encoder.text(ids), item.stops).strip()
             if item.document:
-                text = added_text(suite.encoder, item.prompt_ids, mine)
-            found[name][n].generation = text
+                text = added_text(suite.encoder, item.prompt_ids, ids)
+            evidence.generation = text
 
 
 def continue_documents(
-    generator: Generator,
-    suite: Suite,
-    name: str,
-    items: list[Item],
-    found: list[Evidence],
-    journal: Journal,
-    bar: ui.Bar,
+    generator: Generator, suite: Suite, found: dict[str, list[Evidence]], journal: Journal
 ) -> None:
-    """Extraction figures of a set's documents, where its metrics need them."""
-    options, config = suite.config.sets[name], suite.config
-    chosen = [n for n, i in enumerate(items) if i.document]
-    if "continuations" not in suite.needs(name) or not chosen:
-        return
-    names = [metric.name for metric in suite.metrics(name)]
-    lengths = sorted(int(n.removeprefix("el_")) for n in names if n.startswith("el_"))
-    documents, model = [items[n].document for n in chosen], generator.model
-    if options.prefixes == "authors":
-        how = Decoding(
-            extraction.AUTHORS_TOKENS,
-            end_tokens(generator, set()),
-            options.top_p or extraction.AUTHORS_TOP_P,
-            seed=suite.seed,
-            top_k=options.top_k or extraction.AUTHORS_TOP_K,
-        )
-        figures = extraction.sampled(
-            model, name, documents, lengths, how, config.batch_size, journal, bar.advance
-        )
-    else:
-        figures = extraction.greedy(
-            model, name, documents, lengths, options.stride, config.batch_size,
-            journal, bar.advance,
-        )  # fmt: skip
-    for n, mine in zip(chosen, figures, strict=True):
-        found[n].figures |= mine
+    """Extraction figures of the documents of all sets whose metrics need them."""
+    for name, items in suite.items.items():
+        options, size = suite.config.sets[name], suite.config.batch_size
+        pairs = [pair for pair in zip(items, found[name], strict=True) if pair[0].document]
+        if "continuations" not in suite.needs(name) or not pairs:
+            continue
+        names = [metric.name for metric in suite.metrics(name)]
+        lengths = sorted(int(n.removeprefix("el_")) for n in names if n.startswith("el_"))
+        extracted = generator.model, name, [item.document for item, _ in pairs], lengths
+        if options.prefixes == "authors":
+            how = Decoding(
+                extraction.AUTHORS_TOKENS,
+                end_tokens(generator, set()),
+                options.top_p or extraction.AUTHORS_TOP_P,
+                seed=suite.seed,
+                top_k=options.top_k or extraction.AUTHORS_TOP_K,
+            )
+            figures = extraction.sampled(*extracted, how, size, journal)
+        else:
+            figures = extraction.greedy(*extracted, options.stride, size, journal)
+        for (_, evidence), of_document in zip(pairs, figures, strict=True):
+            evidence.figures |= of_document
 
 
 def aggregate(
-    suite: Suite,
-    items: dict[str, list[Item]],
-    found: dict[str, list[Evidence]],
-    missing: dict[str, str],
+    suite: Suite, found: dict[str, list[Evidence]], missing: dict[str, str]
 ) -> Evaluation:
     """Per-sample scores and their aggregates, set by set.
 
@@ -331,14 +299,14 @@ def aggregate(
             for metric in options.metrics:
                 evaluation.missing[f"{name}_{metric}"] = f"the set '{name}' is missing"
             continue
-        chosen = suite.metrics(name)
+        chosen, items = suite.metrics(name), suite.items[name]
         subjects = number_subjects(rows.rows, options, suite.encoder.data.subject_key)
-        for item, evidence in zip(items[name], found[name], strict=True):
+        for item, evidence in zip(items, found[name], strict=True):
             line = sample(suite, item, evidence, subjects.get(item.index))
             evaluation.samples.append(finite(line | values_of(chosen, evidence)))
         for key in options.metrics:
             add_aggregate(evaluation, name, key, role_of(name, options))
-        evaluation.rows[name] = count_rows(rows, items[name], found[name])
+        evaluation.rows[name] = count_rows(rows, items, found[name])
         read = words.reading_note([e.reference for e in found[name] if e.generation is not None])
         if read and "rouge" in options.metrics:
             evaluation.notes[f"{name}_rouge"] = read
