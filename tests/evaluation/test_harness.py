@@ -199,10 +199,7 @@ def test_choices_and_words_are_those_of_a_plain_loop(model: Any, tasks: str) -> 
 
 
 def test_one_bad_task_does_not_lose_the_others(model: Any, tasks: str) -> None:
-    done: list[int] = []
-    figures, missing, _ = run(
-        model, ["own_gone", "own_choice", "own_wrong", "own_spoken"], tasks, advance=done.append
-    )
+    figures, missing, _ = run(model, ["own_gone", "own_choice", "own_wrong", "own_spoken"], tasks)
     assert sorted(figures) == [
         "harness_own_choice_acc", "harness_own_choice_acc_norm",
         "harness_own_spoken_exact_match_first_try",
@@ -212,7 +209,6 @@ def test_one_bad_task_does_not_lose_the_others(model: Any, tasks: str) -> None:
     assert missing["harness_own_wrong"].startswith("cannot be run (")
     assert missing["harness_mean_acc"] == "2 of 4 tasks could not be run"
     assert all("\n" not in reason for reason in missing.values())
-    assert sum(done) == 4
 
 
 def test_solved_examples_and_limit_reach_the_library(model: Any, tasks: str) -> None:
