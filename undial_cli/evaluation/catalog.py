@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from undial_cli.errors import bad_value
 from undial_cli.evaluation import joint, metrics, words
@@ -73,7 +73,7 @@ class Metric:
         """The name of its per-sample value."""
         return self.stored or self.name
 
-    def aggregate(self, values: list[float], role: str) -> float:
+    def aggregate(self, values: ArrayLike, role: str) -> float:
         """Of the values of a set."""
         with np.errstate(over="ignore"):
             return float(self.finish(self.term(np.asarray(values), role).mean()))

@@ -53,12 +53,10 @@ def of_document(
     predicted, continued = branch(model, ids, prefixes, batch_size)
     found: Figures = {"ma": metrics.memorization_accuracy(predicted, ids[1:])}
     for n in lengths:
-        values = [
-            metrics.extraction_likelihood(continued[p], ids[p:], n)
-            for p in prefixes
-            if p <= len(ids) - n
-        ]
-        found[f"el_{n}"] = float(np.mean(values)) if values else None
+        fitting = [p for p in prefixes if p <= len(ids) - n]
+        found[f"el_{n}"] = mean(
+            [metrics.extraction_likelihood(continued[p], ids[p:], n) for p in fitting]
+        )
     return found
 
 

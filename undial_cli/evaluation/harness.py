@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import functools
 import importlib.util
 import io
@@ -26,7 +25,8 @@ import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli import distributed
-from undial_cli.errors import UserError
+from undial_cli.errors import UserError, nearest
+from undial_cli.evaluation.config import HarnessConfig
 from undial_cli.evaluation.work import NO_JOURNAL, Keep, share
 
 # Modules of lm_eval that show progress bars.
@@ -39,56 +39,46 @@ Results = dict[str, dict[str, Any]]
 Figure = tuple[float, dict[str, Any]]
 
 
-def check_tasks(tasks: list[str], include_path: str | None) -> None:
+def check_tasks(config: HarnessConfig) -> None:
     """Find what is wrong with the tasks before anything is computed. Asks no hub.
 
     Raises:
-        UserError: lm-eval is missing, the folder is, or a task is unknown (nearest ones named).
+        UserError: lm-eval is missing, the folder is, or a task is unknown (the nearest one named).
     """
-    if not tasks:
+    if not config.tasks:
         return
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError("eval.harness.tasks: needs lm-eval: pip install 'undial[harness]'")
-    if include_path is not None and not Path(include_path).expanduser().is_dir():
-        raise UserError(f"eval.harness.include_path={include_path}: no such folder")
-    known = task_manager(tasks, include_path).all_tasks
-    for task in tasks:
+    folder = config.include_path
+    if folder is not None and not Path(folder).expanduser().is_dir():
+        raise UserError(f"eval.harness.include_path={folder}: no such folder")
+    known = task_manager(tuple(config.tasks), folder).all_tasks
+    for task in config.tasks:
         if task not in known:
-            near = difflib.get_close_matches(task, known, n=3)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise UserError(
-                f"eval.harness.tasks={task}: no such task of lm-evaluation-harness{hint}"
+                f"eval.harness.tasks={task}: no such task of lm-evaluation-harness"
+                f"{nearest(task, known)}"
             )
 
 
-def task_manager(tasks: list[str], include_path: str | None) -> Any:
-    """The index of tasks: the library's own, which takes seconds to read, only if it is needed."""
-    from lm_eval.tasks import TaskManager
-
-    if include_path is not None:
-        with quiet_library():
-            folder = Path(include_path).expanduser()
-            own = TaskManager(include_path=folder, include_defaults=False)
-        if set(tasks) <= set(own.all_subtasks):
-            return own
-    return whole_index(include_path)
-
-
 @functools.lru_cache(maxsize=4)
-def whole_index(include_path: str | None) -> Any:
-    """The index of the library's tasks and of those in a folder, which win."""
+def task_manager(tasks: tuple[str, ...], include_path: str | None) -> Any:
+    """The index of tasks, those in a folder first; the library's own (seconds) only if needed."""
     from lm_eval.tasks import TaskManager
 
+    folder = None if include_path is None else Path(include_path).expanduser()
     with quiet_library():
-        return TaskManager(include_path=include_path and Path(include_path).expanduser())
+        if folder is not None:
+            own = TaskManager(include_path=folder, include_defaults=False)
+            if set(tasks) <= set(own.all_subtasks):
+                return own
+        return TaskManager(include_path=folder)
 
 
 def evaluate(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    tasks: list[str],
-    include_path: str | None,
-    num_fewshot: int | None,
+    config: HarnessConfig,
     limit: int | None,
     batch_size: int,
     seed: int,
@@ -97,10 +87,9 @@ def evaluate(
 
     Args:
         model: unwrapped, in any mode; it is put into eval mode and back.
-        include_path: folder with task files of one's own, which win over the library's. Functions
-            they name are run: it is as trusted as `method.file`.
-        num_fewshot: solved examples in the prompt; null: what the task says. A task that says 0
-            keeps 0, as in the library.
+        config: its `include_path` holds task files of one's own, which win over the library's;
+            functions they name are run: it is as trusted as `method.file`. A task that says 0
+            solved examples keeps 0, as in the library.
         limit: first documents of each task only.
 
     Returns:
@@ -112,11 +101,11 @@ def evaluate(
     Raises:
         UserError: as `check_tasks`.
     """
-    tasks = list(dict.fromkeys(tasks))
+    tasks = list(dict.fromkeys(config.tasks))
     if not tasks:
         return {}, {}, {}
-    check_tasks(tasks, include_path)
-    manager = task_manager(tasks, include_path)
+    check_tasks(config)
+    manager = task_manager(tuple(config.tasks), config.include_path)
     figures: dict[str, Figure] = {}
     missing: dict[str, str] = {}
     accuracies: list[Figure] = []
@@ -126,7 +115,7 @@ def evaluate(
             lm = shared_model(model, tokenizer, batch_size)
             for task in tasks:
                 with random_state(seed):
-                    results, reason = run_task(lm, manager, task, num_fewshot, limit, seed)
+                    results, reason = run_task(lm, manager, task, config.num_fewshot, limit, seed)
                 if results is None:
                     missing[f"harness_{task}"] = reason
                 else:

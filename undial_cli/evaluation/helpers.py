@@ -13,6 +13,7 @@ import torch
 from undial_cli import distributed
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import quality
+from undial_cli.evaluation.catalog import METRICS
 from undial_cli.evaluation.evidence import Evaluation, Evidence
 from undial_cli.evaluation.items import Item
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from undial_cli.evaluation.suite import Suite
 
 Pairs = list[tuple[Item, Evidence]]
+# The items of every set, each with what was found of it.
+Found = dict[str, Pairs]
 Figures = list[float | None]
 
 
@@ -76,27 +79,25 @@ def gibberish(pairs: Pairs, path: str, suite: Suite, device: torch.device) -> Fi
     )
 
 
-# The key that names a helper model, the metric it serves, the figure it gives, and how.
-HELPERS: dict[str, tuple[str, str, Callable[..., Figures]]] = {
-    "oracle_model": ("perplexity", "oracle_ce", perplexity),
-    "similarity_model": ("similarity", "similarity", similarity),
-    "coherence_model": ("coherence", "coherence", coherence),
-    "mauve_model": ("mauve", "mauve", mauve),
-    "gibberish_model": ("gibberish", "gibberish", gibberish),
+# What gives the figures of generations, by the key that names its model and that a metric needs.
+HELPERS: dict[str, Callable[..., Figures]] = {
+    "oracle_model": perplexity,
+    "similarity_model": similarity,
+    "coherence_model": coherence,
+    "mauve_model": mauve,
+    "gibberish_model": gibberish,
 }
 
 
-def apply(suite: Suite, model: Any, found: dict[str, list[Evidence]]) -> dict[str, str]:
+def apply(suite: Suite, model: Any, found: Found) -> dict[str, str]:
     """Add the figures of helper models to what was found; returns what is missing, and why."""
     missing = {}
-    for key, (metric, figure, run) in HELPERS.items():
-        for name, items in suite.items.items():
+    for key, run in HELPERS.items():
+        metric = next(metric for metric in METRICS.values() if key in metric.needs)
+        for name, rows in found.items():
             if key not in suite.needs(name):
                 continue
-            pairs = list(zip(items, found[name], strict=True))
-            pairs = [
-                (item, evidence) for item, evidence in pairs if evidence.generation is not None
-            ]
+            pairs = [pair for pair in rows if pair[1].generation is not None]
             try:
                 path = getattr(suite.config, key)
                 if path is None:
@@ -104,28 +105,21 @@ def apply(suite: Suite, model: Any, found: dict[str, list[Evidence]]) -> dict[st
                 quality.check_libraries(f"eval.{key}")
                 values = run(pairs, path, suite, model.device)
                 for (_, evidence), value in zip(pairs, values, strict=True):
-                    evidence.figures[figure] = value
+                    evidence.figures[metric.key] = value
             except (UserError, WorldError) as error:
-                missing[f"{name}_{metric}"] = str(error)
+                missing[f"{name}_{metric.name}"] = str(error)
     return missing
 
 
 def harness(suite: Suite, model: Any, evaluation: Evaluation) -> dict[str, str]:
     """Add the tasks of lm-evaluation-harness; returns what is missing, and why."""
-    config = suite.config.harness
-    if not config.tasks:
+    config = suite.config
+    if not config.harness.tasks:
         return {}
     from undial_cli.evaluation import harness as tasks
 
     figures, missing, statistics = tasks.evaluate(
-        model,
-        suite.encoder.tokenizer,
-        config.tasks,
-        config.include_path,
-        config.num_fewshot,
-        suite.config.limit,
-        suite.config.batch_size,
-        suite.seed,
+        model, suite.encoder.tokenizer, config.harness, config.limit, config.batch_size, suite.seed
     )
     evaluation.metrics |= figures
     evaluation.missing |= missing

@@ -126,7 +126,7 @@ def check_helpers(config: EvalConfig) -> None:
     if config.harness.tasks:
         from undial_cli.evaluation.harness import check_tasks
 
-        check_tasks(config.harness.tasks, config.harness.include_path)
+        check_tasks(config.harness)
 
 
 def check_there(key: str, path: str | None) -> None:

@@ -24,7 +24,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.data.collate import pad, pad_token
 from undial_cli.data.encode import Encoder, Example
-from undial_cli.errors import UserError
+from undial_cli.errors import UserError, first_line
 from undial_cli.evaluation.scoring import score
 from undial_cli.evaluation.work import batches
 from undial_cli.head import head_job
@@ -200,14 +200,8 @@ def pooled(
     max_tokens: int | None = None,
 ) -> NDArray[np.float32]:
     """Pooler outputs of a plain encoder, made unit norm: [N, D]."""
-    try:
-        model, report = AutoModel.from_pretrained(
-            source.path, revision=source.revision or "main", output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{what}: no sentence encoder ({first_line(error)})") from error
-    untrained = any("pooler" in name for name in report["missing_keys"])
-    if getattr(model, "pooler", None) is None or untrained:
+    model, untrained = load_encoder(AutoModel, source, f"{what}: no sentence encoder")
+    if getattr(model, "pooler", None) is None or any("pooler" in name for name in untrained):
         raise UserError(f"{what}: no sentence encoder (no modules.json, and no trained pooler)")
     found = batched(
         texts, model, source, device, batch_size, lambda out: out.pooler_output, max_tokens
@@ -227,13 +221,8 @@ def first_class(
 
     `max_tokens` as in `sentence_embeddings`.
     """
-    source = encoder_source(path, key)
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source.path, revision=source.revision or "main"
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{key}={path}: no text classifier ({first_line(error)})") from error
+    source, what = encoder_source(path, key), f"{key}={path}: no text classifier"
+    model, _ = load_encoder(AutoModelForSequenceClassification, source, what)
     found = batched(texts, model, source, device, batch_size, lambda out: out.logits, max_tokens)
     return found.softmax(-1)[:, 0].numpy()
 
@@ -244,6 +233,17 @@ def encoder_source(path: str, key: str) -> Source:
     if source.gguf_file:
         raise UserError(f"{key}={path}: allowed is a hub id or a folder")
     return source
+
+
+def load_encoder(kind: Any, source: Source, what: str) -> tuple[Any, list[str]]:
+    """An encoder, and the names of its weights that its files lack; UserError says `what`."""
+    try:
+        model, report = kind.from_pretrained(
+            source.path, revision=source.revision or "main", output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{what} ({first_line(error)})") from error
+    return model, list(report["missing_keys"])
 
 
 @torch.no_grad()
@@ -345,8 +345,3 @@ def silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def first_line(error: Exception) -> str:
-    """The beginning of what an exception says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -103,7 +103,7 @@ def of_target_if_known(run: Run, inputs: Inputs) -> Evaluation | None:
     path = inputs.target_beside
     if path is None or inputs.suite.empty:
         return None
-    return store.look_up(depends_on(run, inputs, path))
+    return store.load(store.place_of(depends_on(run, inputs, path)))
 
 
 def report(

@@ -23,6 +23,7 @@ from undial_cli.evaluation.config import EvalConfig, role_of, set_for
 from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.evidence import Evaluation, Evidence, Missing, finite
 from undial_cli.evaluation.generation import Generator, end_tokens, generate
+from undial_cli.evaluation.helpers import Found
 from undial_cli.evaluation.items import (
     Item,
     added_text,
@@ -192,7 +193,7 @@ def evaluate(
         model.train(training)
 
 
-def score_sets(model: Any, suite: Suite, journal: Journal) -> dict[str, list[Evidence]]:
+def score_sets(model: Any, suite: Suite, journal: Journal) -> Found:
     """The scores of all answers of all sets, and gradient norms where a set needs them."""
     config, found = suite.config, {}
     pad_id = pad_token(suite.encoder.tokenizer)
@@ -204,13 +205,13 @@ def score_sets(model: Any, suite: Suite, journal: Journal) -> dict[str, list[Evi
             full = "distribution" in needs
             scores = score(model, groups, config.batch_size, pad_id, full, journal, name)
         found[name] = [
-            Evidence(config.sets[name], item.reference, item.scored, by_kind(item, ours))
+            (item, Evidence(config.sets[name], item.reference, item.scored, by_kind(item, ours)))
             for item, ours in zip(items, scores, strict=True)
         ]
         if "gradient" in needs:
             answers = [i.answers["answer"][0] for i in items]
             norms = gradient_norms(model, answers, journal, name)
-            for evidence, norm in zip(found[name], norms, strict=True):
+            for (_, evidence), norm in zip(found[name], norms, strict=True):
                 evidence.figures["mia_gradnorm"] = norm
     return found
 
@@ -224,25 +225,23 @@ def by_kind(item: Item, scores: list[Score]) -> dict[str, list[Score]]:
     }
 
 
-def continue_prompts(
-    generator: Generator, suite: Suite, found: dict[str, list[Evidence]], journal: Journal
-) -> None:
+def continue_prompts(generator: Generator, suite: Suite, found: Found, journal: Journal) -> None:
     """The generations of all sets whose metrics need them.
 
     Sets that are decoded alike share batches, but not sampled ones: their draws depend on a
     prompt's number in its set.
     """
     config = suite.config
-    alike: dict[tuple[str, Decoding], list[tuple[Item, Evidence]]] = {}
-    for name, items in suite.items.items():
+    alike: dict[tuple[str, Decoding], helpers.Pairs] = {}
+    for name, rows in found.items():
         if "generation" not in suite.needs(name):
             continue
         options = config.sets[name]
         length = options.max_new_tokens or config.max_new_tokens
-        ends = end_tokens(generator, end_labels(items))
+        ends = end_tokens(generator, end_labels([item for item, _ in rows]))
         how = Decoding(length, ends, options.top_p, seed=suite.seed, top_k=options.top_k)
-        pairs = [pair for pair in zip(items, found[name], strict=True) if pair[0].prompt_ids]
-        alike.setdefault(("" if how.greedy else name, how), []).extend(pairs)
+        asked = [pair for pair in rows if pair[0].prompt_ids]
+        alike.setdefault(("" if how.greedy else name, how), []).extend(asked)
     for (_, how), pairs in alike.items():
         prompts = [item.prompt_ids for item, _ in pairs]
         engine = ",".join(dict.fromkeys(item.set_name for item, _ in pairs))
@@ -254,13 +253,11 @@ def continue_prompts(
             evidence.generation = text
 
 
-def continue_documents(
-    generator: Generator, suite: Suite, found: dict[str, list[Evidence]], journal: Journal
-) -> None:
+def continue_documents(generator: Generator, suite: Suite, found: Found, journal: Journal) -> None:
     """Extraction figures of the documents of all sets whose metrics need them."""
-    for name, items in suite.items.items():
+    for name, rows in found.items():
         options, size = suite.config.sets[name], suite.config.batch_size
-        pairs = [pair for pair in zip(items, found[name], strict=True) if pair[0].document]
+        pairs = [pair for pair in rows if pair[0].document]
         if "continuations" not in suite.needs(name) or not pairs:
             continue
         names = [metric.name for metric in suite.metrics(name)]
@@ -281,9 +278,7 @@ def continue_documents(
             evidence.figures |= of_document
 
 
-def aggregate(
-    suite: Suite, found: dict[str, list[Evidence]], missing: dict[str, str]
-) -> Evaluation:
+def aggregate(suite: Suite, found: Found, missing: dict[str, str]) -> Evaluation:
     """Per-sample scores and their aggregates, set by set.
 
     Args:
@@ -299,15 +294,15 @@ def aggregate(
             for metric in options.metrics:
                 evaluation.missing[f"{name}_{metric}"] = f"the set '{name}' is missing"
             continue
-        chosen, items = suite.metrics(name), suite.items[name]
+        chosen, pairs = suite.metrics(name), found[name]
         subjects = number_subjects(rows.rows, options, suite.encoder.data.subject_key)
-        for item, evidence in zip(items, found[name], strict=True):
+        for item, evidence in pairs:
             line = sample(suite, item, evidence, subjects.get(item.index))
             evaluation.samples.append(finite(line | values_of(chosen, evidence)))
         for key in options.metrics:
             add_aggregate(evaluation, name, key, role_of(name, options))
-        evaluation.rows[name] = count_rows(rows, items, found[name])
-        read = words.reading_note([e.reference for e in found[name] if e.generation is not None])
+        evaluation.rows[name] = count_rows(rows, pairs)
+        read = words.reading_note([e.reference for _, e in pairs if e.generation is not None])
         if read and "rouge" in options.metrics:
             evaluation.notes[f"{name}_rouge"] = read
     return evaluation
@@ -337,10 +332,10 @@ def add_aggregate(evaluation: Evaluation, name: str, key: str, role: str) -> Non
     evaluation.record(f"{name}_{key}", compute)
 
 
-def count_rows(rows: SetRows, items: list[Item], found: list[Evidence]) -> dict[str, int]:
+def count_rows(rows: SetRows, pairs: helpers.Pairs) -> dict[str, int]:
     """What became of the rows of a set; `scored` and what follows it count rows or their pieces."""
-    scored = sum(e.answer is not None or e.generation is not None for e in found)
-    notes = Counter(note for item in items for note in item.notes)
+    scored = sum(e.answer is not None or e.generation is not None for _, e in pairs)
+    notes = Counter(note for item, _ in pairs for note in item.notes)
     return {"read": len(rows.rows), **rows.counts, "scored": scored, **notes}
 
 
