@@ -24,7 +24,7 @@ from undial_cli.cache import (
 )
 from undial_cli.cli import run_command
 from undial_cli.evaluation import store
-from undial_cli.evaluation.catalog import Evaluation
+from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.work import Journal
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from undial_cli.errors import UserError
 from undial_cli.evaluation import store
-from undial_cli.evaluation.catalog import Evaluation
 from undial_cli.evaluation.config import FORGET, FORGET_SET, EvalSetConfig, role_of, set_for
+from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.reporting import summary
 from undial_cli.run_folder import RunFolder, folder_of
 from undial_cli.schema import Run, UnlearnRun, default_name

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.errors import UserError, bad_value
-from undial_cli.evaluation import joint
+from undial_cli.evaluation import catalog
 from undial_cli.evaluation.config import EvalConfig
 from undial_cli.fields import check_value, group, key, unescaped, walk
 
@@ -331,7 +331,7 @@ def check_ranges(run: Run) -> None:
     for name, value, _ in walk(run.eval, "eval."):
         if name.endswith(".metrics"):
             for metric in value:
-                joint.check_name(name, metric, joint=name == "eval.metrics")
+                catalog.check_name(name, metric, of_several=name == "eval.metrics")
     if "{question}" not in run.model.template.prompt:
         raise bad_value(
             "model.template.prompt", run.model.template.prompt, "a text that holds {question}"

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from undial_cli import ui
 from undial_cli.compose import config_dir
-from undial_cli.evaluation import catalog, joint
+from undial_cli.evaluation import catalog
 from undial_cli.evaluation.config import EvalSetConfig
 from undial_cli.fields import walk
 from undial_cli.methods import METHODS
@@ -127,7 +127,7 @@ def show_command(command: str) -> None:
         rows += method_keys()
     ui.say(grid(rows))
     ui.say("metrics", "bold")
-    of_sets = [*catalog.METRICS, *(f"{word}_N" for word in catalog.NUMBERED)]
-    ui.say(grid([("of a set", ", ".join(of_sets)), ("joint", ", ".join(joint.JOINT))]))
+    names = {"of a set": catalog.OF_SETS, "joint": catalog.JOINT}
+    ui.say(grid([(kind, ", ".join(metrics)) for kind, metrics in names.items()]))
     ui.say("flags", "bold")
     ui.say(grid(list(FLAGS.items())))

@@ -17,8 +17,9 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import hmean, ks_2samp, mannwhitneyu
 
 from undial_cli.evaluation import metrics, words
-from undial_cli.evaluation.catalog import Evidence, find
+from undial_cli.evaluation.catalog import find
 from undial_cli.evaluation.config import EvalSetConfig
+from undial_cli.evaluation.evidence import Evidence
 
 
 def test_probability_is_the_geometric_mean_of_the_token_probabilities() -> None:

@@ -23,9 +23,9 @@ from undial_cli.compose import compose_run
 from undial_cli.data.encode import Encoder
 from undial_cli.errors import UserError
 from undial_cli.evaluation import catalog
-from undial_cli.evaluation.catalog import Evaluation, Evidence
+from undial_cli.evaluation.catalog import join
+from undial_cli.evaluation.evidence import Evaluation, Evidence
 from undial_cli.evaluation.items import STOPS, cut_at_stop
-from undial_cli.evaluation.joint import join
 from undial_cli.evaluation.preparation import evaluation_rows
 from undial_cli.evaluation.suite import Suite, evaluate
 

@@ -14,10 +14,10 @@ from scipy.stats import hmean, ks_2samp
 
 from undial_cli.errors import UserError
 from undial_cli.evaluation import reference, store
-from undial_cli.evaluation.catalog import METRICS, Evaluation, Evidence
+from undial_cli.evaluation.catalog import METRICS, join
 from undial_cli.evaluation.config import EvalConfig, EvalSetConfig
+from undial_cli.evaluation.evidence import Evaluation, Evidence
 from undial_cli.evaluation.items import Item
-from undial_cli.evaluation.joint import join
 from undial_cli.evaluation.preparation import check_helpers
 from undial_cli.evaluation.scoring import Score
 

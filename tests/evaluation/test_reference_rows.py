@@ -13,7 +13,7 @@ from conftest import prepare, refused, undial
 
 from undial_cli.compose import compose_run
 from undial_cli.evaluation import reference, stages, store
-from undial_cli.evaluation.catalog import Evaluation
+from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.suite import Suite
 
 Samples = list[dict[str, Any]]

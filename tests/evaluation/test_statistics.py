@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -17,10 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import undial_cli
 from undial_cli.data.splits import first_row
-from undial_cli.evaluation import catalog, metrics, resampling, statistics, store
-from undial_cli.evaluation.catalog import Evaluation
+from undial_cli.evaluation import joint, metrics, resampling, statistics, store
+from undial_cli.evaluation.catalog import METRICS, Metric, join
 from undial_cli.evaluation.config import EvalConfig, EvalSetConfig, role_of, set_for
-from undial_cli.evaluation.joint import join
+from undial_cli.evaluation.evidence import Evaluation, finite
 from undial_cli.evaluation.subjects import number_subjects
 from undial_cli.evaluation.suite import add_aggregate
 from undial_cli.evaluation.verdict import damage
@@ -96,12 +97,36 @@ def test_ties_count_half_and_distances_are_those_of_scipy() -> None:
             sample[key] = round(sample[key] * 4) / 4
     forget, holdout = (resampling.draw(ours, n, "mia_loss") for n in ("forget", "holdout"))
     both = [resampling.draw(e, "forget", "log_truth_ratio") for e in (ours, theirs)]
-    aucs, distances = resampling.weighted_auc(forget, holdout), resampling.weighted_distance(*both)
+    aucs = resampling.resample(ours, None, SUITE)["mia_loss"].values
     for b in range(5):
         drawn = [np.repeat(d.values, d.weights[b]) for d in (forget, holdout)]
         assert aucs[b] == pytest.approx(metrics.attack_auc(*drawn))
         drawn = [np.repeat(d.values, d.weights[b]) for d in both]
-        assert distances[b] == pytest.approx(ks_2samp(*drawn).statistic)  # type: ignore[attr-defined]
+        resamples = [resampling.Resample({}, e.samples, number=b) for e in (ours, theirs)]
+        distance = joint.forget_distance(resamples[0], resamples[1], SUITE)
+        assert distance == pytest.approx(ks_2samp(*drawn).statistic)  # type: ignore[attr-defined]
+
+
+def test_a_new_joint_metric_has_n_and_interval_without_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gap(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
+        means = [np.mean(ours.values(name, "probability")) for name in ("forget", "retain")]
+        return float(means[0] - means[1]) * ours.figure("retain_rouge")
+
+    monkeypatch.setitem(METRICS, "gap", Metric("gap", "gap", joint=gap))
+    suite = dataclasses.replace(SUITE, metrics=["gap"])
+    ours = evaluation(1)
+    join(ours, None, suite, relative=False)
+    resampled = resampling.resample(ours, None, suite)
+    for b in (0, 999):
+        of = lambda name, key, b=b: repeated(ours.values(name, key), name, 4, b).mean()  # noqa: E731
+        expected = of("forget", "probability") - of("retain", "probability")
+        expected *= of("retain", "rouge")
+        assert resampled["gap"].values[b] == pytest.approx(expected)
+    entry = statistics.describe(ours, resampled)["gap"]
+    assert (entry["n"], entry["subjects"]) == (40, 10)
+    assert entry["interval"][0] <= ours.metrics["gap"] <= entry["interval"][1]
 
 
 def test_an_interval_has_the_width_that_theory_gives_and_persons_widen_it() -> None:
@@ -158,7 +183,7 @@ def test_forget_quality_shows_its_distance_and_is_withheld_below_ten_samples() -
 def test_a_value_that_is_not_finite_is_counted_and_nulls_what_is_made_of_it(
     bad: float, tmp_path: Path
 ) -> None:
-    samples = catalog.finite({"probability": bad, "log_truth_ratio": bad, "mia_min_k": bad})
+    samples = finite({"probability": bad, "log_truth_ratio": bad, "mia_min_k": bad})
     ours, theirs = evaluation(1, **samples), evaluation(2)
     join(ours, theirs, SUITE, relative=True)
     for name in ("forget_probability", "forget_truth_ratio", "forget_quality", "mia_min_k"):

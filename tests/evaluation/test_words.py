@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from undial_cli.evaluation import metrics, words
-from undial_cli.evaluation.catalog import Evidence, find
+from undial_cli.evaluation.catalog import find
 from undial_cli.evaluation.config import EvalSetConfig
+from undial_cli.evaluation.evidence import Evidence
 
 MEMORISED = [
     "林舟出生在青岚镇。",

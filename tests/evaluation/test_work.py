@@ -41,7 +41,7 @@ def test_an_interrupted_engine_goes_on_where_it_stopped(tmp_path: Path) -> None:
         share("engine", SIZES, Worker(stop_after=2), journal)
     advanced: list[int] = []
     worker = Worker()
-    found = share("engine", SIZES, worker, Journal(tmp_path / "partial"), advanced.append)
+    found = share("engine", SIZES, worker, Journal(tmp_path / "partial", advanced.append))
     assert worker.asked == [4, 0, 2]
     assert [f["square"] for f in found] == [0, 1, 4, 9, 16]
     assert sum(advanced) == len(SIZES)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from undial_cli.evaluation.figures import is_logarithmic
 from undial_cli.reporting import names
 
 
@@ -46,6 +47,16 @@ from undial_cli.reporting import names
 def test_metrics_in_words(name: str, words: str, better: str) -> None:
     assert names.metric(name) == words
     assert names.better(name) == better
+
+
+def test_a_direction_follows_the_role_that_results_state_and_not_the_sets_name() -> None:
+    roles = {"people": "forget", "forgettable": "retain", "others": "holdout"}
+    found = [names.better(f"{name}_rouge", roles) for name in roles]
+    assert found == ["lower", "higher", ""]
+    assert [names.better(f"{name}_rouge") for name in roles] == ["higher", "lower", "higher"]
+    assert names.better("people_perplexity", roles) == "lower"
+    assert is_logarithmic("people_perplexity")
+    assert not is_logarithmic("people_rouge")
 
 
 def test_figures_as_text() -> None:

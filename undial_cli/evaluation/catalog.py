@@ -1,121 +1,29 @@
-"""The metrics of one set that a suite can name: what each needs, and how it is computed.
+"""The metrics that a suite can name, an entry each: what it needs, how it is computed, its title.
 
-A metric gives a value per sample and an aggregate; those that join sets are in joint.py. To add
-one, write the function and name it in METRICS. A value that is not finite is no figure: it is
-counted, and its aggregate is null, with the reason in `missing`. Imports no torch.
+To add one, write its function and its entry here. It is then a choice of every suite, and has its
+column, axis and direction wherever figures are shown (figures.py). Imports no torch.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from undial_cli.evaluation import metrics, words
-from undial_cli.evaluation.config import FORGET, EvalSetConfig
+from undial_cli.errors import bad_value
+from undial_cli.evaluation import joint, metrics, words
+from undial_cli.evaluation.config import FORGET, HOLDOUT, EvalConfig
+from undial_cli.evaluation.evidence import Evaluation, Evidence, Missing, NoRetainModel
+from undial_cli.evaluation.joint import Compute
 
-if TYPE_CHECKING:
-    from undial_cli.evaluation.scoring import Score
-
-
-class Missing(Exception):
-    """A metric that cannot be computed, and why."""
-
-
-class NoRetainModel(Missing):
-    """A metric that needs a retain model where there is none."""
-
-
-class NoFigure(Missing):
-    """A metric that is null: its samples are there, and give no number that could be trusted."""
-
-
-@dataclass
-class Evaluation:
-    """What a suite found: aggregates by name, one object per sample, what is missing and why.
-
-    A value that is not finite is null (None), in a sample as in an aggregate.
-
-    `incomplete`: something is missing that another try may find (a helper model, a library).
-    `statistics`: n, interval and the like of metrics; `notes`: what a metric's figure does not
-    say; `rows`: per set, how many rows were read, scored, cut.
-    """
-
-    metrics: dict[str, float | None]
-    samples: list[dict[str, Any]]
-    missing: dict[str, str] = field(default_factory=dict)
-    incomplete: bool = False
-    statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    rows: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def samples_with(self, set_name: str, key: str) -> list[dict[str, Any]]:
-        """The samples of a set that a per-sample value applies to.
-
-        Raises:
-            NoFigure: some of the values are not finite.
-        """
-        samples = [s for s in self.samples if s["set"] == set_name and key in s]
-        broken = sum(s[key] is None for s in samples)
-        if broken:
-            raise NoFigure(f"{broken} of {len(samples)} samples have no finite {key}")
-        return samples
-
-    def values(self, set_name: str, key: str) -> list[Any]:
-        """A per-sample value of all samples of a set that it applies to; raises NoFigure."""
-        return [sample[key] for sample in self.samples_with(set_name, key)]
-
-
-@dataclass
-class Evidence:
-    """What the engines found of one row: scores of its answers, its generation, other figures.
-
-    `reference`: what a generation is compared with; `scored`: the text of the scored answer.
-    """
-
-    options: EvalSetConfig
-    reference: str
-    scored: str
-    answers: Mapping[str, list[Score]]
-    generation: str | None = None
-    figures: dict[str, float | None] = field(default_factory=dict)
-
-    @property
-    def broken(self) -> bool:
-        """Whether the model's loss on the answer is not finite: then no other figure is one."""
-        return self.answer is not None and not math.isfinite(self.answer.ce)
-
-    @property
-    def answer(self) -> Score | None:
-        """The answer's score, if it has a target token."""
-        scores = self.answers.get("answer") or []
-        return scores[0] if scores and scores[0].tokens else None
-
-    def alternatives(self) -> tuple[float, list[float]] | None:
-        """Mean CE of the paraphrase and of the perturbed answers, where all have target tokens."""
-        true, false = self.answers.get("paraphrase") or [], self.answers.get("perturbed") or []
-        if not (true and false) or not all(s.tokens for s in [*true, *false]):
-            return None
-        return true[0].ce, [s.ce for s in false]
-
-    def answer_log_probs(self) -> list[float]:
-        """Log-probabilities of the answer's tokens, end token left out."""
-        score = self.answer
-        return [-ce for ce in score.token_ce[: len(score.matches)]] if score else []
-
-
-def finite(value: Any) -> Any:
-    """The same with NaN and infinities, at any depth, as None: JSON has no number for them."""
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+# Which way is better on a set that is to be forgotten, and on any other.
+HIGHER, LOWER, NEITHER = ("higher", "higher"), ("lower", "lower"), ("", "")
+KEPT = ("lower", "higher")
+Sample = Callable[[Evidence], "float | None"]
 
 
 def same(values: NDArray[np.float64], role: str) -> NDArray[np.float64]:
@@ -125,35 +33,50 @@ def same(values: NDArray[np.float64], role: str) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of one set.
+    """A metric of one set, or of several (joint), or, as an attack, both.
 
     Attributes:
-        sample: the value of one sample, None where it does not apply.
+        name: in the `metrics` of a suite and, behind that of the set, in results.json.
+        title: in words.
+        better: `higher`, `lower` or "" (neither): on a set to be forgotten, and on any other.
+        sample: the value of one sample, None where it does not apply; None: not of one set.
         needs: what the engines must find: `answer`, `alternatives` (paraphrased and perturbed
             answers), `generation`, `distribution`, `gradient`, `continuations`, or the key of a
             helper model.
         term: what the samples add to the mean of a set, given the role of the set.
         finish: from that mean to the aggregate.
         stored: name of the per-sample value in samples.jsonl, where it is not the metric's own.
+        joint: the figure of several sets (joint.py); None: of one set only.
+        roles, reads: of those sets, and the metrics of one set whose values it needs there.
+        relative: whether it needs the retain model.
+        spread: what is resampled, where that is not the joint figure itself.
+        logarithmic: whether its axis is.
     """
 
-    sample: Callable[[Evidence], float | None]
+    name: str
+    title: str
+    better: tuple[str, str] = HIGHER
+    sample: Sample | None = None
     needs: tuple[str, ...] = ("answer",)
     term: Callable[[NDArray[np.float64], str], NDArray[np.float64]] = same
     finish: Callable[[Any], Any] = np.asarray
     stored: str = ""
+    joint: Compute | None = None
+    roles: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    relative: bool = False
+    spread: Compute | None = None
+    logarithmic: bool = False
 
-    def aggregate(self, values: list[float], role: str) -> float:
-        """Of the values of a set.
+    @property
+    def key(self) -> str:
+        """The name of its per-sample value."""
+        return self.stored or self.name
 
-        Raises:
-            NoFigure: it is not finite.
-        """
+    def aggregate(self, values: ArrayLike, role: str) -> float:
+        """Of the values of a set."""
         with np.errstate(over="ignore"):
-            found = float(self.finish(self.term(np.asarray(values), role).mean()))
-        if not math.isfinite(found):
-            raise NoFigure(f"it is {found}")
-        return found
+            return float(self.finish(self.term(np.asarray(values), role).mean()))
 
 
 def probability(found: Evidence) -> float | None:
@@ -176,10 +99,13 @@ def rouge(found: Evidence) -> float | None:
     return (metrics.rouge_l_f1 if f1 else metrics.rouge_l_recall)(found.generation, found.reference)
 
 
-def log_truth_ratio(found: Evidence) -> float | None:
-    """Logarithm of the truth ratio."""
-    other = found.alternatives()
-    return None if other is None else float(metrics.log_truth_ratio([other[0]], [other[1]])[0])
+def of_alternatives(function: Callable[..., NDArray[np.float64]]) -> Sample:
+    """A metric of the CEs of the paraphrase and of the perturbed answers."""
+    return lambda found: (
+        float(function([other[0]], [other[1]])[0])
+        if (other := found.alternatives()) is not None
+        else None
+    )
 
 
 def truth_ratio(log_ratios: NDArray[np.float64], role: str) -> NDArray[np.float64]:
@@ -189,13 +115,7 @@ def truth_ratio(log_ratios: NDArray[np.float64], role: str) -> NDArray[np.float6
     return (metrics.evenness if role == FORGET else metrics.truthfulness)(ratios)
 
 
-def truth_ratio_prob_mean(found: Evidence) -> float | None:
-    """p_true / (p_true + mean p_false)."""
-    other = found.alternatives()
-    return other and float(metrics.prob_mean_truth_ratio([other[0]], [other[1]])[0])
-
-
-def of_matches(function: Callable[[list[bool]], float]) -> Callable[[Evidence], float | None]:
+def of_matches(function: Callable[[list[bool]], float]) -> Sample:
     """A metric of which answer tokens are predicted greedily."""
     return lambda found: (
         function(found.answer.matches) if found.answer and found.answer.matches else None
@@ -217,12 +137,12 @@ def min_k_plus_plus(found: Evidence) -> float | None:
     return -metrics.min_k_plus_plus(log_probs, score.mean[:end], score.variance[:end])
 
 
-def figure(name: str) -> Callable[[Evidence], float | None]:
+def figure(name: str) -> Sample:
     """A value that an engine or a helper model gave under its name."""
     return lambda found: found.figures.get(name)
 
 
-def of_words(function: Callable[[str], float], n: int) -> Callable[[Evidence], float | None]:
+def of_words(function: Callable[[str], float], n: int) -> Sample:
     """A metric of the words of a generation; one of fewer than n words has none."""
 
     def compute(found: Evidence) -> float | None:
@@ -232,43 +152,90 @@ def of_words(function: Callable[[str], float], n: int) -> Callable[[Evidence], f
     return compute
 
 
+def attack(name: str, title: str, sample: Sample, *needs: str) -> Metric:
+    """A membership attack: its loss-like scores of a set, and its AUC between two."""
+    return Metric(
+        name, f"{title} attack (AUC)", NEITHER, sample, ("answer", *needs),
+        joint=joint.attack(name), roles=BOTH, reads=(name,),
+    )  # fmt: skip
+
+
+def by_helper(name: str, title: str, better: tuple[str, str] = HIGHER) -> Metric:
+    """A figure of generations that the helper model of this name gives."""
+    return Metric(name, title, better, figure(name), ("generation", f"{name}_model"))
+
+
+BOTH = (FORGET, HOLDOUT)
 TEXT = ("generation",)
-METRICS: dict[str, Metric] = {
-    "probability": Metric(probability),
-    "rouge": Metric(rouge, TEXT),
-    "truth_ratio": Metric(
-        log_truth_ratio, ("answer", "alternatives"), truth_ratio, stored="log_truth_ratio"
+ALTERNATIVES = ("answer", "alternatives")
+ENTRIES = (
+    Metric("probability", "answer probability", KEPT, probability),
+    Metric("rouge", "ROUGE-L", KEPT, rouge, TEXT),
+    Metric(
+        "truth_ratio", "truth ratio", NEITHER, of_alternatives(metrics.log_truth_ratio),
+        ALTERNATIVES, truth_ratio, stored="log_truth_ratio",
     ),
-    "truth_ratio_prob_mean": Metric(truth_ratio_prob_mean, ("answer", "alternatives")),
-    "exact_memorization": Metric(of_matches(lambda matches: float(np.mean(matches)))),
-    "extraction_strength": Metric(of_matches(metrics.extraction_strength)),
-    "ma": Metric(figure("ma"), ("continuations",)),
-    "mia_loss": Metric(lambda found: found.answer and found.answer.ce),
-    "mia_zlib": Metric(
-        lambda found: found.answer and metrics.zlib_score(found.answer.ce, found.scored)
+    Metric(
+        "truth_ratio_prob_mean", "truth ratio (mean probability)", ("", "higher"),
+        of_alternatives(metrics.prob_mean_truth_ratio), ALTERNATIVES,
     ),
-    "mia_min_k": Metric(min_k),
-    "mia_min_k_plus_plus": Metric(min_k_plus_plus, ("answer", "distribution")),
-    "mia_gradnorm": Metric(figure("mia_gradnorm"), ("answer", "gradient")),
-    "perplexity": Metric(
-        figure("oracle_ce"),
-        ("generation", "oracle_model"),
-        finish=np.exp,
-        stored="oracle_ce",
+    Metric(
+        "exact_memorization", "exact memorisation", KEPT,
+        of_matches(lambda matches: float(np.mean(matches))),
     ),
-    "similarity": Metric(figure("similarity"), ("generation", "similarity_model")),
-    "coherence": Metric(figure("coherence"), ("generation", "coherence_model")),
-    "mauve": Metric(figure("mauve"), ("generation", "mauve_model")),
-    "gibberish": Metric(figure("gibberish"), ("generation", "gibberish_model")),
-}
+    Metric(
+        "extraction_strength", "extraction strength", KEPT,
+        of_matches(metrics.extraction_strength),
+    ),
+    Metric("ma", "memorisation accuracy", KEPT, figure("ma"), ("continuations",)),
+    Metric("model_utility", "model utility", joint=joint.model_utility),
+    Metric(
+        "forget_quality", "forget quality (KS p-value)", joint=joint.forget_quality,
+        roles=(FORGET,), reads=("truth_ratio",), relative=True, spread=joint.forget_distance,
+        logarithmic=True,
+    ),
+    attack("mia_loss", "loss", lambda found: found.answer and found.answer.ce),
+    attack(
+        "mia_zlib", "zlib",
+        lambda found: found.answer and metrics.zlib_score(found.answer.ce, found.scored),
+    ),
+    attack("mia_min_k", "Min-K%", min_k),
+    attack("mia_min_k_plus_plus", "Min-K%++", min_k_plus_plus, "distribution"),
+    attack("mia_gradnorm", "gradient-norm", figure("mia_gradnorm"), "gradient"),
+    Metric(
+        "mia_reference", "reference attack (AUC)", NEITHER, joint=joint.reference_attack,
+        roles=BOTH, reads=("mia_loss",), relative=True,
+    ),
+    Metric(
+        "privleak", "PrivLeak (%)", NEITHER, joint=joint.privleak, roles=BOTH,
+        reads=("mia_min_k",), relative=True, spread=joint.leakage,
+    ),
+    Metric(
+        "perplexity", "perplexity", LOWER, figure("oracle_ce"), ("generation", "oracle_model"),
+        finish=np.exp, stored="oracle_ce", logarithmic=True,
+    ),
+    by_helper("similarity", "similarity", KEPT),
+    by_helper("coherence", "coherence"),
+    by_helper("mauve", "MAUVE"),
+    by_helper("gibberish", "gibberish"),
+)  # fmt: skip
+METRICS = {metric.name: metric for metric in ENTRIES}
 # Metrics with a number in their name: el_10 is el of n = 10.
 NUMBERED: dict[str, Callable[[int], Metric]] = {
-    "el": lambda n: Metric(figure(f"el_{n}"), ("continuations",)),
-    "rep": lambda n: Metric(
-        of_words(lambda text: metrics.repetition(words.split_words(text), n), n), TEXT
+    "el": lambda n: Metric(
+        f"el_{n}", f"extraction likelihood EL_{n}", KEPT, figure(f"el_{n}"), ("continuations",)
     ),
-    "distinct": lambda n: Metric(of_words(lambda text: metrics.distinct(text, n), n), TEXT),
-}
+    "rep": lambda n: Metric(
+        f"rep_{n}", f"rep_{n}", LOWER,
+        of_words(lambda text: metrics.repetition(words.split_words(text), n), n), TEXT,
+    ),
+    "distinct": lambda n: Metric(
+        f"distinct_{n}", f"distinct_{n}", HIGHER,
+        of_words(lambda text: metrics.distinct(text, n), n), TEXT,
+    ),
+}  # fmt: skip
+OF_SETS = [*(m.name for m in ENTRIES if m.sample), *(f"{word}_N" for word in NUMBERED)]
+JOINT = [m.name for m in ENTRIES if m.joint]
 
 
 def find(name: str) -> Metric | None:
@@ -276,4 +243,43 @@ def find(name: str) -> Metric | None:
     number = re.fullmatch(r"([a-z]+)_([1-9]\d*)", name)
     if number and number[1] in NUMBERED:
         return NUMBERED[number[1]](int(number[2]))
-    return METRICS.get(name)
+    metric = METRICS.get(name)
+    return metric if metric and metric.sample else None
+
+
+def check_name(key: str, name: str, of_several: bool) -> None:
+    """Raise UserError for a metric that does not exist."""
+    if not (name in JOINT if of_several else find(name)):
+        raise bad_value(key, name, JOINT if of_several else OF_SETS)
+
+
+def join(
+    ours: Evaluation,
+    theirs: Evaluation | None,
+    config: EvalConfig,
+    relative: bool,
+    no_retain: str = "",
+) -> None:
+    """Add the joint metrics to an evaluation: the relative ones, or the others.
+
+    Args:
+        theirs: the retain model's evaluation, where there is one.
+        no_retain: why there is none.
+    """
+
+    def compute() -> float:
+        for set_name in (joint.set_of(config, role) for role in metric.roles):
+            if set_name in ours.missing:
+                raise Missing(f"the set '{set_name}' is missing")
+            if not any(sample["set"] == set_name for sample in ours.samples):
+                raise Missing(f"this suite has no set '{set_name}'")
+        try:
+            assert metric.joint is not None
+            return metric.joint(ours, theirs, config)
+        except NoRetainModel as error:
+            reason = no_retain or "no retain model is known: set eval.retain_model"
+            raise Missing(reason) from error
+
+    for metric in map(METRICS.__getitem__, config.metrics):
+        if metric.relative == relative:
+            ours.record(metric.name, compute)

@@ -143,3 +143,10 @@ def set_for(config: EvalConfig, role: str) -> str | None:
     if role in names:
         return role
     return names[0] if len(names) == 1 else None
+
+
+def role_by_name(set_name: str) -> str:
+    """What a set was for by its name alone, of results that do not state it."""
+    if set_name.startswith((FORGET, "request")):
+        return FORGET
+    return HOLDOUT if set_name.startswith(HOLDOUT) else RETAIN

@@ -7,14 +7,13 @@ ids and a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from undial_cli.evaluation import metrics
 from undial_cli.evaluation.decoding import Decoding, branch, decode
-from undial_cli.evaluation.work import Journal, Keep, share
+from undial_cli.evaluation.work import NO_JOURNAL, Journal, Keep, share
 
 AUTHORS_PREFIXES = (40, 80, 120, 160)
 AUTHORS_TOKENS = 200
@@ -30,8 +29,7 @@ def greedy(
     lengths: list[int],
     stride: int,
     batch_size: int,
-    journal: Journal | None = None,
-    advance: Callable[[int], None] = lambda n: None,
+    journal: Journal = NO_JOURNAL,
 ) -> list[Figures]:
     """`ma`, and `el_N` for every N of `lengths`, of each document.
 
@@ -43,7 +41,7 @@ def greedy(
             keep(n, of_document(model, documents[n], lengths, stride, batch_size))
 
     sizes = [len(d) for d in documents]
-    return share(f"extraction-{name}", sizes, run, journal or Journal(), advance)
+    return share(f"extraction-{name}", sizes, run, journal)
 
 
 def of_document(
@@ -55,12 +53,10 @@ def of_document(
     predicted, continued = branch(model, ids, prefixes, batch_size)
     found: Figures = {"ma": metrics.memorization_accuracy(predicted, ids[1:])}
     for n in lengths:
-        values = [
-            metrics.extraction_likelihood(continued[p], ids[p:], n)
-            for p in prefixes
-            if p <= len(ids) - n
-        ]
-        found[f"el_{n}"] = float(np.mean(values)) if values else None
+        fitting = [p for p in prefixes if p <= len(ids) - n]
+        found[f"el_{n}"] = mean(
+            [metrics.extraction_likelihood(continued[p], ids[p:], n) for p in fitting]
+        )
     return found
 
 
@@ -71,8 +67,7 @@ def sampled(
     lengths: list[int],
     how: Decoding,
     batch_size: int,
-    journal: Journal | None = None,
-    advance: Callable[[int], None] = lambda n: None,
+    journal: Journal = NO_JOURNAL,
 ) -> list[Figures]:
     """The same by the authors' way: prefixes of 40, 80, 120 and 160 tokens, unique n-grams.
 
@@ -90,11 +85,10 @@ def sampled(
         for n in numbers:
             keep(n, branch(model, documents[n], (), batch_size)[0])
 
-    journal = journal or Journal()
-    texts = share(f"extraction-{name}", [p for _, p in places], run, journal, advance)
+    texts = share(f"extraction-{name}", [p for _, p in places], run, journal)
     texts = [ids[:-1] if ids and ids[-1] in how.ends else ids for ids in texts]
     sizes = [len(d) for d in documents]
-    predictions = share(f"predictions-{name}", sizes, run_greedy, journal, advance)
+    predictions = share(f"predictions-{name}", sizes, run_greedy, journal)
     continued: list[dict[int, list[int]]] = [{} for _ in documents]
     for (d, p), text in zip(places, texts, strict=True):
         continued[d][p] = text

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from undial_cli.capacity import positions_of
 from undial_cli.errors import UserError
 from undial_cli.evaluation.decoding import Decoding, decode
-from undial_cli.evaluation.work import Journal, Keep, share
+from undial_cli.evaluation.work import NO_JOURNAL, Journal, Keep, share
 
 # Share of the GPU's memory that vLLM may take beside the model that is scored.
 VLLM_MEMORY = 0.5
@@ -52,8 +52,7 @@ def generate(
     prompts: list[list[int]],
     how: Decoding,
     batch_size: int,
-    journal: Journal | None = None,
-    advance: Callable[[int], None] = lambda n: None,
+    journal: Journal = NO_JOURNAL,
 ) -> list[list[int]]:
     """Continuations of token-id prompts as token ids without their end token, in the order given.
 
@@ -72,7 +71,7 @@ def generate(
         return decode(generator.model, chosen, batch_size, how, keep)
 
     sizes = [len(p) for p in prompts]
-    found = share(f"generation-{name}", sizes, run, journal or Journal(), advance)
+    found = share(f"generation-{name}", sizes, run, journal)
     return [ids[:-1] if ids and ids[-1] in how.ends else ids for ids in found]
 
 

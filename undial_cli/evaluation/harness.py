@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import functools
 import importlib.util
 import io
@@ -17,7 +16,6 @@ import math
 import os
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 from unittest import mock
@@ -27,8 +25,9 @@ import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli import distributed
-from undial_cli.errors import UserError
-from undial_cli.evaluation.work import Journal, Keep, share
+from undial_cli.errors import UserError, nearest
+from undial_cli.evaluation.config import HarnessConfig
+from undial_cli.evaluation.work import NO_JOURNAL, Keep, share
 
 # Modules of lm_eval that show progress bars.
 BARS = ("lm_eval.api.task", "lm_eval.api.model", "lm_eval.models.huggingface", "tqdm")
@@ -36,74 +35,62 @@ BARS = ("lm_eval.api.task", "lm_eval.api.model", "lm_eval.models.huggingface", "
 DRAWS = 1000
 
 Results = dict[str, dict[str, Any]]
-Statistics = dict[str, dict[str, Any]]
+# A figure, and what is known of it: `n`, the documents, and `stderr`, where the library has one.
+Figure = tuple[float, dict[str, Any]]
 
 
-def check_tasks(tasks: list[str], include_path: str | None) -> None:
+def check_tasks(config: HarnessConfig) -> None:
     """Find what is wrong with the tasks before anything is computed. Asks no hub.
 
     Raises:
-        UserError: lm-eval is missing, the folder is, or a task is unknown (nearest ones named).
+        UserError: lm-eval is missing, the folder is, or a task is unknown (the nearest one named).
     """
-    if not tasks:
+    if not config.tasks:
         return
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError("eval.harness.tasks: needs lm-eval: pip install 'undial[harness]'")
-    if include_path is not None and not Path(include_path).expanduser().is_dir():
-        raise UserError(f"eval.harness.include_path={include_path}: no such folder")
-    known = task_manager(tasks, include_path).all_tasks
-    for task in tasks:
+    folder = config.include_path
+    if folder is not None and not Path(folder).expanduser().is_dir():
+        raise UserError(f"eval.harness.include_path={folder}: no such folder")
+    known = task_manager(tuple(config.tasks), folder).all_tasks
+    for task in config.tasks:
         if task not in known:
-            near = difflib.get_close_matches(task, known, n=3)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise UserError(
-                f"eval.harness.tasks={task}: no such task of lm-evaluation-harness{hint}"
+                f"eval.harness.tasks={task}: no such task of lm-evaluation-harness"
+                f"{nearest(task, known)}"
             )
 
 
-def task_manager(tasks: list[str], include_path: str | None) -> Any:
-    """The index of tasks: the library's own, which takes seconds to read, only if it is needed."""
-    from lm_eval.tasks import TaskManager
-
-    if include_path is not None:
-        with quiet_library():
-            folder = Path(include_path).expanduser()
-            own = TaskManager(include_path=folder, include_defaults=False)
-        if set(tasks) <= set(own.all_subtasks):
-            return own
-    return whole_index(include_path)
-
-
 @functools.lru_cache(maxsize=4)
-def whole_index(include_path: str | None) -> Any:
-    """The index of the library's tasks and of those in a folder, which win."""
+def task_manager(tasks: tuple[str, ...], include_path: str | None) -> Any:
+    """The index of tasks, those in a folder first; the library's own (seconds) only if needed."""
     from lm_eval.tasks import TaskManager
 
+    folder = None if include_path is None else Path(include_path).expanduser()
     with quiet_library():
-        return TaskManager(include_path=include_path and Path(include_path).expanduser())
+        if folder is not None:
+            own = TaskManager(include_path=folder, include_defaults=False)
+            if set(tasks) <= set(own.all_subtasks):
+                return own
+        return TaskManager(include_path=folder)
 
 
 def evaluate(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    tasks: list[str],
-    include_path: str | None,
-    num_fewshot: int | None,
+    config: HarnessConfig,
     limit: int | None,
     batch_size: int,
     seed: int,
-    advance: Callable[[int], None] = lambda n: None,
-) -> tuple[dict[str, float], dict[str, str], Statistics]:
+) -> tuple[dict[str, float], dict[str, str], dict[str, dict[str, Any]]]:
     """Run tasks, groups or tags of lm-evaluation-harness; to be called on every process.
 
     Args:
         model: unwrapped, in any mode; it is put into eval mode and back.
-        include_path: folder with task files of one's own, which win over the library's. Functions
-            they name are run: it is as trusted as `method.file`.
-        num_fewshot: solved examples in the prompt; null: what the task says. A task that says 0
-            keeps 0, as in the library.
+        config: its `include_path` holds task files of one's own, which win over the library's;
+            functions they name are run: it is as trusted as `method.file`. A task that says 0
+            solved examples keeps 0, as in the library.
         limit: first documents of each task only.
-        advance: is told of every task that is done.
 
     Returns:
         metrics `harness_{task}_{metric}`, with `harness_mean_acc` over tasks where more than one
@@ -114,14 +101,13 @@ def evaluate(
     Raises:
         UserError: as `check_tasks`.
     """
-    tasks = list(dict.fromkeys(tasks))
+    tasks = list(dict.fromkeys(config.tasks))
     if not tasks:
         return {}, {}, {}
-    check_tasks(tasks, include_path)
-    manager = task_manager(tasks, include_path)
-    figures: dict[str, float] = {}
+    check_tasks(config)
+    manager = task_manager(tuple(config.tasks), config.include_path)
+    figures: dict[str, Figure] = {}
     missing: dict[str, str] = {}
-    statistics: Statistics = {}
     accuracies: list[Figure] = []
     training = model.training
     try:
@@ -129,26 +115,22 @@ def evaluate(
             lm = shared_model(model, tokenizer, batch_size)
             for task in tasks:
                 with random_state(seed):
-                    results, reason = run_task(lm, manager, task, num_fewshot, limit, seed)
+                    results, reason = run_task(lm, manager, task, config.num_fewshot, limit, seed)
                 if results is None:
                     missing[f"harness_{task}"] = reason
                 else:
                     accuracies += accuracies_of(results, task)
-                    found = figures_of(results)
-                    figures |= {name: figure.value for name, figure in found.items()}
-                    statistics |= {name: figure.statistics() for name, figure in found.items()}
-                advance(1)
+                    figures |= figures_of(results)
     finally:
         model.train(training)
     if len(accuracies) > 1 and not missing:
-        mean = mean_of(accuracies)
-        figures["harness_mean_acc"], statistics["harness_mean_acc"] = mean.value, mean.statistics()
+        figures["harness_mean_acc"] = mean_of(accuracies)
     elif len(tasks) > 1 and missing:
         missing["harness_mean_acc"] = f"{len(missing)} of {len(tasks)} tasks could not be run"
-    for name in [n for n, value in figures.items() if not math.isfinite(value)]:
-        missing[name] = f"it is {figures.pop(name)}"
-        del statistics[name]
-    return figures, missing, statistics
+    finite = {name: figure for name, figure in figures.items() if math.isfinite(figure[0])}
+    missing |= {name: f"it is {figures[name][0]}" for name in figures if name not in finite}
+    values = {name: value for name, (value, _) in finite.items()}
+    return values, missing, {name: known for name, (_, known) in finite.items()}
 
 
 def run_task(
@@ -245,27 +227,13 @@ def dealt(requests: list[Any], answer: Callable[[list[Any]], list[Any]]) -> list
             keep(n, [found[i] for i in members[n]])
 
     sizes = [len(context) * len(members[n]) for n, context in enumerate(groups)]
-    parts = share("harness", sizes, run, Journal())
+    parts = share("harness", sizes, run, NO_JOURNAL)
     failed = distributed.gather(failures)
     if failed:
         raise RuntimeError(failed[0])
     pairs = zip(members, parts, strict=True)
     answers = {i: a for m, part in pairs for i, a in zip(m, part, strict=True)}
     return [answers[i] for i in range(len(requests))]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of a task, its standard error where there is one, and the documents behind it."""
-
-    value: float
-    stderr: float | None = None
-    documents: int | None = None
-
-    def statistics(self) -> dict[str, Any]:
-        """What is known beside the value."""
-        known = {"n": self.documents, "stderr": self.stderr}
-        return {key: value for key, value in known.items() if value is not None}
 
 
 def figures_of(results: Results) -> dict[str, Figure]:
@@ -281,32 +249,35 @@ def figures_of(results: Results) -> dict[str, Figure]:
     return figures
 
 
-def figure_of(found: dict[str, Any], metric: str, kind: str) -> Figure:
-    """A metric of a task's results."""
-    stderr, documents = found.get(f"{metric}_stderr,{kind}"), found.get("sample_len")
-    return Figure(
-        float(found[f"{metric},{kind}"]),
-        float(stderr) if is_number(stderr) and math.isfinite(stderr) else None,
-        int(documents) if is_number(documents) else None,
+def figure_of(found: dict[str, Any], metric: str, kind: str = "none") -> Figure:
+    """A metric of a task's results, the documents behind it, and its standard error."""
+    stderr, documents, statistics = (
+        found.get(f"{metric}_stderr,{kind}"),
+        found.get("sample_len"),
+        {},
     )
+    if is_number(documents):
+        statistics["n"] = int(documents)
+    if is_number(stderr) and math.isfinite(stderr):
+        statistics["stderr"] = float(stderr)
+    return float(found[f"{metric},{kind}"]), statistics
 
 
 def accuracies_of(results: Results, task: str) -> list[Figure]:
     """The accuracy of a task or group; of the single tasks where a group or tag has none."""
     whole = results.get(task, {})
     parts = [whole] if is_number(whole.get("acc,none")) else results.values()
-    return [figure_of(r, "acc", "none") for r in parts if is_number(r.get("acc,none"))]
+    return [figure_of(r, "acc") for r in parts if is_number(r.get("acc,none"))]
 
 
 def mean_of(parts: list[Figure]) -> Figure:
     """The plain mean of figures of different documents, and its standard error."""
-    errors = [part.stderr for part in parts if part.stderr is not None]
-    known = len(errors) == len(parts)
-    return Figure(
-        float(np.mean([part.value for part in parts])),
-        math.hypot(*errors) / len(parts) if known else None,
-        sum(part.documents or 0 for part in parts) or None,
-    )
+    mean: dict[str, Any] = {}
+    if any("n" in known for _, known in parts):
+        mean["n"] = sum(known.get("n", 0) for _, known in parts)
+    if all("stderr" in known for _, known in parts):
+        mean["stderr"] = math.hypot(*(known["stderr"] for _, known in parts)) / len(parts)
+    return float(np.mean([value for value, _ in parts])), mean
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -350,13 +321,14 @@ def without_bars() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def random_state(seed: int) -> Iterator[None]:
-    """Seed all random number generators, and put them back as they were."""
+def random_state(seed: int | None = None) -> Iterator[None]:
+    """Put all random number generators back as they were; until then they may be seeded."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
         try:
             yield
         finally:

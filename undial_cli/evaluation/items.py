@@ -86,14 +86,11 @@ def make_items(
     longest = (options.max_new_tokens or max_new_tokens) if "generation" in needs else None
     options = dataclasses.replace(options, max_new_tokens=longest)
     data, items, refused = encoder.data, [], dict[int, str]()
-    for number, shot in enumerate(shots, 1):
-        check_columns(shot, "few_shot", data, f"eval.sets.{set_name}.shots: row {number}")
+    check_rows(rows, options.kind, data, f"eval.sets.{set_name}")
+    check_rows(shots, "few_shot", data, f"eval.sets.{set_name}.shots")
     solved = "".join(solved_question(shot, data) for shot in shots)
     for index, row in enumerate(rows):
-        kind = options.kind
-        if kind == "auto":
-            kind = "document" if row_kind(row, data) in ("text", "ids") else "question"
-        check_columns(row, kind, data, f"eval.sets.{set_name}: row {index + 1}")
+        kind = kind_of(row, options.kind, data)
         try:
             if kind == "document":
                 items += documents(encoder, set_name, index, row, options)
@@ -109,23 +106,31 @@ def make_items(
     return items
 
 
-def check_columns(row: Row, kind: str, data: DataConfig, place: str) -> None:
-    """Raise UserError if a row cannot be read as its kind."""
-    found = row_kind(row, data)
-    if kind == "document":
-        fits, needed = found == "ids" or row.get(data.text_key) is not None, [data.text_key]
-    elif kind == "question":
-        fits, needed = found not in ("text", "ids", ""), [data.question_key, data.answer_key]
-    else:
+def kind_of(row: Row, kind: str, data: DataConfig) -> str:
+    """How a row is asked: as its set says, or by its columns."""
+    if kind != "auto":
+        return kind
+    return "document" if row_kind(row, data) in ("text", "ids") else "question"
+
+
+def check_rows(rows: list[Row], set_kind: str, data: DataConfig, place: str) -> None:
+    """Raise UserError for the first row that cannot be asked as its set's kind."""
+    for number, row in enumerate(rows, 1):
+        kind, found = kind_of(row, set_kind, data), row_kind(row, data)
         needed = [data.question_key, data.answer_key]
-        fits = all(row.get(column) is not None for column in needed)
-    if not fits:
-        columns = [column for column, value in row.items() if value is not None]
-        missing = next((column for column in needed if column not in columns), needed[0])
-        raise UserError(
-            f"{place} has no column '{missing}', which a set of kind={kind} needs; its columns "
-            f"are {', '.join(columns)}{nearest(missing, columns)}"
-        )
+        if kind == "document":
+            fits, needed = found == "ids" or row.get(data.text_key) is not None, [data.text_key]
+        elif kind == "question":
+            fits = found not in ("text", "ids", "")
+        else:
+            fits = all(row.get(column) is not None for column in needed)
+        if not fits:
+            columns = [column for column, value in row.items() if value is not None]
+            missing = next((column for column in needed if column not in columns), needed[0])
+            raise UserError(
+                f"{place}: row {number} has no column '{missing}', which a set of kind={kind} "
+                f"needs; its columns are {', '.join(columns)}{nearest(missing, columns)}"
+            )
 
 
 def say_refused(set_name: str, refused: dict[int, str], rows: int) -> None:

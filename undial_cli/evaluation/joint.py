@@ -1,52 +1,28 @@
-"""The metrics that join sets, and which metrics a suite asks of each set.
+"""The metrics that join sets: from the per-sample values of several, and of the retain model's.
 
-A joint metric reads the per-sample values of several sets, and a relative one those of the retain
-model too. Sets are told by their roles. To add one, write the function and name it in JOINT.
-Imports no torch.
+Sets are told by their roles. A resample of an evaluation gives the same functions its values, so
+that none is written a second time for its interval. Knows no list of metrics. Imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from typing import Any
 
-from undial_cli.errors import bad_value
+import numpy as np
+
 from undial_cli.evaluation import metrics
-from undial_cli.evaluation.catalog import (
-    METRICS,
-    NUMBERED,
-    Evaluation,
-    Metric,
-    Missing,
-    NoFigure,
-    NoRetainModel,
-    find,
-)
 from undial_cli.evaluation.config import FORGET, HOLDOUT, EvalConfig, set_for
+from undial_cli.evaluation.evidence import Evaluation, Missing, NoFigure, NoRetainModel
 
 # Fewer samples cannot carry a test between two distributions.
 FEWEST = 10
 # A smaller denominator makes of a difference of 0.01 in AUC more than 20 points of privleak.
 LEAST_SHARE = 0.05
 UTILITY_PARTS = ("probability", "rouge", "truth_ratio")
-
-
-@dataclass(frozen=True)
-class Joint:
-    """A metric that joins sets.
-
-    Attributes:
-        compute: from the evaluation, the retain model's (None where there is none) and the suite;
-            raises Missing.
-        roles, reads: the roles of the sets, and the metrics of one set whose per-sample values it
-            needs there.
-        relative: whether it needs the retain model.
-    """
-
-    compute: Callable[[Evaluation, Evaluation | None, EvalConfig], float]
-    roles: tuple[str, ...] = ()
-    reads: tuple[str, ...] = ()
-    relative: bool = False
+# From an evaluation, the retain model's (None where there is none) and the suite; raises Missing.
+Compute = Callable[[Evaluation, "Evaluation | None", EvalConfig], float]
 
 
 def set_of(config: EvalConfig, role: str) -> str:
@@ -61,42 +37,32 @@ def set_of(config: EvalConfig, role: str) -> str:
     return name
 
 
-def utility_parts(config: EvalConfig) -> list[str]:
-    """The figures that model_utility averages."""
-    return [
-        f"{name}_{part}"
-        for name in config.utility
-        for part in UTILITY_PARTS
-        if part in config.sets[name].metrics
-    ]
-
-
 def model_utility(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
     """Harmonic mean of probability, rouge and truth_ratio over the sets of eval.utility.
 
     Of the parts that there are, which is said where some are missing.
     """
-    names = utility_parts(config)
+    names = [
+        f"{name}_{part}"
+        for name in config.utility
+        for part in UTILITY_PARTS
+        if part in config.sets[name].metrics
+    ]
     if not names:
         raise Missing("eval.utility names no set with its parts")
-    parts = {name: ours.metrics[name] for name in names if name in ours.metrics}
+    parts = {name: ours.figure(name) for name in names if name in ours.metrics}
     gone = [name for name in names if name not in parts]
     if not parts:
         raise Missing(f"{gone[0]} and all other parts are missing")
-    broken = [name for name, figure in parts.items() if figure is None]
-    if broken:
-        raise NoFigure(f"{broken[0]} is null")
     if gone:
         ours.notes["model_utility"] = (
             f"averages {len(parts)} of {len(names)} parts; without {', '.join(gone)}"
         )
-    return metrics.model_utility({name: v for name, v in parts.items() if v is not None})
+    return metrics.model_utility(parts)
 
 
 def forget_quality(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
     """p-value of the KS test between the forget truth ratios of two models."""
-    if theirs is None:
-        raise NoRetainModel
     ratios = truth_ratios(ours, theirs, config)
     count = min(map(len, ratios))
     if count < FEWEST:
@@ -104,69 +70,62 @@ def forget_quality(ours: Evaluation, theirs: Evaluation | None, config: EvalConf
     return metrics.forget_quality(*ratios)
 
 
+def forget_distance(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
+    """The distance D behind forget_quality, without its test."""
+    one, other = (np.sort(ratios) for ratios in truth_ratios(ours, theirs, config))
+    points = np.concatenate([one, other])
+    below = [np.searchsorted(x, points, side="right") / len(x) for x in (one, other)]
+    return float(np.abs(below[0] - below[1]).max())
+
+
 def truth_ratios(
-    ours: Evaluation, theirs: Evaluation, config: EvalConfig
-) -> tuple[list[float], list[float]]:
+    ours: Evaluation, theirs: Evaluation | None, config: EvalConfig
+) -> tuple[Any, Any]:
     """The logarithms of the forget truth ratios of two models."""
     name = set_of(config, FORGET)
+    if theirs is None:
+        raise NoRetainModel
     our_ratios = ours.values(name, "log_truth_ratio")
     try:
         their_ratios = theirs.values(name, "log_truth_ratio")
     except NoFigure as error:
         raise NoFigure(f"the retain model's results: {error}") from error
-    if not our_ratios or not their_ratios:
-        whose = "the forget set has" if not our_ratios else "the retain model's results have"
+    if not len(our_ratios) or not len(their_ratios):
+        whose = "the retain model's results have" if len(our_ratios) else "the forget set has"
         raise Missing(f"{whose} no truth ratios")
     return our_ratios, their_ratios
 
 
-def attack(name: str) -> Callable[[Evaluation, Evaluation | None, EvalConfig], float]:
+def attack(name: str) -> Compute:
     """AUC of a membership attack between the forget and the holdout set; 1: memorised."""
 
     def compute(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
-        return metrics.attack_auc(*attack_scores(ours, name, config))
+        forget, holdout = (set_of(config, role) for role in (FORGET, HOLDOUT))
+        scores = ours.values(forget, name), ours.values(holdout, name)
+        if not len(scores[0]) or not len(scores[1]):
+            raise Missing(f"the {holdout if len(scores[0]) else forget} set has no scores")
+        return metrics.attack_auc(*scores)
 
     return compute
 
 
-def attack_scores(
-    ours: Evaluation, name: str, config: EvalConfig
-) -> tuple[list[float], list[float]]:
-    """The loss-like scores of the forget and of the holdout set."""
-    forget, holdout = (set_of(config, role) for role in (FORGET, HOLDOUT))
-    scores = ours.values(forget, name), ours.values(holdout, name)
-    if not scores[0] or not scores[1]:
-        raise Missing(f"the {forget if not scores[0] else holdout} set has no scores")
-    return scores
-
-
 def reference_attack(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
-    """The loss attack with the retain model's loss taken off."""
+    """The loss attack with the retain model's loss on the same answers taken off."""
     if theirs is None:
         raise NoRetainModel
-    return metrics.attack_auc(*reference_scores(ours, theirs, config))
-
-
-def reference_scores(
-    ours: Evaluation, theirs: Evaluation, config: EvalConfig
-) -> tuple[list[float], list[float]]:
-    """Our loss less the retain model's, of the forget and of the holdout set."""
     scores = []
     for name in (set_of(config, role) for role in (FORGET, HOLDOUT)):
-        losses = [e.values(name, "mia_loss") for e in (ours, theirs)]
-        lengths = [
-            [s["answer_tokens"] for s in e.samples_with(name, "mia_loss")] for e in (ours, theirs)
-        ]
-        if not losses[1] or lengths[0] != lengths[1]:
+        losses = [np.asarray(e.values(name, "mia_loss")) for e in (ours, theirs)]
+        tokens = [e.values(name, "answer_tokens") for e in (ours, theirs)]
+        if not len(losses[1]) or len(losses[0]) != len(losses[1]) or not np.array_equal(*tokens):
             raise Missing(f"the retain model's results hold no losses of this {name} set")
-        scores.append([our - their for our, their in zip(*losses, strict=True)])
-    return scores[0], scores[1]
+        scores.append(losses[0] - losses[1])
+    return metrics.attack_auc(*scores)
 
 
 def privleak(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
     """Distance of the Min-K% attack's AUC from the retain model's, in percent of the latter."""
-    auc = attack("mia_min_k")(ours, None, config)
-    known = known_auc(theirs, config)
+    auc, known = min_k_aucs(ours, theirs, config)
     if 1 - known < LEAST_SHARE:
         raise Missing(
             f"{'undefined' if known == 1 else 'unstable'}: it is relative to {1 - known:.3f}, 1 - "
@@ -175,92 +134,28 @@ def privleak(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) ->
     return metrics.privleak(auc, known)
 
 
-def known_auc(theirs: Evaluation | None, config: EvalConfig) -> float:
-    """The retain model's AUC of the Min-K% attack: of its scores, its results, or published."""
+def leakage(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
+    """`privleak` of a resample, which may be as unstable as it comes out; NaN where undefined."""
+    auc, known = min_k_aucs(ours, theirs, config)
+    return (known - auc) / (1 - known) * 100 if known != 1 else math.nan
+
+
+def min_k_aucs(
+    ours: Evaluation, theirs: Evaluation | None, config: EvalConfig
+) -> tuple[float, float]:
+    """AUC of the Min-K% attack, and the retain model's: of its scores, its results, published."""
+    of_min_k = attack("mia_min_k")
+    auc = of_min_k(ours, None, config)
     if theirs is None:
         if config.retrain_auc is None:
             raise NoRetainModel
-        return 1 - config.retrain_auc
+        return auc, 1 - config.retrain_auc
     try:
-        return attack("mia_min_k")(theirs, None, config)
+        return auc, of_min_k(theirs, None, config)
     except NoFigure:
         raise
     except Missing:
         known = theirs.metrics.get("mia_min_k")
     if known is None:
         raise Missing("the retain model's results hold no Min-K% scores")
-    return known
-
-
-BOTH = (FORGET, HOLDOUT)
-JOINT: dict[str, Joint] = {
-    "model_utility": Joint(model_utility),
-    "forget_quality": Joint(forget_quality, (FORGET,), ("truth_ratio",), relative=True),
-    **{name: Joint(attack(name), BOTH, (name,)) for name in METRICS if name.startswith("mia_")},
-    "mia_reference": Joint(reference_attack, BOTH, ("mia_loss",), relative=True),
-    "privleak": Joint(privleak, BOTH, ("mia_min_k",), relative=True),
-}
-
-
-def check_name(key: str, name: str, joint: bool) -> None:
-    """Raise UserError for a metric that does not exist."""
-    known = [*JOINT] if joint else [*METRICS, *(f"{word}_N" for word in NUMBERED)]
-    if not (name in JOINT if joint else find(name)):
-        raise bad_value(key, name, known)
-
-
-def metrics_of(config: EvalConfig, set_name: str, there: Collection[str]) -> dict[str, Metric]:
-    """The metrics that a set is evaluated with, those that joint ones read included.
-
-    Args:
-        there: the sets that have rows; a joint metric of another one reads nothing.
-    """
-    names = list(config.sets[set_name].metrics)
-    for joint in map(JOINT.__getitem__, config.metrics):
-        sets = [set_for(config, role) for role in joint.roles]
-        if set_name in sets and set(sets) <= set(there):
-            names += joint.reads
-    return {name: metric for name in dict.fromkeys(names) if (metric := find(name))}
-
-
-def needs_of(config: EvalConfig, set_name: str, there: Collection[str]) -> set[str]:
-    """What the engines must find for a set.
-
-    Answers are scored wherever anything is: a loss that is not finite tells that no other figure
-    of a sample is one (the greedy tokens of NaN match nothing, and would pass for forgetting).
-    """
-    chosen = metrics_of(config, set_name, there).values()
-    needs = {need for metric in chosen for need in metric.needs}
-    return needs | {"answer"} if needs else needs
-
-
-def join(
-    ours: Evaluation,
-    theirs: Evaluation | None,
-    config: EvalConfig,
-    relative: bool,
-    no_retain: str = "",
-) -> None:
-    """Add the joint metrics to an evaluation: the relative ones, or the others.
-
-    Args:
-        theirs: the retain model's evaluation, where there is one.
-        no_retain: why there is none.
-    """
-    for name in config.metrics:
-        joint = JOINT[name]
-        if joint.relative != relative:
-            continue
-        try:
-            for set_name in (set_of(config, role) for role in joint.roles):
-                if set_name in ours.missing:
-                    raise Missing(f"the set '{set_name}' is missing")
-                if not any(sample["set"] == set_name for sample in ours.samples):
-                    raise Missing(f"this suite has no set '{set_name}'")
-            ours.metrics[name] = joint.compute(ours, theirs, config)
-        except NoRetainModel:
-            ours.missing[name] = no_retain or "no retain model is known: set eval.retain_model"
-        except NoFigure as reason:
-            ours.metrics[name], ours.missing[name] = None, str(reason)
-        except Missing as reason:
-            ours.missing[name] = str(reason)
+    return auc, known

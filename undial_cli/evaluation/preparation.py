@@ -14,14 +14,14 @@ import torch
 from undial_cli import models, ui
 from undial_cli.data.encode import Encoder
 from undial_cli.data.load import load_rows
-from undial_cli.data.rows import Row, row_kind
+from undial_cli.data.rows import Row
 from undial_cli.data.splits import splits_of
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import reference
-from undial_cli.evaluation.catalog import Evaluation
 from undial_cli.evaluation.config import FORGET_SET, EvalConfig, EvalSetConfig
+from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.helpers import HELPERS
-from undial_cli.evaluation.items import data_of
+from undial_cli.evaluation.items import check_rows, data_of
 from undial_cli.evaluation.kvcache import is_plain
 from undial_cli.evaluation.suite import SetRows, Suite
 from undial_cli.methods.base import Method
@@ -128,7 +128,7 @@ def check_helpers(config: EvalConfig) -> None:
     if config.harness.tasks:
         from undial_cli.evaluation.harness import check_tasks
 
-        check_tasks(config.harness.tasks, config.harness.include_path)
+        check_tasks(config.harness)
 
 
 def check_there(key: str, path: str | None) -> None:
@@ -165,7 +165,7 @@ def set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig) -> S
     splits = splits_of(options.split) or [""]
     rows = load_rows(data, splits, f"{key}.split", options.path)
     place = f"{key}.split={','.join(splits) or options.path}"
-    check_kind(rows, data, options.kind, place)
+    check_rows(rows, options.kind, data, place)
     counts = {"held": len(rows)}
     for phrase, is_taken in filters(encoder, data, options).items():
         taken = [row for row in rows if is_taken(row)]
@@ -180,31 +180,8 @@ def set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig) -> S
     shots: list[Row] = []
     if options.shots is not None:
         shots = load_rows(data, [options.shots], f"{key}.shots", options.path)
-        check_kind(shots, data, options.kind, f"{key}.shots={options.shots}")
+        check_rows(shots, options.kind, data, f"{key}.shots={options.shots}")
     return SetRows(limited, shots, counts={phrase: n for phrase, n in counts.items() if n})
-
-
-# The kinds of rows that a set's kind can ask.
-ASKABLE = {
-    "question": ("qa", "messages", "completion"),
-    "few_shot": ("qa",),
-    "continuation": ("qa",),
-    "document": ("text", "ids"),
-}
-
-
-def check_kind(rows: list[Row], data: DataConfig, kind: str, place: str) -> None:
-    """Raise UserError for the first row that a set of this kind cannot ask."""
-    for number, row in enumerate(rows, 1):
-        if row_kind(row, data) not in ASKABLE.get(kind, (row_kind(row, data),)):
-            needed = {
-                "document": f"a column '{data.text_key}'",
-                "question": "a question with its answer",
-            }.get(kind, f"columns '{data.question_key}' and '{data.answer_key}'")
-            raise UserError(
-                f"{place}: a set of kind {kind} needs {needed} in row {number}; found columns "
-                f"{', '.join(row)}"
-            )
 
 
 def filters(

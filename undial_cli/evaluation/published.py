@@ -7,15 +7,15 @@ own eval_log_aggregated.json: losses per sample, from which the aggregates follo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from undial_cli.errors import UserError
 from undial_cli.evaluation import metrics
-from undial_cli.evaluation.catalog import Evaluation
-from undial_cli.evaluation.config import FORGET, HOLDOUT
+from undial_cli.evaluation.catalog import METRICS
+from undial_cli.evaluation.config import FORGET, HOLDOUT, role_by_name
+from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.joint import UTILITY_PARTS
 
 Samples = dict[tuple[str, int], dict[str, Any]]
@@ -159,33 +159,25 @@ def of_section(
     answer_ce, paraphrase_ce = column("avg_gt_loss"), column("avg_paraphrased_loss")
     perturbed_ce = column("average_perturb_loss")
     options = set_name in ("real_authors", "world_facts")
-    probability = (
-        metrics.normalised_probability(answer_ce, perturbed_ce)
+    columns = {
+        "answer_ce": answer_ce,
+        "paraphrase_ce": paraphrase_ce,
+        "perturbed_ce": perturbed_ce,
+        "log_truth_ratio": metrics.log_truth_ratio(paraphrase_ce, perturbed_ce),
+        "probability": metrics.normalised_probability(answer_ce, perturbed_ce)
         if options
-        else metrics.probability(answer_ce)
-    )
-    log_ratio = metrics.log_truth_ratio(paraphrase_ce, perturbed_ce)
-    rouge = column("rougeL_recall")
+        else metrics.probability(answer_ce),
+        "rouge": column("rougeL_recall"),
+    }
     for n, i in enumerate(places):
-        sample = {
-            "set": set_name,
-            "index": int(i),
-            "answer_ce": float(answer_ce[n]),
-            "paraphrase_ce": float(paraphrase_ce[n]),
-            "perturbed_ce": perturbed_ce[n].tolist(),
-            "log_truth_ratio": float(log_ratio[n]),
-            "probability": float(probability[n]),
-            "rouge": float(rouge[n]),
-        }
+        sample = {"set": set_name, "index": int(i)}
+        sample |= {key: values[n].tolist() for key, values in columns.items()}
         texts = section.get("generated_text", {}).get(i)  # prompt, generation, answer
         if isinstance(texts, list) and len(texts) == 3:
             sample["generation"] = str(texts[1]).strip()
         samples.append(sample)
-    aggregate: Callable[..., float] = (
-        metrics.forget_truth_ratio if set_name == FORGET else metrics.retain_truth_ratio
-    )
+    role = role_by_name(set_name)
     return {
-        f"{set_name}_probability": float(probability.mean()),
-        f"{set_name}_rouge": float(rouge.mean()),
-        f"{set_name}_truth_ratio": aggregate(np.exp(log_ratio)),
+        f"{set_name}_{part}": METRICS[part].aggregate(columns[METRICS[part].key], role)
+        for part in UTILITY_PARTS
     }

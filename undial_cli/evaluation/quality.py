@@ -22,11 +22,11 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.data.collate import by_length, pad, pad_token
+from undial_cli.data.collate import pad, pad_token
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.errors import UserError, first_line
 from undial_cli.evaluation.scoring import score
-from undial_cli.evaluation.work import Journal
+from undial_cli.evaluation.work import batches
 from undial_cli.head import head_job
 from undial_cli.losses.chunked import Projection
 from undial_cli.models import load_model, load_tokenizer
@@ -83,8 +83,6 @@ def perplexity(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
-    journal: Journal | None = None,
-    advance: Callable[[int], None] = lambda n: None,
     max_tokens: int | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """What an oracle language model says of each text; its perplexity is `exp(nll / tokens)`.
@@ -112,8 +110,6 @@ def perplexity(
         [[piece] for _, piece in pieces],
         batch_size,
         pad_token(tokenizer),
-        journal=journal,
-        advance=advance,
         name="oracle",
     )
     nll, tokens = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.int64)
@@ -204,14 +200,8 @@ def pooled(
     max_tokens: int | None = None,
 ) -> NDArray[np.float32]:
     """Pooler outputs of a plain encoder, made unit norm: [N, D]."""
-    try:
-        model, report = AutoModel.from_pretrained(
-            source.path, revision=source.revision or "main", output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{what}: no sentence encoder ({first_line(error)})") from error
-    untrained = any("pooler" in name for name in report["missing_keys"])
-    if getattr(model, "pooler", None) is None or untrained:
+    model, untrained = load_encoder(AutoModel, source, f"{what}: no sentence encoder")
+    if getattr(model, "pooler", None) is None or any("pooler" in name for name in untrained):
         raise UserError(f"{what}: no sentence encoder (no modules.json, and no trained pooler)")
     found = batched(
         texts, model, source, device, batch_size, lambda out: out.pooler_output, max_tokens
@@ -231,13 +221,8 @@ def first_class(
 
     `max_tokens` as in `sentence_embeddings`.
     """
-    source = encoder_source(path, key)
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source.path, revision=source.revision or "main"
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{key}={path}: no text classifier ({first_line(error)})") from error
+    source, what = encoder_source(path, key), f"{key}={path}: no text classifier"
+    model, _ = load_encoder(AutoModelForSequenceClassification, source, what)
     found = batched(texts, model, source, device, batch_size, lambda out: out.logits, max_tokens)
     return found.softmax(-1)[:, 0].numpy()
 
@@ -248,6 +233,17 @@ def encoder_source(path: str, key: str) -> Source:
     if source.gguf_file:
         raise UserError(f"{key}={path}: allowed is a hub id or a folder")
     return source
+
+
+def load_encoder(kind: Any, source: Source, what: str) -> tuple[Any, list[str]]:
+    """An encoder, and the names of its weights that its files lack; UserError says `what`."""
+    try:
+        model, report = kind.from_pretrained(
+            source.path, revision=source.revision or "main", output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{what} ({first_line(error)})") from error
+    return model, list(report["missing_keys"])
 
 
 @torch.no_grad()
@@ -264,10 +260,8 @@ def batched(
     model = model.to(device).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(source.path, **source.arguments)
     size = min(context_length(model, max_tokens or 512), tokenizer.model_max_length)
-    order = by_length([len(text) for text in texts])
     found: list[Tensor] = [torch.empty(0)] * len(texts)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in batches([len(text) for text in texts], batch_size):
         batch = tokenizer(
             [texts[i] for i in chosen],
             padding=True, truncation=True, max_length=size, return_tensors="pt",
@@ -314,10 +308,8 @@ def features(
     size = context_length(model, MAUVE_TOKENS)
     ids = [tokenizer(text, truncation=True, max_length=size)["input_ids"] for text in texts]
     examples = [Example(list(i), list(i), len(i)) for i in ids if i]  # type: ignore[arg-type]
-    order = by_length([len(e.input_ids) for e in examples])
     found: list[Any] = [None] * len(examples)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in batches([len(e.input_ids) for e in examples], batch_size):
         batch = pad([examples[i] for i in chosen], pad_token(tokenizer))
         rows = last_hidden(model, batch["input_ids"], batch["attention_mask"])
         for i, row in zip(chosen, rows, strict=True):

@@ -13,10 +13,11 @@ from typing import Any
 from undial_cli import ui
 from undial_cli.errors import UserError
 from undial_cli.evaluation import published, store
-from undial_cli.evaluation.catalog import Evaluation, find
+from undial_cli.evaluation.catalog import METRICS
 from undial_cli.evaluation.config import FORGET, set_for
+from undial_cli.evaluation.evidence import Evaluation
+from undial_cli.evaluation.figures import parts_of
 from undial_cli.evaluation.items import Item
-from undial_cli.evaluation.joint import JOINT
 from undial_cli.evaluation.suite import Suite
 
 
@@ -59,8 +60,8 @@ def fitted(results: Evaluation, suite: Suite, where: str, chosen: str) -> Evalua
     Raises:
         UserError: a set that metrics compare is of other rows.
     """
-    relative = [JOINT[name] for name in suite.config.metrics if JOINT[name].relative]
-    roles = {FORGET, *(role for joint in relative for role in joint.roles)}
+    joint = [METRICS[name] for name in suite.config.metrics]
+    roles = {FORGET, *(role for metric in joint if metric.relative for role in metric.roles)}
     compared = {set_for(suite.config, role) for role in roles}
     strange = []
     for name, items in suite.items.items():
@@ -76,7 +77,7 @@ def fitted(results: Evaluation, suite: Suite, where: str, chosen: str) -> Evalua
     figures = {
         metric: value
         for metric, value in results.metrics.items()
-        if set_of(metric, suite) not in strange
+        if parts_of(metric)[0] not in strange
     }
     if set(strange) & set(suite.config.utility):
         figures.pop("model_utility", None)
@@ -102,9 +103,3 @@ def difference(samples: list[dict[str, Any]], items: list[Item]) -> str:
                 f"sample {item.index}"
             )
     return ""
-
-
-def set_of(metric: str, suite: Suite) -> str:
-    """The set that a metric is of, "" for one that joins sets."""
-    names = [n for n in suite.config.sets if metric.startswith(f"{n}_")]
-    return next((n for n in names if find(metric.removeprefix(f"{n}_"))), "")

@@ -8,24 +8,21 @@ sets draws from each. Axes: B resamples, N samples. Knows no model and no file.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undial_cli.evaluation import catalog, joint, metrics
-from undial_cli.evaluation.catalog import Evaluation, Metric, Missing
-from undial_cli.evaluation.config import FORGET, HOLDOUT, EvalConfig, role_of
+from undial_cli.evaluation import metrics
+from undial_cli.evaluation.catalog import METRICS, Metric, find
+from undial_cli.evaluation.config import EvalConfig, role_of
+from undial_cli.evaluation.evidence import Evaluation, Missing
 from undial_cli.evaluation.subjects import unit_of
 
 RESAMPLES = 1000
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Drawn:
     """
 
     set_name: str
-    values: Array
+    values: NDArray[np.float64]
     weights: NDArray[np.uint8]
     samples: tuple[tuple[tuple[str, Any], Any], ...]
 
@@ -56,23 +53,45 @@ class Drawn:
 class Resampled:
     """A figure of every resample [B], and what it was drawn from."""
 
-    values: Array
+    values: NDArray[np.float64]
     sets: tuple[Drawn, ...]
-
-    @property
-    def n(self) -> int:
-        """Samples, of the smallest set."""
-        return min(len(drawn.values) for drawn in self.sets)
-
-    @property
-    def subjects(self) -> int | None:
-        """Subjects, of the set with the fewest; None where none is drawn by subject."""
-        return min((drawn.units for drawn in self.sets if drawn.by_subject), default=None)
 
     def is_paired_with(self, other: Resampled) -> bool:
         """Whether both were drawn from the same samples."""
         ours, theirs = ([(d.set_name, d.samples) for d in r.sets] for r in (self, other))
         return ours == theirs
+
+
+@dataclass
+class Resample(Evaluation):
+    """An evaluation of which samples were drawn, for metrics that join sets.
+
+    `number`: which resample it is; `figures`: the resampled figures that there are; `drawn`: what
+    it was asked for, by set and value.
+    """
+
+    number: int = 0
+    figures: dict[str, Resampled] = field(default_factory=dict)
+    drawn: dict[tuple[str, str], Drawn] = field(default_factory=dict)
+
+    def values(self, set_name: str, key: str) -> NDArray[np.float64]:
+        """A per-sample value of the samples that were drawn."""
+        if (set_name, key) not in self.drawn:
+            self.drawn[set_name, key] = draw(self, set_name, key)
+        drawn = self.drawn[set_name, key]
+        return np.repeat(drawn.values, drawn.weights[self.number])
+
+    def figure(self, name: str) -> float:
+        """A figure of the samples that were drawn; of results without samples, that of all."""
+        if name not in self.figures:
+            return super().figure(name)
+        self.drawn |= {(drawn.set_name, ""): drawn for drawn in self.figures[name].sets}
+        return float(self.figures[name].values[self.number])
+
+    @property
+    def sets(self) -> tuple[Drawn, ...]:
+        """What was drawn of each set that was asked for."""
+        return tuple({drawn.set_name: drawn for drawn in reversed(self.drawn.values())}.values())
 
 
 @functools.lru_cache(maxsize=16)
@@ -99,106 +118,38 @@ def draw(evaluation: Evaluation, set_name: str, key: str) -> Drawn:
     return Drawn(set_name, values, weights, rows)
 
 
-def of_set(evaluation: Evaluation, set_name: str, key: str, metric: Metric, role: str) -> Resampled:
+def of_set(evaluation: Evaluation, set_name: str, metric: Metric, role: str) -> Resampled:
     """The aggregate of a metric of one set."""
-    drawn = draw(evaluation, set_name, metric.stored or key)
+    drawn = draw(evaluation, set_name, metric.key)
     means = drawn.weights @ metric.term(drawn.values, role) / drawn.weights.sum(1, dtype=float)
     with np.errstate(over="ignore"):
         return Resampled(metric.finish(means), (drawn,))
 
 
-def cumulated(drawn: Drawn) -> tuple[Array, Array]:
-    """The values in order [N], and how many of each resample lie below a place [B, N + 1]."""
-    order = np.argsort(drawn.values, kind="stable")
-    below_BN = np.zeros((len(drawn.weights), len(order) + 1))
-    np.cumsum(drawn.weights[:, order], axis=1, out=below_BN[:, 1:])
-    return drawn.values[order], below_BN
-
-
-def weighted_auc(forget: Drawn, holdout: Drawn) -> Array:
-    """`metrics.attack_auc` of every resample."""
-    ordered, below_BN = cumulated(forget)
-    left, right = (np.searchsorted(ordered, holdout.values, side=s) for s in ("left", "right"))
-    wins = ((below_BN[:, left] + below_BN[:, right]) * holdout.weights).sum(1) / 2
-    return wins / (below_BN[:, -1] * holdout.weights.sum(1, dtype=float))
-
-
-def weighted_distance(one: Drawn, other: Drawn) -> Array:
-    """The Kolmogorov-Smirnov distance of every resample."""
-    points = np.unique(np.concatenate([one.values, other.values]))
-    shares = []
-    for ordered, below_BN in map(cumulated, (one, other)):
-        places = np.searchsorted(ordered, points, side="right")
-        shares.append(below_BN[:, places] / below_BN[:, -1:])
-    return np.abs(shares[0] - shares[1]).max(1)
-
-
-def of_attack(
-    name: str, ours: Evaluation, theirs: Evaluation | None, config: EvalConfig
+def of_sets(
+    metric: Metric,
+    ours: Evaluation,
+    theirs: Evaluation | None,
+    config: EvalConfig,
+    figures: dict[str, Resampled],
 ) -> Resampled:
-    """The AUC of a membership attack."""
-    sets = [joint.set_of(config, role) for role in (FORGET, HOLDOUT)]
-    forget, holdout = (draw(ours, set_name, name) for set_name in sets)
-    return Resampled(weighted_auc(forget, holdout), (forget, holdout))
-
-
-def of_reference_attack(
-    ours: Evaluation, theirs: Evaluation | None, config: EvalConfig
-) -> Resampled:
-    """The AUC of the loss attack relative to the retain model."""
-    assert theirs is not None
-    sets = [joint.set_of(config, role) for role in (FORGET, HOLDOUT)]
-    both = joint.reference_scores(ours, theirs, config)
-    forget, holdout = (
-        dataclasses.replace(drawn, values=np.array(scores))
-        for scores, drawn in zip(both, (draw(ours, s, "mia_loss") for s in sets), strict=True)
-    )
-    return Resampled(weighted_auc(forget, holdout), (forget, holdout))
-
-
-def of_privleak(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> Resampled:
-    """PrivLeak, the retain model's AUC resampled with ours where its scores are known."""
-    auc = of_attack("mia_min_k", ours, None, config)
-    try:
-        known: Any = of_attack("mia_min_k", theirs, None, config).values if theirs else None
-    except Missing:
-        known = None
-    if known is None:
-        known = joint.known_auc(theirs, config)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return Resampled((known - auc.values) / (1 - known) * 100, auc.sets)
-
-
-ATTACKS: dict[str, Callable[[Evaluation, Evaluation | None, EvalConfig], Resampled]] = {
-    "privleak": of_privleak,
-    "mia_reference": of_reference_attack,
-    **{
-        name: functools.partial(of_attack, name)
-        for name, metric in joint.JOINT.items()
-        if metric.reads == (name,)
-    },
-}
-
-
-def utility(parts: list[Resampled]) -> Resampled:
-    """The harmonic mean of the parts of model_utility."""
-    values = np.array([part.values for part in parts])
-    with np.errstate(divide="ignore"):
-        harmonic = len(values) / (1 / np.maximum(values, 0)).sum(0)
-    sets = {part.sets[0].set_name: part.sets[0] for part in parts}
-    return Resampled(harmonic, tuple(sets.values()))
-
-
-def distance(ours: Evaluation, theirs: Evaluation, config: EvalConfig) -> Resampled:
-    """The distance D behind forget_quality.
-
-    A distance of resamples is larger than that of the samples: the resamples are shifted so that
-    their median is D.
-    """
-    name = joint.set_of(config, FORGET)
-    both = [draw(e, name, "log_truth_ratio") for e in (ours, theirs)]
-    values, known = weighted_distance(*both), metrics.ks_distance(*(d.values for d in both))
-    return Resampled(np.clip(values + known - np.median(values), 0, 1), (both[0], both[1]))
+    """A metric that joins sets, of the samples of each resample; `figures`: ours of one set."""
+    compute = metric.spread or metric.joint
+    assert compute is not None
+    drawn = Resample(ours.metrics, ours.samples, figures=figures)
+    other = theirs and Resample(theirs.metrics, theirs.samples)
+    values = np.empty(RESAMPLES)
+    for number in range(RESAMPLES):
+        for resample in filter(None, (drawn, other)):
+            resample.number = number
+        values[number] = compute(drawn, other, config)
+    if metric.name != "forget_quality":
+        return Resampled(values, drawn.sets)
+    # A distance of resamples is larger than that of the samples: they are shifted to it.
+    assert other is not None
+    sets = (*drawn.sets, *other.sets)
+    known = metrics.ks_distance(*(one.values for one in sets))
+    return Resampled(np.clip(values + known - np.median(values), 0, 1), sets)
 
 
 def resample(
@@ -209,19 +160,16 @@ def resample(
     # results that were made elsewhere may hold figures without their samples: these are left out
     for set_name, options in config.sets.items():
         for key in options.metrics:
-            metric = catalog.find(key)
+            metric = find(key)
             if metric is not None and ours.metrics.get(f"{set_name}_{key}") is not None:
                 with contextlib.suppress(Missing):
                     role = role_of(set_name, options)
-                    found[f"{set_name}_{key}"] = of_set(ours, set_name, key, metric, role)
-    parts = [found[name] for name in joint.utility_parts(config) if name in found]
-    if parts and ours.metrics.get("model_utility") is not None:
-        found["model_utility"] = utility(parts)
+                    found[f"{set_name}_{key}"] = of_set(ours, set_name, metric, role)
+    of_one_set = dict(found)
     for name in config.metrics:
-        if name in ATTACKS and ours.metrics.get(name) is not None:
+        if name in ours.metrics:
             with contextlib.suppress(Missing):
-                found[name] = ATTACKS[name](ours, theirs, config)
-    if "forget_quality" in ours.metrics and theirs is not None:
-        with contextlib.suppress(Missing):
-            found["forget_quality"] = distance(ours, theirs, config)
+                resampled = of_sets(METRICS[name], ours, theirs, config, of_one_set)
+                if resampled.sets:
+                    found[name] = resampled
     return found

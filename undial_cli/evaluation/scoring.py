@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
-from undial_cli.data.collate import by_length, pad, pad_left, shared_length
+from undial_cli.data.collate import pad, pad_left, shared_length
 from undial_cli.data.encode import Example
 from undial_cli.evaluation.kvcache import is_plain
-from undial_cli.evaluation.work import Journal, Keep, share
+from undial_cli.evaluation.work import NO_JOURNAL, Journal, Keep, batches, share
 from undial_cli.head import head_job
 from undial_cli.losses.chunked import Projection
 from undial_cli.losses.positions import IGNORE, select_targets
@@ -64,8 +64,7 @@ def score(
     batch_size: int,
     pad_id: int,
     distribution: bool = False,
-    journal: Journal | None = None,
-    advance: Callable[[int], None] = lambda n: None,
+    journal: Journal = NO_JOURNAL,
     name: str = "",
 ) -> list[list[Score]]:
     """Score every example of every group, in the order given, each on exactly one process.
@@ -79,17 +78,15 @@ def score(
 
     def run(numbers: list[int], keep: Keep) -> None:
         sharing = is_plain(model)
-        single = [n for n in numbers if not (sharing and shared_length(groups[n]))]
-        for n, scores in plain(model, {n: groups[n] for n in single}, batch_size, pad_id, wanted):
-            keep(n, [dataclasses.asdict(s) for s in scores])
-        chosen = set(single)
-        for span in spans({n: groups[n] for n in numbers if n not in chosen}, batch_size * SPAN):
-            for n, scores in shared(model, span, batch_size, pad_id, wanted).items():
+        together = {n: groups[n] for n in numbers if sharing and shared_length(groups[n])}
+        single = {n: groups[n] for n in numbers if n not in together}
+        for part in (single, *spans(together, batch_size * SPAN)):
+            for n, scores in passes(model, part, batch_size, pad_id, wanted, part is not single):
                 keep(n, [dataclasses.asdict(s) for s in scores])
 
     wanted = 4 if distribution else 2
     sizes = [sum(len(e.input_ids) for e in group) for group in groups]
-    found = share(f"scores-{name}", sizes, run, journal or Journal(), advance)
+    found = share(f"scores-{name}", sizes, run, journal)
     return [[Score(**one) for one in scores] for scores in found]
 
 
@@ -105,61 +102,56 @@ def spans(groups: dict[int, list[Example]], rows: int) -> Iterator[dict[int, lis
         yield span
 
 
-def plain(
-    model: Any, groups: dict[int, list[Example]], batch_size: int, pad_id: int, wanted: int
+def passes(
+    model: Any,
+    groups: dict[int, list[Example]],
+    batch_size: int,
+    pad_id: int,
+    wanted: int,
+    sharing: bool,
 ) -> Iterator[tuple[int, list[Score]]]:
-    """Whole sequences, longest first; a group is given out when all its examples are scored."""
-    places = [(n, k) for n, group in groups.items() for k in range(len(group))]
-    examples = [groups[n][k] for n, k in places]
+    """Batches of sequences, longest first; a group is given out when all of it is scored.
+
+    With `sharing` one pass over the common tokens of each group comes first, and the batches hold
+    what differs.
+    """
+    starts = {n: shared_length(group) if sharing else 0 for n, group in groups.items()}
+    common = [group[0].input_ids[: starts[n]] for n, group in groups.items()] if sharing else []
+    cache, mask_NP = prefill(model, common, pad_id) if sharing else (None, None)
+    rows = [(row, n) for row, (n, group) in enumerate(groups.items()) for _ in group]
+    tails = [tail(example, starts[n]) for n, group in groups.items() for example in group]
     found: dict[int, dict[int, Score]] = {n: {} for n in groups}
-    order = by_length([len(e.input_ids) for e in examples])
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = pad([examples[i] for i in chosen], pad_id)
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        mask = batch["attention_mask"]
-        scores = forward(model, batch["input_ids"], mask, batch["labels"], wanted)
+    for chosen in batches([len(t.input_ids) for t in tails], batch_size):
+        batch = on_device(pad([tails[i] for i in chosen], pad_id), model)
+        mask, known = batch["attention_mask"], None
+        if cache is not None and mask_NP is not None:
+            index = torch.tensor([rows[i][0] for i in chosen], device=model.device)
+            mask, known = torch.cat([mask_NP[index], mask], dim=1), select(cache, index)
+        scores = forward(model, batch["input_ids"], mask, batch["labels"], wanted, known)
         for i, figures in zip(chosen, scores, strict=True):
-            n, k = places[i]
-            found[n][k] = to_score(figures, examples[i])
+            n = rows[i][1]
+            found[n][i] = to_score(figures, tails[i])
             if len(found[n]) == len(groups[n]):
-                yield n, [found[n][j] for j in range(len(groups[n]))]
+                yield n, [found[n][j] for j in sorted(found[n])]
     yield from ((n, []) for n, group in groups.items() if not group)
 
 
-def shared(
-    model: Any, groups: dict[int, list[Example]], batch_size: int, pad_id: int, wanted: int
-) -> dict[int, list[Score]]:
-    """One pass over the common tokens of each group, then passes over what differs."""
-    lengths = {n: shared_length(group) for n, group in groups.items()}
-    prompts = pad_left([groups[n][0].input_ids[: lengths[n]] for n in groups], pad_id)
-    prompts = {name: tensor.to(model.device) for name, tensor in prompts.items()}
-    cache = DynamicCache()
+def prefill(model: Any, prompts: list[list[int]], pad_id: int) -> tuple[DynamicCache, Tensor]:
+    """Keys and values of prompts, and which of their places are no padding: [N, P]."""
+    cache, batch = DynamicCache(), on_device(pad_left(prompts, pad_id), model)
     with head_job(model, lambda hidden, head: hidden[:, :1, :1]):
         model(
-            input_ids=prompts["input_ids"],
-            attention_mask=prompts["attention_mask"],
+            **batch,
             past_key_values=cache,
             use_cache=True,
-            **position_argument(model, places(prompts["attention_mask"])),
+            **position_argument(model, places(batch["attention_mask"])),
         )
-    rows = [(row, n, k) for row, n in enumerate(groups) for k in range(len(groups[n]))]
-    tails = [tail(groups[n][k], lengths[n]) for _, n, k in rows]
-    found: dict[int, dict[int, Score]] = {n: {} for n in groups}
-    order = by_length([len(t.input_ids) for t in tails])
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = pad([tails[i] for i in chosen], pad_id)
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        index = torch.tensor([rows[i][0] for i in chosen], device=model.device)
-        mask = torch.cat([prompts["attention_mask"][index], batch["attention_mask"]], dim=1)
-        scores = forward(
-            model, batch["input_ids"], mask, batch["labels"], wanted, select(cache, index)
-        )
-        for i, figures in zip(chosen, scores, strict=True):
-            _, n, k = rows[i]
-            found[n][k] = to_score(figures, groups[n][k])
-    return {n: [scores[k] for k in range(len(scores))] for n, scores in found.items()}
+    return cache, batch["attention_mask"]
+
+
+def on_device(batch: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """A batch on the device of a model."""
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
 def places(mask_BT: Tensor) -> Tensor:
@@ -236,8 +228,7 @@ def to_score(figures: Tensor, example: Example) -> Score:
 def gradient_norms(
     model: Any,
     examples: list[Example],
-    journal: Journal | None = None,
-    advance: Callable[[int], None] = lambda n: None,
+    journal: Journal = NO_JOURNAL,
     name: str = "",
 ) -> list[float | None]:
     """Mean over parameter tensors of the L2 norm of the gradient of each answer's mean CE.
@@ -251,7 +242,7 @@ def gradient_norms(
             keep(n, gradient_norm(model, examples[n]))
 
     sizes = [len(e.input_ids) for e in examples]
-    return share(f"gradients-{name}", sizes, run, journal or Journal(), advance)
+    return share(f"gradients-{name}", sizes, run, journal)
 
 
 @torch.enable_grad()

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from undial_cli import distributed, models
 from undial_cli.cache import folder_state
 from undial_cli.evaluation import statistics, store, verdict
-from undial_cli.evaluation.catalog import Evaluation
+from undial_cli.evaluation.catalog import join
 from undial_cli.evaluation.config import role_of
+from undial_cli.evaluation.evidence import Evaluation
+from undial_cli.evaluation.harness import random_state
 from undial_cli.evaluation.helpers import HELPERS
-from undial_cli.evaluation.joint import join
 from undial_cli.evaluation.suite import evaluate
 from undial_cli.inputs import Inputs
 from undial_cli.reporting import summary
@@ -46,16 +45,8 @@ def quantized(run: Run) -> bool:
 
 def undisturbed(inputs: Inputs, model: Any) -> dict[str, float | None]:
     """The suite's metrics on a model in training; all random number generators are put back."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    try:
+    with random_state():
         return evaluate(model, inputs.suite, "on the way", alone=True).metrics
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if gpu:
-            torch.cuda.set_rng_state_all(gpu)
 
 
 def depends_on(run: Run, inputs: Inputs, path: str) -> Any:
@@ -115,7 +106,7 @@ def of_target_if_known(run: Run, inputs: Inputs) -> Evaluation | None:
     path = inputs.target_beside
     if path is None or inputs.suite.empty:
         return None
-    return store.look_up(depends_on(run, inputs, path))
+    return store.load(store.place_of(depends_on(run, inputs, path)))
 
 
 def report(

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from undial_cli.evaluation import metrics
-from undial_cli.evaluation.catalog import Evaluation
 from undial_cli.evaluation.config import EvalConfig
+from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.resampling import RESAMPLES, Resampled, resample
 
 LEVEL = 0.95
@@ -84,11 +84,12 @@ def differences(
 
 def entry(resampled: Resampled) -> dict[str, Any]:
     """n, interval and how it was made."""
-    kinds = sorted({"subjects" if drawn.by_subject else "rows" for drawn in resampled.sets})
-    subjects = resampled.subjects
+    sets = resampled.sets
+    kinds = sorted({"subjects" if drawn.by_subject else "rows" for drawn in sets})
+    subjects = [drawn.units for drawn in sets if drawn.by_subject]
     return {
-        "n": resampled.n,
-        **({} if subjects is None else {"subjects": subjects}),
+        "n": min(len(drawn.values) for drawn in sets),
+        **({"subjects": min(subjects)} if subjects else {}),
         "interval": interval(resampled),
         "level": LEVEL,
         "method": f"bootstrap, {RESAMPLES} resamples of {' and '.join(kinds)}",

@@ -15,7 +15,7 @@ from typing import Any
 
 from undial_cli import distributed
 from undial_cli.cache import cache_dir, locked, write_text
-from undial_cli.evaluation.catalog import Evaluation, finite
+from undial_cli.evaluation.evidence import Evaluation, finite
 from undial_cli.evaluation.work import Journal
 from undial_cli.schema import digest
 
@@ -61,13 +61,8 @@ def load(folder: Path) -> Evaluation | None:
 
 
 def place_of(depends_on: Any) -> Path:
-    """Where the cache keeps an evaluation."""
+    """Where the cache keeps the evaluation under the hash of `depends_on`."""
     return cache_dir() / "evaluations" / digest([VERSION, depends_on])
-
-
-def look_up(depends_on: Any) -> Evaluation | None:
-    """The evaluation under the hash of `depends_on`, if it was made before."""
-    return load(place_of(depends_on))
 
 
 def cached(depends_on: Any, compute: Callable[[Journal], Evaluation]) -> Evaluation:

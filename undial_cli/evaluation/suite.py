@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,17 +18,12 @@ from undial_cli.data.collate import pad_token
 from undial_cli.data.encode import Encoder
 from undial_cli.data.rows import Row
 from undial_cli.evaluation import extraction, helpers, words
-from undial_cli.evaluation.catalog import (
-    Evaluation,
-    Evidence,
-    Metric,
-    NoFigure,
-    find,
-    finite,
-)
-from undial_cli.evaluation.config import EvalConfig, role_of
+from undial_cli.evaluation.catalog import METRICS, Metric, find, join
+from undial_cli.evaluation.config import EvalConfig, role_of, set_for
 from undial_cli.evaluation.decoding import Decoding
+from undial_cli.evaluation.evidence import Evaluation, Evidence, Missing, finite
 from undial_cli.evaluation.generation import Generator, end_tokens, generate
+from undial_cli.evaluation.helpers import Found
 from undial_cli.evaluation.items import (
     Item,
     added_text,
@@ -37,7 +31,6 @@ from undial_cli.evaluation.items import (
     end_labels,
     make_items,
 )
-from undial_cli.evaluation.joint import join, metrics_of, needs_of
 from undial_cli.evaluation.scoring import Score, gradient_norms, score
 from undial_cli.evaluation.subjects import number_subjects
 from undial_cli.evaluation.work import Journal
@@ -80,13 +73,38 @@ class Suite:
         """The sets that have rows."""
         return {name for name, found in self.rows.items() if not found.missing}
 
-    def metrics(self, name: str) -> dict[str, Metric]:
-        """The metrics that a set is evaluated with."""
-        return metrics_of(self.config, name, self.there)
+    def metrics(self, name: str) -> list[Metric]:
+        """The metrics that a set is evaluated with, those that joint ones read included.
+
+        A joint metric of a set without rows reads nothing.
+        """
+        names = list(self.config.sets[name].metrics)
+        for metric in map(METRICS.__getitem__, self.config.metrics):
+            sets = {set_for(self.config, role) for role in metric.roles}
+            if name in sets and sets <= self.there:
+                names += metric.reads
+        return [metric for key in dict.fromkeys(names) if (metric := find(key))]
 
     def needs(self, name: str) -> set[str]:
-        """What the engines must find for a set."""
-        return needs_of(self.config, name, self.there)
+        """What the engines must find for a set.
+
+        Answers are scored wherever anything is: a loss that is not finite tells that no other
+        figure of a sample is one (the greedy tokens of NaN match nothing, and would pass for
+        forgetting).
+        """
+        needs = {need for metric in self.metrics(name) for need in metric.needs}
+        return needs | {"answer"} if needs else needs
+
+    def jobs(self, name: str) -> int:
+        """How many jobs of the engines a set makes, for the progress bar."""
+        needs, items = self.needs(name), self.items[name]
+        authors = self.config.sets[name].prefixes == "authors"
+        passes = len(extraction.AUTHORS_PREFIXES) + 1 if authors else 1
+        return (
+            len(items) * (("answer" in needs) + ("gradient" in needs))
+            + sum(bool(i.prompt_ids) for i in items) * ("generation" in needs)
+            + len(items) * passes * ("continuations" in needs)
+        )
 
     @functools.cached_property
     def items(self) -> dict[str, list[Item]]:
@@ -154,69 +172,46 @@ def evaluate(
         path: folder or hub id of the model, for vLLM.
         alone: the model as it stands in memory and no other: no helper model, harness or vLLM.
     """
-    config, training = suite.config, model.training
-    journal = journal or Journal()
+    journal, training = journal or Journal(), model.training
+    backend = "transformers" if alone else suite.config.backend
+    generator = Generator(model, suite.encoder.tokenizer, backend, path)
     model.eval()
     try:
-        items = suite.items
-        total = sum(jobs_of(suite, name, part) for name, part in items.items())
-        with ui.progress(f"evaluating {title}", total) as bar:
-            found = score_sets(model, suite, items, journal, bar.advance)
-            backend = "transformers" if alone else config.backend
-            generator = Generator(model, suite.encoder.tokenizer, backend, path)
-            continue_prompts(generator, suite, items, found, journal, bar)
-            for name in items:
-                continue_documents(generator, suite, name, items[name], found[name], journal, bar)
-        missing = {} if alone else helpers.apply(suite, model, items, found)
-        evaluation = aggregate(suite, items, found, missing)
+        with ui.progress(f"evaluating {title}", sum(map(suite.jobs, suite.items))) as bar:
+            journal.advance = bar.advance
+            found = score_sets(model, suite, journal)
+            continue_prompts(generator, suite, found, journal)
+            continue_documents(generator, suite, found, journal)
+        missing = {} if alone else helpers.apply(suite, model, found)
+        evaluation = aggregate(suite, found, missing)
         if not alone:
             missing |= helpers.harness(suite, model, evaluation)
         evaluation.incomplete = bool(missing)
-        join(evaluation, None, config, relative=False)
+        join(evaluation, None, suite.config, relative=False)
         return evaluation
     finally:
         model.train(training)
 
 
-def jobs_of(suite: Suite, name: str, items: list[Item]) -> int:
-    """How many jobs of the engines a set makes, for the progress bar."""
-    needs = suite.needs(name)
-    prompts = sum(bool(i.prompt_ids) for i in items)
-    authors = suite.config.sets[name].prefixes == "authors"
-    passes = len(extraction.AUTHORS_PREFIXES) + 1 if authors else 1
-    return (
-        len(items) * (("answer" in needs) + ("gradient" in needs))
-        + prompts * ("generation" in needs)
-        + len(items) * passes * ("continuations" in needs)
-    )
-
-
-def score_sets(
-    model: Any,
-    suite: Suite,
-    items: dict[str, list[Item]],
-    journal: Journal,
-    advance: Callable[[int], None],
-) -> dict[str, list[Evidence]]:
+def score_sets(model: Any, suite: Suite, journal: Journal) -> Found:
     """The scores of all answers of all sets, and gradient norms where a set needs them."""
     config, found = suite.config, {}
-    for name, part in items.items():
+    pad_id = pad_token(suite.encoder.tokenizer)
+    for name, items in suite.items.items():
         needs = suite.needs(name)
-        groups = [[e for kind in i.answers.values() for e in kind] for i in part]
-        scores: list[list[Score]] = [[] for _ in part]
+        groups = [[e for kind in i.answers.values() for e in kind] for i in items]
+        scores: list[list[Score]] = [[] for _ in items]
         if "answer" in needs:
-            scores = score(
-                model, groups, config.batch_size, pad_token(suite.encoder.tokenizer),
-                "distribution" in needs, journal, advance, name,
-            )  # fmt: skip
+            full = "distribution" in needs
+            scores = score(model, groups, config.batch_size, pad_id, full, journal, name)
         found[name] = [
-            Evidence(config.sets[name], item.reference, item.scored, by_kind(item, mine))
-            for item, mine in zip(part, scores, strict=True)
+            (item, Evidence(config.sets[name], item.reference, item.scored, by_kind(item, ours)))
+            for item, ours in zip(items, scores, strict=True)
         ]
         if "gradient" in needs:
-            answers = [i.answers["answer"][0] for i in part]
-            norms = gradient_norms(model, answers, journal, advance, name)
-            for evidence, norm in zip(found[name], norms, strict=True):
+            answers = [i.answers["answer"][0] for i in items]
+            norms = gradient_norms(model, answers, journal, name)
+            for (_, evidence), norm in zip(found[name], norms, strict=True):
                 evidence.figures["mia_gradnorm"] = norm
     return found
 
@@ -230,85 +225,60 @@ def by_kind(item: Item, scores: list[Score]) -> dict[str, list[Score]]:
     }
 
 
-def continue_prompts(
-    generator: Generator,
-    suite: Suite,
-    items: dict[str, list[Item]],
-    found: dict[str, list[Evidence]],
-    journal: Journal,
-    bar: ui.Bar,
-) -> None:
+def continue_prompts(generator: Generator, suite: Suite, found: Found, journal: Journal) -> None:
     """The generations of all sets whose metrics need them.
 
     Sets that are decoded alike share batches, but not sampled ones: their draws depend on a
     prompt's number in its set.
     """
     config = suite.config
-    alike: dict[tuple[str, Decoding], list[tuple[str, int]]] = {}
-    for name, part in items.items():
+    alike: dict[tuple[str, Decoding], helpers.Pairs] = {}
+    for name, rows in found.items():
         if "generation" not in suite.needs(name):
             continue
         options = config.sets[name]
         length = options.max_new_tokens or config.max_new_tokens
-        ends = end_tokens(generator, end_labels(part))
+        ends = end_tokens(generator, end_labels([item for item, _ in rows]))
         how = Decoding(length, ends, options.top_p, seed=suite.seed, top_k=options.top_k)
-        mine = [(name, n) for n, item in enumerate(part) if item.prompt_ids]
-        alike.setdefault(("" if how.greedy else name, how), []).extend(mine)
-    for (_, how), places in alike.items():
-        prompts = [items[name][n].prompt_ids for name, n in places]
-        engine = ",".join(dict.fromkeys(name for name, _ in places))
-        ids = generate(generator, engine, prompts, how, config.batch_size, journal, bar.advance)
-        for (name, n), mine in zip(places, ids, strict=True):
-            item = items[name][n]
-            text = cut_at_stop(suite.encoder.text(mine), item.stops).strip()
+        asked = [pair for pair in rows if pair[0].prompt_ids]
+        alike.setdefault(("" if how.greedy else name, how), []).extend(asked)
+    for (_, how), pairs in alike.items():
+        prompts = [item.prompt_ids for item, _ in pairs]
+        engine = ",".join(dict.fromkeys(item.set_name for item, _ in pairs))
+        answers = generate(generator, engine, prompts, how, config.batch_size, journal)
+        for (item, evidence), ids in zip(pairs, answers, strict=True):
+            text = cut_at_stop(suite.encoder.text(ids), item.stops).strip()
             if item.document:
-                text = added_text(suite.encoder, item.prompt_ids, mine)
-            found[name][n].generation = text
+                text = added_text(suite.encoder, item.prompt_ids, ids)
+            evidence.generation = text
 
 
-def continue_documents(
-    generator: Generator,
-    suite: Suite,
-    name: str,
-    items: list[Item],
-    found: list[Evidence],
-    journal: Journal,
-    bar: ui.Bar,
-) -> None:
-    """Extraction figures of a set's documents, where its metrics need them."""
-    options, config = suite.config.sets[name], suite.config
-    chosen = [n for n, i in enumerate(items) if i.document]
-    names = suite.metrics(name)
-    if "continuations" not in suite.needs(name) or not chosen:
-        return
-    lengths = sorted(int(m.removeprefix("el_")) for m in names if m.startswith("el_"))
-    documents, model = [items[n].document for n in chosen], generator.model
-    if options.prefixes == "authors":
-        how = Decoding(
-            extraction.AUTHORS_TOKENS,
-            end_tokens(generator, set()),
-            options.top_p or extraction.AUTHORS_TOP_P,
-            seed=suite.seed,
-            top_k=options.top_k or extraction.AUTHORS_TOP_K,
-        )
-        figures = extraction.sampled(
-            model, name, documents, lengths, how, config.batch_size, journal, bar.advance
-        )
-    else:
-        figures = extraction.greedy(
-            model, name, documents, lengths, options.stride, config.batch_size,
-            journal, bar.advance,
-        )  # fmt: skip
-    for n, mine in zip(chosen, figures, strict=True):
-        found[n].figures |= mine
+def continue_documents(generator: Generator, suite: Suite, found: Found, journal: Journal) -> None:
+    """Extraction figures of the documents of all sets whose metrics need them."""
+    for name, rows in found.items():
+        options, size = suite.config.sets[name], suite.config.batch_size
+        pairs = [pair for pair in rows if pair[0].document]
+        if "continuations" not in suite.needs(name) or not pairs:
+            continue
+        names = [metric.name for metric in suite.metrics(name)]
+        lengths = sorted(int(n.removeprefix("el_")) for n in names if n.startswith("el_"))
+        extracted = generator.model, name, [item.document for item, _ in pairs], lengths
+        if options.prefixes == "authors":
+            how = Decoding(
+                extraction.AUTHORS_TOKENS,
+                end_tokens(generator, set()),
+                options.top_p or extraction.AUTHORS_TOP_P,
+                seed=suite.seed,
+                top_k=options.top_k or extraction.AUTHORS_TOP_K,
+            )
+            figures = extraction.sampled(*extracted, how, size, journal)
+        else:
+            figures = extraction.greedy(*extracted, options.stride, size, journal)
+        for (_, evidence), of_document in zip(pairs, figures, strict=True):
+            evidence.figures |= of_document
 
 
-def aggregate(
-    suite: Suite,
-    items: dict[str, list[Item]],
-    found: dict[str, list[Evidence]],
-    missing: dict[str, str],
-) -> Evaluation:
+def aggregate(suite: Suite, found: Found, missing: dict[str, str]) -> Evaluation:
     """Per-sample scores and their aggregates, set by set.
 
     Args:
@@ -324,23 +294,23 @@ def aggregate(
             for metric in options.metrics:
                 evaluation.missing[f"{name}_{metric}"] = f"the set '{name}' is missing"
             continue
-        chosen = suite.metrics(name)
+        chosen, pairs = suite.metrics(name), found[name]
         subjects = number_subjects(rows.rows, options, suite.encoder.data.subject_key)
-        for item, evidence in zip(items[name], found[name], strict=True):
+        for item, evidence in pairs:
             line = sample(suite, item, evidence, subjects.get(item.index))
             evaluation.samples.append(finite(line | values_of(chosen, evidence)))
         for key in options.metrics:
             add_aggregate(evaluation, name, key, role_of(name, options))
-        evaluation.rows[name] = count_rows(rows, items[name], found[name])
-        read = words.reading_note([e.reference for e in found[name] if e.generation is not None])
+        evaluation.rows[name] = count_rows(rows, pairs)
+        read = words.reading_note([e.reference for _, e in pairs if e.generation is not None])
         if read and "rouge" in options.metrics:
             evaluation.notes[f"{name}_rouge"] = read
     return evaluation
 
 
-def values_of(chosen: dict[str, Metric], evidence: Evidence) -> dict[str, float]:
+def values_of(chosen: list[Metric], evidence: Evidence) -> dict[str, float]:
     """The values of a sample that apply, by their stored names; nan if it is broken."""
-    values = {metric.stored or key: metric.sample(evidence) for key, metric in chosen.items()}
+    values = {metric.key: metric.sample(evidence) for metric in chosen if metric.sample}
     return {
         key: math.nan if evidence.broken else value
         for key, value in values.items()
@@ -352,21 +322,20 @@ def add_aggregate(evaluation: Evaluation, name: str, key: str, role: str) -> Non
     """Add the aggregate of a set's metric: a number, null with its reason, or why there is none."""
     metric = find(key)
     assert metric is not None
-    try:
-        values = evaluation.values(name, metric.stored or key)
-        if values:
-            evaluation.metrics[f"{name}_{key}"] = metric.aggregate(values, role)
-        else:
-            evaluation.missing.setdefault(f"{name}_{key}", "no sample it applies to")
-    except NoFigure as reason:
-        evaluation.metrics[f"{name}_{key}"] = None
-        evaluation.missing[f"{name}_{key}"] = str(reason)
+
+    def compute() -> float:
+        values = evaluation.values(name, metric.key)
+        if not values:
+            raise Missing(evaluation.missing.get(f"{name}_{key}", "no sample it applies to"))
+        return metric.aggregate(values, role)
+
+    evaluation.record(f"{name}_{key}", compute)
 
 
-def count_rows(rows: SetRows, items: list[Item], found: list[Evidence]) -> dict[str, int]:
+def count_rows(rows: SetRows, pairs: helpers.Pairs) -> dict[str, int]:
     """What became of the rows of a set; `scored` and what follows it count rows or their pieces."""
-    scored = sum(e.answer is not None or e.generation is not None for e in found)
-    notes = Counter(note for item in items for note in item.notes)
+    scored = sum(e.answer is not None or e.generation is not None for _, e in pairs)
+    notes = Counter(note for item, _ in pairs for note in item.notes)
     return {"read": len(rows.rows), **rows.counts, "scored": scored, **notes}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,8 +20,15 @@ from undial_cli.data.collate import by_length
 from undial_cli.schema import digest
 
 Keep = Callable[[int, Any], None]
+Advance = Callable[[int], None]
 # Characters of a file name that stand for an engine.
 LONGEST = 100
+
+
+def batches(lengths: list[int], size: int) -> Iterator[list[int]]:
+    """Indices of items that share a batch, longest first."""
+    order = by_length(lengths)
+    return (order[start : start + size] for start in range(0, len(order), size))
 
 
 def stem(engine: str) -> str:
@@ -31,10 +38,13 @@ def stem(engine: str) -> str:
 
 
 class Journal:
-    """Results by engine and job number, in a folder; without a folder nothing is kept."""
+    """Results by engine and job number, in a folder; without a folder nothing is kept.
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder
+    `advance` is told how many jobs are done.
+    """
+
+    def __init__(self, folder: Path | None = None, advance: Advance = lambda n: None) -> None:
+        self.folder, self.advance = folder, advance
 
     def read(self, engine: str) -> dict[int, Any]:
         """What earlier, interrupted evaluations found; a line cut short is no result."""
@@ -57,12 +67,11 @@ class Journal:
         append_private(place, "".join(lines))
 
 
+NO_JOURNAL = Journal()
+
+
 def share(
-    engine: str,
-    sizes: list[int],
-    run: Callable[[list[int], Keep], None],
-    journal: Journal,
-    advance: Callable[[int], None] = lambda n: None,
+    engine: str, sizes: list[int], run: Callable[[list[int], Keep], None], journal: Journal
 ) -> list[Any]:
     """Do every job on exactly one process; all processes get all results.
 
@@ -77,14 +86,14 @@ def share(
     """
     known = distributed.on_main(lambda: journal.read(engine))
     known = {number: result for number, result in known.items() if number < len(sizes)}
-    advance(len(known))
+    journal.advance(len(known))
     todo = [i for i in by_length(sizes) if i not in known]
     found: dict[int, Any] = {}
 
     def keep(number: int, result: Any) -> None:
         found[number] = result
         journal.add(engine, {number: result})
-        advance(1)
+        journal.advance(1)
 
     run(todo[distributed.rank() :: distributed.world()], keep)
     known |= dict(distributed.gather(list(found.items())))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.evaluation.config import FORGET
+from undial_cli.evaluation.figures import FIRST_SHOWN
 from undial_cli.reporting import names, precision
 from undial_cli.reporting.collect import RunRecord, flat, part, requests_of
 from undial_cli.reporting.differences import NOT_TOLD, as_text
@@ -17,13 +18,6 @@ from undial_cli.reporting.precision import Results, Statistics
 from undial_cli.reporting.samples import TEXTS
 from undial_cli.reporting.sheet import Cell, Column, Row, Sheet, text_sheet
 
-# The main metrics, in the order in which tables of many runs show the first of them.
-MAIN = (
-    "forget_probability", "forget_rouge", "forget_knowmem_rouge", "forget_verbmem_rouge",
-    "forget_el_10", "forget_ma", "retain_probability", "retain_rouge", "retain_knowmem_rouge",
-    "forget_quality", "model_utility", "privleak", "forget_el_3", "forget_truth_ratio",
-    "perplexity", "mauve",
-)  # fmt: skip
 MOST_MAIN = 7
 EXAMPLES, LONGEST = 5, 400
 # Pairs of a forget and a retain score, the most telling first.
@@ -119,18 +113,18 @@ def of_one(run: RunRecord) -> Sheet:
     columns = [Column("metric", numeric=False), *(Column(model.title) for model in models)]
     reference = run.figures("reference")
     compared = reference or run.figures("target")
-    gaps = gaps_of(run.figures(), compared)
+    gaps, roles = gaps_of(run.figures(), compared), part(run.results, "roles")
     if compared:
         ours, other = models[-2:] if reference else (models[-1], models[0])
         columns.append(Column(f"{ours.title} − {other.title}"))
     rows = []
     for name in metric_names(run):
-        group = "joint" if name in names.WHOLE else names.of_set(name)[0] or "joint"
+        group = names.group_of(name) or "joint"
         cells = [figure_cell(name, model) for model in models]
         if compared:
             cells.append(Cell(names.signed(gaps.get(name)), gaps.get(name)))
         title = Cell(names.metric(name).removeprefix(f"{group} "))
-        way = names.better(name)
+        way = names.better(name, roles)
         rows.append(Row([title, *cells], group, f"{way} is better" if way else "", name))
     order = list(dict.fromkeys(row.group for row in rows))
     return Sheet("", columns, sorted(rows, key=lambda row: order.index(row.group)))
@@ -174,7 +168,7 @@ def headlines(run: RunRecord) -> list[list[str]]:
 def main_metrics(metrics: Sequence[str]) -> list[str]:
     """The metrics with the main ones first."""
     known = list(dict.fromkeys(metrics))
-    first = [name for name in MAIN if name in known][:MOST_MAIN] or known[:MOST_MAIN]
+    first = [name for name in FIRST_SHOWN if name in known][:MOST_MAIN] or known[:MOST_MAIN]
     return [*first, *(name for name in known if name not in first)]
 
 
@@ -190,9 +184,11 @@ def of_many(runs: Sequence[RunRecord], keys: Sequence[str]) -> Sheet:
     ] or [Column("run", numeric=False)]
     columns += [Column("status", numeric=False), Column("time")]
     lead = len(columns)
+    roles = part(runs[0].results, "roles")
+    ways = [names.better(name, roles) for name in metrics]
     columns += [
-        Column(names.metric(name), note=f"{way} is better" if (way := names.better(name)) else "")
-        for name in metrics
+        Column(names.metric(name), note=f"{way} is better" if way else "")
+        for name, way in zip(metrics, ways, strict=True)
     ]
     above = []
     for title, figures in shared_figures([run.results for run in runs]).items():

@@ -1,6 +1,7 @@
-"""Metrics and settings in words, the direction that is better, and figures as text.
+"""Settings in words, the sets of figures, and figures as text.
 
-Knows the metrics' names (SPEC) and no run. A name it does not know is shown as it is written.
+Titles and directions of metrics are the catalog's. A name it does not know is shown as it is
+written. Knows no run.
 """
 
 from __future__ import annotations
@@ -9,45 +10,14 @@ import math
 import re
 from typing import Any
 
-SETS = {
-    "forget": "forget",
-    "retain": "retain",
-    "holdout": "holdout",
-    "real_authors": "real authors",
-    "world_facts": "world facts",
-    "facts": "facts",
-}
-SCORES = {
-    "probability": "answer probability",
-    "rouge": "ROUGE-L",
-    "knowmem_rouge": "KnowMem ROUGE-L",
-    "verbmem_rouge": "VerbMem ROUGE-L",
-    "truth_ratio": "truth ratio",
-    "log_truth_ratio": "log truth ratio",
-    "truth_ratio_prob_mean": "truth ratio (mean probability)",
-    "exact_memorization": "exact memorisation",
-    "extraction_strength": "extraction strength",
-    "ma": "memorisation accuracy",
-    "perplexity": "perplexity",
-    "similarity": "similarity",
-    "coherence": "coherence",
-    "mauve": "MAUVE",
-    "gibberish": "gibberish",
-}
-WHOLE = {
-    "model_utility": "model utility",
-    "forget_quality": "forget quality (KS p-value)",
-    "privleak": "PrivLeak (%)",
-    "mia_loss": "loss attack (AUC)",
-    "mia_zlib": "zlib attack (AUC)",
-    "mia_reference": "reference attack (AUC)",
-    "mia_min_k": "Min-K% attack (AUC)",
-    "mia_min_k_plus_plus": "Min-K%++ attack (AUC)",
-    "mia_gradnorm": "gradient-norm attack (AUC)",
-    "loss": "loss",
-    "seconds": "time (s)",
-}
-NUMBERED = {"el": "extraction likelihood EL_{}", "rep": "rep_{}", "distinct": "distinct_{}"}
+from undial_cli.evaluation.catalog import METRICS
+from undial_cli.evaluation.figures import better_of as better
+from undial_cli.evaluation.figures import title_of as metric
+
+__all__ = ["better", "metric"]
+
+# Sets by which the figures of a report are grouped.
+SETS = ("forget", "retain", "holdout", "real_authors", "world_facts", "facts")
 SETTINGS = {
     "method": "method",
     "method.name": "method",
@@ -60,77 +30,18 @@ SETTINGS = {
     "train.batch_size": "batch size",
     "train.max_steps": "steps",
 }
-# Scores of the forget set of which less means forgotten; elsewhere more is better.
-FALLING = (
-    "probability", "rouge", "exact_memorization", "extraction_strength", "ma", "el", "similarity",
-)  # fmt: skip
-# Scores of which less is better on every set, and those of good text, which is wanted on all.
-COSTS = ("perplexity", "bits_per_byte", "brier_score", "rep", "seconds")
-QUALITY = ("distinct", "coherence", "gibberish", "mauve")
-# Tasks of lm-evaluation-harness whose knowledge is what must go.
-HAZARDS = "harness_wmdp"
-# Drawn on a logarithmic axis.
-LOGARITHMIC = ("forget_quality", "perplexity")
 
 
-def metric(name: str) -> str:
-    """A metric's name in words: forget_rouge is "forget ROUGE-L"."""
-    if name in WHOLE:
-        return WHOLE[name]
-    found, part = of_set(name)
-    words = score(part)
-    return f"{found} {words}" if found else words
-
-
-def of_set(name: str) -> tuple[str, str]:
-    """The set of a metric in words ("" where it has none), and the rest of its name."""
-    request = re.match(r"request_(\d+)_(.+)", name)
-    if request:
-        return f"request {request[1]}", request[2]
-    for prefix in sorted(SETS, key=len, reverse=True):
-        if name.startswith(f"{prefix}_"):
-            return SETS[prefix], name.removeprefix(f"{prefix}_")
-    return "", name
+def group_of(name: str) -> str:
+    """The set that a figure is shown with, in words; "" of a joint figure or another set."""
+    found = re.match(rf"(request_\d+|{'|'.join(SETS)})_", name)
+    return found[1].replace("_", " ") if found and name not in METRICS else ""
 
 
 def number_in(name: str) -> int:
     """The first number in a name, 0 where there is none: request_10_rouge is 10."""
     found = re.search(r"\d+", name)
     return int(found[0]) if found else 0
-
-
-def score(name: str) -> str:
-    """A per-sample score in words, the set left out."""
-    if name in SCORES or name in WHOLE:
-        return SCORES.get(name) or WHOLE[name]
-    for known in sorted(SCORES, key=len, reverse=True):
-        if name.endswith(f"_{known}"):
-            return f"{name.removesuffix(f'_{known}').replace('_', ' ')} {SCORES[known]}"
-    number = re.fullmatch(r"(.*_)?([a-z]+)_(\d+)", name)
-    if number and number[2] in NUMBERED:
-        return (number[1] or "").replace("_", " ") + NUMBERED[number[2]].format(number[3])
-    return name.replace("_", " ")
-
-
-def better(name: str) -> str:
-    """`lower`, `higher`, or `""` where neither is better by itself."""
-    if name in ("forget_quality", "model_utility"):
-        return "higher"
-    if name in ("privleak", "loss") or name.endswith("truth_ratio"):
-        return ""
-    if name.startswith(("holdout", "mia_")):
-        return ""
-    part = re.sub(r"_\d+$", "", name)
-    if name.startswith(HAZARDS) or ends_with(part, COSTS):
-        return "lower"
-    if name.startswith(("forget", "request")) and not ends_with(part, QUALITY):
-        return "lower" if ends_with(part, FALLING) else ""
-    return "higher"
-
-
-def ends_with(name: str, parts: tuple[str, ...]) -> bool:
-    """Whether a name, or its end after an underscore, is one of these."""
-    return f"_{name}".endswith(tuple(f"_{part}" for part in parts))
 
 
 def setting(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from undial_cli.reporting import differences, names, plots
 from undial_cli.reporting.cells import pairs_of, shared_figures
-from undial_cli.reporting.collect import RunRecord, requests_of
+from undial_cli.reporting.collect import RunRecord, part, requests_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,8 @@ def trade_offs(runs: list[RunRecord]) -> Iterator[Picture]:
         for run in done:
             a, b = plots.gaps([run.figures().get(name) for name in (x, y)])
             points.append(plots.Point(run.short, a, b, run.group))
-        better = (names.better(x) or "higher", names.better(y) or "higher")
+        roles = part(done[0].results, "roles")
+        better = (names.better(x, roles) or "higher", names.better(y, roles) or "higher")
         yield Picture(
             f"trade_off_{x}_{y}",
             f"{sentence(x)} against {names.metric(y)}, one point per run. On the grey line (Pareto "
@@ -113,8 +114,8 @@ def dynamics(runs: list[RunRecord]) -> Iterator[Picture]:
     for run in runs:
         if run.steps:
             lines[run.short] = run.steps
-        for part, rows in run.parts.items():
-            lines[part if len(runs) == 1 else f"{run.short}, {part}"] = rows
+        for term, rows in run.parts.items():
+            lines[term if len(runs) == 1 else f"{run.short}, {term}"] = rows
     shown = dict(list(lines.items())[:MOST_LINES])
     left = f" The first {MOST_LINES} of {len(lines)} lines." if len(lines) > MOST_LINES else ""
     if not shown:
@@ -200,7 +201,7 @@ def requests(runs: list[RunRecord]) -> Iterator[Picture]:
             chosen += [n for n in known if n == f"retain_{score}"]
             panel = plots.Panel("", score)
             for name in chosen:
-                panel.lines[names.of_set(name)[0]] = {
+                panel.lines[names.group_of(name)] = {
                     float(n): (stage.get(name), None) for n, stage in enumerate(stages)
                 }
             ticks = {float(n): f"after {n}" if n else "start" for n in range(len(stages))}
@@ -208,7 +209,7 @@ def requests(runs: list[RunRecord]) -> Iterator[Picture]:
             if chosen:
                 yield Picture(
                     f"requests_{score}" + (f"_{number}" if len(runs) > 1 else ""),
-                    f"{names.sentence(names.score(score))} of each request before and after each "
+                    f"{names.sentence(names.metric(score))} of each request before and after each "
                     f"was served{which}.",
-                    partial(plots.lines, [panel], "request served", names.score(score), {}, ticks),
+                    partial(plots.lines, [panel], "request served", names.metric(score), {}, ticks),
                 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from undial_cli.evaluation.figures import is_logarithmic as asks_for_log
 from undial_cli.reporting import fronts, names
 from undial_cli.reporting.style import (
     COLOURS,
@@ -81,7 +82,7 @@ def axis_title(name: str, better: str = "") -> str:
 
 def is_logarithmic(name: str, values: Any) -> bool:
     """Whether a metric that asks for a logarithmic axis can have one."""
-    return name in names.LOGARITHMIC and min(values, default=0) > 0
+    return asks_for_log(name) and min(values, default=0) > 0
 
 
 def nothing(axes: Axes) -> None:

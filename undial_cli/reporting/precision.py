@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from undial_cli.evaluation.config import FORGET
+from undial_cli.evaluation.config import role_by_name
 from undial_cli.evaluation.joint import FEWEST
 from undial_cli.reporting.collect import part
 
@@ -90,8 +90,7 @@ def signed(difference: Statistics | None) -> str:
 
 def role_of(results: Results, set_name: str) -> str:
     """What a set was for; of results that do not say, by its name."""
-    by_name = FORGET if set_name.startswith((FORGET, "request")) else ""
-    return str(part(results, "roles").get(set_name) or by_name)
+    return str(part(results, "roles").get(set_name) or role_by_name(set_name))
 
 
 def damage(results: Results) -> str:

@@ -86,7 +86,7 @@ def pack(runs: Sequence[RunRecord]) -> dict[str, Any]:
         TEXTS if trained else TEXTS | {"generation": "generation", "target_generation": "target"}
     )
     return {
-        "scores": [names.score(key) for key in scores],
+        "scores": [names.metric(key) for key in scores],
         "columns": [titles[key] for key in used],
         "texts": list(numbers),
         "sets": list(sets),

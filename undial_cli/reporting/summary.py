@@ -15,6 +15,7 @@ from rich.table import Table
 from undial_cli import ui
 from undial_cli.cache import write_text
 from undial_cli.evaluation import store
+from undial_cli.evaluation.figures import FIRST_SHOWN
 from undial_cli.reporting import cells, page, precision
 from undial_cli.reporting.cells import Model
 from undial_cli.reporting.collect import RunRecord
@@ -138,7 +139,7 @@ def sweep_table(runs: Sequence[RunRecord], title: str) -> Table:
     The target and the retain model stand above, where all runs share them.
     """
     metrics = {name for run in runs for name in run.figures()}
-    chosen = [name for name in cells.MAIN if name in metrics][:SWEEP_COLUMNS]
+    chosen = [name for name in FIRST_SHOWN if name in metrics][:SWEEP_COLUMNS]
     columns = [Column("run", numeric=False), Column("status", numeric=False)]
     columns += [Column(name.replace("_", " ")) for name in chosen]
 

@@ -6,7 +6,7 @@ there. Knows cells and thresholds only.
 
 from __future__ import annotations
 
-from undial_cli.tables.config import ClaimConfig, title_of
+from undial_cli.tables.config import ClaimConfig
 from undial_cli.tables.figures import Filled
 from undial_cli.tables.runs import Line
 
@@ -29,7 +29,7 @@ def verdict_on(filled: Filled, claim: ClaimConfig) -> str:
         for across in filled.groups:
             for number, name in enumerate(claim.columns):
                 column = filled.column(name)
-                title = title_of(column) if column.step is None else f"{column.step} steps"
+                title = column.title if column.step is None else f"{column.step} steps"
                 where = ", ".join(filter(None, (section, across, title)))
                 reasons = against(filled, claim, rows, across, number)
                 if reasons is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from undial_cli.evaluation.figures import better_of, title_of
 from undial_cli.fields import group, key
 from undial_cli.planning.estimate import CostConfig
 
@@ -19,17 +20,25 @@ BETTER = ("lower", "higher", "zero", "retain", "none")
 class ColumnConfig:
     """One figure of every run."""
 
-    name: str = key("", "what `reference`, `claims` and `plots` call it")
+    name: str = key("", "what `reference`, `claims` and `plots` call it; empty: as the metric")
     metric: list[str] = key([], "metric of results.json; of several: their mean")
-    title: str = key("", "heading; empty: the name")
+    title: str = key("", "heading; empty: the name, or where it has none the metric in words")
     format: str = key(".3f", "Python's format of a number")
-    better: str = key("none", "which way is good; retain: near the retain model", allowed=BETTER)
+    better: str = key(
+        "", "which way is good; retain: near the retain model; empty: the metric's", allowed=BETTER
+    )
     tolerance: float | None = key(None, "difference that counts as agreement", minimum=0)
     relative_tolerance: float | None = key(
         None, "the same as a share of the published figure; the larger of the two", minimum=0
     )
     step: int | None = key(None, "figure on the way, at this optimiser step", minimum=1)
     request: int | None = key(None, "figure after this sequential request; 0: before", minimum=0)
+
+    def __post_init__(self) -> None:
+        metric = self.metric[0] if self.metric else ""
+        self.title = self.title or self.name or title_of(metric)
+        self.name = self.name or metric
+        self.better = self.better or better_of(metric) or "none"
 
 
 @dataclass
@@ -127,11 +136,6 @@ class ReproduceConfig:
 
 
 OWN_KEYS: tuple[str, ...] = ("table", "plan", "rows", "seeds", "output_dir")
-
-
-def title_of(column: ColumnConfig) -> str:
-    """A column's heading."""
-    return column.title or column.name
 
 
 def labels(items: list[Any]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from undial_cli.reporting import plots, style
-from undial_cli.tables.config import ColumnConfig, PlotConfig, title_of
+from undial_cli.tables.config import ColumnConfig, PlotConfig
 from undial_cli.tables.figures import Filled, average
 from undial_cli.tables.runs import Line
 
@@ -53,7 +53,7 @@ def trade_off(filled: Filled, plot: PlotConfig) -> Figure | None:
 
 def axis(column: ColumnConfig) -> str:
     """What a picture calls a column: its metric, which pictures know how to name and scale."""
-    return column.metric[0] if len(column.metric) == 1 else title_of(column)
+    return column.metric[0] if len(column.metric) == 1 else column.title
 
 
 def marks_of(filled: Filled, axes: dict[str, ColumnConfig]) -> plots.Marks:

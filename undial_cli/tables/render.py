@@ -12,7 +12,7 @@ from undial_cli.reporting import sheet
 from undial_cli.reporting.collect import RunRecord, sweep_text
 from undial_cli.reporting.sheet import Row, Sheet, csv_text, quoted
 from undial_cli.tables import claims
-from undial_cli.tables.config import ColumnConfig, title_of
+from undial_cli.tables.config import ColumnConfig
 from undial_cli.tables.figures import Cell, Filled, failures
 from undial_cli.tables.pictures import draw
 from undial_cli.tables.runs import DONE
@@ -40,7 +40,7 @@ def sheet_of(filled: Filled, title: str, groups: list[str]) -> Sheet:
     columns = [(group, column) for group in groups for column in filled.table.columns]
     heads = [sheet.Column("", numeric=False)]
     for group, column in columns:
-        heading = f"{title_of(column)} {ARROWS[column.better]}".strip()
+        heading = f"{column.title} {ARROWS[column.better]}".strip()
         heads.append(sheet.Column(heading, group=group if len(groups) > 1 else ""))
     rows = []
     for line in filled.lines:
@@ -109,7 +109,7 @@ def tolerances(filled: Filled) -> str:
         if column.relative_tolerance is not None:
             bounds.append(f"{column.relative_tolerance:.0%}")
         if bounds:
-            parts.append(f"{title_of(column)} {' or '.join(bounds)}")
+            parts.append(f"{column.title} {' or '.join(bounds)}")
     return ", ".join(parts)
 
 
