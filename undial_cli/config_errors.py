@@ -20,6 +20,11 @@ from undial_cli.methods.configs import METHODS
 from undial_cli.schema import COMMANDS
 from undial_cli.training.argument_fields import ALIASES, OURS, PASSED, REFUSED
 
+# Sections of keys that are gone, by command (None: any other), and where they are now.
+MOVED = {
+    "model.unlearn": {None: "train"},
+    "model.finetune": {"finetune": "train", None: "target"},
+}
 PHRASES = {
     "float": "a number",
     "int": "an integer",
@@ -110,13 +115,19 @@ def missing_option(error: MissingConfigException, command: str) -> UserError:
 def no_such_key(name: str, command: str, overrides: Iterable[str] = ()) -> UserError:
     """A misspelt key, with the nearest one; one of another tool's; or a key of another method."""
     keys, overrides = known_keys(command), list(overrides)
+    given = [o.lstrip("+~").partition("=")[0] for o in overrides]
+    for old, sections in MOVED.items():
+        if name == old or name.startswith(f"{old}."):
+            typed = next((word for word in given if word.startswith(f"{name}.")), name)
+            section = sections.get(command) or sections[None]
+            key = typed.replace(old, section).replace("learning_rate.", "learning_rates.")
+            return UserError(f"{typed}: no such key any more; here that is {key}")
     if name.startswith("eval.sets."):
         own = name.rsplit(".", 1)[0] + "."
         keys |= {key: f for key, _, f in walk(EvalSetConfig(), own)}
     if name in keys and name.startswith("method."):
         method = next((o for o in overrides if o.startswith("method=")), "this method")
         return UserError(f"{name}: {method} has no such key; undial {command} --help lists them")
-    given = (o.lstrip("+~").partition("=")[0] for o in overrides)
     name = next((word for word in given if word.startswith(f"{name}.")), name)  # the whole of it
     hint = meant(name, keys)
     if not hint and "." in name:

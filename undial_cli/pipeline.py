@@ -220,7 +220,8 @@ def running(resolved: ResolvedRun) -> Iterator[None]:
     distributed.on_main(lambda: folder.set_status("running"))
     yield
     seconds = time.monotonic() - begun if fresh else None
-    distributed.on_main(lambda: finish(folder, seconds))
+    distributed.on_main(lambda: folder.set_status("done", seconds=seconds))
+    distributed.on_main(lambda: shutil.rmtree(folder.resume, ignore_errors=True))
 
 
 def compute(resolved: ResolvedRun, inputs: Inputs) -> None:
@@ -234,12 +235,6 @@ def compute(resolved: ResolvedRun, inputs: Inputs) -> None:
         launch.start_workers(resolved.processes, folder.path)
     else:
         work(resolved, inputs)
-
-
-def finish(folder: RunFolder, seconds: float | None) -> None:
-    """The run is done; the state to resume from is no longer needed."""
-    folder.set_status("done", seconds=seconds)
-    shutil.rmtree(folder.resume, ignore_errors=True)
 
 
 def discard(run: Run, folder: RunFolder) -> None:
@@ -278,20 +273,20 @@ def train_and_evaluate(resolved: ResolvedRun, inputs: Inputs, device: torch.devi
     assert isinstance(run, TrainingRun)
     path, others = resolved.path_of(resolved.target), {}
     if isinstance(run, UnlearnRun):
-        others["retain"] = stages.of_retain_model(resolved, inputs, device)
-        others["target"] = stages.of_model(run, inputs, path, "target", device)
+        retain = stages.of_retain_model(resolved, inputs, device)
+        target = stages.of_model(run, inputs, path, "target", device)
+        others = {"target": target, "retain": retain}
     if not folder.checkpoint.is_dir():
         train_and_save(resolved, inputs, path, device)
     after = stages.of_model(run, inputs, str(folder.checkpoint), "checkpoint", device)
     stages.report(run, folder, inputs, after, others)
-    distributed.on_main(lambda: describe(run, folder))
 
+    def describe() -> None:
+        results = store.read_results(folder.evaluation)
+        if results:  # the model card again, now with what was measured
+            card.write(run, folder.checkpoint, results)
 
-def describe(run: TrainingRun, folder: RunFolder) -> None:
-    """The model card again, now with what was measured."""
-    results = store.read_results(folder.evaluation)
-    if results:
-        card.write(run, folder.checkpoint, results)
+    distributed.on_main(describe)
 
 
 def evaluate(resolved: ResolvedRun, inputs: Inputs, device: torch.device) -> None:
@@ -324,7 +319,9 @@ def train_and_save(resolved: ResolvedRun, inputs: Inputs, path: str, device: tor
     if run.adapter.name != "none" and not merge and reason is not None:
         ui.say(f"{reason}: the checkpoint is saved merged", "yellow")
         merge = True
-    model: Any = lean.make_lean(stages.load(run, path, held_on(run, device)))
+    if is_sharded(run):
+        device = torch.device("cpu")  # the whole model is not to fill a device
+    model: Any = lean.make_lean(stages.load(run, path, device))
     start = folder.resume / "start"
     if method.from_start and (run.adapter.name == "none" or merge):
         distributed.on_main(lambda: snapshot(model, start))
@@ -378,11 +375,6 @@ def snapshot(model: Any, folder: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished)
         unfinished.rename(folder)
-
-
-def held_on(run: TrainingRun, device: torch.device) -> torch.device:
-    """Where a model is before training: a sharded one is not to fill its device whole."""
-    return torch.device("cpu") if is_sharded(run) else device
 
 
 def save_checkpoint(

@@ -17,6 +17,7 @@ from undial_cli.reporting.collect import RunRecord
 NOT_TOLD = (
     "name", "output_dir", "overwrite", "resume", "plan", "command", "hardware.num_processes",
     "train.report_to", "train.logging_steps",
+    *(f"train.learning_rates.{adapter}" for adapter in ("none", "lora", "qlora")),
 )  # fmt: skip
 # A group's option brings other keys with it: they count only among runs of the same option.
 OPTIONS = ("model", "data", "method", "adapter", "hardware", "eval")
@@ -40,6 +41,7 @@ def differing(runs: Sequence[RunRecord]) -> list[str]:
     found = []
     for key in keys:
         lead = key.split(".")[0]
+        lead = "model" if lead == "target" else lead  # how it is made suits the model
         option = f"{lead}.name" if lead in OPTIONS and key != f"{lead}.name" else ""
         seen: dict[str, set[str]] = {}
         for settings in known:
