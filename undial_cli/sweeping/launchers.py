@@ -57,10 +57,8 @@ def run_sweep(command: str, words: list[str], folder: str | None) -> int:
         raise config_errors.explain(error, command, words) from error
     sweep = sweep_of(command, words)
     assert sweep.folder is not None
-    if launcher.get("library") == "joblib":
-        slots = [f"hardware.slots={count_slots(launcher['n_jobs'])}"]
-    else:
-        slots = []
+    joblib = launcher.get("library") == "joblib"
+    slots = [f"hardware.slots={count_slots(launcher['n_jobs'])}"] if joblib else []
     carry_out = partial(run_batch, sweep, make_executor(launcher, sweep.folder), folder, slots)
     if searches:
         from undial_cli.sweeping.optimise import search
@@ -83,8 +81,9 @@ def read_sweep(
     for override in overrides:
         if override.is_hydra_override() and override.is_sweep_override():
             raise UserError(f"{override.input_line}: how runs are carried out cannot be swept")
-    chosen = [o for o in overrides if is_choice(o, folder) and not o.is_sweep_override()]
-    settings = compose_config(command, [str(o.input_line) for o in chosen], folder, True).hydra
+    fixed = [o for o in overrides if is_choice(o, folder) and not o.is_sweep_override()]
+    chosen = [str(o.input_line) for o in fixed]
+    settings = compose_config(command, chosen, folder, with_hydra=True).hydra
     launcher: Any = OmegaConf.to_container(settings.launcher, resolve=True)
     sweeper: Any = OmegaConf.to_container(settings.sweeper, resolve=True)
     params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
