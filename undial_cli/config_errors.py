@@ -31,12 +31,17 @@ PHRASES = {
     "bool": "true or false",
     "str": "a text",
     "list[str]": "a list such as [a,b]",
+    "list[int]": "a list of integers such as [0,1,2]",
     "dict[str, Any]": "a dictionary such as {key: value}",
 }
 
 
 def known_keys(command: str) -> dict[str, dataclasses.Field]:
     """Every dotted key of a command, with its field."""
+    if command == "reproduce":
+        from undial_cli.tables.config import ReproduceConfig
+
+        return {name: f for name, _, f in walk(ReproduceConfig())}
     keys = {name: f for name, _, f in walk(COMMANDS[command]())}
     keys.pop("method", None)
     if command == "unlearn":
@@ -157,7 +162,7 @@ def meant(name: str, keys: Iterable[str]) -> str:
 
 def wrong_key(error: OmegaConfBaseException, command: str, overrides: list[str]) -> UserError:
     """A key that is not there, or a value of the wrong type."""
-    name = str(error.full_key)
+    name = re.sub(r"\[\d+\]$", "", str(error.full_key))
     given = next(
         (o.split("=", 1)[1] for o in overrides if o.lstrip("+~").split("=")[0] == name), None
     )
