@@ -319,9 +319,7 @@ def train_and_save(resolved: ResolvedRun, inputs: Inputs, path: str, device: tor
     if run.adapter.name != "none" and not merge and reason is not None:
         ui.say(f"{reason}: the checkpoint is saved merged", "yellow")
         merge = True
-    if is_sharded(run):
-        device = torch.device("cpu")  # the whole model is not to fill a device
-    model: Any = lean.make_lean(stages.load(run, path, device))
+    model: Any = lean.make_lean(stages.load(run, path, held_on(run, device)))
     start = folder.resume / "start"
     if method.from_start and (run.adapter.name == "none" or merge):
         distributed.on_main(lambda: snapshot(model, start))
@@ -375,6 +373,11 @@ def snapshot(model: Any, folder: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished)
         unfinished.rename(folder)
+
+
+def held_on(run: TrainingRun, device: torch.device) -> torch.device:
+    """Where a model is before training: a sharded one is not to fill its device whole."""
+    return torch.device("cpu") if is_sharded(run) else device
 
 
 def save_checkpoint(

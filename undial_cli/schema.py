@@ -302,7 +302,8 @@ def is_sharded(run: Run) -> bool:
     return bool({"fsdp", "deepspeed"} & set(run.hardware.args))
 
 
-# Not part of a run's identity: where it is written, what it says, and how many processes share it.
+# Not part of a run's identity: where it is written, what it says, how many processes share it, and
+# the rates of which train.learning_rate is one.
 NOT_IN_HASH = (
     "name",
     "output_dir",
@@ -319,6 +320,11 @@ NOT_IN_HASH = (
     "hardware.slots",
     "train.report_to",
     "train.logging_steps",
+    "train.learning_rates.none",
+    "train.learning_rates.lora",
+    "train.learning_rates.qlora",
+    "target.learning_rates.lora",
+    "target.learning_rates.qlora",
 )
 
 

@@ -17,7 +17,6 @@ from undial_cli.reporting.collect import RunRecord
 NOT_TOLD = (
     "name", "output_dir", "overwrite", "resume", "plan", "command", "hardware.num_processes",
     "train.report_to", "train.logging_steps",
-    *(f"train.learning_rates.{adapter}" for adapter in ("none", "lora", "qlora")),
 )  # fmt: skip
 # A group's option brings other keys with it: they count only among runs of the same option.
 OPTIONS = ("model", "data", "method", "adapter", "hardware", "eval")
