@@ -302,9 +302,8 @@ def is_sharded(run: Run) -> bool:
     return bool({"fsdp", "deepspeed"} & set(run.hardware.args))
 
 
-# Not part of a run's identity: where it is written, what it says, how many processes share it, and
-# the rates of which train.learning_rate is one.
-NOT_IN_HASH = (
+# Where a run is written, what it says, and how many processes share it.
+NOT_OF_RESULTS = (
     "name",
     "output_dir",
     "overwrite",
@@ -320,6 +319,10 @@ NOT_IN_HASH = (
     "hardware.slots",
     "train.report_to",
     "train.logging_steps",
+)
+# Not part of a run's identity: these, and the rates of which train.learning_rate is one.
+NOT_IN_HASH = (
+    *NOT_OF_RESULTS,
     "train.learning_rates.none",
     "train.learning_rates.lora",
     "train.learning_rates.qlora",

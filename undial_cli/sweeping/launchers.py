@@ -31,7 +31,7 @@ from undial_cli.compose import (
     with_own_method,
 )
 from undial_cli.errors import UserError, bad_value
-from undial_cli.schema import NOT_IN_HASH, Run, digest, identity
+from undial_cli.schema import NOT_OF_RESULTS, Run, digest, identity
 from undial_cli.sweeping.executors import make_executor
 from undial_cli.sweeping.job import Job
 from undial_cli.sweeping.sweep import Executor, Sweep
@@ -177,7 +177,7 @@ def objective(job: Job, metrics: dict[str, float]) -> float | list[float] | None
 def sweep_of(command: str, words: list[str]) -> Sweep:
     """The sweep of a command line: its folder follows from what is swept, not from where."""
     fixed = {key: value for key, _, value in (word.partition("=") for word in words)}
-    skipped = ("hydra/launcher", "hydra.launcher", "hydra.sweeper.n_", *NOT_IN_HASH)
+    skipped = ("hydra/launcher", "hydra.launcher", "hydra.sweeper.n_", *NOT_OF_RESULTS)
     what = sorted(word for word in words if not word.lstrip("+").startswith(skipped))
     given = fixed.get("hydra.sweep.dir")
     place = Path(fixed.get("output_dir", "outputs")).expanduser() / "sweep"
