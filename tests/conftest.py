@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A target that has seen one epoch: enough for everything but the quality of forgetting.
 HURRIED = [
-    "model.finetune.epochs=1", "eval.limit=4", "eval.max_new_tokens=8", "hardware=cpu",
+    "target.epochs=1", "eval.limit=4", "eval.max_new_tokens=8", "hardware=cpu",
     "report=false",
 ]  # fmt: skip
 

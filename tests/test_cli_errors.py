@@ -119,8 +119,18 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     "unknown optimiser": (["unlearn", "train.optim=adam"], ["train.optim=adam", "adamw_torch"]),
     "key without a value": (["unlearn", "seed"], ["seed", "key=value"]),
     "a learning rate for a group of them": (
-        ["unlearn", "model.unlearn.learning_rate=1e-4"],
-        ["model.unlearn.learning_rate=1e-4", "model.unlearn.learning_rate.none"],
+        ["unlearn", "train.learning_rates=1e-4"],
+        ["train.learning_rates=1e-4", "train.learning_rates.none"],
+    ),
+    "a rate of before": (
+        ["unlearn", "model.unlearn.learning_rate.lora=1e-4"],
+        ["model.unlearn.learning_rate.lora", "train.learning_rates.lora"],
+    ),
+    "a target's epochs of before": (
+        ["unlearn", "model.finetune.epochs=1"], ["model.finetune.epochs", "target.epochs"]
+    ),
+    "epochs of before": (
+        ["finetune", "model.finetune.epochs=1"], ["model.finetune.epochs", "train.epochs"]
     ),
     "a learning rate without end": (
         ["unlearn", "train.learning_rate=inf"], ["train.learning_rate=inf", "a finite number > 0"]

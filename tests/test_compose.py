@@ -17,7 +17,7 @@ from undial_cli.compose import compose_run, config_dir, load_run, to_yaml
 from undial_cli.errors import UserError
 from undial_cli.methods import make_method
 from undial_cli.resolved import ResolvedRun
-from undial_cli.schema import AdapterConfig, HardwareConfig, UnlearnRun, default_name
+from undial_cli.schema import AdapterConfig, FinetuneRun, HardwareConfig, UnlearnRun, default_name
 
 GROUPS = ("model", "data", "method", "adapter", "hardware", "eval")
 Option = tuple[str, str]
@@ -202,6 +202,22 @@ def test_finetune_and_evaluate_compose_with_every_model_and_data_set(command: st
         assert (run.command, run.model.name) == (command, model)
 
 
+def test_a_target_that_is_made_is_trained_as_finetune_trains_it() -> None:
+    run = ResolvedRun(compose_run("unlearn", ["method=npo", "adapter=lora"]))
+    made = run.made(run.target).run
+    finetune = compose_run("finetune", ["adapter=none"])
+    assert isinstance(made, FinetuneRun)
+    assert isinstance(finetune, FinetuneRun)
+    assert made.train == finetune.train
+    assert (made.train.learning_rate, made.train.batch_size, made.train.epochs) == (3e-3, 16, 30)
+    words = ["target.epochs=2", "target.learning_rates.none=0.01"]
+    evaluated = ResolvedRun(compose_run("evaluate", words))
+    other = evaluated.made(evaluated.target).run
+    assert isinstance(other, FinetuneRun)
+    assert (other.train.learning_rate, other.train.batch_size, other.train.epochs) == (0.01, 16, 2)
+    assert other.name != made.name
+
+
 SPLITS = [("forget10", "retain90"), ("forget05", "retain95"), ("forget01", "retain99")]
 
 
@@ -259,6 +275,7 @@ def test_the_default_name_ignores_processes_and_places_but_not_settings() -> Non
     base = default_name(compose_run("unlearn", []))
     assert re.fullmatch(r"tiny-demo-undial-[0-9a-f]{10}", base)
     same = ["hardware.num_processes=2", "output_dir=elsewhere", "overwrite=true", "resume=false"]
+    same += ["train.learning_rates.lora=1e-2"]
     assert default_name(compose_run("unlearn", same)) == base
     for word in ("seed=1", "method.strength=3", "train.learning_rate=1e-3", "data.limit=4"):
         assert default_name(compose_run("unlearn", [word])) != base
@@ -271,11 +288,14 @@ def test_config_dir_adds_a_users_own_option(
 
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "my_own.yaml").write_text(
-        "# Mine.\nname: my_own\nbase: me/base\npath: me/target\nunlearn:\n  epochs: 3\n"
+        "# Mine.\nname: my_own\nbase: me/base\npath: me/target\n"
     )
+    (tmp_path / "mine" / "recipe" / "unlearn").mkdir(parents=True)
+    (tmp_path / "mine" / "recipe" / "unlearn" / "my_own.yaml").write_text("epochs: 3\n")
     monkeypatch.chdir(tmp_path)
     run = compose_run("unlearn", ["model=my_own"], extra_configs="mine")
-    assert (run.model.name, run.model.path, run.model.unlearn.epochs) == (
+    assert isinstance(run, UnlearnRun)
+    assert (run.model.name, run.model.path, run.train.epochs) == (
         "my_own", "me/target", 3
     )  # fmt: skip
     assert run_command(["unlearn", "--config-dir", "mine", "model=my_own", "--cfg", "job"]) == 0
@@ -317,8 +337,9 @@ def test_flags_stand_anywhere_among_overrides(
         assert "limit: 2" in said
     words = ["seed=1,2", "--multirun", "-cd", "a=b", "--info", "plan=true", "-i", "defaults", "x=1"]
     assert parted(words) == (
-        ["--multirun", "-cd", "a=b", "--info", "-i", "defaults"], ["seed=1,2", "plan=true", "x=1"]
-    )  # fmt: skip
+        {"--multirun": "", "-cd": "a=b", "--info": "", "-i": "defaults"},
+        ["seed=1,2", "plan=true", "x=1"],
+    )
 
 
 def test_help_names_every_option_and_key(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from test_run import contents, kill_in_the_middle, lines
 from undial_cli.cli import run_command
 from undial_cli.compose import compose_run, load_run
 from undial_cli.requests import parts_of
+from undial_cli.resolved import ResolvedRun
 from undial_cli.run_folder import folder_of
 from undial_cli.schema import UnlearnRun
 
@@ -70,6 +71,21 @@ def test_requests_may_be_files_of_ones_own() -> None:
 def test_a_request_that_is_there_twice_is_refused() -> None:
     call = lambda: parts("data.requests=[forget10,facts,forget10]")  # noqa: E731
     refused(call, "data.requests=[forget10,facts,forget10]", "twice")
+
+
+def test_a_sequence_and_its_requests_share_the_models_that_are_made() -> None:
+    plain = ResolvedRun(compose_run("unlearn", []))
+    whole = ResolvedRun(compose_run("unlearn", ["data.requests=[forget10,holdout10]"]))
+    first, second = whole.requests
+    target, retain = plain.target, plain.retain
+    assert retain is not None
+    assert (whole.target, whole.retain, first.target, second.retain) == (
+        target, retain, target, retain
+    )  # fmt: skip
+    assert second.target.path == str(first.folder.checkpoint)
+    for place in (target, retain):
+        folders = {run.made(place).folder for run in (plain, whole, first, second)}
+        assert len(folders) == 1
 
 
 @pytest.fixture

@@ -12,13 +12,28 @@ from resolved import compose_tables, read, settings_of
 
 from undial_cli.compose import compose_run
 
-# Old key -> new key, or None where nothing took its place.
-RENAMED: dict[str, str | None] = {}
+RATES = [f"learning_rate.{adapter}" for adapter in ("none", "lora", "qlora")]
+RECIPE = [
+    *RATES, "batch_size", "epochs", "warmup_steps", "warmup_epochs", "scheduler", "weight_decay",
+]  # fmt: skip
+# Old key -> new key, or None where nothing took its place: recipes set train.* themselves, and
+# target.* of a target that is made.
+RENAMED: dict[str, str | None] = {
+    **{f"model.unlearn.{key}": None for key in RECIPE},
+    **{f"model.finetune.{key}": f"target.{key}" for key in RECIPE},
+    **{f"model.finetune.{key}": f"target.{key.replace('rate.', 'rates.')}" for key in RATES},
+}
+
+
+def renamed(key: str, command: str) -> str | None:
+    """The key by its name of now; what is fine-tuned has no target that is made."""
+    new = RENAMED.get(key, key)
+    return new.replace("target.", "train.") if new and command == "finetune" else new
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Keys whose value is no longer what it was; keys that are new do not count."""
-    wanted = {RENAMED.get(key, key): value for key, value in before.items()}
+    wanted = {renamed(key, before["command"]): value for key, value in before.items()}
     return [
         f"{key}: {value!r} -> {now.get(key)!r}"
         for key, value in wanted.items()

@@ -98,88 +98,79 @@ def dispatch(argv: list[str]) -> int:
         from undial_cli.reporting.report import run as report
 
         return report(rest)
-    check_flags(rest)
+    flags, words = parted(rest)
     if command == "reproduce":
         from undial_cli.tables.command import run as reproduce
 
         return reproduce(rest)
-    if "--from" in rest or any(word.startswith("--from=") for word in rest):
-        return repeat(command, rest)
-    return carry_out(command, rest)
+    if "--from" in flags:
+        return repeat(command, flags, words)
+    return carry_out(command, flags, words)
 
 
-def check_flags(rest: list[str]) -> None:
-    """Raise UserError for a flag that nobody knows, or one without its value."""
-    for place, word in enumerate(rest):
-        name, given, _ = word.partition("=")
+def parted(rest: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Flags with what follows them, and overrides.
+
+    Raises:
+        UserError: a flag that nobody knows, or one without its value.
+    """
+    flags: dict[str, str] = {}
+    words: list[str] = []
+    left = list(rest)
+    while left:
+        word = left.pop(0)
+        name, given, value = word.partition("=")
         if not word.startswith("-"):
+            words.append(word)
             continue
         if name not in FLAGS:
             raise bad_value("flag", name, FLAGS)
-        if FLAGS[name] and not given and (place + 1 == len(rest) or rest[place + 1][0] == "-"):
+        is_followed = bool(left) and not left[0].startswith("-")
+        if FLAGS[name] and not given and not is_followed:
             raise UserError(f"{name}: expected {FLAGS[name]} after it")
-
-
-def parted(rest: list[str]) -> tuple[list[str], list[str]]:
-    """Flags with their values, and overrides: Hydra takes these in one row only."""
-    flags: list[str] = []
-    words: list[str] = []
-    before = ""
-    for word in rest:
-        is_value = bool(FLAGS.get(before)) or (before in ("--info", "-i") and "=" not in word)
-        (flags if is_value or word.startswith("-") else words).append(word)
-        before = word
+        may_follow = FLAGS[name] or (
+            name in ("--info", "-i") and is_followed and "=" not in left[0]
+        )
+        flags[name] = left.pop(0) if may_follow and not given else value
     return flags, words
 
 
-def repeat(command: str, rest: list[str]) -> int:
+def repeat(command: str, flags: dict[str, str], overrides: list[str]) -> int:
     """`undial COMMAND --from run.yaml [key=value ...]`."""
     from undial_cli.compose import load_run
 
-    words = [
-        w for word in rest for w in (word.split("=", 1) if word.startswith("--from=") else [word])
-    ]
-    place = words.index("--from")
-    if place + 1 >= len(words):
-        raise UserError("--from: expected a run.yaml or a run folder after it")
-    overrides = words[:place] + words[place + 2 :]
-    flags = [word for word in overrides if word.startswith("-")]
+    place = flags.pop("--from")
     if flags:
-        raise UserError(f"{flags[0]}: not possible together with --from")
-    run = load_run(words[place + 1], overrides)
+        raise UserError(f"{next(iter(flags))}: not possible together with --from")
+    run = load_run(place, overrides)
     if run.model.trust_remote_code and "model.trust_remote_code=true" not in overrides:
         raise UserError(
-            f"--from {words[place + 1]}: model.trust_remote_code=true runs code that comes with "
+            f"--from {place}: model.trust_remote_code=true runs code that comes with "
             "the model and is not taken from a file; say it on the command line as well"
         )
     folder = run.eval.harness.include_path
     if folder is not None and f"eval.harness.include_path={folder}" not in overrides:
         raise UserError(
-            f"--from {words[place + 1]}: eval.harness.include_path={folder} may run code that its "
+            f"--from {place}: eval.harness.include_path={folder} may run code that its "
             "tasks name and is not taken from a file; say it on the command line as well"
         )
     if run.command != command:
-        raise UserError(f"--from {words[place + 1]}: it is a run of 'undial {run.command}'")
+        raise UserError(f"--from {place}: it is a run of 'undial {run.command}'")
     from undial_cli.pipeline import execute
 
     execute(run)
     return 0
 
 
-def carry_out(command: str, rest: list[str]) -> int:
+def carry_out(command: str, flags: dict[str, str], words: list[str]) -> int:
     """`undial COMMAND [group=option] [key=value ...] [flags]`: one run, or with --multirun many."""
-    flags, words = parted(rest)
-    if SHOWING & {flag.partition("=")[0] for flag in flags}:
-        return show_config(command, words, flags)
-    folder = None
-    for place, flag in enumerate(flags):
-        name, given, value = flag.partition("=")
-        if name in HOW_TO_SHOW:
-            raise UserError(f"{name}: only together with --cfg")
-        if name in ("--config-dir", "-cd"):
-            folder = value if given else flags[place + 1]
-            if not os.path.isdir(folder):
-                raise UserError(f"{name} {folder}: no such folder")
+    if SHOWING & set(flags):
+        return show_config(command, flags, words)
+    for name in HOW_TO_SHOW & set(flags):
+        raise UserError(f"{name}: only together with --cfg")
+    folder = flags.get("--config-dir", flags.get("-cd"))
+    if folder is not None and not os.path.isdir(folder):
+        raise UserError(f"--config-dir {folder}: no such folder")
     if {"--multirun", "-m"} & set(flags):
         from undial_cli.sweeping.launchers import run_sweep
 
@@ -193,7 +184,7 @@ def carry_out(command: str, rest: list[str]) -> int:
     return 0
 
 
-def show_config(command: str, words: list[str], flags: list[str]) -> int:
+def show_config(command: str, flags: dict[str, str], words: list[str]) -> int:
     """Let Hydra print what it composes, or what it knows (`--cfg job`, `--info`, ...)."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
@@ -210,7 +201,10 @@ def show_config(command: str, words: list[str], flags: list[str]) -> int:
     register_schemas()
     overrides = normalise(with_own_method(words))
     show = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)
-    sys.argv = [f"undial {command}", *overrides, *flags]
+    if "job" in (flags.get("--cfg"), flags.get("-c")):
+        flags = {**flags, "--resolve": ""}  # values, not where they come from
+    said = [word for flag in flags.items() for word in flag if word]
+    sys.argv = [f"undial {command}", *overrides, *said]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     GlobalHydra.instance().clear()
     try:

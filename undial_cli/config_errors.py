@@ -20,18 +20,28 @@ from undial_cli.methods import METHODS
 from undial_cli.schema import COMMANDS
 from undial_cli.training.argument_fields import ALIASES, OURS, PASSED, REFUSED
 
+# Sections of keys that are gone, by command (None: any other), and where they are now.
+MOVED = {
+    "model.unlearn": {None: "train"},
+    "model.finetune": {"finetune": "train", None: "target"},
+}
 PHRASES = {
     "float": "a number",
     "int": "an integer",
     "bool": "true or false",
     "str": "a text",
     "list[str]": "a list such as [a,b]",
+    "list[int]": "a list of integers such as [0,1,2]",
     "dict[str, Any]": "a dictionary such as {key: value}",
 }
 
 
 def known_keys(command: str) -> dict[str, dataclasses.Field]:
     """Every dotted key of a command, with its field."""
+    if command == "reproduce":
+        from undial_cli.tables.config import ReproduceConfig
+
+        return {name: f for name, _, f in walk(ReproduceConfig())}
     keys = {name: f for name, _, f in walk(COMMANDS[command]())}
     keys.pop("method", None)
     if command == "unlearn":
@@ -110,13 +120,19 @@ def missing_option(error: MissingConfigException, command: str) -> UserError:
 def no_such_key(name: str, command: str, overrides: Iterable[str] = ()) -> UserError:
     """A misspelt key, with the nearest one; one of another tool's; or a key of another method."""
     keys, overrides = known_keys(command), list(overrides)
+    given = [o.lstrip("+~").partition("=")[0] for o in overrides]
+    for old, sections in MOVED.items():
+        if name == old or name.startswith(f"{old}."):
+            typed = next((word for word in given if word.startswith(f"{name}.")), name)
+            section = sections.get(command) or sections[None]
+            key = typed.replace(old, section).replace("learning_rate.", "learning_rates.")
+            return UserError(f"{typed}: no such key any more; here that is {key}")
     if name.startswith("eval.sets."):
         own = name.rsplit(".", 1)[0] + "."
         keys |= {key: f for key, _, f in walk(EvalSetConfig(), own)}
     if name in keys and name.startswith("method."):
         method = next((o for o in overrides if o.startswith("method=")), "this method")
         return UserError(f"{name}: {method} has no such key; undial {command} --help lists them")
-    given = (o.lstrip("+~").partition("=")[0] for o in overrides)
     name = next((word for word in given if word.startswith(f"{name}.")), name)  # the whole of it
     hint = meant(name, keys)
     if not hint and "." in name:
@@ -146,7 +162,7 @@ def meant(name: str, keys: Iterable[str]) -> str:
 
 def wrong_key(error: OmegaConfBaseException, command: str, overrides: list[str]) -> UserError:
     """A key that is not there, or a value of the wrong type."""
-    name = str(error.full_key)
+    name = re.sub(r"\[\d+\]$", "", str(error.full_key))
     given = next(
         (o.split("=", 1)[1] for o in overrides if o.lstrip("+~").split("=")[0] == name), None
     )

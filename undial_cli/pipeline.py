@@ -220,7 +220,8 @@ def running(resolved: ResolvedRun) -> Iterator[None]:
     distributed.on_main(lambda: folder.set_status("running"))
     yield
     seconds = time.monotonic() - begun if fresh else None
-    distributed.on_main(lambda: finish(folder, seconds))
+    distributed.on_main(lambda: folder.set_status("done", seconds=seconds))
+    distributed.on_main(lambda: shutil.rmtree(folder.resume, ignore_errors=True))
 
 
 def compute(resolved: ResolvedRun, inputs: Inputs) -> None:
@@ -234,12 +235,6 @@ def compute(resolved: ResolvedRun, inputs: Inputs) -> None:
         launch.start_workers(resolved.processes, folder.path)
     else:
         work(resolved, inputs)
-
-
-def finish(folder: RunFolder, seconds: float | None) -> None:
-    """The run is done; the state to resume from is no longer needed."""
-    folder.set_status("done", seconds=seconds)
-    shutil.rmtree(folder.resume, ignore_errors=True)
 
 
 def discard(run: Run, folder: RunFolder) -> None:
@@ -278,20 +273,20 @@ def train_and_evaluate(resolved: ResolvedRun, inputs: Inputs, device: torch.devi
     assert isinstance(run, TrainingRun)
     path, others = resolved.path_of(resolved.target), {}
     if isinstance(run, UnlearnRun):
-        others["retain"] = stages.of_retain_model(resolved, inputs, device)
-        others["target"] = stages.of_model(run, inputs, path, "target", device)
+        retain = stages.of_retain_model(resolved, inputs, device)
+        target = stages.of_model(run, inputs, path, "target", device)
+        others = {"target": target, "retain": retain}
     if not folder.checkpoint.is_dir():
         train_and_save(resolved, inputs, path, device)
     after = stages.of_model(run, inputs, str(folder.checkpoint), "checkpoint", device)
     stages.report(run, folder, inputs, after, others)
-    distributed.on_main(lambda: describe(run, folder))
 
+    def describe() -> None:
+        results = store.read_results(folder.evaluation)
+        if results:  # the model card again, now with what was measured
+            card.write(run, folder.checkpoint, results)
 
-def describe(run: TrainingRun, folder: RunFolder) -> None:
-    """The model card again, now with what was measured."""
-    results = store.read_results(folder.evaluation)
-    if results:
-        card.write(run, folder.checkpoint, results)
+    distributed.on_main(describe)
 
 
 def evaluate(resolved: ResolvedRun, inputs: Inputs, device: torch.device) -> None:

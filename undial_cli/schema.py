@@ -52,10 +52,15 @@ class RatesConfig:
 
 @dataclass
 class RecipeConfig:
-    """Training settings that suit a model; `train.*` takes its defaults from here."""
+    """How fast and how long a model is trained; configs/recipe/ has what suits a model or a method.
 
-    learning_rate: RatesConfig = group(RatesConfig, "peak learning rate, by kind of adapter")
-    batch_size: int = key(32, "sequences per optimiser step, all processes together", minimum=1)
+    Batch sizes are global: all processes and accumulation together.
+    """
+
+    learning_rates: RatesConfig = group(
+        RatesConfig, "what learning_rate is, by kind of adapter, where it is not given"
+    )
+    batch_size: int = key(32, "anchor samples per optimiser step", minimum=1)
     epochs: float = key(5, "passes over the anchor data", above=0)
     warmup_steps: int = key(0, "linear warm-up, in optimiser steps", minimum=0)
     warmup_epochs: float = key(0.0, "linear warm-up, in passes; where warmup_steps is 0", minimum=0)
@@ -84,8 +89,6 @@ class ModelConfig:
     adapter: str = key("none", "what adapter=auto means", allowed=("none", "lora", "qlora"))
     template: TemplateConfig = group(TemplateConfig, "prompt format")
     targets: dict[str, TargetConfig] = key({}, "checkpoints that belong to a data set, by name")
-    unlearn: RecipeConfig = group(RecipeConfig, "defaults of train.* in unlearn")
-    finetune: RecipeConfig = group(RecipeConfig, "defaults of train.* in finetune")
 
 
 @dataclass
@@ -175,17 +178,11 @@ class StopConfig:
 
 
 @dataclass
-class TrainConfig:
-    """How the optimiser runs. Batch sizes are global: all processes and accumulation together."""
+class TrainConfig(RecipeConfig):
+    """How the optimiser runs."""
 
-    batch_size: int = key(32, "anchor samples per optimiser step", minimum=1)
     learning_rate: float = key(1e-5, "peak learning rate", above=0)
-    epochs: float = key(10, "passes over the anchor data", above=0)
     max_steps: int | None = key(None, "optimiser steps; overrides epochs", minimum=1)
-    scheduler: str = key("constant_with_warmup", "learning-rate schedule of transformers")
-    warmup_steps: int = key(0, "linear warm-up, in optimiser steps", minimum=0)
-    warmup_epochs: float = key(0.0, "linear warm-up, in passes; where warmup_steps is 0", minimum=0)
-    weight_decay: float = key(0.0, "AdamW weight decay", minimum=0)
     max_grad_norm: float = key(1.0, "gradient clipping by norm; 0: off", minimum=0)
     optim: str = key("adamw_torch_fused", "optimiser of transformers (sgd, paged_adamw_8bit, ...)")
     activation_checkpointing: bool = key(False, "recompute activations in backward")
@@ -263,9 +260,14 @@ class Run:
     report: bool = key(True, "write report.html and its pictures when the run is done")
 
 
+TARGET_HELP = "how a target and a retain model are trained, where they are made"
+
+
 @dataclass
 class EvaluateRun(Run):
     """`undial evaluate`."""
+
+    target: RecipeConfig = group(RecipeConfig, TARGET_HELP)
 
 
 @dataclass
@@ -290,6 +292,7 @@ class UnlearnRun(TrainingRun):
 
     method: Any = field(default=None, metadata={"help": "the loss", "class": MethodConfig})
     teacher: TeacherConfig = group(TeacherConfig, "teacher signal")
+    target: RecipeConfig = group(RecipeConfig, TARGET_HELP)
 
 
 COMMANDS: dict[str, type[Run]] = {
@@ -304,8 +307,8 @@ def is_sharded(run: Run) -> bool:
     return bool({"fsdp", "deepspeed"} & set(run.hardware.args))
 
 
-# Not part of a run's identity: where it is written, what it says, and how many processes share it.
-NOT_IN_HASH = (
+# Where a run is written, what it says, and how many processes share it.
+NOT_OF_RESULTS = (
     "name",
     "output_dir",
     "overwrite",
@@ -321,6 +324,15 @@ NOT_IN_HASH = (
     "hardware.slots",
     "train.report_to",
     "train.logging_steps",
+)
+# Not part of a run's identity: these, and the rates of which train.learning_rate is one.
+NOT_IN_HASH = (
+    *NOT_OF_RESULTS,
+    "train.learning_rates.none",
+    "train.learning_rates.lora",
+    "train.learning_rates.qlora",
+    "target.learning_rates.lora",
+    "target.learning_rates.qlora",
 )
 
 

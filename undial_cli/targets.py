@@ -15,11 +15,12 @@ from undial_cli.errors import UserError
 from undial_cli.evaluation.config import EvalConfig
 from undial_cli.schema import (
     AdapterConfig,
+    EvaluateRun,
     FinetuneRun,
     HardwareConfig,
-    RecipeConfig,
     Run,
     TrainConfig,
+    UnlearnRun,
     default_name,
     digest,
 )
@@ -100,12 +101,11 @@ def making(
         splits: what it is trained on.
         depends_on: what else its weights depend on (the rows, the base's weights), JSON-able.
     """
-    recipe = run.model.finetune
+    assert isinstance(run, UnlearnRun | EvaluateRun)
+    recipe = run.target
     made = FinetuneRun(
         command="finetune",
-        model=dataclasses.replace(
-            run.model, path=None, targets={}, unlearn=RecipeConfig(), adapter="none"
-        ),
+        model=dataclasses.replace(run.model, path=None, targets={}, adapter="none"),
         data=dataclasses.replace(
             run.data,
             train_split=list(splits),
@@ -123,15 +123,7 @@ def making(
         seed=run.seed,
         output_dir=str(cache_dir() / "models"),
         adapter=AdapterConfig(),
-        train=TrainConfig(
-            learning_rate=recipe.learning_rate.none,
-            batch_size=recipe.batch_size,
-            epochs=recipe.epochs,
-            warmup_steps=recipe.warmup_steps,
-            warmup_epochs=recipe.warmup_epochs,
-            scheduler=recipe.scheduler,
-            weight_decay=recipe.weight_decay,
-        ),
+        train=TrainConfig(**vars(recipe), learning_rate=recipe.learning_rates.none),
     )
     made.name = f"{default_name(made)}-{digest(depends_on)}"
     return made

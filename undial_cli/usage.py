@@ -117,7 +117,6 @@ def show_command(command: str) -> None:
         (key, f.metadata.get("help", ""))
         for key, _, f in walk(COMMANDS[command]())
         if key not in ("command", "method")
-        and not key.startswith(("model.unlearn", "model.finetune"))
     ]
     place = next(i for i, (key, _) in enumerate(rows) if key == "eval.sets") + 1
     rows[place:place] = [

@@ -48,6 +48,8 @@ def test_the_folder_of_a_sweep_does_not_depend_on_where_it_runs() -> None:
     assert sweep_of("unlearn", words).folder == sweep_of("unlearn", same).folder
     assert sweep_of("unlearn", words).folder != sweep_of("unlearn", ["seed=0,1"]).folder
     assert sweep_of("finetune", words).folder != sweep_of("unlearn", words).folder
+    rates = [sweep_of("unlearn", [f"train.learning_rates.none={r}"]).folder for r in ("1,2", "1,3")]
+    assert rates[0] != rates[1]
     named = sweep_of("unlearn", [*words, "hydra.sweep.dir=mine"]).folder
     assert named == Path("mine")
 

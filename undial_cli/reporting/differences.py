@@ -38,6 +38,7 @@ def differing(runs: Sequence[RunRecord]) -> list[str]:
     found = []
     for key in keys:
         lead = key.split(".")[0]
+        lead = "model" if lead == "target" else lead  # how it is made suits the model
         option = f"{lead}.name" if lead in OPTIONS and key != f"{lead}.name" else ""
         seen: dict[str, set[str]] = {}
         for settings in known:

@@ -31,7 +31,7 @@ from undial_cli.compose import (
     with_own_method,
 )
 from undial_cli.errors import UserError, bad_value
-from undial_cli.schema import NOT_IN_HASH, Run, digest, identity
+from undial_cli.schema import NOT_OF_RESULTS, Run, digest, identity
 from undial_cli.sweeping.executors import make_executor
 from undial_cli.sweeping.job import Job
 from undial_cli.sweeping.sweep import Executor, Sweep
@@ -57,10 +57,8 @@ def run_sweep(command: str, words: list[str], folder: str | None) -> int:
         raise config_errors.explain(error, command, words) from error
     sweep = sweep_of(command, words)
     assert sweep.folder is not None
-    if launcher.get("library") == "joblib":
-        slots = [f"hardware.slots={count_slots(launcher['n_jobs'])}"]
-    else:
-        slots = []
+    joblib = launcher.get("library") == "joblib"
+    slots = [f"hardware.slots={count_slots(launcher['n_jobs'])}"] if joblib else []
     carry_out = partial(run_batch, sweep, make_executor(launcher, sweep.folder), folder, slots)
     if searches:
         from undial_cli.sweeping.optimise import search
@@ -83,8 +81,9 @@ def read_sweep(
     for override in overrides:
         if override.is_hydra_override() and override.is_sweep_override():
             raise UserError(f"{override.input_line}: how runs are carried out cannot be swept")
-    chosen = [o for o in overrides if is_choice(o, folder) and not o.is_sweep_override()]
-    settings = compose_config(command, [str(o.input_line) for o in chosen], folder, True).hydra
+    fixed = [o for o in overrides if is_choice(o, folder) and not o.is_sweep_override()]
+    chosen = [str(o.input_line) for o in fixed]
+    settings = compose_config(command, chosen, folder, with_hydra=True).hydra
     launcher: Any = OmegaConf.to_container(settings.launcher, resolve=True)
     sweeper: Any = OmegaConf.to_container(settings.sweeper, resolve=True)
     params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
@@ -178,7 +177,7 @@ def objective(job: Job, metrics: dict[str, float]) -> float | list[float] | None
 def sweep_of(command: str, words: list[str]) -> Sweep:
     """The sweep of a command line: its folder follows from what is swept, not from where."""
     fixed = {key: value for key, _, value in (word.partition("=") for word in words)}
-    skipped = ("hydra/launcher", "hydra.launcher", "hydra.sweeper.n_", *NOT_IN_HASH)
+    skipped = ("hydra/launcher", "hydra.launcher", "hydra.sweeper.n_", *NOT_OF_RESULTS)
     what = sorted(word for word in words if not word.lstrip("+").startswith(skipped))
     given = fixed.get("hydra.sweep.dir")
     place = Path(fixed.get("output_dir", "outputs")).expanduser() / "sweep"

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from undial_cli import config_errors
 from undial_cli.compose import COMPOSITION_ERRORS, compose_config, config_dir
-from undial_cli.config_errors import causes
 from undial_cli.errors import UserError, bad_value, nearest
 from undial_cli.fields import check_value, walk
 from undial_cli.tables.config import OWN_KEYS, ReproduceConfig, TableConfig, labels
@@ -68,7 +66,7 @@ def read(words: list[str], folder: str | None) -> ReproduceConfig:
     try:
         asked: Any = OmegaConf.to_object(compose_config("reproduce", words, folder))
     except COMPOSITION_ERRORS as error:
-        raise explain(error, words) from error
+        raise config_errors.explain(error, "reproduce", words) from error
     assert isinstance(asked, ReproduceConfig)
     check(asked.table)
     return asked
@@ -78,30 +76,6 @@ def names_of(folder: str | None) -> list[str]:
     """The tables that there are."""
     folders = [config_dir(), *([Path(folder)] if folder else [])]
     return sorted({f.stem for place in folders for f in (place / "table").glob("*.yaml")})
-
-
-def explain(error: BaseException, words: list[str]) -> UserError:
-    """One line for what is wrong with a word of this command or with the table's file."""
-    chain = list(causes(error))
-    for cause in chain:
-        if isinstance(cause, MissingConfigException) and cause.options:
-            group, _, name = str(cause.missing_cfg_file).rpartition("/")
-            return bad_value(group, name, list(cause.options))
-    keyed = [c for c in chain if isinstance(c, OmegaConfBaseException) and c.full_key]
-    if keyed:
-        key = str(keyed[-1].full_key)
-        given = next((w.partition("=")[2] for w in words if w.startswith(f"{key}=")), None)
-        kinds = {"plan": "true or false", "seeds": "a list of integers such as [0,1,2]"}
-        kinds |= {"rows": "a list of labels such as [undial,npo]"}
-        if given is not None:
-            return bad_value(key, given, kinds.get(key.partition("[")[0], "a text"))
-        for start, allowed in kinds.items():
-            word = next((w for w in words if w.startswith(f"{start}=")), None)
-            if key.startswith(start) and word:
-                return bad_value(start, word.partition("=")[2], allowed)
-        line = str(keyed[-1].msg or keyed[-1]).strip().splitlines()[0]
-        return UserError(f"{key}: {line}")
-    return UserError(str(chain[-1]).strip().splitlines()[0])
 
 
 def check(table: TableConfig) -> None:
