@@ -21,12 +21,6 @@ from undial_cli.losses.chunked import Projection
 
 HeadJob = Callable[[Tensor, Projection], Tensor]
 
-# Config fields by which models cap or scale their logits after the head.
-AFTER_HEAD = (
-    "final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap",
-    "logit_scale", "logits_scaling", "lm_head_multiplier",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class After:
@@ -35,17 +29,20 @@ class After:
     `families`: those that do it so (none: whoever has the field; `check_head` tries it).
     """
 
-    name: str
     families: tuple[str, ...]
     off: float | None
     effect: Callable[[float], dict[str, float]]
 
 
-KNOWN = (
-    After("final_logit_softcapping", (), None, lambda value: {"cap": value}),
-    After("logit_scale", ("cohere",), 1.0, lambda value: {"scale": value}),
-    After("logits_scaling", ("granite",), 1.0, lambda value: {"scale": 1 / value}),
-)
+# Config fields by which models cap or scale their logits after the head; None: not supported.
+AFTER_HEAD: dict[str, After | None] = {
+    "final_logit_softcapping": After((), None, lambda value: {"cap": value}),
+    "logit_scale": After(("cohere",), 1.0, lambda value: {"scale": value}),
+    "logits_scaling": After(("granite",), 1.0, lambda value: {"scale": 1 / value}),
+    "logits_soft_cap": None,
+    "output_logit_soft_cap": None,
+    "lm_head_multiplier": None,
+}
 
 
 class TargetHead(nn.Linear):
@@ -87,11 +84,10 @@ def install_head(model: PreTrainedModel) -> None:
     head.__class__ = TargetHead
     target = output_head(model)
     config = model.config.get_text_config(decoder=True)
-    for name in AFTER_HEAD:
+    for name, known in AFTER_HEAD.items():
         value = getattr(config, name, None)
         if value in (None, 1, 1.0):
             continue
-        known = next((a for a in KNOWN if a.name == name), None)
         if known is None or not kind.startswith(known.families or ""):
             raise UserError(f"model of type '{kind}': {name} after the head is not supported")
         target.after = (model if hasattr(model, name) else config, name, known.off)
