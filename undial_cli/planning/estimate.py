@@ -1,7 +1,7 @@
 """How long runs that are missing will take: by those that are finished, else by stated facts.
 
 For a table whose model and data may be nowhere near. A test holds the operations that are counted
-from facts against those of a replay. Measures nothing.
+from facts against those of a replay. Measures nothing and imports no torch.
 """
 
 from __future__ import annotations
