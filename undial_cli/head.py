@@ -106,7 +106,6 @@ def why_not_causal(model: PreTrainedModel) -> str | None:
     return None
 
 
-@torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
     """Try a model on a few tokens: a job must see every position, and its result come out as it is.
 
@@ -114,14 +113,12 @@ def check_head(model: PreTrainedModel) -> None:
         UserError: the model does not run on plain tokens, looks at tokens to come, uses its head
             not once for every position, or changes its logits otherwise than its head is known to.
     """
-    kind, training = model.config.model_type, model.training
+    kind = model.config.model_type
     try:
-        with torch.random.fork_rng(devices=[]):
+        with frozen(model), torch.random.fork_rng(devices=[]):
             reason = head_fault(model)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = f"it does not run on a row of plain tokens ({first_line(error)[:120]})"
-    finally:
-        model.train(training)
     if reason is not None:
         raise UserError(f"model of type '{kind}': {reason}")
 
@@ -173,6 +170,18 @@ def gap(found: Tensor, expected: Tensor) -> float:
 def output_head(model: nn.Module) -> TargetHead:
     """The `TargetHead` somewhere inside a (wrapped, adapted) model."""
     return next(m for m in model.modules() if isinstance(m, TargetHead))
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; the former mode comes back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 @contextlib.contextmanager

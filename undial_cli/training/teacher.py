@@ -8,8 +8,7 @@ what it keeps lies in the user's cache folder for other runs on the same target 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +20,7 @@ from undial_cli import distributed
 from undial_cli.data.collate import EMPTY, Batch, by_length
 from undial_cli.data.encode import Example
 from undial_cli.errors import WorldError
-from undial_cli.head import head_job, output_head
+from undial_cli.head import frozen, head_job, output_head
 from undial_cli.losses.chunked import Projection, compute_dtype
 from undial_cli.losses.fused import sequence_logps
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS, Signal
@@ -77,18 +76,6 @@ def look(model: nn.Module, batch: Batch, needs: Needs, layer: int | None = None)
         hidden_ND = forward(model, batch)
     signal.hidden_ND = hidden_ND if TEACHER_LOGITS in needs else None
     return signal
-
-
-@contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; the former mode comes back."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
 
 
 class AdapterTeacher:
