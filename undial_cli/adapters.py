@@ -31,6 +31,11 @@ MERGED_WITHIN = {
 PROBES = 8
 
 
+def base_of(model: Any) -> Any:
+    """The model itself, without the adapter around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def reason_of(error: Exception) -> str:
     """The first words of a library's error, on one line."""
     words = " ".join(str(error).split()) or type(error).__name__
@@ -301,8 +306,7 @@ def without_adapter(module: Any) -> Any:
 
 def head_weight(model: Any) -> Tensor:
     """The weight [V, D] of a (perhaps adapted) model's head."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return without_adapter(base.get_output_embeddings()).weight
+    return without_adapter(base_of(model).get_output_embeddings()).weight
 
 
 def is_tied(model: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from undial_cli import ui
+from undial_cli.adapters import base_of
 from undial_cli.data.encode import Example
 from undial_cli.errors import UserError
 
@@ -38,7 +39,7 @@ def positions_of(model: Any) -> int | None:
 
     A table is an embedding beside the tokens' own (some begin at 2), or a buffer of that size.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     config = base.config.get_text_config()
     if config.model_type == "mpt":  # makes its ALiBi of this size anew in every forward
         return config.max_seq_len

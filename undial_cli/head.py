@@ -21,12 +21,6 @@ from undial_cli.losses.chunked import Projection
 
 HeadJob = Callable[[Tensor, Projection], Tensor]
 
-# Config fields by which models cap or scale their logits after the head.
-AFTER_HEAD = (
-    "final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap",
-    "logit_scale", "logits_scaling", "lm_head_multiplier",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class After:
@@ -35,17 +29,20 @@ class After:
     `families`: those that do it so (none: whoever has the field; `check_head` tries it).
     """
 
-    name: str
     families: tuple[str, ...]
     off: float | None
     effect: Callable[[float], dict[str, float]]
 
 
-KNOWN = (
-    After("final_logit_softcapping", (), None, lambda value: {"cap": value}),
-    After("logit_scale", ("cohere",), 1.0, lambda value: {"scale": value}),
-    After("logits_scaling", ("granite",), 1.0, lambda value: {"scale": 1 / value}),
-)
+# Config fields by which models cap or scale their logits after the head; None: not supported.
+AFTER_HEAD: dict[str, After | None] = {
+    "final_logit_softcapping": After((), None, lambda value: {"cap": value}),
+    "logit_scale": After(("cohere",), 1.0, lambda value: {"scale": value}),
+    "logits_scaling": After(("granite",), 1.0, lambda value: {"scale": 1 / value}),
+    "logits_soft_cap": None,
+    "output_logit_soft_cap": None,
+    "lm_head_multiplier": None,
+}
 
 
 class TargetHead(nn.Linear):
@@ -87,11 +84,10 @@ def install_head(model: PreTrainedModel) -> None:
     head.__class__ = TargetHead
     target = output_head(model)
     config = model.config.get_text_config(decoder=True)
-    for name in AFTER_HEAD:
+    for name, known in AFTER_HEAD.items():
         value = getattr(config, name, None)
         if value in (None, 1, 1.0):
             continue
-        known = next((a for a in KNOWN if a.name == name), None)
         if known is None or not kind.startswith(known.families or ""):
             raise UserError(f"model of type '{kind}': {name} after the head is not supported")
         target.after = (model if hasattr(model, name) else config, name, known.off)
@@ -110,7 +106,6 @@ def why_not_causal(model: PreTrainedModel) -> str | None:
     return None
 
 
-@torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
     """Try a model on a few tokens: a job must see every position, and its result come out as it is.
 
@@ -118,14 +113,12 @@ def check_head(model: PreTrainedModel) -> None:
         UserError: the model does not run on plain tokens, looks at tokens to come, uses its head
             not once for every position, or changes its logits otherwise than its head is known to.
     """
-    kind, training = model.config.model_type, model.training
+    kind = model.config.model_type
     try:
-        with torch.random.fork_rng(devices=[]):
+        with frozen(model), torch.random.fork_rng(devices=[]):
             reason = head_fault(model)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = f"it does not run on a row of plain tokens ({first_line(error)[:120]})"
-    finally:
-        model.train(training)
     if reason is not None:
         raise UserError(f"model of type '{kind}': {reason}")
 
@@ -177,6 +170,18 @@ def gap(found: Tensor, expected: Tensor) -> float:
 def output_head(model: nn.Module) -> TargetHead:
     """The `TargetHead` somewhere inside a (wrapped, adapted) model."""
     return next(m for m in model.modules() if isinstance(m, TargetHead))
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; the former mode comes back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from undial_cli import contrastive
 from undial_cli.adapters import (
     add_lora,
     attach,
+    base_of,
     base_of_adapter,
     held_rows,
     merge,
@@ -33,11 +34,6 @@ from undial_cli.errors import UserError
 from undial_cli.head import check_head, install_head
 from undial_cli.schema import AdapterConfig, ModelConfig
 from undial_cli.sources import CONFIG_FILES, Source, model_source
-
-
-def base_of(model: Any) -> Any:
-    """The model itself, without the adapter around it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def position_argument(model: Any, positions_BT: Tensor) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from undial_cli.data.encode import Example
 from undial_cli.losses.positions import IGNORE
@@ -23,17 +24,17 @@ LEAST_SHARED = 8
 
 def pad(examples: list[Example], pad_id: int) -> dict[str, Tensor]:
     """Right-padded input_ids, attention_mask and labels: [B, T] int64."""
-    length = max(len(e.input_ids) for e in examples)
-    shape = (len(examples), length)
-    input_ids = torch.full(shape, pad_id)
-    labels = torch.full(shape, IGNORE)
-    mask = torch.zeros(shape, dtype=torch.long)
-    for row, example in enumerate(examples):
-        size = len(example.input_ids)
-        input_ids[row, :size] = torch.tensor(example.input_ids)
-        labels[row, :size] = torch.tensor(example.labels)
-        mask[row, :size] = 1
-    return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+    return {
+        "input_ids": stacked([e.input_ids for e in examples], pad_id),
+        "attention_mask": stacked([[1] * len(e.input_ids) for e in examples], 0),
+        "labels": stacked([e.labels for e in examples], IGNORE),
+    }
+
+
+def stacked(rows: list[list[int]], fill: int, side: str = "right") -> Tensor:
+    """Rows of token ids, filled up at one side: [B, T] int64."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=fill, padding_side=side)
 
 
 @dataclass
@@ -72,11 +73,8 @@ class Batch:
 
 def padded(examples: list[Example], indices: list[int]) -> Batch:
     """A micro-batch as right-padded rows [B, T]; causal attention needs no mask for it."""
-    length = max(len(e.input_ids) for e in examples)
-    input_ids = torch.zeros(len(examples), length, dtype=torch.long)
-    for row, example in enumerate(examples):
-        input_ids[row, : len(example.input_ids)] = torch.tensor(example.input_ids)
-    starts = [row * length for row in range(len(examples))]
+    input_ids = stacked([e.input_ids for e in examples], 0)
+    starts = [row * input_ids.shape[1] for row in range(len(examples))]
     return batch_of(input_ids, examples, indices, starts)
 
 
@@ -128,13 +126,10 @@ def shared_length(examples: list[Example]) -> int:
 
 def pad_left(prompts: list[list[int]], pad_id: int) -> dict[str, Tensor]:
     """Left-padded prompts for generation: input_ids and attention_mask, [B, T]."""
-    length = max(map(len, prompts))
-    input_ids = torch.full((len(prompts), length), pad_id)
-    mask = torch.zeros((len(prompts), length), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, length - len(prompt) :] = torch.tensor(prompt)
-        mask[row, length - len(prompt) :] = 1
-    return {"input_ids": input_ids, "attention_mask": mask}
+    return {
+        "input_ids": stacked(prompts, pad_id, "left"),
+        "attention_mask": stacked([[1] * len(prompt) for prompt in prompts], 0, "left"),
+    }
 
 
 def pad_token(tokenizer: object) -> int:

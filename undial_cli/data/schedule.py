@@ -96,7 +96,10 @@ class Schedule(Dataset):
     ) -> None:
         self.sets, self.dealing, self.make_batch = sets, dealing, make_batch
         known = samples or {}
-        drawable = {name: known.get(name) or alone(part) for name, part in sets.items()}
+        drawable = {
+            name: known.get(name) or [[(i,)] for i in range(len(part))]
+            for name, part in sets.items()
+        }
         self.sizes = {name: len({s[0][0] for s in part}) for name, part in drawable.items()}
         self.steps_per_epoch = math.ceil(len(drawable[anchor]) / batch_size)
         self.steps = steps or max(1, round(epochs * self.steps_per_epoch))
@@ -152,8 +155,3 @@ class Schedule(Dataset):
             chosen = [examples[i] if i >= 0 else EMPTY for i in indices]
             batch[name] = self.make_batch(chosen, indices)
         return batch
-
-
-def alone(examples: list[Example]) -> list[Sample]:
-    """Every example as a sample of its own."""
-    return [[(i,)] for i in range(len(examples))]

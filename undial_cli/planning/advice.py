@@ -6,7 +6,7 @@ Knows which settings there are, and nothing of how a plan is made.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,7 +44,9 @@ def advice(
             found[words] = bytes_taken
         return bytes_taken
 
-    for micro in smaller(plan.micro):
+    micro = plan.micro
+    while micro > 1:
+        micro //= 2
         if peak(f"hardware.micro_batch_size={micro}", hardware__micro_batch_size=micro) <= usable:
             break
         if micro > 1:  # a smaller one takes less still
@@ -63,10 +65,3 @@ def advice(
     if torch.cuda.device_count() > 1 and on_gpu and not is_sharded(run):
         peak("hardware=fsdp", hardware__args={"fsdp": True}, hardware__num_processes=None)
     return sorted(found.items(), key=lambda item: item[1])
-
-
-def smaller(micro: int) -> Iterator[int]:
-    """Half a micro-batch's sequences, a quarter, and so on to one."""
-    while micro > 1:
-        micro //= 2
-        yield micro

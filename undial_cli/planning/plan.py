@@ -10,7 +10,6 @@ the making of the target.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,7 +129,12 @@ def make(
     failure: Exception | None = None
     for replayed in dict.fromkeys((device, torch.device("cpu"))):
         try:
-            replay, model = Replay(replayed), blank(run, path)
+            with torch.device("meta"):
+                model: Any = models.blank_model(run.model, path).eval()
+                if run.adapter.name == "qlora":
+                    quantise(model)
+                model = models.adapt(model, run.adapter, run.seed)
+            replay = Replay(replayed)
             replay.bring(model)
             # All on this thread, in which the replay is open.
             with replay, torch.autograd.set_multithreading_enabled(False):
@@ -158,16 +162,17 @@ def rehearse(
     cache: TeacherConfig,
 ) -> Plan:
     """Training in the order in which it happens."""
-    processes, base = world(run), models.base_of(model)
+    # How many will share the run, also where the others are still to be started.
+    processes = distributed.world() if distributed.joined() else launch.num_processes(run)
+    base = models.base_of(model)
     memory = Memory(weights=replay.level)
     if run.train.lean == "auto":
         lean.make_lean(base)
     packs = is_packed(run, model)
     dealing = deal(run.train.batch_size, processes, run.hardware.micro_batch_size)
-    # The micro-batches of all processes, also where the others are still to be started.
     alone = dataclasses.replace(run.hardware, micro_batch_size=dealing.micro)
+    alike = dataclasses.replace(run, hardware=alone)  # the micro-batches of all processes
     choose_parameters(model, method)
-    alike = dataclasses.replace(run, hardware=alone)
     schedule = make_schedule(alike, sets, samples, anchor, packs)
     with replay.measured() as made:
         teacher = make_teacher(run, cache, model, method.terms(), schedule, "")
@@ -177,7 +182,8 @@ def rehearse(
     memory.host = signal - held.kept
 
     rehearsal = Rehearsal(replay, run, model, method, packs, schedule, teacher, memory)
-    batches = list(micro_batches(schedule))
+    starts = range(0, len(schedule), dealing.micro)
+    batches = [[schedule[i] for i in range(start, start + dealing.micro)] for start in starts]
     tokens = [tokens_of(schedule, rows, packs) for rows in batches]
     place = max(range(len(batches)), key=lambda i: max(tokens[i]))
     largest, most = batches[place], max(tokens[place])
@@ -204,27 +210,6 @@ def rehearse(
             one, sum(map(sum, tokens)) / sum(tokens[place]) / schedule.steps / processes
         ),
     )
-
-
-def world(run: TrainingRun) -> int:
-    """How many processes will share the run."""
-    return distributed.world() if distributed.joined() else launch.num_processes(run)
-
-
-def blank(run: TrainingRun, path: str) -> Any:
-    """The run's model with its adapter, as it is before training, on the meta device."""
-    with torch.device("meta"):
-        model = models.blank_model(run.model, path).eval()
-        if run.adapter.name == "qlora":
-            quantise(model)
-        return models.adapt(model, run.adapter, run.seed)
-
-
-def micro_batches(schedule: Schedule) -> Iterator[list[dict[str, tuple[int, ...]]]]:
-    """The rows of each micro-batch of a schedule."""
-    micro = schedule.dealing.micro
-    for start in range(0, len(schedule), micro):
-        yield [schedule[row] for row in range(start, start + micro)]
 
 
 def tokens_of(schedule: Schedule, rows: list[dict[str, tuple[int, ...]]], packs: bool) -> list[int]:

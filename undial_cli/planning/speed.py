@@ -5,12 +5,12 @@ Knows nothing of models; the shape of a matrix product is given.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils.benchmark import Timer
 
 from undial_cli.planning.replay import Cost
 
@@ -45,33 +45,16 @@ def measure(
     there = torch.randn(product[0], outer, device=device).to(dtype)
     one = torch.ones(1, device=device)
     return Speed(
-        2 * rows * inner * outer / least_seconds(lambda: left @ right, device) / sharing,
-        2 * there.nbytes / least_seconds(lambda: nn.functional.silu(there), device) / sharing,
-        1 / least_seconds(lambda: one + 1, device, wait=False) / HOST_CALLS,
+        2 * rows * inner * outer / least_seconds(lambda: left @ right) / sharing,
+        2 * there.nbytes / least_seconds(lambda: nn.functional.silu(there)) / sharing,
+        1 / least_seconds(lambda: one + 1) / HOST_CALLS,
     )
 
 
-def least_seconds(
-    work: Callable[[], object], device: torch.device, budget: float = 0.2, wait: bool = True
-) -> float:
-    """The shortest time of a piece of work, repeated for `budget` seconds.
-
-    Args:
-        wait: for a GPU to be done with it.
-    """
-
-    def done() -> float:
-        if device.type == "cuda" and wait:
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    work()
-    best, end = float("inf"), done() + budget
-    while best == float("inf") or time.perf_counter() < end:
-        start = done()
-        work()
-        best = min(best, done() - start)
-    return best
+def least_seconds(work: Callable[[], object]) -> float:
+    """The shortest time of a piece of work, repeated for a moment."""
+    timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
+    return min(timer.blocked_autorange().times)
 
 
 def seconds(cost: Cost, speed: Speed, device: torch.device) -> float:

@@ -30,8 +30,11 @@ def check_training(run: TrainingRun) -> None:
     from transformers.training_args import OptimizerNames
 
     schedulers = [s.value for s in SchedulerType if s.value not in WAITING]
-    check_word("train.scheduler", run.train.scheduler, schedulers)
-    check_word("train.optim", run.train.optim, [o.value for o in OptimizerNames])
+    if run.train.scheduler not in schedulers:
+        raise bad_value("train.scheduler", run.train.scheduler, schedulers)
+    optimisers = [o.value for o in OptimizerNames]
+    if run.train.optim not in optimisers:
+        raise bad_value("train.optim", run.train.optim, optimisers)
     for name, value in run.train.args.items():
         check_argument(f"train.args.{name}", name, value)
     for name, value in run.hardware.args.items():
@@ -58,12 +61,6 @@ def check_argument(key: str, name: str, value: object) -> None:
     check_argument_type(key, name, value)
 
 
-def check_word(key: str, value: str, allowed: list[str]) -> None:
-    """Raise UserError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise bad_value(key, value, allowed)
-
-
 def training_arguments(run: TrainingRun, schedule: Schedule, folder: Path) -> TrainingArguments:
     """The arguments under which the schedule is one epoch, read sequentially."""
     train, dealing = run.train, schedule.dealing
@@ -79,9 +76,7 @@ def argument_fields(
 ) -> dict[str, Any]:
     """Every field that is not left at its default."""
     train, precision = run.train, autocast_dtype(run)
-    extra: dict[str, Any] = {}
-    if train.activation_checkpointing:
-        extra["activation_checkpointing"] = True
+    checkpointing = {"activation_checkpointing": True} if train.activation_checkpointing else {}
     return {
         "output_dir": folder,
         "per_device_train_batch_size": micro,
@@ -107,7 +102,7 @@ def argument_fields(
         "logging_nan_inf_filter": False,
         "save_total_limit": 1,
         "ddp_find_unused_parameters": False,
-        **extra,
+        **checkpointing,
         **train.args,
         **run.hardware.args,
     }

@@ -12,6 +12,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from undial_cli import ui
 from undial_cli.data.encode import Example
 from undial_cli.evaluation.scoring import Score, score
+from undial_cli.head import frozen
 from undial_cli.schema import StopConfig
 from undial_cli.training.callbacks import Watcher, read_metrics
 
@@ -27,19 +28,18 @@ def measure(
     Perplexity is the exponential of the mean over texts of their mean token loss, probability the
     mean over answers of the exponential of minus theirs.
     """
-    training, figures = model.training, {}
+    figures = {}
 
     def scores(examples: list[Example]) -> list[Score]:
         return [s for (s,) in score(model, [[e] for e in examples], batch_size, 0)]
 
-    model.eval()
-    if stop.perplexity_ratio is not None:
-        losses = [s.ce for s in scores(texts)]
-        figures[PERPLEXITY] = math.exp(min(sum(losses) / len(losses), 700))
-    if stop.forget_probability is not None:
-        chances = [math.exp(-s.ce) for s in scores(forget)]
-        figures[PROBABILITY] = sum(chances) / len(chances)
-    model.train(training)
+    with frozen(model):
+        if stop.perplexity_ratio is not None:
+            losses = [s.ce for s in scores(texts)]
+            figures[PERPLEXITY] = math.exp(min(sum(losses) / len(losses), 700))
+        if stop.forget_probability is not None:
+            chances = [math.exp(-s.ce) for s in scores(forget)]
+            figures[PROBABILITY] = sum(chances) / len(chances)
     return figures
 
 

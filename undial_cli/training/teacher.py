@@ -8,8 +8,7 @@ what it keeps lies in the user's cache folder for other runs on the same target 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +20,7 @@ from undial_cli import distributed
 from undial_cli.data.collate import EMPTY, Batch, by_length
 from undial_cli.data.encode import Example
 from undial_cli.errors import WorldError
-from undial_cli.head import head_job, output_head
+from undial_cli.head import frozen, head_job, output_head
 from undial_cli.losses.chunked import Projection, compute_dtype
 from undial_cli.losses.targets import Signal, Targets
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS
@@ -83,18 +82,6 @@ def look(model: nn.Module, batch: Batch, needs: Needs, layer: int | None = None)
         hidden_ND = forward(model, batch)
     signal.hidden_ND = hidden_ND if TEACHER_LOGITS in needs else None
     return signal
-
-
-@contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; the former mode comes back."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
 
 
 class AdapterTeacher:
@@ -242,35 +229,30 @@ class CachedTeacher:
         advance: Callable[[int], None],
         device: torch.device,
     ) -> None:
-        """Ask the teacher about samples of a set, this process about its share of the batches."""
+        """Ask the teacher about samples of a set, this process about its share of the batches.
+
+        What it says is kept.
+        """
         batches = batches_of(kept.examples, missing, TOKENS.get(device.type, TOKENS["cuda"]))
         world = distributed.world()
         for turn in range(0, len(batches), world):
             turns = batches[turn : turn + world]
             chosen = turns[distributed.rank()] if distributed.rank() < len(turns) else []
-            self.keep(model, kept, chosen, collate, device)
+            examples = [kept.examples[i] for i in chosen] or [EMPTY]
+            batch = collate(examples, chosen or [-1]).to(device)
+            signal = look(model, batch, kept.needs, kept.layer)
+            by_need: dict[str, tuple[Tensor, ...]] = {}
+            if signal.hidden_ND is not None:
+                by_need[TEACHER_LOGITS] = signal.hidden_ND.cpu().split(batch.counts)
+            if signal.layer_ND is not None:
+                by_need[TEACHER_LAYER] = signal.layer_ND.cpu().split(batch.counts)
+            if signal.logps_B is not None:
+                by_need[REFERENCE_LOGPS] = signal.logps_B.cpu()[:, None, None].unbind()
+            for need, parts in by_need.items():
+                for i, part in zip(chosen, parts, strict=False):
+                    kept.rows[need].put(i, part)
             advance(sum(map(len, turns)))
         distributed.barrier()
-
-    def keep(
-        self,
-        model: nn.Module,
-        kept: Kept,
-        chosen: list[int],
-        collate: Collate,
-        device: torch.device,
-    ) -> None:
-        """Ask the teacher about some samples and keep what it says."""
-        examples = [kept.examples[i] for i in chosen] or [EMPTY]
-        batch = collate(examples, chosen or [-1]).to(device)
-        signal = look(model, batch, kept.needs, kept.layer)
-        for need, found in ((TEACHER_LOGITS, signal.hidden_ND), (TEACHER_LAYER, signal.layer_ND)):
-            parts = [] if found is None else found.cpu().split(batch.counts)
-            for i, part in zip(chosen, parts, strict=False):
-                kept.rows[need].put(i, part)
-        if signal.logps_B is not None:
-            for place, i in enumerate(chosen):
-                kept.rows[REFERENCE_LOGPS].put(i, signal.logps_B[place : place + 1].cpu()[None])
 
     def signal(
         self, model: nn.Module, name: str, batch: Batch, needs: Needs, layer: int | None = None

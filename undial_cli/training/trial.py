@@ -10,6 +10,7 @@ import contextlib
 import copy
 import importlib.util
 import typing
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -126,13 +127,11 @@ def try_out(run: TrainingRun, fields: dict[str, Any]) -> None:
         )
 
 
-class refusing(contextlib.AbstractContextManager):
+@contextlib.contextmanager
+def refusing(key: str) -> Iterator[None]:
     """Turns what a library raises into one line that begins with a key."""
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception):
-            text = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"{self.key}: {text}") from error
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{key}: {text}") from error
