@@ -12,7 +12,7 @@ from typing import Any
 from undial_cli.evaluation.config import FORGET
 from undial_cli.reporting import names, precision
 from undial_cli.reporting.collect import RunRecord, flat, part, requests_of
-from undial_cli.reporting.differences import NOT_TOLD, as_text
+from undial_cli.reporting.differences import NOT_TOLD, as_text, typed
 from undial_cli.reporting.precision import Results, Statistics
 from undial_cli.reporting.samples import TEXTS
 from undial_cli.reporting.sheet import Cell, Column, Row, Sheet, text_sheet
@@ -200,19 +200,13 @@ def of_many(runs: Sequence[RunRecord], keys: Sequence[str]) -> Sheet:
         above.append(Row([Cell(title), *[Cell()] * (lead - 1), *cells]))
     rows = []
     for run in runs:
-        cells = [setting_cell(run, key) for key in keys] or [Cell(run.label)]
+        cells = [
+            Cell(typed(run.values.get(key, "–")), names.number(run.values.get(key))) for key in keys
+        ] or [Cell(run.label)]
         cells += [Cell(run.status), Cell(names.seconds(run.seconds), run.seconds)]
         model = Model("", run.figures(), precision.statistics_of(run.results))
         rows.append(Row(cells + [figure_cell(n, model) for n in metrics], hint=run.label))
     return Sheet("", columns, rows, above, first=lead + MOST_MAIN)
-
-
-def setting_cell(run: RunRecord, key: str) -> Cell:
-    """What a run was given for a key; a number also where a sweep's word holds it."""
-    value = run.values.get(key)
-    number = names.number(value)
-    text = names.short(number if isinstance(value, str) and number is not None else value)
-    return Cell(text if key in run.values else "–", number)
 
 
 def unfinished(runs: Sequence[RunRecord]) -> Sheet:
