@@ -171,19 +171,14 @@ def headlines(run: RunRecord) -> list[list[str]]:
     ][:4]
 
 
-def main_metrics(metrics: Sequence[str]) -> list[str]:
-    """The metrics with the main ones first."""
-    known = list(dict.fromkeys(metrics))
-    first = [name for name in MAIN if name in known][:MOST_MAIN] or known[:MOST_MAIN]
-    return [*first, *(name for name in known if name not in first)]
-
-
 def of_many(runs: Sequence[RunRecord], keys: Sequence[str]) -> Sheet:
     """A row per run: its keys (or its label), status and time, then the metrics, main ones first.
 
     Above them the target and the retain model, where all runs share them.
     """
-    metrics = main_metrics([name for run in runs for name in metric_names(run)])
+    known = list(dict.fromkeys(name for run in runs for name in metric_names(run)))
+    first = [name for name in MAIN if name in known][:MOST_MAIN] or known[:MOST_MAIN]
+    metrics = list(dict.fromkeys([*first, *known]))
     columns = [
         Column(names.setting(key), names.number(runs[0].values.get(key)) is not None)
         for key in keys
@@ -206,7 +201,7 @@ def of_many(runs: Sequence[RunRecord], keys: Sequence[str]) -> Sheet:
         cells += [Cell(run.status), Cell(names.seconds(run.seconds), run.seconds)]
         model = Model("", run.figures(), precision.statistics_of(run.results))
         rows.append(Row(cells + [figure_cell(n, model) for n in metrics], hint=run.label))
-    return Sheet("", columns, rows, above, first=lead + MOST_MAIN)
+    return Sheet("", columns, rows, above, first=lead + len(first))
 
 
 def unfinished(runs: Sequence[RunRecord]) -> Sheet:
@@ -231,12 +226,16 @@ def questions(run: RunRecord, count: int) -> list[dict[str, Any]]:
 
 
 def examples(run: RunRecord) -> Sheet:
-    """A few samples with their answers, where text was stored; samples.jsonl has the whole."""
+    """A few samples with their answers, where text was stored."""
     chosen = questions(run, EXAMPLES)
     used = [key for key in TEXTS if any(isinstance(s.get(key), str) for s in chosen)]
-    rows = [[str(sample.get(key) or "–") for key in used] for sample in chosen]
-    shortened = [[t if len(t) <= LONGEST else f"{t[:LONGEST]} ..." for t in row] for row in rows]
-    return text_sheet([TEXTS[key] for key in used], shortened)
+    rows = [[shortened(sample.get(key) or "–", LONGEST) for key in used] for sample in chosen]
+    return text_sheet([TEXTS[key] for key in used], rows)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text that fits a cell or panel; samples.jsonl has the whole."""
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 def notes(runs: Sequence[RunRecord]) -> list[str]:
