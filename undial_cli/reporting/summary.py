@@ -83,7 +83,11 @@ def show(run: Run, folder: RunFolder) -> None:
     ui.say(table_of(run, results, models))
     if damage := precision.damage(results):
         ui.say(damage, "red")
-    if any(precision.is_weak(name, m.statistics.get(name)) for m in models for name in m.figures):
+    if any(
+        precision.is_weak(name, m.statistics.get(name))
+        for m in models
+        for name in results["metrics"]
+    ):
         hint = "" if run.eval.intervals else " (eval.intervals=true shows them)"
         ui.say(f"{precision.LEGEND}{hint}", "dim")
     compared = not isinstance(run, EvaluateRun | FinetuneRun)
