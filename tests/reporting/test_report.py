@@ -108,6 +108,21 @@ def test_a_page_asks_for_nothing_and_runs_its_own_script_only(tmp_path: Path) ->
     assert "url(" not in re.sub(r"url\(#", "", page)
 
 
+def test_a_table_of_runs_shows_the_main_metrics_first_and_the_rest_on_demand(
+    tmp_path: Path,
+) -> None:
+    figures = {f"x{n}": n / 10 for n in range(9)} | {"forget_rouge": 0.5, "retain_rouge": 0.75}
+    for rate in (1e-3, 1e-5):
+        write_run(tmp_path / "runs" / str(rate), learning_rate=rate, metrics=figures, samples=[])
+    page = page_of([tmp_path / "runs"], tmp_path / "report")
+    assert page.startswith("<!DOCTYPE html>")
+    heads = re.findall(r'<th scope="col" class="(n more|n|)">', page)
+    assert heads[:14] == ["n", "", "n", "n", "n", *["n more"] * 9]
+    twin = (tmp_path / "report" / "report.md").read_text()
+    assert "| 1e-3 | done | 12 s | 0.500 | 0.750 |\n" in twin
+    assert "x0" not in twin.split("## Settings")[0]
+
+
 def test_summary_of_a_run_has_before_after_retain_model_and_difference(tmp_path: Path) -> None:
     run = write_run(
         tmp_path / "run", samples=[], metrics={"forget_rouge": 0.3, "model_utility": None}

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.evaluation.config import FORGET
-from undial_cli.evaluation.figures import FIRST_SHOWN
 from undial_cli.reporting import names, precision
 from undial_cli.reporting.collect import RunRecord, flat, part, requests_of
-from undial_cli.reporting.differences import NOT_TOLD, as_text
+from undial_cli.reporting.differences import NOT_TOLD, as_text, typed
 from undial_cli.reporting.precision import Results, Statistics
 from undial_cli.reporting.samples import TEXTS
 from undial_cli.reporting.sheet import Cell, Column, Row, Sheet, text_sheet
@@ -165,19 +164,14 @@ def headlines(run: RunRecord) -> list[list[str]]:
     ][:4]
 
 
-def main_metrics(metrics: Sequence[str]) -> list[str]:
-    """The metrics with the main ones first."""
-    known = list(dict.fromkeys(metrics))
-    first = [name for name in FIRST_SHOWN if name in known][:MOST_MAIN] or known[:MOST_MAIN]
-    return [*first, *(name for name in known if name not in first)]
-
-
 def of_many(runs: Sequence[RunRecord], keys: Sequence[str]) -> Sheet:
     """A row per run: its keys (or its label), status and time, then the metrics, main ones first.
 
     Above them the target and the retain model, where all runs share them.
     """
-    metrics = main_metrics([name for run in runs for name in metric_names(run)])
+    known = list(dict.fromkeys(name for run in runs for name in metric_names(run)))
+    first = [name for name in FIRST_SHOWN if name in known][:MOST_MAIN] or known[:MOST_MAIN]
+    metrics = list(dict.fromkeys([*first, *known]))
     columns = [
         Column(names.setting(key), names.number(runs[0].values.get(key)) is not None)
         for key in keys
@@ -196,19 +190,13 @@ def of_many(runs: Sequence[RunRecord], keys: Sequence[str]) -> Sheet:
         above.append(Row([Cell(title), *[Cell()] * (lead - 1), *cells]))
     rows = []
     for run in runs:
-        cells = [setting_cell(run, key) for key in keys] or [Cell(run.label)]
+        cells = [
+            Cell(typed(run.values.get(key, "–")), names.number(run.values.get(key))) for key in keys
+        ] or [Cell(run.label)]
         cells += [Cell(run.status), Cell(names.seconds(run.seconds), run.seconds)]
         model = Model("", run.figures(), precision.statistics_of(run.results))
         rows.append(Row(cells + [figure_cell(n, model) for n in metrics], hint=run.label))
-    return Sheet("", columns, rows, above, first=lead + MOST_MAIN)
-
-
-def setting_cell(run: RunRecord, key: str) -> Cell:
-    """What a run was given for a key; a number also where a sweep's word holds it."""
-    value = run.values.get(key)
-    number = names.number(value)
-    text = names.short(number if isinstance(value, str) and number is not None else value)
-    return Cell(text if key in run.values else "–", number)
+    return Sheet("", columns, rows, above, first=lead + len(first))
 
 
 def unfinished(runs: Sequence[RunRecord]) -> Sheet:
@@ -233,12 +221,16 @@ def questions(run: RunRecord, count: int) -> list[dict[str, Any]]:
 
 
 def examples(run: RunRecord) -> Sheet:
-    """A few samples with their answers, where text was stored; samples.jsonl has the whole."""
+    """A few samples with their answers, where text was stored."""
     chosen = questions(run, EXAMPLES)
     used = [key for key in TEXTS if any(isinstance(s.get(key), str) for s in chosen)]
-    rows = [[str(sample.get(key) or "–") for key in used] for sample in chosen]
-    shortened = [[t if len(t) <= LONGEST else f"{t[:LONGEST]} ..." for t in row] for row in rows]
-    return text_sheet([TEXTS[key] for key in used], shortened)
+    rows = [[shortened(sample.get(key) or "–", LONGEST) for key in used] for sample in chosen]
+    return text_sheet([TEXTS[key] for key in used], rows)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text that fits a cell or panel; samples.jsonl has the whole."""
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 def notes(runs: Sequence[RunRecord]) -> list[str]:

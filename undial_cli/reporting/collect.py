@@ -181,7 +181,7 @@ def read_run(folder: Path) -> RunRecord:
         status=line_of(status.get("status")) or "unknown",
         reason=line_of(status.get("reason")),
         seconds=names.number(status.get("seconds")),
-        nested=read_yaml(folder / "run.yaml", problems),
+        nested=read_object(folder / "run.yaml", problems, parse_yaml),
         environment=read_object(folder / "environment.json", problems),
         problems=problems,
     )
@@ -203,60 +203,49 @@ def read_run(folder: Path) -> RunRecord:
     return run
 
 
-def read_whole(file: Path, parse: Callable[[str], Any], problems: list[str] | None) -> Any:
-    """A file's mapping; empty, with a note in `problems`, where there is none that can be read."""
+def attempt(file: Path, parse: Callable[[str], Any], problems: list[str] | None) -> Any:
+    """What `parse` makes of a file's text; None, with a note in `problems`, where it cannot."""
     try:
-        content = parse(file.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-        reason = "no JSON object" if file.suffix == ".json" else "no mapping"
+        return parse(file.read_bytes().decode("utf-8", errors="replace"))
     except FileNotFoundError:
         reason = "missing"
     except Exception as error:  # the YAML reader raises many kinds
         reason = f"cannot be read ({type(error).__name__})"
     if problems is not None:
         problems.append(f"{name_in_run(file)}: {reason}")
-    return {}
+    return None
 
 
-def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]:
+def read_object(
+    file: Path, problems: list[str] | None = None, parse: Callable[[str], Any] = json.loads
+) -> dict[str, Any]:
     """A JSON object; empty, with a note in `problems`, where there is none that can be read."""
-    return read_whole(file, json.loads, problems)
+    content = attempt(file, parse, problems)
+    if not isinstance(content, dict) and content is not None and problems is not None:
+        kind = "JSON object" if parse is json.loads else "mapping"
+        problems.append(f"{name_in_run(file)}: no {kind}")
+    return {str(k): v for k, v in content.items()} if isinstance(content, dict) else {}
 
 
-def read_yaml(file: Path, problems: list[str]) -> dict[str, Any]:
-    """A YAML mapping; empty, with a note, where there is none that can be read."""
+def parse_yaml(text: str) -> Any:
+    """The content of a YAML file, interpolations as they are."""
     from omegaconf import OmegaConf
 
-    content = read_whole(
-        file, lambda text: OmegaConf.to_container(OmegaConf.create(text)), problems
-    )
-    return {str(key): value for key, value in content.items()}
+    return OmegaConf.to_container(OmegaConf.create(text))
 
 
 def read_rows(file: Path, problems: list[str]) -> list[dict[str, Any]]:
     """The objects of a JSONL file up to the first line that is cut or broken; that is noted."""
-    try:
-        text = file.read_bytes().decode("utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        problems.append(f"{name_in_run(file)}: cannot be read ({type(error).__name__})")
-        return []
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+    text = attempt(file, str, problems) if file.exists() else None
+    rows: list[Any] = []
+    for number, line in enumerate((text or "").split("\n"), 1):
         try:
-            row = json.loads(line)
+            rows += [json.loads(line)] if line.strip() else []
         except ValueError:
-            problems.append(
-                f"{name_in_run(file)}: cut or broken at line {number}; read up to there"
-            )
+            where = f"{name_in_run(file)}: cut or broken at line {number}"
+            problems.append(f"{where}; read up to there")
             break
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def name_in_run(file: Path) -> str:

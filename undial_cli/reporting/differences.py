@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,9 +35,8 @@ def differing(runs: Sequence[RunRecord]) -> list[str]:
     (method.name), as the rest follows from the option.
     """
     known = [run.settings for run in runs if run.settings]
-    keys = [k for k in dict.fromkeys(itertools.chain(*known)) if k not in NOT_TOLD]
-    found = []
-    for key in keys:
+    different = []
+    for key in dict.fromkeys(itertools.chain(*known)):
         lead = key.split(".")[0]
         lead = "model" if lead == "target" else lead  # how it is made suits the model
         option = f"{lead}.name" if lead in OPTIONS and key != f"{lead}.name" else ""
@@ -45,41 +45,38 @@ def differing(runs: Sequence[RunRecord]) -> list[str]:
             if key in settings or not option:
                 owner = as_text(settings.get(option)) if option else ""
                 seen.setdefault(owner, set()).add(as_text(settings.get(key)))
-        if any(len(values) > 1 for values in seen.values()):
-            found.append(key)
+        if key not in NOT_TOLD and any(len(values) > 1 for values in seen.values()):
+            different.append(key)
     order = ("model.name", "data.name", "method.name")
-    return sorted(found, key=lambda k: (order.index(k) if k in order else 9, k == SEED))
+    return sorted(different, key=lambda k: (order.index(k) if k in order else 9, k == SEED))
 
 
 def describe(runs: Sequence[RunRecord]) -> list[str]:
     """Fill in `values`, `label` and `short` of runs; returns the keys that their tables show."""
-    by_sweep = [key for run in runs for key in run.values]
-    keys = list(dict.fromkeys(by_sweep)) or differing(runs)[:MOST_KEYS]
+    by_sweep = list(dict.fromkeys(key for run in runs for key in run.values))
+    chosen = {} if by_sweep else {k.removesuffix(".name"): k for k in differing(runs)[:MOST_KEYS]}
+    seen: Counter[str] = Counter()
     for run in runs:
-        if not by_sweep:
-            run.values = {
-                key.removesuffix(".name"): run.settings[key] for key in keys if key in run.settings
-            }
-        told = " ".join(f"{key}={names.short(value)}" for key, value in run.values.items())
-        run.label = run.label or told or run.folder.name
+        run.values |= {k: run.settings[key] for k, key in chosen.items() if key in run.settings}
+        words = " ".join(f"{key}={names.short(value)}" for key, value in run.values.items())
+        run.label = run.label or words or run.folder.name
         run.short = readable(run.values) or (run.group if len(runs) == 1 else run.folder.name)
-    seen: dict[str, int] = {}
-    for run in runs:
-        seen[run.short] = seen.get(run.short, 0) + 1
-        if seen[run.short] > 1:
-            run.short = f"{run.short} ({seen[run.short]})"
-    return keys if by_sweep else [key.removesuffix(".name") for key in keys]
+        seen[run.short] += 1
+        run.short += f" ({seen[run.short]})" if seen[run.short] > 1 else ""
+    return by_sweep or list(chosen)
 
 
 def readable(values: dict[str, Any]) -> str:
     """Values in words: "npo, learning rate 1e-4, seed 1"."""
-    found = []
-    for key, value in values.items():
-        number = names.number(value)
-        text = names.short(number if isinstance(value, str) and number is not None else value)
-        lone = key in OPTIONS or key == "experiment"
-        found.append(text if lone else f"{names.setting(key)} {text}")
-    return ", ".join(found)
+    alone = (*OPTIONS, "experiment")
+    words = {key: "" if key in alone else f"{names.setting(key)} " for key in values}
+    return ", ".join(f"{words[key]}{typed(value)}" for key, value in values.items())
+
+
+def typed(value: Any) -> str:
+    """A value as one types it; a number also where a sweep's word holds it."""
+    number = names.number(value)
+    return names.short(number if isinstance(value, str) and number is not None else value)
 
 
 def swept_numbers(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:

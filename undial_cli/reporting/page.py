@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import re
 from collections import Counter
@@ -37,6 +36,7 @@ def fill(template: str, view: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
     environment.filters |= {"markdown": markdown, "quoted": quoted, "fenced": fenced}
     text = environment.get_template(template).render(view)
     return without_surrogates(text).rstrip() + "\n"
@@ -45,14 +45,6 @@ def fill(template: str, view: dict[str, Any]) -> str:
 def without_surrogates(text: str) -> str:
     """Text that can be written as UTF-8: half characters replaced."""
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
-
-
-def safe_json(content: Any) -> str:
-    """JSON that can stand in a script element: no character that ends it or begins a tag."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
 
 
 def render(
@@ -100,7 +92,7 @@ def render(
         ],
         "environments": cells.environments(runs),
         "notes": notes,
-        "data": Markup(without_surrogates(safe_json(packed))),
+        "data": packed,
         "css": Markup(css),
         "script": Markup(script),
         "script_hash": f"sha256-{base64.b64encode(digest).decode()}",

@@ -16,6 +16,7 @@ from undial_cli.planning.advice import advice
 from undial_cli.planning.estimate import duration
 from undial_cli.planning.plan import Plan
 from undial_cli.planning.speed import measure, seconds
+from undial_cli.reporting.sheet import Cell, Column, Row, Sheet, on_screen
 from undial_cli.schema import TrainingRun
 
 # The share of a device's memory that tensors can be expected to get.
@@ -61,12 +62,9 @@ def table_of(run: TrainingRun, plan: Plan) -> Table:
     """The memory of one device, item by item."""
     memory, kind = plan.memory, plan.device.type
     each = kind if plan.processes == 1 else f"each of {plan.processes} {kind} processes"
-    table = Table(title=f"plan: {run.command} {run.model.name} on {run.data.name}")
-    table.title_justify = "left"
-    table.add_column(f"memory of {each}" + (" (estimate)" if plan.rough else ""))
-    table.add_column("bytes", justify="right")
+    title = f"memory of {each}" + (" (estimate)" if plan.rough else "")
     micro = f"{plan.sequences} sequences, {plan.tokens} tokens"
-    rows = [
+    items = [
         (f"weights, {millions(plan.parameters)} in {run.model.dtype}", memory.weights),
         ("teacher's head, frozen", memory.teacher_head),
         ("teacher's signal, in memory", memory.teacher_signal),
@@ -76,17 +74,23 @@ def table_of(run: TrainingRun, plan: Plan) -> Table:
         (f"activations of the largest micro-batch ({micro})", memory.activations),
         ("head: its gradient and one chunk of logits", memory.head),
     ]
-    for name, count in rows:
-        if count:
-            table.add_row(name, size(count))
-    table.add_section()
-    table.add_row("level before a step", size(memory.level))
-    if plan.teacher.calls:
-        table.add_row("peak of the teacher's pass", size(memory.teacher_pass))
-    table.add_row("peak of a step", size(memory.step), style="bold")
-    if memory.host:
-        table.add_row("teacher's signal, in the host's memory", size(memory.host))
-    return table
+    levels = [
+        ("level before a step", memory.level),
+        ("peak of the teacher's pass", memory.teacher_pass if plan.teacher.calls else 0),
+        ("peak of a step", memory.step),
+        ("teacher's signal, in the host's memory", memory.host),
+    ]
+    rows = [
+        Row([Cell(name), Cell(size(count))], group)
+        for group, counts in (("items", items), ("levels", levels))
+        for name, count in counts
+        if count
+    ]
+    columns = [Column(title, numeric=False), Column("bytes")]
+    return on_screen(
+        Sheet(f"plan: {run.command} {run.model.name} on {run.data.name}", columns, rows),
+        headings=False,
+    )
 
 
 def room(plan: Plan) -> float:

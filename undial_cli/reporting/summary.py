@@ -19,6 +19,7 @@ from undial_cli.evaluation.figures import FIRST_SHOWN
 from undial_cli.reporting import cells, page, precision
 from undial_cli.reporting.cells import Model
 from undial_cli.reporting.collect import RunRecord
+from undial_cli.reporting.samples import TEXTS
 from undial_cli.reporting.sheet import Cell, Column, Row, Sheet, csv_text, on_screen
 from undial_cli.run_folder import RunFolder
 from undial_cli.schema import EvaluateRun, FinetuneRun, Run
@@ -26,12 +27,6 @@ from undial_cli.schema import EvaluateRun, FinetuneRun, Run
 QUESTIONS = 3
 SWEEP_COLUMNS = 6
 SHOWN = 300
-ANSWERS = {
-    "reference": "reference",
-    "target_generation": "before",
-    "generation": "after",
-    "retain_generation": "retain model",
-}
 
 
 def read(run: Run, folder: RunFolder) -> RunRecord | None:
@@ -89,16 +84,20 @@ def show(run: Run, folder: RunFolder) -> None:
     ui.say(table_of(run, results, models))
     if damage := precision.damage(results):
         ui.say(damage, "red")
-    if any(precision.is_weak(name, m.statistics.get(name)) for m in models for name in m.figures):
+    if any(
+        precision.is_weak(name, m.statistics.get(name))
+        for m in models
+        for name in results["metrics"]
+    ):
         hint = "" if run.eval.intervals else " (eval.intervals=true shows them)"
         ui.say(f"{precision.LEGEND}{hint}", "dim")
     compared = not isinstance(run, EvaluateRun | FinetuneRun)
     for sample in cells.questions(record, QUESTIONS) if compared else []:
-        title = escape(f"{sample['set']}: {shortened(sample['prompt'])}")
+        title = escape(f"{sample['set']}: {cells.shortened(sample['prompt'], SHOWN)}")
         answers = [
-            f"{title + ':':<14}{escape(shortened(sample[key]))}"
-            for key, title in ANSWERS.items()
-            if sample.get(key) is not None
+            f"{name + ':':<14}{escape(cells.shortened(sample[key], SHOWN))}"
+            for key, name in TEXTS.items()
+            if key != "prompt" and sample.get(key) is not None
         ]
         ui.say(Panel("\n".join(answers), title=title, title_align="left"), log=False)
     for note in [*precision.missing(results), *precision.remarks(results)]:
@@ -106,11 +105,6 @@ def show(run: Run, folder: RunFolder) -> None:
     if not results["reference"] and not isinstance(run, FinetuneRun):
         ui.say(cells.NO_RETAIN[0].lower() + cells.NO_RETAIN[1:].removesuffix("."), "yellow")
     ui.say(f"everything is in {folder.path}")
-
-
-def shortened(answer: str) -> str:
-    """A text that fits a panel; samples.jsonl has the whole."""
-    return answer if len(answer) <= SHOWN else f"{answer[:SHOWN]} ..."
 
 
 def table_of(run: Run, results: dict[str, Any], models: Sequence[Model]) -> Table:
