@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.evaluation.config import FORGET
+from undial_cli.evaluation.figures import FIRST_SHOWN
 from undial_cli.reporting import names, precision
 from undial_cli.reporting.collect import RunRecord, flat, part, requests_of
 from undial_cli.reporting.differences import NOT_TOLD, as_text, typed
