@@ -288,7 +288,7 @@ def distributions(curves: Mapping[str, Sequence[float | None]], name: str) -> Fi
             mark_distance(axes, scores, "retain model" if "retain model" in scores else "before")
         note = " (above 0: a false answer is likelier)" if name.endswith("log_truth_ratio") else ""
         axes.set_xlabel(plain(names.metric(name) + note))
-        axes.set_ylabel("share of samples at or below")
+        axes.set(ylabel="share of samples at or below", ylim=(-0.02, 1.03))
         axes.grid()
         legend(figure, handles)
         return figure
