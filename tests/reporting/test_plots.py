@@ -188,7 +188,7 @@ def test_the_users_matplotlibrc_changes_nothing() -> None:
 
 def test_eighteen_series_differ_in_colour_or_marker_and_groups_share_a_colour() -> None:
     alone = looks([f"run {n}" for n in range(18)])
-    assert len({(look.colour, look.marker) for look in alone}) == 18
+    assert len({(look["color"], look["marker"]) for look in alone}) == 18
     found = looks(["npo, 1e-4", "npo, 3e-4", "ga, 1e-4"])
-    assert found[0].colour == found[1].colour != found[2].colour
-    assert found[0].dash != found[1].dash
+    assert found[0]["color"] == found[1]["color"] != found[2]["color"]
+    assert found[0]["ls"] != found[1]["ls"]

@@ -100,13 +100,11 @@ def draw_panel(axes: Axes, panel: Panel, kinds: Mapping[str, Any], marks: Marks)
         ys, band = gaps([line[x][0] for x in xs]), np.nan_to_num(gaps([line[x][1] for x in xs]))
         drawn += ys.tolist()
         if band.any():
-            axes.fill_between(xs, ys - band, ys + band, color=kind.colour, alpha=0.16, lw=0)
+            axes.fill_between(xs, ys - band, ys + band, color=kind["color"], alpha=0.16, lw=0)
         every = max(1, len(ys) // 8)
         start = (number * every // 5) % every  # markers of lines that run together stand apart
-        (handles[label],) = axes.plot(
-            xs, ys, color=kind.colour, ls=kind.dash, marker=kind.marker,
-            markevery=(start, every), mec=PAPER, mew=0.6,
-        )  # fmt: skip
+        mark = {"markevery": (start, every), "mec": PAPER, "mew": 0.6}
+        (handles[label],) = axes.plot(xs, ys, **kind, **mark)
     for dash, (label, figures) in zip(MARK_DASHES, marks.items(), strict=False):
         level = names.number(figures.get(panel.metric))
         if level is not None:
@@ -204,17 +202,14 @@ def trade_off(
         ]
         distinct = list(dict.fromkeys(labels))
         kinds = dict(zip(distinct, looks(distinct), strict=True))
-        spots: list[tuple[str, float, float, dict[str, Any]]] = [
-            (label, p.x, p.y, {"color": kinds[label].colour, "marker": kinds[label].marker})
-            for label, p in zip(labels, shown, strict=True)
-        ]
+        spots = [(label, p.x, p.y, kinds[label]) for label, p in zip(labels, shown, strict=True)]
         for marker, (label, figures) in zip(MARK_MARKERS, marks.items(), strict=False):
             a, b = gaps([figures.get(x), figures.get(y)])
             if math.isfinite(a) and math.isfinite(b):
                 spots.append((label, a, b, {"color": INK, "marker": marker, "ms": 11}))
         handles: dict[str, Any] = {}
         for label, a, b, kind in spots:
-            (handles[label],) = axes.plot([a], [b], **{"ls": "none", "ms": 7, "mec": PAPER, **kind})
+            (handles[label],) = axes.plot([a], [b], **{"ms": 7, "mec": PAPER, **kind, "ls": "none"})
         if shown:
             (handles["Pareto front"],) = axes.plot(
                 [shown[n].x for n in on_front], [shown[n].y for n in on_front], color=FAINT, lw=1.2,
@@ -280,21 +275,21 @@ def distributions(curves: Mapping[str, Sequence[float | None]], name: str) -> Fi
         scores = {k: fronts.known(values) for k, values in curves.items()}
         scores = {label: values for label, values in scores.items() if len(values)}
         fixed = {
-            "before": (FAINT, "-"),
-            "after": (COLOURS[1], "-"),
-            "retain model": (INK, MARK_DASHES[0]),
+            "before": {"color": FAINT, "ls": "-"},
+            "after": {"color": COLOURS[1], "ls": "-"},
+            "retain model": {"color": INK, "ls": MARK_DASHES[0]},
         }
         handles: dict[str, Any] = {}
         for (label, values), kind in zip(scores.items(), looks(list(scores)), strict=True):
-            colour, dash = fixed.get(label, (kind.colour, kind.dash))
-            handles[f"{label} (n = {len(values)})"] = axes.ecdf(values, color=colour, ls=dash)
+            kind = fixed.get(label, kind) | {"marker": ""}
+            handles[f"{label} (n = {len(values)})"] = axes.ecdf(values, **kind)
         if not scores:
             nothing(axes)
         elif "after" in scores and len(scores) > 1:
             mark_distance(axes, scores, "retain model" if "retain model" in scores else "before")
         note = " (above 0: a false answer is likelier)" if name.endswith("log_truth_ratio") else ""
         axes.set_xlabel(plain(names.metric(name) + note))
-        axes.set_ylabel("share of samples at or below")
+        axes.set(ylabel="share of samples at or below", ylim=(-0.02, 1.03))
         axes.grid()
         legend(figure, handles)
         return figure

@@ -7,7 +7,6 @@ run and no metric.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import itertools
 import re
@@ -94,14 +93,6 @@ class Sheet:
     above: list[Row] = field(default_factory=list)
     first: int = 1000
 
-    def main(self) -> Sheet:
-        """The columns that are shown at first, in every row."""
-        above, rows = (
-            [dataclasses.replace(row, cells=row.cells[: self.first]) for row in part]
-            for part in (self.above, self.rows)
-        )
-        return Sheet(self.title, self.columns[: self.first], rows, above)
-
     def groups(self) -> list[tuple[str, list[Row]]]:
         """The rows by the group that they stand in, in their order."""
         return [(group, list(rows)) for group, rows in itertools.groupby(self.rows, group_of)]
@@ -125,18 +116,20 @@ def quoted(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", line)
 
 
-def markdown(sheet: Sheet) -> str:
-    """A sheet as a Markdown table; groups of rows begin with a bold one."""
-    heads = [quoted(f"{column.group} {column.title}") for column in sheet.columns]
-    rules = ["---:" if column.numeric else "---" for column in sheet.columns]
+def markdown(sheet: Sheet, first: int | None = None) -> str:
+    """A sheet, or its first columns, as a Markdown table; groups of rows begin with a bold one."""
+    columns = sheet.columns[:first]
 
     def texts(row: Row) -> list[str]:
-        return [f"`{c.text}`" if c.style == "code" else quoted(c.text) for c in row.cells]
+        cells = row.cells[:first]
+        return [f"`{c.text}`" if c.style == "code" else quoted(c.text) for c in cells]
 
-    rows = [heads, rules, *map(texts, sheet.above)]
+    rows = [[quoted(f"{column.group} {column.title}") for column in columns]]
+    rows.append(["---:" if column.numeric else "---" for column in columns])
+    rows += map(texts, sheet.above)
     for group, members in sheet.groups():
         if group:
-            rows.append([f"**{quoted(group)}**", *[""] * (len(heads) - 1)])
+            rows.append([f"**{quoted(group)}**", *[""] * (len(columns) - 1)])
         rows += map(texts, members)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

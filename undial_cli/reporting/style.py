@@ -10,7 +10,7 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from undial_cli.cache import write_bytes, write_text
 
@@ -33,16 +33,8 @@ WIDTH = 6.5  # inches: the text width of a paper
 SHEET = Path(__file__).parent.parent / "assets" / "report" / "figures.mplstyle"
 
 
-class Look(NamedTuple):
-    """How one line or group of points is drawn."""
-
-    colour: str
-    marker: str
-    dash: Any
-
-
-def looks(labels: Sequence[str]) -> list[Look]:
-    """The looks of several series: no two of the first 77 share colour and marker.
+def looks(labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Colour, marker and dash of several series: no two of the first 77 share the first two.
 
     Where several labels begin alike ("npo, ...") they share a colour, and differ in their dash.
     """
@@ -50,11 +42,11 @@ def looks(labels: Sequence[str]) -> list[Look]:
     groups = list(dict.fromkeys(leads))
     alone = len(groups) in (1, len(labels))
     return [
-        Look(
-            COLOURS[(number if alone else groups.index(lead)) % len(COLOURS)],
-            MARKERS[number % len(MARKERS)],
-            DASHES[(number if alone else leads[:number].count(lead)) % len(DASHES)],
-        )
+        {
+            "color": COLOURS[(number if alone else groups.index(lead)) % len(COLOURS)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "ls": DASHES[(number if alone else leads[:number].count(lead)) % len(DASHES)],
+        }
         for number, lead in enumerate(leads)
     ]
 
