@@ -88,7 +88,10 @@ def make_items(
     data, items, refused = encoder.data, [], dict[int, str]()
     check_rows(rows, options.kind, data, f"eval.sets.{set_name}")
     check_rows(shots, "few_shot", data, f"eval.sets.{set_name}.shots")
-    solved = "".join(solved_question(shot, data) for shot in shots)
+    solved = "".join(  # as MUSE's evaluation code writes them
+        f"Question: {shot[data.question_key]}\nAnswer: {shot[data.answer_key]}\n\n"
+        for shot in shots
+    )
     for index, row in enumerate(rows):
         kind = kind_of(row, options.kind, data)
         try:
@@ -227,19 +230,12 @@ def continued(
         solved: questions with their answers; the row is then another question of theirs.
     """
     data = encoder.data
-    prompt, answer = str(row[data.question_key]), str(row[data.answer_key])
-    shown = prompt
-    if stops:
-        prompt = solved + f"Question: {prompt}\nAnswer: "
+    shown, answer = str(row[data.question_key]), str(row[data.answer_key])
+    prompt = f"{solved}Question: {shown}\nAnswer: " if stops else shown
     rendering = template.plain(prompt, answer, closed=False)
     item = answered(encoder, set_name, index, rendering, options)
     item.prompt, item.stops = shown, stops
     return item
-
-
-def solved_question(shot: Row, data: DataConfig) -> str:
-    """A solved example as MUSE's evaluation code writes it."""
-    return f"Question: {shot[data.question_key]}\nAnswer: {shot[data.answer_key]}\n\n"
 
 
 def answered(

@@ -81,7 +81,7 @@ def of_open_unlearning(content: dict[str, Any], where: str) -> Evaluation:
             for name in (FORGET, HOLDOUT):
                 for index, _ in rows_of(entry.get(name), f"{where}: its {theirs}"):
                     sample_of(samples, name, index)
-    return Evaluation({**figures}, in_order(samples))
+    return Evaluation({**figures}, [samples[place] for place in sorted(samples)])
 
 
 def aggregate_of(entry: Any) -> float | None:
@@ -117,11 +117,6 @@ def score_of(scores: dict[str, Any], field: str, where: str) -> float | None:
 def sample_of(samples: Samples, set_name: str, index: int) -> dict[str, Any]:
     """The line of a sample, a new one at its first score."""
     return samples.setdefault((set_name, index), {"set": set_name, "index": index})
-
-
-def in_order(samples: Samples) -> list[dict[str, Any]]:
-    """The lines set by set, by index."""
-    return [samples[place] for place in sorted(samples)]
 
 
 def of_tofu(content: dict[str, Any], where: str) -> Evaluation:

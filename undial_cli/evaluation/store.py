@@ -42,7 +42,7 @@ def save(folder: Path, evaluation: Evaluation, extra: dict[str, Any]) -> None:
 def load(folder: Path) -> Evaluation | None:
     """A stored evaluation, or None if there is none or it is not whole."""
     try:
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        results = read_results(folder)
         text = (folder / "samples.jsonl").read_text(encoding="utf-8")
         samples = [json.loads(line) for line in text.split("\n") if line]
         if len(samples) != results["samples"] or not all("set" in s for s in samples):
