@@ -6,6 +6,7 @@ python scripts/make_method_table.py
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -26,8 +27,9 @@ SIGNALS = {
 def method_row(name: str) -> str:
     """A method's line of the table."""
     file = ROOT / "configs" / "method" / f"{name}.yaml"
-    keys = OmegaConf.load(file)
-    config = METHODS[name].config(**{str(key): keys[key] for key in keys if key != "defaults"})
+    keys: Any = OmegaConf.to_container(OmegaConf.load(file))
+    del keys["defaults"]
+    config = METHODS[name].config(**keys)
     method = make_method(config)
     signals = {need for term in method.terms().values() for need in term.needs}
     needs = [text for need, text in SIGNALS.items() if need in signals]
