@@ -28,7 +28,7 @@ def method_row(name: str) -> str:
     """A method's line of the table."""
     file = ROOT / "configs" / "method" / f"{name}.yaml"
     keys: Any = OmegaConf.to_container(OmegaConf.load(file))
-    keys.pop("defaults", None)
+    del keys["defaults"]
     config = METHODS[name].config(**keys)
     method = make_method(config)
     signals = {need for term in method.terms().values() for need in term.needs}

@@ -70,6 +70,65 @@ def test_the_documented_file_is_a_method_of_its_own_name_and_keys(file: Path) ->
     )  # fmt: skip
 
 
+# One loss, `(1 - share) teacher + share / V` as what is learnt: by its formula, as docs/methods.md
+# shows, and with its gradient by the logits.
+CONFIG_OF_FLATTEN = """\
+from dataclasses import dataclass
+
+from undial_cli.methods.base import TEACHER_LOGITS, Method, MethodConfig, Targets, key
+
+
+@dataclass
+class FlattenConfig(MethodConfig):
+    share: float = key(0.5, "of the uniform distribution in what is learnt", minimum=0, maximum=1)
+
+
+"""
+BY_HAND = """\
+class Flatten(Method):
+    needs = frozenset({TEACHER_LOGITS})
+
+    def sum(self, targets: Targets):
+        hidden, head = targets.teacher
+
+        def loss(log_q, rows):
+            teacher, share = head.logits(hidden[rows]).softmax(-1), self.config.share
+            wanted = (1 - share) * teacher + share / teacher.shape[-1]
+            return -(wanted * log_q).sum(), log_q.exp_() - wanted
+
+        return targets.distribution_sum(loss)
+"""
+
+
+def test_a_formula_of_logits_needs_no_gradient_and_one_with_its_gradient_is_the_same(
+    tmp_path: Path,
+) -> None:
+    from test_methods import LABELS, model, targets_of
+
+    text = (PACKAGE.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(class Flatten.*?)^```$", text, re.M | re.S)
+    (tmp_path / "formula.py").write_text(CONFIG_OF_FLATTEN + block)
+    (tmp_path / "by_hand.py").write_text(CONFIG_OF_FLATTEN + BY_HAND)
+    teacher, found = model(2), []
+    for name in ("formula", "by_hand"):
+        file = tmp_path / f"{name}.py"
+        run = compose_run("unlearn", [f"method.file={file}", "method.share=0.25"])
+        method, student = make_method(run.method), model(1, differentiable=True)
+        total = method.sum(targets_of(method, student, teacher))
+        found.append([total, *torch.autograd.grad(total, [student.hidden, student.head])])
+    student = model(1, differentiable=True)
+    positions = LABELS[:, 1:] >= 0
+    log_q, p = (
+        getattr(logits[:, :-1][positions], kind)(-1)
+        for logits, kind in ((student.seen.logits, "log_softmax"), (teacher.seen.logits, "softmax"))
+    )
+    total = -((0.75 * p + 0.25 / p.shape[-1]) * log_q).sum()
+    expected = [total, *torch.autograd.grad(total, [student.hidden, student.head])]
+    for ours in found:
+        for a, b in zip(ours, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.slow
 def test_the_documented_file_runs_by_the_python_call(file: Path, words: list[str]) -> None:
     result = undial_cli.run([*words, f"method.file={file}", "method.retain=gdr"])
