@@ -9,13 +9,12 @@ from typing import Any
 
 import datasets
 import pytest
-from conftest import refused
+from conftest import prepare, refused
 
 from undial_cli.compose import compose_run
 from undial_cli.data.columns import check_columns
 from undial_cli.data.load import load_rows, load_split
 from undial_cli.data.rows import row_kind
-from undial_cli.inputs import prepare
 from undial_cli.schema import DataConfig
 
 ROWS = [{"question": f"Who is {i}? äß", "answer": f"Person, {i}"} for i in range(10)]
