@@ -6,13 +6,12 @@ that FSDP is meant. The run fails unless the trained model was really sharded.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from accelerate import state
 from accelerate.utils import DistributedType
 
-from undial_cli.cli import run_command
+from undial_cli.cli import main
 from undial_cli.training import loop
 
 set_up = state.AcceleratorState.__init__
@@ -37,4 +36,4 @@ def check_sharded(model: Any, *words: Any) -> None:
 if __name__ == "__main__":
     state.AcceleratorState.__init__ = set_up_fsdp
     loop.check_finite = check_sharded
-    sys.exit(run_command(sys.argv[1:]))
+    main()

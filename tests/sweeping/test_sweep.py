@@ -233,6 +233,8 @@ def test_a_slot_that_is_killed_fails_its_run_alone(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "undial_cli.cli", "unlearn", "--multirun", *words],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell's job in the background ignores SIGINT, and so does all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 200
     slot = None

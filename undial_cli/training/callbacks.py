@@ -78,10 +78,11 @@ def finite(value: Any) -> Any:
 
 
 class On(TrainerCallback):
-    """Does something at one of the Trainer's events, given what the Trainer has then."""
+    """Does something at the Trainer's events of these names, given what the Trainer has then."""
 
-    def __init__(self, event: str, act: Callable[..., None]) -> None:
-        setattr(self, event, lambda args, state, control, **given: act(**given))
+    def __init__(self, **acts: Callable[..., None]) -> None:
+        for event, act in acts.items():
+            setattr(self, event, lambda args, state, control, act=act, **given: act(**given))
 
 
 class Saving(TrainerCallback):

@@ -224,13 +224,14 @@ def train(
                 callbacks=[MetricsLog(folder / "metrics.jsonl", bar)],
             )
             trainer.remove_callback(PrinterCallback)
-            trainer.add_callback(On("on_step_end", lambda **_: trainer.end_step()))
+            acts: dict[str, Callable[..., None]] = {"on_step_end": lambda **_: trainer.end_step()}
+            if is_sharded(run):  # only the wrapped model can be asked
+                acts["on_train_begin"] = lambda model, **_: fill_teacher(
+                    run, teacher, model, schedule, resumed=start is not None
+                )
+            trainer.add_callback(On(**acts))
             if not run.train.save_steps:
                 trainer.add_callback(Saving(SAVE_SECONDS))
-            if is_sharded(run):
-                trainer.add_callback(On("on_train_begin", lambda model, **_: fill_teacher(
-                    run, teacher, model, schedule, resumed=start is not None
-                )))  # fmt: skip
             for watcher in watchers:
                 watcher.ask = packing.attention(base, outside)(watcher.ask)
                 watcher.log = trainer.log
