@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from resolved import compose_tables, read, settings_of
 
-from undial_cli.compose import compose_run
+from undial_cli.compose import compose_run, run_of_text
 
 RATES = [f"learning_rate.{adapter}" for adapter in ("none", "lora", "qlora")]
 RECIPE = [
@@ -39,6 +40,19 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for key, value in wanted.items()
         if key is not None and (key not in now or now[key] != value)
     ]
+
+
+@pytest.mark.parametrize("command", ["unlearn", "finetune", "evaluate"])
+def test_a_run_yaml_of_before_is_the_same_run(command: str) -> None:
+    for line, before in read().items():
+        if line.startswith(f"{command} model=llama7b data=tofu"):
+            content = OmegaConf.create()
+            for key, value in before.items():
+                OmegaConf.update(content, key, value)
+            again = run_of_text(OmegaConf.to_yaml(content))
+            assert again == compose_run(command, line.split()[1:])
+            return
+    raise AssertionError(f"no {command} is kept")
 
 
 @pytest.mark.slow

@@ -273,6 +273,7 @@ def run_of_text(text: str, overrides: list[str] | None = None, where: str = "-")
         raise UserError(f"--from {where}: not a run.yaml (no known command in it)")
     base = OmegaConf.structured(COMMANDS[command])
     try:
+        move_recipes(content)
         if COMMANDS[command] is UnlearnRun:
             for override in overrides or []:
                 if override.startswith("method.file="):
@@ -295,3 +296,18 @@ def run_of_text(text: str, overrides: list[str] | None = None, where: str = "-")
         return to_run(OmegaConf.merge(base, content, OmegaConf.from_dotlist(changes)))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         raise config_errors.explain(error, command, overrides or []) from error
+
+
+def move_recipes(content: DictConfig) -> None:
+    """Read a run.yaml of before: what `model` said of training is in `train` and `target` now."""
+    model = content.get("model")
+    if not (isinstance(model, DictConfig) and {"unlearn", "finetune"} <= model.keys()):
+        return
+    unlearn, finetune = model.pop("unlearn"), model.pop("finetune")
+    for recipe in (unlearn, finetune):
+        recipe.learning_rates = recipe.pop("learning_rate")
+    if content.command != "finetune":
+        content.target = finetune
+    if content.command != "evaluate":  # train's other values were resolved already
+        recipe = unlearn if content.command == "unlearn" else finetune
+        content.train.learning_rates = recipe.learning_rates
