@@ -14,6 +14,7 @@ import torch
 from undial_cli import distributed
 from undial_cli.data import focus
 from undial_cli.errors import UserError, bad_value
+from undial_cli.evaluation.catalog import check_metric_names
 from undial_cli.fields import walk
 from undial_cli.methods.base import Method
 from undial_cli.resolved import ResolvedRun
@@ -27,6 +28,7 @@ def check_run(resolved: ResolvedRun) -> None:
     run = resolved.run
     distributed.check_environment()
     check_ranges(run)
+    check_metric_names(run.eval)
     check_name(run)
     check_hardware(run)
     check_evaluation(run)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from undial_cli.errors import UserError, WorldError, bad_value
 
 COMMANDS = ("unlearn", "finetune", "evaluate", "reproduce", "report", "doctor")
 HELP = ("--help", "-h", "help")
+WORKER = "worker"  # a process of a run, started by launch.py alone
 # Flags and what must follow them; all but --from are those of Hydra.
 FLAGS = {
     "--from": "a run.yaml or a run folder",
@@ -85,6 +87,11 @@ def dispatch(argv: list[str]) -> int:
         print(f"undial {__version__}")
         return 0
     command, rest = argv[0], argv[1:]
+    if command == WORKER:
+        from undial_cli.pipeline import work
+        from undial_cli.worker import run_worker
+
+        run_worker(Path(rest[0]), work)
     if command not in COMMANDS:
         raise bad_value("command", command, COMMANDS)
     if any(word in HELP for word in rest):

@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from undial_cli import config_errors
 from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError, bad_value
+from undial_cli.evaluation.catalog import check_metric_names
 from undial_cli.evaluation.config import FORGET_SET
 from undial_cli.methods import METHODS, own
 from undial_cli.schema import COMMANDS, MethodConfig, Run, UnlearnRun, check_ranges
@@ -207,6 +208,7 @@ def to_run(config: DictConfig) -> Run:
         raise config_errors.no_such_key(name, run.command)
     fill_splits(run)
     check_ranges(run)
+    check_metric_names(run.eval)
     return run
 
 

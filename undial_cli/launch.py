@@ -17,38 +17,8 @@ import torch
 
 from undial_cli import distributed, ui
 from undial_cli.errors import UserError, WorldError
+from undial_cli.hardware import on_cpu
 from undial_cli.schema import Run
-
-
-def num_processes(run: Run) -> int:
-    """How many processes a run gets: what it asks for, else one per visible GPU, else one."""
-    if run.hardware.num_processes:
-        return run.hardware.num_processes
-    if run.hardware.name in ("cpu", "single_gpu"):
-        return 1
-    return max(1, torch.cuda.device_count())
-
-
-def on_cpu(run: Run) -> bool:
-    """Whether a run computes on the CPU."""
-    return run.hardware.name == "cpu" or not torch.cuda.is_available()
-
-
-def autocast_dtype(run: Run) -> str:
-    """`no`, `bf16` or `fp16`; `auto` is bf16 where the GPU has it, but never for float64."""
-    precision = run.hardware.precision
-    if precision != "auto":
-        return precision
-    if on_cpu(run) or run.model.dtype == "float64":
-        return "no"
-    return "bf16" if torch.cuda.is_bf16_supported() else "no"
-
-
-def start_processes(run: Run) -> torch.device:
-    """Join the process group that the environment describes, if it does; this process's device."""
-    from accelerate import PartialState
-
-    return torch.device(PartialState(cpu=on_cpu(run)).device or "cpu")
 
 
 def needs_workers(run: Run, processes: int) -> bool:
@@ -89,7 +59,7 @@ def start_workers(processes: int, folder: Path) -> None:
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         try:
-            elastic_launch(config, sys.executable)("-m", "undial_cli.worker", str(folder))
+            elastic_launch(config, sys.executable)("-m", "undial_cli.cli", "worker", str(folder))
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             raise worker_error(rank, failure) from error

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from undial_cli import adapters, checks, distributed, hub, launch, models, requests, ui
+from undial_cli import adapters, checks, distributed, hardware, hub, launch, models, requests, ui
 from undial_cli.cache import whole_folder
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import UserError, WorldError
@@ -78,7 +78,7 @@ def execute(run: Run, show: bool = True) -> RunResult:
     whole = ResolvedRun(run)
     check(whole)
     if distributed.joined():
-        launch.start_processes(run)
+        hardware.start_processes(run)
     if isinstance(run, TrainingRun) and run.plan:
         return planned(whole)
     folder = whole.folder
@@ -259,7 +259,7 @@ def fail(folder: RunFolder, error: BaseException) -> None:
 
 def work(resolved: ResolvedRun, inputs: Inputs | None = None) -> None:
     """One process's part of a run; a worker prepares its inputs itself."""
-    device = launch.start_processes(resolved.run)
+    device = hardware.start_processes(resolved.run)
     inputs = inputs or prepare(resolved)
     if isinstance(resolved.run, EvaluateRun):
         evaluate(resolved, inputs, device)

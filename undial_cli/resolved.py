@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from undial_cli import launch, models
+from undial_cli import hardware, models
 from undial_cli.data.load import load_rows
 from undial_cli.methods import make_method
 from undial_cli.methods.base import Method
@@ -54,7 +54,7 @@ class ResolvedRun:
     @cached_property
     def processes(self) -> int:
         """How many processes share the run, where it starts them itself."""
-        return launch.num_processes(self.run)
+        return hardware.num_processes(self.run)
 
     @property
     def base(self) -> str:
@@ -67,10 +67,11 @@ class ResolvedRun:
             run = self.run
             rows = load_rows(run.data, list(place.splits), "data.train_split")
             base = models.weights_fingerprint(run.model, str(run.model.base))
-            hardware = HardwareConfig(
-                name="cpu" if launch.on_cpu(run) else "auto", precision=launch.autocast_dtype(run)
+            machine = HardwareConfig(
+                name="cpu" if hardware.on_cpu(run) else "auto",
+                precision=hardware.autocast_dtype(run),
             )
-            finetune = making(run, place.splits, hardware, [rows, base])
+            finetune = making(run, place.splits, machine, [rows, base])
             self._made[place] = ResolvedRun(finetune)
         return self._made[place]
 

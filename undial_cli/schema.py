@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.errors import UserError, bad_value
-from undial_cli.evaluation import catalog
 from undial_cli.evaluation.config import EvalConfig
 from undial_cli.fields import check_value, group, key, unescaped, walk
 
@@ -126,6 +125,14 @@ class DataConfig:
     alternative_key: str = key("alternative_answers", "column of answers to prefer (altpo)")
     refusals: str | None = key(None, "file of answers like 'I don't know'; null: the shipped ones")
     requests: list[str] = key([], "forget splits unlearned one after the other, see experiment")
+
+
+@dataclass(frozen=True)
+class Focus:
+    """Where focus words come from: `column`, `entities` or `noun_chunks` of a spaCy pipeline."""
+
+    source: str
+    pipeline: str | None = None
 
 
 @dataclass
@@ -340,10 +347,6 @@ def check_ranges(run: Run) -> None:
     """Raise UserError for the first value outside what its field allows."""
     for name, value, f in walk(run):
         check_value(name, value, f)
-    for name, value, _ in walk(run.eval, "eval."):
-        if name.endswith(".metrics"):
-            for metric in value:
-                catalog.check_name(name, metric, of_several=name == "eval.metrics")
     if "{question}" not in run.model.template.prompt:
         raise bad_value(
             "model.template.prompt", run.model.template.prompt, "a text that holds {question}"

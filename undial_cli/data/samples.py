@@ -16,8 +16,7 @@ from undial_cli.data.formats import as_list, spells_list
 from undial_cli.data.rows import Row, row_kind
 from undial_cli.data.schedule import Sample
 from undial_cli.errors import RowError, UserError
-from undial_cli.methods.base import Focus
-from undial_cli.schema import DataConfig
+from undial_cli.schema import DataConfig, Focus
 
 REFUSALS = Path(__file__).parent.parent / "assets" / "refusals.txt"
 

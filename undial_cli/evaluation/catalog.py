@@ -19,6 +19,7 @@ from undial_cli.evaluation import joint, metrics, words
 from undial_cli.evaluation.config import FORGET, HOLDOUT, EvalConfig
 from undial_cli.evaluation.evidence import Evaluation, Evidence, Missing, NoRetainModel
 from undial_cli.evaluation.joint import Compute
+from undial_cli.fields import walk
 
 # Which way is better on a set that is to be forgotten, and on any other.
 HIGHER, LOWER, NEITHER = ("higher", "higher"), ("lower", "lower"), ("", "")
@@ -247,10 +248,15 @@ def find(name: str) -> Metric | None:
     return metric if metric and metric.sample else None
 
 
-def check_name(key: str, name: str, of_several: bool) -> None:
-    """Raise UserError for a metric that does not exist."""
-    if not (name in JOINT if of_several else find(name)):
-        raise bad_value(key, name, JOINT if of_several else OF_SETS)
+def check_metric_names(config: EvalConfig) -> None:
+    """Raise UserError for the first metric of a suite or of one of its sets that does not exist."""
+    for key, names, _ in walk(config, "eval."):
+        if not key.endswith(".metrics"):
+            continue
+        of_several = key == "eval.metrics"
+        for name in names:
+            if not (name in JOINT if of_several else find(name)):
+                raise bad_value(key, name, JOINT if of_several else OF_SETS)
 
 
 def join(

@@ -7,12 +7,11 @@ they know no method by name. Imports no torch, so that `--help` can read every m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from undial_cli.fields import key
-from undial_cli.schema import MethodConfig
+from undial_cli.schema import Focus, MethodConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,14 +55,6 @@ class Loss:
     def sum(self, targets: Targets) -> Tensor:
         """The loss summed over the micro-batch; 0 with the graph attached if nothing is scored."""
         raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Focus:
-    """Where focus words come from: `column`, `entities` or `noun_chunks` of a spaCy pipeline."""
-
-    source: str
-    pipeline: str | None = None
 
 
 class Method(Loss):

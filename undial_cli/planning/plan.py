@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from undial_cli import distributed, launch, models
+from undial_cli import distributed, hardware, models
 from undial_cli.data.collate import Batch
 from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Sample, Schedule, deal
@@ -125,7 +125,7 @@ def make(
         UserError: the run asks for what is not possible.
         WorldError: the model's code does not run without numbers.
     """
-    device = torch.device("cpu") if launch.on_cpu(run) else torch.device("cuda", 0)
+    device = torch.device("cpu") if hardware.on_cpu(run) else torch.device("cuda", 0)
     failure: Exception | None = None
     for replayed in dict.fromkeys((device, torch.device("cpu"))):
         try:
@@ -163,7 +163,7 @@ def rehearse(
 ) -> Plan:
     """Training in the order in which it happens."""
     # How many will share the run, also where the others are still to be started.
-    processes = distributed.world() if distributed.joined() else launch.num_processes(run)
+    processes = distributed.world() if distributed.joined() else hardware.num_processes(run)
     base = models.base_of(model)
     memory = Memory(weights=replay.level)
     if run.train.lean == "auto":
@@ -368,7 +368,7 @@ def counted(parameters: list[nn.Parameter]) -> int:
 def compute_dtype(run: TrainingRun) -> torch.dtype:
     """The dtype of the run's matrix products."""
     names = {"bf16": "bfloat16", "fp16": "float16", "no": run.model.dtype}
-    return getattr(torch, names[launch.autocast_dtype(run)])
+    return getattr(torch, names[hardware.autocast_dtype(run)])
 
 
 def largest_linear(model: nn.Module) -> tuple[int, int]:

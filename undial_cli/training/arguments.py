@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from undial_cli import ui
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import UserError, bad_value, nearest
-from undial_cli.launch import autocast_dtype, on_cpu
+from undial_cli.hardware import autocast_dtype, on_cpu
 from undial_cli.schema import TrainingRun
 from undial_cli.training.argument_fields import ALIASES, OURS, PASSED, REFUSED, SHARDING
 from undial_cli.training.trial import check_argument_type, check_loggers, try_out

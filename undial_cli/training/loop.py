@@ -22,7 +22,7 @@ from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Sample, Schedule, deal
 from undial_cli.errors import WorldError
 from undial_cli.fit import refuse_packing
-from undial_cli.launch import autocast_dtype
+from undial_cli.hardware import autocast_dtype
 from undial_cli.methods.base import Loss, Method
 from undial_cli.schema import TeacherConfig, TrainingRun, UnlearnRun, digest, is_sharded
 from undial_cli.training import packing
