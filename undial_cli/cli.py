@@ -89,9 +89,9 @@ def dispatch(argv: list[str]) -> int:
     command, rest = argv[0], argv[1:]
     if command == WORKER:
         from undial_cli.pipeline import work
-        from undial_cli.worker import run_worker
+        from undial_cli.worker import work_and_leave
 
-        run_worker(Path(rest[0]), work)
+        work_and_leave(Path(rest[0]), work)
     if command not in COMMANDS:
         raise bad_value("command", command, COMMANDS)
     if any(word in HELP for word in rest):

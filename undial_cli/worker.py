@@ -43,7 +43,7 @@ def do_work(path: Path, work: Callable[[ResolvedRun], None]) -> None:
             raise
 
 
-def run_worker(path: Path, work: Callable[[ResolvedRun], None]) -> NoReturn:
+def work_and_leave(path: Path, work: Callable[[ResolvedRun], None]) -> NoReturn:
     """Work, and leave: the parent says in one line what failed, the log has it all."""
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     code = 1
