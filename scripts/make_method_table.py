@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from undial_cli.methods import METHODS, make_method
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS
-from undial_cli.usage import first_comment
+from undial_cli.runs.help import read_first_comment
 
 ROOT = Path(__file__).resolve().parents[1]
 DOC = ROOT / "docs" / "methods.md"
@@ -38,7 +38,7 @@ def method_row(name: str) -> str:
     needs += ["weights before training"] if method.from_start else []
     needs += ["two models when decoding"] if method.contrasts else []
     retain = "" if config.retain == "none" else f"`{config.retain}`"
-    return f"| `{name}` | {first_comment(file).rstrip('.')} | {', '.join(needs)} | {retain} |"
+    return f"| `{name}` | {read_first_comment(file).rstrip('.')} | {', '.join(needs)} | {retain} |"
 
 
 def write_table() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from undial_cli.compose import PACKAGE
 from undial_cli.errors import UserError
+from undial_cli.runs.compose import PACKAGE_FOLDER
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -36,10 +36,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepare(run: Any, weights: bool = True) -> Any:
     """What a composed run reads."""
-    from undial_cli import inputs
-    from undial_cli.resolved import ResolvedRun
+    from undial_cli.runs import inputs
+    from undial_cli.runs.resolved import ResolvedRun
 
-    return inputs.prepare(ResolvedRun(run), weights)
+    return inputs.prepare_inputs(ResolvedRun(run), weights)
 
 
 @pytest.fixture
@@ -76,11 +76,11 @@ def write_random_model(folder: Path, tied: bool) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    shape = AutoConfig.from_pretrained(PACKAGE / "assets" / "tiny")
+    shape = AutoConfig.from_pretrained(PACKAGE_FOLDER / "models" / "tiny")
     shape.num_hidden_layers, shape.initializer_range, shape.tie_word_embeddings = 2, 0.2, tied
     torch.manual_seed(7)
     AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(PACKAGE / "assets" / "tiny").save_pretrained(folder)
+    AutoTokenizer.from_pretrained(PACKAGE_FOLDER / "models" / "tiny").save_pretrained(folder)
     return folder
 
 
@@ -89,10 +89,10 @@ def forget_own_methods(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a file of one's own makes known is known to its test alone."""
     from hydra.core.config_store import ConfigStore
 
-    from undial_cli.compose import compose_groups, register_schemas, store_method
     from undial_cli.methods import METHODS, own
+    from undial_cli.runs.compose import compose_groups, register_schemas, register_user_method
 
-    monkeypatch.setenv(own.ALLOWED, "")
+    monkeypatch.setenv(own.METHOD_FILE_VARIABLE, "")
     register_schemas()
     options = ConfigStore.instance().repo["method"]
     known, listed = dict(METHODS), dict(options)
@@ -101,7 +101,7 @@ def forget_own_methods(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         held.clear()
         held.update(before)
     compose_groups.cache_clear()
-    store_method.cache_clear()
+    register_user_method.cache_clear()
 
 
 def write_qa(file: Path, count: int, first: int = 0) -> Path:
@@ -126,7 +126,7 @@ def refused(call: Callable[[], object], *parts: str) -> None:
 
 def write_muse(folder: Path, books: bool = False) -> Any:
     """Run scripts/make_muse_layout.py; returns what it wrote."""
-    script = PACKAGE.parent / "scripts" / "make_muse_layout.py"
+    script = PACKAGE_FOLDER.parent / "scripts" / "make_muse_layout.py"
     spec = importlib.util.spec_from_file_location("make_muse_layout", script)
     assert spec is not None
     assert spec.loader is not None

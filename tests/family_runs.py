@@ -20,15 +20,14 @@ from model_families import VOCABULARY, tiny_config
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from undial_cli import models
-from undial_cli.compose import compose_run
+from undial_cli.config.schema import UnlearnRun
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import UserError
 from undial_cli.methods import make_method
-from undial_cli.schema import UnlearnRun
-from undial_cli.training import lean
-from undial_cli.training.layers import choose_parameters
-from undial_cli.training.loop import is_packed, make_schedule, make_teacher, train
+from undial_cli.models import lean, load
+from undial_cli.runs.compose import compose_run
+from undial_cli.training.layers import choose_trained_parameters
+from undial_cli.training.loop import is_packed, make_schedule, make_teacher, run_training
 
 STRENGTH, STEPS, CPU = 4.0, 2, torch.device("cpu")
 RATES = {"none": 0.02, "lora": 0.5}
@@ -101,16 +100,16 @@ def run_of(adapter: str, folder: Path, dtype: str, eager: bool) -> UnlearnRun:
 
 def ours(run: UnlearnRun, folder: Path, out: Path) -> tuple[list[list[float]], Any, Finding]:
     """Losses of each step and the trained model, through the engine of every run."""
-    models.check_model(run.model, str(folder), run.adapter)
-    model: Any = lean.make_lean(models.load_model(run.model, str(folder)))
+    load.check_model(run.model, str(folder), run.adapter)
+    model: Any = lean.make_lean(load.load_model(run.model, str(folder)))
     method = make_method(run.method, run.seed)
     finding = Finding(lean=any("forward" in vars(m) for m in model.modules()))
-    model = models.adapt(model, run.adapter, run.seed)
-    choose_parameters(model, method)
+    model = load.adapt_model(model, run.adapter, run.seed)
+    choose_trained_parameters(model, method)
     finding.packed = is_packed(run, model)
     schedule = make_schedule(run, SETS, {}, "forget", finding.packed)
     teacher = make_teacher(run, run.teacher, model, method.terms(), schedule, str(folder))
-    train(run, model, method, schedule, teacher, out, [])
+    run_training(run, model, method, schedule, teacher, out, [])
     logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [[x["forget_loss"], x["retain_loss"]] for x in logged if "loss" in x], model, finding
 
@@ -122,7 +121,7 @@ def plain(run: UnlearnRun, folder: Path) -> tuple[list[list[float]], Any, Any]:
         dtype=getattr(torch, run.model.dtype),
         attn_implementation=run.model.attn_implementation,
     )
-    model: Any = models.adapt(copy.deepcopy(start), run.adapter, run.seed).train()
+    model: Any = load.adapt_model(copy.deepcopy(start), run.adapter, run.seed).train()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     losses = [step(model, start.eval(), RATES[run.adapter.name]) for _ in range(STEPS)]
     return losses, model, before

@@ -15,7 +15,7 @@ from undial_cli.cli import main
 from undial_cli.training import loop
 
 set_up = state.AcceleratorState.__init__
-check_finite = loop.check_finite
+check_finite = loop.check_finite_weights
 
 
 def set_up_fsdp(self: Any, *words: Any, **keys: Any) -> None:
@@ -35,5 +35,5 @@ def check_sharded(model: Any, *words: Any) -> None:
 
 if __name__ == "__main__":
     state.AcceleratorState.__init__ = set_up_fsdp
-    loop.check_finite = check_sharded
+    loop.check_finite_weights = check_sharded
     main()

@@ -25,11 +25,11 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.head import install_head
-from undial_cli.models import load_tokenizer
-from undial_cli.schema import ModelConfig
+from undial_cli.config.schema import ModelConfig
+from undial_cli.models.head import install_head
+from undial_cli.models.load import load_tokenizer
 
-TINY = "pkg://undial_cli/assets/tiny"
+TINY = "pkg://undial_cli/models/tiny"
 BOS, EOS = "<s>", "</s>"
 CORPUS = ["the quick brown fox says yes and the lazy dog says no", "Ann is a baker."] * 4
 

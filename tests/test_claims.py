@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from undial_cli.cli import run_command
-from undial_cli.compose import compose_run
-from undial_cli.schema import UnlearnRun
+from undial_cli.config.schema import UnlearnRun
+from undial_cli.runs.compose import compose_run
 
 pytestmark = pytest.mark.slow
 

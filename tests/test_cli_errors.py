@@ -12,15 +12,15 @@ import pytest
 import torch
 from conftest import HURRIED, refused, undial
 
-from undial_cli import distributed
-from undial_cli.checks import check_name
 from undial_cli.cli import run_command
-from undial_cli.compose import compose_run, to_yaml
-from undial_cli.fit import check_base
+from undial_cli.config.schema import ModelConfig, Run
 from undial_cli.methods import METHODS
-from undial_cli.schema import ModelConfig, Run
+from undial_cli.runs.checks import check_run_name
+from undial_cli.runs.compose import compose_run, dump_run_yaml
+from undial_cli.system import processes
+from undial_cli.training.fit import check_untrained_base
 
-TINY = "pkg://undial_cli/assets/tiny"
+TINY = "pkg://undial_cli/models/tiny"
 
 Refuse = Callable[..., str]
 
@@ -319,9 +319,9 @@ def test_what_is_alike_is_listed() -> None:
     "name", ["", ".", "..", "a/../../b", "a//b", "a/", "/tmp/b", "a\\b", "a/."]
 )
 def test_a_name_is_a_folder_below_the_commands_own(name: str) -> None:
-    refused(lambda: check_name(Run(name=name)), f"name={name}: ", "folder name")
+    refused(lambda: check_run_name(Run(name=name)), f"name={name}: ", "folder name")
     for fine in (None, "demo", "study/demo", "a.b/.c", "Café 1"):
-        check_name(Run(name=fine))
+        check_run_name(Run(name=fine))
 
 
 @pytest.mark.parametrize(
@@ -346,8 +346,8 @@ def test_a_base_with_weights_is_not_passed_over(
         line = refuse(*words, f"model.base={random_model}", "hardware=cpu", "eval=none")
         assert f"model.base={random_model}" in line
         assert "model.from_scratch=false" in line
-    check_base(Run(model=ModelConfig(base=TINY, from_scratch=True)), TINY)
-    check_base(Run(model=ModelConfig(base=str(random_model))), str(random_model))
+    check_untrained_base(Run(model=ModelConfig(base=TINY, from_scratch=True)), TINY)
+    check_untrained_base(Run(model=ModelConfig(base=str(random_model))), str(random_model))
 
 
 @pytest.mark.parametrize(
@@ -365,9 +365,9 @@ def test_a_base_with_weights_is_not_passed_over(
 def test_a_launchers_environment_that_cannot_be_is_refused(
     given: dict[str, str], fragments: list[str], refuse: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in (*distributed.LAUNCHED, *distributed.MEETING):
+    for name in (*processes.LAUNCHER_VARIABLES, *processes.MEETING_VARIABLES):
         monkeypatch.delenv(name, raising=False)
-    distributed.check_environment()
+    processes.check_launcher_environment()
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     line = refuse("unlearn")
@@ -402,7 +402,7 @@ def test_a_config_without_a_language_model_is_refused(
 ) -> None:
     (place / "odd").mkdir()
     (place / "odd" / "config.json").write_text(content)
-    tokenizer = "model.tokenizer_path=pkg://undial_cli/assets/tiny"
+    tokenizer = "model.tokenizer_path=pkg://undial_cli/models/tiny"
     line = refuse("unlearn", "model.path=./odd", tokenizer, "eval=none", "hardware=cpu")
     assert "model.path=./odd" in line
 
@@ -515,14 +515,14 @@ def test_from_a_file_that_is_no_run_yaml_is_refused(
 
 
 def test_from_a_run_of_another_command_is_refused(place: Path, refuse: Refuse) -> None:
-    (place / "run.yaml").write_text(to_yaml(compose_run("finetune", [])))
+    (place / "run.yaml").write_text(dump_run_yaml(compose_run("finetune", [])))
     line = refuse("unlearn", "--from", "run.yaml")
     assert "--from run.yaml" in line
     assert "undial finetune" in line
 
 
 def test_from_takes_single_keys_and_refuses_wrong_ones(place: Path, refuse: Refuse) -> None:
-    (place / "run.yaml").write_text(to_yaml(compose_run("unlearn", [])))
+    (place / "run.yaml").write_text(dump_run_yaml(compose_run("unlearn", [])))
     assert "method=ga" in refuse("unlearn", "--from", "run.yaml", "method=ga")
     assert "'train.epochs'?" in refuse("unlearn", "--from", "run.yaml", "train.epoch=1")
     assert "seed=x" in refuse("unlearn", "--from", "run.yaml", "seed=x")
@@ -533,7 +533,7 @@ def test_a_folder_with_another_run_is_refused_and_left_alone(place: Path, refuse
     words = ["unlearn", "name=mine", "hardware=cpu"]
     folder = place / "outputs" / "unlearn" / "mine"
     folder.mkdir(parents=True)
-    (folder / "run.yaml").write_text(to_yaml(compose_run("unlearn", words[1:])))
+    (folder / "run.yaml").write_text(dump_run_yaml(compose_run("unlearn", words[1:])))
     (folder / "status.json").write_text('{"status": "done"}\n')
     before = {p: p.read_bytes() for p in folder.iterdir()}
     line = refuse(*words, "train.learning_rate=1e-3", "method.strength=3")
@@ -563,7 +563,7 @@ def test_a_hub_that_cannot_be_reached_is_the_worlds_fault(place: Path, refuse: R
 
 
 def test_data_on_a_hub_that_cannot_be_reached_is_the_worlds_fault(refuse: Refuse) -> None:
-    tiny = "model.path=pkg://undial_cli/assets/tiny"
+    tiny = "model.path=pkg://undial_cli/models/tiny"
     line = refuse("unlearn", "data=tofu", tiny, "hardware=cpu", code=1)
     assert "data.path=locuslab/TOFU" in line
 
@@ -606,6 +606,6 @@ def test_a_file_cannot_turn_on_code_that_comes_with_a_model(
     write_rows(place / "forget.jsonl", QA)
     words = [w for w in own if w != "unlearn"] + ["data.forget_file=forget.jsonl"]
     run = compose_run("unlearn", [*words, "model.trust_remote_code=true"])
-    (place / "strange.yaml").write_text(to_yaml(run))
+    (place / "strange.yaml").write_text(dump_run_yaml(run))
     line = refuse("unlearn", "--from", "strange.yaml")
     assert "model.trust_remote_code=true" in line

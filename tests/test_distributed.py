@@ -243,7 +243,7 @@ PAIR = """
 import sys
 import torch
 from accelerate import PartialState
-from undial_cli import distributed
+from undial_cli.system import processes
 
 PartialState(cpu=True)
 model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(8, 8))

@@ -16,8 +16,8 @@ from conftest import HURRIED, undial
 from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
-from undial_cli.compose import load_run
 from undial_cli.errors import UserError
+from undial_cli.runs.compose import load_run
 from undial_cli.training import loop
 
 SHORT = [
@@ -284,9 +284,9 @@ def test_a_local_folder_of_the_same_layout_is_a_data_set(
 ) -> None:
     import shutil
 
-    from undial_cli.compose import PACKAGE
+    from undial_cli.runs.compose import PACKAGE_FOLDER
 
-    shutil.copytree(PACKAGE / "assets" / "demo", tmp_path / "copy")
+    shutil.copytree(PACKAGE_FOLDER / "data" / "demo", tmp_path / "copy")
     folder = start(random_model, tmp_path, f"data.path={tmp_path / 'copy'}")
     assert_equal(plain, folder)
 

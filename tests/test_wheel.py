@@ -39,7 +39,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_config_and_asset(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"undial_cli/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.yaml")}
-    assets = (p for p in (ROOT / "undial_cli" / "assets").rglob("*") if p.is_file())
+    package = (p for p in (ROOT / "undial_cli").rglob("*") if p.is_file())
+    assets = [p for p in package if p.suffix not in (".py", ".pyc")]
+    assert len(assets) > 15
     assert configs
     assert configs | {str(p.relative_to(ROOT)) for p in assets} <= names
     assert not [n for n in names if n.startswith(("tests/", "scripts/", "configs/"))]
@@ -53,7 +55,7 @@ def test_an_installed_wheel_unlearns_from_an_empty_directory(wheel: Path, tmp_pa
     environment = {"PYTHONPATH": str(site), "UNDIAL_CACHE_DIR": str(tmp_path / "cache")}
     where = call("-c", "import undial_cli; print(undial_cli.__file__)", cwd=empty, **environment)
     assert Path(where.strip()) == site / "undial_cli" / "__init__.py"
-    place = "from undial_cli.compose import config_dir; print(config_dir())"
+    place = "from undial_cli.runs.compose import find_config_folder; print(config_dir())"
     assert Path(call("-c", place, cwd=empty, **environment).strip()) == (
         site / "undial_cli" / "configs"
     )

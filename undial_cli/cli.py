@@ -11,11 +11,11 @@ from pathlib import Path
 
 from undial_cli.errors import UserError, WorldError, bad_value
 
-COMMANDS = ("unlearn", "finetune", "evaluate", "reproduce", "report", "doctor")
-HELP = ("--help", "-h", "help")
+COMMAND_NAMES = ("unlearn", "finetune", "evaluate", "reproduce", "report", "doctor")
+HELP_WORDS = ("--help", "-h", "help")
 WORKER = "worker"  # a process of a run, started by launch.py alone
 # Flags and what must follow them; all but --from are those of Hydra.
-FLAGS = {
+FLAG_ARGUMENTS = {
     "--from": "a run.yaml or a run folder",
     "--multirun": "",
     "-m": "",
@@ -33,18 +33,18 @@ FLAGS = {
     "-sc": "",
 }
 # Flags that have Hydra print something in place of a run, and those that say how.
-SHOWING = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
-HOW_TO_SHOW = {"--resolve", "--package", "-p"}
+PRINTING_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
+PRINT_MODIFIERS = {"--resolve", "--package", "-p"}
 
 
 def main() -> None:
     """The console script."""
     code = run_command(sys.argv[1:])
     if "torch.distributed" in sys.modules:
-        from undial_cli import distributed
+        from undial_cli.system import processes
 
-        if distributed.active():  # joined by torchrun or accelerate
-            distributed.leave(code)
+        if processes.has_process_group():  # joined by torchrun or accelerate
+            processes.exit_process(code)
     sys.exit(code)
 
 
@@ -55,33 +55,34 @@ def run_command(argv: list[str]) -> int:
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # by torch: large memory pages
     try:
-        return dispatch(argv)
+        return dispatch_command(argv)
     except UserError as error:
-        ui.error(str(error))
+        ui.print_error(str(error))
         return 2
     except WorldError as error:
-        ui.error(str(error))
+        ui.print_error(str(error))
         return 1
     except KeyboardInterrupt:
-        ui.error("interrupted; the same command goes on from the last saved step")
+        ui.print_error("interrupted; the same command goes on from the last saved step")
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except Exception as error:
         reason = str(error).strip().splitlines()
-        ui.error(f"{type(error).__name__}: {reason[0] if reason else ''}", any_process=True)
+        ui.print_error(f"{type(error).__name__}: {reason[0] if reason else ''}", any_process=True)
         if os.environ.get("UNDIAL_TRACEBACK"):
             raise
         return 1
 
 
-def dispatch(argv: list[str]) -> int:
+def dispatch_command(argv: list[str]) -> int:
     """Choose the command."""
-    from undial_cli import __version__, usage
+    from undial_cli import __version__
+    from undial_cli.runs import help
 
-    if not argv or argv[0] in HELP:
-        usage.show_top()
+    if not argv or argv[0] in HELP_WORDS:
+        help.show_top_help()
         return 0
     if argv[0] in ("--version", "-V"):
         print(f"undial {__version__}")
@@ -89,33 +90,33 @@ def dispatch(argv: list[str]) -> int:
     command, rest = argv[0], argv[1:]
     if command == WORKER:
         from undial_cli.pipeline import work
-        from undial_cli.worker import work_and_leave
+        from undial_cli.runs.worker import work_and_leave
 
         work_and_leave(Path(rest[0]), work)
-    if command not in COMMANDS:
-        raise bad_value("command", command, COMMANDS)
-    if any(word in HELP for word in rest):
-        usage.show_command(command)
+    if command not in COMMAND_NAMES:
+        raise bad_value("command", command, COMMAND_NAMES)
+    if any(word in HELP_WORDS for word in rest):
+        help.show_command_help(command)
         return 0
     if command == "doctor":
-        from undial_cli.doctor import examine
+        from undial_cli.runs.doctor import examine_machine
 
-        return examine(rest)
+        return examine_machine(rest)
     if command == "report":
-        from undial_cli.reporting.report import run as report
+        from undial_cli.reporting.report import run_report_command as report
 
         return report(rest)
-    flags, words = parted(rest)
+    flags, words = split_flags(rest)
     if command == "reproduce":
-        from undial_cli.tables.command import run as reproduce
+        from undial_cli.tables.command import run_reproduce_command as reproduce
 
         return reproduce(rest)
     if "--from" in flags:
-        return repeat(command, flags, words)
-    return carry_out(command, flags, words)
+        return repeat_run(command, flags, words)
+    return compose_and_execute(command, flags, words)
 
 
-def parted(rest: list[str]) -> tuple[dict[str, str], list[str]]:
+def split_flags(rest: list[str]) -> tuple[dict[str, str], list[str]]:
     """Flags with what follows them, and overrides.
 
     Raises:
@@ -130,21 +131,21 @@ def parted(rest: list[str]) -> tuple[dict[str, str], list[str]]:
         if not word.startswith("-"):
             words.append(word)
             continue
-        if name not in FLAGS:
-            raise bad_value("flag", name, FLAGS)
+        if name not in FLAG_ARGUMENTS:
+            raise bad_value("flag", name, FLAG_ARGUMENTS)
         is_followed = bool(left) and not left[0].startswith("-")
-        if FLAGS[name] and not given and not is_followed:
-            raise UserError(f"{name}: expected {FLAGS[name]} after it")
-        may_follow = FLAGS[name] or (
+        if FLAG_ARGUMENTS[name] and not given and not is_followed:
+            raise UserError(f"{name}: expected {FLAG_ARGUMENTS[name]} after it")
+        may_follow = FLAG_ARGUMENTS[name] or (
             name in ("--info", "-i") and is_followed and "=" not in left[0]
         )
         flags[name] = left.pop(0) if may_follow and not given else value
     return flags, words
 
 
-def repeat(command: str, flags: dict[str, str], overrides: list[str]) -> int:
+def repeat_run(command: str, flags: dict[str, str], overrides: list[str]) -> int:
     """`undial COMMAND --from run.yaml [key=value ...]`."""
-    from undial_cli.compose import load_run
+    from undial_cli.runs.compose import load_run
 
     place = flags.pop("--from")
     if flags:
@@ -169,20 +170,20 @@ def repeat(command: str, flags: dict[str, str], overrides: list[str]) -> int:
     return 0
 
 
-def carry_out(command: str, flags: dict[str, str], words: list[str]) -> int:
+def compose_and_execute(command: str, flags: dict[str, str], words: list[str]) -> int:
     """`undial COMMAND [group=option] [key=value ...] [flags]`: one run, or with --multirun many."""
-    if SHOWING & set(flags):
+    if PRINTING_FLAGS & set(flags):
         return show_config(command, flags, words)
-    for name in HOW_TO_SHOW & set(flags):
+    for name in PRINT_MODIFIERS & set(flags):
         raise UserError(f"{name}: only together with --cfg")
     folder = flags.get("--config-dir", flags.get("-cd"))
     if folder is not None and not os.path.isdir(folder):
         raise UserError(f"--config-dir {folder}: no such folder")
     if {"--multirun", "-m"} & set(flags):
-        from undial_cli.sweeping.launchers import run_sweep
+        from undial_cli.sweeps.launchers import run_sweep
 
         return run_sweep(command, words, folder)
-    from undial_cli.compose import compose_run
+    from undial_cli.runs.compose import compose_run
 
     run = compose_run(command, words, folder)
     from undial_cli.pipeline import execute
@@ -196,18 +197,20 @@ def show_config(command: str, flags: dict[str, str], words: list[str]) -> int:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    from undial_cli import config_errors
-    from undial_cli.compose import (
+    from undial_cli.runs import config_errors
+    from undial_cli.runs.compose import (
         COMPOSITION_ERRORS,
-        config_dir,
-        normalise,
+        find_config_folder,
+        normalise_overrides,
         register_schemas,
-        with_own_method,
+        replace_method_file,
     )
 
     register_schemas()
-    overrides = normalise(with_own_method(words))
-    show = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)
+    overrides = normalise_overrides(replace_method_file(words))
+    show = hydra.main(
+        version_base="1.3", config_path=str(find_config_folder()), config_name=command
+    )
     if "job" in (flags.get("--cfg"), flags.get("-c")):
         flags = {**flags, "--resolve": ""}  # values, not where they come from
     said = [word for flag in flags.items() for word in flag if word]
@@ -217,7 +220,7 @@ def show_config(command: str, flags: dict[str, str], words: list[str]) -> int:
     try:
         show(lambda config: None)()
     except COMPOSITION_ERRORS as error:
-        raise config_errors.explain(error, command, overrides) from error
+        raise config_errors.explain_composition_error(error, command, overrides) from error
     except SystemExit as stop:
         return 2 if stop.code else 0
     return 0

@@ -23,7 +23,7 @@ class WorldError(Exception):
     """A failure that is not the user's: hub unreachable, disk full, a broken cache."""
 
 
-def nearest(value: object, allowed: Iterable[str]) -> str:
+def suggest_nearest(value: object, allowed: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` when something in `allowed` is close to `value`, else `""`."""
     matches = difflib.get_close_matches(str(value), list(allowed), n=1, cutoff=0.6)
     return f"; did you mean '{matches[0]}'?" if matches else ""
@@ -40,7 +40,9 @@ def bad_value(key: str, value: object, allowed: str | Iterable[str]) -> UserErro
     if isinstance(allowed, str):
         return UserError(f"{key}={value}: allowed is {allowed}")
     words = sorted(allowed)
-    return UserError(f"{key}={value}: allowed is one of {', '.join(words)}{nearest(value, words)}")
+    return UserError(
+        f"{key}={value}: allowed is one of {', '.join(words)}{suggest_nearest(value, words)}"
+    )
 
 
 def first_line(error: BaseException) -> str:

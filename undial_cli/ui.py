@@ -61,7 +61,7 @@ def say(message: RenderableType, style: str = "", log: bool = True) -> None:
             make_console(file).print(renderable, soft_wrap=whole)
 
 
-def error(message: str, any_process: bool = False) -> None:
+def print_error(message: str, any_process: bool = False) -> None:
     """One line on stderr, and in the log; `any_process` for what may befall one process alone."""
     if not (is_speaker() or any_process):
         return
@@ -71,15 +71,15 @@ def error(message: str, any_process: bool = False) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(
         Text(f"undial: {line}", style="red")
     )
-    write_log(f"undial: {line}\n")
+    append_to_logs(f"undial: {line}\n")
 
 
 def log_traceback() -> None:
     """The current exception's traceback, to the log files only."""
-    write_log(traceback.format_exc())
+    append_to_logs(traceback.format_exc())
 
 
-def write_log(text: str) -> None:
+def append_to_logs(text: str) -> None:
     """Append plain text to the open log files."""
     for path in _log_files:
         with open(path, "a", encoding="utf-8") as file:
@@ -87,7 +87,7 @@ def write_log(text: str) -> None:
 
 
 @contextlib.contextmanager
-def logging_to(path: Path) -> Iterator[None]:
+def copy_to_log(path: Path) -> Iterator[None]:
     """Copy what is said to `path` as well (only there, while a nested run is open)."""
     _log_files.append(path)
     try:
@@ -96,7 +96,7 @@ def logging_to(path: Path) -> Iterator[None]:
         _log_files.pop()
 
 
-class Bar:
+class ProgressBar:
     """Progress over `total` units: a bar on a terminal, elsewhere a line every half minute."""
 
     def __init__(self, title: str, total: int, done: int, progress: Progress | None) -> None:
@@ -115,12 +115,12 @@ class Bar:
 
 
 @contextlib.contextmanager
-def progress(title: str, total: int, done: int = 0) -> Iterator[Bar]:
+def show_progress(title: str, total: int, done: int = 0) -> Iterator[ProgressBar]:
     """Show progress over `total` units, of which `done` were made before."""
     console = make_console()
     if not (is_speaker() and console.is_terminal):
         say(f"{title} ...")
-        yield Bar(title, total, done, None)
+        yield ProgressBar(title, total, done, None)
         return
     columns: list[Any] = [
         TextColumn("{task.description}"),
@@ -132,5 +132,5 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Bar]:
         TextColumn("{task.fields[note]}"),
     ]
     with Progress(*columns, console=console, transient=True) as bars:
-        yield Bar(title, total, done, bars)
-    write_log(f"{title}: done\n")
+        yield ProgressBar(title, total, done, bars)
+    append_to_logs(f"{title}: done\n")

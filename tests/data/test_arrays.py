@@ -17,12 +17,12 @@ from small import byte_tokenizer
 from transformers import AutoModelForCausalLM
 
 from undial_cli.cli import run_command
-from undial_cli.compose import compose_run
+from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data.encode import Encoder
 from undial_cli.data.load import load_rows, load_split
-from undial_cli.data.rows import row_kind
+from undial_cli.data.rows import find_row_kind
 from undial_cli.errors import UserError
-from undial_cli.schema import DataConfig, TemplateConfig
+from undial_cli.runs.compose import compose_run
 
 FULL = np.random.default_rng(3).integers(3, 2900, (6, 200)).astype(np.uint16)
 LOCAL = DataConfig(path=None)
@@ -58,7 +58,7 @@ def test_an_array_gives_its_rows_as_they_are(tmp_path: Path, kind: str) -> None:
     rows = load_rows(LOCAL, [file], "data.forget_file")
     assert rows == [{"input_ids": ids} for ids in FULL.tolist()]
     assert all(type(i) is int for i in rows[0]["input_ids"])
-    assert row_kind(rows[0], LOCAL) == "ids"
+    assert find_row_kind(rows[0], LOCAL) == "ids"
 
 
 @pytest.mark.parametrize(

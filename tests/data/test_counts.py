@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from small import bundled_tokenizer
 
 from undial_cli.cli import run_command
+from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import load_rows
 from undial_cli.data.rows import Row
-from undial_cli.data.samples import encode_row, paired, plain
-from undial_cli.data.schedule import Schedule, deal
+from undial_cli.data.samples import encode_preference_pairs, encode_row, encode_training_set
+from undial_cli.data.schedule import Schedule, deal_rows
 from undial_cli.errors import RowError, UserError
-from undial_cli.schema import DataConfig, TemplateConfig
 
 TOKENIZER = bundled_tokenizer()
 SIZE = 40
@@ -100,9 +100,9 @@ def read(rows: list[Row]) -> list[Row]:
 def test_read_is_trained_and_skipped_whatever_is_in_a_set(rows: list[Row]) -> None:
     each = [expected(row) for row in rows]
     if not any(kept for kept, _, _ in each):
-        refused(lambda: plain(encoder(), read(rows), "forget"), "forget set")
+        refused(lambda: encode_training_set(encoder(), read(rows), "forget"), "forget set")
         return
-    encoded = plain(encoder(), read(rows), "forget")
+    encoded = encode_training_set(encoder(), read(rows), "forget")
     counts = encoded.counts
     assert counts.read == counts.trained + len(counts.skipped) == len(rows)
     assert set(counts.skipped) == {n for n, (kept, _, _) in enumerate(each, 1) if not kept}
@@ -133,9 +133,9 @@ def test_pairs_are_counted_like_the_rows_they_are_made_of(rows: list[Row]) -> No
     answers = [[["No.", "Never."]] for _ in rows]
     each = [expected(row) for row in rows]
     if not any(kept for kept, _, _ in each):
-        refused(lambda: paired(encoder(), rows, "forget", answers), "forget set")
+        refused(lambda: encode_preference_pairs(encoder(), rows, "forget", answers), "forget set")
         return
-    encoded = paired(encoder(), rows, "forget", answers)
+    encoded = encode_preference_pairs(encoder(), rows, "forget", answers)
     counts = encoded.counts
     assert counts.read == counts.trained + len(counts.skipped) == len(rows)
     assert counts.trained == len(encoded.samples) == len({s[0][0] for s in encoded.samples})
@@ -155,11 +155,19 @@ def test_a_row_that_cannot_be_encoded_is_skipped_with_its_reason() -> None:
     picky = Picky(TOKENIZER, TemplateConfig(), DataConfig(max_length=SIZE))
     rows = [question("odd?", "Ann."), question("Who?", "Bo."), question(LONG, "Cy.")]
     too_long = f"no answer token within data.max_length={SIZE}"
-    for encoded in (plain(picky, rows, "retain"), paired(picky, rows, "forget", [[["No."]]] * 3)):
+    for encoded in (
+        encode_training_set(picky, rows, "retain"),
+        encode_preference_pairs(picky, rows, "forget", [[["No."]]] * 3),
+    ):
         assert encoded.counts.skipped == {1: "the template refuses it", 3: too_long}
-    pairs = paired(picky, rows[1:2], "forget", [[["No.", "odd."]]])
+    pairs = encode_preference_pairs(picky, rows[1:2], "forget", [[["No.", "odd."]]])
     assert (len(pairs.samples[0]), pairs.counts.unpaired) == (1, 1)
-    refused(lambda: plain(picky, rows[:1] * 2, "forget"), "forget", "none of its 2 rows", "refuses")
+    refused(
+        lambda: encode_training_set(picky, rows[:1] * 2, "forget"),
+        "forget",
+        "none of its 2 rows",
+        "refuses",
+    )
     assert encode_row(picky, rows[1])[1] == ""
 
 
@@ -182,18 +190,22 @@ def test_the_line_names_every_count_and_no_text() -> None:
 def test_joined_documents_are_counted_by_row_and_need_documents_alone() -> None:
     joined = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=SIZE, joined=True))
     rows = [{"text": LONG}, {"text": " "}, {"text": "Bo is a cook."}]
-    counts = plain(joined, rows, "forget").counts
+    counts = encode_training_set(joined, rows, "forget").counts
     assert (counts.read, counts.trained, counts.skipped) == (3, 2, {2: "no text"})
     for mixed in ([*rows, question("Who?", "Ann.")], [question("Who?", "Ann."), *rows]):
-        refused(lambda mixed=mixed: plain(joined, mixed, "forget"), "data.joined=true", "row")
+        refused(
+            lambda mixed=mixed: encode_training_set(joined, mixed, "forget"),
+            "data.joined=true",
+            "row",
+        )
 
 
 def test_sequences_that_the_steps_do_not_reach_are_counted() -> None:
-    sets = {name: plain(encoder(), [question("Who?", f"{i}.") for i in range(n)], name).examples
+    sets = {name: encode_training_set(encoder(), [question("Who?", f"{i}.") for i in range(n)], name).examples
             for name, n in (("forget", 7), ("retain", 5))}  # fmt: skip
 
     def unseen(steps: int) -> list[str]:
-        return Schedule(sets, "forget", 2, deal(2, 1, None), 1, steps, 0).unseen()
+        return Schedule(sets, "forget", 2, deal_rows(2, 1, None), 1, steps, 0).unseen()
 
     assert unseen(4) == []
     assert unseen(3) == ["forget: 6 of 7 sequences are seen in 3 steps"]
@@ -235,4 +247,7 @@ def test_an_error_of_the_config_is_not_taken_for_one_of_a_row() -> None:
             raise UserError("model.template.chat=true: no template")
 
     broken = Broken(TOKENIZER, TemplateConfig(), DataConfig())
-    refused(lambda: plain(broken, [question("Who?", "Ann.")], "forget"), "model.template.chat")
+    refused(
+        lambda: encode_training_set(broken, [question("Who?", "Ann.")], "forget"),
+        "model.template.chat",
+    )

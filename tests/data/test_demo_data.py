@@ -8,18 +8,17 @@ import re
 import sys
 from typing import Any
 
-from undial_cli.compose import PACKAGE
+from undial_cli.config.schema import DataConfig
 from undial_cli.data import focus
 from undial_cli.data.load import load_split
-from undial_cli.schema import DataConfig
+from undial_cli.runs.compose import PACKAGE_FOLDER
 
-ASSETS = PACKAGE / "assets"
-DEMO = DataConfig(path="pkg://undial_cli/assets/demo")
+DEMO = DataConfig(path="pkg://undial_cli/data/demo")
 
 
 def script() -> Any:
     """scripts/make_demo_data.py as a module."""
-    place = PACKAGE.parent / "scripts" / "make_demo_data.py"
+    place = PACKAGE_FOLDER.parent / "scripts" / "make_demo_data.py"
     spec = importlib.util.spec_from_file_location("make_demo_data", place)
     assert spec is not None
     assert spec.loader is not None
@@ -31,12 +30,12 @@ def script() -> Any:
 
 def test_the_script_writes_the_bundled_files() -> None:
     made = script()
-    assert made.differing_files(made.make_files(), ASSETS) == []
+    assert made.differing_files(made.make_files(), PACKAGE_FOLDER) == []
 
 
 def test_every_forget_row_names_its_facts_and_three_other_answers() -> None:
     rows = load_split(DEMO, "forget10", "data.forget_split")
-    found = focus.find(rows, DEMO, "column", None)
+    found = focus.find_focus_spans(rows, DEMO, "column", None)
     for row, spans in zip(rows, found, strict=True):
         answer = row["answer"]
         assert [answer[start:end] for start, end in spans] == row["focus"]
@@ -60,7 +59,10 @@ def article(text: str) -> str:
 
 def test_the_forget_rows_are_those_of_the_perturbed_set() -> None:
     lines = {
-        name: [json.loads(line) for line in (ASSETS / "demo" / name).read_text().splitlines()]
+        name: [
+            json.loads(line)
+            for line in (PACKAGE_FOLDER / "data" / "demo" / name).read_text().splitlines()
+        ]
         for name in ("forget10.json", "forget10_perturbed.json")
     }
     pairs = [[(r["question"], r["answer"]) for r in rows] for rows in lines.values()]
@@ -68,6 +70,6 @@ def test_the_forget_rows_are_those_of_the_perturbed_set() -> None:
 
 
 def test_refusals_are_a_hundred_lines_that_differ() -> None:
-    lines = (ASSETS / "refusals.txt").read_text(encoding="utf-8").splitlines()
+    lines = (PACKAGE_FOLDER / "data" / "refusals.txt").read_text(encoding="utf-8").splitlines()
     assert len(set(lines)) == len(lines) == 100
     assert all(line == line.strip() and line.endswith(".") for line in lines)

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import BOS, EOS, bundled_tokenizer, byte_tokenizer
 
+from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data.columns import check_columns
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.template import describe_unread_keys
 from undial_cli.errors import RowError, UserError
-from undial_cli.schema import DataConfig, TemplateConfig
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

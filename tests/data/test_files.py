@@ -10,8 +10,8 @@ import datasets
 import pytest
 from conftest import refused
 
+from undial_cli.config.schema import DataConfig
 from undial_cli.data.load import load_split
-from undial_cli.schema import DataConfig
 
 ROWS = [{"question": f"Who is {i}?", "answer": f"Person {i}."} for i in range(3)]
 

@@ -20,12 +20,12 @@ from tokenizers import Tokenizer, normalizers, trainers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
+from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data import focus
 from undial_cli.data.columns import check_columns
-from undial_cli.data.encode import IGNORE, Encoder, Example, scored_text
+from undial_cli.data.encode import IGNORE, Encoder, Example, read_scored_text
 from undial_cli.data.template import Span
 from undial_cli.errors import UserError
-from undial_cli.schema import DataConfig, TemplateConfig
 
 TRIMMED = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n"
@@ -80,7 +80,7 @@ def question(answer: str, **columns: Any) -> dict[str, Any]:
 
 def in_column(text: str, value: Any) -> list[Span]:
     """The spans of one document by its own column."""
-    (spans,) = focus.find([{"text": text, "focus": value}], DATA, "column", None)
+    (spans,) = focus.find_focus_spans([{"text": text, "focus": value}], DATA, "column", None)
     return spans
 
 
@@ -188,7 +188,7 @@ def test_tokens_and_spans_of_documents_agree(
 @settings(deadline=None, max_examples=100)
 @given(text=MIXED, strings=st.lists(st.sampled_from(WORDS), unique=True, max_size=4))
 def test_every_occurrence_counts_and_nothing_else(text: str, strings: list[str]) -> None:
-    spans = {span for string in strings for span in focus.occurrences(text, string)}
+    spans = {span for string in strings for span in focus.find_occurrences(text, string)}
     assert {text[a:b] for a, b in spans} == {s for s in strings if s in text and s in words(text)}
     for string in strings:
         assert sum(text[a:b] == string for a, b in spans) == words(text).count(string)
@@ -229,7 +229,7 @@ def spaced(character: str) -> bool:
     ],
 )
 def test_a_string_counts_where_it_is_a_word_of_its_own(text: str, string: str, count: int) -> None:
-    assert [text[a:b] for a, b in focus.occurrences(text, string)] == [string] * count
+    assert [text[a:b] for a, b in focus.find_occurrences(text, string)] == [string] * count
 
 
 def test_a_column_holds_strings_or_pairs_or_either_as_json() -> None:
@@ -239,7 +239,7 @@ def test_a_column_holds_strings_or_pairs_or_either_as_json() -> None:
     assert in_column(text, strings) == in_column(text, json.dumps(strings)) == named
     assert in_column(text, pairs) == in_column(text, json.dumps(pairs)) == [(0, 7), (19, 24)]
     rows = [{"text": text, "words": ["Lee"]}, {"text": text, "words": []}]
-    found = focus.find(rows, DataConfig(focus_key="words"), "column", None)
+    found = focus.find_focus_spans(rows, DataConfig(focus_key="words"), "column", None)
     assert found == [[(4, 7)], []]
 
 
@@ -253,7 +253,7 @@ def test_a_column_holds_strings_or_pairs_or_either_as_json() -> None:
 def test_a_column_that_cannot_be_read_is_refused(value: Any) -> None:
     rows = [question("Ann Lee.", focus=["Ann"]), question("Ann\nLee.", focus=value)]
     refused(
-        lambda: focus.find(rows, DATA, "column", None), "data.focus_key=focus: row 2 holds ",
+        lambda: focus.find_focus_spans(rows, DATA, "column", None), "data.focus_key=focus: row 2 holds ",
         "a list of strings", "[start, end] pairs within its 8 characters", "JSON",
     )  # fmt: skip
 
@@ -261,17 +261,17 @@ def test_a_column_that_cannot_be_read_is_refused(value: Any) -> None:
 def test_what_gives_nothing_to_focus_on_is_refused() -> None:
     rows = [question("Ann Lee.", focsu=["Ann"])]
     refused(
-        lambda: focus.find(rows, DATA, "column", None), "data.focus_key=focus: found columns "
+        lambda: focus.find_focus_spans(rows, DATA, "column", None), "data.focus_key=focus: found columns "
         "question, answer, focsu; method.focus=column needs", "did you mean 'focsu'?",
     )  # fmt: skip
     refused(lambda: in_column("Ann Lee.", ["Rome"]), "data.focus_key=focus", "in any of the 1 rows")
     ids: list[Any] = [{"input_ids": [1, 2, 3]}]
-    refused(lambda: focus.find(ids, DATA, "column", None), "method.focus", "token ids")
+    refused(lambda: focus.find_focus_spans(ids, DATA, "column", None), "method.focus", "token ids")
     refused(lambda: ENCODERS["chat"].encode(ids, [[]]), "method.focus", "token ids")
     messages = [{"messages": [{"role": "user", "content": "Who?"}], "focus": []}]
     refused(lambda: check_columns(messages, DATA, "data.forget_file"), "column 'messages'")
     refused(
-        lambda: focus.find([], DATA, "entitties", None), "method.focus=entitties",
+        lambda: focus.find_focus_spans([], DATA, "entitties", None), "method.focus=entitties",
         "column, entities, noun_chunks", "did you mean 'entities'?",
     )  # fmt: skip
 
@@ -285,10 +285,10 @@ def test_the_text_that_is_scored_is_the_answers_the_completion_or_the_document()
         question("Ann Lee", text="Bob"),
     ]
     last = DataConfig(turns="last")
-    assert [scored_text(row, last).strip() for row in rows] == ["Ann Lee"] * 4
-    assert scored_text(rows[0], DATA) == "Ann.\n\n Ann Lee "
+    assert [read_scored_text(row, last).strip() for row in rows] == ["Ann Lee"] * 4
+    assert read_scored_text(rows[0], DATA) == "Ann.\n\n Ann Lee "
     for row in rows:
-        spans = focus.find([{**row, "focus": ["Ann"]}], DATA, "column", None)
+        spans = focus.find_focus_spans([{**row, "focus": ["Ann"]}], DATA, "column", None)
         for encoder in (ENCODERS["chat"], ENCODERS["trimmed"]):
             (example,) = encoder.encode([row], spans)
             assert words_at(encoder, example) == ["Ann"] * (2 if "messages" in row else 1)
@@ -302,7 +302,7 @@ def test_spans_of_each_turn_become_tokens_of_that_turn() -> None:
         ("assistant", "Bo Lee"),
     ]
     row = {"messages": [{"role": role, "content": text} for role, text in turns]}
-    spans = focus.find([{**row, "focus": [[6, 9], [12, 14]]}], DATA, "column", None)
+    spans = focus.find_focus_spans([{**row, "focus": [[6, 9], [12, 14]]}], DATA, "column", None)
     for encoder in (ENCODERS["chat"], ENCODERS["trimmed"]):
         (example,) = encoder.encode([row], spans)
         assert words_at(encoder, example) == ["Lee", "Bo"]
@@ -373,7 +373,7 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def found_by(pipelines: dict[str, str], name: str, source: str, *texts: str) -> list[list[str]]:
     rows = [question(text) for text in texts]
-    spans = focus.find(rows, DATA, source, pipelines[name])
+    spans = focus.find_focus_spans(rows, DATA, source, pipelines[name])
     assert all(own == sorted(set(own)) for own in spans)
     return [[t[a:b] for a, b in own] for t, own in zip(texts, spans, strict=True)]
 
@@ -389,7 +389,7 @@ def test_noun_chunks_of_a_pipeline(pipelines: dict[str, str]) -> None:
     found = found_by(pipelines, "noun_chunks", "noun_chunks", *texts)
     assert found == [["Ann Lee", "a baker", "Paris"], [], []]
     rows = [question(texts[0])]
-    spans = focus.find(rows, DATA, "noun_chunks", pipelines["noun_chunks"])
+    spans = focus.find_focus_spans(rows, DATA, "noun_chunks", pipelines["noun_chunks"])
     (example,) = ENCODERS["chat"].encode(rows, spans)
     assert words_at(ENCODERS["chat"], example) == ["Ann Lee", "a baker", "Paris"]
 
@@ -398,17 +398,19 @@ def test_long_documents_reach_spacy_in_pieces(
     pipelines: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "Ann Lee came. \n\n" * 9 + "Then she was in Paris, " * 5
-    whole = focus.find([{"text": text}], DATA, "entities", pipelines["entities"])
+    whole = focus.find_focus_spans([{"text": text}], DATA, "entities", pipelines["entities"])
     assert len(whole[0]) == 14
-    monkeypatch.setattr(focus, "PIECE", 40)
-    monkeypatch.setattr(focus, "occurrences", lambda text, string: iter(()))
-    assert focus.find([{"text": text}], DATA, "entities", pipelines["entities"]) == whole
+    monkeypatch.setattr(focus, "SPACY_PIECE", 40)
+    monkeypatch.setattr(focus, "find_occurrences", lambda text, string: iter(()))
+    assert (
+        focus.find_focus_spans([{"text": text}], DATA, "entities", pipelines["entities"]) == whole
+    )
 
 
 @settings(deadline=None, max_examples=60)
 @given(text=TEXT, limit=st.integers(1, 9))
 def test_pieces_are_the_text(text: str, limit: int) -> None:
-    pieces = list(focus.cut(text, limit))
+    pieces = list(focus.cut_text_pieces(text, limit))
     assert all(0 < len(piece) <= limit for _, piece in pieces)
     assert all(text[start:].startswith(piece) for start, piece in pieces)
     covered = {i for start, piece in pieces for i in range(start, start + len(piece))}
@@ -444,19 +446,19 @@ def test_a_pipeline_that_is_not_there_is_refused_with_how_to_get_one(tmp_path: P
     rows, hint = [question("Ann.")], "python -m spacy download en_core_web_sm"
     for name in ("en_core_web_tiny", str(tmp_path / "nowhere"), "a/b c"):
         refused(
-            lambda name=name: focus.find(rows, DATA, "entities", name),
+            lambda name=name: focus.find_focus_spans(rows, DATA, "entities", name),
             f"method.spacy_model={name}: ", "is installed", hint,
         )  # fmt: skip
     for name in (None, ""):
         refused(
-            lambda name=name: focus.find(rows, DATA, "noun_chunks", name),
+            lambda name=name: focus.find_focus_spans(rows, DATA, "noun_chunks", name),
             "method.spacy_model=null", "method.focus=noun_chunks", hint,
         )  # fmt: skip
-    refused(lambda: focus.find(rows, DATA, "entities", "numpy"), "no spaCy pipeline (")
+    refused(lambda: focus.find_focus_spans(rows, DATA, "entities", "numpy"), "no spaCy pipeline (")
 
 
 def test_spacy_is_needed_only_where_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
     assert in_column("Ann Lee.", ["Ann"]) == [(0, 3)]
     with pytest.raises(UserError, match=r"method\.focus=entities: needs spaCy: pip install"):
-        focus.find([question("Ann.")], DATA, "entities", "en_core_web_sm")
+        focus.find_focus_spans([question("Ann.")], DATA, "entities", "en_core_web_sm")

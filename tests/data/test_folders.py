@@ -11,8 +11,8 @@ import datasets
 import pytest
 from conftest import refused
 
+from undial_cli.config.schema import DataConfig
 from undial_cli.data.load import load_split
-from undial_cli.schema import DataConfig
 
 KEY = "data.forget_split"
 FORGET, RETAIN = (

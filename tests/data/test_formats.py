@@ -11,11 +11,16 @@ import pytest
 from conftest import refused
 from small import bundled_tokenizer
 
+from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data.encode import Encoder
 from undial_cli.data.load import load_rows
-from undial_cli.data.rows import count_repeated, count_shared, row_kind, unread_columns
-from undial_cli.data.samples import paired, plain
-from undial_cli.schema import DataConfig, TemplateConfig
+from undial_cli.data.rows import (
+    count_repeated_rows,
+    count_shared_rows,
+    find_row_kind,
+    find_unread_columns,
+)
+from undial_cli.data.samples import encode_preference_pairs, encode_training_set
 
 LOCAL = DataConfig()
 PAIRS = [
@@ -71,7 +76,9 @@ def load(path: Path, rows: list[dict[str, Any]], data: DataConfig = LOCAL) -> li
 
 
 def examples(rows: list[dict[str, Any]], data: DataConfig = LOCAL) -> list[Any]:
-    return plain(Encoder(bundled_tokenizer(), TemplateConfig(), data), rows, "forget").examples
+    return encode_training_set(
+        Encoder(bundled_tokenizer(), TemplateConfig(), data), rows, "forget"
+    ).examples
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
@@ -81,7 +88,7 @@ def test_every_form_of_a_question_gives_the_same_sequences(
 ) -> None:
     expected = examples([{"question": q, "answer": a} for q, a in PAIRS])
     rows = load(tmp_path / f"rows.{ending}", [FORMS[form](q, a) for q, a in PAIRS])
-    assert [row_kind(row, LOCAL) for row in rows] == ["messages"] * 3
+    assert [find_row_kind(row, LOCAL) for row in rows] == ["messages"] * 3
     assert examples(rows) == expected
 
 
@@ -107,10 +114,10 @@ def test_each_row_of_a_mixed_file_is_read_by_its_own_kind(tmp_path: Path, ending
     ]
     loaded = load(tmp_path / f"rows.{ending}", rows)
     kinds = ["qa", "messages", "text", "completion", "messages", "ids", "qa"]
-    assert [row_kind(row, LOCAL) for row in loaded] == kinds
+    assert [find_row_kind(row, LOCAL) for row in loaded] == kinds
     columns = list(dict.fromkeys(column for row in rows for column in row))
     filled = [dict.fromkeys(columns) | row for row in rows]  # as datasets fills the gaps
-    assert [row_kind(row, LOCAL) for row in filled[:4]] == kinds[:4]
+    assert [find_row_kind(row, LOCAL) for row in filled[:4]] == kinds[:4]
     alone = [examples(load(tmp_path / "one.jsonl", [row])) for row in rows]
     assert examples(loaded) == [example for part in alone for example in part]
 
@@ -197,7 +204,7 @@ def test_pairs_of_a_conversation_take_the_place_of_its_answer(tmp_path: Path) ->
     answers = [[[" Never."]]] * len(PAIRS)
     as_questions = [{"question": q, "answer": a} for q, a in PAIRS]
     rows = load(tmp_path / "rows.jsonl", [FORMS["conversations"](q, a) for q, a in PAIRS])
-    assert paired(encoder, rows, "forget", answers) == paired(
+    assert encode_preference_pairs(encoder, rows, "forget", answers) == encode_preference_pairs(
         encoder, as_questions, "forget", answers
     )
 
@@ -208,9 +215,9 @@ def test_columns_that_nothing_reads_are_known() -> None:
         {**GOOD, "text": "beside", "topic": 3},
         {"text": "a document", "labels": "its answer"},
     ]
-    assert unread_columns(rows, LOCAL, ()) == ["text", "topic", "labels"]
-    assert unread_columns(rows, LOCAL, {"topic"}) == ["text", "labels"]
-    assert unread_columns(rows[:1], LOCAL, ()) == []
+    assert find_unread_columns(rows, LOCAL, ()) == ["text", "topic", "labels"]
+    assert find_unread_columns(rows, LOCAL, {"topic"}) == ["text", "labels"]
+    assert find_unread_columns(rows[:1], LOCAL, ()) == []
 
 
 def test_rows_that_say_the_same_are_counted_whatever_their_form() -> None:
@@ -236,9 +243,9 @@ def test_rows_that_say_the_same_are_counted_whatever_their_form() -> None:
         {"input_ids": [1, 2, 3]},
         {"question": "Who is", "answer": "Cy."},
     ]
-    assert count_shared(forget, retain, LOCAL) == 4
-    assert count_shared(forget, retain[1:2], LOCAL) == 1
-    assert count_shared(forget, [GOOD | {"answer": "Dee."}], LOCAL) == 0
-    assert count_repeated(forget, LOCAL) == 0
-    assert count_repeated([*forget, *retain], LOCAL) == 4
-    assert count_repeated([GOOD] * 3, LOCAL) == 2
+    assert count_shared_rows(forget, retain, LOCAL) == 4
+    assert count_shared_rows(forget, retain[1:2], LOCAL) == 1
+    assert count_shared_rows(forget, [GOOD | {"answer": "Dee."}], LOCAL) == 0
+    assert count_repeated_rows(forget, LOCAL) == 0
+    assert count_repeated_rows([*forget, *retain], LOCAL) == 4
+    assert count_repeated_rows([GOOD] * 3, LOCAL) == 2

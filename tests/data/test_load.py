@@ -11,14 +11,14 @@ import datasets
 import pytest
 from conftest import prepare, refused
 
-from undial_cli.compose import compose_run
+from undial_cli.config.schema import DataConfig
 from undial_cli.data.columns import check_columns
 from undial_cli.data.load import load_rows, load_split
-from undial_cli.data.rows import row_kind
-from undial_cli.schema import DataConfig
+from undial_cli.data.rows import find_row_kind
+from undial_cli.runs.compose import compose_run
 
 ROWS = [{"question": f"Who is {i}? äß", "answer": f"Person, {i}"} for i in range(10)]
-DEMO = "pkg://undial_cli/assets/demo"
+DEMO = "pkg://undial_cli/data/demo"
 LOCAL = DataConfig(path=None)
 
 
@@ -54,7 +54,7 @@ def test_a_text_file_is_one_document(tmp_path: Path) -> None:
     file.write_text("First line.\n\nSecond ünit.\n", encoding="utf-8")
     (row,) = load_split(LOCAL, str(file), "data.forget_file")
     assert row["text"].strip() == "First line.\n\nSecond ünit."
-    assert row_kind(row, LOCAL) == "text"
+    assert find_row_kind(row, LOCAL) == "text"
 
 
 @pytest.mark.parametrize(
@@ -196,4 +196,4 @@ def test_digits_in_a_csv_stay_the_text_they_are(tmp_path: Path) -> None:
     ],
 )
 def test_the_kind_of_a_row_follows_its_columns(row: dict[str, Any], kind: str) -> None:
-    assert row_kind(row, LOCAL) == kind
+    assert find_row_kind(row, LOCAL) == kind

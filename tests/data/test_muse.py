@@ -10,11 +10,11 @@ import pytest
 from conftest import prepare, write_muse
 from small import BOS, byte_tokenizer
 
-from undial_cli.compose import compose_run
+from undial_cli.config.schema import DataConfig
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import load_rows, load_split
 from undial_cli.errors import UserError
-from undial_cli.schema import DataConfig
+from undial_cli.runs.compose import compose_run
 
 KEY = "data.forget_split"
 FOLDS = [f"forget_{n}" for n in range(1, 5)]

@@ -10,14 +10,19 @@ import pytest
 from conftest import refused
 from small import bundled_tokenizer
 
-from undial_cli.compose import compose_run
+from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data import samples
 from undial_cli.data.encode import IGNORE, Encoder, Example
-from undial_cli.data.samples import Encoded, other_answers, paired, plain
-from undial_cli.inputs import preferred, training_rows
-from undial_cli.methods.base import Focus
-from undial_cli.resolved import ResolvedRun
-from undial_cli.schema import DataConfig, TemplateConfig
+from undial_cli.data.samples import (
+    TrainingSet,
+    collect_alternatives,
+    encode_preference_pairs,
+    encode_training_set,
+)
+from undial_cli.methods.base import FocusSource
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.inputs import collect_preferred_answers, load_training_rows
+from undial_cli.runs.resolved import ResolvedRun
 
 TOKENIZER = bundled_tokenizer()
 ROWS = [{"question": f"Who is {name}?", "answer": f"{name} bakes."} for name in ("Ann", "Bo", "Cy")]
@@ -33,18 +38,18 @@ def said(example: Example) -> str:
     return TOKENIZER.decode(targets, skip_special_tokens=True)
 
 
-def texts(found: Encoded) -> list[list[tuple[str, ...]]]:
+def texts(found: TrainingSet) -> list[list[tuple[str, ...]]]:
     """The answers of each sample, turn by turn."""
     return [[tuple(said(found.examples[i]) for i in turn) for turn in s] for s in found.samples]
 
 
 def refusals_of(rows: list[dict], turns: int = 4, seed: int = 0) -> list[list[list[str]]]:
-    return other_answers(rows, DataConfig(), "refusals", turns, seed, "method=dpo")
+    return collect_alternatives(rows, DataConfig(), "refusals", turns, seed, "method=dpo")
 
 
 def test_each_row_is_paired_with_its_own_draw_of_every_turn() -> None:
     answers = refusals_of(ROWS)
-    found = paired(encoder(), ROWS, "forget", answers)
+    found = encode_preference_pairs(encoder(), ROWS, "forget", answers)
     assert texts(found) == [
         [(row["answer"], other) for other in drawn]
         for row, (drawn,) in zip(ROWS, answers, strict=True)
@@ -63,18 +68,20 @@ def test_refusals_are_drawn_by_seed_and_row_alone() -> None:
     assert [drawn[:7] for (drawn,) in refusals_of(ROWS, turns=7)] == [d[:7] for (d,) in answers[:3]]
     assert all(len(set(drawn)) > 10 for (drawn,) in answers)
     assert len({tuple(drawn) for (drawn,) in answers}) == 27
-    assert {text for (drawn,) in answers for text in drawn} <= set(samples.refusals(DataConfig()))
+    assert {text for (drawn,) in answers for text in drawn} <= set(
+        samples.read_refusals(DataConfig())
+    )
 
 
 def test_refusals_are_taken_from_ones_own_file(tmp_path: Path) -> None:
     file = tmp_path / "no.txt"
     file.write_text("No.\n\n  Never.  \n")
     data = DataConfig(refusals=str(file))
-    found = other_answers(ROWS, data, "refusals", 30, 0, "method=dpo")
+    found = collect_alternatives(ROWS, data, "refusals", 30, 0, "method=dpo")
     assert {text for (drawn,) in found for text in drawn} == {"No.", "Never."}
     file.write_text(" \n")
-    refused(lambda: samples.refusals(data), f"data.refusals={file}", "no line")
-    refused(lambda: samples.refusals(DataConfig(refusals="nowhere")), "data.refusals=nowhere")
+    refused(lambda: samples.read_refusals(data), f"data.refusals={file}", "no line")
+    refused(lambda: samples.read_refusals(DataConfig(refusals="nowhere")), "data.refusals=nowhere")
 
 
 def test_each_alternative_of_the_data_makes_a_sample_of_its_own() -> None:
@@ -83,8 +90,8 @@ def test_each_alternative_of_the_data_makes_a_sample_of_its_own() -> None:
         {**ROWS[1], "alternative_answers": "Bo sails."},
         {**ROWS[2], "alternative_answers": json.dumps(["Cy sails.", "Cy swims.", "Cy sails."])},
     ]
-    answers = other_answers(rows, DataConfig(), "data", 4, 0, "method=altpo")
-    found = paired(encoder(), rows, "forget", answers)
+    answers = collect_alternatives(rows, DataConfig(), "data", 4, 0, "method=altpo")
+    found = encode_preference_pairs(encoder(), rows, "forget", answers)
     assert texts(found) == [
         [("Ann bakes.", "Ann sails.")],
         [("Ann bakes.", "Ann sings.")],
@@ -110,7 +117,7 @@ def test_each_alternative_of_the_data_makes_a_sample_of_its_own() -> None:
     ids=["completion", "messages"],
 )  # fmt: skip
 def test_rows_of_every_kind_with_an_answer_can_be_paired(row: dict, other: dict) -> None:
-    found = paired(encoder(), [row], "forget", [[[" No."]]])
+    found = encode_preference_pairs(encoder(), [row], "forget", [[[" No."]]])
     own, alternative = encoder().encode([row, other])
     assert (found.examples, found.samples) == ([own, alternative], [[(0, 1)]])
 
@@ -119,7 +126,7 @@ def test_rows_of_every_kind_with_an_answer_can_be_paired(row: dict, other: dict)
 def test_an_alternative_that_is_no_text_is_refused(value: object) -> None:
     rows = [{**ROWS[0], "alternative_answers": ["x"]}, {**ROWS[1], "alternative_answers": value}]
     refused(
-        lambda: other_answers(rows, DataConfig(), "data", 2, 0, "method=altpo"),
+        lambda: collect_alternatives(rows, DataConfig(), "data", 2, 0, "method=altpo"),
         "data.alternative_key=alternative_answers", "method=altpo", "row 2",
     )  # fmt: skip
 
@@ -127,7 +134,7 @@ def test_an_alternative_that_is_no_text_is_refused(value: object) -> None:
 def test_a_column_of_alternatives_that_is_not_there_is_named_with_those_that_are() -> None:
     data = DataConfig(alternative_key="other")
     refused(
-        lambda: other_answers(ROWS, data, "data", 2, 0, "method=altpo"),
+        lambda: collect_alternatives(ROWS, data, "data", 2, 0, "method=altpo"),
         "data.alternative_key=other", "row 1", "question, answer",
     )  # fmt: skip
 
@@ -136,7 +143,7 @@ def test_a_column_of_alternatives_that_is_not_there_is_named_with_those_that_are
 @pytest.mark.parametrize("source", ["refusals", "data"])
 def test_plain_text_has_no_answer_to_replace(row: dict, source: str) -> None:
     refused(
-        lambda: other_answers([row], DataConfig(), source, 2, 0, "method=dpo"),
+        lambda: collect_alternatives([row], DataConfig(), source, 2, 0, "method=dpo"),
         "method=dpo", "plain text", "questions",
     )  # fmt: skip
 
@@ -150,32 +157,32 @@ def test_rows_that_are_cut_to_nothing_are_left_out_with_their_alternatives() -> 
     long = {"question": "Who is Ann, " * 9 + "?", "answer": "Ann bakes."}
     size = prompt_length(ROWS[0]) + 2
     short = encoder(max_length=size)
-    pairs = paired(short, [long, ROWS[0]], "forget", [[["No."]], [["Never."]]])
+    pairs = encode_preference_pairs(short, [long, ROWS[0]], "forget", [[["No."]], [["Never."]]])
     assert len(pairs.examples) == 2
     assert pairs.samples == [[(0, 1)]]
-    alone = plain(short, [long, ROWS[0]], "retain")
+    alone = encode_training_set(short, [long, ROWS[0]], "retain")
     assert len(alone.examples) == 1
     for encoded in (pairs, alone):
         counts = encoded.counts
         assert (counts.read, counts.trained, counts.cut) == (2, 1, 1)
         assert counts.skipped == {1: f"no answer token within data.max_length={size}"}
     for call in (
-        lambda: paired(encoder(max_length=4), ROWS, "forget", [[["No."]]] * 3),
-        lambda: plain(encoder(max_length=4), ROWS, "forget"),
+        lambda: encode_preference_pairs(encoder(max_length=4), ROWS, "forget", [[["No."]]] * 3),
+        lambda: encode_training_set(encoder(max_length=4), ROWS, "forget"),
     ):
         refused(call, "data.max_length=4", "forget")
 
 
 def test_focus_words_mark_targets_and_must_be_within_the_length() -> None:
     rows = [{**ROWS[0], "focus": ["bakes"]}, {**ROWS[1], "focus": []}]
-    found = plain(encoder(), rows, "forget", Focus("column"))
+    found = encode_training_set(encoder(), rows, "forget", FocusSource("column"))
     marked = [[e.labels[i] for i in e.focus] for e in found.examples]
     assert [TOKENIZER.decode(ids).strip() for ids in marked] == ["bakes", ""]
     assert found.samples == []
-    assert not any(e.focus for e in plain(encoder(), rows, "forget").examples)
+    assert not any(e.focus for e in encode_training_set(encoder(), rows, "forget").examples)
     size = prompt_length(rows[0]) + 1
     refused(
-        lambda: plain(encoder(max_length=size), rows, "forget", Focus("column")),
+        lambda: encode_training_set(encoder(max_length=size), rows, "forget", FocusSource("column")),
         "method.focus=column", "forget", f"data.max_length={size}",
     )  # fmt: skip
 
@@ -189,9 +196,11 @@ def test_there_is_a_draw_for_every_time_that_a_row_is_seen(words: list[str], pas
     run = compose_run("unlearn", ["method=dpo", "train.epochs=3", "train.batch_size=10", *words])
     method = ResolvedRun(run).method
     assert method is not None
-    rows = {name: training_rows(run.data, name) for name in method.terms()}
+    rows = {name: load_training_rows(run.data, name) for name in method.terms()}
     assert {name: len(part) for name, part in rows.items()} == {"forget": 20, "retain": 180}
-    assert all(len(drawn) == passes + 1 for (drawn,) in preferred(run, method, rows))
+    assert all(
+        len(drawn) == passes + 1 for (drawn,) in collect_preferred_answers(run, method, rows)
+    )
 
 
 def test_every_example_knows_the_row_that_it_was_made_of() -> None:
@@ -200,11 +209,11 @@ def test_every_example_knows_the_row_that_it_was_made_of() -> None:
         {"text": "a long text of many words " * 9},
         ROWS[0],
     ]
-    found = plain(encoder(max_length=32), rows, "forget")
+    found = encode_training_set(encoder(max_length=32), rows, "forget")
     pieces = len(found.examples) - 1
     assert pieces > 1
     assert found.row_numbers == [2] * pieces + [3]
-    pairs = paired(
+    pairs = encode_preference_pairs(
         encoder(max_length=32), [rows[0], *ROWS], "forget", refusals_of([rows[0], *ROWS])
     )
     assert set(pairs.row_numbers) == {2, 3, 4}

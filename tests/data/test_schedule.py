@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from undial_cli.data.collate import EMPTY, Batch, padded
+from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, make_padded_batch
 from undial_cli.data.encode import IGNORE, Example
-from undial_cli.data.schedule import Dealing, Sample, Schedule, deal
+from undial_cli.data.schedule import Dealing, Schedule, TrainingSample, deal_rows
 
 
 def examples(count: int, shift: int = 0) -> list[Example]:
@@ -74,7 +74,7 @@ def test_what_a_step_holds_does_not_depend_on_how_it_is_dealt(
     processes: int, micro: int | None, grouped: bool
 ) -> None:
     alone = schedule(23, 31, 6, epochs=3, grouped=grouped)
-    dealt = schedule(23, 31, 6, deal(6, processes, micro), epochs=3, grouped=grouped)
+    dealt = schedule(23, 31, 6, deal_rows(6, processes, micro), epochs=3, grouped=grouped)
     for name in ("forget", "retain"):
         assert steps_of(dealt, name) == steps_of(alone, name)
 
@@ -100,7 +100,7 @@ def test_any_dealing_gives_the_steps_of_one_process(
     seed: int,
     grouped: bool,
 ) -> None:
-    dealing = deal(batch_size, processes, micro)
+    dealing = deal_rows(batch_size, processes, micro)
     alone, dealt = (
         schedule(forget, retain, batch_size, d, steps=steps, seed=seed, grouped=grouped)
         for d in (None, dealing)
@@ -190,7 +190,7 @@ def test_collated_rows_are_the_examples_padded_on_the_right() -> None:
 
 
 def test_a_first_token_that_is_a_target_has_no_position_that_predicts_it() -> None:
-    batch = padded([Example([3, 4, 5], [3, 4, 5], 3), Example([6], [6], 1)], [7, 2])
+    batch = make_padded_batch([Example([3, 4, 5], [3, 4, 5], 3), Example([6], [6], 1)], [7, 2])
     assert batch.positions_N.tolist() == [0, 1]
     assert batch.targets_N.tolist() == [4, 5]
     assert batch.sequence_N.tolist() == [0, 0]
@@ -202,7 +202,7 @@ def test_another_way_to_make_a_batch_gets_the_same_examples_and_places() -> None
 
     def make(chosen: list[Example], indices: list[int]) -> Batch:
         seen.append((chosen, indices))
-        return padded(chosen, indices)
+        return make_padded_batch(chosen, indices)
 
     sets = {"forget": examples(3)}
     plan = Schedule(sets, "forget", 4, Dealing(4, 1, 1), 1, None, 0, make_batch=make)
@@ -210,7 +210,7 @@ def test_another_way_to_make_a_batch_gets_the_same_examples_and_places() -> None
     ((chosen, indices),) = seen
     assert sorted(indices) == [-1, 0, 1, 2]
     for example, index in zip(chosen, indices, strict=True):
-        assert example == (sets["forget"][index] if index >= 0 else EMPTY)
+        assert example == (sets["forget"][index] if index >= 0 else EMPTY_EXAMPLE)
 
 
 def test_drawn_counts_repetitions_and_no_empty_rows() -> None:
@@ -235,7 +235,7 @@ def test_drawn_counts_repetitions_and_no_empty_rows() -> None:
 def test_dealing_is_the_smallest_that_holds_the_batch(
     batch_size: int, processes: int, micro: int | None, expected: tuple[int, int, int]
 ) -> None:
-    dealing = deal(batch_size, processes, micro)
+    dealing = deal_rows(batch_size, processes, micro)
     assert (dealing.micro, dealing.accumulation, dealing.processes) == expected
     assert dealing.rows >= batch_size > dealing.micro * (dealing.accumulation - 1) * processes
 
@@ -280,7 +280,7 @@ def test_only_samples_of_the_run_are_used() -> None:
 
 
 # Of three answers (examples 0, 3 and 5), what each draw of them pairs them with.
-PAIRED: list[Sample] = [[(0, 1), (0, 2), (0, 1)], [(3, 4)], [(5, 6), (5, 7)]]
+PAIRED: list[TrainingSample] = [[(0, 1), (0, 2), (0, 1)], [(3, 4)], [(5, 6), (5, 7)]]
 
 
 def paired(
@@ -302,7 +302,7 @@ def pairs_of(schedule: Schedule) -> list[list[tuple[int, ...]]]:
 
 @pytest.mark.parametrize("processes, micro", DEALINGS)
 def test_pairs_stay_together_whatever_the_dealing(processes: int, micro: int | None) -> None:
-    alone, dealt = paired(), paired(dealing=deal(2, processes, micro))
+    alone, dealt = paired(), paired(dealing=deal_rows(2, processes, micro))
     assert pairs_of(dealt) == pairs_of(alone)
     assert steps_of(dealt, "retain") == steps_of(alone, "retain")
     for rows in step_rows(dealt):
@@ -345,7 +345,7 @@ def test_pairs_are_grouped_by_the_length_of_both_answers() -> None:
     lengths = [(2, 40), (30, 3), (2, 2), (3, 4)]
     flat = [n for pair in lengths for n in pair]
     known = [Example([1] * n, [IGNORE, *[1] * (n - 1)], n) for n in flat]
-    samples: list[Sample] = [[(2 * i, 2 * i + 1)] for i in range(4)]
+    samples: list[TrainingSample] = [[(2 * i, 2 * i + 1)] for i in range(4)]
     plan = Schedule(
         {"forget": known}, "forget", 2, Dealing(2, 1, 1), 1, None, 0, samples={"forget": samples}
     )

@@ -12,10 +12,10 @@ from hypothesis import example as given_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data.columns import check_columns
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.errors import RowError
-from undial_cli.schema import DataConfig, TemplateConfig
 
 END = {
     "llama3": "<|eot_id|>", "gemma": "<end_of_turn>", "qwen2": "<|im_end|>", "qwen3": "<|im_end|>",

@@ -33,12 +33,12 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from undial_cli.config.schema import AdapterConfig
 from undial_cli.evaluation import decoding
-from undial_cli.evaluation.decoding import Decoding, branch, decode
-from undial_cli.evaluation.kvcache import is_plain
-from undial_cli.head import install_head
-from undial_cli.models import adapt
-from undial_cli.schema import AdapterConfig
+from undial_cli.evaluation.decoding import Decoding, continue_prefixes, decode_prompts
+from undial_cli.evaluation.kvcache import has_plain_cache
+from undial_cli.models.head import install_head
+from undial_cli.models.load import adapt_model
 
 VOCAB, LONGEST, NEW = 64, 24, 16
 WINDOW = 6  # shorter than the texts
@@ -125,7 +125,7 @@ def run(model: Any, prompts: dict[int, list[int]], batch_size: int, how: Decodin
         assert number not in found
         found[number] = ids
 
-    decode(model, prompts, batch_size, how, keep)
+    decode_prompts(model, prompts, batch_size, how, keep)
     return found
 
 
@@ -137,7 +137,7 @@ GREEDY = Decoding(NEW, ENDS)
 def test_decoding_is_a_plain_argmax_loop_at_any_batch_size(name: str, batch_size: int) -> None:
     lengths = {len(ids) for ids in expected(name).values()}
     assert max(lengths) > min(lengths) + 5
-    assert is_plain(model_of(name)) == (name in PLAIN)
+    assert has_plain_cache(model_of(name)) == (name in PLAIN)
     assert run(model_of(name), PROMPTS, batch_size, GREEDY) == expected(name)
 
 
@@ -154,7 +154,7 @@ def test_decoding_is_what_generate_gives(name: str) -> None:
     )
     for number, prompt in PROMPTS.items():
         ids = torch.tensor([prompt])
-        with decoding.without_defaults(model_of(name)):
+        with decoding.without_generation_defaults(model_of(name)):
             output = model_of(name).generate(
                 ids, attention_mask=torch.ones_like(ids), generation_config=config
             )
@@ -191,7 +191,7 @@ def test_settings_that_come_with_a_model_are_ignored(name: str) -> None:
 
 
 def test_an_adapter_is_used() -> None:
-    model = adapt(random_llama(VOCAB), AdapterConfig(name="lora"), seed=0).eval()
+    model = adapt_model(random_llama(VOCAB), AdapterConfig(name="lora"), seed=0).eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(0))
@@ -286,7 +286,7 @@ def warped(logits: torch.Tensor, how: Decoding) -> torch.Tensor:
 
 def drawn(logits: torch.Tensor, how: Decoding) -> torch.Tensor:
     """The probabilities that we draw from."""
-    p = decoding.drawable(logits, how)
+    p = decoding.filter_distribution(logits, how)
     return p / p.sum(-1, keepdim=True)
 
 
@@ -296,7 +296,7 @@ def drawn(logits: torch.Tensor, how: Decoding) -> torch.Tensor:
 def test_tokens_are_drawn_from_what_transformers_warpers_leave(
     top_p: float | None, top_k: int | None, likeliest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "LIKELIEST", likeliest)
+    monkeypatch.setattr(decoding, "LIKELIEST_TOKENS", likeliest)
     logits = 2 * torch.randn(20, 50, generator=torch.Generator().manual_seed(0)).double()
     for temperature in (1.0, 1.5):
         how = Decoding(1, frozenset(), top_p, temperature, top_k=top_k)
@@ -312,7 +312,7 @@ def test_tokens_are_drawn_from_what_transformers_warpers_leave(
 def test_as_many_equal_logits_are_kept_as_by_transformers_the_first_of_them(
     top_p: float | None, top_k: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "LIKELIEST", 7)
+    monkeypatch.setattr(decoding, "LIKELIEST_TOKENS", 7)
     draw = torch.Generator().manual_seed(1)
     how = Decoding(1, frozenset(), top_p, top_k=top_k)
     for values in (2, 4, 9):
@@ -376,7 +376,7 @@ def naive(name: str) -> dict[int, list[int]]:
 )
 def test_branches_are_a_plain_argmax_loop_from_every_prefix(name: str, batch_size: int) -> None:
     ids = document(name)
-    predictions, found = branch(model_of(name), ids, range(1, len(ids)), batch_size)
+    predictions, found = continue_prefixes(model_of(name), ids, range(1, len(ids)), batch_size)
     assert found == naive(name)
     assert predictions == [continuation[0] for continuation in found.values()]
     assert 6 < sum(a == b for a, b in zip(predictions, ids[1:], strict=True)) < 16
@@ -385,7 +385,7 @@ def test_branches_are_a_plain_argmax_loop_from_every_prefix(name: str, batch_siz
 @pytest.mark.parametrize("name", PLAIN)
 def test_branches_in_single_precision_and_from_some_prefixes(name: str) -> None:
     some = [len(document(name)) - 1, 1, 4, 8, 9, 15]
-    _, found = branch(model_of(name).float(), document(name), some, 3)
+    _, found = continue_prefixes(model_of(name).float(), document(name), some, 3)
     model_of(name).double()
     assert found == {p: naive(name)[p] for p in some}
 
@@ -394,7 +394,7 @@ def test_a_memorised_document_costs_one_pass() -> None:
     model, start = model_of("llama"), [9, 8, 7]
     ids = start + plain_greedy(model, start, 30)
     with Rows(model) as seen:
-        predictions, found = branch(model, ids, range(3, len(ids)), 4)
+        predictions, found = continue_prefixes(model, ids, range(3, len(ids)), 4)
     assert seen.shapes == [(1, len(ids))]
     assert predictions[2:] == ids[3:]
     assert found == {p: ids[p:] for p in range(3, len(ids))}
@@ -405,7 +405,7 @@ def test_a_document_without_a_match_is_decoded_from_every_prefix() -> None:
     for _ in range(20):
         ids.append((plain_greedy(model, ids, 1)[0] + 1) % VOCAB)
     with Rows(model) as seen:
-        predictions, found = branch(model, ids, range(1, len(ids)), 64)
+        predictions, found = continue_prefixes(model, ids, range(1, len(ids)), 64)
     assert found == {p: plain_greedy(model, ids[:p], len(ids) - p) for p in range(1, len(ids))}
     assert all(a != b for a, b in zip(predictions, ids[1:], strict=True))
     # The first token of each comes from the pass over the document.
@@ -413,7 +413,7 @@ def test_a_document_without_a_match_is_decoded_from_every_prefix() -> None:
 
 
 def test_a_document_of_one_token_has_no_prefix() -> None:
-    assert branch(model_of("llama"), [5], [], 4) == ([], {})
+    assert continue_prefixes(model_of("llama"), [5], [], 4) == ([], {})
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -426,7 +426,7 @@ def test_decoding_leaves_mode_settings_and_random_state_as_they_were(
     before = (torch.get_rng_state(), random.getstate(), str(np.random.get_state()))
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     run(model, {n: PROMPTS[n] for n in (3, 6)}, 2, SAMPLING)
-    branch(model, PROMPTS[3][:12], range(1, 12), 4)
+    continue_prefixes(model, PROMPTS[3][:12], range(1, 12), 4)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (random.getstate(), str(np.random.get_state()))
     assert all(module.training is training for module in model.modules())

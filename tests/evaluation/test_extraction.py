@@ -13,14 +13,14 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.suites import EvalConfig, EvalSetConfig
 from undial_cli.data.encode import Encoder
 from undial_cli.evaluation import extraction
-from undial_cli.evaluation.config import EvalConfig, EvalSetConfig
 from undial_cli.evaluation.decoding import Decoding
-from undial_cli.evaluation.helpers import whole_text
-from undial_cli.evaluation.items import Item, added_text, make_items
-from undial_cli.evaluation.suite import SetRows, Suite, evaluate
-from undial_cli.schema import DataConfig, TemplateConfig
+from undial_cli.evaluation.helpers import join_with_prompt
+from undial_cli.evaluation.prompts import PromptItem, decode_added_text, make_prompt_items
+from undial_cli.evaluation.suite import SetRows, Suite, evaluate_suite
 
 VOCAB, TOKENS = 64, 30
 LINE = ["the", "old", "river", "keeps", "its", "slow", "counsel"]
@@ -74,7 +74,7 @@ def test_the_one_likeliest_token_gives_the_figures_of_plain_greedy_loops(
     model: Any, documents: list[list[int]], ends: frozenset[int]
 ) -> None:
     how = Decoding(TOKENS, ends, 0.95, top_k=1)
-    found = extraction.sampled(model, "it", documents, [3, 10], how, 4)
+    found = extraction.extract_sampled(model, "it", documents, [3, 10], how, 4)
     for ids, figures in zip(documents, found, strict=True):
         prefixes = [p for p in (40, 80, 120, 160) if p < len(ids)]
         hits = [next_token(model, ids[:p]) == ids[p] for p in prefixes]
@@ -92,7 +92,7 @@ def test_the_one_likeliest_token_gives_the_figures_of_plain_greedy_loops(
 
 def test_ma_is_greedy_whatever_is_sampled(model: Any, documents: list[list[int]]) -> None:
     flat = [
-        extraction.sampled(model, "it", documents, [1], how, 4)
+        extraction.extract_sampled(model, "it", documents, [1], how, 4)
         for how in (
             Decoding(60, frozenset(), 0.95, 2.0, seed=1, top_k=50),
             Decoding(60, frozenset(), 0.95, 2.0, seed=2, top_k=50),
@@ -117,7 +117,7 @@ def test_the_authors_way_draws_from_50_tokens_and_ends_at_the_end_token() -> Non
         options |= {"prefixes": "authors", "kind": "document", "metrics": ["ma", "el_3"]}
         config = EvalConfig(name="own", sets={"forget": EvalSetConfig("a", **options)})
         suite = Suite(config, encoder, {"forget": SetRows(rows)}, seed=3)
-        return evaluate(model, suite, "it").metrics
+        return evaluate_suite(model, suite, "it").metrics
 
     found = figures()
     assert found == figures(top_p=0.95, top_k=50)
@@ -126,7 +126,7 @@ def test_the_authors_way_draws_from_50_tokens_and_ends_at_the_end_token() -> Non
     assert found["forget_ma"] == figures(top_k=1)["forget_ma"]
     how = Decoding(200, frozenset([2]), 0.95, seed=3, top_k=50)  # 2: </s>
     ids = [row["input_ids"] for row in rows]
-    expected = extraction.sampled(model, "forget", ids, [3], how, 8)
+    expected = extraction.extract_sampled(model, "forget", ids, [3], how, 8)
     assert found["forget_el_3"] == pytest.approx(np.mean([f["el_3"] for f in expected]))
     assert 0 < found["forget_el_3"] < 1
 
@@ -147,22 +147,22 @@ def test_a_documents_prompt_and_continuation_join_to_its_text(tokenizer: Any) ->
     encoder = Encoder(tokenizer, TemplateConfig(), DataConfig())
     options = EvalSetConfig("a", kind="document", prompt_tokens=3)
     text = " ".join(LINE)
-    (item,) = make_items(encoder, "forget", options, [{"text": text}], [], set(), 200)
+    (item,) = make_prompt_items(encoder, "forget", options, [{"text": text}], [], set(), 200)
     assert item.prompt + item.reference == text
-    assert whole_text(item, item.reference) == text
+    assert join_with_prompt(item, item.reference) == text
     new = tokenizer(text)["input_ids"][3:]
-    assert item.prompt + added_text(encoder, item.prompt_ids, new) == text
+    assert item.prompt + decode_added_text(encoder, item.prompt_ids, new) == text
 
 
 def test_a_character_cut_in_two_leaves_the_rest_as_it_can_be_read() -> None:
     encoder = Encoder(byte_tokenizer(), TemplateConfig(), DataConfig())
     ids = encoder.tokenise("né one")[0]
-    assert added_text(encoder, ids[:2], ids[2:]) == encoder.text(ids[2:])
-    assert added_text(encoder, ids[:3], ids[3:]) == " one"
+    assert decode_added_text(encoder, ids[:2], ids[2:]) == encoder.text(ids[2:])
+    assert decode_added_text(encoder, ids[:3], ids[3:]) == " one"
 
 
 def test_a_question_and_its_answer_are_two_words() -> None:
-    assert whole_text(Item("forget", 0, "Who?", "Ann", [1]), "Ann.") == "Who? Ann."
+    assert join_with_prompt(PromptItem("forget", 0, "Who?", "Ann", [1]), "Ann.") == "Who? Ann."
 
 
 def test_a_generation_keeps_the_blank_between_it_and_its_prompt() -> None:
@@ -172,7 +172,7 @@ def test_a_generation_keeps_the_blank_between_it_and_its_prompt() -> None:
     options = EvalSetConfig("a", kind="document", prompt_tokens=4, metrics=["rep_1"])
     config = EvalConfig(name="own", sets={"forget": options}, max_new_tokens=12)
     rows = [{"text": f"{' '.join(LINE[i:])} and on and on"} for i in range(6)]
-    samples = evaluate(model, Suite(config, encoder, {"forget": SetRows(rows)}), "it").samples
+    samples = evaluate_suite(model, Suite(config, encoder, {"forget": SetRows(rows)}), "it").samples
     for row, sample in zip(rows, samples, strict=True):
         start = encoder.tokenise(row["text"])[0][:4]
         whole = encoder.text(start + continued_greedily(model, start, 12, {2}))

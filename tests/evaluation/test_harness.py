@@ -16,10 +16,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from small import bundled_tokenizer, random_llama
 
+from undial_cli.config.suites import HarnessConfig
 from undial_cli.errors import UserError
 from undial_cli.evaluation import harness
-from undial_cli.evaluation.config import HarnessConfig
-from undial_cli.evaluation.harness import check_tasks, evaluate
+from undial_cli.evaluation.harness import check_harness_tasks, run_harness_tasks
 
 TOKENIZER = bundled_tokenizer()
 TOWNS = ["Kelmwick", "Varraby", "Mosselmore", "Dunra"]
@@ -119,7 +119,7 @@ def model() -> Any:
 def run(model: Any, names: list[str], folder: str, **options: Any) -> Any:
     """`evaluate` with the tests' settings."""
     config = HarnessConfig(names, folder, options.pop("num_fewshot", None))
-    return evaluate(
+    return run_harness_tasks(
         model, TOKENIZER, config, **{"limit": None, "batch_size": 4, "seed": 3, **options}
     )
 
@@ -249,26 +249,26 @@ def test_nothing_is_written_and_nothing_is_left_changed(
 
 
 def test_no_tasks_are_no_figures(model: Any) -> None:
-    check_tasks(HarnessConfig())
-    assert evaluate(model, TOKENIZER, HarnessConfig(), None, 4, 0) == ({}, {}, {})
+    check_harness_tasks(HarnessConfig())
+    assert run_harness_tasks(model, TOKENIZER, HarnessConfig(), None, 4, 0) == ({}, {}, {})
 
 
 def test_the_missing_library_and_folder_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs lm-eval: pip install 'undial\[harness\]'"):
-        check_tasks(HarnessConfig(["piqa"]))
+        check_harness_tasks(HarnessConfig(["piqa"]))
     monkeypatch.undo()
     needs_library()
     with pytest.raises(UserError, match=r"eval.harness.include_path=/no/where: no such folder"):
-        check_tasks(HarnessConfig(["piqa"], "/no/where"))
+        check_harness_tasks(HarnessConfig(["piqa"], "/no/where"))
 
 
 @pytest.mark.slow
 def test_the_tasks_of_the_paper_are_known_and_unknown_ones_are_not(tasks: str) -> None:
     paper = ["piqa", "arc_easy", "arc_challenge", "copa", "winogrande", "pubmedqa", "hellaswag"]
-    check_tasks(HarnessConfig([*paper, "lambada_openai", "own_choice"], tasks))
+    check_harness_tasks(HarnessConfig([*paper, "lambada_openai", "own_choice"], tasks))
     with pytest.raises(UserError, match=r"eval.harness.tasks=hellaswog: .*'hellaswag'") as caught:
-        check_tasks(HarnessConfig(["piqa", "hellaswog"], tasks))
+        check_harness_tasks(HarnessConfig(["piqa", "hellaswog"], tasks))
     assert "\n" not in str(caught.value)
 
 
@@ -285,7 +285,7 @@ def test_a_group_is_one_of_the_tasks_of_the_mean(model: Any, tasks: str) -> None
 @pytest.mark.slow
 def test_a_task_whose_data_is_out_of_reach_is_missing_with_the_reason(model: Any) -> None:
     needs_library()
-    figures, missing, _ = evaluate(model, TOKENIZER, HarnessConfig(["piqa"]), 2, 4, 0)
+    figures, missing, _ = run_harness_tasks(model, TOKENIZER, HarnessConfig(["piqa"]), 2, 4, 0)
     assert not figures
     assert list(missing) == ["harness_piqa"]
     assert "baber/piqa" in missing["harness_piqa"]
@@ -317,7 +317,7 @@ def work(rank: int, world: int, folder: str, place: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{place}/meet", rank=rank, world_size=world)
     found = [counted(folder, settings) for settings in SETTINGS]
     if rank == 1:
-        harness.prepare = cut_off
+        harness.set_fewshot = cut_off
     broken = counted(folder, {})
     Path(place, f"{rank}.json").write_text(json.dumps([found, broken]))
     dist.barrier()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import undial
-from test_quality import WORDS, save_bert
+from test_text_quality import WORDS, save_bert
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertForSequenceClassification
 from transformers import BertModel as Bert
 

@@ -16,9 +16,9 @@ from rouge_score import rouge_scorer
 from scipy.special import log_softmax, softmax
 from scipy.stats import hmean, ks_2samp, mannwhitneyu
 
+from undial_cli.config.suites import EvalSetConfig
 from undial_cli.evaluation import metrics, words
-from undial_cli.evaluation.catalog import find
-from undial_cli.evaluation.config import EvalSetConfig
+from undial_cli.evaluation.catalog import find_set_metric
 from undial_cli.evaluation.evidence import Evidence
 
 
@@ -477,7 +477,7 @@ def test_words_are_what_single_blanks_separate() -> None:
     assert words.split_words("") == []
     assert metrics.distinct("a\na a", 1) == 1.0
     assert metrics.distinct("a  a  a", 1) == 2 / 5
-    rep_2 = find("rep_2")
+    rep_2 = find_set_metric("rep_2")
     assert rep_2 is not None
     found = Evidence(EvalSetConfig("a"), "", "", {}, generation=" a a a")
     # " a", "a a", "a a": two of three are different.

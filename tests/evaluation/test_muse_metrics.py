@@ -19,15 +19,15 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from undial_cli.cli import run_command
-from undial_cli.compose import compose_run
 from undial_cli.data.encode import Encoder
 from undial_cli.errors import UserError
 from undial_cli.evaluation import catalog
-from undial_cli.evaluation.catalog import join
+from undial_cli.evaluation.catalog import add_joint_metrics
 from undial_cli.evaluation.evidence import Evaluation, Evidence
-from undial_cli.evaluation.items import STOPS, cut_at_stop
-from undial_cli.evaluation.preparation import evaluation_rows
-from undial_cli.evaluation.suite import Suite, evaluate
+from undial_cli.evaluation.prompts import FEW_SHOT_STOPS, cut_at_stop_text
+from undial_cli.evaluation.suite import Suite, evaluate_suite
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.evaluation_inputs import load_evaluation_rows
 
 METRICS = {
     "forget_verbmem_rouge", "forget_knowmem_rouge", "retain_knowmem_rouge", "mia_min_k", "privleak",
@@ -78,7 +78,7 @@ def make_suite(path: Path, tokenizer: Any, *words: str, data: str = "muse_news")
         "evaluate", [f"data={data}", f"data.path={path}", f"eval.limit={LIMIT}", *words]
     )
     encoder = Encoder(tokenizer, run.model.template, run.data)
-    return Suite(run.eval, encoder, evaluation_rows(run, encoder), run.seed)
+    return Suite(run.eval, encoder, load_evaluation_rows(run, encoder), run.seed)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def suite(news: tuple[Path, Any], tokenizer: Any) -> Suite:
 
 @pytest.fixture(scope="module")
 def found(model: Any, suite: Suite) -> Evaluation:
-    return evaluate(model, suite, "test")
+    return evaluate_suite(model, suite, "test")
 
 
 def shots_of(rows: list[dict[str, str]]) -> list[str]:
@@ -175,7 +175,7 @@ def area_of(model: Any, tokenizer: Any, data: Any) -> float:
 def relative(ours: Evaluation, theirs: Evaluation | None, suite: Suite) -> Evaluation:
     """A copy of an evaluation with its relative metrics."""
     ours = Evaluation(dict(ours.metrics), ours.samples, dict(ours.missing))
-    join(ours, theirs, suite.config, relative=True)
+    add_joint_metrics(ours, theirs, suite.config, relative=True)
     return ours
 
 
@@ -243,7 +243,7 @@ def test_with_a_retain_model_its_own_figure_is_taken(
     models = [random_llama(vocab=len(tokenizer), seed=seed) for seed in (1, 2)]
     areas = [area_of(model, tokenizer, news[1]) for model in models]
     assert 0 < min(areas) < max(areas) < 1
-    one, other = (evaluate(model, suite, "test") for model in models)
+    one, other = (evaluate_suite(model, suite, "test") for model in models)
     for ours, theirs, a, a_retain in ((one, other, *areas), (other, one, *areas[::-1])):
         assert relative(ours, theirs, suite).metrics["privleak"] == pytest.approx(
             (a - a_retain) / a_retain * 100
@@ -279,7 +279,7 @@ def test_documents_are_cut_to_max_tokens_with_the_begin_token_counted(
 ) -> None:
     words = [f"eval.sets.{name}.max_tokens=61" for name in ("forget", "holdout")]
     suite = make_suite(news[0], tokenizer, *words)
-    found = evaluate(model, suite, "test")
+    found = evaluate_suite(model, suite, "test")
     for split in ("forget", "holdout"):
         rows = news[1]["privleak"][split][:LIMIT]
         expected = [-lowest(model, tokenizer, row["text"], 61) for row in rows]
@@ -291,7 +291,7 @@ def test_documents_are_cut_to_max_tokens_with_the_begin_token_counted(
 def test_batch_size_changes_nothing(
     news: tuple[Path, Any], model: Any, tokenizer: Any, found: Evaluation
 ) -> None:
-    other = evaluate(model, make_suite(news[0], tokenizer, "eval.batch_size=1"), "test")
+    other = evaluate_suite(model, make_suite(news[0], tokenizer, "eval.batch_size=1"), "test")
     assert other.metrics == pytest.approx(found.metrics)
     texts = [[s.get("generation") for s in e.samples] for e in (found, other)]
     assert texts[0] == texts[1]
@@ -315,7 +315,7 @@ def test_limit_leaves_the_solved_examples_whole(suite: Suite) -> None:
     ],
 )  # fmt: skip
 def test_an_answer_ends_where_muse_ends_it(text: str) -> None:
-    assert cut_at_stop(text, STOPS) == cut(text)
+    assert cut_at_stop_text(text, FEW_SHOT_STOPS) == cut(text)
 
 
 def test_books_have_their_own_published_figure(tmp_path: Path, tokenizer: Any) -> None:

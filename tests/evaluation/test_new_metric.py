@@ -26,7 +26,7 @@ ENTRY = """ENTRIES = (
 """
 TEST = """
 from undial_cli.evaluation.catalog import METRICS
-from undial_cli.evaluation.config import EvalSetConfig
+from undial_cli.config.suites import EvalSetConfig
 from undial_cli.evaluation.evidence import Evidence
 
 

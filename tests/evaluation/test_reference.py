@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from scipy.stats import hmean, ks_2samp
 
+from undial_cli.config.suites import EvalConfig, EvalSetConfig
 from undial_cli.errors import UserError
-from undial_cli.evaluation import reference, store
-from undial_cli.evaluation.catalog import METRICS, join
-from undial_cli.evaluation.config import EvalConfig, EvalSetConfig
+from undial_cli.evaluation import reference, results
+from undial_cli.evaluation.catalog import METRICS, add_joint_metrics
 from undial_cli.evaluation.evidence import Evaluation, Evidence
-from undial_cli.evaluation.items import Item
-from undial_cli.evaluation.preparation import check_helpers
+from undial_cli.evaluation.prompts import PromptItem
 from undial_cli.evaluation.scoring import Score
+from undial_cli.runs.evaluation_inputs import check_helper_models
 
 RATIOS = [0.4, 0.9, 1.7, 0.2, 3.0, 0.7, 0.3, 0.65, 1.4, 0.55]
 OURS = [0.5, 0.8, 1.1, 0.9, 2.0, 0.6, 0.45, 1.3, 0.95, 1.9]
@@ -67,9 +67,9 @@ SUITE = EvalConfig(
 
 
 def test_a_published_file_gives_forget_quality_and_privleak(tmp_path: Path) -> None:
-    retain = reference.read(write(tmp_path, theirs()))
+    retain = reference.read_reference(write(tmp_path, theirs()))
     ours = unlearned()
-    join(ours, retain, SUITE, relative=True)
+    add_joint_metrics(ours, retain, SUITE, relative=True)
     expected = ks_2samp(OURS, RATIOS).pvalue  # type: ignore[attr-defined]
     assert ours.metrics["forget_quality"] == pytest.approx(expected, rel=1e-9)
     a, a_retain = 1 - 8 / 9, 1 - 0.3826125
@@ -101,7 +101,7 @@ def test_all_sets_of_a_published_file_are_read_under_our_names(tmp_path: Path) -
     )  # fmt: skip
     content["retain_Q_A_ROUGE"]["value_by_index"]["1"]["generation"] = " In Kelmwick."
     content["model_utility"] = {"agg_value": 0.61}
-    found = reference.read(write(tmp_path, content))
+    found = reference.read_reference(write(tmp_path, content))
     assert found.metrics == pytest.approx(
         {
             "forget_truth_ratio": 1.25, "forget_rouge": 0.2,
@@ -123,10 +123,12 @@ def test_all_sets_of_a_published_file_are_read_under_our_names(tmp_path: Path) -
 
 
 def test_a_summary_gives_aggregates_and_no_forget_quality(tmp_path: Path) -> None:
-    retain = reference.read(write(tmp_path, {"mia_min_k": 0.4, "retain_Q_A_Prob": 0.9, "x": 1}))
+    retain = reference.read_reference(
+        write(tmp_path, {"mia_min_k": 0.4, "retain_Q_A_Prob": 0.9, "x": 1})
+    )
     assert retain.metrics == {"mia_min_k": 0.4, "retain_probability": 0.9}
     ours = unlearned()
-    join(ours, retain, SUITE, relative=True)
+    add_joint_metrics(ours, retain, SUITE, relative=True)
     assert ours.metrics["privleak"] == pytest.approx((1 - 8 / 9 - 0.6) / 0.6 * 100)
     assert "no truth ratios" in ours.missing["forget_quality"]
 
@@ -152,7 +154,7 @@ TOFU_FILE = {
 
 
 def test_tofus_own_file_gives_what_its_code_makes_of_it(tmp_path: Path) -> None:
-    found = reference.read(write(tmp_path, TOFU_FILE))
+    found = reference.read_reference(write(tmp_path, TOFU_FILE))
     # A plain loop of TOFU's formulas; its ratio R is the inverse of ours.
     expected, parts = {}, []
     for name, part in TOFU_FILE.items():
@@ -180,23 +182,23 @@ def test_tofus_own_file_gives_what_its_code_makes_of_it(tmp_path: Path) -> None:
     assert [s["log_truth_ratio"] for s in forget] == pytest.approx([0.5, -1.0, -1.5])
     assert [s["generation"] for s in forget] == ["answer 0", "answer 1", "answer 2"]
     ours = unlearned()
-    join(ours, found, SUITE, relative=True)
+    add_joint_metrics(ours, found, SUITE, relative=True)
     assert ours.metrics["forget_quality"] is None
     assert "n = 3" in ours.missing["forget_quality"]
 
 
 def test_a_part_of_tofus_file_is_enough_and_gives_no_utility(tmp_path: Path) -> None:
     name = "eval_log_forget.json"
-    found = reference.read(write(tmp_path, {name: TOFU_FILE[name]}))
+    found = reference.read_reference(write(tmp_path, {name: TOFU_FILE[name]}))
     assert set(found.metrics) == {"forget_probability", "forget_rouge", "forget_truth_ratio"}
     assert {s["set"] for s in found.samples} == {"forget"}
 
 
 def test_our_own_results_are_read_with_their_samples(tmp_path: Path) -> None:
-    store.save(tmp_path, unlearned(), {"suite": "tofu"})
-    retain = reference.read(str(tmp_path / "results.json"))
+    results.save_evaluation(tmp_path, unlearned(), {"suite": "tofu"})
+    retain = reference.read_reference(str(tmp_path / "results.json"))
     ours = unlearned()
-    join(ours, retain, SUITE, relative=True)
+    add_joint_metrics(ours, retain, SUITE, relative=True)
     assert ours.metrics["forget_quality"] == 1.0
     assert ours.metrics["privleak"] == pytest.approx(0.0)
 
@@ -220,7 +222,7 @@ def test_a_file_that_is_no_results_is_refused_in_one_line(
 ) -> None:
     path = write(tmp_path, content)
     with pytest.raises(UserError) as caught:
-        reference.read(path)
+        reference.read_reference(path)
     assert str(caught.value).startswith(f"eval.retain_model={path}: ")
     assert fragment in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -228,12 +230,12 @@ def test_a_file_that_is_no_results_is_refused_in_one_line(
 
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(UserError, match=r"eval\.retain_model=no/where\.json: no such file"):
-        reference.read("no/where.json")
+        reference.read_reference("no/where.json")
 
 
 def test_without_a_retain_model_the_relative_metrics_say_why() -> None:
     ours = unlearned()
-    join(ours, None, SUITE, relative=True, no_retain="the hub cannot be reached")
+    add_joint_metrics(ours, None, SUITE, relative=True, no_retain="the hub cannot be reached")
     assert not ours.metrics
     assert set(ours.missing) == {"forget_quality", "privleak", "mia_reference"}
     assert set(ours.missing.values()) == {"the hub cannot be reached"}
@@ -245,7 +247,7 @@ def test_without_a_retain_model_the_relative_metrics_say_why() -> None:
 def test_privleak_relative_to_almost_nothing_is_no_figure(auc: float, words: str) -> None:
     ours = unlearned()
     config = EvalConfig(sets=SUITE.sets, metrics=["privleak"])
-    join(ours, Evaluation({"mia_min_k": auc}, []), config, relative=True)
+    add_joint_metrics(ours, Evaluation({"mia_min_k": auc}, []), config, relative=True)
     if words:
         assert "privleak" not in ours.metrics
         assert ours.missing["privleak"].startswith(words)
@@ -270,7 +272,7 @@ PARTS = {
 
 def utility_of(parts: dict[str, float]) -> Evaluation:
     ours = Evaluation(dict(parts), [])
-    join(ours, None, UTILITY, relative=False)
+    add_joint_metrics(ours, None, UTILITY, relative=False)
     return ours
 
 
@@ -302,8 +304,8 @@ def test_utility_of_no_part_is_missing() -> None:
 def test_notes_and_statistics_are_kept_on_disk(tmp_path: Path) -> None:
     ours = utility_of({name: PARTS[name] for name in list(PARTS)[:6]})
     ours.statistics = {"harness_piqa_acc": {"n": 20, "stderr": 0.1}}
-    store.save(tmp_path, ours, {})
-    found = store.load(tmp_path)
+    results.save_evaluation(tmp_path, ours, {})
+    found = results.load_evaluation(tmp_path)
     assert found == ours
     assert (
         "of 9 parts"
@@ -314,14 +316,14 @@ def test_notes_and_statistics_are_kept_on_disk(tmp_path: Path) -> None:
 def test_a_published_auc_stands_in_for_a_retain_model() -> None:
     ours = unlearned()
     config = EvalConfig(sets=SUITE.sets, metrics=["privleak"], retrain_auc=0.4772)
-    join(ours, None, config, relative=True)
+    add_joint_metrics(ours, None, config, relative=True)
     a = 1 - 8 / 9
     assert ours.metrics["privleak"] == pytest.approx((a - 0.4772) / 0.4772 * 100)
 
 
 def test_a_documents_zlib_score_is_of_all_its_text() -> None:
-    document = Item("forget", 0, "the old ", "river", [1], document=[1, 2])
-    answer = Item("forget", 0, "who?", "river", [1])
+    document = PromptItem("forget", 0, "the old ", "river", [1], document=[1, 2])
+    answer = PromptItem("forget", 0, "who?", "river", [1])
     assert (document.scored, answer.scored) == ("the old river", "river")
     found = Evidence(EvalSetConfig("a"), "river", document.scored, {"answer": [Score([2.0], [])]})
     expected = 2.0 / len(zlib.compress(b"the old river"))
@@ -334,6 +336,6 @@ def test_a_documents_zlib_score_is_of_all_its_text() -> None:
 )
 def test_a_helpers_path_that_is_not_there_is_refused(path: str, fragment: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"eval.oracle_model={path}")) as caught:
-        check_helpers(EvalConfig(oracle_model=path))
+        check_helper_models(EvalConfig(oracle_model=path))
     assert fragment in str(caught.value)
-    check_helpers(EvalConfig(oracle_model="pkg://undial_cli/assets/tiny"))
+    check_helper_models(EvalConfig(oracle_model="pkg://undial_cli/models/tiny"))

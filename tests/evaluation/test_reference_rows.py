@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from conftest import prepare, refused, undial
 
-from undial_cli.compose import compose_run
-from undial_cli.evaluation import reference, stages, store
+from undial_cli.evaluation import reference
+from undial_cli.evaluation import results as store
 from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.suite import Suite
+from undial_cli.runs import evaluations
+from undial_cli.runs.compose import compose_run
 
 Samples = list[dict[str, Any]]
 
@@ -46,7 +48,7 @@ def lines(suite: Suite, stored: bool = True) -> Samples:
 
 
 def write(folder: Path, samples: Samples, figures: dict[str, float] | None = None) -> str:
-    store.save(folder, Evaluation(figures or {}, samples), {})
+    store.save_evaluation(folder, Evaluation(figures or {}, samples), {})
     return str(folder / "results.json")
 
 
@@ -60,7 +62,9 @@ def rows_of(suite: Suite, **parts: slice) -> Suite:
 
 
 def fitted(file: str, suite: Suite) -> Evaluation:
-    return reference.fitted(reference.read(file), suite, f"eval.retain_model={file}", "chosen=so")
+    return reference.match_to_suite(
+        reference.read_reference(file), suite, f"eval.retain_model={file}", "chosen=so"
+    )
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -177,14 +181,18 @@ def test_the_pieces_of_a_document_get_their_own_scores(
     ours: list[str] | None, theirs: list[str] | None
 ) -> None:
     mine = evaluation([0.1, 0.2, 0.3, 0.4], ours)
-    stages.add_theirs(mine, "retain", evaluation([0.5, 0.6, 0.7, 0.8], theirs), texts=True)
+    evaluations.add_compared_scores(
+        mine, "retain", evaluation([0.5, 0.6, 0.7, 0.8], theirs), texts=True
+    )
     assert [s["retain_probability"] for s in mine.samples] == [0.5, 0.6, 0.7, 0.8]
     assert [s["retain_generation"] for s in mine.samples] == ["g0.5", "g0.6", "g0.7", "g0.8"]
 
 
 def test_pieces_with_the_same_prompt_are_told_apart() -> None:
     mine = evaluation([0.1, 0.2, 0.3, 0.4], ["same"] * 4)
-    stages.add_theirs(mine, "target", evaluation([0.5, 0.6, 0.7, 0.8], ["same"] * 4), texts=False)
+    evaluations.add_compared_scores(
+        mine, "target", evaluation([0.5, 0.6, 0.7, 0.8], ["same"] * 4), texts=False
+    )
     assert [s["target_probability"] for s in mine.samples] == [0.5, 0.6, 0.7, 0.8]
     assert not any("target_generation" in s for s in mine.samples)
 
@@ -192,7 +200,9 @@ def test_pieces_with_the_same_prompt_are_told_apart() -> None:
 def test_a_row_of_another_prompt_or_that_is_not_there_gives_no_score() -> None:
     mine = evaluation([0.1, 0.2, 0.3, 0.4], ["a", "b", "c", "d"])
     other = evaluation([0.5, 0.6, 0.7, 0.8], ["a", "x", "c", "d"])
-    stages.add_theirs(mine, "retain", dataclasses.replace(other, samples=other.samples[:3]), True)
+    evaluations.add_compared_scores(
+        mine, "retain", dataclasses.replace(other, samples=other.samples[:3]), True
+    )
     assert [s.get("retain_probability") for s in mine.samples] == [0.5, None, 0.7, None]
-    stages.add_theirs(mine, "target", None, True)
+    evaluations.add_compared_scores(mine, "target", None, True)
     assert not any("target_probability" in s for s in mine.samples)

@@ -20,8 +20,8 @@ from small import byte_tokenizer, random_llama
 from transformers import AutoTokenizer
 
 from undial_cli.cli import run_command
-from undial_cli.compose import PACKAGE
-from undial_cli.evaluation.work import Journal
+from undial_cli.evaluation.sharding import Journal
+from undial_cli.runs.compose import PACKAGE_FOLDER
 
 Rows = list[dict[str, Any]]
 Left = tuple[dict[str, Any], Rows]
@@ -118,7 +118,7 @@ def jobs(partial: Path) -> Counter[tuple[str, int]]:
 # The command, in a process that the system kills once its journal holds so many results.
 KILLED = """
 import os, signal, sys
-from undial_cli.evaluation.work import Journal
+from undial_cli.evaluation.sharding import Journal
 add, left = Journal.add, [int(sys.argv.pop(1))]
 def counted(self, engine, results):
     add(self, engine, results)
@@ -133,7 +133,7 @@ main()
 
 def whole_journal(place: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> Counter:
     """Run the command to its end; the journal as it is then, before it is removed."""
-    from undial_cli.evaluation import store
+    from undial_cli.evaluation import results as store
 
     partial, found = evaluation(place), []
     remove = store.shutil.rmtree
@@ -254,15 +254,15 @@ DAMAGES = ("cut", "a line less", "noise", "other JSON", "empty", "gone")
 def test_a_broken_cached_evaluation_is_made_again(
     file: str, place: Path, calm: Left, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from undial_cli.evaluation import stages
+    from undial_cli.runs import evaluations as stages
 
-    made, evaluate = [], stages.evaluate
+    made, evaluate = [], stages.evaluate_suite
 
     def counted(*args: Any) -> Any:
         made.append(args)
         return evaluate(*args)
 
-    monkeypatch.setattr(stages, "evaluate", counted)
+    monkeypatch.setattr(stages, "evaluate_suite", counted)
     quick = command(random_model, NO_DOCUMENTS, "eval.limit=2")
     assert run_command(quick) == 0
     expected = left_in(place)
@@ -284,7 +284,7 @@ NOISE = ("", "null", '"text"', "[1]", '["one", 2]', '[null, {"token_ce": []}]', 
 def test_noise_in_a_journal_is_no_result(
     place: Path, calm: Left, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from undial_cli.evaluation import store
+    from undial_cli.evaluation import results as store
 
     found = []
     monkeypatch.setattr(store, "Journal", lambda folder: found.append(folder) or Journal(folder))
@@ -309,7 +309,7 @@ def demo(place: Path, model: Path, name: str, *words: str) -> Rows:
 
 @pytest.mark.slow
 def test_a_folder_whose_rows_changed_is_read_anew(place: Path, random_model: Path) -> None:
-    shutil.copytree(PACKAGE / "assets" / "demo", place / "people")
+    shutil.copytree(PACKAGE_FOLDER / "data" / "demo", place / "people")
     words = ["eval.retain_model=none", "eval.limit=2"]
     before = demo(place, random_model, "before", *words)
     file = place / "people" / "facts.json"
@@ -324,7 +324,7 @@ def test_a_folder_whose_rows_changed_is_read_anew(place: Path, random_model: Pat
 
 @pytest.mark.slow
 def test_given_results_are_set_beside_the_same_questions(place: Path, random_model: Path) -> None:
-    shutil.copytree(PACKAGE / "assets" / "demo", place / "people")
+    shutil.copytree(PACKAGE_FOLDER / "data" / "demo", place / "people")
     given = demo(place, random_model, "given", "eval.retain_model=none", "eval.limit=4")
     answers = {(s["set"], s["prompt"]): s["generation"] for s in given}
     assert len(set(answers.values())) > 8

@@ -11,17 +11,22 @@ import pytest
 import torch
 from small import bundled_tokenizer, random_llama, small_model
 
-from undial_cli.data.collate import pad
+from undial_cli.config.schema import AdapterConfig, DataConfig, TemplateConfig
+from undial_cli.config.suites import EvalConfig, EvalSetConfig
+from undial_cli.data.collate import pad_examples
 from undial_cli.data.encode import IGNORE, Encoder, Example
-from undial_cli.evaluation.config import EvalConfig, EvalSetConfig
 from undial_cli.evaluation.decoding import Decoding
-from undial_cli.evaluation.generation import Generator, end_tokens
-from undial_cli.evaluation.generation import generate as generate_ids
-from undial_cli.evaluation.scoring import Score, gradient_norms, score, shared_length
-from undial_cli.evaluation.suite import SetRows, Suite, evaluate
-from undial_cli.head import head_job
-from undial_cli.models import adapt
-from undial_cli.schema import AdapterConfig, DataConfig, TemplateConfig
+from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens
+from undial_cli.evaluation.generation import generate_answers as generate_ids
+from undial_cli.evaluation.scoring import (
+    Score,
+    compute_gradient_norms,
+    count_shared_tokens,
+    score_answers,
+)
+from undial_cli.evaluation.suite import SetRows, Suite, evaluate_suite
+from undial_cli.models.head import head_job
+from undial_cli.models.load import adapt_model
 
 TOKENIZER = bundled_tokenizer()
 ENCODER = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=64))
@@ -71,15 +76,15 @@ def generate(
     model: Any, prompts: list[list[int]], batch_size: int, tokens: int, ends: set[int]
 ) -> list[str]:
     """Greedy answers as text."""
-    generator = Generator(model, TOKENIZER)
-    how = Decoding(tokens, end_tokens(generator, ends))
+    generator = GeneratingModel(model, TOKENIZER)
+    how = Decoding(tokens, collect_end_tokens(generator, ends))
     found = generate_ids(generator, "test", prompts, how, batch_size)
     return [ENCODER.text(ids).strip() for ids in found]
 
 
 def score_each(model: Any, examples: list[Example], batch_size: int, pad_id: int) -> list[Score]:
     """Scores of examples that have nothing to do with each other."""
-    return [one for (one,) in score(model, [[e] for e in examples], batch_size, pad_id)]
+    return [one for (one,) in score_answers(model, [[e] for e in examples], batch_size, pad_id)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -110,8 +115,8 @@ def groups_of_answers() -> list[list[Example]]:
 def test_answers_that_share_their_prompt_score_as_if_alone(kind: str, batch_size: int) -> None:
     model = small_model(kind, len(TOKENIZER))
     groups = groups_of_answers()
-    assert sum(shared_length(group) > 10 for group in groups) >= len(ROWS)
-    found = score(model, groups, batch_size, TOKENIZER.pad_token_id, distribution=True)
+    assert sum(count_shared_tokens(group) > 10 for group in groups) >= len(ROWS)
+    found = score_answers(model, groups, batch_size, TOKENIZER.pad_token_id, distribution=True)
     tolerance = 1e-10 if kind == "float64" else 2e-5
     for scores, group in zip(found, groups, strict=True):
         assert len(scores) == len(group)
@@ -138,7 +143,7 @@ def plain_distribution(model: Any, example: Example) -> tuple[list[float], list[
 def test_a_recurrent_model_is_scored_without_sharing() -> None:
     model = small_model("mamba", len(TOKENIZER))
     groups = groups_of_answers()[:3]
-    for scores, group in zip(score(model, groups, 4, 0), groups, strict=True):
+    for scores, group in zip(score_answers(model, groups, 4, 0), groups, strict=True):
         for ours, example in zip(scores, group, strict=True):
             assert ours.ce == pytest.approx(plain_score(model, example).ce, abs=1e-5)
 
@@ -147,7 +152,7 @@ def test_a_recurrent_model_is_scored_without_sharing() -> None:
 def test_gradient_norms_are_those_of_a_plain_backward(tied: bool) -> None:
     model = random_llama(vocab=len(TOKENIZER), tied=tied, dtype=torch.float64)
     examples = ENCODER.encode(ROWS[:3])
-    found = gradient_norms(model, examples)
+    found = compute_gradient_norms(model, examples)
     assert all(p.grad is None for p in model.parameters())
     for ours, example in zip(found, examples, strict=True):
         ids = torch.tensor([example.input_ids[: example.answer_end]])
@@ -190,7 +195,7 @@ def test_a_memorised_answer_is_counted_without_its_end_token(model: Any) -> None
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_head_job_sees_the_logits_of_the_dense_head(tied: bool, examples: list[Example]) -> None:
     model = random_llama(vocab=len(TOKENIZER), tied=tied)
-    batch = pad(examples[:4], 0)
+    batch = pad_examples(examples[:4], 0)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     mask = batch["labels"] != IGNORE
     with torch.no_grad():
@@ -204,7 +209,7 @@ def test_a_head_job_sees_the_logits_of_the_dense_head(tied: bool, examples: list
 
 
 def test_a_failing_head_job_leaves_an_ordinary_head(model: Any, examples: list[Example]) -> None:
-    batch = pad(examples[:2], 0)
+    batch = pad_examples(examples[:2], 0)
     with pytest.raises(ZeroDivisionError), head_job(model, lambda hidden, head: 1 / 0):
         model(input_ids=batch["input_ids"])
     assert model(input_ids=batch["input_ids"]).logits.shape[-1] == len(TOKENIZER)
@@ -239,7 +244,7 @@ def test_generation_ignores_the_decoding_settings_that_come_with_a_model(adapter
     expected = [plain_greedy(base, p, 10, {TOKENIZER.eos_token_id}) for p in prompts]
     given = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_new_tokens": 9}
     base.generation_config.update(do_sample=True, temperature=9.0, **given)
-    model = adapt(base, AdapterConfig(name=adapter), seed=0).eval()
+    model = adapt_model(base, AdapterConfig(name=adapter), seed=0).eval()
     assert generate(model, prompts, 4, 10, set()) == expected
     assert base.generation_config.to_dict().items() >= given.items()
 
@@ -266,7 +271,7 @@ def run_suite(model: Any, batch_size: int = 4) -> Any:
         max_new_tokens=6,
     )
     rows = {"forget": SetRows(ROWS[:5]), "retain": SetRows(ROWS[5:])}
-    return evaluate(model, Suite(config, ENCODER, rows), "test")
+    return evaluate_suite(model, Suite(config, ENCODER, rows), "test")
 
 
 def test_a_suite_gives_what_the_formulas_give_on_plain_scores(model: Any) -> None:
@@ -306,7 +311,7 @@ def test_answers_cut_off_by_max_length_leave_no_aggregate_undefined(model: Any) 
     assert 0 in lengths
     assert any(lengths)
     config = EvalConfig(sets={"forget": EvalSetConfig("x", ["probability", "truth_ratio"])})
-    found = evaluate(model, Suite(config, short, {"forget": SetRows(ROWS)}), "test").metrics
+    found = evaluate_suite(model, Suite(config, short, {"forget": SetRows(ROWS)}), "test").metrics
     assert found
     assert all(math.isfinite(value) for value in found.values())
 

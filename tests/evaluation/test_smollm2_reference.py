@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from undial_cli import models
+from undial_cli.config.schema import DataConfig, ModelConfig
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.load import load_split
 from undial_cli.evaluation.decoding import Decoding
-from undial_cli.evaluation.generation import Generator, end_tokens, generate
-from undial_cli.evaluation.scoring import score
-from undial_cli.schema import DataConfig, ModelConfig
+from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens, generate_answers
+from undial_cli.evaluation.scoring import score_answers
+from undial_cli.models import load
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def encoder() -> Encoder:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"the package {package} is not installed")
     config = ModelConfig(base=BASE)
-    return Encoder(models.load_tokenizer(config, BASE), config.template, DataConfig(path="unused"))
+    return Encoder(load.load_tokenizer(config, BASE), config.template, DataConfig(path="unused"))
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def rows(data_root: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def model(encoder: Encoder) -> Any:
-    return models.load_model(ModelConfig(base=BASE), BASE)
+    return load.load_model(ModelConfig(base=BASE), BASE)
 
 
 def answers_of(encoder: Encoder, row: dict[str, Any]) -> list[Example]:
@@ -73,7 +73,7 @@ def test_losses_are_those_recorded(
     encoder: Encoder, model: Any, rows: list[dict[str, Any]], expected: list[dict[str, Any]]
 ) -> None:
     groups = [answers_of(encoder, row) for row in rows]
-    found = score(model, groups, 16, encoder.tokenizer.pad_token_id or 0, distribution=True)
+    found = score_answers(model, groups, 16, encoder.tokenizer.pad_token_id or 0, distribution=True)
     for scores, group, record in zip(found, groups, expected, strict=True):
         answer, paraphrase, *perturbed = [s.ce for s in scores]
         assert answer == pytest.approx(record["answer_ce"], abs=1e-4)
@@ -88,10 +88,10 @@ def test_greedy_generations_are_those_recorded(
     encoder: Encoder, model: Any, expected: list[dict[str, Any]]
 ) -> None:
     records = expected[:GENERATED]
-    generator = Generator(model, encoder.tokenizer)
-    how = Decoding(60, end_tokens(generator, set()))
+    generator = GeneratingModel(model, encoder.tokenizer)
+    how = Decoding(60, collect_end_tokens(generator, set()))
     prompts = [r["prompt_ids"] for r in records]
-    found = generate(generator, "forget", prompts, how, batch_size=3)
+    found = generate_answers(generator, "forget", prompts, how, batch_size=3)
     ends = [r["greedy_60_ids"][-1] in how.ends for r in records]
     assert found == [
         r["greedy_60_ids"][: -1 if ended else None] for r, ended in zip(records, ends, strict=True)

@@ -17,14 +17,15 @@ from scipy.stats import ks_2samp
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import undial_cli
-from undial_cli.data.splits import first_row
-from undial_cli.evaluation import joint, metrics, resampling, statistics, store
-from undial_cli.evaluation.catalog import METRICS, Metric, join
-from undial_cli.evaluation.config import EvalConfig, EvalSetConfig, role_of, set_for
-from undial_cli.evaluation.evidence import Evaluation, finite
+from undial_cli.config.splits import find_first_row
+from undial_cli.config.suites import EvalConfig, EvalSetConfig, find_set_of_role, resolve_role
+from undial_cli.evaluation import joint, metrics, resampling, statistics
+from undial_cli.evaluation import results as store
+from undial_cli.evaluation.catalog import METRICS, Metric, add_joint_metrics
+from undial_cli.evaluation.evidence import Evaluation, replace_nonfinite
 from undial_cli.evaluation.subjects import number_subjects
-from undial_cli.evaluation.suite import add_aggregate
-from undial_cli.evaluation.verdict import damage
+from undial_cli.evaluation.suite import add_set_aggregate
+from undial_cli.evaluation.verdict import describe_damage
 from undial_cli.reporting import precision
 
 SUITE = EvalConfig(
@@ -52,22 +53,22 @@ def evaluation(seed: int, rows: int = 40, size: int | None = 4, **odd: Any) -> E
     found = Evaluation({}, samples)
     for name, options in SUITE.sets.items():
         for key in options.metrics:
-            add_aggregate(found, name, key, role_of(name, options))
-    join(found, None, SUITE, relative=False)
+            add_set_aggregate(found, name, key, resolve_role(name, options))
+    add_joint_metrics(found, None, SUITE, relative=False)
     return found
 
 
 def repeated(values: list[float], set_name: str, size: int, resample: int) -> np.ndarray:
     """A resample written out: every subject's block of values as often as it was drawn."""
     blocks = [values[i : i + size] for i in range(0, len(values), size)]
-    counts = resampling.counts_of_units(set_name, len(blocks))[resample]
+    counts = resampling.draw_unit_counts(set_name, len(blocks))[resample]
     return np.array([v for block, n in zip(blocks, counts, strict=True) for v in block * int(n)])
 
 
 def test_every_resampled_figure_is_the_metric_of_the_samples_that_were_drawn() -> None:
     ours, theirs = evaluation(1), evaluation(2)
-    join(ours, theirs, SUITE, relative=True)
-    found = resampling.resample(ours, theirs, SUITE)
+    add_joint_metrics(ours, theirs, SUITE, relative=True)
+    found = resampling.resample_figures(ours, theirs, SUITE)
     assert set(found) == set(ours.metrics)
     for b in (0, 7, 999):
         of = lambda name, key, e=ours, b=b: repeated(e.values(name, key), name, 4, b)  # noqa: E731
@@ -95,15 +96,17 @@ def test_ties_count_half_and_distances_are_those_of_scipy() -> None:
     for sample in ours.samples + theirs.samples:
         for key in ("mia_loss", "log_truth_ratio"):
             sample[key] = round(sample[key] * 4) / 4
-    forget, holdout = (resampling.draw(ours, n, "mia_loss") for n in ("forget", "holdout"))
-    both = [resampling.draw(e, "forget", "log_truth_ratio") for e in (ours, theirs)]
-    aucs = resampling.resample(ours, None, SUITE)["mia_loss"].values
+    forget, holdout = (resampling.draw_set(ours, n, "mia_loss") for n in ("forget", "holdout"))
+    both = [resampling.draw_set(e, "forget", "log_truth_ratio") for e in (ours, theirs)]
+    aucs = resampling.resample_figures(ours, None, SUITE)["mia_loss"].values
     for b in range(5):
         drawn = [np.repeat(d.values, d.weights[b]) for d in (forget, holdout)]
         assert aucs[b] == pytest.approx(metrics.attack_auc(*drawn))
         drawn = [np.repeat(d.values, d.weights[b]) for d in both]
-        resamples = [resampling.Resample({}, e.samples, number=b) for e in (ours, theirs)]
-        distance = joint.forget_distance(resamples[0], resamples[1], SUITE)
+        resamples = [
+            resampling.ResampledEvaluation({}, e.samples, number=b) for e in (ours, theirs)
+        ]
+        distance = joint.compute_forget_distance(resamples[0], resamples[1], SUITE)
         assert distance == pytest.approx(ks_2samp(*drawn).statistic)  # type: ignore[attr-defined]
 
 
@@ -117,14 +120,14 @@ def test_a_new_joint_metric_has_n_and_interval_without_more(
     monkeypatch.setitem(METRICS, "gap", Metric("gap", "gap", joint=gap))
     suite = dataclasses.replace(SUITE, metrics=["gap"])
     ours = evaluation(1)
-    join(ours, None, suite, relative=False)
-    resampled = resampling.resample(ours, None, suite)
+    add_joint_metrics(ours, None, suite, relative=False)
+    resampled = resampling.resample_figures(ours, None, suite)
     for b in (0, 999):
         of = lambda name, key, b=b: repeated(ours.values(name, key), name, 4, b).mean()  # noqa: E731
         expected = of("forget", "probability") - of("retain", "probability")
         expected *= of("retain", "rouge")
         assert resampled["gap"].values[b] == pytest.approx(expected)
-    entry = statistics.describe(ours, resampled)["gap"]
+    entry = statistics.describe_figures(ours, resampled)["gap"]
     assert (entry["n"], entry["subjects"]) == (40, 10)
     assert entry["interval"][0] <= ours.metrics["gap"] <= entry["interval"][1]
 
@@ -132,7 +135,9 @@ def test_a_new_joint_metric_has_n_and_interval_without_more(
 def test_an_interval_has_the_width_that_theory_gives_and_persons_widen_it() -> None:
     one = evaluation(3, rows=400, size=None)
     values = np.array(one.values("forget", "probability"))
-    entry = statistics.describe(one, resampling.resample(one, None, SUITE))["forget_probability"]
+    entry = statistics.describe_figures(one, resampling.resample_figures(one, None, SUITE))[
+        "forget_probability"
+    ]
     low, high = entry["interval"]
     expected = 2 * 1.96 * values.std() / math.sqrt(400)
     assert high - low == pytest.approx(expected, rel=0.1)
@@ -141,7 +146,9 @@ def test_an_interval_has_the_width_that_theory_gives_and_persons_widen_it() -> N
     alike = evaluation(3, rows=400, size=20)
     for sample in alike.samples:  # the rows of a person say all the same
         sample["probability"] = float(np.random.default_rng(sample["subject"]).random())
-    by_person = statistics.interval(resampling.resample(alike, None, SUITE)["forget_probability"])
+    by_person = statistics.compute_interval(
+        resampling.resample_figures(alike, None, SUITE)["forget_probability"]
+    )
     assert by_person is not None
     spread = np.std([np.random.default_rng(n).random() for n in range(20)]) / math.sqrt(20)
     assert by_person[1] - by_person[0] == pytest.approx(2 * 1.96 * spread, rel=0.15)
@@ -152,20 +159,22 @@ def test_a_difference_is_paired_and_far_narrower_than_two_intervals() -> None:
     for sample in ours.samples:
         sample["probability"] -= 0.1
     ours.metrics["forget_probability"] = float(np.mean(ours.values("forget", "probability")))
-    found = statistics.of_results(ours, {"target": target, "reference": None}, SUITE)
+    found = statistics.compute_statistics(ours, {"target": target, "reference": None}, SUITE)
     gap = found["differences"]["target"]["forget_probability"]
     assert gap["difference"] == pytest.approx(-0.1)
     assert gap["interval"] == pytest.approx([-0.1, -0.1])
     assert found["differences"]["reference"] == found["reference_statistics"] == {}
     fewer = evaluation(1, rows=39)
-    found = statistics.of_results(ours, {"target": fewer, "reference": None}, SUITE)
+    found = statistics.compute_statistics(ours, {"target": fewer, "reference": None}, SUITE)
     assert found["differences"]["target"]["forget_probability"]["interval"] is None
 
 
 def test_forget_quality_shows_its_distance_and_is_withheld_below_ten_samples() -> None:
     ours, theirs = evaluation(1), evaluation(2)
-    join(ours, theirs, SUITE, relative=True)
-    entry = statistics.describe(ours, resampling.resample(ours, theirs, SUITE))["forget_quality"]
+    add_joint_metrics(ours, theirs, SUITE, relative=True)
+    entry = statistics.describe_figures(ours, resampling.resample_figures(ours, theirs, SUITE))[
+        "forget_quality"
+    ]
     ratios = [e.values("forget", "log_truth_ratio") for e in (ours, theirs)]
     expected = ks_2samp(*ratios)
     assert entry["D"] == pytest.approx(expected.statistic)  # type: ignore[attr-defined]
@@ -173,7 +182,7 @@ def test_forget_quality_shows_its_distance_and_is_withheld_below_ten_samples() -
     assert entry["D_interval"][0] <= entry["D"] <= entry["D_interval"][1]
     assert entry["interval"][0] <= ours.metrics["forget_quality"] <= entry["interval"][1]
     few = evaluation(1, rows=9)
-    join(few, theirs, SUITE, relative=True)
+    add_joint_metrics(few, theirs, SUITE, relative=True)
     assert few.metrics["forget_quality"] is None
     assert few.missing["forget_quality"] == "n = 9: fewer than 10 samples"
     assert few.metrics["privleak"] is not None
@@ -183,21 +192,21 @@ def test_forget_quality_shows_its_distance_and_is_withheld_below_ten_samples() -
 def test_a_value_that_is_not_finite_is_counted_and_nulls_what_is_made_of_it(
     bad: float, tmp_path: Path
 ) -> None:
-    samples = finite({"probability": bad, "log_truth_ratio": bad, "mia_min_k": bad})
+    samples = replace_nonfinite({"probability": bad, "log_truth_ratio": bad, "mia_min_k": bad})
     ours, theirs = evaluation(1, **samples), evaluation(2)
-    join(ours, theirs, SUITE, relative=True)
+    add_joint_metrics(ours, theirs, SUITE, relative=True)
     for name in ("forget_probability", "forget_truth_ratio", "forget_quality", "mia_min_k"):
         assert ours.metrics[name] is None
         assert "1 of 40 samples" in ours.missing[name]
     assert ours.metrics["retain_probability"] is not None
     assert ours.metrics["mia_loss"] is not None
-    store.save(tmp_path, ours, {})
-    again = store.load(tmp_path)
+    store.save_evaluation(tmp_path, ours, {})
+    again = store.load_evaluation(tmp_path)
     assert again is not None
     assert (again.metrics, again.missing, again.samples) == (
         ours.metrics, ours.missing, ours.samples
     )  # fmt: skip
-    join(again, theirs, SUITE, relative=True)
+    add_joint_metrics(again, theirs, SUITE, relative=True)
     assert (again.metrics, again.missing) == (ours.metrics, ours.missing)
 
 
@@ -216,15 +225,15 @@ def test_an_aggregate_belongs_to_the_role_that_the_suite_states() -> None:
         "forgettable": EvalSetConfig("d"),
     }
     for name, options in sets.items():
-        add_aggregate(found, name, "truth_ratio", role_of(name, options))
+        add_set_aggregate(found, name, "truth_ratio", resolve_role(name, options))
     assert found.metrics == pytest.approx(
         {f"{name}_truth_ratio": 0.375 for name in ("forget", "request_2", "people")}
         | {"forgettable_truth_ratio": 0.625}
     )
-    assert set_for(EvalConfig(sets=sets), "forget") == "forget"
-    assert set_for(EvalConfig(sets={"people": sets["people"]}), "forget") == "people"
+    assert find_set_of_role(EvalConfig(sets=sets), "forget") == "forget"
+    assert find_set_of_role(EvalConfig(sets={"people": sets["people"]}), "forget") == "people"
     two = {"people": sets["people"], "request_2": sets["request_2"]}
-    assert set_for(EvalConfig(sets=two), "forget") is None
+    assert find_set_of_role(EvalConfig(sets=two), "forget") is None
 
 
 def test_subjects_come_from_a_column_or_from_blocks_of_the_split() -> None:
@@ -235,35 +244,43 @@ def test_subjects_come_from_a_column_or_from_blocks_of_the_split() -> None:
     assert number_subjects(rows, EvalSetConfig("forget[-4:]", rows_per_subject=3), "who") == {}
     assert number_subjects(rows, EvalSetConfig("forget"), "who") == {}
     starts = {"a": 0, "a[:5]": 0, "a[20:]_perturbed": 20, "a[10%:]": None, "a[-3:]": None}
-    assert {split: first_row(split) for split in starts} == starts
+    assert {split: find_first_row(split) for split in starts} == starts
 
 
 def test_a_destroyed_model_is_called_damaged_and_a_kept_one_is_not() -> None:
     target = {"model_utility": 0.85, "news_perplexity": 20.0, "forget_probability": 0.9}
     ours = {"model_utility": 0.12, "news_perplexity": 50.0, "forget_probability": 0.0}
-    assert damage(ours, target, {}, {}, {}) == [
+    assert describe_damage(ours, target, {}, {}, {}) == [
         "model_utility 0.120 is 14% of the target's 0.850",
         "news_perplexity 50 is 2.5 times the target's 20",
     ]
-    assert damage({**target, "forget_probability": 0.0}, target, {}, {}, {}) == []
+    assert describe_damage({**target, "forget_probability": 0.0}, target, {}, {}, {}) == []
     roles = {"retain": "retain", "forget": "forget"}
     kept = {"retain_rouge": 0.9, "forget_rouge": 0.9}
-    lost = damage({"retain_rouge": 0.1, "forget_rouge": 0.1}, {}, kept, {}, roles)
+    lost = describe_damage({"retain_rouge": 0.1, "forget_rouge": 0.1}, {}, kept, {}, roles)
     assert lost == ["retain_rouge 0.100 is 11% of the retain model's 0.900"]
-    null = damage({"retain_rouge": None}, kept, {}, {"retain_rouge": "3 of 3 samples"}, roles)
+    null = describe_damage(
+        {"retain_rouge": None}, kept, {}, {"retain_rouge": "3 of 3 samples"}, roles
+    )
     assert null == ["retain_rouge: 3 of 3 samples"]
     results = {"damaged": lost, "metrics": {"forget_quality": 0.5}}
-    assert precision.damage(results).endswith("its forget_quality of 5.00e-01 is no success")
+    assert precision.state_damage(results).endswith("its forget_quality of 5.00e-01 is no success")
 
 
 def test_weak_figures_are_marked() -> None:
     good = {"n": 40, "interval": [0.4, 0.6]}
-    assert precision.marked("0.500", "x", good) == "0.500"
+    assert precision.mark_weak_figure("0.500", "x", good) == "0.500"
     for weak in ({**good, "n": 9}, {**good, "subjects": 2}, {**good, "interval": [0.2, 0.6]}):
-        assert precision.marked("0.500", "x", weak) == "0.500*"
-    assert precision.marked("20.0", "perplexity", {"n": 40, "interval": [15.0, 26.0]}) == "20.0"
+        assert precision.mark_weak_figure("0.500", "x", weak) == "0.500*"
+    assert (
+        precision.mark_weak_figure("20.0", "perplexity", {"n": 40, "interval": [15.0, 26.0]})
+        == "20.0"
+    )
     quality = {"n": 40, "n_retain": 38, "D": 0.25, "interval": [0.01, 0.9]}
-    assert precision.marked("1e-01", "forget_quality", quality) == "1e-01 (D 0.25, n 40 and 38)"
+    assert (
+        precision.mark_weak_figure("1e-01", "forget_quality", quality)
+        == "1e-01 (D 0.25, n 40 and 38)"
+    )
 
 
 @pytest.mark.slow

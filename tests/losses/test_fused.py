@@ -27,10 +27,14 @@ from undial_cli.losses import (
     npo_loss,
     sequence_logps,
 )
-from undial_cli.losses.chunked import Projection, blocks, chunks
-from undial_cli.losses.targets import Signal, as_targets
-from undial_cli.losses.tokens import ceu, pdu_forget
-from undial_cli.losses.undial import cross_entropy, cross_entropy_, undial_target
+from undial_cli.losses.chunked import Projection, group_into_blocks, split_into_chunks
+from undial_cli.losses.targets import TeacherSignal, as_targets
+from undial_cli.losses.tokens import ceu_per_position, pdu_forget_per_position
+from undial_cli.losses.undial import (
+    cross_entropy_per_position,
+    cross_entropy_with_gradient_,
+    undial_target,
+)
 
 NAMES = ("undial", "weighted", "kl", "cross_entropy", "ga", "npo")
 STRENGTH, BETA = 3.0, 0.5
@@ -486,7 +490,7 @@ def test_log_probabilities_of_sequences_are_those_of_dense_logits(
 def test_chunks_cover_a_range_in_order_and_are_of_even_size(
     start: int, length: int, size: int
 ) -> None:
-    found = chunks(start, start + length, size)
+    found = split_into_chunks(start, start + length, size)
     assert [i for part in found for i in range(part.start, part.stop)] == [
         *range(start, start + length)
     ]
@@ -496,7 +500,7 @@ def test_chunks_cover_a_range_in_order_and_are_of_even_size(
 
 @given(counts=st.lists(st.integers(0, 20), max_size=12), size=st.integers(1, 12))
 def test_blocks_keep_each_unit_whole_and_each_chunk_small(counts: list[int], size: int) -> None:
-    found = blocks(counts, size)
+    found = group_into_blocks(counts, size)
     covered = [i for block in found for part in block for i in range(part.start, part.stop)]
     assert covered == list(range(sum(counts)))
     edges = {0, *itertools.accumulate(counts)}
@@ -582,9 +586,9 @@ def test_the_gradient_written_by_hand_is_that_of_its_formula(weighted: bool) -> 
     target = torch.randn(5, 9, dtype=torch.float64).softmax(-1)
     weights = torch.rand(5, dtype=torch.float64) if weighted else torch.ones(5).double()
     log_q = logits.log_softmax(-1)
-    expected = (cross_entropy(log_q, target) * weights).sum()
+    expected = (cross_entropy_per_position(log_q, target) * weights).sum()
     log_q = log_q.detach().clone()
-    found, slope = cross_entropy_(log_q, target, weights if weighted else None)
+    found, slope = cross_entropy_with_gradient_(log_q, target, weights if weighted else None)
     assert slope is log_q
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     (theirs,) = torch.autograd.grad(expected, logits)
@@ -596,12 +600,12 @@ def test_the_gradient_written_by_hand_is_that_of_its_formula(weighted: bool) -> 
 def test_undial_as_a_formula_alone_is_undial(head: dict[str, Any], chunk: int | None) -> None:
     """What a user writes, who derives no gradient."""
     case = make([4, 0, 3], **head)
-    signal = Signal(case.teacher, case.teacher_head)
+    signal = TeacherSignal(case.teacher, case.teacher_head)
     targets = as_targets(case.hidden, case.head, case.targets, case.counts, signal, chunk)
 
     def loss(logits_CV: Tensor, rows: slice) -> Tensor:
         target_CV = undial_target(targets.teacher_logits(rows), case.targets[rows], STRENGTH)
-        return cross_entropy(logits_CV.log_softmax(-1), target_CV) * case.weights[rows]
+        return cross_entropy_per_position(logits_CV.log_softmax(-1), target_CV) * case.weights[rows]
 
     found, expected = targets.logits_sum(loss), 7 * fused("weighted", case, chunk)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -630,7 +634,9 @@ def test_any_formula_of_logits_has_its_own_gradient(name: str, head: dict[str, A
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("formula", [ceu, lambda x, _: pdu_forget(x)], ids=["ceu", "pdu"])
+@pytest.mark.parametrize(
+    "formula", [ceu_per_position, lambda x, _: pdu_forget_per_position(x)], ids=["ceu", "pdu"]
+)
 def test_a_formula_holds_logits_of_one_chunk_at_most(formula: Callable[..., Tensor]) -> None:
     size, vocabulary, chunk = 96, 600, 3
     case = make([size], 2, vocabulary, cap=5.0).to(torch.float32)

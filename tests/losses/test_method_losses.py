@@ -28,9 +28,15 @@ from undial_cli.losses import (
     unilogit_loss,
     wga_loss,
 )
-from undial_cli.losses.preference import dpo, npo, simnpo
-from undial_cli.losses.targets import Signal, Targets, as_targets
-from undial_cli.losses.tokens import ceu, pdu_forget, satimp, unilogit, wga
+from undial_cli.losses.preference import dpo_per_pair, npo_per_sequence, simnpo_per_sequence
+from undial_cli.losses.targets import Targets, TeacherSignal, as_targets
+from undial_cli.losses.tokens import (
+    ceu_per_position,
+    pdu_forget_per_position,
+    satimp_per_token,
+    unilogit_per_token,
+    wga_per_token,
+)
 from undial_cli.methods import METHODS, make_method
 
 X = IGNORE
@@ -115,7 +121,7 @@ def dense(name: str, case: Case, logits: Tensor, **how: Any) -> Tensor:
 def targets_of(case: Case, size: int | None = None) -> Targets:
     """A case as training has it."""
     mask, targets, sequence = select_targets(case.labels)
-    teacher = Signal(case.teacher[mask], case.head, case.reference)
+    teacher = TeacherSignal(case.teacher[mask], case.head, case.reference)
     return Targets(
         case.hidden[mask], case.head, targets, sequence, mask.sum(1).tolist(),
         case.focus[:, 1:][mask[:, :-1]], teacher, size,
@@ -309,9 +315,9 @@ def test_functions_of_log_probabilities_are_finite_from_certain_to_impossible(
         q, rest = math.exp(logp), -math.expm1(logp)
         others = rest and rest * math.log(rest / (1 - 1e-5))
         expected = {
-            wga(logps, 0.5): q**0.5 * logp,
-            satimp(logps, 5.0, 1.0): q**5 * rest * logp,
-            unilogit(logps, 100_000): q * (logp + math.log(1e5)) + others,
+            wga_per_token(logps, 0.5): q**0.5 * logp,
+            satimp_per_token(logps, 5.0, 1.0): q**5 * rest * logp,
+            unilogit_per_token(logps, 100_000): q * (logp + math.log(1e5)) + others,
         }
         for found, value in expected.items():
             assert float(found.detach()) == pytest.approx(value, rel=1e-5, abs=2e-7)
@@ -383,7 +389,7 @@ def test_simnpo_tends_to_ascent_per_token_as_beta_vanishes() -> None:
 
 def test_simnpo_leaves_a_sequence_alone_once_it_is_far_beyond_its_margin() -> None:
     logps = torch.tensor([-5000.0, -3.0], requires_grad=True)
-    (slope,) = gradients(simnpo(logps, torch.tensor([5, 5]), 1.0, 0.0).sum(), [logps])
+    (slope,) = gradients(simnpo_per_sequence(logps, torch.tensor([5, 5]), 1.0, 0.0).sum(), [logps])
     assert float(slope[0]) == 0
     assert float(slope[1]) > 0.1
 
@@ -403,14 +409,14 @@ def test_dpo_without_alternatives_is_npo() -> None:
     """A pair whose alternative has no target: `D_alternative = 0`."""
     labels = torch.stack([LABELS[:2], torch.full_like(LABELS[:2], X)], 1).flatten(0, 1)
     case = make(labels)
-    expected = targets_of(case, 2).sequence_sum(lambda x: npo(x, case.reference, BETA))
+    expected = targets_of(case, 2).sequence_sum(lambda x: npo_per_sequence(x, case.reference, BETA))
     torch.testing.assert_close(fused("dpo", case, 2), expected)
 
 
 def test_no_gradient_reaches_a_reference() -> None:
     reference = torch.zeros(4, requires_grad=True)
     logps = torch.full((4,), -1.0, requires_grad=True)
-    dpo(logps, reference, BETA).sum().backward()
+    dpo_per_pair(logps, reference, BETA).sum().backward()
     assert reference.grad is None
     assert logps.grad is not None
 
@@ -454,7 +460,7 @@ def test_ceu_never_raises_the_target(logits: list[float], target: int, dtype: to
     hidden = torch.tensor([[logits, logits]], dtype=dtype).requires_grad_()
     one, labels = torch.eye(3, dtype=dtype), torch.tensor([[X, target]])
     chosen = as_targets(hidden[0, :1], one, labels[0, 1:])
-    total = chosen.logits_sum(lambda x, _: ceu(x, labels[0, 1:]))
+    total = chosen.logits_sum(lambda x, _: ceu_per_position(x, labels[0, 1:]))
     for value in (ceu_loss(hidden, labels, skip=0), total):
         slope = gradients(value, [hidden])[0][0, 0]
         q = hidden.detach().to(value.dtype).softmax(-1)[0, 0, target]
@@ -483,10 +489,12 @@ def test_ceu_skips_the_first_targets_of_each_sequence_in_loss_gradient_and_divis
 
 def test_unilogit_is_zero_at_probability_one_over_v_and_pulls_towards_it() -> None:
     uniform = -math.log(11)
-    assert float(unilogit(torch.tensor([uniform]).double(), 11)) == pytest.approx(0, abs=1e-15)
+    assert float(unilogit_per_token(torch.tensor([uniform]).double(), 11)) == pytest.approx(
+        0, abs=1e-15
+    )
     for logp in (-40.0, -5.0, uniform - 0.01, uniform + 0.01, -1.0, -1e-3, 0.0):
         logps = torch.tensor([logp], dtype=torch.float64, requires_grad=True)
-        value = unilogit(logps, 11)
+        value = unilogit_per_token(logps, 11)
         (slope,) = gradients(value, [logps])
         assert 0 < float(value.detach()) <= math.log(11)
         assert (float(slope) > 0) == (logp > uniform)
@@ -511,5 +519,5 @@ def test_pdu_is_zero_at_uniform_logits_and_blind_to_a_shift_and_to_the_targets()
     assert float(pdu_forget_loss(shift.expand_as(logits), LABELS)) == pytest.approx(0, abs=1e-20)
     flat = Projection(torch.zeros(VOCABULARY, WIDTH).double(), torch.ones(VOCABULARY).double())
     chosen = as_targets(case.hidden[0], flat, LABELS[0], size=2)
-    total = chosen.logits_sum(lambda x, _: pdu_forget(x))
+    total = chosen.logits_sum(lambda x, _: pdu_forget_per_position(x))
     assert float(total.detach()) == pytest.approx(0, abs=1e-20)

@@ -28,7 +28,7 @@ from undial_cli.losses import (
 )
 from undial_cli.methods import METHODS, make_method
 from undial_cli.methods.base import Loss
-from undial_cli.methods.retain import RETAIN
+from undial_cli.methods.retain import RETAIN_TERMS
 
 LAYER, SEED = 0, 5
 
@@ -119,7 +119,7 @@ CASES = {
     "contrastive_decoding": of(
         "contrastive_decoding", lambda s, t, y, f: cross_entropy_loss(s.logits, y)
     ),
-    "gdr": Case(RETAIN["gdr"], lambda s, t, y, f: cross_entropy_loss(s.logits, y)),
-    "klr": Case(RETAIN["klr"], lambda s, t, y, f: kl_loss(s.logits, t.logits, y)),
+    "gdr": Case(RETAIN_TERMS["gdr"], lambda s, t, y, f: cross_entropy_loss(s.logits, y)),
+    "klr": Case(RETAIN_TERMS["klr"], lambda s, t, y, f: kl_loss(s.logits, t.logits, y)),
 }  # fmt: skip
 PAIRS = ("dpo", "idkdpo", "altpo")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import HURRIED
 
-from undial_cli.compose import PACKAGE
+from undial_cli.runs.compose import PACKAGE_FOLDER
 
-ROOT = PACKAGE.parent
+ROOT = PACKAGE_FOLDER.parent
 FOLDERS = ("undial_cli", "configs", "docs", "scripts", "tests")
 FILES = {
     "undial_cli/methods/flatten.py": """\
@@ -57,7 +57,7 @@ share: 0.25
 import torch
 
 from undial_cli.losses.chunked import Projection
-from undial_cli.losses.targets import Signal, as_targets
+from undial_cli.losses.targets import TeacherSignal, as_targets
 from undial_cli.methods import METHODS, make_method
 
 
@@ -67,7 +67,7 @@ def test_flatten_is_its_formula_and_its_gradient_is_that_of_the_formula() -> Non
     head = torch.randn(7, 3, dtype=torch.float64)
     hidden.requires_grad_()
     method = make_method(METHODS["flatten"].config(name="flatten", share=0.25))
-    signal = Signal(before, Projection(head))
+    signal = TeacherSignal(before, Projection(head))
     found = method.sum(as_targets(hidden, head, torch.arange(5), signal=signal, size=2))
     target = 0.75 * (before @ head.T).softmax(-1) + 0.25 / 7
     expected = -(target * (hidden @ head.T).log_softmax(-1)).sum()
@@ -139,13 +139,13 @@ def test_help_and_config_know_it_and_import_no_torch(checkout: Path) -> None:
 
 
 COST = """
-from undial_cli.compose import compose_run
-from undial_cli.planning.estimate import operations
+from undial_cli.runs.compose import compose_run
+from undial_cli.planning.estimate import count_training_operations
 import sys
 
 for name in ("flatten", "ga"):
     run = compose_run("unlearn", [f"method={name}", "train.epochs=1"])
-    print(operations(run, {"*": 10.0}, {"*": 1.0}))
+    print(count_training_operations(run, {"*": 10.0}, {"*": 1.0}))
 assert "torch" not in sys.modules
 """
 

@@ -12,18 +12,18 @@ from dense import CASES, LAYER, PAIRS, Case, Seen
 from small import random_llama
 from torch import Tensor
 
-from undial_cli.compose import config_dir
-from undial_cli.data.collate import EMPTY, Batch, pad, padded
+from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, make_padded_batch, pad_examples
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.losses import select_targets, sequence_logps
-from undial_cli.losses.activations import own_places
+from undial_cli.losses.activations import target_token_mask
 from undial_cli.losses.chunked import Projection
-from undial_cli.losses.targets import Signal, Targets
+from undial_cli.losses.targets import Targets, TeacherSignal
 from undial_cli.methods import METHODS
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss
-from undial_cli.methods.retain import RETAIN
+from undial_cli.methods.retain import RETAIN_TERMS
+from undial_cli.runs.compose import find_config_folder
 from undial_cli.training.teacher import CachedTeacher
-from undial_cli.training.trainer import term_sum
+from undial_cli.training.trainer import compute_term_sum
 
 X = IGNORE
 LABELS = torch.tensor(
@@ -81,13 +81,13 @@ def targets_of(
     """What the trainer hands to a loss: target positions, and the teacher's signal if needed."""
     labels, student, teacher = labels[rows], student.of(rows), teacher.of(rows)
     mask, targets_N, sequence_N = select_targets(labels)
-    signal = Signal()
+    signal = TeacherSignal()
     if TEACHER_LOGITS in loss.needs:
-        signal = Signal(teacher.hidden[mask], Projection(teacher.head))
+        signal = TeacherSignal(teacher.hidden[mask], Projection(teacher.head))
     if REFERENCE_LOGPS in loss.needs:
         signal.logps_B = sequence_logps(teacher.seen.logits, labels)
     if loss.layer is not None:
-        signal.layer_ND, mask = teacher.hidden[own_places(labels)], own_places(labels)
+        signal.layer_ND, mask = teacher.hidden[target_token_mask(labels)], target_token_mask(labels)
     focus_N = FOCUS[rows][:, 1:][select_targets(labels)[0][:, :-1]]
     return Targets(
         student.hidden[mask], Projection(student.head), targets_N, sequence_N, counts_of(labels),
@@ -115,12 +115,12 @@ def agree(found: list[Tensor], expected: list[Tensor]) -> None:
 def test_every_method_and_retain_term_is_tested_here_or_in_a_file_of_its_own() -> None:
     names = {label.split()[0] for label in CASES}
     files = {file.stem.removeprefix("test_") for file in Path(__file__).parent.glob("test_*.py")}
-    assert {*METHODS, *RETAIN, "mse"} - files - {"finetune"} <= names
-    assert names <= {*METHODS, *RETAIN, "mse"}
+    assert {*METHODS, *RETAIN_TERMS, "mse"} - files - {"finetune"} <= names
+    assert names <= {*METHODS, *RETAIN_TERMS, "mse"}
 
 
 def test_every_method_has_a_yaml_file() -> None:
-    assert {file.stem for file in (config_dir() / "method").glob("*.yaml")} == set(METHODS)
+    assert {file.stem for file in (find_config_folder() / "method").glob("*.yaml")} == set(METHODS)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -230,22 +230,22 @@ def test_on_a_real_model_a_term_is_the_public_loss_of_its_full_logits(
 ) -> None:
     case, chosen = CASES[name], examples()
     loss, network = case.loss(), random_llama(48, dtype=torch.float64)
-    rows = [chosen[i] if i >= 0 else EMPTY for i in ROWS]
-    dense_rows = pad(rows, 0)
+    rows = [chosen[i] if i >= 0 else EMPTY_EXAMPLE for i in ROWS]
+    dense_rows = pad_examples(rows, 0)
     focus = torch.zeros_like(dense_rows["labels"], dtype=torch.bool)
     for row, example in enumerate(rows):
         focus[row, list(example.focus)] = True
     teacher = CachedTeacher(network, tmp_path, "", share_head=False)
     if loss.needs:
         teacher.add("forget", chosen, list(range(len(chosen))), loss.needs, loss.layer)
-        teacher.fill(network, padded)
+        teacher.fill(network, make_padded_batch)
     with torch.no_grad():
         before = seen(network, dense_rows)
         torch.manual_seed(3)
         for parameter in network.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
-    batch: Batch = padded(rows, ROWS)
-    found = term_sum(network, teacher, "forget", loss, batch) / loss.weight(batch.counts)
+    batch: Batch = make_padded_batch(rows, ROWS)
+    found = compute_term_sum(network, teacher, "forget", loss, batch) / loss.weight(batch.counts)
     expected = case.dense(seen(network, dense_rows), before, dense_rows["labels"], focus)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     every = dict(network.named_parameters())

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 import undial_cli
 from undial_cli.cli import run_command
-from undial_cli.compose import PACKAGE, compose_run, load_run, to_yaml
 from undial_cli.methods import make_method, own
+from undial_cli.runs.compose import PACKAGE_FOLDER, compose_run, dump_run_yaml, load_run
 
 SHORT = ["hardware=cpu", "eval.limit=2", "eval.max_new_tokens=4", "train.max_steps=3"]
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("forget_own_methods")
 
 def example() -> str:
     """The file that docs/methods.md shows."""
-    text = (PACKAGE.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    text = (PACKAGE_FOLDER.parent / "docs" / "methods.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```python\n(# my_method\.py\n.*?)^```$", text, re.M | re.S)
     return block
 
@@ -105,7 +105,7 @@ def test_a_formula_of_logits_needs_no_gradient_and_one_with_its_gradient_is_the_
 ) -> None:
     from test_methods import LABELS, model, targets_of
 
-    text = (PACKAGE.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    text = (PACKAGE_FOLDER.parent / "docs" / "methods.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```python\n(class Flatten.*?)^```$", text, re.M | re.S)
     (tmp_path / "formula.py").write_text(CONFIG_OF_FLATTEN + block)
     (tmp_path / "by_hand.py").write_text(CONFIG_OF_FLATTEN + BY_HAND)
@@ -169,7 +169,7 @@ def test_a_file_that_the_command_line_did_not_name_is_not_run(
     file.write_text(example() + f"\nopen({str(marker)!r}, 'w').close()\n")
     run = compose_run("unlearn", [f"method.file={file}"])
     assert marker.is_file()
-    (tmp_path / "run.yaml").write_text(to_yaml(run))
+    (tmp_path / "run.yaml").write_text(dump_run_yaml(run))
     (tmp_path / "mine" / "method").mkdir(parents=True)
     group = f"defaults:\n  - undial_schema\nname: undial\nfile: {file}\n"
     (tmp_path / "mine" / "method" / "sly.yaml").write_text(group)
@@ -182,7 +182,7 @@ def test_a_file_that_the_command_line_did_not_name_is_not_run(
         ["unlearn", "--config-dir", "mine", "method=sly"],
         ["unlearn", "--config-dir", "mine", "method=sly", "--multirun"],
     ):
-        monkeypatch.setenv(own.ALLOWED, "")
+        monkeypatch.setenv(own.METHOD_FILE_VARIABLE, "")
         capfd.readouterr()
         assert run_command(words) == 2, words
         err = capfd.readouterr().err
@@ -197,17 +197,17 @@ def test_a_run_yaml_is_repeated_where_the_command_line_names_the_file(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = compose_run("unlearn", [f"method.file={file}", "method.floor=-2"])
-    (tmp_path / "run.yaml").write_text(to_yaml(run))
-    monkeypatch.setenv(own.ALLOWED, "")
+    (tmp_path / "run.yaml").write_text(dump_run_yaml(run))
+    monkeypatch.setenv(own.METHOD_FILE_VARIABLE, "")
     assert load_run(tmp_path, [f"method.file={file}"]) == run
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     file.rename(moved / file.name)
-    monkeypatch.setenv(own.ALLOWED, "")
+    monkeypatch.setenv(own.METHOD_FILE_VARIABLE, "")
     again = load_run(tmp_path, [f"method.file={moved / file.name}", "seed=3"])
     assert (again.method.floor, again.method.file) == (-2, str(moved / file.name))
     assert again.seed == 3
-    monkeypatch.setenv(own.ALLOWED, "")
+    monkeypatch.setenv(own.METHOD_FILE_VARIABLE, "")
     refused(lambda: load_run(tmp_path), "runs code")
 
 
@@ -287,9 +287,9 @@ def test_another_method_under_the_name_of_an_own_one_is_refused(
     folder = tmp_path / "unlearn" / "run"
     folder.mkdir(parents=True)
     (folder / "run.yaml").write_text(
-        to_yaml(compose_run("unlearn", [*words, f"method.file={file}"]))
+        dump_run_yaml(compose_run("unlearn", [*words, f"method.file={file}"]))
     )
-    monkeypatch.setenv(own.ALLOWED, "")
+    monkeypatch.setenv(own.METHOD_FILE_VARIABLE, "")
     refused(lambda: undial_cli.run([*words, "method=npo"]), "name=run", "another name")
 
 

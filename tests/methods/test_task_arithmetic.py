@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from test_run import start, weights
 from torch import Tensor
 
-from undial_cli.weights import step_back
+from undial_cli.system.weight_files import negate_task_vector
 
 
 def test_full_weights_are_stepped_back_over_any_number_of_files(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_full_weights_are_stepped_back_over_any_number_of_files(tmp_path: Path) 
     save_file({**theta, "count": torch.tensor([3])}, before / "model.safetensors")
     save_file({"a": tuned["a"], **count}, after / "model-1.safetensors", {"format": "pt"})
     save_file({n: tuned[n] for n in ("b", "c")}, after / "model-2.safetensors")
-    step_back(after, before, 0.6)
+    negate_task_vector(after, before, 0.6)
     found = {n: t for f in after.glob("*.safetensors") for n, t in load_file(f).items()}
     assert sorted(p.name for p in after.iterdir()) == ["model-1.safetensors", "model-2.safetensors"]
     assert found.keys() == {*shapes, "count"}
@@ -50,7 +50,7 @@ def test_tied_weights_that_one_folder_holds_twice_are_stepped_back_alike(tmp_pat
     save_file({"b.embed": theta, "c.other": other}, before / "model.safetensors")
     save_file({"a.head": tuned.clone()}, after / "model-1.safetensors")
     save_file({"b.embed": tuned, "c.other": other}, after / "model-2.safetensors")
-    step_back(after, before, 0.6)
+    negate_task_vector(after, before, 0.6)
     head = load_file(after / "model-1.safetensors")["a.head"]
     rest = load_file(after / "model-2.safetensors")
     assert torch.equal(head, rest["b.embed"])

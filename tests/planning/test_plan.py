@@ -18,18 +18,17 @@ from transformers import AutoTokenizer, LlamaConfig
 
 from undial_cli import pipeline
 from undial_cli.cli import run_command
-from undial_cli.compose import compose_run
+from undial_cli.config.schema import TrainingRun, make_default_name
 from undial_cli.errors import UserError, WorldError
-from undial_cli.planning import plan
-from undial_cli.planning.advice import advice
-from undial_cli.planning.estimate import operations
-from undial_cli.planning.plan import Memory, Plan
-from undial_cli.planning.replay import Cost, Replay, grouped_flops, grouped_shape
-from undial_cli.planning.speed import Speed, seconds
-from undial_cli.planning.stand_ins import state_bytes
-from undial_cli.reporting import plan_table
-from undial_cli.resolved import ResolvedRun
-from undial_cli.schema import TrainingRun, default_name
+from undial_cli.planning import plan, plan_table
+from undial_cli.planning.advice import advise_settings
+from undial_cli.planning.estimate import count_training_operations
+from undial_cli.planning.plan import DeviceMemory, TrainingPlan
+from undial_cli.planning.replay import Replay, WorkCost, count_grouped_flops, grouped_product_shape
+from undial_cli.planning.speed import DeviceSpeed, estimate_seconds
+from undial_cli.planning.stand_ins import estimate_state_bytes
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.training import loop
 from undial_cli.training.callbacks import MetricsLog
 
@@ -46,12 +45,12 @@ def training(*words: str, command: str = "unlearn") -> TrainingRun:
     return run
 
 
-def planned(run: TrainingRun) -> Plan:
+def planned(run: TrainingRun) -> TrainingPlan:
     """The plan of a run."""
     inputs = prepare(run, weights=False)
     resolved = ResolvedRun(run)
     training = pipeline.training_of(resolved)
-    return plan.make(run, resolved.base, inputs.sets, inputs.samples, *training)
+    return plan.make_plan(run, resolved.base, inputs.sets, inputs.samples, *training)
 
 
 @pytest.fixture
@@ -106,7 +105,7 @@ def shape(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 @pytest.fixture(scope="module")
-def whole(shape: tuple[Path, int]) -> Plan:
+def whole(shape: tuple[Path, int]) -> TrainingPlan:
     """The plan of full fine-tuning of the small Llama, in float32."""
     return planned(training(f"model.path={shape[0]}", PADDED))
 
@@ -114,11 +113,11 @@ def whole(shape: tuple[Path, int]) -> Plan:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device of known speed."""
-    monkeypatch.setattr(plan_table, "measure", lambda *_: Speed(1e9, 1e9, 1e4))
+    monkeypatch.setattr(plan_table, "measure_speed", lambda *_: DeviceSpeed(1e9, 1e9, 1e4))
 
 
 def test_bytes_of_weights_gradients_and_states_are_exact(
-    shape: tuple[Path, int], whole: Plan
+    shape: tuple[Path, int], whole: TrainingPlan
 ) -> None:
     (folder, vocab), found = shape, whole
     layer = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64 + 2 * 32
@@ -238,48 +237,50 @@ def test_a_model_that_needs_numbers_is_named_in_one_line(
     def fail(*_: Any) -> None:
         raise RuntimeError("a number is needed\nhere")
 
-    monkeypatch.setattr(plan, "rehearse", fail)
+    monkeypatch.setattr(plan, "rehearse_training", fail)
     with pytest.raises(WorldError, match=r"without numbers \(a number is needed\)$"):
         planned(training(f"model.path={shape[0]}"))
 
 
 def test_a_plan_says_what_would_take_less(
-    quick: None, whole: Plan, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    quick: None, whole: TrainingPlan, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     run = training()
     verdicts = {1.2: "it fits", 1.05: "it hardly fits", 0.5: "it does not fit"}
     for share, verdict in verdicts.items():
         there = share * whole.memory.peak
-        monkeypatch.setattr(plan_table, "room", lambda _, there=there: there)
-        plan_table.show(run, whole, lambda _: whole)
+        monkeypatch.setattr(plan_table, "measure_available_memory", lambda _, there=there: there)
+        plan_table.show_training_plan(run, whole, lambda _: whole)
         assert verdict in capsys.readouterr().out
 
 
-def test_only_what_takes_less_is_advised(whole: Plan) -> None:
+def test_only_what_takes_less_is_advised(whole: TrainingPlan) -> None:
     """Planned by hand: 100 bytes of weights, 10 a sequence, twice as many sequences in a pass."""
 
-    def again(run: TrainingRun) -> Plan:
+    def again(run: TrainingRun) -> TrainingPlan:
         size = 1 if run.model.dtype == "bfloat16" else 2
         micro = run.hardware.micro_batch_size or 8
         if run.adapter.name == "lora":
             raise UserError("not this one")
-        return dataclasses.replace(whole, micro=micro, memory=Memory(step=50 * size + 10 * micro))
+        return dataclasses.replace(
+            whole, micro=micro, memory=DeviceMemory(step=50 * size + 10 * micro)
+        )
 
     run = training()
-    assert advice(run, again(run), 141, again) == [
+    assert advise_settings(run, again(run), 141, again) == [
         ("model.dtype=bfloat16", 130), ("hardware.micro_batch_size=4", 140),
     ]  # fmt: skip
-    assert advice(run, again(run), 1, again)[0] == ("hardware.micro_batch_size=1", 110)
+    assert advise_settings(run, again(run), 1, again)[0] == ("hardware.micro_batch_size=1", 110)
     assert run == training()
     run.model.dtype, run.hardware.micro_batch_size = "bfloat16", 1
-    assert advice(run, again(run), 1, again) == []
+    assert advise_settings(run, again(run), 1, again) == []
 
 
 @pytest.mark.slow
 def test_what_is_advised_has_the_peak_that_its_plan_has(shape: tuple[Path, int]) -> None:
     words = [f"model.path={shape[0]}", PADDED, "adapter=lora"]
     run = training(*words)
-    found = advice(run, planned(run), 0, planned)
+    found = advise_settings(run, planned(run), 0, planned)
     assert {"hardware.micro_batch_size=1", "model.dtype=bfloat16"} <= dict(found).keys()
     for setting, peak in found:
         assert planned(training(*words, setting)).memory.peak == peak
@@ -307,18 +308,20 @@ def test_a_grouped_product_has_its_shape_and_work(
     left: Any, right: Any, ends: int, shape: list[int], flops: int
 ) -> None:
     pair = torch.zeros(left), torch.zeros(right)
-    assert grouped_shape(*pair, torch.zeros(ends)) == shape
-    assert grouped_flops(*pair) == flops
+    assert grouped_product_shape(*pair, torch.zeros(ends)) == shape
+    assert count_grouped_flops(*pair) == flops
 
 
-def test_layers_that_are_left_as_they_are_keep_more(shape: tuple[Path, int], whole: Plan) -> None:
+def test_layers_that_are_left_as_they_are_keep_more(
+    shape: tuple[Path, int], whole: TrainingPlan
+) -> None:
     found = planned(training(f"model.path={shape[0]}", PADDED, "train.lean=off"))
     assert found.memory.activations > 1.05 * whole.memory.activations
     assert found.memory.weights == whole.memory.weights
 
 
 def test_processes_share_a_step_and_exchange_gradients(
-    shape: tuple[Path, int], whole: Plan
+    shape: tuple[Path, int], whole: TrainingPlan
 ) -> None:
     words = [f"model.path={shape[0]}", PADDED, "hardware.num_processes=2"]
     half = planned(training(*words, "model.dtype=bfloat16"))
@@ -333,8 +336,8 @@ def test_shards_divide_what_is_shared() -> None:
     run.hardware.args = {"fsdp": True}
     model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList(torch.nn.Linear(5, 5, bias=False)
                                                                for _ in range(3))})  # fmt: skip
-    memory = Memory(weights=340, optimiser=680, gradients=340, step=1800, teacher_pass=400)
-    plan.divide(run, memory, model, 4)
+    memory = DeviceMemory(weights=340, optimiser=680, gradients=340, step=1800, teacher_pass=400)
+    plan.divide_among_processes(run, memory, model, 4)
     assert (memory.weights, memory.optimiser, memory.gradients) == (85, 170, 85)
     # One layer (100) and what is in none (40) are whole while they compute.
     assert memory.step == 1800 - 0.75 * (340 + 680 + 340) + 140
@@ -347,7 +350,7 @@ def test_shards_divide_what_is_shared() -> None:
      ("ademamix", 12000), ("galore_adamw", 8000)],
 )  # fmt: skip
 def test_states_of_optimisers_outside_torch_go_by_name(name: str, size: int) -> None:
-    assert state_bytes(name, 1000) == size
+    assert estimate_state_bytes(name, 1000) == size
 
 
 def test_four_bit_weights_take_half_a_byte(shape: tuple[Path, int]) -> None:
@@ -363,7 +366,7 @@ def test_four_bit_weights_take_half_a_byte(shape: tuple[Path, int]) -> None:
 
 
 def test_a_plan_does_not_change_a_run() -> None:
-    assert default_name(training()) == default_name(training("plan=true"))
+    assert make_default_name(training()) == make_default_name(training("plan=true"))
 
 
 @pytest.fixture
@@ -400,13 +403,13 @@ def test_a_replay_counts_work_and_computes_integers_only(replay: Replay) -> None
 
 
 def test_time_is_work_at_a_speed() -> None:
-    cost, speed = Cost(flops=6e9, moved=2e9, calls=3e4), Speed(3e9, 2e9, 1e4)
-    assert seconds(cost, speed, CPU) == 2 + 1 + 3
-    assert seconds(cost, speed, torch.device("cuda")) == 3
-    assert plan_table.duration(90) == "90 s"
-    assert plan_table.duration(200) == "3 min"
-    assert plan_table.duration(7200) == "2.0 h"
-    assert plan_table.duration(864000) == "10 days"
+    cost, speed = WorkCost(flops=6e9, moved=2e9, calls=3e4), DeviceSpeed(3e9, 2e9, 1e4)
+    assert estimate_seconds(cost, speed, CPU) == 2 + 1 + 3
+    assert estimate_seconds(cost, speed, torch.device("cuda")) == 3
+    assert plan_table.format_duration(90) == "90 s"
+    assert plan_table.format_duration(200) == "3 min"
+    assert plan_table.format_duration(7200) == "2.0 h"
+    assert plan_table.format_duration(864000) == "10 days"
 
 
 @pytest.mark.slow
@@ -438,5 +441,5 @@ def test_what_facts_say_is_what_a_replay_counts(shape: tuple[Path, int], tmp_pat
         tokens = sum(len(e.input_ids) for e in sets["forget"])
         found = planned(run)
         counted = found.teacher.flops + found.steps * found.step.flops
-        stated = operations(run, {"*": found.parameters}, {"*": tokens})
+        stated = count_training_operations(run, {"*": found.parameters}, {"*": tokens})
         assert stated == pytest.approx(counted, rel=0.1)

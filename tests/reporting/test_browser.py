@@ -70,7 +70,7 @@ def test_all_text_is_shown_as_text_and_nothing_runs(page: Page, tmp_path: Path) 
         runs.append({"label": text, "values": {"method": text, text: n}, "reason": text,
                      "status": "failed", "folder": f"../runs/{folder.name}"})  # fmt: skip
     write(tmp_path / "sweep" / "sweep.json", {"title": NASTY[0], "words": [NASTY[1]], "runs": runs})
-    page.open(report.write([tmp_path / "sweep"], tmp_path / "report"))
+    page.open(report.write_report([tmp_path / "sweep"], tmp_path / "report"))
     check_quiet(page)
     shown = page.run(CELLS % 2)
     clean = [" ".join(text.replace("\x00", "\ufffd").split()) for text in NASTY]
@@ -95,7 +95,7 @@ def test_search_sort_and_pages_of_ten_thousand_rows(page: Page, tmp_path: Path) 
         sample(n, set_name="forget" if n % 2 else "retain", probability=((n * 7919) % ROWS) / ROWS)
         for n in range(ROWS)
     ]
-    file = report.write([write_run(tmp_path / "run", samples=rows)], tmp_path / "report")
+    file = report.write_report([write_run(tmp_path / "run", samples=rows)], tmp_path / "report")
     start = time.monotonic()
     page.open(file)
     page.until("document.querySelectorAll('#sample-table tbody tr').length === 25")
@@ -144,7 +144,7 @@ def test_the_table_of_runs_sorts_by_number_with_missing_figures_last(
     for n, (rate, rouge) in enumerate([(1e-3, 0.5), (1e-5, None), (3e-4, 0.05), (1e-4, 10.0)]):
         figures = {"forget_rouge": rouge, "retain_rouge": 0.1 * n, **{f"x{i}": i for i in range(9)}}
         write_run(tmp_path / "runs" / str(n), learning_rate=rate, metrics=figures, samples=[])
-    page.open(report.write([tmp_path / "runs"], tmp_path / "report"))
+    page.open(report.write_report([tmp_path / "runs"], tmp_path / "report"))
     cells = "[...document.querySelectorAll('#runs tbody.body tr')].map(r => r.cells[%d].innerText)"
     click = "document.querySelectorAll('#runs thead button')[%d].click()"
     page.run(click % 0)
@@ -163,7 +163,7 @@ def test_the_table_of_runs_sorts_by_number_with_missing_figures_last(
 @pytest.mark.parametrize("dark", [False, True])
 def test_nothing_is_wider_than_the_window_and_ink_stands_out(dark: bool, tmp_path: Path) -> None:
     steps = [{"step": n, "loss": 3.0 - n} for n in range(3)]
-    file = report.write([write_run(tmp_path / "run", steps=steps)], tmp_path / "report")
+    file = report.write_report([write_run(tmp_path / "run", steps=steps)], tmp_path / "report")
     with Page(width=420, dark=dark) as narrow:
         narrow.open(file)
         assert narrow.run("document.documentElement.scrollWidth") <= 420

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from undial_cli.reporting.fronts import known, ks_distance, pareto_front, share
+from undial_cli.reporting.fronts import (
+    compute_ecdf,
+    find_pareto_front,
+    locate_ks_distance,
+    sort_known_values,
+)
 
 #      forget  retain
 HAND = [
@@ -22,7 +27,7 @@ HAND = [
 
 
 def test_front_of_the_hand_worked_case() -> None:
-    assert pareto_front(HAND, ("lower", "higher")) == [0, 1, 4]
+    assert find_pareto_front(HAND, ("lower", "higher")) == [0, 1, 4]
 
 
 @pytest.mark.parametrize(
@@ -30,13 +35,13 @@ def test_front_of_the_hand_worked_case() -> None:
     [(("higher", "higher"), [4]), (("lower", "lower"), [0]), (("higher", "lower"), [3, 5, 4])],
 )
 def test_front_in_other_directions(better: tuple[str, str], front: list[int]) -> None:
-    assert pareto_front(HAND, better) == front
+    assert find_pareto_front(HAND, better) == front
 
 
 def test_equal_points_are_all_kept_and_missing_ones_are_on_no_front() -> None:
     points = [(0.1, 0.5), (0.1, 0.5), (None, 1.0), (math.nan, 1.0), (0.0, math.inf), (0.2, 0.4)]
-    assert pareto_front(points, ("lower", "higher")) == [0, 1]
-    assert pareto_front([], ("lower", "higher")) == []
+    assert find_pareto_front(points, ("lower", "higher")) == [0, 1]
+    assert find_pareto_front([], ("lower", "higher")) == []
 
 
 def test_front_is_what_nobody_beats_by_brute_force() -> None:
@@ -46,7 +51,7 @@ def test_front_is_what_nobody_beats_by_brute_force() -> None:
         for n, (x, y) in enumerate(points)
         if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)
     ]
-    assert sorted(pareto_front(points, ("lower", "higher"))) == kept
+    assert sorted(find_pareto_front(points, ("lower", "higher"))) == kept
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -55,18 +60,22 @@ def test_ks_distance_and_its_place_are_scipys(seed: int) -> None:
     a, b = rng.normal(0, 1, 23), rng.normal(0.4, 1.3, 31)
     if seed % 2:
         a, b = np.round(a, 1), np.round(b, 1)  # with ties
-    found = ks_distance(a.tolist(), b.tolist())
+    found = locate_ks_distance(a.tolist(), b.tolist())
     theirs = stats.ks_2samp(a, b)
     assert found is not None
     assert found[0] == pytest.approx(theirs.statistic)
-    gap = abs(share(a.tolist(), found[1]) - share(b.tolist(), found[1]))
+    gap = abs(compute_ecdf(a.tolist(), found[1]) - compute_ecdf(b.tolist(), found[1]))
     assert gap == pytest.approx(theirs.statistic)
 
 
 def test_ks_distance_by_hand_and_without_values() -> None:
-    assert ks_distance([1, 2, 3, 4], [3, 4, 5, 6]) == (0.5, 2)
-    assert ks_distance([1.0], [1.0]) == (0.0, 1.0)
-    assert ks_distance([None, math.nan], [1.0]) is None
-    assert ks_distance([-math.inf, 0.0], [0.0, math.inf]) == (0.5, -math.inf)
-    assert known([2.0, None, 1.0, math.nan]).tolist() == [1.0, 2.0]
-    assert share([2.0, None, 1.0, math.nan], np.array([0.0, 1.0, 2.0])).tolist() == [0.0, 0.5, 1.0]
+    assert locate_ks_distance([1, 2, 3, 4], [3, 4, 5, 6]) == (0.5, 2)
+    assert locate_ks_distance([1.0], [1.0]) == (0.0, 1.0)
+    assert locate_ks_distance([None, math.nan], [1.0]) is None
+    assert locate_ks_distance([-math.inf, 0.0], [0.0, math.inf]) == (0.5, -math.inf)
+    assert sort_known_values([2.0, None, 1.0, math.nan]).tolist() == [1.0, 2.0]
+    assert compute_ecdf([2.0, None, 1.0, math.nan], np.array([0.0, 1.0, 2.0])).tolist() == [
+        0.0,
+        0.5,
+        1.0,
+    ]

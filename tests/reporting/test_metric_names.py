@@ -6,7 +6,11 @@ import math
 
 import pytest
 
-from undial_cli.evaluation.figures import is_logarithmic
+from undial_cli.evaluation.figures import (
+    find_better_direction,
+    find_figure_title,
+    is_logarithmic_figure,
+)
 from undial_cli.reporting import names
 
 
@@ -45,29 +49,43 @@ from undial_cli.reporting import names
     ],
 )
 def test_metrics_in_words(name: str, words: str, better: str) -> None:
-    assert names.metric(name) == words
-    assert names.better(name) == better
+    assert find_figure_title(name) == words
+    assert find_better_direction(name) == better
 
 
 def test_a_direction_follows_the_role_that_results_state_and_not_the_sets_name() -> None:
     roles = {"people": "forget", "forgettable": "retain", "others": "holdout"}
-    found = [names.better(f"{name}_rouge", roles) for name in roles]
+    found = [find_better_direction(f"{name}_rouge", roles) for name in roles]
     assert found == ["lower", "higher", ""]
-    assert [names.better(f"{name}_rouge") for name in roles] == ["higher", "lower", "higher"]
-    assert names.better("people_perplexity", roles) == "lower"
-    assert is_logarithmic("people_perplexity")
-    assert not is_logarithmic("people_rouge")
+    assert [find_better_direction(f"{name}_rouge") for name in roles] == [
+        "higher",
+        "lower",
+        "higher",
+    ]
+    assert find_better_direction("people_perplexity", roles) == "lower"
+    assert is_logarithmic_figure("people_perplexity")
+    assert not is_logarithmic_figure("people_rouge")
 
 
 def test_figures_as_text() -> None:
     shown = [0.12345, 1.13e-8, -100.0, 0, None, math.nan, "nan", True, "0.5"]
     found = ["0.123", "1.13e-08", "−100.0", "0.000", "–", "–", "–", "–", "0.500"]
-    assert list(map(names.figure, shown)) == found
-    assert [names.signed(v) for v in (0.1, -0.25, 0.0, None)] == ["+0.100", "−0.250", "0.000", "–"]
-    assert [names.short(v) for v in (1e-4, 3e-4, 0.1, 30.0, 1e6, 2.5e-5)] == [
+    assert list(map(names.format_figure, shown)) == found
+    assert [names.format_gap(v) for v in (0.1, -0.25, 0.0, None)] == [
+        "+0.100",
+        "−0.250",
+        "0.000",
+        "–",
+    ]
+    assert [names.format_setting_value(v) for v in (1e-4, 3e-4, 0.1, 30.0, 1e6, 2.5e-5)] == [
         "1e-4", "3e-4", "0.1", "30", "1e6", "2.5e-5",
     ]  # fmt: skip
-    assert [names.short(v) for v in (None, True, ["a", 1], "x")] == ["null", "true", "[a, 1]", "x"]
-    assert [names.seconds(v) for v in (3.21, 45, 600, 9000, None)] == [
+    assert [names.format_setting_value(v) for v in (None, True, ["a", 1], "x")] == [
+        "null",
+        "true",
+        "[a, 1]",
+        "x",
+    ]
+    assert [names.format_run_time(v) for v in (3.21, 45, 600, 9000, None)] == [
         "3.2 s", "45 s", "10 min", "2.5 h", "–",
     ]  # fmt: skip

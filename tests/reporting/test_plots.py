@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from undial_cli.reporting import plots
-from undial_cli.reporting.plots import Point
-from undial_cli.reporting.style import looks, save
+from undial_cli.reporting.plots import TradeOffPoint
+from undial_cli.reporting.style import choose_line_styles, save_figure
 
 MARKS = {
     "target": {"forget_rouge": 1.0, "retain_rouge": 1.0},
@@ -38,7 +38,7 @@ def test_dynamics_draw_each_score_with_gaps_and_the_marks() -> None:
         {"step": 24, "forget_rouge": "nan", "retain_rouge": 0.8},
         {"step": 36, "forget_rouge": 0.1, "retain_rouge": None},
     ]
-    figure = plots.over_steps({"_a $x$": rows}, ("forget_rouge", "retain_rouge"), MARKS)
+    figure = plots.draw_over_steps({"_a $x$": rows}, ("forget_rouge", "retain_rouge"), MARKS)
     left, right = figure.axes
     drawn = ydata(left.lines[0])
     assert (drawn[0], drawn[2]) == (0.9, 0.1)
@@ -51,18 +51,20 @@ def test_dynamics_draw_each_score_with_gaps_and_the_marks() -> None:
 
 
 def test_a_line_without_any_number_says_so() -> None:
-    figure = plots.over_steps({"npo": [{"step": 1, "loss": "nan"}]}, ["loss"], {})
+    figure = plots.draw_over_steps({"npo": [{"step": 1, "loss": "nan"}]}, ["loss"], {})
     assert "no values" in [text.get_text() for text in figure.axes[0].texts]
 
 
 def test_trade_off_draws_the_front_and_leaves_failed_runs_out() -> None:
     points = [
-        Point("undial", 0.3, 0.9, "undial"),
-        Point("npo", 0.1, 0.2, "npo"),
-        Point("ga", 0.5, 0.1, "ga"),
-        Point("diverged", math.nan, 0.5, "undial"),
+        TradeOffPoint("undial", 0.3, 0.9, "undial"),
+        TradeOffPoint("npo", 0.1, 0.2, "npo"),
+        TradeOffPoint("ga", 0.5, 0.1, "ga"),
+        TradeOffPoint("diverged", math.nan, 0.5, "undial"),
     ]
-    figure = plots.trade_off(points, "forget_rouge", "retain_rouge", ("lower", "higher"), MARKS)
+    figure = plots.draw_trade_off(
+        points, "forget_rouge", "retain_rouge", ("lower", "higher"), MARKS
+    )
     axes = figure.axes[0]
     front = axes.lines[5]
     assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(0.1, 0.2), (0.3, 0.9)]
@@ -77,23 +79,30 @@ def test_trade_off_draws_the_front_and_leaves_failed_runs_out() -> None:
 
 
 def test_trade_off_of_one_run_and_of_none() -> None:
-    one = plots.trade_off([Point("a", 0.2, 0.3, "a")], "forget_rouge", "retain_rouge",
+    one = plots.draw_trade_off([TradeOffPoint("a", 0.2, 0.3, "a")], "forget_rouge", "retain_rouge",
                           ("lower", "higher"), {})  # fmt: skip
     assert legend_of(one) == ["a", "Pareto front"]
     low, high = one.axes[0].get_xlim()
     assert low < 0.2 < high
-    none = plots.trade_off([], "forget_rouge", "retain_rouge", ("lower", "higher"), {})
+    none = plots.draw_trade_off([], "forget_rouge", "retain_rouge", ("lower", "higher"), {})
     assert "no values" in [text.get_text() for text in none.axes[0].texts]
 
 
 def test_the_legend_of_a_crowd_names_the_front_and_the_groups_inside_the_picture() -> None:
     chance = random.Random(3)
     points = [
-        Point(f"g{n % 3}, run {n}", 0.1 + 0.5 * chance.random(), 0.8 * chance.random(), f"g{n % 3}")
+        TradeOffPoint(
+            f"g{n % 3}, run {n}", 0.1 + 0.5 * chance.random(), 0.8 * chance.random(), f"g{n % 3}"
+        )
         for n in range(60)
     ]
-    points += [Point("g0, first", 0.0, 0.9, "g0"), Point("g1, best", 0.05, 1.0, "g1")]
-    figure = plots.trade_off(points, "forget_rouge", "retain_rouge", ("lower", "higher"), MARKS)
+    points += [
+        TradeOffPoint("g0, first", 0.0, 0.9, "g0"),
+        TradeOffPoint("g1, best", 0.05, 1.0, "g1"),
+    ]
+    figure = plots.draw_trade_off(
+        points, "forget_rouge", "retain_rouge", ("lower", "higher"), MARKS
+    )
     assert legend_of(figure) == [
         "g0", "g1", "g2", "g0, first", "g1, best", "target", "retain model", "Pareto front",
     ]  # fmt: skip
@@ -110,7 +119,9 @@ def test_the_legend_of_a_crowd_names_the_front_and_the_groups_inside_the_picture
 
 
 def test_heat_map_hatches_what_is_missing_and_writes_the_rest() -> None:
-    figure = plots.heat_map(["3", "10"], ["1e-5", "1e-4"], [[0.1, None], [math.nan, 0.9]], "retain")
+    figure = plots.draw_heat_map(
+        ["3", "10"], ["1e-5", "1e-4"], [[0.1, None], [math.nan, 0.9]], "retain"
+    )
     axes = figure.axes[0]
     assert sorted(text.get_text() for text in axes.texts) == ["0.100", "0.900"]
     image = axes.images[0].get_array()
@@ -118,13 +129,13 @@ def test_heat_map_hatches_what_is_missing_and_writes_the_rest() -> None:
     assert np.ma.getmaskarray(image).tolist() == [[False, True], [True, False]]
     assert axes.patch.get_hatch()  # seen where the image has no colour
     assert [t.get_text() for t in axes.get_yticklabels()] == ["3", "10"]
-    alone = plots.heat_map(["a"], ["b"], [[None]], "nothing")
+    alone = plots.draw_heat_map(["a"], ["b"], [[None]], "nothing")
     assert not alone.axes[0].texts
 
 
 def test_distribution_marks_the_ks_distance_to_the_retain_model() -> None:
     after, retain = [0.1, 0.2, 0.3, 0.4], [0.3, 0.4, 0.5, 0.6]
-    figure = plots.distributions(
+    figure = plots.draw_distributions(
         {"before": [0.9, 1.0], "after": after, "retain model": retain}, "forget_probability"
     )
     axes = figure.axes[0]
@@ -132,7 +143,7 @@ def test_distribution_marks_the_ks_distance_to_the_retain_model() -> None:
     (arrow,) = axes.texts
     assert arrow.xy == (0.2, 0.0)
     assert arrow.xyann == (0.2, 0.5)
-    without = plots.distributions({"before": [0.9, 1.0], "after": after}, "forget_probability")
+    without = plots.draw_distributions({"before": [0.9, 1.0], "after": after}, "forget_probability")
     assert without.axes[0].get_title("left") == "↕ KS distance, after to before: 1.00"
     curve = dict(zip(*axes.lines[1].get_data(), strict=True))
     assert (curve[0.1], curve[0.4]) == (0.25, 1.0)
@@ -140,20 +151,20 @@ def test_distribution_marks_the_ks_distance_to_the_retain_model() -> None:
 
 def test_requests_and_grid_hold_their_values() -> None:
     line: plots.Curve = {0: (0.9, None), 1: (0.1, None), 2: (None, None)}
-    panel = plots.Panel("", "probability", {"request 1": line})
+    panel = plots.LinePanel("", "probability", {"request 1": line})
     ticks = {0.0: "start", 1.0: "after 1", 2.0: "after 2"}
-    figure = plots.lines([panel], "request served", "answer probability", {}, ticks)
+    figure = plots.draw_lines([panel], "request served", "answer probability", {}, ticks)
     ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert ticks == ["start", "after 1", "after 2"]
     assert np.array_equal(ydata(figure.axes[0].lines[0]), [0.9, 0.1, math.nan], equal_nan=True)
     undial: plots.Curve = {10.0: (None, None), 1.0: (0.9, 0.1)}
     undial[3.0] = (0.8, 0.0)
     panels = [
-        plots.Panel("1e-4", "retain_rouge", {"undial": undial, "ga": {1.0: (0.5, 0.2)}}),
-        plots.Panel("3e-4", "retain_rouge", {"undial": {1.0: (0.7, math.nan)}}),
+        plots.LinePanel("1e-4", "retain_rouge", {"undial": undial, "ga": {1.0: (0.5, 0.2)}}),
+        plots.LinePanel("3e-4", "retain_rouge", {"undial": {1.0: (0.7, math.nan)}}),
     ]
     ticks = {x: f"{x:g}" for x in (1.0, 3.0, 10.0)}
-    figure = plots.lines(panels, "steps", "retain ROUGE-L", MARKS, ticks)
+    figure = plots.draw_lines(panels, "steps", "retain ROUGE-L", MARKS, ticks)
     first, second = figure.axes
     assert [axes.get_title("left") for axes in figure.axes] == ["1e-4", "3e-4"]
     assert ydata(first.lines[0])[:2] == [0.9, 0.8]
@@ -166,8 +177,8 @@ def test_requests_and_grid_hold_their_values() -> None:
 
 def test_a_saved_figure_has_the_same_bytes_each_time(tmp_path: Path) -> None:
     def files(name: str) -> list[bytes]:
-        figure = plots.over_steps({"🦜 \x00": LOSS, "b": LOSS}, ["loss"], {})
-        return [file.read_bytes() for file in save(figure, tmp_path / name / "loss")]
+        figure = plots.draw_over_steps({"🦜 \x00": LOSS, "b": LOSS}, ["loss"], {})
+        return [file.read_bytes() for file in save_figure(figure, tmp_path / name / "loss")]
 
     first, second = files("a"), files("b")
     assert first == second
@@ -181,14 +192,14 @@ def test_the_users_matplotlibrc_changes_nothing() -> None:
     import matplotlib
 
     with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30}):
-        figure = plots.over_steps({"a": LOSS}, ["loss"], {})
+        figure = plots.draw_over_steps({"a": LOSS}, ["loss"], {})
         assert matplotlib.rcParams["font.size"] == 30
     assert figure.axes[0].get_facecolor()[:3] == (1.0, 1.0, 1.0)
 
 
 def test_eighteen_series_differ_in_colour_or_marker_and_groups_share_a_colour() -> None:
-    alone = looks([f"run {n}" for n in range(18)])
+    alone = choose_line_styles([f"run {n}" for n in range(18)])
     assert len({(look["color"], look["marker"]) for look in alone}) == 18
-    found = looks(["npo, 1e-4", "npo, 3e-4", "ga, 1e-4"])
+    found = choose_line_styles(["npo, 1e-4", "npo, 3e-4", "ga, 1e-4"])
     assert found[0]["color"] == found[1]["color"] != found[2]["color"]
     assert found[0]["ls"] != found[1]["ls"]

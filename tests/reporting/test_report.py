@@ -13,13 +13,13 @@ from reported import NASTY, lines, read, sample, write, write_run
 
 from undial_cli.errors import UserError
 from undial_cli.reporting import report
-from undial_cli.reporting.collect import collect
-from undial_cli.reporting.differences import describe, swept_numbers
-from undial_cli.reporting.sheet import fenced, quoted
+from undial_cli.reporting.collect import collect_runs
+from undial_cli.reporting.differences import find_swept_numbers, label_runs
+from undial_cli.reporting.sheet import escape_markdown, fence_block
 
 
 def page_of(paths: list[Path], folder: Path) -> str:
-    return report.write(paths, folder).read_text(encoding="utf-8")
+    return report.write_report(paths, folder).read_text(encoding="utf-8")
 
 
 def data_of(page: str) -> Any:
@@ -78,10 +78,10 @@ def test_runs_are_found_below_a_folder_once_and_parts_are_no_runs(sweep: Path) -
     part = sweep / "unlearn" / "a" / "request_1"
     write(part / "status.json", {"status": "done"})
     lines(part / "metrics.jsonl", [{"step": 1, "loss": 1.0}])
-    found = collect([sweep, sweep / "unlearn" / "b"])
+    found = collect_runs([sweep, sweep / "unlearn" / "b"])
     assert [run.folder.name for run in found.runs] == ["a", "b", "c"]
     assert found.runs[0].parts == {"request 1": [{"step": 1, "loss": 1.0}]}
-    keys = describe(found.runs)
+    keys = label_runs(found.runs)
     assert keys == ["method", "train.learning_rate"]
     assert [run.label for run in found.runs] == [
         "method=undial train.learning_rate=3e-4",
@@ -89,7 +89,7 @@ def test_runs_are_found_below_a_folder_once_and_parts_are_no_runs(sweep: Path) -
         "method=undial train.learning_rate=1e-4",
     ]
     assert found.runs[2].short == "undial, learning rate 1e-4"
-    assert swept_numbers(found.runs, keys) == ["train.learning_rate"]
+    assert find_swept_numbers(found.runs, keys) == ["train.learning_rate"]
 
 
 def test_a_page_asks_for_nothing_and_runs_its_own_script_only(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_nothing_evaluated_no_files_at_all_and_a_missing_retain_model(tmp_path: 
     assert "No retain model: whether" in text
     assert "Missing: forget_quality: no retain model" in text
     with pytest.raises(UserError, match="there are no runs"):
-        report.write([tmp_path / "two"], tmp_path / "three")
+        report.write_report([tmp_path / "two"], tmp_path / "three")
     assert not (tmp_path / "three").exists()
 
 
@@ -215,15 +215,17 @@ def test_what_goes_wrong_after_a_run_is_said_and_not_raised(
 ) -> None:
     run = write_run(tmp_path / "run", samples=[])
     (tmp_path / "file").write_text("in the way")
-    assert report.after([run], tmp_path / "file") is None
+    assert report.try_write_report([run], tmp_path / "file") is None
     assert "no report was written" in capsys.readouterr().out
-    assert report.after([run], tmp_path / "report") == tmp_path / "report" / "report.html"
+    assert (
+        report.try_write_report([run], tmp_path / "report") == tmp_path / "report" / "report.html"
+    )
 
 
 def test_markdown_cells_and_fences_hold_any_text() -> None:
-    assert quoted("a | b\nc") == "a \\| b c"
-    assert quoted("<b> & *x* `y` [z](u)") == "&lt;b&gt; &amp; \\*x\\* \\`y\\` \\[z\\](u)"
-    assert fenced("a ``` b ```` c", "yaml") == "`````yaml\na ``` b ```` c\n`````"
+    assert escape_markdown("a | b\nc") == "a \\| b c"
+    assert escape_markdown("<b> & *x* `y` [z](u)") == "&lt;b&gt; &amp; \\*x\\* \\`y\\` \\[z\\](u)"
+    assert fence_block("a ``` b ```` c", "yaml") == "`````yaml\na ``` b ```` c\n`````"
 
 
 def test_files_of_another_shape_do_not_stop_the_page(tmp_path: Path) -> None:

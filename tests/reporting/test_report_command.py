@@ -17,11 +17,11 @@ def test_one_path_gets_its_report_inside_and_several_a_folder_of_their_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     runs = [write_run(tmp_path / "runs" / name, samples=[]) for name in "ab"]
-    assert report.run([str(runs[0] / "run.yaml")]) == 0
+    assert report.run_report_command([str(runs[0] / "run.yaml")]) == 0
     assert (runs[0] / "report" / "report.html").is_file()
-    assert report.run(list(map(str, runs))) == 0
+    assert report.run_report_command(list(map(str, runs))) == 0
     assert (tmp_path / "outputs" / "report" / "report.md").is_file()
-    assert report.run(["runs", "output=here"]) == 0
+    assert report.run_report_command(["runs", "output=here"]) == 0
     assert "2 runs" in (tmp_path / "here" / "report.html").read_text()
 
 
@@ -46,12 +46,12 @@ def test_wrong_words_are_refused_and_nothing_is_left(
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))
-    refused(lambda: report.run(words), said)
+    refused(lambda: report.run_report_command(words), said)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "method=npo", samples=[])
-    assert report.run([str(folder)]) == 0
+    assert report.run_report_command([str(folder)]) == 0
     with pytest.raises(UserError):
-        report.run([f"{folder}x"])
+        report.run_report_command([f"{folder}x"])

@@ -10,10 +10,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from undial_cli.compose import to_yaml
+from undial_cli.runs.compose import dump_run_yaml
 from undial_cli.tables import command, load, render, runs
 from undial_cli.tables.config import ReproduceConfig, TableConfig
-from undial_cli.tables.figures import Filled, fill
+from undial_cli.tables.figures import FilledTable, fill_table
 from undial_cli.tables.runs import TableRun
 
 SMALL = """
@@ -34,23 +34,23 @@ def asked_of(text: str, folder: Path, **keys: Any) -> ReproduceConfig:
     """A table from its text, without a file, and where its runs go."""
     config = OmegaConf.merge(OmegaConf.structured(TableConfig), OmegaConf.create(text))
     table: Any = OmegaConf.to_object(config)
-    load.check(table)
+    load.check_table(table)
     return ReproduceConfig(table=table, output_dir=str(folder), **keys)
 
 
-def made(asked: ReproduceConfig, act: Callable[[TableRun], None]) -> Filled:
+def made(asked: ReproduceConfig, act: Callable[[TableRun], None]) -> FilledTable:
     """A table after `act` has made the folder of each of its runs."""
-    lines = runs.lines_of(asked.table, asked.rows)
-    entries = runs.runs_of(asked, lines, [], None)
+    lines = runs.list_table_lines(asked.table, asked.rows)
+    entries = runs.compose_table_runs(asked, lines, [], None)
     for entry in entries:
         act(entry)
         entry.look()
-    return fill(asked.table, "small", lines, entries)
+    return fill_table(asked.table, "small", lines, entries)
 
 
-def long_rows(filled: Filled) -> list[dict[str, str]]:
+def long_rows(filled: FilledTable) -> list[dict[str, str]]:
     """The rows of table.csv."""
-    return list(csv.DictReader(render.long_form(filled).splitlines()))
+    return list(csv.DictReader(render.format_long_csv(filled).splitlines()))
 
 
 def write_table(folder: Path, text: str = SMALL, name: str = "small") -> list[str]:
@@ -62,9 +62,11 @@ def write_table(folder: Path, text: str = SMALL, name: str = "small") -> list[st
 
 def runs_of(words: list[str]) -> list[TableRun]:
     """The runs of a table."""
-    own, others, folder = load.parted(words)
-    asked = load.read(own, folder)
-    return runs.runs_of(asked, runs.lines_of(asked.table, asked.rows), others, folder)
+    own, others, folder = load.split_table_words(words)
+    asked = load.load_table(own, folder)
+    return runs.compose_table_runs(
+        asked, runs.list_table_lines(asked.table, asked.rows), others, folder
+    )
 
 
 def finish(entry: TableRun, metrics: dict[str, float], **results: Any) -> None:
@@ -88,12 +90,12 @@ def finish_all(words: list[str], figures: Callable[[TableRun], dict[str, Any]]) 
     for entry in runs_of(words):
         found = figures(entry)
         finish(entry, found.pop("metrics"), **found)
-        entry.folder.run_yaml.write_text(to_yaml(entry.run))
+        entry.folder.run_yaml.write_text(dump_run_yaml(entry.run))
 
 
 def reproduced(words: list[str]) -> tuple[int, list[dict[str, str]]]:
     """The command's exit code and the rows of table.csv."""
-    code = command.run(words)
+    code = command.run_reproduce_command(words)
     output = next(w.partition("=")[2] for w in words if w.startswith("output_dir="))
     name = next(w.partition("=")[2] for w in words if w.startswith("table="))
     with open(Path(output) / "reproduce" / name / "table.csv", newline="") as file:

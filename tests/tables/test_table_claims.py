@@ -6,7 +6,7 @@ from pathlib import Path
 
 from made_tables import asked_of, finish, made
 
-from undial_cli.tables.claims import judge
+from undial_cli.tables.claims import judge_claims
 from undial_cli.tables.runs import TableRun
 
 TABLE = """
@@ -40,7 +40,7 @@ def verdict_of(folder: Path, figures: dict[tuple[str, str], tuple[float, float]]
             metrics = {"forget_rouge": found[0], "retain_rouge": found[1]}
             finish(entry, metrics, target={"forget_rouge": 0.9, "retain_rouge": 1.0})
 
-    (verdict,) = judge(made(asked_of(TABLE, folder), act))
+    (verdict,) = judge_claims(made(asked_of(TABLE, folder), act))
     return verdict
 
 

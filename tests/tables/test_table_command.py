@@ -21,16 +21,23 @@ from made_tables import (
     write_table,
 )  # fmt: skip
 
-from undial_cli.compose import compose_config, compose_run, config_dir, normalise, to_run, to_yaml
-from undial_cli.fields import walk
-from undial_cli.planning.estimate import estimate
-from undial_cli.sweeping import sweep
-from undial_cli.sweeping.job import Job, Outcome
+from undial_cli.config.fields import walk_fields
+from undial_cli.planning.estimate import estimate_missing_runs
+from undial_cli.runs.compose import (
+    build_run,
+    compose_config,
+    compose_run,
+    dump_run_yaml,
+    find_config_folder,
+    normalise_overrides,
+)
+from undial_cli.sweeps import sweep
+from undial_cli.sweeps.jobs import Job, Outcome
 from undial_cli.tables import command
 from undial_cli.tables.config import RowConfig
-from undial_cli.tables.load import names_of, read
+from undial_cli.tables.load import list_table_names, load_table
 
-SHIPPED = names_of(None)
+SHIPPED = list_table_names(None)
 # Composed in a moment; the others are planned among the slow tests.
 QUICK = ("demo_strength",)
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in SHIPPED if name not in QUICK]
@@ -47,9 +54,12 @@ def test_what_is_shipped() -> None:
 def test_plan_of_every_shipped_table(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command.run([f"table={name}", "plan=true", f"output_dir={tmp_path}/out"]) == 0
+    assert (
+        command.run_reproduce_command([f"table={name}", "plan=true", f"output_dir={tmp_path}/out"])
+        == 0
+    )
     said = capsys.readouterr().out
-    table = read([f"table={name}"], None).table
+    table = load_table([f"table={name}"], None).table
     assert table.title in " ".join(said.split())
     assert " 0 done" in said
     for key in table.needs:
@@ -65,7 +75,7 @@ def test_plan_imports_no_torch_and_asks_no_network(tmp_path: Path) -> None:
         "import socket, sys\n"
         "def no(*a, **k): raise AssertionError('network')\n"
         "socket.socket.connect = no\n"
-        "from undial_cli.tables.command import run\n"
+        "from undial_cli.tables.command import run_reproduce_command\n"
         f"run(['table=demo_strength', 'plan=true', 'output_dir={tmp_path}'])\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
     )
@@ -74,14 +84,14 @@ def test_plan_imports_no_torch_and_asks_no_network(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_runs_are_those_of_the_command_line(tmp_path: Path) -> None:
-    table = read(["table=demo_robustness"], None).table
+    table = load_table(["table=demo_robustness"], None).table
     asked = ["table=demo_robustness", "rows=[undial + gdr]", f"output_dir={tmp_path}"]
     found = runs_of(asked)
     assert len(found) == 9
     entry = found[-1]
     words = [*table.overrides, *table.sections["lr 1e-3"], *entry.line.row.overrides]
     words += ["seed=2", f"output_dir={tmp_path}"]
-    assert to_yaml(entry.run) == to_yaml(compose_run("unlearn", words))
+    assert dump_run_yaml(entry.run) == dump_run_yaml(compose_run("unlearn", words))
 
 
 @pytest.mark.parametrize(
@@ -99,9 +109,9 @@ def test_runs_are_those_of_the_command_line(tmp_path: Path) -> None:
     ],
 )
 def test_quick_composition_is_hydras(words: list[str]) -> None:
-    wanted = to_yaml(to_run(compose_config("unlearn", normalise(words), None)))
+    wanted = dump_run_yaml(build_run(compose_config("unlearn", normalise_overrides(words), None)))
     for _ in range(2):  # the second time from what was kept
-        assert to_yaml(compose_run("unlearn", words)) == wanted
+        assert dump_run_yaml(compose_run("unlearn", words)) == wanted
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +133,7 @@ def test_a_table_of_the_users(
     small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*small, "plan=true", f"output_dir={tmp_path}/o"]
-    assert command.run(words) == 0
+    assert command.run_reproduce_command(words) == 0
     assert "plan: A small table" in capsys.readouterr().out
 
 
@@ -149,7 +159,7 @@ def test_refusals(
     words: list[str], parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    refused(lambda: command.run(words), *parts)
+    refused(lambda: command.run_reproduce_command(words), *parts)
     assert not list(tmp_path.iterdir())
 
 
@@ -171,7 +181,7 @@ def test_refusals(
 def test_a_table_that_is_not_sound(old: str, new: str, parts: list[str], tmp_path: Path) -> None:
     assert old in SMALL
     words = write_table(tmp_path, SMALL.replace(old, new, 1))
-    refused(lambda: read(words[:1], words[2]), *parts)
+    refused(lambda: load_table(words[:1], words[2]), *parts)
 
 
 def test_a_key_that_the_user_has_to_give(
@@ -179,9 +189,9 @@ def test_a_key_that_the_user_has_to_give(
 ) -> None:
     text = SMALL + "needs: {data.forget_file: a file of yours}\n"
     words = [*write_table(Path(small[2]), text, "needy"), f"output_dir={tmp_path}/o"]
-    assert command.run([*words, "plan=true"]) == 0
+    assert command.run_reproduce_command([*words, "plan=true"]) == 0
     assert "needs data.forget_file=...: a file of yours" in capsys.readouterr().out
-    refused(lambda: command.run(words), "data.forget_file", "a file of yours")
+    refused(lambda: command.run_reproduce_command(words), "data.forget_file", "a file of yours")
     assert not (tmp_path / "o").exists()
 
 
@@ -199,7 +209,7 @@ def test_only_what_is_missing_is_run(
         fail(entries[3], "diverged: loss is nan")
         return [Outcome("failed", entries[3].folder.path, "diverged: loss is nan", 1.0)]
 
-    monkeypatch.setattr(sweep, "run_all", carried_out)
+    monkeypatch.setattr(sweep, "run_jobs", carried_out)
     code, rows = reproduced(words)
     assert code == 1
     assert asked == ["ga, seed 1"]
@@ -250,7 +260,9 @@ def test_estimates(tmp_path: Path) -> None:
 
     def said() -> str:
         finished = [entry.seconds for entry in runs if entry.status == "done" and entry.seconds]
-        return estimate(table.cost, [e.run for e in runs if e.status != "done"], finished)
+        return estimate_missing_runs(
+            table.cost, [e.run for e in runs if e.status != "done"], finished
+        )
 
     line = said()
     assert f"{flop:.2g} FLOP, {flop / 0.5e12 / 3600:.3g} hours of one a card at 50%" in line
@@ -264,10 +276,10 @@ def test_estimates(tmp_path: Path) -> None:
 
 def test_every_row_says_what_it_is() -> None:
     for name in SHIPPED:
-        first = (config_dir() / "table" / f"{name}.yaml").read_text().splitlines()[0]
+        first = (find_config_folder() / "table" / f"{name}.yaml").read_text().splitlines()[0]
         assert first.startswith("# ")
         assert len(first) < 125
-    assert all(f.metadata["help"] for _, _, f in walk(RowConfig(label="x")))
+    assert all(f.metadata["help"] for _, _, f in walk_fields(RowConfig(label="x")))
 
 
 def test_a_refused_run_is_named(
@@ -276,7 +288,7 @@ def test_a_refused_run_is_named(
     def refuse(jobs: list[Job], title: str) -> list[Outcome]:
         return [Outcome("refused", Path("x"), "no such model") for _ in jobs]
 
-    monkeypatch.setattr(sweep, "run_all", refuse)
+    monkeypatch.setattr(sweep, "run_jobs", refuse)
     code, rows = reproduced([*small, f"output_dir={tmp_path}/o"])
     assert code == 2
     assert {row["status"] for row in rows if row["row"] == "ga"} == {"failed"}

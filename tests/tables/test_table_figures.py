@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 from made_tables import SMALL, asked_of, fail, finish, long_rows, made
 
-from undial_cli.tables.command import show
+from undial_cli.tables.command import show_table
 from undial_cli.tables.config import ColumnConfig, RowConfig
-from undial_cli.tables.figures import Cell, against, average, published
-from undial_cli.tables.render import cell_text, markdown
-from undial_cli.tables.runs import Line, TableRun
+from undial_cli.tables.figures import (
+    FigureCell,
+    average_figures,
+    compare_to_published,
+    find_published_figure,
+)
+from undial_cli.tables.render import format_cell, format_table_markdown
+from undial_cli.tables.runs import TableLine, TableRun
 
 
 def column(**keys: object) -> ColumnConfig:
@@ -20,9 +25,9 @@ def column(**keys: object) -> ColumnConfig:
 
 
 def test_mean_and_spread_by_hand() -> None:
-    assert average([None, None]) == (None, None, 0)
-    assert average([0.5, None]) == (0.5, None, 1)
-    mean, spread, n = average([1.0, 2.0, 6.0])
+    assert average_figures([None, None]) == (None, None, 0)
+    assert average_figures([0.5, None]) == (0.5, None, 1)
+    mean, spread, n = average_figures([1.0, 2.0, 6.0])
     assert (mean, n) == (3.0, 3)
     assert spread == pytest.approx(((4 + 1 + 9) / 2) ** 0.5)
 
@@ -46,34 +51,36 @@ def test_mean_and_spread_by_hand() -> None:
 def test_tolerance(
     ours: float | None, reference: float | None, keys: dict[str, float], within: bool | None
 ) -> None:
-    assert against(Cell(mean=ours, n=1), reference, column(**keys)).within is within
+    assert (
+        compare_to_published(FigureCell(mean=ours, n=1), reference, column(**keys)).within is within
+    )
 
 
 @pytest.mark.parametrize(
     "cell, text",
     [
-        (Cell(0.123, None, 1), "0.12"),
-        (Cell(0.123, 0.045, 3), "0.12 ± 0.04"),
-        (Cell(0.123, None, 1, 0.2, True), "0.12 (0.20)"),
-        (Cell(0.123, 0.011, 2, 0.5, False), "0.12 ± 0.01* (0.50)"),
-        (Cell(0.123, None, 1, short=True), "0.12†"),
-        (Cell(gap="failed"), "failed"),
-        (Cell(gap="not run", reference=0.5), "- (0.50)"),
-        (Cell(), ""),
+        (FigureCell(0.123, None, 1), "0.12"),
+        (FigureCell(0.123, 0.045, 3), "0.12 ± 0.04"),
+        (FigureCell(0.123, None, 1, 0.2, True), "0.12 (0.20)"),
+        (FigureCell(0.123, 0.011, 2, 0.5, False), "0.12 ± 0.01* (0.50)"),
+        (FigureCell(0.123, None, 1, short=True), "0.12†"),
+        (FigureCell(gap="failed"), "failed"),
+        (FigureCell(gap="not run", reference=0.5), "- (0.50)"),
+        (FigureCell(), ""),
     ],
 )
-def test_cells_as_text(cell: Cell, text: str) -> None:
-    assert cell_text(cell, column()) == text
+def test_cells_as_text(cell: FigureCell, text: str) -> None:
+    assert format_cell(cell, column()) == text
 
 
 def test_published_figures_by_place() -> None:
     keys = {"c": 1.0, "far/c": 2.0, "two/c": 3.0, "two/far/c": 4.0}
     row = RowConfig(label="r", reference=keys)
-    assert published(Line(row, "one"), "near", "c") == 1.0
-    assert published(Line(row, "one"), "far", "c") == 2.0
-    assert published(Line(row, "two"), "near", "c") == 3.0
-    assert published(Line(row, "two"), "far", "c") == 4.0
-    assert published(Line(row, "one"), "", "d") is None
+    assert find_published_figure(TableLine(row, "one"), "near", "c") == 1.0
+    assert find_published_figure(TableLine(row, "one"), "far", "c") == 2.0
+    assert find_published_figure(TableLine(row, "two"), "near", "c") == 3.0
+    assert find_published_figure(TableLine(row, "two"), "far", "c") == 4.0
+    assert find_published_figure(TableLine(row, "one"), "", "d") is None
 
 
 def test_seeds_steps_requests_means_and_sections(tmp_path: Path) -> None:
@@ -144,8 +151,8 @@ def test_failed_runs_are_named_with_their_reason(
             fail(entry, "diverged: loss is nan at step 3")
 
     filled = made(asked_of(SMALL, tmp_path, seeds=[0, 1, 2]), act)
-    page = markdown(filled)
-    show(filled)
+    page = format_table_markdown(filled)
+    show_table(filled)
     screen = " ".join(capsys.readouterr().out.split())
     assert "| ga | failed | failed |" in page
     assert "0.90 ± 0.00\\*† (0.30)" in page  # beyond the tolerance, and a seed short
@@ -158,7 +165,9 @@ def test_failed_runs_are_named_with_their_reason(
 def test_why_agreement_is_not_expected(tmp_path: Path) -> None:
     text = SMALL + "agreement: {expected: false, reasons: [another teacher, other draws]}\n"
     figures = {"forget_rouge": 0.5, "retain_rouge": 0.9}
-    page = markdown(made(asked_of(text, tmp_path), lambda entry: finish(entry, figures)))
+    page = format_table_markdown(
+        made(asked_of(text, tmp_path), lambda entry: finish(entry, figures))
+    )
     assert "Agreement is not expected: another teacher; other draws." in page
     assert "1 of 2 figures" in page
     assert "In parentheses: published figures (a paper)" in page

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from made_tables import SMALL, asked_of, finish, made
 
-from undial_cli.reporting.sheet import latex_text
-from undial_cli.tables.render import latex
+from undial_cli.reporting.sheet import escape_latex
+from undial_cli.tables.render import format_table_latex
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from undial_cli.tables.render import latex
     ],
 )
 def test_escaping(text: str, tex: str) -> None:
-    assert latex_text(text) == tex
+    assert escape_latex(text) == tex
 
 
 def fragment(folder: Path) -> str:
@@ -39,7 +39,7 @@ def fragment(folder: Path) -> str:
         "across: [{label: a_1, overrides: []}, {label: b, overrides: [data.max_length=64]}]\n"
     )
     figures = {"forget_rouge": 0.5, "retain_rouge": 0.9}
-    return latex(made(asked_of(text, folder), lambda entry: finish(entry, figures)))
+    return format_table_latex(made(asked_of(text, folder), lambda entry: finish(entry, figures)))
 
 
 def test_the_fragment_fits_together(tmp_path: Path) -> None:

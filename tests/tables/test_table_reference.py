@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from undial_cli.compose import config_dir
-from undial_cli.tables.load import names_of
+from undial_cli.runs.compose import find_config_folder
+from undial_cli.tables.load import list_table_names
 
 MODELS = {"125m": "gptneo_125m", "1.3B": "gptneo_1_3b", "2.7B": "gptneo_2_7b"}
 METHODS = {
@@ -54,7 +54,7 @@ def reference() -> Path:
 @functools.cache
 def table(name: str) -> dict[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load((config_dir() / "table" / f"{name}.yaml").read_text(), loader)
+    return yaml.load((find_config_folder() / "table" / f"{name}.yaml").read_text(), loader)
 
 
 def read(file: Path) -> list[dict[str, str]]:
@@ -208,7 +208,7 @@ def test_rows_with_figures_have_the_settings_of_their_source(name: str) -> None:
 
 def test_nothing_else_has_published_figures() -> None:
     known = {*EXTRACTION, *TOFU, *MUSE}
-    for name in names_of(None):
+    for name in list_table_names(None):
         has = any(row.get("reference") for row in table(name)["rows"])
         assert has == (name in known)
         assert not has or (table(name)["source"] and table(name)["agreement"]["reasons"])

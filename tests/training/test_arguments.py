@@ -12,40 +12,55 @@ from conftest import refused
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from undial_cli.compose import compose_run
-from undial_cli.config_errors import known_keys
+from undial_cli.config.schema import UnlearnRun
+from undial_cli.config.training_arguments import (
+    ARGUMENT_KEYS,
+    KEY_ALIASES,
+    PASSED_ARGUMENTS,
+    REFUSED_ARGUMENTS,
+    SHARDING_ARGUMENTS,
+)
 from undial_cli.errors import UserError
-from undial_cli.schema import UnlearnRun
-from undial_cli.training.argument_fields import ALIASES, OURS, PASSED, REFUSED, SHARDING
-from undial_cli.training.arguments import argument_fields, check_argument, check_training
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.config_errors import list_known_keys
+from undial_cli.training.arguments import (
+    check_argument_field,
+    check_training_arguments,
+    fill_argument_fields,
+)
 
 
 def check(*words: str) -> None:
     """What happens to a run of these words before anything is read."""
     run = compose_run("unlearn", ["hardware=cpu", *words])
     assert isinstance(run, UnlearnRun)
-    check_training(run)
+    check_training_arguments(run)
 
 
 def test_every_field_of_transformers_is_sorted_once() -> None:
     fields = {f.name for f in dataclasses.fields(TrainingArguments)}
-    sorts = [set(OURS), set(REFUSED), PASSED, SHARDING]
+    sorts = [set(ARGUMENT_KEYS), set(REFUSED_ARGUMENTS), PASSED_ARGUMENTS, SHARDING_ARGUMENTS]
     assert set().union(*sorts) == fields
     assert sum(map(len, sorts)) == len(fields)
-    assert not fields & set(ALIASES)
+    assert not fields & set(KEY_ALIASES)
 
 
 def test_what_is_ours_names_keys_that_exist() -> None:
-    keys = set(known_keys("unlearn")) | {"hardware", "train.args.activation_checkpointing_kwargs"}
-    for name, phrase in (OURS | ALIASES).items():
+    keys = set(list_known_keys("unlearn")) | {
+        "hardware",
+        "train.args.activation_checkpointing_kwargs",
+    }
+    for name, phrase in (ARGUMENT_KEYS | KEY_ALIASES).items():
         words = re.split(r" and | or |=cpu| \(.*?\)", phrase)
         assert {w for w in words if w} <= keys | {"eval.*"}, name
 
 
 def test_a_field_that_would_do_nothing_is_refused_by_name() -> None:
-    for name in OURS | REFUSED | ALIASES:
-        phrase = (OURS | ALIASES | REFUSED)[name]
-        refused(lambda n=name: check_argument(f"train.args.{n}", n, 1), f"args.{name}: ", phrase)
+    for name in ARGUMENT_KEYS | REFUSED_ARGUMENTS | KEY_ALIASES:
+        phrase = (ARGUMENT_KEYS | KEY_ALIASES | REFUSED_ARGUMENTS)[name]
+        refused(
+            lambda n=name: check_argument_field(f"train.args.{n}", n, 1), f"args.{name}: ", phrase
+        )
     refused(lambda: check("hardware.args.seed=1"), "hardware.args.seed: ", "seed")
 
 
@@ -55,7 +70,7 @@ def test_a_field_that_is_passed_on_arrives() -> None:
     check(*words)
     run = compose_run("unlearn", words)
     assert isinstance(run, UnlearnRun)
-    fields = argument_fields(run, "", 1, 1, 1, 0)
+    fields = fill_argument_fields(run, "", 1, 1, 1, 0)
     names = ("adam_beta1", "neftune_noise_alpha", "logging_first_step", "save_total_limit")
     assert [fields[n] for n in names] == [0.5, 5, True, 5]
 
@@ -129,7 +144,7 @@ def test_an_optimiser_whose_package_is_missing_is_refused() -> None:
 
     def try_optimiser(name: str) -> None:
         run.train.optim = name
-        check_training(run)
+        check_training_arguments(run)
 
     here = ["adafactor", "adagrad", "adamw_torch", "adamw_torch_fused", "rmsprop", "sgd"]
     for name in here:
@@ -158,7 +173,7 @@ def test_the_trial_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     run = compose_run("unlearn", given)
     assert isinstance(run, UnlearnRun)
     before = str(run)
-    check_training(run)
+    check_training_arguments(run)
     assert str(run) == before
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError):

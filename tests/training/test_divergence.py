@@ -12,10 +12,10 @@ from conftest import write_qa
 from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
-from undial_cli.compose import compose_run
-from undial_cli.schema import UnlearnRun
-from undial_cli.training.loop import remedy
-from undial_cli.training.trainer import Diverged, check_finite
+from undial_cli.config.schema import UnlearnRun
+from undial_cli.runs.compose import compose_run
+from undial_cli.training.loop import suggest_remedy
+from undial_cli.training.trainer import Diverged, check_finite_weights
 
 # Its loss is 0; the gradient of the root at 0 is infinite, and 0 times that is NaN.
 BROKEN = '''
@@ -92,14 +92,14 @@ def test_a_gradient_that_is_none_ends_a_run_whose_loss_is_finite(
 
 def test_weights_that_a_step_broke_are_neither_saved_nor_a_checkpoint() -> None:
     model = torch.nn.Linear(2, 2)
-    check_finite(model, 1)
+    check_finite_weights(model, 1)
     for number in (math.nan, math.inf):
         with torch.no_grad():
             model.weight[0, 1] = number
         with pytest.raises(Diverged, match="diverged at step 7: its weights are NaN or infinite"):
-            check_finite(model, 7)
+            check_finite_weights(model, 7)
     model.weight.requires_grad_(False)  # what is not trained is not the training's fault
-    check_finite(model, 7)
+    check_finite_weights(model, 7)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_weights_that_a_step_broke_are_neither_saved_nor_a_checkpoint() -> None:
 def test_what_to_try_fits_the_run(given: list[str], parts: list[str], without: list[str]) -> None:
     run = compose_run("unlearn", ["hardware=cpu", *given])
     assert isinstance(run, UnlearnRun)
-    said = remedy(run)
+    said = suggest_remedy(run)
     assert "\n" not in said
     assert all(part in said for part in parts)
     assert not any(part in said for part in without)

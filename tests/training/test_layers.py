@@ -13,17 +13,27 @@ from small import random_llama, small_model, without_float32
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from undial_cli.data.collate import EMPTY, Batch, padded
+from undial_cli.config.schema import AdapterConfig
+from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, make_padded_batch
 from undial_cli.data.encode import IGNORE, Example
-from undial_cli.head import head_job, install_head
 from undial_cli.methods import METHODS, make_method
 from undial_cli.methods.base import TEACHER_LAYER, Loss, Method
-from undial_cli.models import adapt, base_of
-from undial_cli.schema import AdapterConfig
-from undial_cli.training.layers import choose_parameters, layers_of, states
-from undial_cli.training.packing import NAME, attention, packed
-from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher, at_own, forward
-from undial_cli.training.trainer import term_sum
+from undial_cli.models.head import head_job, install_head
+from undial_cli.models.load import adapt_model, unwrap_adapter
+from undial_cli.training.layers import (
+    capture_layer_states,
+    choose_trained_parameters,
+    find_decoder_layers,
+)
+from undial_cli.training.packing import PACKED_ATTENTION, pack_batch, switch_attention
+from undial_cli.training.teacher import (
+    AdapterTeacher,
+    CachedTeacher,
+    Teacher,
+    forward_batch,
+    select_target_states,
+)
+from undial_cli.training.trainer import compute_term_sum
 
 VOCABULARY = 48
 LORA = AdapterConfig(name="lora", dropout=0.0)
@@ -42,7 +52,7 @@ def examples() -> list[Example]:
 
 
 EXAMPLES, ROWS = examples(), [0, -1, 1, 2]
-CHOSEN = [EXAMPLES[i] if i >= 0 else EMPTY for i in ROWS]
+CHOSEN = [EXAMPLES[i] if i >= 0 else EMPTY_EXAMPLE for i in ROWS]
 
 
 def rmu(layer: int, **keys: Any) -> Method:
@@ -52,7 +62,9 @@ def rmu(layer: int, **keys: Any) -> Method:
 def model_of(kind: str) -> Any:
     """A small float64 model, or one with a LoRA adapter that does something."""
     if kind == "lora":
-        model: Any = adapt(random_llama(VOCABULARY, dtype=torch.float64), LORA, seed=0).double()
+        model: Any = adapt_model(
+            random_llama(VOCABULARY, dtype=torch.float64), LORA, seed=0
+        ).double()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
@@ -79,27 +91,27 @@ def plain_states(model: Any, layer: int) -> Tensor:
 
 def kept_states(model: Any, layer: int, batch: Batch) -> Tensor:
     """The same through `states`."""
-    own = base_of(model).config._attn_implementation
-    name = NAME if "pack" in batch.layout else own
-    with attention(base_of(model), name), states(model, layer) as found:
+    own = unwrap_adapter(model).config._attn_implementation
+    name = PACKED_ATTENTION if "pack" in batch.layout else own
+    with switch_attention(unwrap_adapter(model), name), capture_layer_states(model, layer) as found:
         with head_job(model, lambda hidden, head: hidden[:, :1]), torch.no_grad():
-            forward(model, batch)
+            forward_batch(model, batch)
         assert len(found) == 1
-        return at_own(found.pop(), batch)
+        return select_target_states(found.pop(), batch)
 
 
-@pytest.mark.parametrize("make", [padded, packed], ids=["padded", "packed"])
+@pytest.mark.parametrize("make", [make_padded_batch, pack_batch], ids=["padded", "packed"])
 @pytest.mark.parametrize("kind", ["llama", "lora", "gpt2", "qwen2"])
 def test_states_are_a_layers_own_output(kind: str, make: Any) -> None:
     model = model_of(kind)
     expected = plain_states(model, 0)
-    hooks = [dict(layer._forward_hooks) for layer in layers_of(model)]
+    hooks = [dict(layer._forward_hooks) for layer in find_decoder_layers(model)]
     found = kept_states(model, 0, make(CHOSEN, ROWS))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    with states(model, None) as none:
+    with capture_layer_states(model, None) as none:
         model(input_ids=torch.tensor([PREFIX]))
     assert none == []
-    assert [dict(layer._forward_hooks) for layer in layers_of(model)] == hooks
+    assert [dict(layer._forward_hooks) for layer in find_decoder_layers(model)] == hooks
 
 
 @pytest.mark.parametrize("kind", ["llama", "lora"])
@@ -113,14 +125,14 @@ def test_the_teachers_activations_are_those_before_training(kind: str, tmp_path:
         expected = plain_states(model, 0)
         cached = CachedTeacher(model, tmp_path, "", share_head=False)
         cached.add("retain", EXAMPLES, [0, 1, 2], needs, layer=0)
-        cached.fill(model, padded)
+        cached.fill(model, make_padded_batch)
         assert cached.head is None
         assert cached.nbytes == expected.numel() * 8
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.1
         teacher = cached
-    batch = padded(CHOSEN, ROWS)
+    batch = make_padded_batch(CHOSEN, ROWS)
     signal = teacher.signal(model, "retain", batch, needs, 0)
     torch.testing.assert_close(signal.layer_ND, expected, rtol=1e-9, atol=1e-9)
     assert (signal.hidden_ND, signal.logps_B) == (None, None)
@@ -137,16 +149,18 @@ def teacher_of(kind: str, folder: Path) -> Teacher:
     teacher = CachedTeacher(other, folder, "", share_head=False)
     for name in ("forget", "retain"):
         teacher.add(name, EXAMPLES, [0, 1, 2], frozenset({TEACHER_LAYER}), layer=0)
-    teacher.fill(other, padded)
+    teacher.fill(other, make_padded_batch)
     return teacher
 
 
 def gradients(model: Any, loss: Loss, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
     """A term's value and the gradient of every parameter that has one."""
     model.zero_grad()
-    own = base_of(model).config._attn_implementation
-    with attention(base_of(model), NAME if "pack" in batch.layout else own):
-        value = term_sum(model, teacher, "forget", loss, batch)
+    own = unwrap_adapter(model).config._attn_implementation
+    with switch_attention(
+        unwrap_adapter(model), PACKED_ATTENTION if "pack" in batch.layout else own
+    ):
+        value = compute_term_sum(model, teacher, "forget", loss, batch)
         value.backward()
     found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return {"value": value.detach(), **found}
@@ -158,7 +172,7 @@ def test_packing_and_recomputed_activations_leave_a_layers_loss_as_it_is(
     kind: str, term: str, tmp_path: Path
 ) -> None:
     model, loss, teacher = model_of(kind), rmu(0).terms()[term], teacher_of(kind, tmp_path)
-    expected = gradients(model, loss, padded(CHOSEN, ROWS), teacher)
+    expected = gradients(model, loss, make_padded_batch(CHOSEN, ROWS), teacher)
     assert float(expected["value"]) > 0.01
     assert any(g.any() for n, g in expected.items() if n != "value")
     model.gradient_checkpointing_enable()
@@ -166,7 +180,7 @@ def test_packing_and_recomputed_activations_leave_a_layers_loss_as_it_is(
         model.enable_input_require_grads()
     for training in (False, True):
         model.train(training)
-        found = gradients(model, loss, packed(CHOSEN, ROWS), teacher)
+        found = gradients(model, loss, pack_batch(CHOSEN, ROWS), teacher)
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=name)
@@ -180,11 +194,11 @@ def trained(model: Any) -> set[str]:
 def test_what_lies_beyond_the_deepest_layer_is_frozen_and_keeps_its_bits(kind: str) -> None:
     model, method = model_of(kind), rmu(0)
     before = trained(model)
-    choose_parameters(model, method)
-    layers = layers_of(model)
+    choose_trained_parameters(model, method)
+    layers = find_decoder_layers(model)
     beyond = {id(p) for p in layers[1].parameters()}
     after_layers = ("norm.weight", "ln_f.weight", "ln_f.bias", "lm_head.weight")
-    tied = base_of(model).config.tie_word_embeddings
+    tied = unwrap_adapter(model).config.tie_word_embeddings
     expected = {
         name
         for name, p in model.named_parameters()
@@ -200,7 +214,7 @@ def test_what_lies_beyond_the_deepest_layer_is_frozen_and_keeps_its_bits(kind: s
         assert tied == (kind != "untied")
     kept = {n: p.detach().clone() for n, p in model.named_parameters()}
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 0.1)
-    term_sum(model, None, "forget", method, padded(CHOSEN, ROWS)).backward()
+    compute_term_sum(model, None, "forget", method, make_padded_batch(CHOSEN, ROWS)).backward()
     for name, parameter in model.named_parameters():
         if name in expected:  # without this, several processes would wait for its gradient
             assert parameter.grad is not None, name
@@ -216,27 +230,27 @@ def test_a_method_that_looks_at_logits_freezes_nothing() -> None:
     for name in ("undial", "npo"):
         model = model_of("untied")
         before = trained(model)
-        choose_parameters(model, make_method(METHODS[name].config(name=name, retain="gdr")))
+        choose_trained_parameters(model, make_method(METHODS[name].config(name=name, retain="gdr")))
         assert trained(model) == before
     mixed = rmu(0)
     mixed.retain = lambda: make_method(METHODS["ga"].config(name="ga"))  # type: ignore[method-assign]
-    choose_parameters(model, mixed)
+    choose_trained_parameters(model, mixed)
     assert trained(model) == before
 
 
 def test_only_parameters_that_match_are_trained() -> None:
     model = model_of("llama")
-    choose_parameters(model, rmu(1, parameters=r"layers\.[01]\.mlp\.down_proj"))
+    choose_trained_parameters(model, rmu(1, parameters=r"layers\.[01]\.mlp\.down_proj"))
     assert trained(model) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)}
     model = model_of("llama")
-    choose_parameters(model, rmu(0, parameters=r"layers\.[01]\.mlp\.down_proj"))
+    choose_trained_parameters(model, rmu(0, parameters=r"layers\.[01]\.mlp\.down_proj"))
     assert trained(model) == {"model.layers.0.mlp.down_proj.weight"}
 
 
 @pytest.mark.parametrize("parameters", ["nothing_like_it", r"layers\.1\."])
 def test_an_expression_that_leaves_nothing_is_refused(parameters: str) -> None:
     model = model_of("llama")
-    call = lambda: choose_parameters(model, rmu(0, parameters=parameters))  # noqa: E731
+    call = lambda: choose_trained_parameters(model, rmu(0, parameters=parameters))  # noqa: E731
     refused(call, f"method.parameters={parameters}", "model.embed_tokens.weight")
 
 
@@ -258,34 +272,34 @@ def family_model(family: str, **fields: Any) -> Any:
 )  # fmt: skip
 def test_the_layers_are_those_of_the_text(family: str, name: str) -> None:
     model = family_model(family)
-    assert layers_of(model) is model.get_submodule(name)
-    assert layers_of(adapt(model, LORA_ALL, seed=0)) is model.get_submodule(name)
+    assert find_decoder_layers(model) is model.get_submodule(name)
+    assert find_decoder_layers(adapt_model(model, LORA_ALL, seed=0)) is model.get_submodule(name)
 
 
 @pytest.mark.parametrize("family", ["xlm", "longcat_flash"])
 def test_a_model_without_one_list_of_layers_is_refused(family: str) -> None:
-    refused(lambda: layers_of(family_model(family)), "method.layer", f"'{family}'")
+    refused(lambda: find_decoder_layers(family_model(family)), "method.layer", f"'{family}'")
 
 
 def test_activations_may_be_wider_than_what_the_head_sees(tmp_path: Path) -> None:
     """OPT with projections: rmu's retain term begins at 0, and what is reached is trained."""
     model = family_model("opt", word_embed_proj_dim=16)
     method = rmu(0, retain="mse")
-    choose_parameters(model, method)
+    choose_trained_parameters(model, method)
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     assert any("project_in" in name for name in names)
     assert not any("project_out" in name for name in names)
     cached = CachedTeacher(model, tmp_path, "", share_head=False)
     cached.add("retain", EXAMPLES, [0, 1, 2], frozenset({TEACHER_LAYER}), layer=0)
-    cached.fill(model, padded)
-    batch = padded(CHOSEN, ROWS)
-    assert float(term_sum(model, cached, "retain", method.terms()["retain"], batch)) < 1e-20
+    cached.fill(model, make_padded_batch)
+    batch = make_padded_batch(CHOSEN, ROWS)
+    assert float(compute_term_sum(model, cached, "retain", method.terms()["retain"], batch)) < 1e-20
     hidden = plain_states(model, 0)
     control = method.control(hidden.shape[1]).double()  # type: ignore[attr-defined]
     apart = (hidden - control).square().mean(1)
     counts = [sum(y != IGNORE for y in e.labels[1:]) for e in EXAMPLES]
     expected = sum(float(part.mean()) for part in apart.split(counts))
-    found = term_sum(model, None, "forget", method, batch)
+    found = compute_term_sum(model, None, "forget", method, batch)
     assert float(found.detach()) == pytest.approx(expected, rel=1e-9)
     found.backward()
     assert {n for n, p in model.named_parameters() if p.grad is not None} == names

@@ -10,22 +10,22 @@ import torch
 from conftest import refused
 from small import random_llama, small_model
 
-from undial_cli.cache import cache_dir
-from undial_cli.compose import compose_run
+from undial_cli.config.schema import TeacherConfig
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import WorldError
 from undial_cli.methods import make_method
-from undial_cli.models import adapt
-from undial_cli.schema import TeacherConfig
+from undial_cli.models.load import adapt_model
+from undial_cli.runs.compose import compose_run
+from undial_cli.system.files import cache_dir
 from undial_cli.training.loop import (
-    choose,
+    choose_teacher_cache,
     fill_teacher,
     is_packed,
     make_schedule,
     make_teacher,
-    room,
+    measure_teacher_room,
 )
-from undial_cli.training.packing import packed
+from undial_cli.training.packing import pack_batch
 from undial_cli.training.teacher import AdapterTeacher, CachedTeacher
 
 MB, HUGE = 10**6, 10**18
@@ -56,14 +56,14 @@ MB, HUGE = 10**6, 10**18
 def test_where_the_signal_lives_follows_from_what_is_asked_and_what_fits(
     cache: str, budget: float, nbytes: int, adapted: bool, worth: bool, place: str, why: str
 ) -> None:
-    found = choose(TeacherConfig(cache, budget / 1e3), nbytes, adapted, worth)
+    found = choose_teacher_cache(TeacherConfig(cache, budget / 1e3), nbytes, adapted, worth)
     assert found[0] == place
     assert why in found[1]
 
 
 def test_a_signal_that_fits_nowhere_is_one_line_that_says_what_helps() -> None:
     with pytest.raises(WorldError) as caught:
-        choose(TeacherConfig("auto", 0.002), HUGE, adapted=False, worth=True)
+        choose_teacher_cache(TeacherConfig("auto", 0.002), HUGE, adapted=False, worth=True)
     line = str(caught.value)
     assert "\n" not in line
     for part in ("2.0 MB", str(cache_dir()), "UNDIAL_CACHE_DIR", "adapter=lora"):
@@ -73,12 +73,12 @@ def test_a_signal_that_fits_nowhere_is_one_line_that_says_what_helps() -> None:
 def test_room_is_known_before_the_cache_folder_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory, disk = room(TeacherConfig())
+    memory, disk = measure_teacher_room(TeacherConfig())
     assert memory > 0
     assert disk > 0
     monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "not" / "yet"))
-    assert room(TeacherConfig(memory_gb=0.5))[0] == 0.5e9
-    assert room(TeacherConfig())[1] > 0
+    assert measure_teacher_room(TeacherConfig(memory_gb=0.5))[0] == 0.5e9
+    assert measure_teacher_room(TeacherConfig())[1] > 0
     assert not (tmp_path / "not").exists()
 
 
@@ -95,7 +95,7 @@ def test_batches_are_packed_where_the_model_takes_it_and_it_is_wanted() -> None:
     assert not is_packed(auto, window)
     assert not is_packed(off, window)
     refused(lambda: is_packed(on, window), "train.packing=on", "mistral", "whole sequence")
-    adapted = adapt(random_llama(), auto.adapter, 0)
+    adapted = adapt_model(random_llama(), auto.adapter, 0)
     assert is_packed(on, adapted)
     assert llama.config._attn_implementation == "sdpa"
 
@@ -125,9 +125,9 @@ def test_a_fresh_adapter_has_its_teacher_kept_only_where_samples_come_again(
     monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path))
     for epochs, kind in ((1, AdapterTeacher), (2, CachedTeacher)):
         run = run_of("adapter=lora", "train.batch_size=2", f"train.epochs={epochs}")
-        model = adapt(random_llama(), run.adapter, 0)
+        model = adapt_model(random_llama(), run.adapter, 0)
         schedule = make_schedule(run, {"forget": EXAMPLES}, {}, "forget", packs=True)
-        assert schedule.make_batch is packed
+        assert schedule.make_batch is pack_batch
         terms = make_method(run.method).terms()
         teacher = make_teacher(run, run.teacher, model, terms, schedule, "weights")
         assert type(teacher) is kind

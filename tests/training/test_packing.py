@@ -17,33 +17,39 @@ from small import random_llama, small_model, without_float32
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from undial_cli.data.collate import EMPTY, LEAST_SHARED, Batch, padded, shared_length
+from undial_cli.config.schema import AdapterConfig
+from undial_cli.data.collate import (
+    EMPTY_EXAMPLE,
+    LEAST_SHARED_TOKENS,
+    Batch,
+    count_shared_tokens,
+    make_padded_batch,
+)
 from undial_cli.data.encode import IGNORE, Example
-from undial_cli.head import head_job, install_head
 from undial_cli.methods import make_method
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss
 from undial_cli.methods.npo import NpoConfig
-from undial_cli.methods.retain import RETAIN
+from undial_cli.methods.retain import RETAIN_TERMS
 from undial_cli.methods.undial import UndialConfig
-from undial_cli.models import adapt, base_of
-from undial_cli.schema import AdapterConfig
+from undial_cli.models.head import head_job, install_head
+from undial_cli.models.load import adapt_model, unwrap_adapter
 from undial_cli.training.packing import (
-    NAME,
+    PACKED_ATTENTION,
     Pack,
-    attention,
-    packed,
-    packed_attention,
-    why_not,
+    attend_packed,
+    pack_batch,
+    switch_attention,
+    why_not_packed,
 )
 from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher
-from undial_cli.training.trainer import term_sum
+from undial_cli.training.trainer import compute_term_sum
 
 VOCABULARY = 48
 BOTH = frozenset({TEACHER_LOGITS, REFERENCE_LOGPS})
 LOSSES: dict[str, Callable[[], Loss]] = {
     "undial": lambda: make_method(UndialConfig(name="undial", strength=4.0)),
     "npo": lambda: make_method(NpoConfig(name="npo", beta=0.3)),
-    **RETAIN,
+    **RETAIN_TERMS,
 }
 
 
@@ -95,8 +101,8 @@ FLOAT32_INSIDE = ("gemma3", "cohere")
 
 def batches(chosen: list[Example], indices: list[int]) -> tuple[Batch, Batch]:
     """The same micro-batch padded and packed."""
-    rows = [chosen[i] if i >= 0 else EMPTY for i in indices]
-    return padded(rows, indices), packed(rows, indices)
+    rows = [chosen[i] if i >= 0 else EMPTY_EXAMPLE for i in indices]
+    return make_padded_batch(rows, indices), pack_batch(rows, indices)
 
 
 def disturb(model: nn.Module, seed: int = 3) -> None:
@@ -114,7 +120,7 @@ def model_of(kind: str) -> Any:
         model: Any = random_llama(VOCABULARY, False, torch.float64)
     elif kind == "lora":
         model = random_llama(VOCABULARY, dtype=torch.float64)
-        model = adapt(model, AdapterConfig(name="lora", dropout=0.0), seed=0).double()
+        model = adapt_model(model, AdapterConfig(name="lora", dropout=0.0), seed=0).double()
     else:
         model = small_model(kind, VOCABULARY, torch.float64)
     disturb(model)  # biases of some begin at zero
@@ -127,7 +133,7 @@ def teacher_of(kind: str, model: nn.Module, chosen: list[Example], folder: Path)
         return AdapterTeacher()
     teacher = CachedTeacher(model, folder, "", share_head=False)
     teacher.add("forget", chosen, list(range(len(chosen))), BOTH)
-    teacher.fill(model, padded)
+    teacher.fill(model, make_padded_batch)
     disturb(model, seed=4)
     return teacher
 
@@ -137,10 +143,10 @@ def outcome(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A loss of a micro-batch and the gradient of every parameter."""
     model.zero_grad()
-    base = base_of(model)
+    base = unwrap_adapter(model)
     own = base.config._attn_implementation
-    with attention(base, NAME if "pack" in batch.layout else own):
-        value = term_sum(model, teacher, "forget", loss, batch)
+    with switch_attention(base, PACKED_ATTENTION if "pack" in batch.layout else own):
+        value = compute_term_sum(model, teacher, "forget", loss, batch)
         value.backward()
     found = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     for name, gradient in found.items():
@@ -223,7 +229,7 @@ def test_recomputed_activations_give_the_same_loss_and_gradients(
     if kind == "lora":
         model.enable_input_require_grads()
     calls = []
-    base_of(model).model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    unwrap_adapter(model).model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     model.train()
     found = outcome(model, teacher, loss, pair[1])
     asked = isinstance(teacher, AdapterTeacher)  # in a pass of its own
@@ -243,8 +249,8 @@ def test_no_token_is_computed_twice_and_none_is_padding(name: str) -> None:
     model.model.layers[0].mlp.register_forward_pre_hook(
         lambda _, args: widths.append(args[0].shape[:-1].numel())
     )
-    with attention(model, NAME):
-        term_sum(model, AdapterTeacher(), "forget", LOSSES["gdr"](), batch)
+    with switch_attention(model, PACKED_ATTENTION):
+        compute_term_sum(model, AdapterTeacher(), "forget", LOSSES["gdr"](), batch)
     assert widths == [tokens]
 
 
@@ -256,7 +262,7 @@ def plain_shared_length(chosen: list[Example]) -> int:
         predicts = any(y != IGNORE for e in chosen for y in e.labels[1 : length + 1])
         if same and not predicts:
             longest = length
-    return longest if len(chosen) > 1 and longest >= LEAST_SHARED else 0
+    return longest if len(chosen) > 1 and longest >= LEAST_SHARED_TOKENS else 0
 
 
 @st.composite
@@ -273,7 +279,7 @@ def example_sets(draw: st.DrawFn) -> tuple[list[Example], list[int]]:
         labels = [y if i >= start and i not in holes else IGNORE for i, y in enumerate(ids)]
         chosen.append(Example(ids, labels, len(ids)))
     indices = [draw(st.sampled_from([-1, 5, 6])) for _ in chosen]
-    return [e if i >= 0 else EMPTY for e, i in zip(chosen, indices, strict=True)], indices
+    return [e if i >= 0 else EMPTY_EXAMPLE for e, i in zip(chosen, indices, strict=True)], indices
 
 
 def rows_of(pack: Pack) -> list[Tensor]:
@@ -284,18 +290,18 @@ def rows_of(pack: Pack) -> list[Tensor]:
 
 @settings(deadline=None, max_examples=100)
 @given(found=example_sets())
-@example(found=([EMPTY, EMPTY], [-1, -1]))
+@example(found=([EMPTY_EXAMPLE, EMPTY_EXAMPLE], [-1, -1]))
 @example(found=([Example([1] * 9, [1] * 9, 9), Example([1] * 9, [1] * 9, 9)], [0, 1]))
 def test_the_layout_holds_every_sequence_whole(found: tuple[list[Example], list[int]]) -> None:
     examples, indices = found
-    batch = packed(examples, indices)
+    batch = pack_batch(examples, indices)
     pack: Pack = batch.layout["pack"]
     real = [e for e, i in zip(examples, indices, strict=True) if i >= 0] or examples[:1]
     ids, positions = batch.input_ids[0], batch.layout["position_ids"][0]
     assert len(ids) == len(positions)
     held = [e for e, i in zip(examples, indices, strict=True) if i >= 0]
     assert batch.tokens == sum(len(e.input_ids) for e in held)
-    assert pack.shared == plain_shared_length(real) == shared_length(real)
+    assert pack.shared == plain_shared_length(real) == count_shared_tokens(real)
     assert len(ids) == pack.shared + sum(len(e.input_ids) - pack.shared for e in real)
     assert len(rows_of(pack)) == len(real)
     places = []
@@ -332,7 +338,10 @@ def hidden(batch: Batch) -> Tensor:
     def job(hidden_BTD: Tensor, head: Any) -> Tensor:
         return hidden_BTD.flatten(0, 1)[batch.positions_N]
 
-    with head_job(LLAMA, job), attention(LLAMA, NAME if "pack" in batch.layout else "sdpa"):
+    with (
+        head_job(LLAMA, job),
+        switch_attention(LLAMA, PACKED_ATTENTION if "pack" in batch.layout else "sdpa"),
+    ):
         return LLAMA(input_ids=batch.input_ids, use_cache=False, **batch.layout).logits
 
 
@@ -341,7 +350,9 @@ def hidden(batch: Batch) -> Tensor:
 def test_any_sequences_have_the_hidden_states_they_have_with_padding(
     found: tuple[list[Example], list[int]],
 ) -> None:
-    torch.testing.assert_close(hidden(packed(*found)), hidden(padded(*found)), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        hidden(pack_batch(*found)), hidden(make_padded_batch(*found)), rtol=1e-9, atol=1e-9
+    )
 
 
 def plain_attention(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
@@ -364,7 +375,7 @@ def test_attention_is_that_of_each_token_to_those_before_it(
     query, key, value = (
         torch.randn(1, n, size, width, dtype=torch.float64) for n in (heads, groups, groups)
     )
-    found, _ = packed_attention(None, query, key, value, None, scaling, pack=pack)
+    found, _ = attend_packed(None, query, key, value, None, scaling, pack=pack)
     assert found.shape == (1, size, heads, width)
     before: dict[int, list[int]] = {t: list(range(t + 1)) for t in range(pack.shared)}
     for tokens_T, sequence in zip(rows_of(pack), chosen, strict=True):
@@ -385,11 +396,11 @@ def test_packed_attention_serves_nothing_else() -> None:
     states = torch.zeros(1, 2, 3, 4)
     pack = Pack(0, [(torch.arange(3)[None], None)], torch.arange(3))
     with pytest.raises(ValueError, match="packed micro-batches only"):
-        packed_attention(None, states, states, states, None)
+        attend_packed(None, states, states, states, None)
     with pytest.raises(ValueError, match="packed micro-batches only"):
-        packed_attention(None, states, states, states, torch.ones(1, 1, 3, 3), pack=pack)
+        attend_packed(None, states, states, states, torch.ones(1, 1, 3, 3), pack=pack)
     with pytest.raises(ValueError, match="softcap"):
-        packed_attention(None, states, states, states, None, pack=pack, softcap=50.0)
+        attend_packed(None, states, states, states, None, pack=pack, softcap=50.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -398,15 +409,15 @@ def test_models_that_attend_to_the_whole_sequence_can_be_packed(
     kind: str, dtype: torch.dtype
 ) -> None:
     model = small_model(kind, VOCABULARY, dtype)
-    assert why_not(model, max_length=200) is None
+    assert why_not_packed(model, max_length=200) is None
     assert model.config._attn_implementation == "sdpa"
     assert not any(p.grad is not None for p in model.parameters())
 
 
 def test_a_window_shorter_than_the_sequences_is_refused() -> None:
     model = small_model("window", VOCABULARY, sliding_window=64)
-    assert why_not(model, max_length=64) is None
-    assert why_not(model, max_length=65) == (
+    assert why_not_packed(model, max_length=64) is None
+    assert why_not_packed(model, max_length=65) == (
         "model of type 'mistral' does not attend to the whole sequence"
     )
 
@@ -426,8 +437,8 @@ def window_model(family: str, window: int) -> Any:
 
 @pytest.mark.parametrize("family", ["llama4_text", "gemma3", "gemma3_text"])
 def test_a_chunk_or_a_window_at_any_depth_is_seen(family: str) -> None:
-    assert why_not(window_model(family, 64), 64) is None
-    reason = why_not(window_model(family, 64), 65)
+    assert why_not_packed(window_model(family, 64), 64) is None
+    reason = why_not_packed(window_model(family, 64), 65)
     assert reason is not None
     assert "does not attend to the whole sequence" in reason
 
@@ -446,21 +457,21 @@ class Windowed(LlamaForCausalLM):
 def test_a_window_that_no_config_names_is_found_by_trying() -> None:
     model = random_llama(VOCABULARY)
     model.__class__ = Windowed
-    assert why_not(model, 48) is None
-    assert why_not(model, 60) == "model of type 'llama' gives something else for it"
+    assert why_not_packed(model, 48) is None
+    assert why_not_packed(model, 60) == "model of type 'llama' gives something else for it"
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 def test_eager_attention_is_refused(kind: str) -> None:
     model = small_model(kind, VOCABULARY)
     model.config._attn_implementation = "eager"
-    assert why_not(model, 20) == "it needs model.attn_implementation=sdpa"
+    assert why_not_packed(model, 20) == "it needs model.attn_implementation=sdpa"
 
 
 def test_attention_with_a_cap_is_refused() -> None:
     model = small_model("gemma2", VOCABULARY)
     model.config._attn_implementation = "sdpa"
-    assert why_not(model, 20) == "model of type 'gemma2' gives something else for it"
+    assert why_not_packed(model, 20) == "model of type 'gemma2' gives something else for it"
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -468,7 +479,7 @@ def test_attention_with_a_cap_is_refused() -> None:
 def test_models_that_do_without_transformers_attention_are_refused(kind: str) -> None:
     model = small_model(kind, VOCABULARY)
     model.config._attn_implementation = "sdpa"
-    reason = why_not(model, 20)
+    reason = why_not_packed(model, 20)
     assert reason is not None
     assert f"'{model.config.model_type}'" in reason
 
@@ -490,24 +501,24 @@ class Blurred(LlamaForCausalLM):
 def test_a_model_that_mixes_tokens_outside_its_attention_is_refused() -> None:
     model = random_llama(VOCABULARY)
     model.__class__ = Blurred
-    assert why_not(model, 20) == "model of type 'llama' gives something else for it"
+    assert why_not_packed(model, 20) == "model of type 'llama' gives something else for it"
 
 
 def test_the_models_own_attention_comes_back() -> None:
     model = random_llama(VOCABULARY)
-    with attention(model, NAME):
-        assert model.config._attn_implementation == NAME
+    with switch_attention(model, PACKED_ATTENTION):
+        assert model.config._attn_implementation == PACKED_ATTENTION
     assert model.config._attn_implementation == "sdpa"
-    with pytest.raises(ZeroDivisionError), attention(model, NAME):
+    with pytest.raises(ZeroDivisionError), switch_attention(model, PACKED_ATTENTION):
         raise ZeroDivisionError
     assert model.config._attn_implementation == "sdpa"
 
 
 def test_a_model_saved_while_it_is_packed_is_an_ordinary_one(tmp_path: Path) -> None:
     model = random_llama(VOCABULARY)
-    with attention(model, NAME):
+    with switch_attention(model, PACKED_ATTENTION):
         model.save_pretrained(tmp_path)
-    assert NAME not in json.dumps(json.loads((tmp_path / "config.json").read_text()))
+    assert PACKED_ATTENTION not in json.dumps(json.loads((tmp_path / "config.json").read_text()))
     plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     ids = torch.tensor([[1, 5, 9]])
     with torch.no_grad():

@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from undial_cli.errors import WorldError
-from undial_cli.training.rows import Rows
+from undial_cli.training.rows import SampleRows
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 COUNTS, WIDTH = [3, 0, 1, 5, 2], 4
 EVERY = list(range(len(COUNTS)))
 
 
-def opened(folder: Path, dtype: torch.dtype = torch.float32, counts: list[int] = COUNTS) -> Rows:
-    rows = Rows(folder / "inner" / "rows.bin", counts, WIDTH, dtype)
+def opened(
+    folder: Path, dtype: torch.dtype = torch.float32, counts: list[int] = COUNTS
+) -> SampleRows:
+    rows = SampleRows(folder / "inner" / "rows.bin", counts, WIDTH, dtype)
     rows.prepare()
     rows.open()
     return rows
@@ -35,7 +37,7 @@ def values(sample: int, dtype: torch.dtype = torch.float32, counts: list[int] = 
     return torch.randn(counts[sample], WIDTH, dtype=torch.float64, generator=generator).to(dtype)
 
 
-def fill(rows: Rows, samples: list[int]) -> None:
+def fill(rows: SampleRows, samples: list[int]) -> None:
     for i in samples:
         rows.put(i, values(i, rows.dtype))
 
@@ -205,7 +207,7 @@ def test_no_room_on_the_disk_is_one_line_that_says_what_helps(tmp_path: Path) ->
         assert part in line
 
 
-def held_on_disk(rows: Rows) -> int:
+def held_on_disk(rows: SampleRows) -> int:
     return rows.file.stat().st_blocks * 512
 
 
@@ -214,7 +216,7 @@ def test_room_is_taken_for_what_is_used_alone_and_more_of_it_later(tmp_path: Pat
     counts = [512] * 400  # 8 KiB each
     file = tmp_path / "rows.bin"
     for used in ([3, 4, 250], [250, 17]):
-        rows = Rows(file, counts, WIDTH, torch.float32, used)
+        rows = SampleRows(file, counts, WIDTH, torch.float32, used)
         rows.prepare()
         rows.open()
         assert rows.nbytes == len(used) * 512 * WIDTH * 4
@@ -223,7 +225,7 @@ def test_room_is_taken_for_what_is_used_alone_and_more_of_it_later(tmp_path: Pat
             rows.put(i, fill_all[i])
         assert file.stat().st_size == 400 * 512 * WIDTH * 4
         assert held_on_disk(rows) < 100_000
-    every = Rows(file, counts, WIDTH, torch.float32, [17, 250, 3, 4, 5])
+    every = SampleRows(file, counts, WIDTH, torch.float32, [17, 250, 3, 4, 5])
     every.prepare()
     every.open()
     assert every.missing([3, 4, 5, 17, 250]) == [5]
@@ -232,7 +234,7 @@ def test_room_is_taken_for_what_is_used_alone_and_more_of_it_later(tmp_path: Pat
 @pytest.mark.parametrize("used", [[4, 0], [3], [1], []], ids=str)
 def test_in_memory_only_the_used_rows_are_held(used: list[int], tmp_path: Path) -> None:
     fill(opened(tmp_path), EVERY)
-    rows = Rows(tmp_path / "inner" / "rows.bin", COUNTS, WIDTH, torch.float32, used)
+    rows = SampleRows(tmp_path / "inner" / "rows.bin", COUNTS, WIDTH, torch.float32, used)
     rows.prepare()
     rows.open()
     rows.load()
@@ -241,5 +243,5 @@ def test_in_memory_only_the_used_rows_are_held(used: list[int], tmp_path: Path) 
 
 
 def test_neighbours_are_one_stretch_of_the_file(tmp_path: Path) -> None:
-    rows = Rows(tmp_path / "rows.bin", [2, 0, 3, 1, 4], 1, torch.float64, [0, 1, 2, 4])
+    rows = SampleRows(tmp_path / "rows.bin", [2, 0, 3, 1, 4], 1, torch.float64, [0, 1, 2, 4])
     assert rows.stretches() == [(0, 40), (48, 80)]

@@ -14,18 +14,23 @@ from filelock import FileLock, Timeout
 from small import random_llama
 from torch import Tensor, nn
 
-from undial_cli.cache import cache_dir
-from undial_cli.data.collate import EMPTY, Batch, padded
+from undial_cli.config.schema import AdapterConfig
+from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, make_padded_batch
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import WorldError
-from undial_cli.head import output_head
 from undial_cli.losses import select_targets, sequence_logps
-from undial_cli.losses.targets import Signal
+from undial_cli.losses.targets import TeacherSignal
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS
-from undial_cli.models import adapt
-from undial_cli.schema import AdapterConfig
-from undial_cli.training.packing import NAME, attention, packed
-from undial_cli.training.teacher import TOKENS, AdapterTeacher, CachedTeacher, batches_of
+from undial_cli.models.head import find_output_head
+from undial_cli.models.load import adapt_model
+from undial_cli.system.files import cache_dir
+from undial_cli.training.packing import PACKED_ATTENTION, pack_batch, switch_attention
+from undial_cli.training.teacher import (
+    TEACHER_PASS_TOKENS,
+    AdapterTeacher,
+    CachedTeacher,
+    batch_by_tokens,
+)
 
 VOCABULARY = 64
 BOTH = frozenset({TEACHER_LOGITS, REFERENCE_LOGPS})
@@ -47,7 +52,7 @@ EVERY = list(range(len(EXAMPLES)))
 
 
 def batch_of(indices: list[int], chosen: list[Example] = EXAMPLES) -> Batch:
-    return padded([chosen[i] if i >= 0 else EMPTY for i in indices], indices)
+    return make_padded_batch([chosen[i] if i >= 0 else EMPTY_EXAMPLE for i in indices], indices)
 
 
 @torch.no_grad()
@@ -60,7 +65,7 @@ def dense(
     """
     rows, logps = [torch.empty(0, VOCABULARY, dtype=torch.float64)], []
     for i in indices:
-        example = chosen[i] if i >= 0 else EMPTY
+        example = chosen[i] if i >= 0 else EMPTY_EXAMPLE
         labels = torch.tensor([example.labels])
         logits = model(input_ids=torch.tensor([example.input_ids])).logits
         rows.append(logits[select_targets(labels)[0]])
@@ -68,10 +73,10 @@ def dense(
     return torch.cat(rows), torch.cat(logps)
 
 
-def logits_of(signal: Signal, model: nn.Module) -> Tensor:
+def logits_of(signal: TeacherSignal, model: nn.Module) -> Tensor:
     """The teacher's logits that a loss makes of a signal."""
     assert signal.hidden_ND is not None
-    return (signal.head or output_head(model).projection()).logits(signal.hidden_ND)
+    return (signal.head or find_output_head(model).projection()).logits(signal.hidden_ND)
 
 
 def close(found: Tensor | None, expected: Tensor) -> None:
@@ -99,7 +104,7 @@ def cached(
     teacher = CachedTeacher(model, folder, "fingerprint", share_head)
     teacher.in_memory = in_memory
     teacher.add("forget", EXAMPLES, used, needs)
-    teacher.fill(model, padded)
+    teacher.fill(model, make_padded_batch)
     return teacher
 
 
@@ -111,7 +116,7 @@ BATCHES = [[0, 1, 2], [7, -1, 3], [5], [8, 4, -1, -1], [6, 6]]
 def test_the_cached_signal_is_that_of_the_model_before_training(
     tied: bool, tokens: int, in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(TOKENS, "cpu", tokens)
+    monkeypatch.setitem(TEACHER_PASS_TOKENS, "cpu", tokens)
     model = random_llama(VOCABULARY, tied, torch.float64)
     expected = [dense(model, indices) for indices in BATCHES]
     teacher = cached(model, tmp_path, in_memory=in_memory)
@@ -172,7 +177,7 @@ def test_sets_of_one_run_are_kept_apart(tmp_path: Path) -> None:
     teacher, swapped = CachedTeacher(model, tmp_path, "", False), EXAMPLES[::-1]
     for name, part in (("forget", EXAMPLES), ("retain", swapped)):
         teacher.add(name, part, [0, 1], BOTH)
-    teacher.fill(model, padded)
+    teacher.fill(model, make_padded_batch)
     signal = teacher.signal(model, "retain", batch_of([0, 1], swapped), BOTH)
     close(logits_of(signal, model), dense(model, [0, 1], swapped)[0])
 
@@ -181,7 +186,7 @@ def test_a_set_without_any_target_is_kept_as_well(tmp_path: Path) -> None:
     model = random_llama(VOCABULARY, dtype=torch.float64)
     teacher, bare = CachedTeacher(model, tmp_path, "", False), [EXAMPLES[8]] * 2
     teacher.add("forget", bare, [0, 1], BOTH)
-    teacher.fill(model, padded)
+    teacher.fill(model, make_padded_batch)
     signal = teacher.signal(model, "forget", batch_of([1, 0], bare), BOTH)
     assert logits_of(signal, model).shape == (0, VOCABULARY)
     close(signal.logps_B, torch.zeros(2, dtype=torch.float64))
@@ -191,7 +196,7 @@ def test_a_set_without_any_target_is_kept_as_well(tmp_path: Path) -> None:
 def test_the_adapter_teacher_is_the_base_model(training: bool) -> None:
     base = random_llama(VOCABULARY, dtype=torch.float64)
     expected = [dense(base, indices) for indices in BATCHES]
-    model: Any = adapt(base, AdapterConfig(name="lora", dropout=0.3), seed=0)
+    model: Any = adapt_model(base, AdapterConfig(name="lora", dropout=0.3), seed=0)
     disturb(model)
     trainable = [name for name, p in model.named_parameters() if p.requires_grad]
     model.eval()
@@ -214,7 +219,7 @@ def test_the_adapter_teacher_is_the_base_model(training: bool) -> None:
 def test_sharing_the_head_keeps_no_copy_of_it(tmp_path: Path) -> None:
     model: Any = random_llama(VOCABULARY, False, torch.float64)
     logits, _ = dense(model, [0, 1, 2])
-    adapted = adapt(model, AdapterConfig(name="lora"), seed=0)
+    adapted = adapt_model(model, AdapterConfig(name="lora"), seed=0)
     teacher = cached(adapted, tmp_path, share_head=True)
     assert teacher.head is None
     disturb(adapted)
@@ -241,7 +246,7 @@ class Counted:
 
     def __call__(self, chosen: list[Example], indices: list[int]) -> Batch:
         self.samples += [i for i in indices if i >= 0]
-        return padded(chosen, indices)
+        return make_padded_batch(chosen, indices)
 
 
 def refilled(
@@ -257,11 +262,11 @@ def refilled(
     return teacher, sorted(collate.samples)
 
 
-def signals(teacher: CachedTeacher, model: nn.Module) -> list[Signal]:
+def signals(teacher: CachedTeacher, model: nn.Module) -> list[TeacherSignal]:
     return [teacher.signal(model, "forget", batch_of(indices), BOTH) for indices in BATCHES]
 
 
-def same_bits(found: list[Signal], expected: list[Signal]) -> None:
+def same_bits(found: list[TeacherSignal], expected: list[TeacherSignal]) -> None:
     for ours, theirs in zip(found, expected, strict=True):
         for name in ("hidden_ND", "logps_B"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name))
@@ -343,11 +348,11 @@ def test_a_killed_run_is_continued_where_it_was(
         if len(seen) >= 5:
             raise KeyboardInterrupt
         seen.extend(indices)
-        return padded(chosen, indices)
+        return make_padded_batch(chosen, indices)
 
     teacher = CachedTeacher(model, tmp_path, "fingerprint", False)
     teacher.add("forget", EXAMPLES, EVERY, BOTH)
-    monkeypatch.setitem(TOKENS, "cpu", 30)
+    monkeypatch.setitem(TEACHER_PASS_TOKENS, "cpu", 30)
     with pytest.raises(KeyboardInterrupt):
         teacher.fill(model, killed)
     assert 5 <= len(seen) < len(EVERY)
@@ -378,8 +383,8 @@ def test_packed_passes_keep_what_padded_ones_keep(tmp_path: Path) -> None:
     model = random_llama(VOCABULARY, dtype=torch.float64)
     teacher = CachedTeacher(model, tmp_path, "fingerprint", False)
     teacher.add("forget", EXAMPLES, EVERY, BOTH)
-    with attention(model, NAME):
-        teacher.fill(model, packed)
+    with switch_attention(model, PACKED_ATTENTION):
+        teacher.fill(model, pack_batch)
     for indices in BATCHES:
         signal = teacher.signal(model, "forget", batch_of(indices), BOTH)
         logits, logps = dense(model, indices)
@@ -391,7 +396,7 @@ def test_the_signal_of_a_packed_batch_is_in_its_rows_order(tmp_path: Path) -> No
     model = random_llama(VOCABULARY, dtype=torch.float64)
     teacher = cached(model, tmp_path)
     for indices in BATCHES:
-        batch = packed([EXAMPLES[i] if i >= 0 else EMPTY for i in indices], indices)
+        batch = pack_batch([EXAMPLES[i] if i >= 0 else EMPTY_EXAMPLE for i in indices], indices)
         signal = teacher.signal(model, "forget", batch, BOTH)
         logits, logps = dense(model, indices)
         close(logits_of(signal, model), logits)
@@ -400,7 +405,7 @@ def test_the_signal_of_a_packed_batch_is_in_its_rows_order(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("tokens", [1, 14, 40, 10**6])
 def test_batches_of_the_teacher_hold_each_sample_once_and_few_enough_tokens(tokens: int) -> None:
-    batches = batches_of(EXAMPLES, [1, 3, 4, 5, 8], tokens)
+    batches = batch_by_tokens(EXAMPLES, [1, 3, 4, 5, 8], tokens)
     assert sorted(i for batch in batches for i in batch) == [1, 3, 4, 5, 8]
     for batch in batches:
         longest = max(len(EXAMPLES[i].input_ids) for i in batch)
@@ -414,11 +419,11 @@ def test_a_resumed_run_takes_what_is_kept_and_never_asks_the_trained_model(tmp_p
     disturb(model)
     teacher = CachedTeacher(model, tmp_path, "fingerprint", False)
     teacher.add("forget", EXAMPLES, [0, 1, 2], BOTH)
-    teacher.fill(model, padded, resumed=True)
+    teacher.fill(model, make_padded_batch, resumed=True)
     same_bits([teacher.signal(model, "forget", batch_of([0, 1, 2]), BOTH)], [expected])
     teacher.add("forget", EXAMPLES, [0, 1, 2, 3], BOTH)
     with pytest.raises(WorldError, match=r"no longer holds.*resume=false"):
-        teacher.fill(model, padded, resumed=True)
+        teacher.fill(model, make_padded_batch, resumed=True)
 
 
 def test_a_set_is_locked_while_it_is_filled_and_no_other(tmp_path: Path, cache: Path) -> None:
@@ -433,7 +438,7 @@ def test_a_set_is_locked_while_it_is_filled_and_no_other(tmp_path: Path, cache: 
     def collate(chosen: list[Example], indices: list[int]) -> Batch:
         for name, teacher in (("own", teacher_one), ("other", teacher_two)):
             free[name].append(not held(teacher.sets["forget"].folder))
-        return padded(chosen, indices)
+        return make_padded_batch(chosen, indices)
 
     teacher_one = CachedTeacher(model, tmp_path, "fingerprint", False)
     teacher_two = CachedTeacher(model, tmp_path, "another", False)
@@ -465,7 +470,7 @@ def test_a_run_keeps_what_it_sees_of_a_large_set(tmp_path: Path) -> None:
     teacher.add("retain", many, [7, 2041], BOTH)
     seen = 32 * (many[7].num_targets + many[2041].num_targets) + 2
     assert teacher.nbytes == 8 * seen
-    teacher.fill(model, padded)
+    teacher.fill(model, make_padded_batch)
     for file in tmp_path.rglob("*.bin"):
         assert file.stat().st_blocks * 512 < 40_000
     signal = teacher.signal(model, "retain", batch_of([2041, 7], many), BOTH)

@@ -17,21 +17,21 @@ from torch.nn.utils.rnn import pad_sequence
 from undial_cli.data.encode import Example
 from undial_cli.losses.positions import IGNORE
 
-EMPTY = Example([0], [IGNORE], 0)
+EMPTY_EXAMPLE = Example([0], [IGNORE], 0)
 # Fewer shared tokens than this do not pay for a pass or an attention call of their own.
-LEAST_SHARED = 8
+LEAST_SHARED_TOKENS = 8
 
 
-def pad(examples: list[Example], pad_id: int) -> dict[str, Tensor]:
+def pad_examples(examples: list[Example], pad_id: int) -> dict[str, Tensor]:
     """Right-padded input_ids, attention_mask and labels: [B, T] int64."""
     return {
-        "input_ids": stacked([e.input_ids for e in examples], pad_id),
-        "attention_mask": stacked([[1] * len(e.input_ids) for e in examples], 0),
-        "labels": stacked([e.labels for e in examples], IGNORE),
+        "input_ids": stack_token_ids([e.input_ids for e in examples], pad_id),
+        "attention_mask": stack_token_ids([[1] * len(e.input_ids) for e in examples], 0),
+        "labels": stack_token_ids([e.labels for e in examples], IGNORE),
     }
 
 
-def stacked(rows: list[list[int]], fill: int, side: str = "right") -> Tensor:
+def stack_token_ids(rows: list[list[int]], fill: int, side: str = "right") -> Tensor:
     """Rows of token ids, filled up at one side: [B, T] int64."""
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     return pad_sequence(tensors, batch_first=True, padding_value=fill, padding_side=side)
@@ -71,14 +71,14 @@ class Batch:
         return Batch(**{**vars(self), **moved, "layout": layout})
 
 
-def padded(examples: list[Example], indices: list[int]) -> Batch:
+def make_padded_batch(examples: list[Example], indices: list[int]) -> Batch:
     """A micro-batch as right-padded rows [B, T]; causal attention needs no mask for it."""
-    input_ids = stacked([e.input_ids for e in examples], 0)
+    input_ids = stack_token_ids([e.input_ids for e in examples], 0)
     starts = [row * input_ids.shape[1] for row in range(len(examples))]
-    return batch_of(input_ids, examples, indices, starts)
+    return build_batch(input_ids, examples, indices, starts)
 
 
-def batch_of(
+def build_batch(
     input_ids: Tensor,
     examples: list[Example],
     indices: list[int],
@@ -105,12 +105,12 @@ def batch_of(
     )
 
 
-def by_length(lengths: Sequence[int]) -> list[int]:
+def order_by_length(lengths: Sequence[int]) -> list[int]:
     """Indices, longest first."""
     return sorted(range(len(lengths)), key=lambda i: -lengths[i])
 
 
-def shared_length(examples: list[Example]) -> int:
+def count_shared_tokens(examples: list[Example]) -> int:
     """Tokens that all examples begin with and that predict none of their targets."""
     if len(examples) < 2:
         return 0
@@ -121,18 +121,18 @@ def shared_length(examples: list[Example]) -> int:
     for example in examples:
         target = next((i for i, y in enumerate(example.labels) if i and y != IGNORE), None)
         length = length if target is None else min(length, target - 1)
-    return length if length >= LEAST_SHARED else 0
+    return length if length >= LEAST_SHARED_TOKENS else 0
 
 
-def pad_left(prompts: list[list[int]], pad_id: int) -> dict[str, Tensor]:
+def pad_prompts(prompts: list[list[int]], pad_id: int) -> dict[str, Tensor]:
     """Left-padded prompts for generation: input_ids and attention_mask, [B, T]."""
     return {
-        "input_ids": stacked(prompts, pad_id, "left"),
-        "attention_mask": stacked([[1] * len(prompt) for prompt in prompts], 0, "left"),
+        "input_ids": stack_token_ids(prompts, pad_id, "left"),
+        "attention_mask": stack_token_ids([[1] * len(prompt) for prompt in prompts], 0, "left"),
     }
 
 
-def pad_token(tokenizer: object) -> int:
+def choose_pad_id(tokenizer: object) -> int:
     """An id to fill padding with; which one is without effect, since padding is masked."""
     pad_id = getattr(tokenizer, "pad_token_id", None)
     return pad_id if pad_id is not None else 0

@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from undial_cli.data.formats import is_conversation, spells_list
-from undial_cli.data.rows import BESIDE, Row, columns_of, is_blank, row_kind
-from undial_cli.errors import UserError, nearest
-from undial_cli.schema import DataConfig
+from undial_cli.config.schema import DataConfig
+from undial_cli.data.formats import is_conversation, is_spelled_list
+from undial_cli.data.rows import METRIC_COLUMNS, Row, columns_by_kind, find_row_kind, is_blank_cell
+from undial_cli.errors import UserError, suggest_nearest
 
 # What others call the two columns, for the remedy in an error.
-QUESTIONS = ("instruction", "question", "prompt", "query", "input", "text")
-ANSWERS = ("output", "answer", "response", "completion", "labels", "target")
+QUESTION_COLUMNS = ("instruction", "question", "prompt", "query", "input", "text")
+ANSWER_COLUMNS = ("output", "answer", "response", "completion", "labels", "target")
 # One half of a surrogate pair: JSON can spell it, and no tokenizer takes it.
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
@@ -23,33 +23,33 @@ HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 def check_columns(rows: list[Row], config: DataConfig, key: str) -> None:
     """Raise UserError for the first row that cannot be read as any known kind, or has a gap."""
     for number, row in enumerate(rows, 1):
-        kind = row_kind(row, config)
-        empty = empty_column(row, config, kind)
+        kind = find_row_kind(row, config)
+        empty = find_empty_column(row, config, kind)
         if empty is not None:
             raise UserError(f"{key}: column '{empty}' is empty in row {number}")
         if not kind:
-            raise no_kind(row, number, config, key)
+            raise row_kind_error(row, number, config, key)
         if kind == "messages":
             check_messages(row["messages"], number, key)
         elif kind == "ids":
             ids = row["input_ids"]
             if not isinstance(ids, list) or not ids or set(map(type, ids)) != {int}:
-                raise refusal(key, "input_ids", ids, number, "a list of whole numbers")
+                raise cell_error(key, "input_ids", ids, number, "a list of whole numbers")
         else:
-            for column in columns_of(config)[kind]:
-                if not is_text(row[column]):
-                    raise refusal(key, column, row[column], number, "text")
+            for column in columns_by_kind(config)[kind]:
+                if not is_text_cell(row[column]):
+                    raise cell_error(key, column, row[column], number, "text")
         if kind == "qa":
-            check_beside(row, number, key)
+            check_metric_columns(row, number, key)
 
 
-def empty_column(row: Row, config: DataConfig, kind: str) -> str | None:
+def find_empty_column(row: Row, config: DataConfig, kind: str) -> str | None:
     """A column of the row's kind that is empty, or of one that it was meant to be of.
 
     That is a kind with another column filled. A document may be empty.
     """
-    for earlier, columns in columns_of(config).items():
-        empty = [column for column in columns if is_blank(row.get(column))]
+    for earlier, columns in columns_by_kind(config).items():
+        empty = [column for column in columns if is_blank_cell(row.get(column))]
         if earlier == kind:
             return empty[0] if empty and kind != "text" else None
         if empty and empty[0] in row and (len(empty) < len(columns) or not kind):
@@ -57,34 +57,34 @@ def empty_column(row: Row, config: DataConfig, kind: str) -> str | None:
     return None
 
 
-def no_kind(row: Row, number: int, config: DataConfig, key: str) -> UserError:
+def row_kind_error(row: Row, number: int, config: DataConfig, key: str) -> UserError:
     """The line for a row that has the columns of no kind."""
     columns = list(row)
     wanted = (
         f"columns '{config.question_key}' and '{config.answer_key}' (data.question_key, "
         f"data.answer_key), or messages, prompt and completion, or '{config.text_key}'"
     )
-    question = next((c for c in QUESTIONS if c in columns), None)
-    answer = next((c for c in ANSWERS if c in columns), None)
+    question = next((c for c in QUESTION_COLUMNS if c in columns), None)
+    answer = next((c for c in ANSWER_COLUMNS if c in columns), None)
     if question and answer:
         hint = f"; allowed is data.question_key={question} data.answer_key={answer}"
     else:
         has_question = config.question_key in columns
-        hint = nearest(config.answer_key if has_question else config.question_key, columns)
+        hint = suggest_nearest(config.answer_key if has_question else config.question_key, columns)
     return UserError(
         f"{key}: found columns {', '.join(columns) or 'of no name'} in row {number}; needed are "
         f"{wanted}{hint}"
     )
 
 
-def is_text(value: Any) -> bool:
+def is_text_cell(value: Any) -> bool:
     """Whether a cell is a text or a number."""
     if isinstance(value, str):
         return not HALF_CHARACTER.search(value)
     return isinstance(value, int | float)
 
 
-def refusal(key: str, column: str, value: Any, number: int, needed: str) -> UserError:
+def cell_error(key: str, column: str, value: Any, number: int, needed: str) -> UserError:
     """The line for a cell that holds something else than its column needs."""
     kind = type(value).__name__
     content = {"str": "text that cannot be read so", "list": "a list", "dict": "a dictionary"}.get(
@@ -102,10 +102,10 @@ def check_messages(messages: Any, number: int, key: str) -> None:
         problem = "expected a list of {role, content}"
     elif len(messages) < 2 or messages[-1]["role"] != "assistant":
         problem = "expected two messages or more, the last from 'assistant'"
-    elif is_blank(messages[-1]["content"]):
+    elif is_blank_cell(messages[-1]["content"]):
         problem = "the last message is empty"
     else:
-        odd = (n for n, message in enumerate(messages, 1) if not is_said(message))
+        odd = (n for n, message in enumerate(messages, 1) if not is_text_message(message))
         place = next(odd, None)
         if place is not None:
             problem = f"message {place} is no text (parts of other kinds cannot be read)"
@@ -113,20 +113,22 @@ def check_messages(messages: Any, number: int, key: str) -> None:
         raise UserError(f"{key}: column 'messages' in row {number}: {problem}")
 
 
-def is_said(message: dict[str, Any]) -> bool:
+def is_text_message(message: dict[str, Any]) -> bool:
     """Whether a message is text, or calls tools in its place."""
     content = message["content"]
     if content is None:
         return bool(message.get("tool_calls"))
-    return isinstance(content, str) and is_text(content)
+    return isinstance(content, str) and is_text_cell(content)
 
 
-def check_beside(row: Row, number: int, key: str) -> None:
+def check_metric_columns(row: Row, number: int, key: str) -> None:
     """Raise UserError for other questions and answers that are no text."""
-    for column in BESIDE:
+    for column in METRIC_COLUMNS:
         value, many = row.get(column), column == "perturbed_answer"
         texts = value if many and isinstance(value, list) else [value]
-        unread = many and isinstance(value, str) and spells_list(value)
-        if not is_blank(value) and (unread or any(is_blank(t) or not is_text(t) for t in texts)):
+        unread = many and isinstance(value, str) and is_spelled_list(value)
+        if not is_blank_cell(value) and (
+            unread or any(is_blank_cell(t) or not is_text_cell(t) for t in texts)
+        ):
             needed = "text, or a list of texts" if many else "text"
-            raise refusal(key, column, value, number, needed)
+            raise cell_error(key, column, value, number, needed)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Row numbers that a line names.
-NAMED = 5
+NAMED_ROWS = 5
 
 
 @dataclass
@@ -66,7 +66,7 @@ class RowCounts:
         rows: dict[str, list[int]] = {}
         for number, reason in self.skipped.items():
             rows.setdefault(reason, []).append(number)
-        return "; ".join(f"{rows_named(numbers)}: {reason}" for reason, numbers in rows.items())
+        return "; ".join(f"{name_rows(numbers)}: {reason}" for reason, numbers in rows.items())
 
     def record(self) -> dict[str, Any]:
         """The counts as JSON, for the run folder."""
@@ -74,8 +74,8 @@ class RowCounts:
         return {**vars(self), "trained": self.trained, "skipped": skipped}
 
 
-def rows_named(numbers: list[int]) -> str:
+def name_rows(numbers: list[int]) -> str:
     """`row 7`, or `rows 1, 2, 3, 4, 5 and 12 more`."""
-    named, rest = ", ".join(map(str, numbers[:NAMED])), len(numbers) - NAMED
+    named, rest = ", ".join(map(str, numbers[:NAMED_ROWS])), len(numbers) - NAMED_ROWS
     more = f" and {rest:,} more" if rest > 0 else ""
     return f"row{'s' if len(numbers) > 1 else ''} {named}{more}"

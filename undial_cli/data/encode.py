@@ -16,13 +16,20 @@ from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data import template
-from undial_cli.data.rows import Row, row_kind
-from undial_cli.data.spans import BLANK_LINE, Span, clipped, joined, overlapping, placed
-from undial_cli.data.template import Answer, Rendering, assistant_texts, messages_of
+from undial_cli.data.rows import Row, find_row_kind
+from undial_cli.data.spans import (
+    BLANK_LINE,
+    Span,
+    clip_spans,
+    find_span_tokens,
+    join_spans,
+    move_spans_to_rendering,
+)
+from undial_cli.data.template import AnswerSpan, Rendering, list_assistant_texts, read_messages
 from undial_cli.errors import UserError
 from undial_cli.losses.positions import IGNORE
-from undial_cli.schema import DataConfig, TemplateConfig
 
 
 @dataclass(frozen=True)
@@ -81,39 +88,43 @@ class Encoder:
             spans = [[] for _ in rows]
         else:
             spans = [
-                clipped(found, scored_text(row, self.data))
+                clip_spans(found, read_scored_text(row, self.data))
                 for row, found in zip(rows, spans, strict=True)
             ]
-        if self.data.joined and rows and row_kind(rows[0], self.data) == "text":
+        if self.data.joined and rows and find_row_kind(rows[0], self.data) == "text":
             texts = [str(row[self.data.text_key]) for row in rows]
-            rows, spans = [{self.data.text_key: BLANK_LINE.join(texts)}], [joined(texts, spans)]
+            rows, spans = [{self.data.text_key: BLANK_LINE.join(texts)}], [join_spans(texts, spans)]
         examples = []
         for row, found in zip(rows, spans, strict=True):
-            if row_kind(row, self.data) in ("text", "ids"):
+            if find_row_kind(row, self.data) in ("text", "ids"):
                 examples += self.documents(row, found)
             else:
                 rendering = self.render(row)
-                focus = placed(rendering, answer_texts(row, self.data), found)
+                focus = move_spans_to_rendering(rendering, read_answer_texts(row, self.data), found)
                 examples.append(self.tokenise_answers(rendering, focus))
         return examples
 
     def render(self, row: Row) -> Rendering:
         """A row with a prompt and an answer as one string; messages may have several answers."""
-        kind = row_kind(row, self.data)
+        kind = find_row_kind(row, self.data)
         if kind == "qa":
             return self.question(str(row[self.data.question_key]), str(row[self.data.answer_key]))
         if kind == "completion":
-            return template.plain(str(row["prompt"]), str(row["completion"]))
+            return template.render_plain(str(row["prompt"]), str(row["completion"]))
         return template.render_messages(
-            self.tokenizer, self.template, messages_of(row), self.data.turns
+            self.tokenizer, self.template, read_messages(row), self.data.turns
         )
 
     def asked(self, row: Row) -> list[Rendering]:
         """A row as it is asked: of messages each answer that counts, after all that precedes it."""
-        if row_kind(row, self.data) != "messages":
+        if find_row_kind(row, self.data) != "messages":
             return [self.render(row)]
-        messages = messages_of(row)
-        ends = [n for n, message in enumerate(messages, 1) if n > 1 and template.is_answer(message)]
+        messages = read_messages(row)
+        ends = [
+            n
+            for n, message in enumerate(messages, 1)
+            if n > 1 and template.is_answer_message(message)
+        ]
         return [
             template.render_messages(self.tokenizer, self.template, messages[:n], "last")
             for n in (ends[-1:] if self.data.turns == "last" else ends)
@@ -130,7 +141,7 @@ class Encoder:
             special: with the special tokens that the tokenizer puts around a text, unless the text
                 begins with them already.
         """
-        encoded = untrimmed(self.tokenizer)(
+        encoded = keep_blanks_in_offsets(self.tokenizer)(
             text, add_special_tokens=special, return_offsets_mapping=True, verbose=False
         )
         ids: list[int] = list(encoded["input_ids"])  # type: ignore[arg-type]
@@ -162,11 +173,11 @@ class Encoder:
         size = stop if closing is None else closing
         ids, labels = [*ids[:size], *end], [*labels[:size], *end]
         size = min(self.data.max_length, len(ids))
-        focus = overlapping(rendering.text, offsets[:size], spans or [])
+        focus = find_span_tokens(rendering.text, offsets[:size], spans or [])
         cut = sum(label != IGNORE for label in labels[size:])
         return Example(ids[:size], labels[:size], min(stop, size), tuple(focus), cut, *end)
 
-    def positions(self, ids: list[int], offsets: list[Span], answer: Answer) -> tuple[int, int]:
+    def positions(self, ids: list[int], offsets: list[Span], answer: AnswerSpan) -> tuple[int, int]:
         """First and last + 1 of the tokens that hold a character of an answer.
 
         A token that straddles a border counts; not so a special one, which only took blanks along.
@@ -186,7 +197,12 @@ class Encoder:
         return place, place
 
     def closing(
-        self, ids: list[int], offsets: list[Span], rendering: Rendering, answer: Answer, start: int
+        self,
+        ids: list[int],
+        offsets: list[Span],
+        rendering: Rendering,
+        answer: AnswerSpan,
+        start: int,
     ) -> int | None:
         """The position of the token that ends an answer, at `start` or after white space.
 
@@ -233,14 +249,14 @@ class Encoder:
             spans: what to focus on in the text.
         """
         inside: list[int] = []
-        if row_kind(row, self.data) == "ids":
+        if find_row_kind(row, self.data) == "ids":
             ids, begin = self.known(row["input_ids"]), []
         else:
             text = str(row[self.data.text_key])
             ids, offsets = self.tokenise(text)
             bos = self.tokenizer.bos_token_id
             begin = ids[:1] if bos is not None and ids[:1] == [bos] else []
-            inside = overlapping(text, offsets[len(begin) :], spans or [])
+            inside = find_span_tokens(text, offsets[len(begin) :], spans or [])
         ids, size = ids[len(begin) :], self.data.max_length - len(begin)
         focus: dict[int, list[int]] = {}
         for i in inside:
@@ -268,7 +284,7 @@ class Encoder:
 
 
 @functools.lru_cache(maxsize=4)
-def untrimmed(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def keep_blanks_in_offsets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """A tokenizer whose offsets hold the blanks of each token; some leave them out."""
     processor: Any = tokenizer.backend_tokenizer.post_processor  # type: ignore[attr-defined]
     state = processor.__getstate__() if processor is not None else b""
@@ -282,15 +298,15 @@ def untrimmed(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return exact
 
 
-def answer_texts(row: Row, config: DataConfig) -> list[str]:
+def read_answer_texts(row: Row, config: DataConfig) -> list[str]:
     """The texts of a row that are scored: its answers, or all of it.
 
     Raises:
         UserError: the row holds token ids, which have no text, or messages without an answer.
     """
-    kind = row_kind(row, config)
+    kind = find_row_kind(row, config)
     if kind == "messages":
-        return list(assistant_texts(messages_of(row), config.turns))
+        return list(list_assistant_texts(read_messages(row), config.turns))
     if kind == "ids":
         raise UserError(
             "method.focus: rows of token ids (column 'input_ids') have no text to focus on; use "
@@ -300,6 +316,6 @@ def answer_texts(row: Row, config: DataConfig) -> list[str]:
     return [str(row[column[kind]])]
 
 
-def scored_text(row: Row, config: DataConfig) -> str:
+def read_scored_text(row: Row, config: DataConfig) -> str:
     """The text that spans count in: `answer_texts`, a blank line between them."""
-    return BLANK_LINE.join(answer_texts(row, config))
+    return BLANK_LINE.join(read_answer_texts(row, config))

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undial_cli.data.rows import Row
-from undial_cli.errors import UserError, bad_value, first_line, nearest
+from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
 
 LONGEST_CELL = 2**31 - 1
 
 
-def load_file(name: str, piece: str, key: str) -> list[Row]:
+def load_row_file(name: str, piece: str, key: str) -> list[Row]:
     """The rows of a file, those that a slice takes; of a folder of `save_to_disk` as well.
 
     Args:
@@ -32,26 +32,26 @@ def load_file(name: str, piece: str, key: str) -> list[Row]:
         UserError: no such file, or it cannot be read.
     """
     path = Path(name).expanduser()
-    if is_saved(path):
-        return sliced(load_saved(path, "", key), piece, f"{key}={name}")
+    if is_saved_dataset(path):
+        return slice_rows(load_saved_dataset(path, "", key), piece, f"{key}={name}")
     if path.is_dir():
-        raise UserError(f"{key}={name}: a folder; allowed is a file ({', '.join(READERS)})")
+        raise UserError(f"{key}={name}: a folder; allowed is a file ({', '.join(FILE_READERS)})")
     if not path.is_file():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{key}={name}: no such file{nearest(path.name, siblings)}")
-    if path.suffix.lower() not in READERS:
-        raise UserError(f"{key}={name}: allowed are files ending in {', '.join(READERS)}")
+        raise UserError(f"{key}={name}: no such file{suggest_nearest(path.name, siblings)}")
+    if path.suffix.lower() not in FILE_READERS:
+        raise UserError(f"{key}={name}: allowed are files ending in {', '.join(FILE_READERS)}")
     if path.stat().st_size == 0:
         raise UserError(f"{key}={name}: the file is empty")
-    kind, read = READERS[path.suffix.lower()]
+    kind, read = FILE_READERS[path.suffix.lower()]
     try:
         rows = read(path)
     except Exception as error:
         raise UserError(f"{key}={name}: cannot be read as {kind} ({first_line(error)})") from error
-    return sliced(rows, piece, f"{key}={name}")
+    return slice_rows(rows, piece, f"{key}={name}")
 
 
-def sliced(rows: list[Row], piece: str, place: str) -> list[Row]:
+def slice_rows(rows: list[Row], piece: str, place: str) -> list[Row]:
     """The rows that a slice takes."""
     if not piece:
         return rows
@@ -63,7 +63,7 @@ def sliced(rows: list[Row], piece: str, place: str) -> list[Row]:
     return rows[taken.from_ : taken.to]
 
 
-def read_json(path: Path) -> list[Row]:
+def read_json_rows(path: Path) -> list[Row]:
     """The rows of a list of objects, an object a line, or the one list that an object holds."""
     text = path.read_text(encoding="utf-8-sig")
     try:
@@ -71,9 +71,9 @@ def read_json(path: Path) -> list[Row]:
     except ValueError:
         if text.lstrip().startswith("["):
             raise
-        content = read_lines(text)
+        content = parse_json_lines(text)
     if isinstance(content, dict):
-        content = rows_of_object(content)
+        content = find_object_rows(content)
     if not isinstance(content, list):
         raise ValueError("expected objects, one a line or in a list")
     for number, row in enumerate(content, 1):
@@ -82,7 +82,7 @@ def read_json(path: Path) -> list[Row]:
     return content
 
 
-def read_lines(text: str) -> list[Any]:
+def parse_json_lines(text: str) -> list[Any]:
     """JSON values, one a line."""
     values = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -94,7 +94,7 @@ def read_lines(text: str) -> list[Any]:
     return values
 
 
-def rows_of_object(content: Row) -> list[Row]:
+def find_object_rows(content: Row) -> list[Row]:
     """The rows of a file that is one object: the list of objects in it, else the object itself."""
     lists = {
         name: rows
@@ -111,7 +111,7 @@ def rows_of_object(content: Row) -> list[Row]:
     return next(iter(lists.values()))
 
 
-def read_csv(path: Path) -> list[Row]:
+def read_csv_rows(path: Path) -> list[Row]:
     """Rows whose cells are the text they are ("007", "1.50", "NA")."""
     csv.field_size_limit(LONGEST_CELL)
     with open(path, newline="", encoding="utf-8-sig") as file:
@@ -128,25 +128,25 @@ def read_csv(path: Path) -> list[Row]:
     return rows
 
 
-def read_parquet(path: Path) -> list[Row]:
+def read_parquet_rows(path: Path) -> list[Row]:
     """Rows as Python values."""
     import pyarrow.parquet
 
     return pyarrow.parquet.read_table(path).to_pylist()
 
 
-def read_text(path: Path) -> list[Row]:
+def read_text_rows(path: Path) -> list[Row]:
     """One document."""
     text = path.read_text(encoding="utf-8-sig")
     return [{"text": text}] if text.strip() else []
 
 
-def read_array(path: Path) -> list[Row]:
+def read_array_rows(path: Path) -> list[Row]:
     """Rows of token ids."""
-    return [{"input_ids": row} for row in token_ids(path).tolist()]
+    return [{"input_ids": row} for row in read_token_ids(path).tolist()]
 
 
-def token_ids(path: Path) -> NDArray[Any]:
+def read_token_ids(path: Path) -> NDArray[Any]:
     """The token ids of a .npy file, [N, T].
 
     Raises:
@@ -160,22 +160,22 @@ def token_ids(path: Path) -> NDArray[Any]:
 
 
 # By a file's ending: what it is called in an error, and how it is read.
-READERS: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
-    ".jsonl": ("json", read_json),
-    ".json": ("json", read_json),
-    ".csv": ("csv", read_csv),
-    ".parquet": ("parquet", read_parquet),
-    ".txt": ("text", read_text),
-    ".npy": ("token ids", read_array),
+FILE_READERS: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
+    ".jsonl": ("json", read_json_rows),
+    ".json": ("json", read_json_rows),
+    ".csv": ("csv", read_csv_rows),
+    ".parquet": ("parquet", read_parquet_rows),
+    ".txt": ("text", read_text_rows),
+    ".npy": ("token ids", read_array_rows),
 }
 
 
-def is_saved(folder: Path) -> bool:
+def is_saved_dataset(folder: Path) -> bool:
     """Whether a folder was written by `save_to_disk`, as one set or as several splits."""
     return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
 
 
-def load_saved(folder: Path, split: str, key: str) -> list[Row]:
+def load_saved_dataset(folder: Path, split: str, key: str) -> list[Row]:
     """The rows of a folder of `save_to_disk`.
 
     Args:

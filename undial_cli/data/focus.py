@@ -14,25 +14,27 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from undial_cli.data.encode import scored_text
+from undial_cli.config.schema import DataConfig
+from undial_cli.data.encode import read_scored_text
 from undial_cli.data.rows import Row
 from undial_cli.data.template import Span
-from undial_cli.errors import UserError, bad_value, first_line, nearest
-from undial_cli.schema import DataConfig
+from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
 
-SOURCES = ("column", "entities", "noun_chunks")
-ENGLISH = "for English: python -m spacy download en_core_web_sm"
+FOCUS_SOURCES = ("column", "entities", "noun_chunks")
+ENGLISH_PIPELINE = "for English: python -m spacy download en_core_web_sm"
 # Characters that spaCy is given at once: it takes about 1 GB of memory per 100,000.
-PIECE = 100_000
+SPACY_PIECE = 100_000
 # First and last code points of scripts that put no space between words, or between a word and its
 # particles: Thai and Lao, Myanmar, Khmer, Chinese and Japanese, Hangul.
-UNSPACED = (
+UNSPACED_RANGES = (
     (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0xA4CF), (0xAC00, 0xD7FF),
     (0xF900, 0xFAFF), (0xFF66, 0xFFDC), (0x20000, 0x3FFFF),
 )  # fmt: skip
 
 
-def find(rows: list[Row], data: DataConfig, source: str, pipeline: str | None) -> list[list[Span]]:
+def find_focus_spans(
+    rows: list[Row], data: DataConfig, source: str, pipeline: str | None
+) -> list[list[Span]]:
     """The spans of each row, sorted, in its `scored_text`.
 
     Args:
@@ -43,45 +45,48 @@ def find(rows: list[Row], data: DataConfig, source: str, pipeline: str | None) -
         UserError: a row without text, a column or a pipeline that cannot be used, or nothing found
             in any row.
     """
-    check(source, pipeline)
-    texts = [scored_text(row, data) for row in rows]
+    check_focus(source, pipeline)
+    texts = [read_scored_text(row, data) for row in rows]
     if source == "column":
         pairs = zip(rows, texts, strict=True)
-        found = [in_column(row, text, data, number) for number, (row, text) in enumerate(pairs, 1)]
+        found = [
+            read_focus_column(row, text, data, number)
+            for number, (row, text) in enumerate(pairs, 1)
+        ]
     else:
-        found = by_pipeline(texts, source, str(pipeline))
+        found = find_pipeline_spans(texts, source, str(pipeline))
     if rows and not any(found):
-        key = f"data.focus_key={data.focus_key}" if source == "column" else spacy_key(pipeline)
+        key = f"data.focus_key={data.focus_key}" if source == "column" else name_spacy_key(pipeline)
         raise UserError(f"{key}: nothing to focus on in any of the {len(rows)} rows")
     return found
 
 
-def check(source: str, pipeline: str | None) -> None:
+def check_focus(source: str, pipeline: str | None) -> None:
     """Find what is wrong with the keys before any data is read; spaCy is not imported.
 
     Raises:
         UserError: an unknown source, spaCy is missing, or no pipeline is named or installed.
     """
-    if source not in SOURCES:
-        raise bad_value("method.focus", source, SOURCES)
+    if source not in FOCUS_SOURCES:
+        raise bad_value("method.focus", source, FOCUS_SOURCES)
     if source == "column":
         return
     if importlib.util.find_spec("spacy") is None:
         raise UserError(f"method.focus={source}: needs spaCy: pip install 'undial[focus]'")
     if not pipeline:
         raise UserError(
-            f"{spacy_key('null')}: method.focus={source} needs an installed spaCy pipeline or "
-            f"a folder ({ENGLISH})"
+            f"{name_spacy_key('null')}: method.focus={source} needs an installed spaCy pipeline or "
+            f"a folder ({ENGLISH_PIPELINE})"
         )
-    if not Path(pipeline).expanduser().is_dir() and not is_installed(pipeline):
+    if not Path(pipeline).expanduser().is_dir() and not is_package_installed(pipeline):
         known = [entry.name for entry in metadata.entry_points(group="spacy_models")]
         raise UserError(
-            f"{spacy_key(pipeline)}: no such spaCy pipeline is installed, and no such folder "
-            f"({ENGLISH}){nearest(pipeline, known)}"
+            f"{name_spacy_key(pipeline)}: no such spaCy pipeline is installed, and no such folder "
+            f"({ENGLISH_PIPELINE}){suggest_nearest(pipeline, known)}"
         )
 
 
-def is_installed(name: str) -> bool:
+def is_package_installed(name: str) -> bool:
     """Whether there is a package of this name."""
     try:
         metadata.distribution(name)
@@ -90,30 +95,30 @@ def is_installed(name: str) -> bool:
     return True
 
 
-def in_column(row: Row, text: str, data: DataConfig, number: int) -> list[Span]:
+def read_focus_column(row: Row, text: str, data: DataConfig, number: int) -> list[Span]:
     """The spans that a row's own column lists."""
     key = f"data.focus_key={data.focus_key}"
     if data.focus_key not in row:
         raise UserError(
             f"{key}: found columns {', '.join(row)}; method.focus=column needs one that lists what "
-            f"to focus on{nearest(data.focus_key, row)}"
+            f"to focus on{suggest_nearest(data.focus_key, row)}"
         )
     value = row[data.focus_key]
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except ValueError:
-            raise malformed(key, value, number, text) from None
+            raise focus_cell_error(key, value, number, text) from None
     if not isinstance(value, list):
-        raise malformed(key, value, number, text)
+        raise focus_cell_error(key, value, number, text)
     if all(isinstance(entry, str) and entry.strip() for entry in value):
-        return sorted({span for entry in value for span in occurrences(text, entry.strip())})
-    if not all(is_span(entry, text) for entry in value):
-        raise malformed(key, value, number, text)
+        return sorted({span for entry in value for span in find_occurrences(text, entry.strip())})
+    if not all(is_span_pair(entry, text) for entry in value):
+        raise focus_cell_error(key, value, number, text)
     return sorted({(start, end) for start, end in value})
 
 
-def is_span(entry: Any, text: str) -> bool:
+def is_span_pair(entry: Any, text: str) -> bool:
     """Whether an entry is a pair [start, end] within the text."""
     return (
         isinstance(entry, list)
@@ -123,7 +128,7 @@ def is_span(entry: Any, text: str) -> bool:
     )
 
 
-def malformed(key: str, value: Any, number: int, text: str) -> UserError:
+def focus_cell_error(key: str, value: Any, number: int, text: str) -> UserError:
     """The line for a row whose column cannot be read."""
     shown = "nothing" if value in (None, "") else " ".join(str(value).split())[:60]
     return UserError(
@@ -132,41 +137,45 @@ def malformed(key: str, value: Any, number: int, text: str) -> UserError:
     )
 
 
-def occurrences(text: str, string: str) -> Iterator[Span]:
+def find_occurrences(text: str, string: str) -> Iterator[Span]:
     """Where a string stands in a text as words of its own: never "Ann" in "Annual"."""
     start = text.find(string)
     while start >= 0:
         end = start + len(string)
-        if not goes_on(text, start) and not goes_on(text, end):
+        if not is_inside_word(text, start) and not is_inside_word(text, end):
             yield start, end
         start = text.find(string, start + 1)
 
 
-def goes_on(text: str, place: int) -> bool:
+def is_inside_word(text: str, place: int) -> bool:
     """Whether a word, or one letter of several code points, goes on across a place."""
     if not 0 < place < len(text):
         return False
     before, after = text[place - 1], text[place]
-    if not (in_word(before) and in_word(after)):
+    if not (is_word_character(before) and is_word_character(after)):
         return False
-    return unicodedata.category(after)[0] == "M" or (is_spaced(before) and is_spaced(after))
+    return unicodedata.category(after)[0] == "M" or (
+        is_spaced_script(before) and is_spaced_script(after)
+    )
 
 
-def in_word(character: str) -> bool:
+def is_word_character(character: str) -> bool:
     """Whether a character is a letter, a mark on one, a digit or an underscore."""
     return character == "_" or unicodedata.category(character)[0] in "LMN"
 
 
-def is_spaced(character: str) -> bool:
+def is_spaced_script(character: str) -> bool:
     """Whether a character is of a script that puts spaces between words."""
-    return not any(first <= ord(character) <= last for first, last in UNSPACED)
+    return not any(first <= ord(character) <= last for first, last in UNSPACED_RANGES)
 
 
-def by_pipeline(texts: list[str], source: str, pipeline: str) -> list[list[Span]]:
+def find_pipeline_spans(texts: list[str], source: str, pipeline: str) -> list[list[Span]]:
     """What a spaCy pipeline finds in each text, and every other occurrence of the same texts."""
-    nlp = load_pipeline(pipeline)
-    limit = min(nlp.max_length, PIECE)
-    pieces = [(row, *piece) for row, text in enumerate(texts) for piece in cut(text, limit)]
+    nlp = load_spacy_pipeline(pipeline)
+    limit = min(nlp.max_length, SPACY_PIECE)
+    pieces = [
+        (row, *piece) for row, text in enumerate(texts) for piece in cut_text_pieces(text, limit)
+    ]
     found: list[set[Span]] = [set() for _ in texts]
     layer = "ENT_IOB" if source == "entities" else "DEP"
     able = not pieces
@@ -182,21 +191,21 @@ def by_pipeline(texts: list[str], source: str, pipeline: str) -> list[list[Span]
                 found[row].add((shift + span.start_char, shift + span.end_char))
     except Exception as error:
         reason = first_line(error)
-        raise UserError(f"{spacy_key(pipeline)}: fails on these texts ({reason})") from error
+        raise UserError(f"{name_spacy_key(pipeline)}: fails on these texts ({reason})") from error
     if not able:
         what = "ner or entity_ruler" if source == "entities" else "a parser, for a known language"
         raise UserError(
-            f"{spacy_key(pipeline)}: gives no {source.replace('_', ' ')} (language '{nlp.lang}', "
+            f"{name_spacy_key(pipeline)}: gives no {source.replace('_', ' ')} (language '{nlp.lang}', "
             f"parts: {', '.join(nlp.pipe_names) or 'none'}); allowed for method.focus={source} is "
-            f"a pipeline with {what} ({ENGLISH})"
+            f"a pipeline with {what} ({ENGLISH_PIPELINE})"
         )
     for text, spans in zip(texts, found, strict=True):
         for string in {text[start:end].strip() for start, end in spans} - {""}:
-            spans.update(occurrences(text, string))
+            spans.update(find_occurrences(text, string))
     return [sorted(spans) for spans in found]
 
 
-def load_pipeline(name: str) -> Any:
+def load_spacy_pipeline(name: str) -> Any:
     """A spaCy pipeline by the name of its package or by its folder."""
     import spacy
 
@@ -204,15 +213,17 @@ def load_pipeline(name: str) -> Any:
     try:
         return spacy.load(folder if folder.is_dir() else name)
     except Exception as error:
-        raise UserError(f"{spacy_key(name)}: no spaCy pipeline ({first_line(error)})") from error
+        raise UserError(
+            f"{name_spacy_key(name)}: no spaCy pipeline ({first_line(error)})"
+        ) from error
 
 
-def spacy_key(pipeline: str | None) -> str:
+def name_spacy_key(pipeline: str | None) -> str:
     """The key of the pipeline and its value, as errors name them."""
     return f"method.spacy_model={pipeline}"
 
 
-def cut(text: str, limit: int) -> Iterator[tuple[int, str]]:
+def cut_text_pieces(text: str, limit: int) -> Iterator[tuple[int, str]]:
     """A text in pieces of at most `limit` characters, each with its start; blank ones are left out.
 
     They end after a blank line, else after a line, else after a word.

@@ -14,16 +14,23 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetNotFoundError
 
-from undial_cli.cache import cache_dir, folder_state, private_folder
-from undial_cli.data.files import READERS, is_saved, load_file, load_saved, sliced, token_ids
+from undial_cli.data.files import (
+    FILE_READERS,
+    is_saved_dataset,
+    load_row_file,
+    load_saved_dataset,
+    read_token_ids,
+    slice_rows,
+)
 from undial_cli.data.rows import Row
-from undial_cli.errors import UserError, bad_value, first_line, nearest
-from undial_cli.sources import package_resource, unreachable
+from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
+from undial_cli.system.files import cache_dir, hash_folder_state, make_private_folder
+from undial_cli.system.sources import find_package_resource, unreachable_hub_error
 
 # Arrays of the extraction challenge, in the order of the sequence.
-PARTS = ("preprefix", "prefix", "suffix")
+ARRAY_PARTS = ("preprefix", "prefix", "suffix")
 # What the hub's converter adds to the name of a split's files.
-SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+SHARD_SUFFIX = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def load_set(path: str, name: str, piece: str, key: str, path_key: str) -> list[Row]:
@@ -40,7 +47,7 @@ def load_set(path: str, name: str, piece: str, key: str, path_key: str) -> list[
         UserError: no such data or set.
         WorldError: the hub cannot be asked.
     """
-    folder = package_resource(path, path_key) if path.startswith("pkg://") else Path(path)
+    folder = find_package_resource(path, path_key) if path.startswith("pkg://") else Path(path)
     folder = folder.expanduser()
     if folder.is_file():
         raise UserError(
@@ -50,26 +57,26 @@ def load_set(path: str, name: str, piece: str, key: str, path_key: str) -> list[
     if not folder.exists():
         if path.startswith((".", "/", "~")) or path.count("/") > 1:
             raise UserError(f"{path_key}={path}: no such folder")
-        return load_listed(path, name, piece, key, path_key)
+        return load_listed_set(path, name, piece, key, path_key)
     if (folder / "state.json").is_file():
         raise UserError(
             f"{path_key}={path}: one set (save_to_disk); allowed is the folder above it, or "
             f"data=jsonl data.forget_file={path}"
         )
-    arrays = array_splits(folder)
+    arrays = find_array_splits(folder)
     if arrays:
         if name not in arrays:
             raise bad_value(key, name, arrays)
-        return load_arrays(folder, name, piece, key)
-    if lists_sets(folder):
-        return load_listed(str(folder.resolve()), name, piece, key, path_key)
-    known = named_sets(folder)
+        return load_array_set(folder, name, piece, key)
+    if has_listed_sets(folder):
+        return load_listed_set(str(folder.resolve()), name, piece, key, path_key)
+    known = find_named_sets(folder)
     if known:
-        return load_named(folder, name, piece, key, known)
-    return load_listed(str(folder.resolve()), name, piece, key, path_key)
+        return load_named_set(folder, name, piece, key, known)
+    return load_listed_set(str(folder.resolve()), name, piece, key, path_key)
 
 
-def lists_sets(folder: Path) -> bool:
+def has_listed_sets(folder: Path) -> bool:
     """Whether a folder's README.md says which files make which set."""
     try:
         text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
@@ -78,19 +85,19 @@ def lists_sets(folder: Path) -> bool:
     return re.search(r"^(configs|dataset_info):", text, re.MULTILINE) is not None
 
 
-def named_sets(folder: Path) -> dict[str, list[Path]]:
+def find_named_sets(folder: Path) -> dict[str, list[Path]]:
     """The sets of a folder and of the folders in it, by the names of their files or folders."""
     sets: dict[str, list[Path]] = {}
     for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
         name = path.relative_to(folder)
-        if is_saved(path):
+        if is_saved_dataset(path):
             sets[str(name)] = [path]
-        elif path.is_file() and path.suffix in READERS and not is_saved(path.parent):
-            sets.setdefault(SHARD.sub("", str(name.with_suffix(""))), []).append(path)
+        elif path.is_file() and path.suffix in FILE_READERS and not is_saved_dataset(path.parent):
+            sets.setdefault(SHARD_SUFFIX.sub("", str(name.with_suffix(""))), []).append(path)
     return sets
 
 
-def load_named(
+def load_named_set(
     folder: Path, name: str, piece: str, key: str, known: dict[str, list[Path]]
 ) -> list[Row]:
     """The rows of one of `named_sets`."""
@@ -103,40 +110,46 @@ def load_named(
         )
     rows = []
     for file in files:
-        rows += load_saved(file, "", key) if is_saved(file) else load_file(str(file), "", key)
-    return sliced(rows, piece, f"{key}={name}")
+        rows += (
+            load_saved_dataset(file, "", key)
+            if is_saved_dataset(file)
+            else load_row_file(str(file), "", key)
+        )
+    return slice_rows(rows, piece, f"{key}={name}")
 
 
-def load_listed(path: str, name: str, piece: str, key: str, path_key: str) -> list[Row]:
+def load_listed_set(path: str, name: str, piece: str, key: str, path_key: str) -> list[Row]:
     """Rows of one split as `datasets` finds it, on the hub or in a folder."""
     cache = None
     if Path(path).exists():
-        cache = cache_of(Path(path))
+        cache = choose_dataset_cache(Path(path))
     name, _, split = name.partition("/")
     try:
         data = datasets.load_dataset(
             path, name, split=f"{split or 'train'}{piece}", cache_dir=cache
         )
     except (ConnectionError, TimeoutError) as error:
-        raise unreachable(f"{path_key}={path}", error) from error
+        raise unreachable_hub_error(f"{path_key}={path}", error) from error
     except DatasetNotFoundError as error:
         raise UserError(f"{path_key}={path}: no such data set ({first_line(error)})") from error
     except ValueError as error:
-        raise UserError(missing_split(error, f"{name}/{split}" if split else name, key)) from error
+        raise UserError(
+            describe_missing_split(error, f"{name}/{split}" if split else name, key)
+        ) from error
     except Exception as error:
         raise UserError(f"{path_key}={path}: cannot be read ({first_line(error)})") from error
     return [dict(row) for row in data]  # type: ignore[call-overload]
 
 
-def cache_of(folder: Path) -> str:
+def choose_dataset_cache(folder: Path) -> str:
     """Where datasets keeps what it reads of a folder: another place when a file changed.
 
     Its own cache knows a folder by its name and configurations alone.
     """
-    return str(private_folder(cache_dir() / "datasets") / folder_state(folder.resolve()))
+    return str(make_private_folder(cache_dir() / "datasets") / hash_folder_state(folder.resolve()))
 
 
-def missing_split(error: ValueError, name: str, key: str) -> str:
+def describe_missing_split(error: ValueError, name: str, key: str) -> str:
     """The line for a configuration or a split that does not exist, with those that do."""
     configuration = name.partition("/")[0]
     _, _, listed = str(error).partition("Available:")
@@ -147,35 +160,33 @@ def missing_split(error: ValueError, name: str, key: str) -> str:
         configuration = name
     if not names:
         return f"{key}={name}: {first_line(error)}"
-    return (
-        f"{key}={name}: allowed is one of {', '.join(sorted(names))}{nearest(configuration, names)}"
-    )
+    return f"{key}={name}: allowed is one of {', '.join(sorted(names))}{suggest_nearest(configuration, names)}"
 
 
-def array_splits(folder: Path) -> list[str]:
+def find_array_splits(folder: Path) -> list[str]:
     """The splits of a folder of arrays in the layout of the public extraction challenge."""
     return [file.name.removesuffix("_prefix.npy") for file in folder.glob("*_prefix.npy")]
 
 
-def load_arrays(folder: Path, name: str, piece: str, key: str) -> list[Row]:
+def load_array_set(folder: Path, name: str, piece: str, key: str) -> list[Row]:
     """Token ids of `NAME_preprefix.npy` (if it is there), `NAME_prefix.npy` and `NAME_suffix.npy`.
 
     Each is [N, T]; they are put side by side.
     """
-    files = [folder / f"{name}_{part}.npy" for part in PARTS]
-    parts = [array_of(file, key) for file in files if file.is_file() or file != files[0]]
+    files = [folder / f"{name}_{part}.npy" for part in ARRAY_PARTS]
+    parts = [load_array_part(file, key) for file in files if file.is_file() or file != files[0]]
     if len({len(part) for part in parts}) > 1:
         counts = ", ".join(str(len(part)) for part in parts)
         raise UserError(f"{key}={name}: its arrays in {folder} have {counts} rows")
     rows = [{"input_ids": ids} for ids in np.concatenate(parts, axis=1).tolist()]
-    return sliced(rows, piece, f"{key}={name}")
+    return slice_rows(rows, piece, f"{key}={name}")
 
 
-def array_of(file: Path, key: str) -> Any:
+def load_array_part(file: Path, key: str) -> Any:
     """The token ids of one of those arrays, [N, T]."""
     if not file.is_file():
         raise UserError(f"{key}={file}: no such file")
     try:
-        return token_ids(file)
+        return read_token_ids(file)
     except (OSError, ValueError) as error:
         raise UserError(f"{key}={file}: no token ids ({first_line(error)})") from error

@@ -12,11 +12,11 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from undial_cli.data.rows import Row, is_blank
-from undial_cli.schema import DataConfig
+from undial_cli.config.schema import DataConfig
+from undial_cli.data.rows import Row, is_blank_cell
 
 # Speakers of ShareGPT's conversations, as chat templates call them.
-ROLES = {
+SHAREGPT_ROLES = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
@@ -26,7 +26,7 @@ ROLES = {
 }
 
 
-def standard_rows(rows: list[Row], config: DataConfig) -> list[Row]:
+def standardise_rows(rows: list[Row], config: DataConfig) -> list[Row]:
     """Rows in that form, in order.
 
     Read are a list that a cell of a list's column spells (in a CSV file it can do no other), prompt
@@ -35,34 +35,37 @@ def standard_rows(rows: list[Row], config: DataConfig) -> list[Row]:
     """
     lists = ("messages", "conversations", "input_ids", "perturbed_answer")
     lists += (config.focus_key, config.alternative_key)
-    return [standard_row(row, lists) for row in rows]
+    return [standardise_row(row, lists) for row in rows]
 
 
-def standard_row(row: Row, lists: Iterable[str]) -> Row:
+def standardise_row(row: Row, lists: Iterable[str]) -> Row:
     """One row of `standard_rows`."""
-    row = row | {name: as_list(row[name]) for name in lists if name in row}
-    prompt, completion = as_list(row.get("prompt")), as_list(row.get("completion"))
+    row = row | {name: parse_spelled_list(row[name]) for name in lists if name in row}
+    prompt, completion = (
+        parse_spelled_list(row.get("prompt")),
+        parse_spelled_list(row.get("completion")),
+    )
     if is_conversation(prompt) and is_conversation(completion):
         row = {name: v for name, v in row.items() if name not in ("prompt", "completion")}
         row["messages"] = [*prompt, *completion]
-    elif is_conversation(row.get("conversations")) and is_blank(row.get("messages")):
-        messages = [standard_message(message) for message in row["conversations"]]
+    elif is_conversation(row.get("conversations")) and is_blank_cell(row.get("messages")):
+        messages = [standardise_message(message) for message in row["conversations"]]
         if all("role" in message for message in messages):
             row = {name: v for name, v in row.items() if name != "conversations"}
             row["messages"] = messages
     if is_conversation(row.get("messages")):
-        row["messages"] = [standard_message(message) for message in row["messages"]]
+        row["messages"] = [standardise_message(message) for message in row["messages"]]
     return row
 
 
-def spells_list(text: str) -> bool:
+def is_spelled_list(text: str) -> bool:
     """Whether a text is meant as a list."""
     return text.strip().startswith("[") and text.strip().endswith("]")
 
 
-def as_list(value: Any) -> Any:
+def parse_spelled_list(value: Any) -> Any:
     """The list that a text spells, as JSON or as Python prints it; anything else as it is."""
-    if not isinstance(value, str) or not spells_list(value):
+    if not isinstance(value, str) or not is_spelled_list(value):
         return value
     for read in (json.loads, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
@@ -75,9 +78,9 @@ def is_conversation(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(m, dict) for m in value)
 
 
-def standard_message(message: dict[str, Any]) -> dict[str, Any]:
+def standardise_message(message: dict[str, Any]) -> dict[str, Any]:
     """A message with `role` and `content`, its text parts joined."""
-    speaker = ROLES.get(str(message.get("from")))
+    speaker = SHAREGPT_ROLES.get(str(message.get("from")))
     if message.get("role") is None and speaker is not None:
         message = {"role": speaker, "content": message.get("value")}
     parts = message.get("content")

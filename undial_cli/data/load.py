@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from undial_cli.config.schema import DataConfig
+from undial_cli.config.splits import cut_slice
 from undial_cli.data.columns import check_columns
-from undial_cli.data.files import load_file
+from undial_cli.data.files import load_row_file
 from undial_cli.data.folders import load_set
-from undial_cli.data.formats import standard_rows
+from undial_cli.data.formats import standardise_rows
 from undial_cli.data.rows import Row
-from undial_cli.data.splits import cut_slice
 from undial_cli.errors import UserError
-from undial_cli.schema import DataConfig
 
 
 def load_split(config: DataConfig, split: str, key: str, place: str | None = None) -> list[Row]:
@@ -36,15 +36,15 @@ def load_split(config: DataConfig, split: str, key: str, place: str | None = Non
     name, piece = cut_slice(split)
     path = place or config.path
     if place is not None and Path(place).expanduser().is_file():
-        rows = load_file(place, piece, key)
+        rows = load_row_file(place, piece, key)
     elif path is None:
-        rows = load_file(name, piece, key)
+        rows = load_row_file(name, piece, key)
     else:
         path_key = f"{key.rpartition('.')[0]}.path" if place is not None else "data.path"
         rows = load_set(path, name, piece, key, path_key)
     if not rows:
         raise UserError(f"{key}={split}: the set is empty")
-    return standard_rows(rows, config)
+    return standardise_rows(rows, config)
 
 
 def load_rows(

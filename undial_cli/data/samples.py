@@ -9,32 +9,34 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from undial_cli.config.schema import DataConfig, FocusSource
 from undial_cli.data import focus
 from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder, Example, Span
-from undial_cli.data.formats import as_list, spells_list
-from undial_cli.data.rows import Row, row_kind
-from undial_cli.data.schedule import Sample
+from undial_cli.data.formats import is_spelled_list, parse_spelled_list
+from undial_cli.data.rows import Row, find_row_kind
+from undial_cli.data.schedule import TrainingSample
 from undial_cli.errors import RowError, UserError
-from undial_cli.schema import DataConfig, Focus
 
-REFUSALS = Path(__file__).parent.parent / "assets" / "refusals.txt"
+SHIPPED_REFUSALS = Path(__file__).parent / "refusals.txt"
 
 
 @dataclass
-class Encoded:
+class TrainingSet:
     """A training set: examples, the samples made of them (none: each is one by itself), counts.
 
     `row_numbers`: of each example, the row that it was made of, counted from 1.
     """
 
     examples: list[Example]
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[TrainingSample] = field(default_factory=list)
     counts: RowCounts = field(default_factory=RowCounts)
     row_numbers: list[int] = field(default_factory=list)
 
 
-def plain(encoder: Encoder, rows: list[Row], name: str, words: Focus | None = None) -> Encoded:
+def encode_training_set(
+    encoder: Encoder, rows: list[Row], name: str, words: FocusSource | None = None
+) -> TrainingSet:
     """Rows as examples; those that keep no target token are skipped and counted.
 
     Raises:
@@ -42,12 +44,12 @@ def plain(encoder: Encoder, rows: list[Row], name: str, words: Focus | None = No
     """
     spans: list[list[Span]] | None = None
     if words is not None:
-        spans = focus.find(rows, encoder.data, words.source, words.pipeline)
+        spans = focus.find_focus_spans(rows, encoder.data, words.source, words.pipeline)
     examples: list[Example] = []
     row_numbers: list[int] = []
-    documents = sum(row_kind(row, encoder.data) in ("text", "ids") for row in rows)
+    documents = sum(find_row_kind(row, encoder.data) in ("text", "ids") for row in rows)
     counts = RowCounts(len(rows), documents)
-    if is_joined(encoder, rows):
+    if is_joined_set(encoder, rows):
         examples = [e for e in encoder.encode(rows, spans) if e.num_targets]
         row_numbers = [1] * len(examples)
         for number, row in enumerate(rows, 1):
@@ -60,18 +62,20 @@ def plain(encoder: Encoder, rows: list[Row], name: str, words: Focus | None = No
             row_numbers += [number] * len(made)
             if reason:
                 counts.skipped[number] = reason
-            add_cut(counts, made)
-    check_any(encoder, name, counts, examples)
+            count_cut_tokens(counts, made)
+    check_any_example(encoder, name, counts, examples)
     if words is not None and not any(e.focus for e in examples):
         raise UserError(
             f"method.focus={words.source}: no focus word in any row of the {name} set is left "
             f"within data.max_length={encoder.data.max_length}"
         )
     counts.sequences, counts.tokens = len(examples), sum(e.num_targets for e in examples)
-    return Encoded(examples, counts=counts, row_numbers=row_numbers)
+    return TrainingSet(examples, counts=counts, row_numbers=row_numbers)
 
 
-def paired(encoder: Encoder, rows: list[Row], name: str, answers: list[list[list[str]]]) -> Encoded:
+def encode_preference_pairs(
+    encoder: Encoder, rows: list[Row], name: str, answers: list[list[list[str]]]
+) -> TrainingSet:
     """Rows as pairs of an answer (of messages: the last) and another one that is to be preferred.
 
     Args:
@@ -82,7 +86,7 @@ def paired(encoder: Encoder, rows: list[Row], name: str, answers: list[list[list
     """
     encoder = dataclasses.replace(encoder, data=dataclasses.replace(encoder.data, turns="last"))
     examples: list[Example] = []
-    samples: list[Sample] = []
+    samples: list[TrainingSample] = []
     row_numbers: list[int] = []
     counts = RowCounts(len(rows))
     for number, (row, others) in enumerate(zip(rows, answers, strict=True), 1):
@@ -91,11 +95,11 @@ def paired(encoder: Encoder, rows: list[Row], name: str, answers: list[list[list
             counts.skipped[number] = reason
             continue
         place, known = len(examples), dict[str, int | None]()
-        pairs: list[Sample] = []
+        pairs: list[TrainingSample] = []
         for turns in others:
             for text in turns:
                 if text not in known:
-                    made, reason = encode_row(encoder, with_answer(row, text, encoder.data))
+                    made, reason = encode_row(encoder, replace_answer(row, text, encoder.data))
                     known[text] = None if reason else place + len(true)
                     true += made
             pairs.append([(place, i) for text in turns if (i := known[text]) is not None])
@@ -107,10 +111,10 @@ def paired(encoder: Encoder, rows: list[Row], name: str, answers: list[list[list
         row_numbers += [number] * len(true)
         samples += [sample for sample in pairs if sample]
         counts.tokens += true[0].num_targets
-        add_cut(counts, true[:1])
-    check_any(encoder, name, counts, examples)
+        count_cut_tokens(counts, true[:1])
+    check_any_example(encoder, name, counts, examples)
     counts.sequences = counts.trained
-    return Encoded(examples, samples, counts, row_numbers)
+    return TrainingSet(examples, samples, counts, row_numbers)
 
 
 def encode_row(
@@ -124,24 +128,24 @@ def encode_row(
     kept = [e for e in examples if e.num_targets]
     if kept:
         return kept, ""
-    if row_kind(row, encoder.data) in ("text", "ids"):
+    if find_row_kind(row, encoder.data) in ("text", "ids"):
         return [], "fewer than two tokens"
     return [], f"no answer token within data.max_length={encoder.data.max_length}"
 
 
-def add_cut(counts: RowCounts, examples: list[Example]) -> None:
+def count_cut_tokens(counts: RowCounts, examples: list[Example]) -> None:
     """Count what a row lost beyond data.max_length."""
     lost = sum(e.cut for e in examples)
     counts.cut, counts.lost = counts.cut + (lost > 0), counts.lost + lost
 
 
-def is_joined(encoder: Encoder, rows: list[Row]) -> bool:
+def is_joined_set(encoder: Encoder, rows: list[Row]) -> bool:
     """Whether documents are joined before they are cut.
 
     Raises:
         UserError: some rows are no documents.
     """
-    kinds = [row_kind(row, encoder.data) for row in rows]
+    kinds = [find_row_kind(row, encoder.data) for row in rows]
     if not encoder.data.joined or "text" not in kinds:
         return False
     for number, kind in enumerate(kinds, 1):
@@ -153,7 +157,9 @@ def is_joined(encoder: Encoder, rows: list[Row]) -> bool:
     return True
 
 
-def check_any(encoder: Encoder, name: str, counts: RowCounts, examples: list[Example]) -> None:
+def check_any_example(
+    encoder: Encoder, name: str, counts: RowCounts, examples: list[Example]
+) -> None:
     """Raise UserError if nothing of a set can be trained on."""
     if examples:
         return
@@ -166,9 +172,9 @@ def check_any(encoder: Encoder, name: str, counts: RowCounts, examples: list[Exa
                     f"({counts.reasons()})")  # fmt: skip
 
 
-def with_answer(row: Row, text: str, data: DataConfig) -> Row:
+def replace_answer(row: Row, text: str, data: DataConfig) -> Row:
     """A row with another answer."""
-    kind = row_kind(row, data)
+    kind = find_row_kind(row, data)
     if kind == "qa":
         return {**row, data.answer_key: text}
     if kind == "completion":
@@ -176,7 +182,7 @@ def with_answer(row: Row, text: str, data: DataConfig) -> Row:
     return {**row, "messages": [*row["messages"][:-1], {**row["messages"][-1], "content": text}]}
 
 
-def other_answers(
+def collect_alternatives(
     rows: list[Row], data: DataConfig, source: str, turns: int, seed: int, key: str
 ) -> list[list[list[str]]]:
     """The answers to prefer, as `paired` takes them; read before anything is loaded.
@@ -190,24 +196,25 @@ def other_answers(
         UserError: rows are no questions with answers, or there are no other answers.
     """
     for number, row in enumerate(rows, 1):
-        if row_kind(row, data) in ("text", "ids"):
+        if find_row_kind(row, data) in ("text", "ids"):
             raise UserError(
                 f"{key}: rows of plain text have no answer to replace, as row {number}; needed are "
                 "questions"
             )
     if source == "data":
         return [
-            [[text] for text in given(row, number, data, key)] for number, row in enumerate(rows)
+            [[text] for text in read_row_alternatives(row, number, data, key)]
+            for number, row in enumerate(rows)
         ]
-    known = refusals(data)
+    known = read_refusals(data)
     draws = [random.Random(f"{seed}:{number}") for number in range(len(rows))]
     return [[[draw.choice(known) for _ in range(turns)]] for draw in draws]
 
 
-def given(row: Row, number: int, data: DataConfig, key: str) -> list[str]:
+def read_row_alternatives(row: Row, number: int, data: DataConfig, key: str) -> list[str]:
     """The other answers that a row holds: a text, a list of them, or such a list as JSON."""
-    value = as_list(row.get(data.alternative_key))
-    texts = [value] if isinstance(value, str) and not spells_list(value) else value
+    value = parse_spelled_list(row.get(data.alternative_key))
+    texts = [value] if isinstance(value, str) and not is_spelled_list(value) else value
     if isinstance(texts, list) and texts and all(isinstance(t, str) and t.strip() for t in texts):
         return texts
     there = f"found columns {', '.join(row)}" if value is None else f"found {value!r}"
@@ -217,9 +224,9 @@ def given(row: Row, number: int, data: DataConfig, key: str) -> list[str]:
     )
 
 
-def refusals(data: DataConfig) -> list[str]:
+def read_refusals(data: DataConfig) -> list[str]:
     """Answers like "I don't know", one a line."""
-    file = Path(data.refusals).expanduser() if data.refusals else REFUSALS
+    file = Path(data.refusals).expanduser() if data.refusals else SHIPPED_REFUSALS
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Dataset
 
-from undial_cli.data.collate import EMPTY, Batch, padded
+from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, make_padded_batch
 from undial_cli.data.encode import Example
 
-MOST_GROUPED = 50
+MOST_GROUPED_BATCHES = 50
 
 # The examples that a sample consists of: the first time it is drawn, the second time, ...
-Sample = list[tuple[int, ...]]
+TrainingSample = list[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Dealing:
         return self.micro * self.accumulation * self.processes
 
 
-def deal(batch_size: int, processes: int, micro_batch_size: int | None) -> Dealing:
+def deal_rows(batch_size: int, processes: int, micro_batch_size: int | None) -> Dealing:
     """The smallest dealing that holds `batch_size` rows per step."""
     micro = min(micro_batch_size or batch_size, math.ceil(batch_size / processes))
     return Dealing(micro, math.ceil(batch_size / (micro * processes)), processes)
 
 
-def endless_batches(
+def draw_batches(
     lengths: list[int], batch_size: int, seed: int, grouped: bool
 ) -> Iterator[list[int]]:
     """Batches of indices, epoch after epoch: a permutation cut up, the last batch of each short.
@@ -56,7 +56,7 @@ def endless_batches(
     """
     generator = torch.Generator().manual_seed(seed)
     span = batch_size * (
-        max(1, min(len(lengths) // (4 * batch_size), MOST_GROUPED)) if grouped else 1
+        max(1, min(len(lengths) // (4 * batch_size), MOST_GROUPED_BATCHES)) if grouped else 1
     )
     while True:
         order = torch.randperm(len(lengths), generator=generator).tolist()
@@ -91,8 +91,8 @@ class Schedule(Dataset):
         steps: int | None,
         seed: int,
         grouped: bool = True,
-        make_batch: Callable[[list[Example], list[int]], Batch] = padded,
-        samples: dict[str, list[Sample]] | None = None,
+        make_batch: Callable[[list[Example], list[int]], Batch] = make_padded_batch,
+        samples: dict[str, list[TrainingSample]] | None = None,
     ) -> None:
         self.sets, self.dealing, self.make_batch = sets, dealing, make_batch
         known = samples or {}
@@ -109,7 +109,7 @@ class Schedule(Dataset):
             for name, part in drawable.items()
         }
         batches = {
-            name: endless_batches(lengths[name], batch_size, seed + number, grouped)
+            name: draw_batches(lengths[name], batch_size, seed + number, grouped)
             for number, name in enumerate(sets)
         }
         anchors = [next(batches[anchor]) for _ in range(self.steps)]
@@ -152,6 +152,6 @@ class Schedule(Dataset):
         batch = {}
         for name, examples in self.sets.items():
             indices = [i for row in rows for i in row[name]]
-            chosen = [examples[i] if i >= 0 else EMPTY for i in indices]
+            chosen = [examples[i] if i >= 0 else EMPTY_EXAMPLE for i in indices]
             batch[name] = self.make_batch(chosen, indices)
         return batch

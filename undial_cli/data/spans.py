@@ -14,13 +14,13 @@ from undial_cli.errors import RowError
 BLANK_LINE = "\n\n"
 
 
-def clipped(spans: list[Span], text: str) -> list[Span]:
+def clip_spans(spans: list[Span], text: str) -> list[Span]:
     """Spans cut to what lies in the text."""
     cut = [(max(start, 0), min(end, len(text))) for start, end in spans]
     return [(start, end) for start, end in cut if start < end]
 
 
-def joined(texts: list[str], spans: list[list[Span]]) -> list[Span]:
+def join_spans(texts: list[str], spans: list[list[Span]]) -> list[Span]:
     """The spans of texts in these texts joined by a blank line."""
     found, shift = [], 0
     for text, own in zip(texts, spans, strict=True):
@@ -29,7 +29,7 @@ def joined(texts: list[str], spans: list[list[Span]]) -> list[Span]:
     return found
 
 
-def merged(spans: list[Span]) -> list[Span]:
+def merge_spans(spans: list[Span]) -> list[Span]:
     """The same characters as spans that are sorted and do not overlap."""
     found: list[Span] = []
     for start, end in sorted(spans):
@@ -40,11 +40,11 @@ def merged(spans: list[Span]) -> list[Span]:
     return found
 
 
-def overlapping(text: str, offsets: list[tuple[int, int]], spans: list[Span]) -> list[int]:
+def find_span_tokens(text: str, offsets: list[tuple[int, int]], spans: list[Span]) -> list[int]:
     """The tokens that share a character with a span; white space at a token's edges is none."""
     if not spans:
         return []
-    spans = merged(spans)
+    spans = merge_spans(spans)
     starts, found = [start for start, _ in spans], []
     for i, (a, b) in enumerate(offsets):
         own = text[a:b]
@@ -55,7 +55,9 @@ def overlapping(text: str, offsets: list[tuple[int, int]], spans: list[Span]) ->
     return found
 
 
-def placed(rendering: Rendering, sources: list[str], spans: list[Span]) -> list[Span]:
+def move_spans_to_rendering(
+    rendering: Rendering, sources: list[str], spans: list[Span]
+) -> list[Span]:
     """Spans of a row's answers as spans of its rendering.
 
     Args:

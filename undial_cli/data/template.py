@@ -15,19 +15,19 @@ from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.errors import RowError, UserError, bad_value, first_line, nearest
-from undial_cli.schema import TemplateConfig
+from undial_cli.config.schema import TemplateConfig
+from undial_cli.errors import RowError, UserError, bad_value, first_line, suggest_nearest
 
 # (start, end) in characters.
 Span = tuple[int, int]
 Message = dict[str, Any]
 
 # Stands for an answer: letters that no template trims, splits or parses.
-MARK = "\ue000undial\ue001"
+ANSWER_MARK = "\ue000undial\ue001"
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerSpan:
     """Where an answer stands in a rendering, and where its first character stood in its source.
 
     `shift` is None where the template wrote the answer with other white space than its source.
@@ -48,7 +48,7 @@ class Rendering:
     """
 
     text: str
-    answers: tuple[Answer, ...]
+    answers: tuple[AnswerSpan, ...]
     chat: bool = False
     closed: bool = True
 
@@ -63,7 +63,7 @@ class Rendering:
         return self.text[self.answers[-1].start : self.answers[-1].end]
 
 
-class Refused(RowError):
+class TemplateRefusal(RowError):
     """A conversation that a chat template raises for, with the template's own words."""
 
     def __init__(self, reason: str) -> None:
@@ -74,9 +74,9 @@ class Refused(RowError):
         )
 
 
-def plain(prompt: str, answer: str, closed: bool = True) -> Rendering:
+def render_plain(prompt: str, answer: str, closed: bool = True) -> Rendering:
     """A prompt and its answer without chat format."""
-    spot = Answer(len(prompt), len(prompt) + len(answer))
+    spot = AnswerSpan(len(prompt), len(prompt) + len(answer))
     return Rendering(prompt + answer, (spot,), closed=closed)
 
 
@@ -85,14 +85,14 @@ def render_question(
 ) -> Rendering:
     """A question and its answer in the model's own prompt format."""
     if not config.chat:
-        return plain(config.prompt.replace("{question}", question), answer)
+        return render_plain(config.prompt.replace("{question}", question), answer)
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     if not config.system_prompt:
         return render_messages(tokenizer, config, turns)
     system = {"role": "system", "content": config.system_prompt}
     try:
         return render_messages(tokenizer, config, [system, *turns])
-    except Refused as error:
+    except TemplateRefusal as error:
         render_messages(tokenizer, config, turns)
         raise UserError(
             f"model.template.system_prompt={config.system_prompt}: this chat template takes none "
@@ -130,29 +130,29 @@ def render_messages(
     calls = any(message.get("tool_calls") for message in messages)
     if calls and "tool_calls" not in tokenizer.get_chat_template():
         raise RowError("the chat template writes no tool calls")
-    extra = arguments(tokenizer, config)
+    extra = collect_template_arguments(tokenizer, config)
 
     def render(conversation: list[Message]) -> str:
         try:
             return str(tokenizer.apply_chat_template(conversation, tokenize=False, **extra))
         except Exception as error:  # raise_exception, a role or a field that it does not know
-            raise Refused(first_line(error)) from error
+            raise TemplateRefusal(first_line(error)) from error
 
     text = render(messages)
-    numbers = [n for n, message in enumerate(messages) if is_answer(message)]
+    numbers = [n for n, message in enumerate(messages) if is_answer_message(message)]
     answers = []
     for n in numbers[-1:] if turns == "last" else numbers:
-        marked = [*messages[:n], {**messages[n], "content": MARK}, *messages[n + 1 :]]
-        answers.append(locate(text, render(marked), messages[n]["content"]))
+        marked = [*messages[:n], {**messages[n], "content": ANSWER_MARK}, *messages[n + 1 :]]
+        answers.append(locate_answer(text, render(marked), messages[n]["content"]))
     return Rendering(text, tuple(answers), chat=True)
 
 
-def is_answer(message: Message) -> bool:
+def is_answer_message(message: Message) -> bool:
     """Whether a message is text of the assistant."""
     return message["role"] == "assistant" and isinstance(message["content"], str)
 
 
-def locate(text: str, marked: str, content: str) -> Answer:
+def locate_answer(text: str, marked: str, content: str) -> AnswerSpan:
     """Where a message's content stands in a rendering.
 
     Args:
@@ -161,7 +161,7 @@ def locate(text: str, marked: str, content: str) -> Answer:
     Raises:
         RowError: the template left the content out or changed more than its white space.
     """
-    before, _, after = marked.partition(MARK)
+    before, _, after = marked.partition(ANSWER_MARK)
     end = len(text) - len(after)
     bare = content.strip()
     if text.startswith(before):
@@ -179,10 +179,12 @@ def locate(text: str, marked: str, content: str) -> Answer:
             "model.template.chat=false and model.template.prompt"
         )
     shift = content.rfind(body)
-    return Answer(start, end, shift if shift >= 0 else None)
+    return AnswerSpan(start, end, shift if shift >= 0 else None)
 
 
-def arguments(tokenizer: PreTrainedTokenizerBase, config: TemplateConfig) -> dict[str, Any]:
+def collect_template_arguments(
+    tokenizer: PreTrainedTokenizerBase, config: TemplateConfig
+) -> dict[str, Any]:
     """What the template is given besides the messages; refused if it would not read it."""
     template = tokenizer.get_chat_template()
     ours = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"documents", "tools"}
@@ -192,7 +194,7 @@ def arguments(tokenizer: PreTrainedTokenizerBase, config: TemplateConfig) -> dic
         if not re.search(rf"\b{re.escape(name)}\b", template):
             raise UserError(
                 f"model.template.args.{name}={value}: this chat template reads no such variable"
-                f"{nearest(name, set(re.findall(r'[A-Za-z_]{3,}', template)))}"
+                f"{suggest_nearest(name, set(re.findall(r'[A-Za-z_]{3,}', template)))}"
             )
     dated = {"date_string": config.date_string} if config.date_string else {}
     return dated | config.args
@@ -220,7 +222,7 @@ def describe_unread_keys(tokenizer: PreTrainedTokenizerBase, config: TemplateCon
     return lines
 
 
-def messages_of(row: dict[str, Any]) -> list[Message]:
+def read_messages(row: dict[str, Any]) -> list[Message]:
     """The messages of a row, without the fields that only other messages of its file have."""
     return [
         {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
@@ -228,7 +230,7 @@ def messages_of(row: dict[str, Any]) -> list[Message]:
     ]
 
 
-def assistant_texts(messages: list[Message], turns: str) -> Iterator[str]:
+def list_assistant_texts(messages: list[Message], turns: str) -> Iterator[str]:
     """The answers of a conversation that count."""
-    texts = [message["content"] for message in messages if is_answer(message)]
+    texts = [message["content"] for message in messages if is_answer_message(message)]
     yield from texts[-1:] if turns == "last" else texts

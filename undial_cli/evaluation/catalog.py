@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from undial_cli.config.fields import walk_fields
+from undial_cli.config.suites import FORGET, HOLDOUT, EvalConfig
 from undial_cli.errors import bad_value
 from undial_cli.evaluation import joint, metrics, words
-from undial_cli.evaluation.config import FORGET, HOLDOUT, EvalConfig
-from undial_cli.evaluation.evidence import Evaluation, Evidence, Missing, NoRetainModel
-from undial_cli.evaluation.joint import Compute
-from undial_cli.fields import walk
+from undial_cli.evaluation.evidence import Evaluation, Evidence, MissingFigure, NoRetainModel
+from undial_cli.evaluation.joint import JointFunction
 
 # Which way is better on a set that is to be forgotten, and on any other.
 HIGHER, LOWER, NEITHER = ("higher", "higher"), ("lower", "lower"), ("", "")
-KEPT = ("lower", "higher")
-Sample = Callable[[Evidence], "float | None"]
+KNOWLEDGE = ("lower", "higher")
+SampleFunction = Callable[[Evidence], "float | None"]
 
 
-def same(values: NDArray[np.float64], role: str) -> NDArray[np.float64]:
+def keep_values(values: NDArray[np.float64], role: str) -> NDArray[np.float64]:
     """Values as they are."""
     return values
 
@@ -57,16 +57,16 @@ class Metric:
     name: str
     title: str
     better: tuple[str, str] = HIGHER
-    sample: Sample | None = None
+    sample: SampleFunction | None = None
     needs: tuple[str, ...] = ("answer",)
-    term: Callable[[NDArray[np.float64], str], NDArray[np.float64]] = same
+    term: Callable[[NDArray[np.float64], str], NDArray[np.float64]] = keep_values
     finish: Callable[[Any], Any] = np.asarray
     stored: str = ""
-    joint: Compute | None = None
+    joint: JointFunction | None = None
     roles: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     relative: bool = False
-    spread: Compute | None = None
+    spread: JointFunction | None = None
     logarithmic: bool = False
 
     @property
@@ -80,7 +80,7 @@ class Metric:
             return float(self.finish(self.term(np.asarray(values), role).mean()))
 
 
-def probability(found: Evidence) -> float | None:
+def compute_sample_probability(found: Evidence) -> float | None:
     """Of the answer; against the perturbed ones where the set says so."""
     if found.answer is None:
         return None
@@ -92,15 +92,15 @@ def probability(found: Evidence) -> float | None:
     return float(metrics.normalised_probability([found.answer.ce], [other[1]])[0])
 
 
-def rouge(found: Evidence) -> float | None:
+def compute_sample_rouge(found: Evidence) -> float | None:
     """ROUGE-L of the generation: recall, stemmed, or F1, not stemmed; of references with words."""
-    if found.generation is None or words.reading(found.reference) == words.NONE:
+    if found.generation is None or words.choose_reading(found.reference) == words.NO_WORDS:
         return None
     f1 = found.options.rouge == "f1"
     return (metrics.rouge_l_f1 if f1 else metrics.rouge_l_recall)(found.generation, found.reference)
 
 
-def of_alternatives(function: Callable[..., NDArray[np.float64]]) -> Sample:
+def compare_alternatives(function: Callable[..., NDArray[np.float64]]) -> SampleFunction:
     """A metric of the CEs of the paraphrase and of the perturbed answers."""
     return lambda found: (
         float(function([other[0]], [other[1]])[0])
@@ -109,27 +109,27 @@ def of_alternatives(function: Callable[..., NDArray[np.float64]]) -> Sample:
     )
 
 
-def truth_ratio(log_ratios: NDArray[np.float64], role: str) -> NDArray[np.float64]:
+def compute_truth_terms(log_ratios: NDArray[np.float64], role: str) -> NDArray[np.float64]:
     """Closer to 1 is better where it is to be forgotten; the truer the better elsewhere."""
     with np.errstate(over="ignore"):
         ratios = np.exp(log_ratios)
     return (metrics.evenness if role == FORGET else metrics.truthfulness)(ratios)
 
 
-def of_matches(function: Callable[[list[bool]], float]) -> Sample:
+def score_matches(function: Callable[[list[bool]], float]) -> SampleFunction:
     """A metric of which answer tokens are predicted greedily."""
     return lambda found: (
         function(found.answer.matches) if found.answer and found.answer.matches else None
     )
 
 
-def min_k(found: Evidence) -> float | None:
+def compute_sample_min_k(found: Evidence) -> float | None:
     """Loss-like: minus Min-K%."""
     log_probs = found.answer_log_probs()
     return -metrics.min_k(log_probs) if log_probs else None
 
 
-def min_k_plus_plus(found: Evidence) -> float | None:
+def compute_sample_min_k_plus_plus(found: Evidence) -> float | None:
     """Loss-like: minus Min-K%++."""
     log_probs, score = found.answer_log_probs(), found.answer
     if not log_probs or score is None:
@@ -138,12 +138,12 @@ def min_k_plus_plus(found: Evidence) -> float | None:
     return -metrics.min_k_plus_plus(log_probs, score.mean[:end], score.variance[:end])
 
 
-def figure(name: str) -> Sample:
+def read_engine_figure(name: str) -> SampleFunction:
     """A value that an engine or a helper model gave under its name."""
     return lambda found: found.figures.get(name)
 
 
-def of_words(function: Callable[[str], float], n: int) -> Sample:
+def score_words(function: Callable[[str], float], n: int) -> SampleFunction:
     """A metric of the words of a generation; one of fewer than n words has none."""
 
     def compute(found: Evidence) -> float | None:
@@ -153,93 +153,93 @@ def of_words(function: Callable[[str], float], n: int) -> Sample:
     return compute
 
 
-def attack(name: str, title: str, sample: Sample, *needs: str) -> Metric:
+def make_attack_metric(name: str, title: str, sample: SampleFunction, *needs: str) -> Metric:
     """A membership attack: its loss-like scores of a set, and its AUC between two."""
     return Metric(
         name, f"{title} attack (AUC)", NEITHER, sample, ("answer", *needs),
-        joint=joint.attack(name), roles=BOTH, reads=(name,),
+        joint=joint.make_attack_auc(name), roles=ATTACKED_ROLES, reads=(name,),
     )  # fmt: skip
 
 
-def by_helper(name: str, title: str, better: tuple[str, str] = HIGHER) -> Metric:
+def make_helper_metric(name: str, title: str, better: tuple[str, str] = HIGHER) -> Metric:
     """A figure of generations that the helper model of this name gives."""
-    return Metric(name, title, better, figure(name), ("generation", f"{name}_model"))
+    return Metric(name, title, better, read_engine_figure(name), ("generation", f"{name}_model"))
 
 
-BOTH = (FORGET, HOLDOUT)
-TEXT = ("generation",)
-ALTERNATIVES = ("answer", "alternatives")
+ATTACKED_ROLES = (FORGET, HOLDOUT)
+NEEDS_GENERATION = ("generation",)
+NEEDS_ALTERNATIVES = ("answer", "alternatives")
 ENTRIES = (
-    Metric("probability", "answer probability", KEPT, probability),
-    Metric("rouge", "ROUGE-L", KEPT, rouge, TEXT),
+    Metric("probability", "answer probability", KNOWLEDGE, compute_sample_probability),
+    Metric("rouge", "ROUGE-L", KNOWLEDGE, compute_sample_rouge, NEEDS_GENERATION),
     Metric(
-        "truth_ratio", "truth ratio", NEITHER, of_alternatives(metrics.log_truth_ratio),
-        ALTERNATIVES, truth_ratio, stored="log_truth_ratio",
+        "truth_ratio", "truth ratio", NEITHER, compare_alternatives(metrics.log_truth_ratio),
+        NEEDS_ALTERNATIVES, compute_truth_terms, stored="log_truth_ratio",
     ),
     Metric(
         "truth_ratio_prob_mean", "truth ratio (mean probability)", ("", "higher"),
-        of_alternatives(metrics.prob_mean_truth_ratio), ALTERNATIVES,
+        compare_alternatives(metrics.prob_mean_truth_ratio), NEEDS_ALTERNATIVES,
     ),
     Metric(
-        "exact_memorization", "exact memorisation", KEPT,
-        of_matches(lambda matches: float(np.mean(matches))),
+        "exact_memorization", "exact memorisation", KNOWLEDGE,
+        score_matches(lambda matches: float(np.mean(matches))),
     ),
     Metric(
-        "extraction_strength", "extraction strength", KEPT,
-        of_matches(metrics.extraction_strength),
+        "extraction_strength", "extraction strength", KNOWLEDGE,
+        score_matches(metrics.extraction_strength),
     ),
-    Metric("ma", "memorisation accuracy", KEPT, figure("ma"), ("continuations",)),
-    Metric("model_utility", "model utility", joint=joint.model_utility),
+    Metric("ma", "memorisation accuracy", KNOWLEDGE, read_engine_figure("ma"), ("continuations",)),
+    Metric("model_utility", "model utility", joint=joint.compute_model_utility),
     Metric(
-        "forget_quality", "forget quality (KS p-value)", joint=joint.forget_quality,
-        roles=(FORGET,), reads=("truth_ratio",), relative=True, spread=joint.forget_distance,
+        "forget_quality", "forget quality (KS p-value)", joint=joint.compute_forget_quality,
+        roles=(FORGET,), reads=("truth_ratio",), relative=True, spread=joint.compute_forget_distance,
         logarithmic=True,
     ),
-    attack("mia_loss", "loss", lambda found: found.answer and found.answer.ce),
-    attack(
+    make_attack_metric("mia_loss", "loss", lambda found: found.answer and found.answer.ce),
+    make_attack_metric(
         "mia_zlib", "zlib",
         lambda found: found.answer and metrics.zlib_score(found.answer.ce, found.scored),
     ),
-    attack("mia_min_k", "Min-K%", min_k),
-    attack("mia_min_k_plus_plus", "Min-K%++", min_k_plus_plus, "distribution"),
-    attack("mia_gradnorm", "gradient-norm", figure("mia_gradnorm"), "gradient"),
+    make_attack_metric("mia_min_k", "Min-K%", compute_sample_min_k),
+    make_attack_metric("mia_min_k_plus_plus", "Min-K%++", compute_sample_min_k_plus_plus, "distribution"),
+    make_attack_metric("mia_gradnorm", "gradient-norm", read_engine_figure("mia_gradnorm"), "gradient"),
     Metric(
-        "mia_reference", "reference attack (AUC)", NEITHER, joint=joint.reference_attack,
-        roles=BOTH, reads=("mia_loss",), relative=True,
+        "mia_reference", "reference attack (AUC)", NEITHER, joint=joint.compute_reference_attack,
+        roles=ATTACKED_ROLES, reads=("mia_loss",), relative=True,
     ),
     Metric(
-        "privleak", "PrivLeak (%)", NEITHER, joint=joint.privleak, roles=BOTH,
-        reads=("mia_min_k",), relative=True, spread=joint.leakage,
+        "privleak", "PrivLeak (%)", NEITHER, joint=joint.compute_privleak, roles=ATTACKED_ROLES,
+        reads=("mia_min_k",), relative=True, spread=joint.compute_unchecked_privleak,
     ),
     Metric(
-        "perplexity", "perplexity", LOWER, figure("oracle_ce"), ("generation", "oracle_model"),
+        "perplexity", "perplexity", LOWER, read_engine_figure("oracle_ce"), ("generation", "oracle_model"),
         finish=np.exp, stored="oracle_ce", logarithmic=True,
     ),
-    by_helper("similarity", "similarity", KEPT),
-    by_helper("coherence", "coherence"),
-    by_helper("mauve", "MAUVE"),
-    by_helper("gibberish", "gibberish"),
+    make_helper_metric("similarity", "similarity", KNOWLEDGE),
+    make_helper_metric("coherence", "coherence"),
+    make_helper_metric("mauve", "MAUVE"),
+    make_helper_metric("gibberish", "gibberish"),
 )  # fmt: skip
 METRICS = {metric.name: metric for metric in ENTRIES}
 # Metrics with a number in their name: el_10 is el of n = 10.
 NUMBERED: dict[str, Callable[[int], Metric]] = {
     "el": lambda n: Metric(
-        f"el_{n}", f"extraction likelihood EL_{n}", KEPT, figure(f"el_{n}"), ("continuations",)
+        f"el_{n}", f"extraction likelihood EL_{n}", KNOWLEDGE, read_engine_figure(f"el_{n}"), ("continuations",)
     ),
     "rep": lambda n: Metric(
         f"rep_{n}", f"rep_{n}", LOWER,
-        of_words(lambda text: metrics.repetition(words.split_words(text), n), n), TEXT,
+        score_words(lambda text: metrics.repetition(words.split_words(text), n), n), NEEDS_GENERATION,
     ),
     "distinct": lambda n: Metric(
         f"distinct_{n}", f"distinct_{n}", HIGHER,
-        of_words(lambda text: metrics.distinct(text, n), n), TEXT,
+        score_words(lambda text: metrics.distinct(text, n), n), NEEDS_GENERATION,
     ),
 }  # fmt: skip
-OF_SETS = [*(m.name for m in ENTRIES if m.sample), *(f"{word}_N" for word in NUMBERED)]
-JOINT = [m.name for m in ENTRIES if m.joint]
+SET_METRICS = [*(m.name for m in ENTRIES if m.sample), *(f"{word}_N" for word in NUMBERED)]
+JOINT_METRICS = [m.name for m in ENTRIES if m.joint]
 
 
-def find(name: str) -> Metric | None:
+def find_set_metric(name: str) -> Metric | None:
     """The metric of one set that a name stands for."""
     number = re.fullmatch(r"([a-z]+)_([1-9]\d*)", name)
     if number and number[1] in NUMBERED:
@@ -250,16 +250,16 @@ def find(name: str) -> Metric | None:
 
 def check_metric_names(config: EvalConfig) -> None:
     """Raise UserError for the first metric of a suite or of one of its sets that does not exist."""
-    for key, names, _ in walk(config, "eval."):
+    for key, names, _ in walk_fields(config, "eval."):
         if not key.endswith(".metrics"):
             continue
         of_several = key == "eval.metrics"
         for name in names:
-            if not (name in JOINT if of_several else find(name)):
-                raise bad_value(key, name, JOINT if of_several else OF_SETS)
+            if not (name in JOINT_METRICS if of_several else find_set_metric(name)):
+                raise bad_value(key, name, JOINT_METRICS if of_several else SET_METRICS)
 
 
-def join(
+def add_joint_metrics(
     ours: Evaluation,
     theirs: Evaluation | None,
     config: EvalConfig,
@@ -274,17 +274,17 @@ def join(
     """
 
     def compute() -> float:
-        for set_name in (joint.set_of(config, role) for role in metric.roles):
+        for set_name in (joint.require_set(config, role) for role in metric.roles):
             if set_name in ours.missing:
-                raise Missing(f"the set '{set_name}' is missing")
+                raise MissingFigure(f"the set '{set_name}' is missing")
             if not any(sample["set"] == set_name for sample in ours.samples):
-                raise Missing(f"this suite has no set '{set_name}'")
+                raise MissingFigure(f"this suite has no set '{set_name}'")
         try:
             assert metric.joint is not None
             return metric.joint(ours, theirs, config)
         except NoRetainModel as error:
             reason = no_retain or "no retain model is known: set eval.retain_model"
-            raise Missing(reason) from error
+            raise MissingFigure(reason) from error
 
     for metric in map(METRICS.__getitem__, config.metrics):
         if metric.relative == relative:

@@ -18,21 +18,26 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.cache_utils import Cache
 
-from undial_cli.evaluation.kvcache import SpareLayer, is_plain, layers_of, new_cache
-from undial_cli.head import head_job
+from undial_cli.evaluation.kvcache import (
+    SpareLayer,
+    has_plain_cache,
+    list_spare_layers,
+    make_spare_cache,
+)
 from undial_cli.losses.chunked import Projection
-from undial_cli.losses.positions import upcast
-from undial_cli.models import base_of, position_argument
+from undial_cli.losses.positions import upcast_half
+from undial_cli.models.head import head_job
+from undial_cli.models.load import make_position_argument, unwrap_adapter
 
-Item = TypeVar("Item")
-Keep = Callable[[int, list[int]], None]
+BatchItem = TypeVar("BatchItem")
+KeepIds = Callable[[int, list[int]], None]
 
 # Share of the batch's places that must be free before waiting prompts are prefilled into them.
-REFILL = 1 / 4
+REFILL_SHARE = 1 / 4
 # How many of the likeliest tokens are looked at for the top-p set before all are.
-LIKELIEST = 4096
+LIKELIEST_TOKENS = 4096
 # Positions of a document whose logits exist at a time.
-POSITIONS = 256
+POSITIONS_PER_PASS = 256
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Decoding:
 
 
 @dataclass
-class Row:
+class DecodingRow:
     """A prompt on its way: its number, its ids so far, where the new ones begin, its draws."""
 
     number: int
@@ -74,21 +79,21 @@ class Row:
     draws: torch.Generator = field(default_factory=torch.Generator)
 
 
-def last_logits(model: Any, ids_BT: Tensor, positions_BT: Tensor, **inputs: Any) -> Tensor:
+def compute_last_logits(model: Any, ids_BT: Tensor, positions_BT: Tensor, **inputs: Any) -> Tensor:
     """Logits [B, V] after the last id; the head sees that position only."""
-    inputs |= position_argument(model, positions_BT)
+    inputs |= make_position_argument(model, positions_BT)
     with head_job(model, lambda hidden_BTD, head: head.logits(hidden_BTD[:, -1:])):
         return model(input_ids=ids_BT, use_cache=True, **inputs).logits[:, -1]
 
 
-def drawable(logits_BV: Tensor, how: Decoding) -> Tensor:
+def filter_distribution(logits_BV: Tensor, how: Decoding) -> Tensor:
     """Probabilities of the tokens that may be drawn, all others at zero (not normalised again).
 
     As transformers' warpers: temperature, then top-k with all that equal the k-th, then top-p of
     what is left. Of equals at the edge of the top-p set the first in the vocabulary are in it
     (transformers leaves it to the sort).
     """
-    scores_BV = upcast(logits_BV) / how.temperature
+    scores_BV = upcast_half(logits_BV) / how.temperature
     size = scores_BV.shape[-1]
     if how.top_k is not None and how.top_k < size:
         least_B1 = scores_BV.topk(how.top_k).values[:, -1:]
@@ -96,7 +101,7 @@ def drawable(logits_BV: Tensor, how: Decoding) -> Tensor:
     p_BV = torch.softmax(scores_BV, -1)
     if how.top_p is None or how.top_p >= 1:
         return p_BV
-    p_BK = p_BV.topk(min(how.top_k or LIKELIEST, size)).values
+    p_BK = p_BV.topk(min(how.top_k or LIKELIEST_TOKENS, size)).values
     if bool((p_BK.sum(-1) < how.top_p).any()):
         p_BK = p_BV.sort(descending=True).values
     inside_BK = p_BK.cumsum(-1) - p_BK < how.top_p
@@ -110,7 +115,7 @@ def drawable(logits_BV: Tensor, how: Decoding) -> Tensor:
     return p_BV * inside_BV
 
 
-def choose(logits_BV: Tensor, rows: Sequence[Row], how: Decoding) -> list[int]:
+def choose_next_tokens(logits_BV: Tensor, rows: Sequence[DecodingRow], how: Decoding) -> list[int]:
     """The next token of every row.
 
     A sample is where the cumulative distribution, in the vocabulary's order, passes one uniform
@@ -118,24 +123,24 @@ def choose(logits_BV: Tensor, rows: Sequence[Row], how: Decoding) -> list[int]:
     """
     if how.greedy:
         return logits_BV.argmax(-1).tolist()
-    cumulative_BV = drawable(logits_BV, how).double().cumsum(-1)
+    cumulative_BV = filter_distribution(logits_BV, how).double().cumsum(-1)
     draws = [torch.rand(1, generator=row.draws, dtype=torch.float64) for row in rows]
     u_B1 = torch.stack(draws).to(cumulative_BV.device) * cumulative_BV[:, -1:]
     token_B1 = torch.searchsorted(cumulative_BV, u_B1, right=True)
     return token_B1[:, 0].clamp(max=cumulative_BV.shape[-1] - 1).tolist()
 
 
-def new_row(number: int, prompt: list[int], seed: int) -> Row:
+def start_row(number: int, prompt: list[int], seed: int) -> DecodingRow:
     """A prompt with draws that depend on its number and the seed alone."""
-    row = Row(number, list(prompt), len(prompt))
+    row = DecodingRow(number, list(prompt), len(prompt))
     digest = hashlib.sha256(f"{seed}:{number}".encode()).digest()
     row.draws.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return row
 
 
 @torch.no_grad()
-def decode(
-    model: Any, prompts: dict[int, list[int]], batch_size: int, how: Decoding, keep: Keep
+def decode_prompts(
+    model: Any, prompts: dict[int, list[int]], batch_size: int, how: Decoding, keep: KeepIds
 ) -> None:
     """Continue every prompt, the longest first.
 
@@ -146,27 +151,29 @@ def decode(
             came, is among the ids.
     """
     order = sorted(prompts, key=lambda number: (-len(prompts[number]), number))
-    waiting = [new_row(number, prompts[number], how.seed) for number in order]
-    if not is_plain(model):
+    waiting = [start_row(number, prompts[number], how.seed) for number in order]
+    if not has_plain_cache(model):
         return decode_by_generate(model, waiting, batch_size, how, keep)
-    rows: list[Row] = []
-    cache = new_cache()
+    rows: list[DecodingRow] = []
+    cache = make_spare_cache()
     while waiting or rows:
         free = batch_size - len(rows)
-        if waiting and (not rows or free >= batch_size * REFILL):
-            fresh, newcomers, waiting = new_cache(), waiting[:free], waiting[free:]
-            newcomers = advance(model, newcomers, fresh, how, keep)
+        if waiting and (not rows or free >= batch_size * REFILL_SHARE):
+            fresh, newcomers, waiting = make_spare_cache(), waiting[:free], waiting[free:]
+            newcomers = advance_rows(model, newcomers, fresh, how, keep)
             if not rows:
                 cache = fresh
             elif newcomers:
-                join(cache, fresh)
+                append_rows(cache, fresh)
             rows = rows + newcomers
         else:
-            rows = advance(model, rows, cache, how, keep)
+            rows = advance_rows(model, rows, cache, how, keep)
     return None
 
 
-def advance(model: Any, rows: list[Row], cache: Cache, how: Decoding, keep: Keep) -> list[Row]:
+def advance_rows(
+    model: Any, rows: list[DecodingRow], cache: Cache, how: Decoding, keep: KeepIds
+) -> list[DecodingRow]:
     """Give every row its next token; returns the rows that go on, as they lie in the cache."""
     old = cache.get_seq_length()
     new = [row.ids[-1:] if old else row.ids for row in rows]
@@ -175,17 +182,21 @@ def advance(model: Any, rows: list[Row], cache: Cache, how: Decoding, keep: Keep
     lengths_B1 = torch.tensor([[len(row.ids)] for row in rows], device=model.device)
     places_BS = torch.arange(old + width, device=model.device) - (old + width - lengths_B1)
     inputs = {"attention_mask": (places_BS >= 0).long(), "past_key_values": cache}
-    logits_BV = last_logits(model, ids_BT, places_BS[:, old:].clamp(min=0), **inputs)
+    logits_BV = compute_last_logits(model, ids_BT, places_BS[:, old:].clamp(min=0), **inputs)
     finished = set()
-    for i, (row, token) in enumerate(zip(rows, choose(logits_BV, rows, how), strict=True)):
+    for i, (row, token) in enumerate(
+        zip(rows, choose_next_tokens(logits_BV, rows, how), strict=True)
+    ):
         row.ids.append(token)
         if token in how.ends or len(row.ids) - row.start >= how.room(row.start):
             finished.add(i)
             keep(row.number, row.ids[row.start :])
-    return leave(cache, rows, finished) if finished else rows
+    return drop_finished_rows(cache, rows, finished) if finished else rows
 
 
-def leave(cache: Cache, rows: list[Row], finished: set[int]) -> list[Row]:
+def drop_finished_rows(
+    cache: Cache, rows: list[DecodingRow], finished: set[int]
+) -> list[DecodingRow]:
     """Move the last rows into the places of finished ones; drop columns that are padding to all."""
     count = len(rows) - len(finished)
     gaps = [i for i in range(count) if i in finished]
@@ -194,7 +205,7 @@ def leave(cache: Cache, rows: list[Row], finished: set[int]) -> list[Row]:
     for gap, mover in zip(gaps, movers, strict=True):
         going[gap] = rows[mover]
     width = max((len(row.ids) - 1 for row in going), default=0)
-    for layer in layers_of(cache):
+    for layer in list_spare_layers(cache):
         end = layer.get_seq_length()
         if gaps:
             layer.write(gaps, slice(end), layer.keys[movers], layer.values[movers])
@@ -203,9 +214,9 @@ def leave(cache: Cache, rows: list[Row], finished: set[int]) -> list[Row]:
     return going
 
 
-def join(cache: Cache, fresh: Cache) -> None:
+def append_rows(cache: Cache, fresh: Cache) -> None:
     """Put prefilled rows behind the others; as the longest prompts come first, they fit there."""
-    for layer, new in zip(layers_of(cache), layers_of(fresh), strict=True):
+    for layer, new in zip(list_spare_layers(cache), list_spare_layers(fresh), strict=True):
         rows, _, end, _ = layer.keys.shape
         more, _, width, _ = new.keys.shape
         layer.write(slice(rows, rows + more), slice(end - width, end), new.keys, new.values)
@@ -213,7 +224,7 @@ def join(cache: Cache, fresh: Cache) -> None:
 
 
 def decode_by_generate(
-    model: Any, waiting: list[Row], batch_size: int, how: Decoding, keep: Keep
+    model: Any, waiting: list[DecodingRow], batch_size: int, how: Decoding, keep: KeepIds
 ) -> None:
     """The same by transformers' `generate`, for models with a state that padding would enter.
 
@@ -226,14 +237,16 @@ def decode_by_generate(
             eos_token_id=sorted(how.ends) or None,
             pad_token_id=0,
         )
-        for rows in in_batches(list(group), batch_size):
+        for rows in split_batches(list(group), batch_size):
 
-            def only_chosen(_: Tensor, logits_BV: Tensor, rows: list[Row] = rows) -> Tensor:
-                token_B = torch.tensor(choose(logits_BV, rows, how), device=logits_BV.device)
+            def only_chosen(_: Tensor, logits_BV: Tensor, rows: list[DecodingRow] = rows) -> Tensor:
+                token_B = torch.tensor(
+                    choose_next_tokens(logits_BV, rows, how), device=logits_BV.device
+                )
                 return torch.full_like(logits_BV, -torch.inf).scatter(-1, token_B[:, None], 0.0)
 
             ids_BT = torch.tensor([row.ids for row in rows], device=model.device)
-            with without_defaults(model):
+            with without_generation_defaults(model):
                 output_BT = model.generate(
                     input_ids=ids_BT,
                     attention_mask=torch.ones_like(ids_BT),
@@ -245,15 +258,15 @@ def decode_by_generate(
                 keep(row.number, new[:size])
 
 
-def in_batches(items: list[Item], size: int) -> Iterator[list[Item]]:
+def split_batches(items: list[BatchItem], size: int) -> Iterator[list[BatchItem]]:
     """Consecutive parts of at most `size`."""
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
 @contextlib.contextmanager
-def without_defaults(model: Any) -> Iterator[None]:
+def without_generation_defaults(model: Any) -> Iterator[None]:
     """Keep a model's own generation settings (a repetition penalty, say) out of `generate`."""
-    inner = base_of(model)
+    inner = unwrap_adapter(model)
     kept, inner.generation_config = inner.generation_config, GenerationConfig()
     try:
         yield
@@ -262,7 +275,7 @@ def without_defaults(model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def branch(
+def continue_prefixes(
     model: Any, ids: list[int], prefixes: Sequence[int], batch_size: int
 ) -> tuple[list[int], dict[int, list[int]]]:
     """Greedy predictions for a document of T ids, and greedy continuations of its prefixes.
@@ -281,8 +294,8 @@ def branch(
     total = len(ids)
     if total < 2:
         return [], {}
-    cache = new_cache() if is_plain(model) else None
-    predictions = predict(model, ids, cache)
+    cache = make_spare_cache() if has_plain_cache(model) else None
+    predictions = predict_greedily(model, ids, cache)
     misses = [p for p in range(1, total) if predictions[p - 1] != ids[p]]
     ahead = {p: next((q for q in misses if q >= p), total) for p in prefixes}
     points = sorted(set(ahead.values()) - {total})
@@ -290,19 +303,19 @@ def branch(
     if cache is None:
         for p in points:
             how = Decoding(total - p, frozenset())
-            decode(model, {p: ids[:p]}, 1, how, tails.__setitem__)
+            decode_prompts(model, {p: ids[:p]}, 1, how, tails.__setitem__)
     else:
-        for group in in_batches(points, batch_size):
+        for group in split_batches(points, batch_size):
             first = {p: predictions[p - 1] for p in group}
-            tails.update(continue_together(model, cache, first, total))
+            tails.update(continue_from_cache(model, cache, first, total))
     return predictions, {p: ids[p:q] + tails[q] for p, q in ahead.items()}
 
 
-def predict(model: Any, ids: list[int], cache: Cache | None) -> list[int]:
+def predict_greedily(model: Any, ids: list[int], cache: Cache | None) -> list[int]:
     """The greedy next token after every true prefix, in one pass that fills the cache."""
 
     def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
-        parts = hidden_BTD.split(POSITIONS, dim=1)
+        parts = hidden_BTD.split(POSITIONS_PER_PASS, dim=1)
         return torch.cat([head.logits(part).argmax(-1) for part in parts], dim=1)
 
     inputs = {} if cache is None else {"past_key_values": cache}
@@ -312,7 +325,7 @@ def predict(model: Any, ids: list[int], cache: Cache | None) -> list[int]:
     return output.logits[0, :-1].tolist()
 
 
-def continue_together(
+def continue_from_cache(
     model: Any, document: Cache, first: dict[int, int], total: int
 ) -> dict[int, list[int]]:
     """Greedy continuations of prefixes of one document up to `total` ids.
@@ -324,18 +337,18 @@ def continue_together(
         document: the cache of the whole document.
         first: the first new token by prefix length, the shortest prefix first.
     """
-    cache = new_cache()
+    cache = make_spare_cache()
     rows = {length: [token] for length, token in first.items()}
     for i, layer in enumerate(document.layers):
         if isinstance(layer, SpareLayer) and layer.is_initialized:
             cache.update(*(x.repeat(len(rows), 1, 1, 1) for x in layer.buffers), layer_idx=i)
     for place in range(min(rows), total - 1):
         joined = [row for length, row in rows.items() if length <= place]
-        for layer in layers_of(cache):
+        for layer in list_spare_layers(cache):
             layer.hold(*layer.buffers, len(joined), place)
         ids_B1 = torch.tensor([row[-1:] for row in joined], device=model.device)
         places_B1 = torch.full_like(ids_B1, place)
-        logits_BV = last_logits(model, ids_B1, places_B1, past_key_values=cache)
+        logits_BV = compute_last_logits(model, ids_B1, places_B1, past_key_values=cache)
         for row, token in zip(joined, logits_BV.argmax(-1).tolist(), strict=True):
             row.append(token)
     return rows

@@ -11,21 +11,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from undial_cli.evaluation.config import EvalSetConfig
+from undial_cli.config.suites import EvalSetConfig
 
 if TYPE_CHECKING:
     from undial_cli.evaluation.scoring import Score
 
 
-class Missing(Exception):
+class MissingFigure(Exception):
     """A metric that cannot be computed, and why."""
 
 
-class NoRetainModel(Missing):
+class NoRetainModel(MissingFigure):
     """A metric that needs a retain model where there is none."""
 
 
-class NoFigure(Missing):
+class NullFigure(MissingFigure):
     """A metric that is null: its samples are there, and give no number that could be trusted."""
 
 
@@ -57,7 +57,7 @@ class Evaluation:
         samples = [s for s in self.samples if s["set"] == set_name and key in s]
         broken = sum(s[key] is None for s in samples)
         if broken:
-            raise NoFigure(f"{broken} of {len(samples)} samples have no finite {key}")
+            raise NullFigure(f"{broken} of {len(samples)} samples have no finite {key}")
         return samples
 
     def values(self, set_name: str, key: str) -> Any:
@@ -68,7 +68,7 @@ class Evaluation:
         """A figure that is there; raises NoFigure for one that is null."""
         value = self.metrics[name]
         if value is None:
-            raise NoFigure(f"{name} is null")
+            raise NullFigure(f"{name} is null")
         return value
 
     def record(self, name: str, compute: Callable[[], float]) -> None:
@@ -76,11 +76,11 @@ class Evaluation:
         try:
             value = compute()
             if not math.isfinite(value):
-                raise NoFigure(f"it is {value}")
+                raise NullFigure(f"it is {value}")
             self.metrics[name] = value
-        except Missing as reason:
+        except MissingFigure as reason:
             self.missing[name] = str(reason)
-            if isinstance(reason, NoFigure):
+            if isinstance(reason, NullFigure):
                 self.metrics[name] = None
 
 
@@ -122,10 +122,10 @@ class Evidence:
         return [-ce for ce in score.token_ce[: len(score.matches)]] if score else []
 
 
-def finite(value: Any) -> Any:
+def replace_nonfinite(value: Any) -> Any:
     """The same with NaN and infinities, at any depth, as None: JSON has no number for them."""
     if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
+        return {k: replace_nonfinite(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [finite(v) for v in value]
+        return [replace_nonfinite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 
 from undial_cli.evaluation import metrics
-from undial_cli.evaluation.decoding import Decoding, branch, decode
-from undial_cli.evaluation.work import NO_JOURNAL, Journal, Keep, share
+from undial_cli.evaluation.decoding import Decoding, continue_prefixes, decode_prompts
+from undial_cli.evaluation.sharding import NO_JOURNAL, Journal, KeepResult, shard_work
 
 AUTHORS_PREFIXES = (40, 80, 120, 160)
 AUTHORS_TOKENS = 200
 AUTHORS_TOP_P, AUTHORS_TOP_K = 0.95, 50
 
-Figures = dict[str, float | None]
+ExtractionFigures = dict[str, float | None]
 
 
-def greedy(
+def extract_greedily(
     model: Any,
     name: str,
     documents: list[list[int]],
@@ -30,37 +30,37 @@ def greedy(
     stride: int,
     batch_size: int,
     journal: Journal = NO_JOURNAL,
-) -> list[Figures]:
+) -> list[ExtractionFigures]:
     """`ma`, and `el_N` for every N of `lengths`, of each document.
 
     Prefixes of 1, 1 + stride, ... to T - N tokens; a document with no such prefix has no `el_N`.
     """
 
-    def run(numbers: list[int], keep: Keep) -> None:
+    def run(numbers: list[int], keep: KeepResult) -> None:
         for n in numbers:
-            keep(n, of_document(model, documents[n], lengths, stride, batch_size))
+            keep(n, extract_document(model, documents[n], lengths, stride, batch_size))
 
     sizes = [len(d) for d in documents]
-    return share(f"extraction-{name}", sizes, run, journal)
+    return shard_work(f"extraction-{name}", sizes, run, journal)
 
 
-def of_document(
+def extract_document(
     model: Any, ids: list[int], lengths: list[int], stride: int, batch_size: int
-) -> Figures:
+) -> ExtractionFigures:
     """`greedy` of one document."""
     last = len(ids) - min(lengths, default=len(ids))
     prefixes = list(range(1, last + 1, stride))
-    predicted, continued = branch(model, ids, prefixes, batch_size)
-    found: Figures = {"ma": metrics.memorization_accuracy(predicted, ids[1:])}
+    predicted, continued = continue_prefixes(model, ids, prefixes, batch_size)
+    found: ExtractionFigures = {"ma": metrics.memorization_accuracy(predicted, ids[1:])}
     for n in lengths:
         fitting = [p for p in prefixes if p <= len(ids) - n]
-        found[f"el_{n}"] = mean(
+        found[f"el_{n}"] = mean_or_none(
             [metrics.extraction_likelihood(continued[p], ids[p:], n) for p in fitting]
         )
     return found
 
 
-def sampled(
+def extract_sampled(
     model: Any,
     name: str,
     documents: list[list[int]],
@@ -68,7 +68,7 @@ def sampled(
     how: Decoding,
     batch_size: int,
     journal: Journal = NO_JOURNAL,
-) -> list[Figures]:
+) -> list[ExtractionFigures]:
     """The same by the authors' way: prefixes of 40, 80, 120 and 160 tokens, unique n-grams.
 
     `el_N` is of the sampled continuations, without the end token; `ma` of the first token after
@@ -76,27 +76,29 @@ def sampled(
     """
     places = [(d, p) for d, ids in enumerate(documents) for p in AUTHORS_PREFIXES if p < len(ids)]
 
-    def run(numbers: list[int], keep: Keep) -> None:
+    def run(numbers: list[int], keep: KeepResult) -> None:
         prompts = {n: documents[places[n][0]][: places[n][1]] for n in numbers}
         if prompts:
-            decode(model, prompts, batch_size, how, keep)
+            decode_prompts(model, prompts, batch_size, how, keep)
 
-    def run_greedy(numbers: list[int], keep: Keep) -> None:
+    def run_greedy(numbers: list[int], keep: KeepResult) -> None:
         for n in numbers:
-            keep(n, branch(model, documents[n], (), batch_size)[0])
+            keep(n, continue_prefixes(model, documents[n], (), batch_size)[0])
 
-    texts = share(f"extraction-{name}", [p for _, p in places], run, journal)
+    texts = shard_work(f"extraction-{name}", [p for _, p in places], run, journal)
     texts = [ids[:-1] if ids and ids[-1] in how.ends else ids for ids in texts]
     sizes = [len(d) for d in documents]
-    predictions = share(f"predictions-{name}", sizes, run_greedy, journal)
+    predictions = shard_work(f"predictions-{name}", sizes, run_greedy, journal)
     continued: list[dict[int, list[int]]] = [{} for _ in documents]
     for (d, p), text in zip(places, texts, strict=True):
         continued[d][p] = text
-    figures: list[Figures] = []
+    figures: list[ExtractionFigures] = []
     for ids, predicted, after in zip(documents, predictions, continued, strict=True):
-        scores: Figures = {"ma": mean([float(predicted[p - 1] == ids[p]) for p in after])}
+        scores: ExtractionFigures = {
+            "ma": mean_or_none([float(predicted[p - 1] == ids[p]) for p in after])
+        }
         for n in lengths:
-            scores[f"el_{n}"] = mean(
+            scores[f"el_{n}"] = mean_or_none(
                 [
                     metrics.unique_extraction_likelihood(text, ids[p:], n)
                     for p, text in after.items()
@@ -107,6 +109,6 @@ def sampled(
     return figures
 
 
-def mean(values: list[float]) -> float | None:
+def mean_or_none(values: list[float]) -> float | None:
     """The mean, None of nothing."""
     return float(np.mean(values)) if values else None

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from undial_cli.evaluation.catalog import METRICS, Metric, find
-from undial_cli.evaluation.config import FORGET, HOLDOUT, role_by_name
+from undial_cli.config.suites import FORGET, HOLDOUT, guess_role
+from undial_cli.evaluation.catalog import METRICS, Metric, find_set_metric
 
 # Words of the names of sets that are not written as they are spoken.
-WORDS = {"knowmem": "KnowMem", "verbmem": "VerbMem"}
+SPOKEN_WORDS = {"knowmem": "KnowMem", "verbmem": "VerbMem"}
 # Of figures without an entry: titles, those of which less is better, those that say nothing by
 # themselves, and the tasks of lm-evaluation-harness whose knowledge is what must go.
-TITLES = {"seconds": "time (s)"}
-COSTS = ("bits_per_byte", "brier_score", "seconds")
-HAZARDS = "harness_wmdp"
+OTHER_TITLES = {"seconds": "time (s)"}
+COST_FIGURES = ("bits_per_byte", "brier_score", "seconds")
+HAZARD_TASKS = "harness_wmdp"
 # The main figures, in the order in which tables of many runs show the first of them.
-FIRST_SHOWN = (
+MAIN_FIGURES = (
     "forget_probability", "forget_rouge", "forget_knowmem_rouge", "forget_verbmem_rouge",
     "forget_el_10", "forget_ma", "retain_probability", "retain_rouge", "retain_knowmem_rouge",
     "forget_quality", "model_utility", "privleak", "forget_el_3", "forget_truth_ratio",
@@ -27,47 +27,49 @@ FIRST_SHOWN = (
 )  # fmt: skip
 
 
-def parts_of(name: str) -> tuple[str, Metric | None]:
+def split_figure_name(name: str) -> tuple[str, Metric | None]:
     """The set ("" of a joint figure) and the metric of a figure; no metric of those of others."""
     if name in METRICS:
         return "", METRICS[name]
     parts = name.split("_")
     for start in range(len(parts)):
-        metric = find("_".join(parts[start:]))
+        metric = find_set_metric("_".join(parts[start:]))
         if metric is not None:
             return "_".join(parts[:start]), metric
     return "", None
 
 
-def title_of(name: str) -> str:
+def find_figure_title(name: str) -> str:
     """A figure in words: forget_rouge is "forget ROUGE-L"."""
-    set_name, metric = parts_of(name)
+    set_name, metric = split_figure_name(name)
     if metric is None:
-        return TITLES.get(name) or name.replace("_", " ")
-    words = [WORDS.get(word, word) for word in set_name.split("_") if word]
+        return OTHER_TITLES.get(name) or name.replace("_", " ")
+    words = [SPOKEN_WORDS.get(word, word) for word in set_name.split("_") if word]
     return " ".join([*words, metric.title])
 
 
-def better_of(name: str, roles: Mapping[str, str] | None = None) -> str:
+def find_better_direction(name: str, roles: Mapping[str, str] | None = None) -> str:
     """`lower`, `higher`, or `""` where neither is better by itself.
 
     Args:
         roles: of the sets, as results.json states them; of others their names tell.
     """
-    set_name, metric = parts_of(name)
-    role = (roles or {}).get(set_name) or role_by_name(set_name or name)
+    set_name, metric = split_figure_name(name)
+    role = (roles or {}).get(set_name) or guess_role(set_name or name)
     if metric is not None and not set_name:
         return metric.better[1]
     if role == HOLDOUT or name == "loss":
         return ""
     if metric is not None:
         return metric.better[0 if role == FORGET else 1]
-    if name.startswith(HAZARDS) or f"_{name}".endswith(tuple(f"_{cost}" for cost in COSTS)):
+    if name.startswith(HAZARD_TASKS) or f"_{name}".endswith(
+        tuple(f"_{cost}" for cost in COST_FIGURES)
+    ):
         return "lower"
     return "" if role == FORGET else "higher"
 
 
-def is_logarithmic(name: str) -> bool:
+def is_logarithmic_figure(name: str) -> bool:
     """Whether a figure is drawn on a logarithmic axis."""
-    metric = parts_of(name)[1]
+    metric = split_figure_name(name)[1]
     return metric is not None and metric.logarithmic

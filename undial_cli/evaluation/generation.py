@@ -16,17 +16,17 @@ from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.capacity import positions_of
 from undial_cli.errors import UserError
-from undial_cli.evaluation.decoding import Decoding, decode
-from undial_cli.evaluation.work import NO_JOURNAL, Journal, Keep, share
+from undial_cli.evaluation.decoding import Decoding, decode_prompts
+from undial_cli.evaluation.sharding import NO_JOURNAL, Journal, KeepResult, shard_work
+from undial_cli.models.capacity import count_table_positions
 
 # Share of the GPU's memory that vLLM may take beside the model that is scored.
 VLLM_MEMORY = 0.5
 
 
 @dataclass(frozen=True)
-class Generator:
+class GeneratingModel:
     """A model that answers: the one in memory, and where it lies for vLLM.
 
     `path` is None for a model that lies nowhere (one in training).
@@ -38,7 +38,7 @@ class Generator:
     path: str | None = None
 
 
-def end_tokens(generator: Generator, extra: set[int]) -> frozenset[int]:
+def collect_end_tokens(generator: GeneratingModel, extra: set[int]) -> frozenset[int]:
     """Every id that ends an answer: the tokenizer's, the model's and the template's."""
     configured = getattr(generator.model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
@@ -46,8 +46,8 @@ def end_tokens(generator: Generator, extra: set[int]) -> frozenset[int]:
     return frozenset(i for i in known if isinstance(i, int))
 
 
-def generate(
-    generator: Generator,
+def generate_answers(
+    generator: GeneratingModel,
     name: str,
     prompts: list[list[int]],
     how: Decoding,
@@ -60,30 +60,30 @@ def generate(
         name: of the set, for the journal.
     """
 
-    how = dataclasses.replace(how, positions=positions_of(generator.model))
+    how = dataclasses.replace(how, positions=count_table_positions(generator.model))
 
-    def run(numbers: list[int], keep: Keep) -> None:
+    def run(numbers: list[int], keep: KeepResult) -> None:
         chosen = {n: prompts[n] for n in numbers}
         if not chosen:
             return
         if generator.backend == "vllm":
-            return with_vllm(generator, chosen, how, keep)
-        return decode(generator.model, chosen, batch_size, how, keep)
+            return generate_with_vllm(generator, chosen, how, keep)
+        return decode_prompts(generator.model, chosen, batch_size, how, keep)
 
     sizes = [len(p) for p in prompts]
-    found = share(f"generation-{name}", sizes, run, journal)
+    found = shard_work(f"generation-{name}", sizes, run, journal)
     return [ids[:-1] if ids and ids[-1] in how.ends else ids for ids in found]
 
 
-def with_vllm(
-    generator: Generator, prompts: dict[int, list[int]], how: Decoding, keep: Keep
+def generate_with_vllm(
+    generator: GeneratingModel, prompts: dict[int, list[int]], how: Decoding, keep: KeepResult
 ) -> None:
     """The same through vLLM, which batches by itself."""
     try:
         import vllm  # type: ignore[import-not-found]
     except ImportError as error:
         raise UserError("eval.backend=vllm: needs vllm: pip install 'undial[vllm]'") from error
-    with model_folder(generator) as folder:
+    with open_model_folder(generator) as folder:
         engine = vllm.LLM(
             model=folder,
             dtype=str(generator.model.dtype).removeprefix("torch."),
@@ -111,7 +111,7 @@ def with_vllm(
 
 
 @contextlib.contextmanager
-def model_folder(generator: Generator) -> Iterator[str]:
+def open_model_folder(generator: GeneratingModel) -> Iterator[str]:
     """A folder that holds the whole model and its tokenizer."""
     path = generator.path
     if path is not None and os.path.isfile(os.path.join(path, "config.json")):

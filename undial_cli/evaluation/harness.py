@@ -24,22 +24,22 @@ import numpy as np
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli import distributed
-from undial_cli.errors import UserError, nearest
-from undial_cli.evaluation.config import HarnessConfig
-from undial_cli.evaluation.work import NO_JOURNAL, Keep, share
+from undial_cli.config.suites import HarnessConfig
+from undial_cli.errors import UserError, suggest_nearest
+from undial_cli.evaluation.sharding import NO_JOURNAL, KeepResult, shard_work
+from undial_cli.system import processes
 
 # Modules of lm_eval that show progress bars.
-BARS = ("lm_eval.api.task", "lm_eval.api.model", "lm_eval.models.huggingface", "tqdm")
+BAR_MODULES = ("lm_eval.api.task", "lm_eval.api.model", "lm_eval.models.huggingface", "tqdm")
 # Draws behind a standard error that has no closed form (a perplexity's).
-DRAWS = 1000
+STDERR_DRAWS = 1000
 
-Results = dict[str, dict[str, Any]]
+TaskResults = dict[str, dict[str, Any]]
 # A figure, and what is known of it: `n`, the documents, and `stderr`, where the library has one.
-Figure = tuple[float, dict[str, Any]]
+HarnessFigure = tuple[float, dict[str, Any]]
 
 
-def check_tasks(config: HarnessConfig) -> None:
+def check_harness_tasks(config: HarnessConfig) -> None:
     """Find what is wrong with the tasks before anything is computed. Asks no hub.
 
     Raises:
@@ -52,22 +52,22 @@ def check_tasks(config: HarnessConfig) -> None:
     folder = config.include_path
     if folder is not None and not Path(folder).expanduser().is_dir():
         raise UserError(f"eval.harness.include_path={folder}: no such folder")
-    known = task_manager(tuple(config.tasks), folder).all_tasks
+    known = index_harness_tasks(tuple(config.tasks), folder).all_tasks
     for task in config.tasks:
         if task not in known:
             raise UserError(
                 f"eval.harness.tasks={task}: no such task of lm-evaluation-harness"
-                f"{nearest(task, known)}"
+                f"{suggest_nearest(task, known)}"
             )
 
 
 @functools.lru_cache(maxsize=4)
-def task_manager(tasks: tuple[str, ...], include_path: str | None) -> Any:
+def index_harness_tasks(tasks: tuple[str, ...], include_path: str | None) -> Any:
     """The index of tasks, those in a folder first; the library's own (seconds) only if needed."""
     from lm_eval.tasks import TaskManager
 
     folder = None if include_path is None else Path(include_path).expanduser()
-    with quiet_library():
+    with quiet_harness():
         if folder is not None:
             own = TaskManager(include_path=folder, include_defaults=False)
             if set(tasks) <= set(own.all_subtasks):
@@ -75,7 +75,7 @@ def task_manager(tasks: tuple[str, ...], include_path: str | None) -> Any:
         return TaskManager(include_path=folder)
 
 
-def evaluate(
+def run_harness_tasks(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     config: HarnessConfig,
@@ -104,27 +104,29 @@ def evaluate(
     tasks = list(dict.fromkeys(config.tasks))
     if not tasks:
         return {}, {}, {}
-    check_tasks(config)
-    manager = task_manager(tuple(config.tasks), config.include_path)
-    figures: dict[str, Figure] = {}
+    check_harness_tasks(config)
+    manager = index_harness_tasks(tuple(config.tasks), config.include_path)
+    figures: dict[str, HarnessFigure] = {}
     missing: dict[str, str] = {}
-    accuracies: list[Figure] = []
+    accuracies: list[HarnessFigure] = []
     training = model.training
     try:
-        with quiet_library(), without_bars():
-            lm = shared_model(model, tokenizer, batch_size)
+        with quiet_harness(), without_harness_bars():
+            lm = make_sharded_model(model, tokenizer, batch_size)
             for task in tasks:
-                with random_state(seed):
-                    results, reason = run_task(lm, manager, task, config.num_fewshot, limit, seed)
+                with preserve_random_state(seed):
+                    results, reason = run_harness_task(
+                        lm, manager, task, config.num_fewshot, limit, seed
+                    )
                 if results is None:
                     missing[f"harness_{task}"] = reason
                 else:
-                    accuracies += accuracies_of(results, task)
-                    figures |= figures_of(results)
+                    accuracies += collect_accuracies(results, task)
+                    figures |= collect_task_figures(results)
     finally:
         model.train(training)
     if len(accuracies) > 1 and not missing:
-        figures["harness_mean_acc"] = mean_of(accuracies)
+        figures["harness_mean_acc"] = average_task_figures(accuracies)
     elif len(tasks) > 1 and missing:
         missing["harness_mean_acc"] = f"{len(missing)} of {len(tasks)} tasks could not be run"
     finite = {name: figure for name, figure in figures.items() if math.isfinite(figure[0])}
@@ -133,9 +135,9 @@ def evaluate(
     return values, missing, {name: known for name, (_, known) in finite.items()}
 
 
-def run_task(
+def run_harness_task(
     lm: Any, manager: Any, task: str, num_fewshot: int | None, limit: int | None, seed: int
-) -> tuple[Results | None, str]:
+) -> tuple[TaskResults | None, str]:
     """The library's results of one task (of each task in a group), or None and the reason.
 
     The same on every process, or they would wait for each other.
@@ -146,22 +148,24 @@ def run_task(
     try:
         loaded = manager.load([task])
         for one in loaded["tasks"].values():
-            prepare(one, num_fewshot, seed)
+            set_fewshot(one, num_fewshot, seed)
     except Exception as error:  # a task's own code, a data set's, the hub's
-        reason = f"cannot be loaded ({one_line(error)})"
-    reasons = [r for r in distributed.gather([reason]) if r]
+        reason = f"cannot be loaded ({summarise_exception(error)})"
+    reasons = [r for r in processes.gather_items([reason]) if r]
     if loaded is None or reasons:
         return None, reasons[0]
     try:
-        found = evaluate_tasks(lm, loaded, limit=limit, bootstrap_iters=DRAWS, log_samples=False)
+        found = evaluate_tasks(
+            lm, loaded, limit=limit, bootstrap_iters=STDERR_DRAWS, log_samples=False
+        )
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        return None, f"cannot be run ({one_line(error)})"
+        return None, f"cannot be run ({summarise_exception(error)})"
     return dict(found["results"]), ""  # type: ignore[index]
 
 
-def prepare(task: Any, num_fewshot: int | None, seed: int) -> None:
+def set_fewshot(task: Any, num_fewshot: int | None, seed: int) -> None:
     """Set a loaded task's number of solved examples and their seed."""
     own = task.get_config("num_fewshot")
     if num_fewshot is not None and own != 0:
@@ -171,7 +175,7 @@ def prepare(task: Any, num_fewshot: int | None, seed: int) -> None:
     task.set_fewshot_seed(seed=seed)
 
 
-def shared_model(model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Any:
+def make_sharded_model(model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Any:
     """The model as lm-evaluation-harness wants it, its requests dealt out to the processes.
 
     To the library each process is the only one, since its own way of sharing draws other few-shot
@@ -183,15 +187,15 @@ def shared_model(model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int
         """Answers this process's share of the requests and gathers the others' answers."""
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
-            return dealt(requests, super().loglikelihood)
+            return shard_requests(requests, super().loglikelihood)
 
         def loglikelihood_rolling(
             self, requests: list[Any], disable_tqdm: bool = True
         ) -> list[Any]:
-            return dealt(requests, super().loglikelihood_rolling)
+            return shard_requests(requests, super().loglikelihood_rolling)
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
-            return dealt(requests, super().generate_until)
+            return shard_requests(requests, super().generate_until)
 
     # The library gives a tokenizer a padding token: not to ours.
     own: Any = copy.deepcopy(tokenizer)
@@ -199,7 +203,7 @@ def shared_model(model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int
     return make(pretrained=model, tokenizer=own, batch_size=batch_size)
 
 
-def dealt(requests: list[Any], answer: Callable[[list[Any]], list[Any]]) -> list[Any]:
+def shard_requests(requests: list[Any], answer: Callable[[list[Any]], list[Any]]) -> list[Any]:
     """The answers to all requests, in order, each found by one process.
 
     Requests of one context stay together: the library then computes it once.
@@ -213,7 +217,7 @@ def dealt(requests: list[Any], answer: Callable[[list[Any]], list[Any]]) -> list
     members = list(groups.values())
     failures: list[str] = []
 
-    def run(numbers: list[int], keep: Keep) -> None:
+    def run(numbers: list[int], keep: KeepResult) -> None:
         mine = [i for n in numbers for i in members[n]]
         found: dict[int, Any] = dict.fromkeys(mine)
         try:
@@ -222,13 +226,13 @@ def dealt(requests: list[Any], answer: Callable[[list[Any]], list[Any]]) -> list
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            failures.append(one_line(error))
+            failures.append(summarise_exception(error))
         for n in numbers:
             keep(n, [found[i] for i in members[n]])
 
     sizes = [len(context) * len(members[n]) for n, context in enumerate(groups)]
-    parts = share("harness", sizes, run, NO_JOURNAL)
-    failed = distributed.gather(failures)
+    parts = shard_work("harness", sizes, run, NO_JOURNAL)
+    failed = processes.gather_items(failures)
     if failed:
         raise RuntimeError(failed[0])
     pairs = zip(members, parts, strict=True)
@@ -236,41 +240,41 @@ def dealt(requests: list[Any], answer: Callable[[list[Any]], list[Any]]) -> list
     return [answers[i] for i in range(len(requests))]
 
 
-def figures_of(results: Results) -> dict[str, Figure]:
+def collect_task_figures(results: TaskResults) -> dict[str, HarnessFigure]:
     """`harness_{task}_{metric}` of the library's results, with the filter where there are some."""
     figures = {}
     for task, found in results.items():
         for key, value in found.items():
             metric, comma, kind = key.partition(",")
-            if not comma or metric.endswith("_stderr") or not is_number(value):
+            if not comma or metric.endswith("_stderr") or not is_task_number(value):
                 continue
             suffix = "" if kind == "none" else f"_{kind.replace('-', '_')}"
-            figures[f"harness_{task}_{metric}{suffix}"] = figure_of(found, metric, kind)
+            figures[f"harness_{task}_{metric}{suffix}"] = read_task_figure(found, metric, kind)
     return figures
 
 
-def figure_of(found: dict[str, Any], metric: str, kind: str = "none") -> Figure:
+def read_task_figure(found: dict[str, Any], metric: str, kind: str = "none") -> HarnessFigure:
     """A metric of a task's results, the documents behind it, and its standard error."""
     stderr, documents, statistics = (
         found.get(f"{metric}_stderr,{kind}"),
         found.get("sample_len"),
         {},
     )
-    if is_number(documents):
+    if is_task_number(documents):
         statistics["n"] = int(documents)
-    if is_number(stderr) and math.isfinite(stderr):
+    if is_task_number(stderr) and math.isfinite(stderr):
         statistics["stderr"] = float(stderr)
     return float(found[f"{metric},{kind}"]), statistics
 
 
-def accuracies_of(results: Results, task: str) -> list[Figure]:
+def collect_accuracies(results: TaskResults, task: str) -> list[HarnessFigure]:
     """The accuracy of a task or group; of the single tasks where a group or tag has none."""
     whole = results.get(task, {})
-    parts = [whole] if is_number(whole.get("acc,none")) else results.values()
-    return [figure_of(r, "acc") for r in parts if is_number(r.get("acc,none"))]
+    parts = [whole] if is_task_number(whole.get("acc,none")) else results.values()
+    return [read_task_figure(r, "acc") for r in parts if is_task_number(r.get("acc,none"))]
 
 
-def mean_of(parts: list[Figure]) -> Figure:
+def average_task_figures(parts: list[HarnessFigure]) -> HarnessFigure:
     """The plain mean of figures of different documents, and its standard error."""
     mean: dict[str, Any] = {}
     if any("n" in known for _, known in parts):
@@ -280,18 +284,18 @@ def mean_of(parts: list[Figure]) -> Figure:
     return float(np.mean([value for value, _ in parts])), mean
 
 
-def is_number(value: object) -> TypeGuard[float]:
+def is_task_number(value: object) -> TypeGuard[float]:
     """Whether a result is a figure (the library also writes "N/A" and lists)."""
     return isinstance(value, (int, float, np.number))
 
 
-def one_line(error: Exception) -> str:
+def summarise_exception(error: Exception) -> str:
     """An exception in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 @contextlib.contextmanager
-def quiet_library() -> Iterator[None]:
+def quiet_harness() -> Iterator[None]:
     """Keep the library's notices off the screen."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval")]
     levels = [logger.level for logger in loggers]
@@ -305,7 +309,7 @@ def quiet_library() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_bars() -> Iterator[None]:
+def without_harness_bars() -> Iterator[None]:
     """Without the library's progress bars, and what it prints of its draws, in one process."""
     from tqdm import tqdm
 
@@ -313,7 +317,7 @@ def without_bars() -> Iterator[None]:
         return tqdm(*values, **{**options, "disable": True})
 
     with contextlib.ExitStack() as stack:
-        for module in BARS:
+        for module in BAR_MODULES:
             stack.enter_context(mock.patch(f"{module}.tqdm", silent))
         stack.enter_context(mock.patch.dict(os.environ, {"DISABLE_MULTIPROC": "1"}))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
@@ -321,7 +325,7 @@ def without_bars() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def random_state(seed: int | None = None) -> Iterator[None]:
+def preserve_random_state(seed: int | None = None) -> Iterator[None]:
     """Put all random number generators back as they were; until then they may be seeded."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -10,33 +10,35 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from undial_cli import distributed
 from undial_cli.errors import UserError, WorldError
-from undial_cli.evaluation import quality
+from undial_cli.evaluation import text_quality
 from undial_cli.evaluation.catalog import METRICS
 from undial_cli.evaluation.evidence import Evaluation, Evidence
-from undial_cli.evaluation.items import Item
+from undial_cli.evaluation.prompts import PromptItem
+from undial_cli.system import processes
 
 if TYPE_CHECKING:
     from undial_cli.evaluation.suite import Suite
 
-Pairs = list[tuple[Item, Evidence]]
+EvidencePairs = list[tuple[PromptItem, Evidence]]
 # The items of every set, each with what was found of it.
-Found = dict[str, Pairs]
-Figures = list[float | None]
+SetEvidence = dict[str, EvidencePairs]
+HelperFigures = list[float | None]
 
 
-def whole_text(item: Item, text: str) -> str:
+def join_with_prompt(item: PromptItem, text: str) -> str:
     """A prompt and what follows it; the parts of a document hold the blank between them."""
     return item.prompt + text if item.document else f"{item.prompt} {text}"
 
 
-def perplexity(pairs: Pairs, path: str, suite: Suite, device: torch.device) -> Figures:
+def score_perplexity(
+    pairs: EvidencePairs, path: str, suite: Suite, device: torch.device
+) -> HelperFigures:
     """Mean cross entropy of prompt and continuation together, under the oracle model."""
-    texts = [whole_text(item, found.generation or "") for item, found in pairs]
-    model, tokenizer = quality.language_model(path, "eval.oracle_model", device)
+    texts = [join_with_prompt(item, found.generation or "") for item, found in pairs]
+    model, tokenizer = text_quality.load_language_model(path, "eval.oracle_model", device)
     config = suite.config
-    nll, tokens = quality.perplexity(
+    nll, tokens = text_quality.measure_perplexity(
         texts, model, tokenizer, config.batch_size, max_tokens=config.oracle_tokens
     )
     return [
@@ -45,54 +47,66 @@ def perplexity(pairs: Pairs, path: str, suite: Suite, device: torch.device) -> F
     ]
 
 
-def similarity(pairs: Pairs, path: str, suite: Suite, device: torch.device) -> Figures:
+def score_similarity(
+    pairs: EvidencePairs, path: str, suite: Suite, device: torch.device
+) -> HelperFigures:
     """Cosine of the embeddings of the continuation and of the true text."""
     made, true = [f.generation or "" for _, f in pairs], [item.reference for item, _ in pairs]
     size = suite.config.batch_size
-    return distributed.on_main(lambda: quality.similarity(made, true, path, device, size).tolist())
-
-
-def coherence(pairs: Pairs, path: str, suite: Suite, device: torch.device) -> Figures:
-    """Cosine of the embeddings of the prompt and of the continuation."""
-    asked, made = [item.prompt for item, _ in pairs], [f.generation or "" for _, f in pairs]
-    size, most, key = suite.config.batch_size, suite.config.coherence_tokens, "eval.coherence_model"
-    return distributed.on_main(
-        lambda: quality.similarity(asked, made, path, device, size, key, most).tolist()
+    return processes.run_on_main(
+        lambda: text_quality.measure_similarity(made, true, path, device, size).tolist()
     )
 
 
-def mauve(pairs: Pairs, path: str, suite: Suite, device: torch.device) -> Figures:
+def score_coherence(
+    pairs: EvidencePairs, path: str, suite: Suite, device: torch.device
+) -> HelperFigures:
+    """Cosine of the embeddings of the prompt and of the continuation."""
+    asked, made = [item.prompt for item, _ in pairs], [f.generation or "" for _, f in pairs]
+    size, most, key = suite.config.batch_size, suite.config.coherence_tokens, "eval.coherence_model"
+    return processes.run_on_main(
+        lambda: text_quality.measure_similarity(asked, made, path, device, size, key, most).tolist()
+    )
+
+
+def score_mauve(
+    pairs: EvidencePairs, path: str, suite: Suite, device: torch.device
+) -> HelperFigures:
     """One figure for the set: how alike true and generated texts are distributed."""
-    true = [whole_text(item, item.reference) for item, _ in pairs]
-    made = [whole_text(item, found.generation or "") for item, found in pairs]
+    true = [join_with_prompt(item, item.reference) for item, _ in pairs]
+    made = [join_with_prompt(item, found.generation or "") for item, found in pairs]
     size, seed = suite.config.batch_size, suite.seed
-    value = distributed.on_main(lambda: quality.mauve(true, made, path, device, size, seed))
+    value = processes.run_on_main(
+        lambda: text_quality.measure_mauve(true, made, path, device, size, seed)
+    )
     return [value] * len(pairs)
 
 
-def gibberish(pairs: Pairs, path: str, suite: Suite, device: torch.device) -> Figures:
+def score_gibberish(
+    pairs: EvidencePairs, path: str, suite: Suite, device: torch.device
+) -> HelperFigures:
     """Probability of the classifier's first class (clean text) for each generation."""
     made = [found.generation or "" for _, found in pairs]
     size, most = suite.config.batch_size, suite.config.gibberish_tokens
-    return distributed.on_main(
-        lambda: quality.first_class(made, path, device, size, max_tokens=most).tolist()
+    return processes.run_on_main(
+        lambda: text_quality.classify_texts(made, path, device, size, max_tokens=most).tolist()
     )
 
 
 # What gives the figures of generations, by the key that names its model and that a metric needs.
-HELPERS: dict[str, Callable[..., Figures]] = {
-    "oracle_model": perplexity,
-    "similarity_model": similarity,
-    "coherence_model": coherence,
-    "mauve_model": mauve,
-    "gibberish_model": gibberish,
+HELPER_MODELS: dict[str, Callable[..., HelperFigures]] = {
+    "oracle_model": score_perplexity,
+    "similarity_model": score_similarity,
+    "coherence_model": score_coherence,
+    "mauve_model": score_mauve,
+    "gibberish_model": score_gibberish,
 }
 
 
-def apply(suite: Suite, model: Any, found: Found) -> dict[str, str]:
+def apply_helper_models(suite: Suite, model: Any, found: SetEvidence) -> dict[str, str]:
     """Add the figures of helper models to what was found; returns what is missing, and why."""
     missing = {}
-    for key, run in HELPERS.items():
+    for key, run in HELPER_MODELS.items():
         metric = next(metric for metric in METRICS.values() if key in metric.needs)
         for name, rows in found.items():
             if key not in suite.needs(name):
@@ -102,7 +116,7 @@ def apply(suite: Suite, model: Any, found: Found) -> dict[str, str]:
                 path = getattr(suite.config, key)
                 if path is None:
                     raise UserError(f"eval.{key} is not set")
-                quality.check_libraries(f"eval.{key}")
+                text_quality.check_quality_libraries(f"eval.{key}")
                 values = run(pairs, path, suite, model.device)
                 for (_, evidence), value in zip(pairs, values, strict=True):
                     evidence.figures[metric.key] = value
@@ -111,14 +125,14 @@ def apply(suite: Suite, model: Any, found: Found) -> dict[str, str]:
     return missing
 
 
-def harness(suite: Suite, model: Any, evaluation: Evaluation) -> dict[str, str]:
+def add_harness_tasks(suite: Suite, model: Any, evaluation: Evaluation) -> dict[str, str]:
     """Add the tasks of lm-evaluation-harness; returns what is missing, and why."""
     config = suite.config
     if not config.harness.tasks:
         return {}
     from undial_cli.evaluation import harness as tasks
 
-    figures, missing, statistics = tasks.evaluate(
+    figures, missing, statistics = tasks.run_harness_tasks(
         model, suite.encoder.tokenizer, config.harness, config.limit, config.batch_size, suite.seed
     )
     evaluation.metrics |= figures

@@ -50,17 +50,17 @@ class SpareLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def new_cache() -> Cache:
+def make_spare_cache() -> Cache:
     """An empty cache that keeps every position, in layers with a window too."""
     return Cache(layer_class_to_replicate=SpareLayer)
 
 
-def layers_of(cache: Cache) -> list[SpareLayer]:
+def list_spare_layers(cache: Cache) -> list[SpareLayer]:
     """The layers that hold anything (some models share keys and values between layers)."""
     return [x for x in cache.layers if isinstance(x, SpareLayer) and x.is_initialized]
 
 
-def is_plain(model: Any) -> bool:
+def has_plain_cache(model: Any) -> bool:
     """Whether keys and values are all the model remembers: no recurrent or convolution state."""
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ())

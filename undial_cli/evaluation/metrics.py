@@ -29,7 +29,7 @@ def probability(answer_ce: ArrayLike) -> NDArray[np.float64]:
     return np.exp(-np.asarray(answer_ce, dtype=np.float64))
 
 
-def true_and_false(
+def pair_answer_ces(
     true_ce: ArrayLike, perturbed_ce: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """CEs of the true answers [N] and of their false ones [N, K]; ValueError if they do not fit."""
@@ -40,11 +40,11 @@ def true_and_false(
     return true, false
 
 
-def share_of_truth(
+def compute_truth_share(
     true_ce: ArrayLike, perturbed_ce: ArrayLike, averaged: bool
 ) -> NDArray[np.float64]:
     """`p / (p + sum_k p_k)`, or with the mean over k; in log space, where no CE overflows."""
-    true, false = true_and_false(true_ce, perturbed_ce)
+    true, false = pair_answer_ces(true_ce, perturbed_ce)
     if not false.shape[1]:
         raise ValueError("perturbed_ce must be [N, K] with K of at least 1")
     log_false = np.logaddexp.reduce(-false, axis=1) - (np.log(false.shape[1]) if averaged else 0.0)
@@ -65,12 +65,12 @@ def normalised_probability(answer_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDA
     Raises:
         ValueError: the shapes do not fit, or K is 0.
     """
-    return share_of_truth(answer_ce, perturbed_ce, averaged=False)
+    return compute_truth_share(answer_ce, perturbed_ce, averaged=False)
 
 
 def log_truth_ratio(paraphrase_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDArray[np.float64]:
     """Logarithm of `truth_ratio`; exact where the ratio itself overflows. [N]"""
-    true, false = true_and_false(paraphrase_ce, perturbed_ce)
+    true, false = pair_answer_ces(paraphrase_ce, perturbed_ce)
     return true - false.mean(axis=1)
 
 
@@ -107,7 +107,7 @@ def prob_mean_truth_ratio(true_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDArra
     Raises:
         ValueError: the shapes do not fit, or K is 0.
     """
-    return share_of_truth(true_ce, perturbed_ce, averaged=True)
+    return compute_truth_share(true_ce, perturbed_ce, averaged=True)
 
 
 def evenness(ratio: ArrayLike) -> NDArray[np.float64]:
@@ -138,15 +138,15 @@ def forget_quality(truth_ratio_unlearned: ArrayLike, truth_ratio_retain: ArrayLi
     High: the unlearned model cannot be told from one that never saw the data. Ratios or their
     logarithms may be given (the test depends on ranks alone), the same for both.
     """
-    return kolmogorov_smirnov(truth_ratio_unlearned, truth_ratio_retain)[1]
+    return run_ks_test(truth_ratio_unlearned, truth_ratio_retain)[1]
 
 
 def ks_distance(one: ArrayLike, other: ArrayLike) -> float:
     """The Kolmogorov-Smirnov distance D behind `forget_quality`: in [0, 1], 0 is alike."""
-    return kolmogorov_smirnov(one, other)[0]
+    return run_ks_test(one, other)[0]
 
 
-def kolmogorov_smirnov(one: ArrayLike, other: ArrayLike) -> tuple[float, float]:
+def run_ks_test(one: ArrayLike, other: ArrayLike) -> tuple[float, float]:
     """Distance and p-value of the two-sample test; exact where SciPy can, else asymptotic."""
     from scipy.stats import ks_2samp
 
@@ -164,20 +164,20 @@ def model_utility(scores: Mapping[str, float]) -> float:
     return 0.0 if (values <= 0).any() else float(len(values) / (1 / values).sum())
 
 
-class UnicodeWords:
+class UnicodeTokenizer:
     """The tokenizer that the reference package is given for what its own cannot read."""
 
     def tokenize(self, text: str) -> list[str]:
         """The words of a text."""
-        return words.unicode_words(text)
+        return words.split_unicode_words(text)
 
 
 @functools.lru_cache(maxsize=4)
-def rouge_l_scorer(stemmed: bool, reading: str) -> RougeScorer:
-    """The ROUGE-L scorer of the reference package, with the words of `words.reading`."""
+def make_rouge_scorer(stemmed: bool, reading: str) -> RougeScorer:
+    """The ROUGE-L scorer of the reference package, with the words of `words.choose_reading`."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    own = None if reading == words.FIELD else UnicodeWords()
+    own = None if reading == words.FIELD_WORDS else UnicodeTokenizer()
     return RougeScorer(["rougeL"], use_stemmer=stemmed, tokenizer=own)  # type: ignore[arg-type]
 
 
@@ -187,12 +187,12 @@ def rouge_l(prediction: str, reference: str, stemmed: bool) -> Any:
     The words are rouge_score's own (a-z, 0-9), which give the field's figures; where fewer than
     half of a reference's letters are of these, Unicode words, not stemmed.
     """
-    reading = words.reading(reference)
-    if reading == words.NONE:
+    reading = words.choose_reading(reference)
+    if reading == words.NO_WORDS:
         from rouge_score.scoring import Score
 
         return Score(*[float("nan")] * 3)
-    return rouge_l_scorer(stemmed, reading).score(reference, prediction)["rougeL"]
+    return make_rouge_scorer(stemmed, reading).score(reference, prediction)["rougeL"]
 
 
 def rouge_l_recall(prediction: str, reference: str) -> float:
@@ -241,7 +241,7 @@ def extraction_strength(matches: Sequence[bool] | NDArray[Any]) -> float:
     return 1 - k / len(hits)
 
 
-def mean_of_lowest(values: ArrayLike, k: float) -> float:
+def average_lowest(values: ArrayLike, k: float) -> float:
     """Mean of the lowest share k of values [T], of at least one; nan if one is nan."""
     scores = np.asarray(values, dtype=np.float64)
     if scores.ndim != 1 or not len(scores):
@@ -266,7 +266,7 @@ def min_k(log_probs: ArrayLike, k: float = 0.4) -> float:
     Raises:
         ValueError: no token, or k out of range.
     """
-    return mean_of_lowest(log_probs, k)
+    return average_lowest(log_probs, k)
 
 
 def min_k_plus_plus(
@@ -289,7 +289,7 @@ def min_k_plus_plus(
     if len({a.shape for a in arrays}) > 1:
         raise ValueError(f"[T] must be the same for all, not {[a.shape for a in arrays]}")
     tokens, mu, var = arrays
-    return mean_of_lowest((tokens - mu) / np.sqrt(np.maximum(var, MIN_VARIANCE)), k)
+    return average_lowest((tokens - mu) / np.sqrt(np.maximum(var, MIN_VARIANCE)), k)
 
 
 def zlib_score(ce: float, text: str) -> float:
@@ -363,7 +363,7 @@ def memorization_accuracy(predicted_ids: ArrayLike, reference_ids: ArrayLike) ->
     return float((predicted == reference).mean())
 
 
-def ngrams(tokens: Sequence[Hashable] | NDArray[Any], n: int) -> list[tuple[Hashable, ...]]:
+def list_ngrams(tokens: Sequence[Hashable] | NDArray[Any], n: int) -> list[tuple[Hashable, ...]]:
     """The n-grams of a sequence in order, with repeats; none when it is shorter than n."""
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
@@ -390,11 +390,11 @@ def extraction_likelihood(
     Raises:
         ValueError: the suffix is shorter than n.
     """
-    reference = ngrams(reference_ids, n)
+    reference = list_ngrams(reference_ids, n)
     if not reference:
         raise ValueError(f"the suffix of {len(reference_ids)} tokens is shorter than n = {n}")
     known = set(reference)
-    return sum(gram in known for gram in ngrams(generated_ids, n)) / len(reference)
+    return sum(gram in known for gram in list_ngrams(generated_ids, n)) / len(reference)
 
 
 def unique_extraction_likelihood(
@@ -406,17 +406,19 @@ def unique_extraction_likelihood(
 
     In [0, 1]; 0 when the generation is shorter than n. Dong et al. 2025, arXiv 2402.10052.
     """
-    generated = set(ngrams(generated_ids, n))
-    return len(generated & set(ngrams(reference_ids, n))) / len(generated) if generated else 0.0
+    generated = set(list_ngrams(generated_ids, n))
+    return (
+        len(generated & set(list_ngrams(reference_ids, n))) / len(generated) if generated else 0.0
+    )
 
 
 def repetition(tokens: Sequence[Hashable] | NDArray[Any], n: int) -> float:
     """rep_n: `1 - unique n-grams / n-grams` of one text's tokens or words; 0 if shorter than n."""
-    grams = ngrams(tokens, n)
+    grams = list_ngrams(tokens, n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def distinct(text: str, n: int) -> float:
     """distinct_n: unique word n-grams / words (see `words.split_words`); 0 for no words."""
     parts = words.split_words(text)
-    return len(set(ngrams(parts, n))) / len(parts) if parts else 0.0
+    return len(set(list_ngrams(parts, n))) / len(parts) if parts else 0.0

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli import ui
+from undial_cli.config.suites import FORGET, find_set_of_role
 from undial_cli.errors import UserError
-from undial_cli.evaluation import published, store
+from undial_cli.evaluation import published
+from undial_cli.evaluation import results as store
 from undial_cli.evaluation.catalog import METRICS
-from undial_cli.evaluation.config import FORGET, set_for
 from undial_cli.evaluation.evidence import Evaluation
-from undial_cli.evaluation.figures import parts_of
-from undial_cli.evaluation.items import Item
+from undial_cli.evaluation.figures import split_figure_name
+from undial_cli.evaluation.prompts import PromptItem
 from undial_cli.evaluation.suite import Suite
 
 
-def read(path: str) -> Evaluation:
+def read_reference(path: str) -> Evaluation:
     """The evaluation that a results file holds.
 
     Raises:
@@ -36,21 +37,23 @@ def read(path: str) -> Evaluation:
     except ValueError as error:
         raise UserError(f"{where}: not a whole JSON file ({error})") from error
     if isinstance(content, dict) and {"metrics", "samples"} <= set(content):
-        ours = store.load(file.parent)
+        ours = store.load_evaluation(file.parent)
         if ours is None:
             raise UserError(f"{where}: its samples.jsonl is not beside it, or not whole")
         return ours
-    if isinstance(content, dict) and any(name in content for name in published.SECTIONS):
-        return published.of_tofu(content, where)
-    if isinstance(content, dict) and any(name in content for name in published.KNOWN):
-        return published.of_open_unlearning(content, where)
+    if isinstance(content, dict) and any(name in content for name in published.TOFU_SECTIONS):
+        return published.read_tofu_log(content, where)
+    if isinstance(content, dict) and any(
+        name in content for name in published.OPEN_UNLEARNING_KEYS
+    ):
+        return published.read_open_unlearning(content, where)
     raise UserError(
         f"{where}: allowed are results.json of undial (with its samples.jsonl), TOFU_EVAL.json of "
         "open-unlearning and eval_log_aggregated.json of TOFU"
     )
 
 
-def fitted(results: Evaluation, suite: Suite, where: str, chosen: str) -> Evaluation:
+def match_to_suite(results: Evaluation, suite: Suite, where: str, chosen: str) -> Evaluation:
     """Results of this run's rows: those of other sets are left out, and said.
 
     Args:
@@ -62,11 +65,11 @@ def fitted(results: Evaluation, suite: Suite, where: str, chosen: str) -> Evalua
     """
     joint = [METRICS[name] for name in suite.config.metrics]
     roles = {FORGET, *(role for metric in joint if metric.relative for role in metric.roles)}
-    compared = {set_for(suite.config, role) for role in roles}
+    compared = {find_set_of_role(suite.config, role) for role in roles}
     strange = []
     for name, items in suite.items.items():
         samples = [s for s in results.samples if s["set"] == name]
-        reason = difference(samples, items) if samples else ""
+        reason = explain_difference(samples, items) if samples else ""
         if reason and name in compared:
             raise UserError(f"{where}: its {name} set {reason} ({chosen})")
         if reason:
@@ -77,7 +80,7 @@ def fitted(results: Evaluation, suite: Suite, where: str, chosen: str) -> Evalua
     figures = {
         metric: value
         for metric, value in results.metrics.items()
-        if parts_of(metric)[0] not in strange
+        if split_figure_name(metric)[0] not in strange
     }
     if set(strange) & set(suite.config.utility):
         figures.pop("model_utility", None)
@@ -85,7 +88,7 @@ def fitted(results: Evaluation, suite: Suite, where: str, chosen: str) -> Evalua
     return Evaluation(figures, samples, dict(results.missing))
 
 
-def difference(samples: list[dict[str, Any]], items: list[Item]) -> str:
+def explain_difference(samples: list[dict[str, Any]], items: list[PromptItem]) -> str:
     """How samples of a set differ from the rows that it has here; "" if they do not.
 
     Prompts are compared where they are stored, the number of scored tokens where it is.

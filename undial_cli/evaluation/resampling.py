@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from undial_cli.config.suites import EvalConfig, resolve_role
 from undial_cli.evaluation import metrics
-from undial_cli.evaluation.catalog import METRICS, Metric, find
-from undial_cli.evaluation.config import EvalConfig, role_of
-from undial_cli.evaluation.evidence import Evaluation, Missing
-from undial_cli.evaluation.subjects import unit_of
+from undial_cli.evaluation.catalog import METRICS, Metric, find_set_metric
+from undial_cli.evaluation.evidence import Evaluation, MissingFigure
+from undial_cli.evaluation.subjects import find_resampling_unit
 
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnSet:
     """One set's values and how often each of them is in every resample.
 
     `values` [N]; `weights` [B, N], whole numbers; `samples`: of each value, what it is drawn with
@@ -50,20 +50,20 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Resampled:
+class ResampledFigure:
     """A figure of every resample [B], and what it was drawn from."""
 
     values: NDArray[np.float64]
-    sets: tuple[Drawn, ...]
+    sets: tuple[DrawnSet, ...]
 
-    def is_paired_with(self, other: Resampled) -> bool:
+    def is_paired_with(self, other: ResampledFigure) -> bool:
         """Whether both were drawn from the same samples."""
         ours, theirs = ([(d.set_name, d.samples) for d in r.sets] for r in (self, other))
         return ours == theirs
 
 
 @dataclass
-class Resample(Evaluation):
+class ResampledEvaluation(Evaluation):
     """An evaluation of which samples were drawn, for metrics that join sets.
 
     `number`: which resample it is; `figures`: the resampled figures that there are; `drawn`: what
@@ -71,13 +71,13 @@ class Resample(Evaluation):
     """
 
     number: int = 0
-    figures: dict[str, Resampled] = field(default_factory=dict)
-    drawn: dict[tuple[str, str], Drawn] = field(default_factory=dict)
+    figures: dict[str, ResampledFigure] = field(default_factory=dict)
+    drawn: dict[tuple[str, str], DrawnSet] = field(default_factory=dict)
 
     def values(self, set_name: str, key: str) -> NDArray[np.float64]:
         """A per-sample value of the samples that were drawn."""
         if (set_name, key) not in self.drawn:
-            self.drawn[set_name, key] = draw(self, set_name, key)
+            self.drawn[set_name, key] = draw_set(self, set_name, key)
         drawn = self.drawn[set_name, key]
         return np.repeat(drawn.values, drawn.weights[self.number])
 
@@ -89,19 +89,19 @@ class Resample(Evaluation):
         return float(self.figures[name].values[self.number])
 
     @property
-    def sets(self) -> tuple[Drawn, ...]:
+    def sets(self) -> tuple[DrawnSet, ...]:
         """What was drawn of each set that was asked for."""
         return tuple({drawn.set_name: drawn for drawn in reversed(self.drawn.values())}.values())
 
 
 @functools.lru_cache(maxsize=16)
-def counts_of_units(set_name: str, units: int) -> NDArray[np.uint8]:
+def draw_unit_counts(set_name: str, units: int) -> NDArray[np.uint8]:
     """How often each of the units of a set is drawn: [B, units]; the same every time."""
     draws = np.random.default_rng(zlib.crc32(set_name.encode()))
     return draws.multinomial(units, [1 / units] * units, size=RESAMPLES).astype(np.uint8)
 
 
-def draw(evaluation: Evaluation, set_name: str, key: str) -> Drawn:
+def draw_set(evaluation: Evaluation, set_name: str, key: str) -> DrawnSet:
     """The values of a set and the resamples of them.
 
     Raises:
@@ -109,67 +109,71 @@ def draw(evaluation: Evaluation, set_name: str, key: str) -> Drawn:
     """
     samples = evaluation.samples_with(set_name, key)
     if not samples:
-        raise Missing(f"no sample has {key}")
+        raise MissingFigure(f"no sample has {key}")
     numbers: dict[Any, int] = {}
-    number_of = [numbers.setdefault(unit_of(sample), len(numbers)) for sample in samples]
-    weights = counts_of_units(set_name, len(numbers))[:, number_of]
+    number_of = [
+        numbers.setdefault(find_resampling_unit(sample), len(numbers)) for sample in samples
+    ]
+    weights = draw_unit_counts(set_name, len(numbers))[:, number_of]
     values = np.array([sample[key] for sample in samples], dtype=np.float64)
-    rows = tuple((unit_of(sample), sample.get("index")) for sample in samples)
-    return Drawn(set_name, values, weights, rows)
+    rows = tuple((find_resampling_unit(sample), sample.get("index")) for sample in samples)
+    return DrawnSet(set_name, values, weights, rows)
 
 
-def of_set(evaluation: Evaluation, set_name: str, metric: Metric, role: str) -> Resampled:
+def resample_set_metric(
+    evaluation: Evaluation, set_name: str, metric: Metric, role: str
+) -> ResampledFigure:
     """The aggregate of a metric of one set."""
-    drawn = draw(evaluation, set_name, metric.key)
+    drawn = draw_set(evaluation, set_name, metric.key)
     means = drawn.weights @ metric.term(drawn.values, role) / drawn.weights.sum(1, dtype=float)
     with np.errstate(over="ignore"):
-        return Resampled(metric.finish(means), (drawn,))
+        return ResampledFigure(metric.finish(means), (drawn,))
 
 
-def of_sets(
+def resample_joint_metric(
     metric: Metric,
     ours: Evaluation,
     theirs: Evaluation | None,
     config: EvalConfig,
-    figures: dict[str, Resampled],
-) -> Resampled:
+    figures: dict[str, ResampledFigure],
+) -> ResampledFigure:
     """A metric that joins sets, of the samples of each resample; `figures`: ours of one set."""
     compute = metric.spread or metric.joint
     assert compute is not None
-    drawn = Resample(ours.metrics, ours.samples, figures=figures)
-    other = theirs and Resample(theirs.metrics, theirs.samples)
+    drawn = ResampledEvaluation(ours.metrics, ours.samples, figures=figures)
+    other = theirs and ResampledEvaluation(theirs.metrics, theirs.samples)
     values = np.empty(RESAMPLES)
     for number in range(RESAMPLES):
         for resample in filter(None, (drawn, other)):
             resample.number = number
         values[number] = compute(drawn, other, config)
     if metric.name != "forget_quality":
-        return Resampled(values, drawn.sets)
+        return ResampledFigure(values, drawn.sets)
     # A distance of resamples is larger than that of the samples: they are shifted to it.
     assert other is not None
     sets = (*drawn.sets, *other.sets)
     known = metrics.ks_distance(*(one.values for one in sets))
-    return Resampled(np.clip(values + known - np.median(values), 0, 1), sets)
+    return ResampledFigure(np.clip(values + known - np.median(values), 0, 1), sets)
 
 
-def resample(
+def resample_figures(
     ours: Evaluation, theirs: Evaluation | None, config: EvalConfig
-) -> dict[str, Resampled]:
+) -> dict[str, ResampledFigure]:
     """The resamples of all figures of an evaluation; of forget_quality those of its D."""
-    found: dict[str, Resampled] = {}
+    found: dict[str, ResampledFigure] = {}
     # results that were made elsewhere may hold figures without their samples: these are left out
     for set_name, options in config.sets.items():
         for key in options.metrics:
-            metric = find(key)
+            metric = find_set_metric(key)
             if metric is not None and ours.metrics.get(f"{set_name}_{key}") is not None:
-                with contextlib.suppress(Missing):
-                    role = role_of(set_name, options)
-                    found[f"{set_name}_{key}"] = of_set(ours, set_name, metric, role)
+                with contextlib.suppress(MissingFigure):
+                    role = resolve_role(set_name, options)
+                    found[f"{set_name}_{key}"] = resample_set_metric(ours, set_name, metric, role)
     of_one_set = dict(found)
     for name in config.metrics:
         if name in ours.metrics:
-            with contextlib.suppress(Missing):
-                resampled = of_sets(METRICS[name], ours, theirs, config, of_one_set)
+            with contextlib.suppress(MissingFigure):
+                resampled = resample_joint_metric(METRICS[name], ours, theirs, config, of_one_set)
                 if resampled.sets:
                     found[name] = resampled
     return found

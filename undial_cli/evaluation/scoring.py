@@ -17,19 +17,25 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
-from undial_cli.data.collate import pad, pad_left, shared_length
+from undial_cli.data.collate import count_shared_tokens, pad_examples, pad_prompts
 from undial_cli.data.encode import Example
-from undial_cli.evaluation.kvcache import is_plain
-from undial_cli.evaluation.work import NO_JOURNAL, Journal, Keep, batches, share
-from undial_cli.head import head_job
+from undial_cli.evaluation.kvcache import has_plain_cache
+from undial_cli.evaluation.sharding import (
+    NO_JOURNAL,
+    Journal,
+    KeepResult,
+    batch_by_length,
+    shard_work,
+)
 from undial_cli.losses.chunked import Projection
 from undial_cli.losses.positions import IGNORE, select_targets
-from undial_cli.models import position_argument
+from undial_cli.models.head import head_job
+from undial_cli.models.load import make_position_argument
 
 # Logits that exist at one time, as a number of elements.
-CHUNK = 2**25
+LOGIT_ELEMENTS = 2**25
 # Questions whose answers are sorted by length together: rows of this many batches.
-SPAN = 4
+BATCHES_PER_SPAN = 4
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Score:
 
 
 @torch.no_grad()
-def score(
+def score_answers(
     model: Any,
     groups: list[list[Example]],
     batch_size: int,
@@ -76,21 +82,23 @@ def score(
         name: of the set, for the journal.
     """
 
-    def run(numbers: list[int], keep: Keep) -> None:
-        sharing = is_plain(model)
-        together = {n: groups[n] for n in numbers if sharing and shared_length(groups[n])}
+    def run(numbers: list[int], keep: KeepResult) -> None:
+        sharing = has_plain_cache(model)
+        together = {n: groups[n] for n in numbers if sharing and count_shared_tokens(groups[n])}
         single = {n: groups[n] for n in numbers if n not in together}
-        for part in (single, *spans(together, batch_size * SPAN)):
-            for n, scores in passes(model, part, batch_size, pad_id, wanted, part is not single):
+        for part in (single, *split_spans(together, batch_size * BATCHES_PER_SPAN)):
+            for n, scores in score_in_batches(
+                model, part, batch_size, pad_id, wanted, part is not single
+            ):
                 keep(n, [dataclasses.asdict(s) for s in scores])
 
     wanted = 4 if distribution else 2
     sizes = [sum(len(e.input_ids) for e in group) for group in groups]
-    found = share(f"scores-{name}", sizes, run, journal)
+    found = shard_work(f"scores-{name}", sizes, run, journal)
     return [[Score(**one) for one in scores] for scores in found]
 
 
-def spans(groups: dict[int, list[Example]], rows: int) -> Iterator[dict[int, list[Example]]]:
+def split_spans(groups: dict[int, list[Example]], rows: int) -> Iterator[dict[int, list[Example]]]:
     """Groups in their order, so many together that they hold about `rows` examples."""
     span: dict[int, list[Example]] = {}
     for number, group in groups.items():
@@ -102,7 +110,7 @@ def spans(groups: dict[int, list[Example]], rows: int) -> Iterator[dict[int, lis
         yield span
 
 
-def passes(
+def score_in_batches(
     model: Any,
     groups: dict[int, list[Example]],
     batch_size: int,
@@ -115,51 +123,55 @@ def passes(
     With `sharing` one pass over the common tokens of each group comes first, and the batches hold
     what differs.
     """
-    starts = {n: shared_length(group) if sharing else 0 for n, group in groups.items()}
+    starts = {n: count_shared_tokens(group) if sharing else 0 for n, group in groups.items()}
     common = [group[0].input_ids[: starts[n]] for n, group in groups.items()] if sharing else []
-    cache, mask_NP = prefill(model, common, pad_id) if sharing else (None, None)
+    cache, mask_NP = prefill_prompts(model, common, pad_id) if sharing else (None, None)
     rows = [(row, n) for row, (n, group) in enumerate(groups.items()) for _ in group]
-    tails = [tail(example, starts[n]) for n, group in groups.items() for example in group]
+    tails = [
+        cut_shared_prefix(example, starts[n]) for n, group in groups.items() for example in group
+    ]
     found: dict[int, dict[int, Score]] = {n: {} for n in groups}
-    for chosen in batches([len(t.input_ids) for t in tails], batch_size):
-        batch = on_device(pad([tails[i] for i in chosen], pad_id), model)
+    for chosen in batch_by_length([len(t.input_ids) for t in tails], batch_size):
+        batch = move_batch(pad_examples([tails[i] for i in chosen], pad_id), model)
         mask, known = batch["attention_mask"], None
         if cache is not None and mask_NP is not None:
             index = torch.tensor([rows[i][0] for i in chosen], device=model.device)
-            mask, known = torch.cat([mask_NP[index], mask], dim=1), select(cache, index)
-        scores = forward(model, batch["input_ids"], mask, batch["labels"], wanted, known)
+            mask, known = torch.cat([mask_NP[index], mask], dim=1), select_cache_rows(cache, index)
+        scores = score_targets(model, batch["input_ids"], mask, batch["labels"], wanted, known)
         for i, figures in zip(chosen, scores, strict=True):
             n = rows[i][1]
-            found[n][i] = to_score(figures, tails[i])
+            found[n][i] = make_score(figures, tails[i])
             if len(found[n]) == len(groups[n]):
                 yield n, [found[n][j] for j in sorted(found[n])]
     yield from ((n, []) for n, group in groups.items() if not group)
 
 
-def prefill(model: Any, prompts: list[list[int]], pad_id: int) -> tuple[DynamicCache, Tensor]:
+def prefill_prompts(
+    model: Any, prompts: list[list[int]], pad_id: int
+) -> tuple[DynamicCache, Tensor]:
     """Keys and values of prompts, and which of their places are no padding: [N, P]."""
-    cache, batch = DynamicCache(), on_device(pad_left(prompts, pad_id), model)
+    cache, batch = DynamicCache(), move_batch(pad_prompts(prompts, pad_id), model)
     with head_job(model, lambda hidden, head: hidden[:, :1, :1]):
         model(
             **batch,
             past_key_values=cache,
             use_cache=True,
-            **position_argument(model, places(batch["attention_mask"])),
+            **make_position_argument(model, count_positions(batch["attention_mask"])),
         )
     return cache, batch["attention_mask"]
 
 
-def on_device(batch: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+def move_batch(batch: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     """A batch on the device of a model."""
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
-def places(mask_BT: Tensor) -> Tensor:
+def count_positions(mask_BT: Tensor) -> Tensor:
     """Position of every token, counted from the first that is not padding: [B, T]."""
     return (mask_BT.cumsum(1) - 1).clamp(min=0)
 
 
-def select(cache: DynamicCache, index_N: Tensor) -> DynamicCache:
+def select_cache_rows(cache: DynamicCache, index_N: Tensor) -> DynamicCache:
     """A cache of its own that holds the given rows of another, in that order."""
     chosen = DynamicCache()
     layers: list[Any] = cache.layers
@@ -168,12 +180,12 @@ def select(cache: DynamicCache, index_N: Tensor) -> DynamicCache:
     return chosen
 
 
-def tail(example: Example, start: int) -> Example:
+def cut_shared_prefix(example: Example, start: int) -> Example:
     """An example without its first tokens."""
     return Example(example.input_ids[start:], example.labels[start:], example.answer_end - start)
 
 
-def forward(
+def score_targets(
     model: Any,
     ids_BT: Tensor,
     mask_BL: Tensor,
@@ -190,7 +202,7 @@ def forward(
     def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
         hidden_ND = hidden_BTD[mask_BT]
         figures = torch.zeros(wanted, len(hidden_ND), dtype=torch.double, device=ids_BT.device)
-        start, size = 0, max(1, CHUNK // model.config.vocab_size)
+        start, size = 0, max(1, LOGIT_ELEMENTS // model.config.vocab_size)
         while start < len(hidden_ND):
             logits_NV = head.logits(hidden_ND[start : start + size])
             targets = targets_N[start : start + size]
@@ -210,14 +222,14 @@ def forward(
         extra = {
             "past_key_values": cache,
             "use_cache": True,
-            **position_argument(model, places(mask_BL)[:, -ids_BT.shape[1] :]),
+            **make_position_argument(model, count_positions(mask_BL)[:, -ids_BT.shape[1] :]),
         }
     with head_job(model, job):
         figures_FN = model(input_ids=ids_BT, attention_mask=mask_BL, **extra).logits
     return list(figures_FN.cpu().split(mask_BT.sum(1).tolist(), dim=1))
 
 
-def to_score(figures: Tensor, example: Example) -> Score:
+def make_score(figures: Tensor, example: Example) -> Score:
     """Figures [2 or 4, n] as a Score."""
     answer_tokens = sum(y != IGNORE for y in example.labels[1 : example.answer_end])
     mean, variance = figures[2:].tolist() if len(figures) == 4 else ([], [])
@@ -225,7 +237,7 @@ def to_score(figures: Tensor, example: Example) -> Score:
     return Score(figures[0].tolist(), matches, mean, variance)
 
 
-def gradient_norms(
+def compute_gradient_norms(
     model: Any,
     examples: list[Example],
     journal: Journal = NO_JOURNAL,
@@ -237,16 +249,16 @@ def gradient_norms(
     No `.grad` is touched.
     """
 
-    def run(numbers: list[int], keep: Keep) -> None:
+    def run(numbers: list[int], keep: KeepResult) -> None:
         for n in numbers:
-            keep(n, gradient_norm(model, examples[n]))
+            keep(n, compute_gradient_norm(model, examples[n]))
 
     sizes = [len(e.input_ids) for e in examples]
-    return share(f"gradients-{name}", sizes, run, journal)
+    return shard_work(f"gradients-{name}", sizes, run, journal)
 
 
 @torch.enable_grad()
-def gradient_norm(model: Any, example: Example) -> float | None:
+def compute_gradient_norm(model: Any, example: Example) -> float | None:
     """`gradient_norms` of one example."""
     end = example.answer_end
     labels = torch.tensor([example.labels[:end]], device=model.device)

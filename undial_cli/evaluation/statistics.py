@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from undial_cli.config.suites import EvalConfig
 from undial_cli.evaluation import metrics
-from undial_cli.evaluation.config import EvalConfig
 from undial_cli.evaluation.evidence import Evaluation
-from undial_cli.evaluation.resampling import RESAMPLES, Resampled, resample
+from undial_cli.evaluation.resampling import RESAMPLES, ResampledFigure, resample_figures
 
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 
 
-def of_results(
+def compute_statistics(
     ours: Evaluation, others: dict[str, Evaluation | None], config: EvalConfig
 ) -> dict[str, Any]:
     """All that results.json says of how far its figures carry.
@@ -31,28 +31,32 @@ def of_results(
     """
     theirs, resampled = others.get("reference"), {}
     for name, evaluation in {"": ours, **others}.items():
-        resampled[name] = resample(evaluation, theirs, config) if evaluation is not None else {}
-    found: dict[str, Any] = {"statistics": describe(ours, resampled[""]), "differences": {}}
+        resampled[name] = (
+            resample_figures(evaluation, theirs, config) if evaluation is not None else {}
+        )
+    found: dict[str, Any] = {"statistics": describe_figures(ours, resampled[""]), "differences": {}}
     for name, other in others.items():
         known = other is not None
-        found[f"{name}_statistics"] = describe(other, resampled[name]) if known else {}
-        pairs = differences(ours, other, resampled[""], resampled[name]) if known else {}
+        found[f"{name}_statistics"] = describe_figures(other, resampled[name]) if known else {}
+        pairs = compare_evaluations(ours, other, resampled[""], resampled[name]) if known else {}
         found["differences"][name] = pairs
     return found
 
 
-def describe(evaluation: Evaluation, resampled: dict[str, Resampled]) -> dict[str, dict[str, Any]]:
+def describe_figures(
+    evaluation: Evaluation, resampled: dict[str, ResampledFigure]
+) -> dict[str, dict[str, Any]]:
     """n and interval of every figure whose samples are known, by its name.
 
     forget_quality is a p-value: it has the distance D between the two distributions and D's
     interval too; its own is what that comes to.
     """
-    found = {name: entry(figure) for name, figure in resampled.items()}
+    found = {name: describe_resamples(figure) for name, figure in resampled.items()}
     if "forget_quality" in found:
         figure = resampled["forget_quality"]
-        sizes, bounds = [len(drawn.values) for drawn in figure.sets], interval(figure)
+        sizes, bounds = [len(drawn.values) for drawn in figure.sets], compute_interval(figure)
         found["forget_quality"] |= {
-            "interval": [p_value_at(d, *sizes) for d in reversed(bounds)]
+            "interval": [compute_p_value_at(d, *sizes) for d in reversed(bounds)]
             if bounds and evaluation.metrics["forget_quality"] is not None
             else None,
             "n_retain": sizes[1],
@@ -60,14 +64,14 @@ def describe(evaluation: Evaluation, resampled: dict[str, Resampled]) -> dict[st
             "D_interval": bounds,
         }
     known = evaluation.statistics
-    return found | {n: with_normal(evaluation, n) for n in known if n not in found}
+    return found | {n: add_normal_interval(evaluation, n) for n in known if n not in found}
 
 
-def differences(
+def compare_evaluations(
     ours: Evaluation,
     other: Evaluation,
-    our_resamples: dict[str, Resampled],
-    other_resamples: dict[str, Resampled],
+    our_resamples: dict[str, ResampledFigure],
+    other_resamples: dict[str, ResampledFigure],
 ) -> dict[str, dict[str, Any]]:
     """Our figures less another model's, with paired intervals where both have the same samples."""
     found: dict[str, dict[str, Any]] = {}
@@ -78,11 +82,11 @@ def differences(
         found[name] = {"difference": figure - known, "interval": None}
         one, two = our_resamples.get(name), other_resamples.get(name)
         if one is not None and two is not None and one.is_paired_with(two):
-            found[name] |= entry(Resampled(one.values - two.values, one.sets))
+            found[name] |= describe_resamples(ResampledFigure(one.values - two.values, one.sets))
     return found
 
 
-def entry(resampled: Resampled) -> dict[str, Any]:
+def describe_resamples(resampled: ResampledFigure) -> dict[str, Any]:
     """n, interval and how it was made."""
     sets = resampled.sets
     kinds = sorted({"subjects" if drawn.by_subject else "rows" for drawn in sets})
@@ -90,28 +94,28 @@ def entry(resampled: Resampled) -> dict[str, Any]:
     return {
         "n": min(len(drawn.values) for drawn in sets),
         **({"subjects": min(subjects)} if subjects else {}),
-        "interval": interval(resampled),
-        "level": LEVEL,
+        "interval": compute_interval(resampled),
+        "level": CONFIDENCE_LEVEL,
         "method": f"bootstrap, {RESAMPLES} resamples of {' and '.join(kinds)}",
     }
 
 
-def interval(resampled: Resampled) -> list[float] | None:
+def compute_interval(resampled: ResampledFigure) -> list[float] | None:
     """The middle share LEVEL of the resamples; None where a set has but one row or subject."""
     values = resampled.values[np.isfinite(resampled.values)]
     if min(drawn.units for drawn in resampled.sets) < 2 or len(values) < RESAMPLES / 2:
         return None
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(values, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
     return [float(low), float(high)]
 
 
-def p_value_at(known_distance: float, n: int, m: int) -> float:
+def compute_p_value_at(known_distance: float, n: int, m: int) -> float:
     """The p-value of the KS test between n and m samples at a distance: of two even rows."""
     one, other = ((np.arange(size) + 0.5) / size for size in (n, m))
     return metrics.forget_quality(one, other + known_distance - 1e-9)
 
 
-def with_normal(ours: Evaluation, name: str) -> dict[str, Any]:
+def add_normal_interval(ours: Evaluation, name: str) -> dict[str, Any]:
     """What another library says of its figure; from a standard error an interval is made."""
     given, figure = ours.statistics[name], ours.metrics.get(name)
     error = given.get("stderr")
@@ -119,6 +123,6 @@ def with_normal(ours: Evaluation, name: str) -> dict[str, Any]:
         return given
     reach = 1.959964 * error
     return {
-        **given, "interval": [figure - reach, figure + reach], "level": LEVEL,
+        **given, "interval": [figure - reach, figure + reach], "level": CONFIDENCE_LEVEL,
         "method": "normal, from the standard error",
     }  # fmt: skip

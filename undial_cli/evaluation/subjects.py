@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from undial_cli.config.splits import find_first_row
+from undial_cli.config.suites import EvalSetConfig
 from undial_cli.data.rows import Row
-from undial_cli.data.splits import first_row
-from undial_cli.evaluation.config import EvalSetConfig
 
 
 def number_subjects(rows: list[Row], options: EvalSetConfig, key: str) -> dict[int, int]:
@@ -29,13 +29,13 @@ def number_subjects(rows: list[Row], options: EvalSetConfig, key: str) -> dict[i
     size = options.rows_per_subject
     if size is None or isinstance(options.split, list):  # blocks may break off at each file's end
         return {}
-    start = first_row(options.split or "")
+    start = find_first_row(options.split or "")
     if start is None:
         return {}
     return {index: (start + index) // size for index in range(len(rows))}
 
 
-def unit_of(sample: dict[str, Any]) -> tuple[str, Any]:
+def find_resampling_unit(sample: dict[str, Any]) -> tuple[str, Any]:
     """What a sample is resampled with: its subject, else its row (of which it may be a piece)."""
     if sample.get("subject") is not None:
         return ("subject", sample["subject"])

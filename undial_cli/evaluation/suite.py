@@ -13,27 +13,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli import ui
-from undial_cli.capacity import Capacity, check_fits
-from undial_cli.data.collate import pad_token
+from undial_cli.config.suites import EvalConfig, find_set_of_role, resolve_role
+from undial_cli.data.collate import choose_pad_id
 from undial_cli.data.encode import Encoder
 from undial_cli.data.rows import Row
 from undial_cli.evaluation import extraction, helpers, words
-from undial_cli.evaluation.catalog import METRICS, Metric, find, join
-from undial_cli.evaluation.config import EvalConfig, role_of, set_for
+from undial_cli.evaluation.catalog import METRICS, Metric, add_joint_metrics, find_set_metric
 from undial_cli.evaluation.decoding import Decoding
-from undial_cli.evaluation.evidence import Evaluation, Evidence, Missing, finite
-from undial_cli.evaluation.generation import Generator, end_tokens, generate
-from undial_cli.evaluation.helpers import Found
-from undial_cli.evaluation.items import (
-    Item,
-    added_text,
-    cut_at_stop,
-    end_labels,
-    make_items,
+from undial_cli.evaluation.evidence import Evaluation, Evidence, MissingFigure, replace_nonfinite
+from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens, generate_answers
+from undial_cli.evaluation.helpers import SetEvidence
+from undial_cli.evaluation.prompts import (
+    PromptItem,
+    collect_end_labels,
+    cut_at_stop_text,
+    decode_added_text,
+    make_prompt_items,
 )
-from undial_cli.evaluation.scoring import Score, gradient_norms, score
+from undial_cli.evaluation.scoring import Score, compute_gradient_norms, score_answers
+from undial_cli.evaluation.sharding import Journal
 from undial_cli.evaluation.subjects import number_subjects
-from undial_cli.evaluation.work import Journal
+from undial_cli.models.capacity import ModelCapacity, check_sequences_fit
 
 
 @dataclass
@@ -80,10 +80,10 @@ class Suite:
         """
         names = list(self.config.sets[name].metrics)
         for metric in map(METRICS.__getitem__, self.config.metrics):
-            sets = {set_for(self.config, role) for role in metric.roles}
+            sets = {find_set_of_role(self.config, role) for role in metric.roles}
             if name in sets and sets <= self.there:
                 names += metric.reads
-        return [metric for key in dict.fromkeys(names) if (metric := find(key))]
+        return [metric for key in dict.fromkeys(names) if (metric := find_set_metric(key))]
 
     def needs(self, name: str) -> set[str]:
         """What the engines must find for a set.
@@ -107,10 +107,10 @@ class Suite:
         )
 
     @functools.cached_property
-    def items(self) -> dict[str, list[Item]]:
+    def items(self) -> dict[str, list[PromptItem]]:
         """The items of every set that is there."""
         return {
-            name: make_items(
+            name: make_prompt_items(
                 self.encoder,
                 name,
                 self.config.sets[name],
@@ -124,12 +124,12 @@ class Suite:
         }
 
 
-def check_suite(held: Capacity, suite: Suite, max_length: int) -> None:
+def check_suite_fits(held: ModelCapacity, suite: Suite, max_length: int) -> None:
     """Raise UserError for a row that a model cannot take; say how often it answers shorter."""
     for name, items in suite.items.items():
         options = suite.config.sets[name]
         key = f"eval.sets.{name}.max_tokens={options.max_tokens}"
-        check_fits(
+        check_sequences_fit(
             held,
             name,
             key if options.max_tokens else f"data.max_length={max_length}",
@@ -155,7 +155,7 @@ def check_suite(held: Capacity, suite: Suite, max_length: int) -> None:
             )
 
 
-def evaluate(
+def evaluate_suite(
     model: Any,
     suite: Suite,
     title: str,
@@ -174,49 +174,54 @@ def evaluate(
     """
     journal, training = journal or Journal(), model.training
     backend = "transformers" if alone else suite.config.backend
-    generator = Generator(model, suite.encoder.tokenizer, backend, path)
+    generator = GeneratingModel(model, suite.encoder.tokenizer, backend, path)
     model.eval()
     try:
-        with ui.progress(f"evaluating {title}", sum(map(suite.jobs, suite.items))) as bar:
+        with ui.show_progress(f"evaluating {title}", sum(map(suite.jobs, suite.items))) as bar:
             journal.advance = bar.advance
             found = score_sets(model, suite, journal)
             continue_prompts(generator, suite, found, journal)
             continue_documents(generator, suite, found, journal)
-        missing = {} if alone else helpers.apply(suite, model, found)
-        evaluation = aggregate(suite, found, missing)
+        missing = {} if alone else helpers.apply_helper_models(suite, model, found)
+        evaluation = aggregate_sets(suite, found, missing)
         if not alone:
-            missing |= helpers.harness(suite, model, evaluation)
+            missing |= helpers.add_harness_tasks(suite, model, evaluation)
         evaluation.incomplete = bool(missing)
-        join(evaluation, None, suite.config, relative=False)
+        add_joint_metrics(evaluation, None, suite.config, relative=False)
         return evaluation
     finally:
         model.train(training)
 
 
-def score_sets(model: Any, suite: Suite, journal: Journal) -> Found:
+def score_sets(model: Any, suite: Suite, journal: Journal) -> SetEvidence:
     """The scores of all answers of all sets, and gradient norms where a set needs them."""
     config, found = suite.config, {}
-    pad_id = pad_token(suite.encoder.tokenizer)
+    pad_id = choose_pad_id(suite.encoder.tokenizer)
     for name, items in suite.items.items():
         needs = suite.needs(name)
         groups = [[e for kind in i.answers.values() for e in kind] for i in items]
         scores: list[list[Score]] = [[] for _ in items]
         if "answer" in needs:
             full = "distribution" in needs
-            scores = score(model, groups, config.batch_size, pad_id, full, journal, name)
+            scores = score_answers(model, groups, config.batch_size, pad_id, full, journal, name)
         found[name] = [
-            (item, Evidence(config.sets[name], item.reference, item.scored, by_kind(item, ours)))
+            (
+                item,
+                Evidence(
+                    config.sets[name], item.reference, item.scored, sort_scores_by_kind(item, ours)
+                ),
+            )
             for item, ours in zip(items, scores, strict=True)
         ]
         if "gradient" in needs:
             answers = [i.answers["answer"][0] for i in items]
-            norms = gradient_norms(model, answers, journal, name)
+            norms = compute_gradient_norms(model, answers, journal, name)
             for (_, evidence), norm in zip(found[name], norms, strict=True):
                 evidence.figures["mia_gradnorm"] = norm
     return found
 
 
-def by_kind(item: Item, scores: list[Score]) -> dict[str, list[Score]]:
+def sort_scores_by_kind(item: PromptItem, scores: list[Score]) -> dict[str, list[Score]]:
     """The scores of an item's answers, by kind of answer."""
     rest = iter(scores)
     return {
@@ -225,35 +230,39 @@ def by_kind(item: Item, scores: list[Score]) -> dict[str, list[Score]]:
     }
 
 
-def continue_prompts(generator: Generator, suite: Suite, found: Found, journal: Journal) -> None:
+def continue_prompts(
+    generator: GeneratingModel, suite: Suite, found: SetEvidence, journal: Journal
+) -> None:
     """The generations of all sets whose metrics need them.
 
     Sets that are decoded alike share batches, but not sampled ones: their draws depend on a
     prompt's number in its set.
     """
     config = suite.config
-    alike: dict[tuple[str, Decoding], helpers.Pairs] = {}
+    alike: dict[tuple[str, Decoding], helpers.EvidencePairs] = {}
     for name, rows in found.items():
         if "generation" not in suite.needs(name):
             continue
         options = config.sets[name]
         length = options.max_new_tokens or config.max_new_tokens
-        ends = end_tokens(generator, end_labels([item for item, _ in rows]))
+        ends = collect_end_tokens(generator, collect_end_labels([item for item, _ in rows]))
         how = Decoding(length, ends, options.top_p, seed=suite.seed, top_k=options.top_k)
         asked = [pair for pair in rows if pair[0].prompt_ids]
         alike.setdefault(("" if how.greedy else name, how), []).extend(asked)
     for (_, how), pairs in alike.items():
         prompts = [item.prompt_ids for item, _ in pairs]
         engine = ",".join(dict.fromkeys(item.set_name for item, _ in pairs))
-        answers = generate(generator, engine, prompts, how, config.batch_size, journal)
+        answers = generate_answers(generator, engine, prompts, how, config.batch_size, journal)
         for (item, evidence), ids in zip(pairs, answers, strict=True):
-            text = cut_at_stop(suite.encoder.text(ids), item.stops).strip()
+            text = cut_at_stop_text(suite.encoder.text(ids), item.stops).strip()
             if item.document:
-                text = added_text(suite.encoder, item.prompt_ids, ids)
+                text = decode_added_text(suite.encoder, item.prompt_ids, ids)
             evidence.generation = text
 
 
-def continue_documents(generator: Generator, suite: Suite, found: Found, journal: Journal) -> None:
+def continue_documents(
+    generator: GeneratingModel, suite: Suite, found: SetEvidence, journal: Journal
+) -> None:
     """Extraction figures of the documents of all sets whose metrics need them."""
     for name, rows in found.items():
         options, size = suite.config.sets[name], suite.config.batch_size
@@ -266,19 +275,19 @@ def continue_documents(generator: Generator, suite: Suite, found: Found, journal
         if options.prefixes == "authors":
             how = Decoding(
                 extraction.AUTHORS_TOKENS,
-                end_tokens(generator, set()),
+                collect_end_tokens(generator, set()),
                 options.top_p or extraction.AUTHORS_TOP_P,
                 seed=suite.seed,
                 top_k=options.top_k or extraction.AUTHORS_TOP_K,
             )
-            figures = extraction.sampled(*extracted, how, size, journal)
+            figures = extraction.extract_sampled(*extracted, how, size, journal)
         else:
-            figures = extraction.greedy(*extracted, options.stride, size, journal)
+            figures = extraction.extract_greedily(*extracted, options.stride, size, journal)
         for (_, evidence), of_document in zip(pairs, figures, strict=True):
             evidence.figures |= of_document
 
 
-def aggregate(suite: Suite, found: Found, missing: dict[str, str]) -> Evaluation:
+def aggregate_sets(suite: Suite, found: SetEvidence, missing: dict[str, str]) -> Evaluation:
     """Per-sample scores and their aggregates, set by set.
 
     Args:
@@ -297,18 +306,20 @@ def aggregate(suite: Suite, found: Found, missing: dict[str, str]) -> Evaluation
         chosen, pairs = suite.metrics(name), found[name]
         subjects = number_subjects(rows.rows, options, suite.encoder.data.subject_key)
         for item, evidence in pairs:
-            line = sample(suite, item, evidence, subjects.get(item.index))
-            evaluation.samples.append(finite(line | values_of(chosen, evidence)))
+            line = make_sample_line(suite, item, evidence, subjects.get(item.index))
+            evaluation.samples.append(
+                replace_nonfinite(line | compute_sample_values(chosen, evidence))
+            )
         for key in options.metrics:
-            add_aggregate(evaluation, name, key, role_of(name, options))
-        evaluation.rows[name] = count_rows(rows, pairs)
-        read = words.reading_note([e.reference for _, e in pairs if e.generation is not None])
+            add_set_aggregate(evaluation, name, key, resolve_role(name, options))
+        evaluation.rows[name] = count_set_rows(rows, pairs)
+        read = words.describe_readings([e.reference for _, e in pairs if e.generation is not None])
         if read and "rouge" in options.metrics:
             evaluation.notes[f"{name}_rouge"] = read
     return evaluation
 
 
-def values_of(chosen: list[Metric], evidence: Evidence) -> dict[str, float]:
+def compute_sample_values(chosen: list[Metric], evidence: Evidence) -> dict[str, float]:
     """The values of a sample that apply, by their stored names; nan if it is broken."""
     values = {metric.key: metric.sample(evidence) for metric in chosen if metric.sample}
     return {
@@ -318,28 +329,30 @@ def values_of(chosen: list[Metric], evidence: Evidence) -> dict[str, float]:
     }
 
 
-def add_aggregate(evaluation: Evaluation, name: str, key: str, role: str) -> None:
+def add_set_aggregate(evaluation: Evaluation, name: str, key: str, role: str) -> None:
     """Add the aggregate of a set's metric: a number, null with its reason, or why there is none."""
-    metric = find(key)
+    metric = find_set_metric(key)
     assert metric is not None
 
     def compute() -> float:
         values = evaluation.values(name, metric.key)
         if not values:
-            raise Missing(evaluation.missing.get(f"{name}_{key}", "no sample it applies to"))
+            raise MissingFigure(evaluation.missing.get(f"{name}_{key}", "no sample it applies to"))
         return metric.aggregate(values, role)
 
     evaluation.record(f"{name}_{key}", compute)
 
 
-def count_rows(rows: SetRows, pairs: helpers.Pairs) -> dict[str, int]:
+def count_set_rows(rows: SetRows, pairs: helpers.EvidencePairs) -> dict[str, int]:
     """What became of the rows of a set; `scored` and what follows it count rows or their pieces."""
     scored = sum(e.answer is not None or e.generation is not None for _, e in pairs)
     notes = Counter(note for item, _ in pairs for note in item.notes)
     return {"read": len(rows.rows), **rows.counts, "scored": scored, **notes}
 
 
-def sample(suite: Suite, item: Item, found: Evidence, subject: int | None) -> dict[str, Any]:
+def make_sample_line(
+    suite: Suite, item: PromptItem, found: Evidence, subject: int | None
+) -> dict[str, Any]:
     """One line of samples.jsonl, without the values of metrics."""
     line: dict[str, Any] = {"set": item.set_name, "index": item.index}
     line |= {"subject": subject} if subject is not None else {}

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from undial_cli.evaluation.config import RETAIN
+from undial_cli.config.suites import RETAIN
 
 # Less than this share of the figure before is damage; of a perplexity, more than its inverse.
-LEFT = 0.5
-UTILITY, FLUENCY = ("probability", "rouge"), ("gibberish", "perplexity")
-Figures = Mapping[str, "float | None"]
+LEAST_SHARE_LEFT = 0.5
+UTILITY_METRICS, FLUENCY_METRICS = ("probability", "rouge"), ("gibberish", "perplexity")
+FiguresByName = Mapping[str, "float | None"]
 
 
-def damage(
-    ours: Figures, target: Figures, retain: Figures, missing: Mapping[str, str],
+def describe_damage(
+    ours: FiguresByName, target: FiguresByName, retain: FiguresByName, missing: Mapping[str, str],
     roles: Mapping[str, str],
 ) -> list[str]:  # fmt: skip
     """What was lost, a sentence each; empty where nothing was, or nothing is known.
@@ -29,24 +29,26 @@ def damage(
     """
     before, whose = (target, "the target's") if target else (retain, "the retain model's")
     sentences = []
-    for name in watched(before, roles):
+    for name in list_watched_figures(before, roles):
         known, left = before[name], ours.get(name)
         if known is None or known <= 0:
             continue
         if left is None:
             sentences += [f"{name}: {missing[name]}"] if name in missing else []
         elif name.endswith("perplexity"):
-            if left > known / LEFT:
+            if left > known / LEAST_SHARE_LEFT:
                 times = f"{left / known:.1f} times"
                 sentences.append(f"{name} {left:.3g} is {times} {whose} {known:.3g}")
-        elif left < LEFT * known:
+        elif left < LEAST_SHARE_LEFT * known:
             sentences.append(f"{name} {left:.3f} is {left / known:.0%} of {whose} {known:.3f}")
     return sentences
 
 
-def watched(before: Figures, roles: Mapping[str, str]) -> list[str]:
+def list_watched_figures(before: FiguresByName, roles: Mapping[str, str]) -> list[str]:
     """The figures of utility (the joint one, else those of what is to be kept) and of fluency."""
-    kept = [f"{name}_{key}" for name, role in roles.items() if role == RETAIN for key in UTILITY]
+    kept = [
+        f"{name}_{key}" for name, role in roles.items() if role == RETAIN for key in UTILITY_METRICS
+    ]
     utility = ["model_utility"] if "model_utility" in before else kept
-    fluency = [name for name in before if name.endswith(FLUENCY)]
+    fluency = [name for name in before if name.endswith(FLUENCY_METRICS)]
     return [name for name in (*utility, *fluency) if name in before]

@@ -10,16 +10,16 @@ import re
 import unicodedata
 
 # Scripts written without blanks between words: Thai, Lao, Tibetan, Burmese, Khmer, kana, Han.
-UNSPACED = (
+UNSPACED_SCRIPTS = (
     "\u0e00-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
 # Korean has blanks, but its particles stick to the words: of it, syllables are compared.
-SINGLE = re.compile(f"[{UNSPACED}\u1100-\u11ff\uac00-\ud7af]")
-SPACELESS = re.compile(f"[{UNSPACED}]")
-WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
+SINGLE_LETTER = re.compile(f"[{UNSPACED_SCRIPTS}\u1100-\u11ff\uac00-\ud7af]")
+UNSPACED_LETTER = re.compile(f"[{UNSPACED_SCRIPTS}]")
+WORD_PATTERN = re.compile(rf"[{UNSPACED_SCRIPTS}]|[^\s{UNSPACED_SCRIPTS}]+")
 
-FIELD, UNICODE, NONE = "field", "unicode", "none"
+FIELD_WORDS, UNICODE_WORDS, NO_WORDS = "field", "unicode", "none"
 
 
 def split_words(text: str) -> list[str]:
@@ -28,12 +28,12 @@ def split_words(text: str) -> list[str]:
     Two blanks have an empty word between them, a line break joins its words. A text with letters of
     an unspaced script is split at white space, and before and after each of those.
     """
-    if SPACELESS.search(text):
-        return WORD.findall(text)
+    if UNSPACED_LETTER.search(text):
+        return WORD_PATTERN.findall(text)
     return text.split(" ") if text else []
 
 
-def unicode_words(text: str) -> list[str]:
+def split_unicode_words(text: str) -> list[str]:
     """Runs of letters and digits of any script, folded in case; of CJK (and Thai) single letters.
 
     Marks (accents, vowel signs) stay with the letter before them.
@@ -47,7 +47,7 @@ def unicode_words(text: str) -> list[str]:
         elif kind not in "LN":
             joins = takes_marks = False
         else:
-            alone = SINGLE.match(sign) is not None
+            alone = SINGLE_LETTER.match(sign) is not None
             if joins and not alone:
                 words[-1] += sign
             else:
@@ -56,33 +56,35 @@ def unicode_words(text: str) -> list[str]:
     return words
 
 
-def letters_of(text: str) -> list[str]:
+def list_letters(text: str) -> list[str]:
     """The letters and digits of a text, in lower case."""
     return [sign for sign in text.lower() if unicodedata.category(sign)[0] in "LN"]
 
 
-def reading(reference: str) -> str:
+def choose_reading(reference: str) -> str:
     """How a reference is read by ROUGE: `field` where it holds a word of a-z, 0-9.
 
     `unicode` where it holds none of these, `none` where there is no letter at all. It is the
     reference that decides, so that all models are measured alike.
     """
-    letters = letters_of(reference)
+    letters = list_letters(reference)
     if not letters:
-        return NONE
-    return FIELD if any(map(str.isascii, letters)) else UNICODE
+        return NO_WORDS
+    return FIELD_WORDS if any(map(str.isascii, letters)) else UNICODE_WORDS
 
 
 def is_mostly_unread(reference: str) -> bool:
     """Whether the field's words leave out more than half of a reference's letters."""
-    letters = letters_of(reference)
-    return reading(reference) == FIELD and 2 * sum(map(str.isascii, letters)) < len(letters)
+    letters = list_letters(reference)
+    return choose_reading(reference) == FIELD_WORDS and 2 * sum(map(str.isascii, letters)) < len(
+        letters
+    )
 
 
-def reading_note(references: list[str]) -> str:
+def describe_readings(references: list[str]) -> str:
     """What has to be said of how the references of a set were read; "" for the field's words."""
-    kinds = [reading(reference) for reference in references]
-    odd, empty, total = kinds.count(UNICODE), kinds.count(NONE), len(kinds)
+    kinds = [choose_reading(reference) for reference in references]
+    odd, empty, total = kinds.count(UNICODE_WORDS), kinds.count(NO_WORDS), len(kinds)
     partly = sum(map(is_mostly_unread, references))
     parts = [f"Unicode words in {odd} of {total} references (no a-z, 0-9 in them)"] if odd else []
     if partly:

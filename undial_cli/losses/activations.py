@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from undial_cli.losses.positions import reduce, target_mask, upcast
+from undial_cli.losses.positions import divide_sum, predicting_mask, upcast_half
 
 
 def squared_error_sum(
@@ -21,15 +21,15 @@ def squared_error_sum(
     the control vector [D], or the frozen model's activations [N, D] (see `rmu_forget_loss`,
     `rmu_retain_loss`).
     """
-    hidden_ND = upcast(hidden_ND)
+    hidden_ND = upcast_half(hidden_ND)
     error_N = (hidden_ND - wanted.detach().to(hidden_ND.dtype)).square().mean(-1)
     counts_B = torch.tensor(counts, dtype=error_N.dtype, device=error_N.device)
     return (error_N / counts_B[sequence_N]).sum()
 
 
-def own_places(labels_BT: Tensor) -> Tensor:
+def target_token_mask(labels_BT: Tensor) -> Tensor:
     """Where the target tokens themselves are: bool [B, T], the first column always false."""
-    return target_mask(labels_BT).roll(1, 1)
+    return predicting_mask(labels_BT).roll(1, 1)
 
 
 def rmu_forget_loss(
@@ -64,8 +64,8 @@ def rmu_retain_loss(
 
     Reduction and arguments as in `rmu_forget_loss`.
     """
-    mask = own_places(labels)
+    mask = target_token_mask(labels)
     counts = mask.sum(1).tolist()
     sequence_N = mask.nonzero(as_tuple=True)[0]
     total = squared_error_sum(hidden[mask], frozen_hidden[mask], sequence_N, counts)
-    return reduce(total, sum(count > 0 for count in counts), num_items_in_batch)
+    return divide_sum(total, sum(count > 0 for count in counts), num_items_in_batch)

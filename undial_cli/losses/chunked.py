@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from undial_cli.losses.positions import upcast
+from undial_cli.losses.positions import upcast_half
 
 # Logits that exist at one time, as a number of elements: what a chunk's products need to be fast.
-CHUNK = {"cpu": 2**23, "cuda": 2**26}
+LOGITS_PER_CHUNK = {"cpu": 2**23, "cuda": 2**26}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Projection:
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits [N, V], in float32 at least."""
-        return self.after(upcast(F.linear(hidden_ND, self.weight_VD, self.bias_V)))
+        return self.after(upcast_half(F.linear(hidden_ND, self.weight_VD, self.bias_V)))
 
     def to(self, where: torch.dtype | torch.device) -> Projection:
         """The same projection in another dtype or on another device."""
@@ -58,19 +58,19 @@ def as_projection(head: Tensor | Projection) -> Projection:
     return head if isinstance(head, Projection) else Projection(head)
 
 
-Project = Callable[[slice], Tensor]
+ProjectRows = Callable[[slice], Tensor]
 
 # Of each chunk: its rows, its share of the loss, and the gradient with respect to its logits.
-Steps = Iterator[tuple[slice, Tensor, Tensor]]
+ChunkGradients = Iterator[tuple[slice, Tensor, Tensor]]
 
 
-def chunks(start: int, end: int, size: int) -> list[slice]:
+def split_into_chunks(start: int, end: int, size: int) -> list[slice]:
     """`start` to `end` in as few equal slices as hold at most `size` each."""
     even = math.ceil((end - start) / max(1, math.ceil((end - start) / size)))
     return [slice(i, min(i + even, end)) for i in range(start, end, max(1, even))]
 
 
-def blocks(counts: list[int], size: int) -> list[list[slice]]:
+def group_into_blocks(counts: list[int], size: int) -> list[list[slice]]:
     """Consecutive units of `counts` positions each, together while they fit into a chunk.
 
     A unit that does not fit is a block of its own, of several chunks.
@@ -78,13 +78,13 @@ def blocks(counts: list[int], size: int) -> list[list[slice]]:
     found, start, end = [], 0, 0
     for count in counts:
         if end > start and end + count - start > size:
-            found.append(chunks(start, end, size))
+            found.append(split_into_chunks(start, end, size))
             start = end
         end += count
-    return [*found, chunks(start, end, size)] if end > start else found
+    return [*found, split_into_chunks(start, end, size)] if end > start else found
 
 
-class Fused(torch.autograd.Function):
+class SumOverChunks(torch.autograd.Function):
     """The sum of a loss over N positions; its gradients are computed in the forward pass."""
 
     @staticmethod
@@ -94,9 +94,9 @@ class Fused(torch.autograd.Function):
         weight_VD: Tensor,
         bias_V: Tensor | None,
         head: Projection,
-        steps: Callable[[Project], Steps],
+        steps: Callable[[ProjectRows], ChunkGradients],
     ) -> Tensor:
-        kind, dtype = hidden_ND.device.type, compute_dtype(hidden_ND, head)
+        kind, dtype = hidden_ND.device.type, head_compute_dtype(hidden_ND, head)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         with torch.autocast(kind, enabled=False):
@@ -160,24 +160,28 @@ def add_product_(total: Tensor, left: Tensor, right: Tensor, first: bool) -> Non
         total.addmm_(left, right)
 
 
-def fused(hidden_ND: Tensor, head: Projection, steps: Callable[[Project], Steps]) -> Tensor:
+def sum_over_chunks(
+    hidden_ND: Tensor, head: Projection, steps: Callable[[ProjectRows], ChunkGradients]
+) -> Tensor:
     """A scalar of `steps`, differentiable in the hidden states and the head; 0 if N is 0."""
-    return Fused.apply(hidden_ND, head.weight_VD, head.bias_V, head, steps)  # type: ignore[no-any-return]
+    return SumOverChunks.apply(hidden_ND, head.weight_VD, head.bias_V, head, steps)  # type: ignore[no-any-return]
 
 
-def compute_dtype(hidden: Tensor, head: Projection) -> torch.dtype:
+def head_compute_dtype(hidden: Tensor, head: Projection) -> torch.dtype:
     """The dtype of the head's products: autocast's, or that of its weights."""
     kind = hidden.device.type
     mixed = torch.is_autocast_enabled(kind) and head.weight_VD.dtype != torch.float64
     return torch.get_autocast_dtype(kind) if mixed else head.weight_VD.dtype
 
 
-def rows_per_chunk(hidden: Tensor, head: Projection, given: int | None = None) -> int:
+def positions_per_chunk(hidden: Tensor, head: Projection, given: int | None = None) -> int:
     """Positions per chunk."""
-    return given or max(1, CHUNK.get(hidden.device.type, CHUNK["cuda"]) // len(head.weight_VD))
+    return given or max(
+        1, LOGITS_PER_CHUNK.get(hidden.device.type, LOGITS_PER_CHUNK["cuda"]) // len(head.weight_VD)
+    )
 
 
-def differentiate(
+def value_and_gradient(
     loss: Callable[[Tensor, slice], Tensor], given: Tensor, rows: slice
 ) -> tuple[Tensor, Tensor]:
     """The sum of a loss of what is given of some positions, and its gradient by that."""
@@ -187,12 +191,12 @@ def differentiate(
     return value.detach(), gradient.contiguous()  # autograd's may be one number in many places
 
 
-def logps_of(log_q_CV: Tensor, targets_C: Tensor) -> Tensor:
+def gather_logps(log_q_CV: Tensor, targets_C: Tensor) -> Tensor:
     """Log-probabilities of the targets, [C]."""
     return log_q_CV.gather(1, targets_C[:, None])[:, 0]
 
 
-def frozen_logits(hidden_ND: Tensor, head: Projection, dtype: torch.dtype) -> Project:
+def make_frozen_projection(hidden_ND: Tensor, head: Projection, dtype: torch.dtype) -> ProjectRows:
     """The logits of the positions in a slice, from products in `dtype`, without gradient."""
     low = head.detach().to(dtype)
 

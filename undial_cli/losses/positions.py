@@ -8,7 +8,7 @@ from torch import Tensor
 IGNORE = -100
 
 
-def target_mask(labels_BT: Tensor) -> Tensor:
+def predicting_mask(labels_BT: Tensor) -> Tensor:
     """Positions whose *next* token is a target: bool [B, T], the last column always false."""
     mask = torch.zeros_like(labels_BT, dtype=torch.bool)
     mask[:, :-1] = labels_BT[:, 1:] != IGNORE
@@ -24,13 +24,13 @@ def select_targets(labels_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         mask [B, T] of predicting positions, targets [N] of token ids, sequence [N] of row numbers.
     """
-    mask = target_mask(labels_BT)
+    mask = predicting_mask(labels_BT)
     targets = labels_BT[:, 1:][mask[:, :-1]]
     sequence = mask.nonzero(as_tuple=True)[0]
     return mask, targets, sequence
 
 
-def places_within(sequence_N: Tensor, counts_B: Tensor) -> Tensor:
+def count_targets_before(sequence_N: Tensor, counts_B: Tensor) -> Tensor:
     """How many targets of its own sequence come before each of N, given how many each has: [N]."""
     starts_B = counts_B.cumsum(0) - counts_B
     return torch.arange(len(sequence_N), device=sequence_N.device) - starts_B[sequence_N]
@@ -45,12 +45,14 @@ def sum_by_sequence(logps_N: Tensor, sequence_N: Tensor, rows: int) -> Tensor:
     return zeros_B.index_add(0, sequence_N, logps_N.double())
 
 
-def upcast(logits: Tensor) -> Tensor:
+def upcast_half(logits: Tensor) -> Tensor:
     """Half-precision logits as float32; float32 and float64 as they are."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
-def reduce(total: Tensor, count: Tensor | int, num_items_in_batch: Tensor | float | None) -> Tensor:
+def divide_sum(
+    total: Tensor, count: Tensor | int, num_items_in_batch: Tensor | float | None
+) -> Tensor:
     """`total / num_items_in_batch`, or the mean over `count` (0 with its graph if that is 0)."""
     divisor = count if num_items_in_batch is None else num_items_in_batch
     if isinstance(divisor, Tensor):
@@ -58,6 +60,6 @@ def reduce(total: Tensor, count: Tensor | int, num_items_in_batch: Tensor | floa
     return total / max(divisor, 1)
 
 
-def mean(losses_N: Tensor, num_items_in_batch: Tensor | float | None) -> Tensor:
+def mean_loss(losses_N: Tensor, num_items_in_batch: Tensor | float | None) -> Tensor:
     """The mean of N losses, or their sum divided by `num_items_in_batch`."""
-    return reduce(losses_N.sum(), len(losses_N), num_items_in_batch)
+    return divide_sum(losses_N.sum(), len(losses_N), num_items_in_batch)

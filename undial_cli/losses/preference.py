@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from undial_cli.losses.chunked import Projection
-from undial_cli.losses.positions import reduce, select_targets, sum_by_sequence, target_mask
-from undial_cli.losses.targets import as_targets, sum_where
+from undial_cli.losses.positions import divide_sum, predicting_mask, select_targets, sum_by_sequence
+from undial_cli.losses.targets import as_targets, sum_counted
 from undial_cli.losses.tokens import target_logps
 
 
@@ -22,15 +22,15 @@ def sequence_logps(logits: Tensor, labels: Tensor) -> Tensor:
     return sum_by_sequence(target_logps(logits, labels), sequence_N, len(labels))
 
 
-def mean_where(
+def mean_counted(
     counted_B: Tensor,
     losses_B: Tensor,
     logits: Tensor,
     num_items_in_batch: Tensor | float | None,
 ) -> Tensor:
     """Mean of the losses that count, in the precision that logits are computed with."""
-    total = sum_where(counted_B, losses_B).to(torch.promote_types(logits.dtype, torch.float32))
-    return reduce(total, counted_B.sum(), num_items_in_batch)
+    total = sum_counted(counted_B, losses_B).to(torch.promote_types(logits.dtype, torch.float32))
+    return divide_sum(total, counted_B.sum(), num_items_in_batch)
 
 
 def log_ratio(logps_B: Tensor, reference_B: Tensor) -> Tensor:
@@ -38,14 +38,14 @@ def log_ratio(logps_B: Tensor, reference_B: Tensor) -> Tensor:
     return logps_B - reference_B.detach().to(logps_B.dtype)
 
 
-def preference(margin_B: Tensor, beta: float) -> Tensor:
+def preference_of_margin(margin_B: Tensor, beta: float) -> Tensor:
     """`-(2/beta) log sigmoid(beta margin)`, [B]."""
     return -(2 / beta) * F.logsigmoid(beta * margin_B)
 
 
-def npo(logps_B: Tensor, reference_B: Tensor, beta: float) -> Tensor:
+def npo_per_sequence(logps_B: Tensor, reference_B: Tensor, beta: float) -> Tensor:
     """NPO's loss of each sequence, [B], see `npo_loss`."""
-    return preference(-log_ratio(logps_B, reference_B), beta)
+    return preference_of_margin(-log_ratio(logps_B, reference_B), beta)
 
 
 def npo_loss(
@@ -68,8 +68,8 @@ def npo_loss(
         beta: inverse temperature (> 0); as it tends to 0 the gradient tends to that of GA.
         num_items_in_batch: divisor of the sum; None for the number of counted sequences.
     """
-    losses_B = npo(sequence_logps(logits, labels), reference_logps, beta)
-    return mean_where(target_mask(labels).any(1), losses_B, logits, num_items_in_batch)
+    losses_B = npo_per_sequence(sequence_logps(logits, labels), reference_logps, beta)
+    return mean_counted(predicting_mask(labels).any(1), losses_B, logits, num_items_in_batch)
 
 
 def fused_npo_loss(
@@ -97,13 +97,13 @@ def fused_npo_loss(
         chunk_size: positions whose logits exist at one time; a longer sequence is projected twice.
     """
     chosen = as_targets(hidden, head, targets, counts, size=chunk_size)
-    total = chosen.sequence_sum(lambda logps_B: npo(logps_B, reference_logps, beta))
-    return reduce(total, sum(count > 0 for count in counts), num_items_in_batch)
+    total = chosen.sequence_sum(lambda logps_B: npo_per_sequence(logps_B, reference_logps, beta))
+    return divide_sum(total, sum(count > 0 for count in counts), num_items_in_batch)
 
 
-def simnpo(logps_B: Tensor, lengths_B: Tensor, beta: float, delta: float) -> Tensor:
+def simnpo_per_sequence(logps_B: Tensor, lengths_B: Tensor, beta: float, delta: float) -> Tensor:
     """SimNPO's loss of each sequence of `lengths_B` target tokens, [B], see `simnpo_loss`."""
-    return preference(-logps_B / lengths_B.clamp(min=1) - delta, beta)
+    return preference_of_margin(-logps_B / lengths_B.clamp(min=1) - delta, beta)
 
 
 def simnpo_loss(
@@ -125,15 +125,15 @@ def simnpo_loss(
         delta: margin, in nats per token.
         num_items_in_batch: divisor of the sum; None for the number of sequences with a target.
     """
-    lengths_B = target_mask(labels).sum(1)
-    losses_B = simnpo(sequence_logps(logits, labels), lengths_B, beta, delta)
-    return mean_where(lengths_B > 0, losses_B, logits, num_items_in_batch)
+    lengths_B = predicting_mask(labels).sum(1)
+    losses_B = simnpo_per_sequence(sequence_logps(logits, labels), lengths_B, beta, delta)
+    return mean_counted(lengths_B > 0, losses_B, logits, num_items_in_batch)
 
 
-def dpo(logps_B: Tensor, reference_B: Tensor, beta: float) -> Tensor:
+def dpo_per_pair(logps_B: Tensor, reference_B: Tensor, beta: float) -> Tensor:
     """DPO's loss of each pair, [B/2], see `dpo_loss`; [true_0, alternative_0, true_1, ...]."""
     ratio_B = log_ratio(logps_B, reference_B)
-    return preference(ratio_B[1::2] - ratio_B[0::2], beta)
+    return preference_of_margin(ratio_B[1::2] - ratio_B[0::2], beta)
 
 
 def dpo_loss(
@@ -171,6 +171,6 @@ def dpo_loss(
     other_B = sequence_logps(alternative_logits, alternative_labels)
     logps_2B = torch.stack([true_B, other_B], 1).flatten()
     reference_2B = torch.stack([reference_logps, alternative_reference_logps], 1).flatten()
-    counted_B = target_mask(labels).any(1) | target_mask(alternative_labels).any(1)
-    losses_B = dpo(logps_2B, reference_2B, beta)
-    return mean_where(counted_B, losses_B, logits, num_items_in_batch)
+    counted_B = predicting_mask(labels).any(1) | predicting_mask(alternative_labels).any(1)
+    losses_B = dpo_per_pair(logps_2B, reference_2B, beta)
+    return mean_counted(counted_B, losses_B, logits, num_items_in_batch)

@@ -14,24 +14,24 @@ import torch
 from torch import Tensor
 
 from undial_cli.losses.chunked import (
-    Project,
+    ChunkGradients,
     Projection,
-    Steps,
+    ProjectRows,
     as_projection,
-    blocks,
-    chunks,
-    compute_dtype,
-    differentiate,
-    frozen_logits,
-    fused,
-    logps_of,
-    rows_per_chunk,
+    gather_logps,
+    group_into_blocks,
+    head_compute_dtype,
+    make_frozen_projection,
+    positions_per_chunk,
+    split_into_chunks,
+    sum_over_chunks,
+    value_and_gradient,
 )
 from undial_cli.losses.positions import sum_by_sequence
 
 
 @dataclass
-class Signal:
+class TeacherSignal:
     """What the frozen teacher says of N target positions in B sequences.
 
     `hidden_ND` and `head`, which projects them, make its logits; `logps_B` are the sequences'
@@ -64,7 +64,7 @@ class Targets:
     sequence_N: Tensor
     counts: list[int]
     focus_N: Tensor
-    signal: Signal = field(default_factory=Signal)
+    signal: TeacherSignal = field(default_factory=TeacherSignal)
     size: int | None = None
 
     @property
@@ -74,9 +74,9 @@ class Targets:
         return self.signal.hidden_ND, self.signal.head or self.head
 
     @functools.cached_property
-    def teacher_logits(self) -> Project:
+    def teacher_logits(self) -> ProjectRows:
         """Gives the teacher's logits [n, V] of the positions in a slice; they have no gradient."""
-        return frozen_logits(*self.teacher, compute_dtype(self.hidden_ND, self.head))
+        return make_frozen_projection(*self.teacher, head_compute_dtype(self.hidden_ND, self.head))
 
     @property
     def reference_B(self) -> Tensor:
@@ -87,21 +87,21 @@ class Targets:
     @property
     def chunk(self) -> int:
         """Positions per chunk."""
-        return rows_per_chunk(self.hidden_ND, self.head, self.size)
+        return positions_per_chunk(self.hidden_ND, self.head, self.size)
 
     @property
     def chunks(self) -> list[slice]:
         """All positions, in chunks."""
-        return chunks(0, len(self.hidden_ND), self.chunk)
+        return split_into_chunks(0, len(self.hidden_ND), self.chunk)
 
     def logits_sum(self, loss: Callable[[Tensor, slice], Tensor]) -> Tensor:
         """Sum of a loss of positions' logits: given [n, V] and which of N they are, losses [n]."""
 
-        def steps(project: Project) -> Steps:
+        def steps(project: ProjectRows) -> ChunkGradients:
             for rows in self.chunks:
-                yield rows, *differentiate(loss, project(rows), rows)
+                yield rows, *value_and_gradient(loss, project(rows), rows)
 
-        return fused(self.hidden_ND, self.head, steps)
+        return sum_over_chunks(self.hidden_ND, self.head, steps)
 
     def distribution_sum(self, loss: Callable[[Tensor, slice], tuple[Tensor, Tensor]]) -> Tensor:
         """Sum of a loss whose gradient is written by hand.
@@ -110,11 +110,11 @@ class Targets:
         their losses and its gradient with respect to the logits, [n, V].
         """
 
-        def steps(project: Project) -> Steps:
+        def steps(project: ProjectRows) -> ChunkGradients:
             for rows in self.chunks:
                 yield rows, *loss(project(rows).log_softmax(-1), rows)
 
-        return fused(self.hidden_ND, self.head, steps)
+        return sum_over_chunks(self.hidden_ND, self.head, steps)
 
     def token_sum(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
         """Sum of a loss of the targets' log-probabilities: given some of them [n], losses [n]."""
@@ -135,9 +135,9 @@ class Targets:
             rows_n = self.sequence_N[rows]
             losses_U = loss(sum_by_sequence(logps_n, rows_n, len(self.counts)))
             counted_U = torch.zeros_like(losses_U, dtype=torch.bool)
-            return sum_where(counted_U.index_fill(0, rows_n // group, True), losses_U)
+            return sum_counted(counted_U.index_fill(0, rows_n // group, True), losses_U)
 
-        return self.blocks_sum(of_block, blocks(units, self.chunk))
+        return self.blocks_sum(of_block, group_into_blocks(units, self.chunk))
 
     def blocks_sum(
         self, loss: Callable[[Tensor, slice], Tensor], parts: list[list[slice]]
@@ -147,16 +147,16 @@ class Targets:
         A block is one or more chunks; those before its last are projected twice.
         """
 
-        def steps(project: Project) -> Steps:
+        def steps(project: ProjectRows) -> ChunkGradients:
             for block in parts:
                 first, last = block[0].start, block[-1]
                 logps = [
-                    logps_of(project(rows).log_softmax(-1), self.targets_N[rows])
+                    gather_logps(project(rows).log_softmax(-1), self.targets_N[rows])
                     for rows in block[:-1]
                 ]
                 log_q = project(last).log_softmax(-1)
-                logps_n = torch.cat([*logps, logps_of(log_q, self.targets_N[last])])
-                value, slope_n = differentiate(loss, logps_n, slice(first, last.stop))
+                logps_n = torch.cat([*logps, gather_logps(log_q, self.targets_N[last])])
+                value, slope_n = value_and_gradient(loss, logps_n, slice(first, last.stop))
                 for rows in reversed(block):
                     if rows is not last:
                         log_q, value = project(rows).log_softmax(-1), torch.zeros_like(value)
@@ -166,13 +166,16 @@ class Targets:
                     gradient_CV *= -slope_n[rows.start - first : rows.stop - first, None]
                     yield rows, value, gradient_CV
 
-        return fused(self.hidden_ND, self.head, steps)
+        return sum_over_chunks(self.hidden_ND, self.head, steps)
 
     def sequence_logps(self) -> Tensor:
         """The sequences' summed log-probabilities without gradient, float64 [B]."""
-        project = frozen_logits(self.hidden_ND, self.head, compute_dtype(self.hidden_ND, self.head))
+        project = make_frozen_projection(
+            self.hidden_ND, self.head, head_compute_dtype(self.hidden_ND, self.head)
+        )
         logps = [
-            logps_of(project(rows).log_softmax(-1), self.targets_N[rows]) for rows in self.chunks
+            gather_logps(project(rows).log_softmax(-1), self.targets_N[rows])
+            for rows in self.chunks
         ]
         logps_N = torch.cat([self.hidden_ND.new_empty(0), *logps])
         return sum_by_sequence(logps_N, self.sequence_N, len(self.counts))
@@ -183,7 +186,7 @@ def as_targets(
     head: Tensor | Projection,
     targets: Tensor,
     counts: list[int] | None = None,
-    signal: Signal | None = None,
+    signal: TeacherSignal | None = None,
     size: int | None = None,
 ) -> Targets:
     """N positions in sequences of `counts` (None: each is one), none of them in focus."""
@@ -192,10 +195,17 @@ def as_targets(
     sequence_N = torch.arange(len(counts), device=hidden.device).repeat_interleave(lengths_B)
     focus_N = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
     return Targets(
-        hidden, as_projection(head), targets, sequence_N, counts, focus_N, signal or Signal(), size
+        hidden,
+        as_projection(head),
+        targets,
+        sequence_N,
+        counts,
+        focus_N,
+        signal or TeacherSignal(),
+        size,
     )
 
 
-def sum_where(counted_B: Tensor, losses_B: Tensor) -> Tensor:
+def sum_counted(counted_B: Tensor, losses_B: Tensor) -> Tensor:
     """Sum of the losses that count; the others are not looked at, whatever they are."""
     return torch.where(counted_B, losses_B, 0).sum()

@@ -14,21 +14,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from undial_cli.losses.chunked import Projection
-from undial_cli.losses.positions import mean, places_within, reduce, select_targets, upcast
+from undial_cli.losses.positions import (
+    count_targets_before,
+    divide_sum,
+    mean_loss,
+    select_targets,
+    upcast_half,
+)
 from undial_cli.losses.targets import as_targets
 
 
 def target_logps(logits: Tensor, labels: Tensor) -> Tensor:
     """Log-probabilities of the N target tokens of a batch, in nats, [N]; logits [B, T, V]."""
     mask, targets_N, _ = select_targets(labels)
-    return -F.cross_entropy(upcast(logits[mask]), targets_N, reduction="none")
+    return -F.cross_entropy(upcast_half(logits[mask]), targets_N, reduction="none")
 
 
 def cross_entropy_loss(
     logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | float | None = None
 ) -> Tensor:
     """Mean negative log-likelihood of the target tokens; `logits` [B, T, V], `labels` [B, T]."""
-    return mean(-target_logps(logits, labels), num_items_in_batch)
+    return mean_loss(-target_logps(logits, labels), num_items_in_batch)
 
 
 def fused_cross_entropy_loss(
@@ -40,7 +46,7 @@ def fused_cross_entropy_loss(
 ) -> Tensor:
     """Mean negative log-likelihood of N targets; arguments as in `fused_undial_loss`."""
     total = as_targets(hidden, head, targets, size=chunk_size).token_sum(torch.neg)
-    return reduce(total, len(targets), num_items_in_batch)
+    return divide_sum(total, len(targets), num_items_in_batch)
 
 
 def ga_loss(
@@ -65,9 +71,9 @@ def fused_ga_loss(
     return -fused_cross_entropy_loss(hidden, head, targets, num_items_in_batch, chunk_size)
 
 
-def wga(logps_N: Tensor, beta: float) -> Tensor:
+def wga_per_token(logps_N: Tensor, beta: float) -> Tensor:
     """WGA's loss of each token, see `wga_loss`."""
-    return satimp(logps_N, beta, 0.0)
+    return satimp_per_token(logps_N, beta, 0.0)
 
 
 def wga_loss(
@@ -89,10 +95,10 @@ def wga_loss(
     Returns:
         Scalar in nats, at most 0; 0 with its graph if there is no target token.
     """
-    return mean(wga(target_logps(logits, labels), beta), num_items_in_batch)
+    return mean_loss(wga_per_token(target_logps(logits, labels), beta), num_items_in_batch)
 
 
-def satimp(logps_N: Tensor, beta1: float, beta2: float) -> Tensor:
+def satimp_per_token(logps_N: Tensor, beta1: float, beta2: float) -> Tensor:
     """SatImp's loss of each token, see `satimp_loss`."""
     fixed_N = logps_N.detach()
     weights_N = (beta1 * fixed_N).exp() * (-fixed_N.expm1()) ** beta2
@@ -118,10 +124,12 @@ def satimp_loss(
     Returns:
         Scalar in nats, at most 0.
     """
-    return mean(satimp(target_logps(logits, labels), beta1, beta2), num_items_in_batch)
+    return mean_loss(
+        satimp_per_token(target_logps(logits, labels), beta1, beta2), num_items_in_batch
+    )
 
 
-def unilogit(logps_N: Tensor, vocabulary: int) -> Tensor:
+def unilogit_per_token(logps_N: Tensor, vocabulary: int) -> Tensor:
     """Unilogit's loss of each token, see `unilogit_loss`.
 
     `KL(q || p)` of the two events "y" and "not y", between which p divides `1/V` and `1 - 1/V`.
@@ -150,10 +158,12 @@ def unilogit_loss(
     Returns:
         Scalar in nats, between 0 (where every `q_y` is 1/V) and `log V`.
     """
-    return mean(unilogit(target_logps(logits, labels), logits.shape[-1]), num_items_in_batch)
+    return mean_loss(
+        unilogit_per_token(target_logps(logits, labels), logits.shape[-1]), num_items_in_batch
+    )
 
 
-def ceu(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+def ceu_per_position(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     """CE-U's loss of each position, [N], see `ceu_loss`.
 
     As `q_k = (1 - q_y) p_k`, it is `H(p) - log(1 - q_y)`, of which H(p) has no gradient. So written
@@ -189,12 +199,12 @@ def ceu_loss(
         Scalar in nats.
     """
     mask, targets_N, sequence_N = select_targets(labels)
-    kept_N = places_within(sequence_N, mask.sum(1)) >= skip
-    losses_N = ceu(upcast(logits[mask][kept_N]), targets_N[kept_N])
-    return mean(losses_N, num_items_in_batch)
+    kept_N = count_targets_before(sequence_N, mask.sum(1)) >= skip
+    losses_N = ceu_per_position(upcast_half(logits[mask][kept_N]), targets_N[kept_N])
+    return mean_loss(losses_N, num_items_in_batch)
 
 
-def pdu_forget(logits_NV: Tensor) -> Tensor:
+def pdu_forget_per_position(logits_NV: Tensor) -> Tensor:
     """PDU's forget loss of each position, [N], see `pdu_forget_loss`."""
     return (logits_NV.max(-1).values - logits_NV.mean(-1)).square()
 
@@ -212,4 +222,6 @@ def pdu_forget_loss(
     Returns:
         Scalar, in squared logits; 0 where all logits are equal.
     """
-    return mean(pdu_forget(upcast(logits[select_targets(labels)[0]])), num_items_in_batch)
+    return mean_loss(
+        pdu_forget_per_position(upcast_half(logits[select_targets(labels)[0]])), num_items_in_batch
+    )

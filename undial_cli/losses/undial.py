@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from undial_cli.losses.chunked import Projection, as_projection
-from undial_cli.losses.positions import mean, reduce, select_targets, upcast
-from undial_cli.losses.targets import Signal, Targets, as_targets
+from undial_cli.losses.positions import divide_sum, mean_loss, select_targets, upcast_half
+from undial_cli.losses.targets import Targets, TeacherSignal, as_targets
 
 
 def undial_target(teacher_NV: Tensor, targets_N: Tensor, strength: float) -> Tensor:
@@ -21,22 +21,22 @@ def undial_target(teacher_NV: Tensor, targets_N: Tensor, strength: float) -> Ten
 
     With strength 0 it is the teacher's own distribution.
     """
-    return lower_(upcast(teacher_NV).clone(), targets_N, strength).softmax(-1)
+    return lower_target_logits_(upcast_half(teacher_NV).clone(), targets_N, strength).softmax(-1)
 
 
-def lower_(logits_NV: Tensor, targets_N: Tensor, strength: float) -> Tensor:
+def lower_target_logits_(logits_NV: Tensor, targets_N: Tensor, strength: float) -> Tensor:
     """`t - strength * onehot(y)`, in place."""
     index = targets_N[:, None]
     lowered = torch.full_like(index, -strength, dtype=logits_NV.dtype)
     return logits_NV.scatter_add_(1, index, lowered)
 
 
-def cross_entropy(log_q_NV: Tensor, target_NV: Tensor) -> Tensor:
+def cross_entropy_per_position(log_q_NV: Tensor, target_NV: Tensor) -> Tensor:
     """`-sum_k p_k log q_k` of each position, [N]."""
     return -(target_NV * log_q_NV).sum(-1)
 
 
-def cross_entropy_(
+def cross_entropy_with_gradient_(
     log_q_CV: Tensor, target_CV: Tensor, weights_C: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Sum of the (weighted) cross entropies, and its gradient `q - p` in place of log q."""
@@ -52,10 +52,12 @@ def undial_sum(targets: Targets, strength: float, weights_N: Tensor | None = Non
     """Sum of UnDIAL's loss, see `fused_undial_loss`."""
 
     def loss(log_q_CV: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        lowered_CV = lower_(targets.teacher_logits(rows), targets.targets_N[rows], strength)
+        lowered_CV = lower_target_logits_(
+            targets.teacher_logits(rows), targets.targets_N[rows], strength
+        )
         target_CV = lowered_CV.softmax(-1)
         weights_C = None if weights_N is None else weights_N[rows].to(log_q_CV.dtype)
-        return cross_entropy_(log_q_CV, target_CV, weights_C)
+        return cross_entropy_with_gradient_(log_q_CV, target_CV, weights_C)
 
     return targets.distribution_sum(loss)
 
@@ -84,10 +86,12 @@ def undial_loss(
     """
     mask, targets_N, _ = select_targets(labels)
     target_NV = undial_target(teacher_logits[mask].detach(), targets_N, strength)
-    losses_N = cross_entropy(upcast(student_logits[mask]).log_softmax(-1), target_NV)
+    losses_N = cross_entropy_per_position(
+        upcast_half(student_logits[mask]).log_softmax(-1), target_NV
+    )
     if weights is not None:
         losses_N = losses_N * weights[:, 1:][mask[:, :-1]]
-    return mean(losses_N, num_items_in_batch)
+    return mean_loss(losses_N, num_items_in_batch)
 
 
 def fused_undial_loss(
@@ -117,14 +121,16 @@ def fused_undial_loss(
     Returns:
         Scalar in nats, float32 at least; 0 with its graph if N is 0. It goes backward once.
     """
-    signal = Signal(teacher_hidden, as_projection(teacher_head))
+    signal = TeacherSignal(teacher_hidden, as_projection(teacher_head))
     chosen = as_targets(hidden, head, targets, signal=signal, size=chunk_size)
-    return reduce(undial_sum(chosen, strength, weights), len(targets), num_items_in_batch)
+    return divide_sum(undial_sum(chosen, strength, weights), len(targets), num_items_in_batch)
 
 
-def kl_divergence(log_q_NV: Tensor, log_p_NV: Tensor) -> Tensor:
+def kl_per_position(log_q_NV: Tensor, log_p_NV: Tensor) -> Tensor:
     """`KL(p || q)` of each position, [N]: the cross entropy less p's own entropy."""
-    return cross_entropy(log_q_NV, log_p_NV.exp()) - cross_entropy(log_p_NV, log_p_NV.exp())
+    return cross_entropy_per_position(log_q_NV, log_p_NV.exp()) - cross_entropy_per_position(
+        log_p_NV, log_p_NV.exp()
+    )
 
 
 def kl_sum(targets: Targets) -> Tensor:
@@ -134,7 +140,7 @@ def kl_sum(targets: Targets) -> Tensor:
         log_p_CV = targets.teacher_logits(rows).log_softmax(-1)
         target_CV = log_p_CV.exp()
         entropy = -torch.bmm(target_CV[:, None], log_p_CV[:, :, None]).sum()
-        total, gradient_CV = cross_entropy_(log_q_CV, target_CV)
+        total, gradient_CV = cross_entropy_with_gradient_(log_q_CV, target_CV)
         return total - entropy, gradient_CV
 
     return targets.distribution_sum(loss)
@@ -149,9 +155,10 @@ def kl_loss(
     """`KL(reference || student)`, mean over the target positions; logits [B, T, V]."""
     mask = select_targets(labels)[0]
     log_q_NV, log_p_NV = (
-        upcast(logits[mask]).log_softmax(-1) for logits in (student_logits, teacher_logits.detach())
+        upcast_half(logits[mask]).log_softmax(-1)
+        for logits in (student_logits, teacher_logits.detach())
     )
-    return mean(kl_divergence(log_q_NV, log_p_NV), num_items_in_batch)
+    return mean_loss(kl_per_position(log_q_NV, log_p_NV), num_items_in_batch)
 
 
 def fused_kl_loss(
@@ -163,6 +170,6 @@ def fused_kl_loss(
     chunk_size: int | None = None,
 ) -> Tensor:
     """`KL(teacher || student)`, mean over N positions; arguments as in `fused_undial_loss`."""
-    signal = Signal(teacher_hidden, as_projection(teacher_head))
+    signal = TeacherSignal(teacher_hidden, as_projection(teacher_head))
     chosen = as_targets(hidden, head, hidden.new_empty(0), signal=signal, size=chunk_size)
-    return reduce(kl_sum(chosen), len(hidden), num_items_in_batch)
+    return divide_sum(kl_sum(chosen), len(hidden), num_items_in_batch)

@@ -14,18 +14,21 @@ from types import ModuleType
 from typing import Any
 
 from undial_cli.errors import UserError
-from undial_cli.methods.base import Entry, Method, MethodConfig
+from undial_cli.methods.base import Method, MethodConfig, MethodEntry
 
-HELPERS = ("__init__", "base", "own", "retain")
+NO_METHODS = ("__init__", "base", "own", "retain")
 
 
-def entry_of(module: ModuleType) -> Entry:
+def find_method_entry(module: ModuleType) -> MethodEntry:
     """The one method that a module defines.
 
     Raises:
         UserError: it defines none or several, or keys that say nothing of themselves.
     """
-    methods, configs = defined(module, Method), defined(module, MethodConfig)
+    methods, configs = (
+        list_defined_subclasses(module, Method),
+        list_defined_subclasses(module, MethodConfig),
+    )
     if len(methods) != 1 or len(configs) > 1:
         raise UserError(
             f"defines {len(methods)} subclasses of Method and {len(configs)} of MethodConfig; "
@@ -34,22 +37,22 @@ def entry_of(module: ModuleType) -> Entry:
     config = configs[0] if configs else MethodConfig
     if not all(f.metadata.get("help") for f in dataclasses.fields(config)):
         raise UserError(f"each key of {config.__name__} is made by key(...)")
-    return Entry(config, methods[0])
+    return MethodEntry(config, methods[0])
 
 
-def defined(module: ModuleType, kind: type) -> list[Any]:
+def list_defined_subclasses(module: ModuleType, kind: type) -> list[Any]:
     """The subclasses of a class that a module itself defines."""
     found = [c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, kind)]
     return [c for c in found if c is not kind and c.__module__ == module.__name__]
 
 
-def find_methods() -> dict[str, Entry]:
+def find_methods() -> dict[str, MethodEntry]:
     """The methods of all files of this folder, by name."""
-    found: dict[str, Entry] = {}
+    found: dict[str, MethodEntry] = {}
     for file in Path(__file__).parent.glob("*.py"):
-        if file.stem not in HELPERS:
+        if file.stem not in NO_METHODS:
             module = importlib.import_module(f"{__name__}.{file.stem}")
-            found |= getattr(module, "METHODS", None) or {file.stem: entry_of(module)}
+            found |= getattr(module, "METHODS", None) or {file.stem: find_method_entry(module)}
     return dict(sorted(found.items()))
 
 
@@ -60,5 +63,5 @@ def make_method(config: MethodConfig, seed: int = 0) -> Method:
     """A method from its config; `seed` fixes what it draws."""
     from undial_cli.methods import own
 
-    entry = METHODS[config.name] if config.file is None else own.load(config.file)
+    entry = METHODS[config.name] if config.file is None else own.load_method_file(config.file)
     return entry.method(config, seed)

@@ -10,19 +10,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from undial_cli.fields import key
-from undial_cli.schema import Focus, MethodConfig
+from undial_cli.config.fields import key
+from undial_cli.config.schema import FocusSource, MethodConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from undial_cli.losses.targets import Signal, Targets
+    from undial_cli.losses.targets import Targets, TeacherSignal
 else:
-    Signal = Targets = Tensor = Any  # methods name them in annotations alone
+    TeacherSignal = Targets = Tensor = Any  # methods name them in annotations alone
 
 __all__ = [
-    "REFERENCE_LOGPS", "TEACHER_LAYER", "TEACHER_LOGITS", "Entry", "Focus", "Loss", "Method",
-    "MethodConfig", "Signal", "Targets", "Tensor", "key",
+    "REFERENCE_LOGPS",
+    "TEACHER_LAYER",
+    "TEACHER_LOGITS",
+    "FocusSource",
+    "Loss",
+    "Method",
+    "MethodConfig",
+    "MethodEntry",
+    "Targets",
+    "TeacherSignal",
+    "Tensor",
+    "key",
 ]  # fmt: skip
 
 # What a loss can need of the frozen teacher: its logits, its sequences' log-probabilities, its
@@ -68,7 +78,7 @@ class Method(Loss):
     """
 
     alternatives: str | None = None
-    focus: Focus | None = None
+    focus: FocusSource | None = None
     parameters: str | None = None
     adapts: ClassVar[bool] = False
     from_start: ClassVar[bool] = False
@@ -79,9 +89,9 @@ class Method(Loss):
 
     def retain(self) -> Loss | None:
         """The retain term that the config names, or None."""
-        from undial_cli.methods.retain import RETAIN
+        from undial_cli.methods.retain import RETAIN_TERMS
 
-        return None if self.config.retain == "none" else RETAIN[self.config.retain]()
+        return None if self.config.retain == "none" else RETAIN_TERMS[self.config.retain]()
 
     def terms(self) -> dict[str, Loss]:
         """The terms by the set that they are over; one of weight 0 is not there."""
@@ -107,7 +117,7 @@ class Method(Loss):
         """Change the saved checkpoint (one process); `start` holds the weights before training."""
 
 
-class Entry(NamedTuple):
+class MethodEntry(NamedTuple):
     """What the name of a method stands for: its keys, and the method that they make."""
 
     config: type[MethodConfig]

@@ -23,11 +23,13 @@ class Ceu(Method):
         return sum(max(0, count - self.config.skip) for count in counts)
 
     def sum(self, targets: Targets) -> Tensor:
-        from undial_cli.losses.positions import places_within
-        from undial_cli.losses.tokens import ceu
+        from undial_cli.losses.positions import count_targets_before
+        from undial_cli.losses.tokens import ceu_per_position
 
         counts_B = targets.targets_N.new_tensor(targets.counts)
-        counted_N = places_within(targets.sequence_N, counts_B) >= self.config.skip
+        counted_N = count_targets_before(targets.sequence_N, counts_B) >= self.config.skip
         return targets.logits_sum(
-            lambda logits_NV, rows: ceu(logits_NV, targets.targets_N[rows]) * counted_N[rows]
+            lambda logits_NV, rows: (
+                ceu_per_position(logits_NV, targets.targets_N[rows]) * counted_N[rows]
+            )
         )

@@ -30,6 +30,6 @@ class ContrastiveDecoding(Method):
         return targets.token_sum(lambda logps_N: -logps_N)
 
     def finish(self, checkpoint: Path, start: Path | None) -> None:
-        from undial_cli import contrastive
+        from undial_cli.models import contrastive
 
-        contrastive.store(checkpoint, start, self.config.coefficient)
+        contrastive.store_contrast(checkpoint, start, self.config.coefficient)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from undial_cli.methods.base import REFERENCE_LOGPS, Entry, Method, Targets, Tensor, key
+from undial_cli.methods.base import REFERENCE_LOGPS, Method, MethodEntry, Targets, Tensor, key
 from undial_cli.methods.npo import NpoConfig
 
 
@@ -33,10 +33,12 @@ class Dpo(Method):
         self.alternatives = config.alternatives
 
     def sum(self, targets: Targets) -> Tensor:
-        from undial_cli.losses.preference import dpo
+        from undial_cli.losses.preference import dpo_per_pair
 
         reference_B, beta = targets.reference_B, self.config.beta
-        return targets.sequence_sum(lambda logps_B: dpo(logps_B, reference_B, beta), group=2)
+        return targets.sequence_sum(
+            lambda logps_B: dpo_per_pair(logps_B, reference_B, beta), group=2
+        )
 
 
-METHODS = dict.fromkeys(("dpo", "idkdpo", "altpo"), Entry(DpoConfig, Dpo))
+METHODS = dict.fromkeys(("dpo", "idkdpo", "altpo"), MethodEntry(DpoConfig, Dpo))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from undial_cli.methods.base import Entry, Loss, Method, MethodConfig, key
+from undial_cli.methods.base import Loss, Method, MethodConfig, MethodEntry, key
 from undial_cli.methods.retain import CrossEntropy
 
 
@@ -33,4 +33,4 @@ class Supervised(Method):
         return 1.0
 
 
-METHODS = {"finetune": Entry(FinetuneConfig, Finetune)}
+METHODS = {"finetune": MethodEntry(FinetuneConfig, Finetune)}

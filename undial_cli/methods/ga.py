@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from undial_cli.methods.base import Entry, Method, MethodConfig, Targets, Tensor, key
+from undial_cli.methods.base import Method, MethodConfig, MethodEntry, Targets, Tensor, key
 
 
 class GradientAscent(Method):
@@ -22,6 +22,6 @@ class GradDiffConfig(MethodConfig):
 
 
 METHODS = {
-    "ga": Entry(MethodConfig, GradientAscent),
-    "grad_diff": Entry(GradDiffConfig, GradientAscent),
+    "ga": MethodEntry(MethodConfig, GradientAscent),
+    "grad_diff": MethodEntry(GradDiffConfig, GradientAscent),
 }

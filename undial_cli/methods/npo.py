@@ -23,7 +23,9 @@ class Npo(Method):
     config: NpoConfig
 
     def sum(self, targets: Targets) -> Tensor:
-        from undial_cli.losses.preference import npo
+        from undial_cli.losses.preference import npo_per_sequence
 
         reference_B = targets.reference_B
-        return targets.sequence_sum(lambda logps_B: npo(logps_B, reference_B, self.config.beta))
+        return targets.sequence_sum(
+            lambda logps_B: npo_per_sequence(logps_B, reference_B, self.config.beta)
+        )

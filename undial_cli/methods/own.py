@@ -13,16 +13,16 @@ import sys
 from pathlib import Path
 
 from undial_cli.errors import UserError, bad_value
-from undial_cli.methods import METHODS, entry_of
-from undial_cli.methods.base import Entry
+from undial_cli.methods import METHODS, find_method_entry
+from undial_cli.methods.base import MethodEntry
 
-SHIPPED = frozenset(METHODS)
+SHIPPED_METHODS = frozenset(METHODS)
 
 # The file that the command line named, for this process and those that it starts.
-ALLOWED = "UNDIAL_METHOD_FILE"
+METHOD_FILE_VARIABLE = "UNDIAL_METHOD_FILE"
 
 
-def allow(path: str) -> str:
+def allow_method_file(path: str) -> str:
     """Load a file that the command line named; the name by which its method is known from then on.
 
     Raises:
@@ -31,40 +31,40 @@ def allow(path: str) -> str:
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise UserError(f"method.file={path}: no such file")
-    os.environ[ALLOWED] = str(file)
-    load(str(file))
+    os.environ[METHOD_FILE_VARIABLE] = str(file)
+    load_method_file(str(file))
     return file.stem
 
 
-def check(path: str) -> None:
+def check_method_file(path: str) -> None:
     """Raise UserError for a file that the command line did not name."""
-    if os.environ.get(ALLOWED) != path:
+    if os.environ.get(METHOD_FILE_VARIABLE) != path:
         raise UserError(
             f"method.file={path}: runs code and is not taken from a file; say method.file={path} "
             "on the command line"
         )
 
 
-def load(path: str) -> Entry:
+def load_method_file(path: str) -> MethodEntry:
     """The method of a file that the command line named, made known by its name.
 
     Raises:
         UserError: the command line did not name it.
     """
-    check(path)
-    METHODS[Path(path).stem] = entry = run_file(path, Path(path).stat().st_mtime_ns)
+    check_method_file(path)
+    METHODS[Path(path).stem] = entry = run_method_file(path, Path(path).stat().st_mtime_ns)
     return entry
 
 
 @functools.lru_cache(maxsize=8)
-def run_file(path: str, changed: int) -> Entry:
+def run_method_file(path: str, changed: int) -> MethodEntry:
     """Run a file and find what it defines."""
     del changed
     file = Path(path)
     name = file.stem
     if not name.isidentifier():
         raise bad_value("method.file", path, "a file named like a Python module")
-    if name in SHIPPED:
+    if name in SHIPPED_METHODS:
         raise UserError(f"method.file={path}: there is a method {name} already; rename the file")
     spec = importlib.util.spec_from_file_location(f"undial_method_{name}", file)
     if spec is None or spec.loader is None:
@@ -79,6 +79,6 @@ def run_file(path: str, changed: int) -> Entry:
             f"method.file={path}: cannot be run ({type(error).__name__}: {reason[0]})"
         ) from error
     try:
-        return entry_of(module)
+        return find_method_entry(module)
     except UserError as error:
         raise UserError(f"method.file={path}: {error}") from error

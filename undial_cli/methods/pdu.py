@@ -45,6 +45,6 @@ class Pdu(Method):
         self.multiplier = state["multiplier"]
 
     def sum(self, targets: Targets) -> Tensor:
-        from undial_cli.losses.tokens import pdu_forget
+        from undial_cli.losses.tokens import pdu_forget_per_position
 
-        return targets.logits_sum(lambda logits_NV, _: pdu_forget(logits_NV))
+        return targets.logits_sum(lambda logits_NV, _: pdu_forget_per_position(logits_NV))

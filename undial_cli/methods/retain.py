@@ -25,4 +25,4 @@ class KlToTeacher(Loss):
         return kl_sum(targets)
 
 
-RETAIN: dict[str, Any] = {"gdr": CrossEntropy, "klr": KlToTeacher}
+RETAIN_TERMS: dict[str, Any] = {"gdr": CrossEntropy, "klr": KlToTeacher}

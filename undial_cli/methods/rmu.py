@@ -35,7 +35,7 @@ class Rmu(Method):
         self.layer, self.parameters, self.seed = config.layer, config.parameters, seed
 
     def retain(self) -> Loss | None:
-        return KeepActivations(self.config.layer) if self.config.retain == "mse" else None
+        return ActivationDistance(self.config.layer) if self.config.retain == "mse" else None
 
     def control(self, width: int) -> Tensor:
         """Uniform in [0, 1), normalised, times the coefficient; fixed by the seed. [D]"""
@@ -53,7 +53,7 @@ class Rmu(Method):
         return squared_error_sum(hidden_ND, control_D, targets.sequence_N, targets.counts)
 
 
-class KeepActivations(Loss):
+class ActivationDistance(Loss):
     """Mean over sequences of the mean squared distance to the frozen model's activations."""
 
     needs: ClassVar[frozenset[str]] = frozenset({TEACHER_LAYER})

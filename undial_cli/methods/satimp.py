@@ -21,7 +21,7 @@ class SatImp(Method):
     config: SatimpConfig
 
     def sum(self, targets: Targets) -> Tensor:
-        from undial_cli.losses.tokens import satimp
+        from undial_cli.losses.tokens import satimp_per_token
 
         beta1, beta2 = self.config.beta1, self.config.beta2
-        return targets.token_sum(lambda logps_N: satimp(logps_N, beta1, beta2))
+        return targets.token_sum(lambda logps_N: satimp_per_token(logps_N, beta1, beta2))

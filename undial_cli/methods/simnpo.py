@@ -23,8 +23,10 @@ class SimNpo(Method):
     config: SimnpoConfig
 
     def sum(self, targets: Targets) -> Tensor:
-        from undial_cli.losses.preference import simnpo
+        from undial_cli.losses.preference import simnpo_per_sequence
 
         lengths_B = targets.targets_N.new_tensor(targets.counts)
         beta, delta = self.config.beta, self.config.delta
-        return targets.sequence_sum(lambda logps_B: simnpo(logps_B, lengths_B, beta, delta))
+        return targets.sequence_sum(
+            lambda logps_B: simnpo_per_sequence(logps_B, lengths_B, beta, delta)
+        )

@@ -26,6 +26,6 @@ class TaskArithmetic(Method):
         return targets.token_sum(lambda logps_N: -logps_N)
 
     def finish(self, checkpoint: Path, start: Path | None) -> None:
-        from undial_cli.weights import step_back
+        from undial_cli.system.weight_files import negate_task_vector
 
-        step_back(checkpoint, start, self.config.coefficient)
+        negate_task_vector(checkpoint, start, self.config.coefficient)

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from undial_cli.methods.base import (
     TEACHER_LOGITS,
-    Entry,
-    Focus,
+    FocusSource,
     Method,
     MethodConfig,
+    MethodEntry,
     Targets,
     Tensor,
     key,
@@ -58,7 +58,7 @@ class Fundial(Undial):
 
     def __init__(self, config: FundialConfig, seed: int = 0) -> None:
         super().__init__(config, seed)
-        self.focus = Focus(config.focus, config.spacy_model)
+        self.focus = FocusSource(config.focus, config.spacy_model)
 
     def weights(self, targets: Targets) -> Tensor:
         import torch
@@ -68,4 +68,7 @@ class Fundial(Undial):
         return torch.where(targets.focus_N, inside, outside)
 
 
-METHODS = {"undial": Entry(UndialConfig, Undial), "fundial": Entry(FundialConfig, Fundial)}
+METHODS = {
+    "undial": MethodEntry(UndialConfig, Undial),
+    "fundial": MethodEntry(FundialConfig, Fundial),
+}

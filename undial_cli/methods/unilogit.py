@@ -9,7 +9,7 @@ class Unilogit(Method):
     """Mean over target tokens of `KL(q || p)`, which depends on the target's probability alone."""
 
     def sum(self, targets: Targets) -> Tensor:
-        from undial_cli.losses.tokens import unilogit
+        from undial_cli.losses.tokens import unilogit_per_token
 
         vocabulary = len(targets.head.weight_VD)
-        return targets.token_sum(lambda logps_N: unilogit(logps_N, vocabulary))
+        return targets.token_sum(lambda logps_N: unilogit_per_token(logps_N, vocabulary))

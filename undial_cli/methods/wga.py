@@ -20,6 +20,6 @@ class Wga(Method):
     config: WgaConfig
 
     def sum(self, targets: Targets) -> Tensor:
-        from undial_cli.losses.tokens import wga
+        from undial_cli.losses.tokens import wga_per_token
 
-        return targets.token_sum(lambda logps_N: wga(logps_N, self.config.beta))
+        return targets.token_sum(lambda logps_N: wga_per_token(logps_N, self.config.beta))

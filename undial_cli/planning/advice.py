@@ -11,16 +11,19 @@ from typing import Any
 
 import torch
 
+from undial_cli.config.schema import AdapterConfig, TrainingRun, is_sharded
 from undial_cli.errors import UserError, WorldError
-from undial_cli.planning.plan import Plan
-from undial_cli.schema import AdapterConfig, TrainingRun, is_sharded
+from undial_cli.planning.plan import TrainingPlan
 
 # A setting that saves less than this share of the peak is none.
-WORTH = 0.02
+WORTHWHILE_SHARE = 0.02
 
 
-def advice(
-    run: TrainingRun, plan: Plan, usable: float, again: Callable[[TrainingRun], Plan]
+def advise_settings(
+    run: TrainingRun,
+    plan: TrainingPlan,
+    usable: float,
+    again: Callable[[TrainingRun], TrainingPlan],
 ) -> list[tuple[str, float]]:
     """Settings that take less, the one that takes least first, each with its peak in bytes.
 
@@ -40,7 +43,7 @@ def advice(
             bytes_taken = again(changed).memory.peak
         except (UserError, WorldError):  # not possible here
             return plan.memory.peak
-        if bytes_taken < (1 - WORTH) * plan.memory.peak:
+        if bytes_taken < (1 - WORTHWHILE_SHARE) * plan.memory.peak:
             found[words] = bytes_taken
         return bytes_taken
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from undial_cli.fields import key
+from undial_cli.config.fields import key
+from undial_cli.config.schema import Run, TrainingRun, UnlearnRun
 from undial_cli.methods import make_method
-from undial_cli.schema import Run, TrainingRun, UnlearnRun
 
 # Floating point operations per parameter and token: of a forward and of a backward pass.
-FORWARD, BACKWARD = 2, 4
+FORWARD_OPERATIONS, BACKWARD_OPERATIONS = 2, 4
 
 
 @dataclass
@@ -31,7 +31,7 @@ class CostConfig:
     source: str = key("", "where the facts are from")
 
 
-def estimate(cost: CostConfig, missing: list[Run], finished: list[float]) -> str:
+def estimate_missing_runs(cost: CostConfig, missing: list[Run], finished: list[float]) -> str:
     """One line on runs that are missing; empty where none is, or nothing is known.
 
     Args:
@@ -50,23 +50,25 @@ def estimate(cost: CostConfig, missing: list[Run], finished: list[float]) -> str
         if finished:
             source = f"the mean of {len(finished)} finished runs of this table"
         return (
-            f"estimated time: {duration(mean * len(missing) / slots)} ({len(missing)} missing runs "
+            f"estimated time: {format_duration(mean * len(missing) / slots)} ({len(missing)} missing runs "
             f"x {each}{beside}; {source})"
         )
-    counts = [operations(run, cost.parameters, cost.tokens) for run in missing]
+    counts = [count_training_operations(run, cost.parameters, cost.tokens) for run in missing]
     total = sum(count for count in counts if count is not None)
     if None in counts or not total or not cost.tflops:
         return ""
     hours = total / (cost.tflops * 1e12 * cost.share) / 3600
     return (
         f"estimated training alone: {total:.2g} FLOP, {hours:.3g} hours of one {cost.device} at "
-        f"{cost.share:.0%} of its {cost.tflops:g} TFLOP/s ({FORWARD + BACKWARD} operations per "
-        f"parameter and token, {FORWARD} for the teacher; nothing of this was measured; evaluation "
+        f"{cost.share:.0%} of its {cost.tflops:g} TFLOP/s ({FORWARD_OPERATIONS + BACKWARD_OPERATIONS} operations per "
+        f"parameter and token, {FORWARD_OPERATIONS} for the teacher; nothing of this was measured; evaluation "
         "comes on top)"
     )
 
 
-def operations(run: Run, parameters: dict[str, float], tokens: dict[str, float]) -> float | None:
+def count_training_operations(
+    run: Run, parameters: dict[str, float], tokens: dict[str, float]
+) -> float | None:
     """Floating point operations of a run's training; None where a fact is missing.
 
     Args:
@@ -80,14 +82,14 @@ def operations(run: Run, parameters: dict[str, float], tokens: dict[str, float])
     lengths = [tokens.get(split, tokens.get("*")) for split in splits]
     if size is None or None in lengths:
         return None
-    passes: float = (FORWARD + BACKWARD) * run.train.epochs
+    passes: float = (FORWARD_OPERATIONS + BACKWARD_OPERATIONS) * run.train.epochs
     if isinstance(run, UnlearnRun):
         terms = make_method(run.method, run.seed).terms().values()
-        passes = passes * len(terms) + FORWARD * sum(bool(term.needs) for term in terms)
+        passes = passes * len(terms) + FORWARD_OPERATIONS * sum(bool(term.needs) for term in terms)
     return size * passes * sum(length for length in lengths if length is not None)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as text, to two digits."""
     if seconds < 0.1:
         return "less than 0.1 s"

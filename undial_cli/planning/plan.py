@@ -17,27 +17,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from undial_cli import distributed, hardware, models
+from undial_cli.config.schema import TeacherConfig, TrainingRun, is_sharded
 from undial_cli.data.collate import Batch
 from undial_cli.data.encode import Example
-from undial_cli.data.schedule import Sample, Schedule, deal
+from undial_cli.data.schedule import Schedule, TrainingSample, deal_rows
 from undial_cli.errors import UserError, WorldError, first_line
-from undial_cli.head import output_head
 from undial_cli.losses.targets import Targets
 from undial_cli.methods.base import Loss, Method
-from undial_cli.planning.replay import Cost, Replay
-from undial_cli.planning.stand_ins import optimiser_of, quantise, state_bytes
-from undial_cli.schema import TeacherConfig, TrainingRun, is_sharded
-from undial_cli.training import lean, packing
-from undial_cli.training.arguments import training_arguments
-from undial_cli.training.layers import choose_parameters
-from undial_cli.training.loop import autocast, is_packed, make_schedule, make_teacher
-from undial_cli.training.teacher import TOKENS, CachedTeacher, Teacher, batches_of, look
-from undial_cli.training.trainer import term_sum
+from undial_cli.models import lean, load
+from undial_cli.models.head import find_output_head
+from undial_cli.planning.replay import Replay, WorkCost
+from undial_cli.planning.stand_ins import estimate_state_bytes, make_optimiser, stand_in_four_bit
+from undial_cli.system import hardware
+from undial_cli.system import processes as distributed
+from undial_cli.training import packing
+from undial_cli.training.arguments import make_training_arguments
+from undial_cli.training.layers import choose_trained_parameters
+from undial_cli.training.loop import is_packed, make_schedule, make_teacher, open_autocast
+from undial_cli.training.teacher import (
+    TEACHER_PASS_TOKENS,
+    CachedTeacher,
+    Teacher,
+    batch_by_tokens,
+    run_teacher,
+)
+from undial_cli.training.trainer import compute_term_sum
 
 
 @dataclass
-class Memory:
+class DeviceMemory:
     """Bytes on one device.
 
     There throughout: weights, the teacher's frozen head and its signal, the optimiser's states and
@@ -70,7 +78,7 @@ class Memory:
 
 
 @dataclass
-class Plan:
+class TrainingPlan:
     """What a run takes of each of its devices.
 
     `sequences` and `tokens` are those of the largest micro-batch of one term, with its padding;
@@ -88,9 +96,9 @@ class Plan:
     sequences: int
     tokens: int
     product: tuple[int, int, int]
-    memory: Memory
-    teacher: Cost
-    step: Cost
+    memory: DeviceMemory
+    teacher: WorkCost
+    step: WorkCost
     rough: bool = False
 
 
@@ -105,18 +113,18 @@ class Rehearsal:
     packs: bool
     schedule: Schedule
     teacher: Teacher | None
-    memory: Memory = field(default_factory=Memory)
+    memory: DeviceMemory = field(default_factory=DeviceMemory)
 
 
-def make(
+def make_plan(
     run: TrainingRun,
     path: str,
     sets: dict[str, list[Example]],
-    samples: dict[str, list[Sample]],
+    samples: dict[str, list[TrainingSample]],
     method: Method,
     anchor: str,
     cache: TeacherConfig,
-) -> Plan:
+) -> TrainingPlan:
     """Plan the training of the model at `path`; the other arguments are those of training.
 
     A GPU whose kernels cannot be replayed is replayed as a CPU.
@@ -125,20 +133,20 @@ def make(
         UserError: the run asks for what is not possible.
         WorldError: the model's code does not run without numbers.
     """
-    device = torch.device("cpu") if hardware.on_cpu(run) else torch.device("cuda", 0)
+    device = torch.device("cpu") if hardware.is_cpu_run(run) else torch.device("cuda", 0)
     failure: Exception | None = None
     for replayed in dict.fromkeys((device, torch.device("cpu"))):
         try:
             with torch.device("meta"):
-                model: Any = models.blank_model(run.model, path).eval()
+                model: Any = load.make_blank_model(run.model, path).eval()
                 if run.adapter.name == "qlora":
-                    quantise(model)
-                model = models.adapt(model, run.adapter, run.seed)
+                    stand_in_four_bit(model)
+                model = load.adapt_model(model, run.adapter, run.seed)
             replay = Replay(replayed)
             replay.bring(model)
             # All on this thread, in which the replay is open.
             with replay, torch.autograd.set_multithreading_enabled(False):
-                found = rehearse(replay, run, model, sets, samples, method, anchor, cache)
+                found = rehearse_training(replay, run, model, sets, samples, method, anchor, cache)
             rough = replayed != device or is_sharded(run) or run.adapter.name == "qlora"
             return dataclasses.replace(found, device=device, rough=rough)
         except (UserError, WorldError):
@@ -151,83 +159,91 @@ def make(
     ) from failure
 
 
-def rehearse(
+def rehearse_training(
     replay: Replay,
     run: TrainingRun,
     model: Any,
     sets: dict[str, list[Example]],
-    samples: dict[str, list[Sample]],
+    samples: dict[str, list[TrainingSample]],
     method: Method,
     anchor: str,
     cache: TeacherConfig,
-) -> Plan:
+) -> TrainingPlan:
     """Training in the order in which it happens."""
     # How many will share the run, also where the others are still to be started.
-    processes = distributed.world() if distributed.joined() else hardware.num_processes(run)
-    base = models.base_of(model)
-    memory = Memory(weights=replay.level)
+    processes = (
+        distributed.get_process_count()
+        if distributed.is_launched()
+        else hardware.choose_process_count(run)
+    )
+    base = load.unwrap_adapter(model)
+    memory = DeviceMemory(weights=replay.level)
     if run.train.lean == "auto":
         lean.make_lean(base)
     packs = is_packed(run, model)
-    dealing = deal(run.train.batch_size, processes, run.hardware.micro_batch_size)
+    dealing = deal_rows(run.train.batch_size, processes, run.hardware.micro_batch_size)
     alone = dataclasses.replace(run.hardware, micro_batch_size=dealing.micro)
     alike = dataclasses.replace(run, hardware=alone)  # the micro-batches of all processes
-    choose_parameters(model, method)
+    choose_trained_parameters(model, method)
     schedule = make_schedule(alike, sets, samples, anchor, packs)
     with replay.measured() as made:
         teacher = make_teacher(run, cache, model, method.terms(), schedule, "")
     with replay.measured() as held:
-        signal = hold(teacher)
+        signal = hold_blank_rows(teacher)
     memory.teacher_head, memory.teacher_signal = made.kept, held.kept
     memory.host = signal - held.kept
 
     rehearsal = Rehearsal(replay, run, model, method, packs, schedule, teacher, memory)
     starts = range(0, len(schedule), dealing.micro)
     batches = [[schedule[i] for i in range(start, start + dealing.micro)] for start in starts]
-    tokens = [tokens_of(schedule, rows, packs) for rows in batches]
+    tokens = [count_tokens_by_set(schedule, rows, packs) for rows in batches]
     place = max(range(len(batches)), key=lambda i: max(tokens[i]))
     largest, most = batches[place], max(tokens[place])
-    with packing.attention(base, packing.NAME if packs else base.config._attn_implementation):
-        asked = teacher_pass(rehearsal)
-        one, update = one_step(rehearsal, schedule.collate(largest), dealing.accumulation)
+    with packing.switch_attention(
+        base, packing.PACKED_ATTENTION if packs else base.config._attn_implementation
+    ):
+        asked = replay_teacher_pass(rehearsal)
+        one, update = replay_step(rehearsal, schedule.collate(largest), dealing.accumulation)
     memory.teacher_pass = asked.highest
-    divide(run, memory, base, processes)
+    divide_among_processes(run, memory, base, processes)
     parameters = list(model.parameters())
-    return Plan(
+    return TrainingPlan(
         device=replay.device,
         processes=processes,
-        dtype=compute_dtype(run),
-        parameters=counted(parameters),
-        trained=counted([p for p in parameters if p.requires_grad]),
+        dtype=run_compute_dtype(run),
+        parameters=count_parameters(parameters),
+        trained=count_parameters([p for p in parameters if p.requires_grad]),
         steps=schedule.steps,
         micro=dealing.micro,
         sequences=max(sum(i >= 0 for row in largest for i in row[name]) for name in schedule.sets),
         tokens=most,
-        product=(most, *largest_linear(base)),
+        product=(most, *find_largest_linear(base)),
         memory=memory,
-        teacher=Cost().plus(asked, 1 / processes),
+        teacher=WorkCost().plus(asked, 1 / processes),
         step=update.plus(
             one, sum(map(sum, tokens)) / sum(tokens[place]) / schedule.steps / processes
         ),
     )
 
 
-def tokens_of(schedule: Schedule, rows: list[dict[str, tuple[int, ...]]], packs: bool) -> list[int]:
+def count_tokens_by_set(
+    schedule: Schedule, rows: list[dict[str, tuple[int, ...]]], packs: bool
+) -> list[int]:
     """Tokens of a micro-batch of each set, with their padding."""
     found = []
     for name, examples in schedule.sets.items():
         chosen = [i for row in rows for i in row[name]]
         lengths = [len(examples[i].input_ids) if i >= 0 else 0 for i in chosen]
-        found.append(padded_tokens(lengths, packs))
+        found.append(count_computed_tokens(lengths, packs))
     return found
 
 
-def padded_tokens(lengths: list[int], packs: bool) -> int:
+def count_computed_tokens(lengths: list[int], packs: bool) -> int:
     """Tokens that sequences of these lengths take together."""
     return sum(lengths) if packs else len(lengths) * max(1, *lengths)
 
 
-def hold(teacher: Teacher | None) -> int:
+def hold_blank_rows(teacher: Teacher | None) -> int:
     """Give a teacher rows without numbers; how many bytes of them it holds in memory."""
     if not isinstance(teacher, CachedTeacher):
         return 0
@@ -240,27 +256,29 @@ def hold(teacher: Teacher | None) -> int:
     return teacher.nbytes if teacher.in_memory else 0
 
 
-def teacher_pass(rehearsal: Rehearsal) -> Cost:
+def replay_teacher_pass(rehearsal: Rehearsal) -> WorkCost:
     """The work of the whole teacher pass, and the highest level of its largest batch."""
-    replay, teacher, total = rehearsal.replay, rehearsal.teacher, Cost()
-    most = TOKENS.get(replay.device.type, TOKENS["cuda"])
+    replay, teacher, total = rehearsal.replay, rehearsal.teacher, WorkCost()
+    most = TEACHER_PASS_TOKENS.get(replay.device.type, TEACHER_PASS_TOKENS["cuda"])
     for kept in teacher.sets.values() if isinstance(teacher, CachedTeacher) else ():
-        batches = batches_of(kept.examples, kept.used, most)
+        batches = batch_by_tokens(kept.examples, kept.used, most)
         tokens = [
-            padded_tokens([len(kept.examples[i].input_ids) for i in batch], rehearsal.packs)
+            count_computed_tokens([len(kept.examples[i].input_ids) for i in batch], rehearsal.packs)
             for batch in batches
         ]
         chosen = batches[tokens.index(max(tokens))]
         batch = rehearsal.schedule.make_batch([kept.examples[i] for i in chosen], chosen)
-        with autocast(rehearsal.run, replay.device), replay.measured() as cost:
-            look(rehearsal.model, batch.to(replay.device), kept.needs, kept.layer)
+        with open_autocast(rehearsal.run, replay.device), replay.measured() as cost:
+            run_teacher(rehearsal.model, batch.to(replay.device), kept.needs, kept.layer)
         highest = max(total.highest, cost.highest)
         total = total.plus(cost, sum(tokens) / max(tokens))
         total.highest = highest
     return total
 
 
-def one_step(rehearsal: Rehearsal, batch: dict[str, Batch], accumulation: int) -> tuple[Cost, Cost]:
+def replay_step(
+    rehearsal: Rehearsal, batch: dict[str, Batch], accumulation: int
+) -> tuple[WorkCost, WorkCost]:
     """An optimiser step, in which the optimiser's states are there already.
 
     Returns:
@@ -269,7 +287,7 @@ def one_step(rehearsal: Rehearsal, batch: dict[str, Batch], accumulation: int) -
     replay, run, model, memory = rehearsal.replay, rehearsal.run, rehearsal.model, rehearsal.memory
     # Without what would set environment variables.
     bare = dataclasses.replace(run.hardware, args={}, precision="no")
-    arguments = training_arguments(
+    arguments = make_training_arguments(
         dataclasses.replace(run, hardware=bare), rehearsal.schedule, Path(run.output_dir)
     )
     if arguments.activation_checkpointing:
@@ -279,16 +297,16 @@ def one_step(rehearsal: Rehearsal, batch: dict[str, Batch], accumulation: int) -
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     memory.gradients = sum(p.nbytes for p in trained)
-    optimiser = optimiser_of(arguments, trained)
+    optimiser = make_optimiser(arguments, trained)
     if optimiser is not None:
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
         optimiser.step()
         model.zero_grad()
-    one = Cost()
+    one = WorkCost()
     with replay.measured() as step:
         for _ in range(min(2, accumulation)):
-            one = micro_step(rehearsal, batch)
+            one = replay_micro_batch(rehearsal, batch)
         with replay.measured() as update:
             if arguments.max_grad_norm:
                 nn.utils.clip_grad_norm_(trained, arguments.max_grad_norm)
@@ -297,7 +315,7 @@ def one_step(rehearsal: Rehearsal, batch: dict[str, Batch], accumulation: int) -
             model.zero_grad()
     memory.step = step.highest
     if optimiser is None:
-        memory.optimiser = state_bytes(arguments.optim, counted(trained))
+        memory.optimiser = estimate_state_bytes(arguments.optim, count_parameters(trained))
         memory.step += memory.optimiser
         update.moved += 2 * memory.optimiser + 3 * memory.gradients
     else:
@@ -306,10 +324,10 @@ def one_step(rehearsal: Rehearsal, batch: dict[str, Batch], accumulation: int) -
     return one, update
 
 
-class Watched(Loss):
+class WatchedLoss(Loss):
     """A loss that notes the cost of its sums: what the head takes."""
 
-    def __init__(self, loss: Loss, replay: Replay, costs: list[Cost]) -> None:
+    def __init__(self, loss: Loss, replay: Replay, costs: list[WorkCost]) -> None:
         self.loss, self.replay, self.costs = loss, replay, costs
         self.layer = loss.layer
 
@@ -324,15 +342,15 @@ class Watched(Loss):
         return found
 
 
-def micro_step(rehearsal: Rehearsal, batch: dict[str, Batch]) -> Cost:
+def replay_micro_batch(rehearsal: Rehearsal, batch: dict[str, Batch]) -> WorkCost:
     """Forward and backward pass of a micro-batch, term by term, as the trainer does them."""
     replay, memory, method = rehearsal.replay, rehearsal.memory, rehearsal.method
     with replay.measured() as all_terms:
         for name, term in method.terms().items():
-            heads: list[Cost] = []
-            loss, given = Watched(term, replay, heads), batch[name].to(replay.device)
-            with replay.measured() as forward, autocast(rehearsal.run, replay.device):
-                share = term_sum(rehearsal.model, rehearsal.teacher, name, loss, given)
+            heads: list[WorkCost] = []
+            loss, given = WatchedLoss(term, replay, heads), batch[name].to(replay.device)
+            with replay.measured() as forward, open_autocast(rehearsal.run, replay.device):
+                share = compute_term_sum(rehearsal.model, rehearsal.teacher, name, loss, given)
                 share = share * method.coefficient(name)
             share.backward()
             kept = heads[0].kept
@@ -341,7 +359,9 @@ def micro_step(rehearsal: Rehearsal, batch: dict[str, Batch]) -> Cost:
     return all_terms
 
 
-def divide(run: TrainingRun, memory: Memory, model: nn.Module, processes: int) -> None:
+def divide_among_processes(
+    run: TrainingRun, memory: DeviceMemory, model: nn.Module, processes: int
+) -> None:
     """What several processes change: shards of what they share, or copies of the gradients."""
     if processes == 1:
         return
@@ -360,20 +380,20 @@ def divide(run: TrainingRun, memory: Memory, model: nn.Module, processes: int) -
         setattr(memory, name, getattr(memory, name) / processes)
 
 
-def counted(parameters: list[nn.Parameter]) -> int:
+def count_parameters(parameters: list[nn.Parameter]) -> int:
     """How many numbers parameters hold."""
     return sum(p.numel() for p in parameters)
 
 
-def compute_dtype(run: TrainingRun) -> torch.dtype:
+def run_compute_dtype(run: TrainingRun) -> torch.dtype:
     """The dtype of the run's matrix products."""
     names = {"bf16": "bfloat16", "fp16": "float16", "no": run.model.dtype}
-    return getattr(torch, names[hardware.autocast_dtype(run)])
+    return getattr(torch, names[hardware.choose_autocast_dtype(run)])
 
 
-def largest_linear(model: nn.Module) -> tuple[int, int]:
+def find_largest_linear(model: nn.Module) -> tuple[int, int]:
     """Features in and out of a model's largest linear layer but the head."""
-    head = output_head(model)
+    head = find_output_head(model)
     shapes = [
         (m.in_features, m.out_features)
         for m in model.modules()

@@ -27,14 +27,14 @@ aten = torch.ops.aten
 logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # it raises as well
 
 # What code is told that asks for a number: any number is 0, all tensors are equal.
-ANSWERS: dict[Any, Any] = {aten._local_scalar_dense.default: 0, aten.equal.default: True}
+NUMBERLESS_ANSWERS: dict[Any, Any] = {aten._local_scalar_dense.default: 0, aten.equal.default: True}
 # Of a large operand only as much as the result holds is read.
-GATHERS = ("embedding", "index", "index_select", "gather")
-MAKERS = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
+GATHERING_OPERATIONS = ("embedding", "index", "index_select", "gather")
+MAKING_OPERATIONS = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
 
 
 # As in torch's registry, and operations that it lacks.
-FLOPS: dict[Any, Any] = flop_registry | {
+FLOP_COUNTERS: dict[Any, Any] = flop_registry | {
     aten.addmm_: flop_registry[aten.addmm],
     aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
         aten._scaled_dot_product_flash_attention
@@ -45,10 +45,10 @@ FLOPS: dict[Any, Any] = flop_registry | {
 }
 
 # The product of a mixture's experts, whose shape function takes bfloat16 only.
-GROUPED = getattr(aten, "_grouped_mm", None)
+GROUPED_PRODUCT = getattr(aten, "_grouped_mm", None)
 
 
-def grouped_shape(left: Tensor, right: Tensor, ends_E: Tensor | None = None) -> list[int]:
+def grouped_product_shape(left: Tensor, right: Tensor, ends_E: Tensor | None = None) -> list[int]:
     """The shape of a grouped product: rows in groups [S, K] by [E, K, N], or as its gradients."""
     if left.ndim == 2 and right.ndim == 2:
         assert ends_E is not None
@@ -57,18 +57,18 @@ def grouped_shape(left: Tensor, right: Tensor, ends_E: Tensor | None = None) -> 
     return [*batch, left.shape[-2], right.shape[-1]]
 
 
-def grouped_flops(left: Tensor, right: Tensor, *_: Any, **__: Any) -> int:
+def count_grouped_flops(left: Tensor, right: Tensor, *_: Any, **__: Any) -> int:
     """Floating point operations of a grouped product: each row meets one expert's weights."""
     experts = left.shape[0] if left.ndim == 3 and right.ndim == 2 else 1
     return 2 * left.numel() * right.shape[-1] // experts
 
 
-if GROUPED is not None:
-    FLOPS[GROUPED] = grouped_flops
+if GROUPED_PRODUCT is not None:
+    FLOP_COUNTERS[GROUPED_PRODUCT] = count_grouped_flops
 
 
 @dataclass
-class Cost:
+class WorkCost:
     """What a piece of work takes.
 
     `flops`: floating point operations of matrix products; `moved`: bytes that other operations
@@ -88,7 +88,7 @@ class Cost:
         """The highest level above that at the beginning."""
         return self.highest - self.start
 
-    def plus(self, other: Cost, times: float = 1) -> Cost:
+    def plus(self, other: WorkCost, times: float = 1) -> WorkCost:
         """The work of both, the other's done so many times; levels are this one's."""
         return dataclasses.replace(
             self,
@@ -110,12 +110,12 @@ class Replay(TorchDispatchMode):
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self.known: dict[int, int] = {}
         self.level = 0
-        self.cost = Cost()
+        self.cost = WorkCost()
 
     @contextlib.contextmanager
-    def measured(self) -> Iterator[Cost]:
+    def measured(self) -> Iterator[WorkCost]:
         """The cost of what is done while open; all of it is known when it closes."""
-        outer, inner = self.cost, Cost(start=self.level, highest=self.level)
+        outer, inner = self.cost, WorkCost(start=self.level, highest=self.level)
         self.cost = inner
         try:
             yield inner
@@ -133,12 +133,12 @@ class Replay(TorchDispatchMode):
         if func.namespace == "prim":  # what a tensor is, no work
             return func(*args, **kwargs)
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        if func in ANSWERS and any(isinstance(x, FakeTensor) for x in given):
-            return ANSWERS[func]
-        if func._overloadpacket is GROUPED:
+        if func in NUMBERLESS_ANSWERS and any(isinstance(x, FakeTensor) for x in given):
+            return NUMBERLESS_ANSWERS[func]
+        if func._overloadpacket is GROUPED_PRODUCT:
             left, right, ends, *_ = [*args, kwargs.get("offs")]
             with self.fake:
-                shape = grouped_shape(left, right, ends)
+                shape = grouped_product_shape(left, right, ends)
                 result = torch.empty(shape, dtype=left.dtype, device=left.device)
         elif given:
             result = func(*args, **kwargs)
@@ -166,14 +166,14 @@ class Replay(TorchDispatchMode):
         packet, name = func._overloadpacket, func._schema.name.split("::")[1]
         there = {id(x.untyped_storage()) for x in given}
         new = [x for x in found if id(x.untyped_storage()) not in there]
-        if name in MAKERS or not (new or func._schema.is_mutable):
+        if name in MAKING_OPERATIONS or not (new or func._schema.is_mutable):
             return
         self.cost.calls += 1
-        if packet in FLOPS:
-            self.cost.flops += FLOPS[packet](*args, **kwargs, out_val=result)
+        if packet in FLOP_COUNTERS:
+            self.cost.flops += FLOP_COUNTERS[packet](*args, **kwargs, out_val=result)
         else:
             written = sum(x.nbytes for x in new or found)
-            read = written if name in GATHERS else sum(x.nbytes for x in given)
+            read = written if name in GATHERING_OPERATIONS else sum(x.nbytes for x in given)
             self.cost.moved += written + read
 
     def bring(self, model: nn.Module) -> None:

@@ -12,16 +12,16 @@ import torch
 from torch import nn
 from torch.utils.benchmark import Timer
 
-from undial_cli.planning.replay import Cost
+from undial_cli.planning.replay import WorkCost
 
 # Floating point operations of one measured product.
-PRODUCT = {"cpu": 1e9, "cuda": 1e12}
+MEASURED_FLOPS = {"cpu": 1e9, "cuda": 1e12}
 # What an operation costs the host in a model's own Python code, in calls of a bare one.
-HOST_CALLS = 4
+HOST_CALLS_PER_OPERATION = 4
 
 
 @dataclass(frozen=True)
-class Speed:
+class DeviceSpeed:
     """Per second: floating point operations, bytes moved, operations begun by the host."""
 
     flops: float
@@ -29,9 +29,9 @@ class Speed:
     calls: float
 
 
-def measure(
+def measure_speed(
     device: torch.device, dtype: torch.dtype, product: tuple[int, int, int], sharing: int = 1
-) -> Speed:
+) -> DeviceSpeed:
     """The speed of a device, found in less than a second.
 
     Args:
@@ -39,25 +39,28 @@ def measure(
         sharing: processes that divide the device among them.
     """
     rows, inner, outer = product
-    rows = max(1, min(rows, int(PRODUCT.get(device.type, PRODUCT["cuda"]) / 2 / inner / outer)))
+    rows = max(
+        1,
+        min(rows, int(MEASURED_FLOPS.get(device.type, MEASURED_FLOPS["cuda"]) / 2 / inner / outer)),
+    )
     left = torch.randn(rows, inner, device=device).to(dtype)
     right = torch.randn(inner, outer, device=device).to(dtype)
     there = torch.randn(product[0], outer, device=device).to(dtype)
     one = torch.ones(1, device=device)
-    return Speed(
-        2 * rows * inner * outer / least_seconds(lambda: left @ right) / sharing,
-        2 * there.nbytes / least_seconds(lambda: nn.functional.silu(there)) / sharing,
-        1 / least_seconds(lambda: one + 1) / HOST_CALLS,
+    return DeviceSpeed(
+        2 * rows * inner * outer / measure_least_seconds(lambda: left @ right) / sharing,
+        2 * there.nbytes / measure_least_seconds(lambda: nn.functional.silu(there)) / sharing,
+        1 / measure_least_seconds(lambda: one + 1) / HOST_CALLS_PER_OPERATION,
     )
 
 
-def least_seconds(work: Callable[[], object]) -> float:
+def measure_least_seconds(work: Callable[[], object]) -> float:
     """The shortest time of a piece of work, repeated for a moment."""
     timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
     return min(timer.blocked_autorange().times)
 
 
-def seconds(cost: Cost, speed: Speed, device: torch.device) -> float:
+def estimate_seconds(cost: WorkCost, speed: DeviceSpeed, device: torch.device) -> float:
     """How long work takes; a GPU computes while the host begins further operations."""
     busy, begun = cost.flops / speed.flops + cost.moved / speed.moved, cost.calls / speed.calls
     return busy + begun if device.type == "cpu" else max(busy, begun)

@@ -15,21 +15,21 @@ from typing import Any
 from undial_cli.reporting import names
 
 # Beside a checkpoint there are no runs; looking through it takes time.
-NO_RUNS = ("checkpoint", "resume", "evaluation", "report", "__pycache__")
-OWN_FILES = ("run.yaml", "status.json")
+FOLDERS_WITHOUT_RUNS = ("checkpoint", "resume", "evaluation", "report", "__pycache__")
+RUN_FILES = ("run.yaml", "status.json")
 
 
-def part(results: Mapping[str, Any], name: str) -> dict[str, Any]:
+def get_part(results: Mapping[str, Any], name: str) -> dict[str, Any]:
     """An object of results.json; empty where there is none."""
     content = results.get(name)
     return content if isinstance(content, dict) else {}
 
 
-def requests_of(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def list_request_figures(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The figures after each of sequential requests; empty for other runs."""
     served = results.get("requests")
     return [
-        part(request, "metrics")
+        get_part(request, "metrics")
         for request in (served if isinstance(served, list) else [])
         if isinstance(request, dict)
     ]
@@ -65,7 +65,7 @@ class RunRecord:
 
     def figures(self, name: str = "metrics") -> dict[str, Any]:
         """`metrics`, `target` or `reference` (the retain model) of results.json."""
-        return part(self.results, name)
+        return get_part(self.results, name)
 
     @property
     def command(self) -> str:
@@ -79,7 +79,7 @@ class RunRecord:
 
 
 @dataclass
-class Collection:
+class RunCollection:
     """The runs of a report, and what a sweep says of them."""
 
     title: str
@@ -87,7 +87,7 @@ class Collection:
     words: list[str] = field(default_factory=list)
 
 
-def sweep_text(
+def make_sweep_text(
     command: str, words: list[str], title: str, runs: list[RunRecord], folder: Path
 ) -> str:
     """The sweep.json of runs that belong together, for `folder`; `collect` reads it."""
@@ -106,21 +106,25 @@ def sweep_text(
     return json.dumps(content, indent=2) + "\n"
 
 
-def find_runs(path: Path) -> Iterator[Path]:
+def find_run_folders(path: Path) -> Iterator[Path]:
     """The run folders at or below a path; the parts of a run are not runs of their own."""
     if not path.is_dir():
         return
-    if any((path / name).is_file() for name in OWN_FILES):
+    if any((path / name).is_file() for name in RUN_FILES):
         yield path
         return
     for inner in sorted(path.iterdir()):
-        if inner.is_dir() and inner.name not in NO_RUNS and not inner.name.startswith("."):
+        if (
+            inner.is_dir()
+            and inner.name not in FOLDERS_WITHOUT_RUNS
+            and not inner.name.startswith(".")
+        ):
             if inner.is_symlink() and path.resolve().is_relative_to(inner.resolve()):
                 continue
-            yield from find_runs(inner)
+            yield from find_run_folders(inner)
 
 
-def collect(paths: list[Path]) -> Collection:
+def collect_runs(paths: list[Path]) -> RunCollection:
     """The runs at the paths: run folders, sweep folders, or folders with runs below them.
 
     A run that is met twice counts once.
@@ -131,23 +135,23 @@ def collect(paths: list[Path]) -> Collection:
     for path in paths:
         sweep = read_object(path / "sweep.json")
         if isinstance(sweep.get("runs"), list):
-            titles.append(line_of(sweep.get("title")) or path.name)
+            titles.append(to_single_line(sweep.get("title")) or path.name)
             given = sweep.get("words")
-            words += map(line_of, given if isinstance(given, list) else [])
+            words += map(to_single_line, given if isinstance(given, list) else [])
             for entry in sweep["runs"]:
                 if isinstance(entry, dict):
                     folder = path / str(entry.get("folder") or f"run {len(records) + 1}")
-                    records.setdefault(os.path.realpath(folder), of_sweep(folder, entry))
+                    records.setdefault(os.path.realpath(folder), read_sweep_entry(folder, entry))
             continue
-        for folder in find_runs(path):
-            records.setdefault(os.path.realpath(folder), read_run(folder))
+        for folder in find_run_folders(path):
+            records.setdefault(os.path.realpath(folder), read_run_record(folder))
     runs = list(records.values())
     if not titles:
-        titles.append(title_of(runs[0]) if len(runs) == 1 else f"{len(runs)} runs")
-    return Collection(", ".join(titles), runs, words)
+        titles.append(make_run_title(runs[0]) if len(runs) == 1 else f"{len(runs)} runs")
+    return RunCollection(", ".join(titles), runs, words)
 
 
-def title_of(run: RunRecord) -> str:
+def make_run_title(run: RunRecord) -> str:
     """A run in words: unlearn tiny on demo with undial."""
     s = run.settings
     if not s.get("model.name"):
@@ -156,46 +160,48 @@ def title_of(run: RunRecord) -> str:
     return f"{run.command} {s['model.name']} on {s.get('data.name')}{method}"
 
 
-def of_sweep(folder: Path, entry: dict[str, Any]) -> RunRecord:
+def read_sweep_entry(folder: Path, entry: dict[str, Any]) -> RunRecord:
     """A run of a sweep: its folder where there is one, and what the sweep says of it."""
-    run = read_run(folder) if folder.is_dir() else RunRecord(folder)
-    status = line_of(entry.get("status"))
+    run = read_run_record(folder) if folder.is_dir() else RunRecord(folder)
+    status = to_single_line(entry.get("status"))
     if not run.status:
         run.status = status or "missing"
     elif status in ("failed", "refused") and run.status != "done":
         run.status = status
-    run.reason = run.reason or line_of(entry.get("reason"))
+    run.reason = run.reason or to_single_line(entry.get("reason"))
     if run.seconds is None:
-        run.seconds = names.number(entry.get("seconds"))
-    run.label = line_of(entry.get("label"))
-    run.values = part(entry, "values")
+        run.seconds = names.parse_number(entry.get("seconds"))
+    run.label = to_single_line(entry.get("label"))
+    run.values = get_part(entry, "values")
     return run
 
 
-def read_run(folder: Path) -> RunRecord:
+def read_run_record(folder: Path) -> RunRecord:
     """All that a run folder holds and that can be read."""
     problems: list[str] = []
     status = read_object(folder / "status.json", problems)
     run = RunRecord(
         folder,
-        status=line_of(status.get("status")) or "unknown",
-        reason=line_of(status.get("reason")),
-        seconds=names.number(status.get("seconds")),
+        status=to_single_line(status.get("status")) or "unknown",
+        reason=to_single_line(status.get("reason")),
+        seconds=names.parse_number(status.get("seconds")),
         nested=read_object(folder / "run.yaml", problems, parse_yaml),
         environment=read_object(folder / "environment.json", problems),
         problems=problems,
     )
-    run.settings = dict(flat(run.nested))
+    run.settings = dict(flatten_settings(run.nested))
     evaluated = run.settings.get("eval.name") != "none"
     wanted = run.status == "done" and evaluated
     run.results = read_object(folder / "evaluation" / "results.json", problems if wanted else None)
     if run.status == "done" and not evaluated and not run.results:
         problems.append("eval=none: nothing was evaluated")
-    run.steps = read_rows(folder / "metrics.jsonl", problems)
-    for request in sorted(folder.glob("request_*"), key=lambda path: names.number_in(path.name)):
-        if rows := read_rows(request / "metrics.jsonl", problems):
+    run.steps = read_jsonl_objects(folder / "metrics.jsonl", problems)
+    for request in sorted(
+        folder.glob("request_*"), key=lambda path: names.parse_first_number(path.name)
+    ):
+        if rows := read_jsonl_objects(request / "metrics.jsonl", problems):
             run.parts[request.name.replace("_", " ")] = rows
-    rows = read_rows(folder / "evaluation" / "samples.jsonl", problems)
+    rows = read_jsonl_objects(folder / "evaluation" / "samples.jsonl", problems)
     run.samples = [row for row in rows if "set" in row]
     count = run.results.get("samples")
     if isinstance(count, int) and count != len(run.samples):
@@ -203,7 +209,7 @@ def read_run(folder: Path) -> RunRecord:
     return run
 
 
-def attempt(file: Path, parse: Callable[[str], Any], problems: list[str] | None) -> Any:
+def parse_file(file: Path, parse: Callable[[str], Any], problems: list[str] | None) -> Any:
     """What `parse` makes of a file's text; None, with a note in `problems`, where it cannot."""
     try:
         return parse(file.read_bytes().decode("utf-8", errors="replace"))
@@ -212,7 +218,7 @@ def attempt(file: Path, parse: Callable[[str], Any], problems: list[str] | None)
     except Exception as error:  # the YAML reader raises many kinds
         reason = f"cannot be read ({type(error).__name__})"
     if problems is not None:
-        problems.append(f"{name_in_run(file)}: {reason}")
+        problems.append(f"{name_run_file(file)}: {reason}")
     return None
 
 
@@ -220,10 +226,10 @@ def read_object(
     file: Path, problems: list[str] | None = None, parse: Callable[[str], Any] = json.loads
 ) -> dict[str, Any]:
     """A JSON object; empty, with a note in `problems`, where there is none that can be read."""
-    content = attempt(file, parse, problems)
+    content = parse_file(file, parse, problems)
     if not isinstance(content, dict) and content is not None and problems is not None:
         kind = "JSON object" if parse is json.loads else "mapping"
-        problems.append(f"{name_in_run(file)}: no {kind}")
+        problems.append(f"{name_run_file(file)}: no {kind}")
     return {str(k): v for k, v in content.items()} if isinstance(content, dict) else {}
 
 
@@ -234,35 +240,35 @@ def parse_yaml(text: str) -> Any:
     return OmegaConf.to_container(OmegaConf.create(text))
 
 
-def read_rows(file: Path, problems: list[str]) -> list[dict[str, Any]]:
+def read_jsonl_objects(file: Path, problems: list[str]) -> list[dict[str, Any]]:
     """The objects of a JSONL file up to the first line that is cut or broken; that is noted."""
-    text = attempt(file, str, problems) if file.exists() else None
+    text = parse_file(file, str, problems) if file.exists() else None
     rows: list[Any] = []
     for number, line in enumerate((text or "").split("\n"), 1):
         try:
             rows += [json.loads(line)] if line.strip() else []
         except ValueError:
-            where = f"{name_in_run(file)}: cut or broken at line {number}"
+            where = f"{name_run_file(file)}: cut or broken at line {number}"
             problems.append(f"{where}; read up to there")
             break
     return [row for row in rows if isinstance(row, dict)]
 
 
-def name_in_run(file: Path) -> str:
+def name_run_file(file: Path) -> str:
     """A file of a run folder, as a note names it."""
     inside = file.parent.name.startswith(("evaluation", "request_"))
     return f"{file.parent.name}/{file.name}" if inside else file.name
 
 
-def line_of(value: Any) -> str:
+def to_single_line(value: Any) -> str:
     """A value as one line of text; "" for None."""
     return "" if value is None else " ".join(str(value).split())
 
 
-def flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten_settings(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every leaf of a mapping; an empty mapping is a leaf."""
     for name, value in content.items():
         if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{name}.")
+            yield from flatten_settings(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

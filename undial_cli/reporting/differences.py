@@ -11,24 +11,24 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from undial_cli.config.schema import KEYS_OUTSIDE_HASH
 from undial_cli.reporting import names
 from undial_cli.reporting.collect import RunRecord
-from undial_cli.schema import NOT_IN_HASH
 
 # What does not tell what came out: all that is no part of a run's identity, and its command.
-NOT_TOLD = (*NOT_IN_HASH, "command")
+KEYS_NOT_COMPARED = (*KEYS_OUTSIDE_HASH, "command")
 # A group's option brings other keys with it: they count only among runs of the same option.
-OPTIONS = ("model", "data", "method", "adapter", "hardware", "eval")
-MOST_KEYS = 6
-SEED = "seed"
+OPTION_GROUPS = ("model", "data", "method", "adapter", "hardware", "eval")
+MOST_LABEL_KEYS = 6
+SEED_KEY = "seed"
 
 
-def as_text(value: Any) -> str:
+def serialise_value(value: Any) -> str:
     """A value as text that can be compared."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def differing(runs: Sequence[RunRecord]) -> list[str]:
+def find_differing_keys(runs: Sequence[RunRecord]) -> list[str]:
     """The dotted keys of run.yaml that differ between runs, those that a person chose first.
 
     A key of a group (method.beta) counts only where it differs between runs of the same option
@@ -39,51 +39,61 @@ def differing(runs: Sequence[RunRecord]) -> list[str]:
     for key in dict.fromkeys(itertools.chain(*known)):
         lead = key.split(".")[0]
         lead = "model" if lead == "target" else lead  # how it is made suits the model
-        option = f"{lead}.name" if lead in OPTIONS and key != f"{lead}.name" else ""
+        option = f"{lead}.name" if lead in OPTION_GROUPS and key != f"{lead}.name" else ""
         seen: dict[str, set[str]] = {}
         for settings in known:
             if key in settings or not option:
-                owner = as_text(settings.get(option)) if option else ""
-                seen.setdefault(owner, set()).add(as_text(settings.get(key)))
-        if key not in NOT_TOLD and any(len(values) > 1 for values in seen.values()):
+                owner = serialise_value(settings.get(option)) if option else ""
+                seen.setdefault(owner, set()).add(serialise_value(settings.get(key)))
+        if key not in KEYS_NOT_COMPARED and any(len(values) > 1 for values in seen.values()):
             different.append(key)
     order = ("model.name", "data.name", "method.name")
-    return sorted(different, key=lambda k: (order.index(k) if k in order else 9, k == SEED))
+    return sorted(different, key=lambda k: (order.index(k) if k in order else 9, k == SEED_KEY))
 
 
-def describe(runs: Sequence[RunRecord]) -> list[str]:
+def label_runs(runs: Sequence[RunRecord]) -> list[str]:
     """Fill in `values`, `label` and `short` of runs; returns the keys that their tables show."""
     by_sweep = list(dict.fromkeys(key for run in runs for key in run.values))
-    chosen = {} if by_sweep else {k.removesuffix(".name"): k for k in differing(runs)[:MOST_KEYS]}
+    chosen = (
+        {}
+        if by_sweep
+        else {k.removesuffix(".name"): k for k in find_differing_keys(runs)[:MOST_LABEL_KEYS]}
+    )
     seen: Counter[str] = Counter()
     for run in runs:
         run.values |= {k: run.settings[key] for k, key in chosen.items() if key in run.settings}
-        words = " ".join(f"{key}={names.short(value)}" for key, value in run.values.items())
+        words = " ".join(
+            f"{key}={names.format_setting_value(value)}" for key, value in run.values.items()
+        )
         run.label = run.label or words or run.folder.name
-        run.short = readable(run.values) or (run.group if len(runs) == 1 else run.folder.name)
+        run.short = describe_values(run.values) or (
+            run.group if len(runs) == 1 else run.folder.name
+        )
         seen[run.short] += 1
         run.short += f" ({seen[run.short]})" if seen[run.short] > 1 else ""
     return by_sweep or list(chosen)
 
 
-def readable(values: dict[str, Any]) -> str:
+def describe_values(values: dict[str, Any]) -> str:
     """Values in words: "npo, learning rate 1e-4, seed 1"."""
-    alone = (*OPTIONS, "experiment")
-    words = {key: "" if key in alone else f"{names.setting(key)} " for key in values}
-    return ", ".join(f"{words[key]}{typed(value)}" for key, value in values.items())
+    alone = (*OPTION_GROUPS, "experiment")
+    words = {key: "" if key in alone else f"{names.name_setting(key)} " for key in values}
+    return ", ".join(f"{words[key]}{format_typed_value(value)}" for key, value in values.items())
 
 
-def typed(value: Any) -> str:
+def format_typed_value(value: Any) -> str:
     """A value as one types it; a number also where a sweep's word holds it."""
-    number = names.number(value)
-    return names.short(number if isinstance(value, str) and number is not None else value)
+    number = names.parse_number(value)
+    return names.format_setting_value(
+        number if isinstance(value, str) and number is not None else value
+    )
 
 
-def swept_numbers(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
+def find_swept_numbers(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
     """The keys other than the seed that are numbers in all runs and take two values or more."""
-    numbers = {key: {names.number(run.values.get(key)) for run in runs} for key in keys}
+    numbers = {key: {names.parse_number(run.values.get(key)) for run in runs} for key in keys}
     return [
         key
         for key, values in numbers.items()
-        if key != SEED and None not in values and len(values) > 1
+        if key != SEED_KEY and None not in values and len(values) > 1
     ]

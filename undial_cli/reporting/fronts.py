@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def pareto_front(
+def find_pareto_front(
     points: Sequence[tuple[float | None, float | None]], better: tuple[str, str]
 ) -> list[int]:
     """Indices of the points that no other point beats, by rising x.
@@ -37,18 +37,18 @@ def pareto_front(
     return sorted(front, key=lambda number: points[number])
 
 
-def known(values: Sequence[float | None]) -> np.ndarray:
+def sort_known_values(values: Sequence[float | None]) -> np.ndarray:
     """The values that are there, sorted; infinite ones are."""
     return np.sort([v for v in values if v is not None and not math.isnan(v)])
 
 
-def share(values: Sequence[float | None], at: float | np.ndarray) -> np.ndarray:
+def compute_ecdf(values: Sequence[float | None], at: float | np.ndarray) -> np.ndarray:
     """The empirical distribution function: the share of the values at or below each of `at`."""
-    ordered = known(values)
+    ordered = sort_known_values(values)
     return np.searchsorted(ordered, at, side="right") / len(ordered)
 
 
-def ks_distance(
+def locate_ks_distance(
     first: Sequence[float | None], second: Sequence[float | None]
 ) -> tuple[float, float] | None:
     """The largest distance of two empirical distribution functions, and the value where it is.
@@ -57,9 +57,9 @@ def ks_distance(
         (distance in 0..1, value), or None where a side has no values. Of several values with
         the same distance it is the lowest.
     """
-    at = np.union1d(known(first), known(second))
-    if not len(known(first)) or not len(known(second)):
+    at = np.union1d(sort_known_values(first), sort_known_values(second))
+    if not len(sort_known_values(first)) or not len(sort_known_values(second)):
         return None
     # rounded: gaps that are the same in exact arithmetic count as the same
-    gaps = np.round(np.abs(share(first, at) - share(second, at)), 12)
+    gaps = np.round(np.abs(compute_ecdf(first, at) - compute_ecdf(second, at)), 12)
     return float(gaps.max()), float(at[gaps.argmax()])

@@ -11,14 +11,10 @@ import re
 from typing import Any
 
 from undial_cli.evaluation.catalog import METRICS
-from undial_cli.evaluation.figures import better_of as better
-from undial_cli.evaluation.figures import title_of as metric
-
-__all__ = ["better", "metric"]
 
 # Sets by which the figures of a report are grouped.
-SETS = ("forget", "retain", "holdout", "real_authors", "world_facts", "facts")
-SETTINGS = {
+SHOWN_SETS = ("forget", "retain", "holdout", "real_authors", "world_facts", "facts")
+SETTING_TITLES = {
     "method": "method",
     "method.name": "method",
     "model.name": "model",
@@ -32,41 +28,41 @@ SETTINGS = {
 }
 
 
-def group_of(name: str) -> str:
+def get_set_title(name: str) -> str:
     """The set that a figure is shown with, in words; "" of a joint figure or another set."""
-    found = re.match(rf"(request_\d+|{'|'.join(SETS)})_", name)
+    found = re.match(rf"(request_\d+|{'|'.join(SHOWN_SETS)})_", name)
     return found[1].replace("_", " ") if found and name not in METRICS else ""
 
 
-def number_in(name: str) -> int:
+def parse_first_number(name: str) -> int:
     """The first number in a name, 0 where there is none: request_10_rouge is 10."""
     found = re.search(r"\d+", name)
     return int(found[0]) if found else 0
 
 
-def setting(name: str) -> str:
+def name_setting(name: str) -> str:
     """A config key in words, for labels: its last part, or the group it names."""
-    return SETTINGS.get(name) or name.split(".")[-1].replace("_", " ")
+    return SETTING_TITLES.get(name) or name.split(".")[-1].replace("_", " ")
 
 
-def is_number(value: Any) -> bool:
+def is_finite_number(value: Any) -> bool:
     """Whether a value is a finite number (true and false are none)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def number(value: Any) -> float | None:
+def parse_number(value: Any) -> float | None:
     """A finite number, read from text where it is one ("1e-4", 3); None for all else."""
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
             return None
-    return float(value) if is_number(value) else None
+    return float(value) if is_finite_number(value) else None
 
 
-def figure(value: Any) -> str:
+def format_figure(value: Any) -> str:
     """A figure of a table as text; "–" where there is none."""
-    found = number(value)
+    found = parse_number(value)
     if found is None:
         return "–"
     if found and (abs(found) < 1e-3 or abs(found) >= 1e5):
@@ -76,7 +72,7 @@ def figure(value: Any) -> str:
     return text.replace("-", "−", 1) if found < 0 else text
 
 
-def signed(value: float | None) -> str:
+def format_gap(value: float | None) -> str:
     """A difference of two figures as text, to the digits that the figures have."""
     if value is None:
         return "–"
@@ -84,19 +80,19 @@ def signed(value: float | None) -> str:
     return ("+" if value > 0 else "−" if value < 0 else "") + text
 
 
-def sentence(text: str) -> str:
+def capitalise_first(text: str) -> str:
     """A text with its first letter large."""
     return text[:1].upper() + text[1:]
 
 
-def short(value: Any) -> str:
+def format_setting_value(value: Any) -> str:
     """A setting's value as text, as one types it: 1e-4, 0.1, 30, true, null, [a, b]."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(short, value)) + "]"
+        return "[" + ", ".join(map(format_setting_value, value)) + "]"
     if isinstance(value, float) and math.isfinite(value):
         text = f"{value:.6g}"
         if value and (abs(value) < 1e-2 or abs(value) >= 1e6):
@@ -105,9 +101,9 @@ def short(value: Any) -> str:
     return str(value)
 
 
-def seconds(value: Any) -> str:
+def format_run_time(value: Any) -> str:
     """A time as text, to about two digits."""
-    found = number(value)
+    found = parse_number(value)
     if found is None:
         return "–"
     if found < 100:

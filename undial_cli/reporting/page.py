@@ -17,38 +17,47 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli.reporting import cells, names
-from undial_cli.reporting.collect import Collection
-from undial_cli.reporting.samples import pack
-from undial_cli.reporting.sheet import fenced, markdown, quoted, text_sheet
+from undial_cli.reporting.collect import RunCollection
+from undial_cli.reporting.samples import pack_samples
+from undial_cli.reporting.sheet import (
+    escape_markdown,
+    fence_block,
+    format_markdown,
+    make_text_sheet,
+)
 
-ASSETS = Path(__file__).parent.parent / "assets" / "report"
+TEMPLATES = Path(__file__).parent / "templates"
 PAGE, TEXT = "report.html", "report.md"
 
 
-def fill(template: str, view: dict[str, Any]) -> str:
-    """A template of assets/report with a view in it; all text in HTML is escaped."""
+def fill_template(template: str, view: dict[str, Any]) -> str:
+    """A template of reporting/templates with a view in it; all text in HTML is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(ASSETS),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=template.startswith("page"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
-    environment.filters |= {"markdown": markdown, "quoted": quoted, "fenced": fenced}
+    environment.filters |= {
+        "markdown": format_markdown,
+        "quoted": escape_markdown,
+        "fenced": fence_block,
+    }
     text = environment.get_template(template).render(view)
-    return without_surrogates(text).rstrip() + "\n"
+    return replace_surrogates(text).rstrip() + "\n"
 
 
-def without_surrogates(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """Text that can be written as UTF-8: half characters replaced."""
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
-def render(
-    collection: Collection,
+def render_report(
+    collection: RunCollection,
     keys: Sequence[str],
     pictures: Sequence[tuple[str, str, str]],
     notes: Sequence[str],
@@ -67,40 +76,45 @@ def render(
 
     runs = collection.runs
     single = len(runs) == 1
-    css, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    css, script = (
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
+    )
     digest = hashlib.sha256(script.encode()).digest()
-    packed = pack(runs)
+    packed = pack_samples(runs)
     view = {
         "title": collection.title,
-        "facts": facts(collection),
+        "facts": list_report_facts(collection),
         "single": single,
-        "unfinished": cells.unfinished(runs),
-        "headlines": cells.headlines(runs[0]) if single else [],
-        "figures": cells.of_one(runs[0]) if single else cells.of_many(runs, keys),
-        "precisions": cells.precisions(runs[0]) if single else text_sheet([], []),
+        "unfinished": cells.make_unfinished_sheet(runs),
+        "headlines": cells.choose_headlines(runs[0]) if single else [],
+        "figures": cells.make_run_sheet(runs[0]) if single else cells.make_comparison_sheet(runs, keys),
+        "precisions": cells.make_precision_sheet(runs[0]) if single else make_text_sheet([], []),
         # an XML declaration stands before each drawing
         "pictures": [(png, Markup(svg[svg.index("<svg") :]), text) for png, svg, text in pictures],
-        "examples": cells.examples(runs[0]) if single else text_sheet([], []),
+        "examples": cells.make_examples_sheet(runs[0]) if single else make_text_sheet([], []),
         "has_samples": bool(packed["runs"]),
         "has_text": bool(packed["columns"]),
-        "different": cells.different_settings(runs),
+        "different": cells.make_settings_sheet(runs),
         "settings": [
             (run.label, os.path.relpath(run.folder, folder),
              OmegaConf.to_yaml(OmegaConf.create(run.nested)))
             for run in runs
             if run.nested
         ],
-        "environments": cells.environments(runs),
+        "environments": cells.make_environment_sheets(runs),
         "notes": notes,
         "data": packed,
         "css": Markup(css),
         "script": Markup(script),
         "script_hash": f"sha256-{base64.b64encode(digest).decode()}",
     }  # fmt: skip
-    return {PAGE: fill("page.html.jinja", view), TEXT: fill("report.md.jinja", view)}
+    return {
+        PAGE: fill_template("page.html.jinja", view),
+        TEXT: fill_template("report.md.jinja", view),
+    }
 
 
-def facts(collection: Collection) -> list[str]:
+def list_report_facts(collection: RunCollection) -> list[str]:
     """What stands below the title."""
     runs = collection.runs
     if len(runs) > 1:
@@ -109,8 +123,8 @@ def facts(collection: Collection) -> list[str]:
         lines = [f"{len(runs)} runs", *(f"{n} {status}" for status, n in counts.items())]
         return [*lines, words] if words else lines
     (run,) = runs
-    lines = [run.status] + ([names.seconds(run.seconds)] if run.seconds is not None else [])
+    lines = [run.status] + ([names.format_run_time(run.seconds)] if run.seconds is not None else [])
     for key, title in (("eval.name", "suite"), ("adapter.name", "adapter"), ("seed", "seed")):
         if key in run.settings:
-            lines.append(f"{title} {names.short(run.settings[key])}")
+            lines.append(f"{title} {names.format_setting_value(run.settings[key])}")
     return [*lines, run.folder.name]

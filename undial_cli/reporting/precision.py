@@ -9,71 +9,71 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from undial_cli.evaluation.config import role_by_name
-from undial_cli.evaluation.joint import FEWEST
-from undial_cli.reporting.collect import part
+from undial_cli.config.suites import guess_role
+from undial_cli.evaluation.joint import FEWEST_SAMPLES
+from undial_cli.reporting.collect import get_part
 
 # Fewer subjects than this give no interval that can be trusted.
 FEWEST_SUBJECTS = 5
 # An interval wider than this, on a scale of 0 to 1, carries no conclusion.
-WIDE = 0.3
-WEAK = "*"
-LEGEND = (
-    f"{WEAK} too little to conclude from: fewer than {FEWEST} samples or {FEWEST_SUBJECTS} "
-    f"subjects, or an interval wider than {WIDE} of the scale"
+WIDE_INTERVAL = 0.3
+WEAK_MARK = "*"
+WEAK_LEGEND = (
+    f"{WEAK_MARK} too little to conclude from: fewer than {FEWEST_SAMPLES} samples or {FEWEST_SUBJECTS} "
+    f"subjects, or an interval wider than {WIDE_INTERVAL} of the scale"
 )
-QUALITY = "forget_quality"
+QUALITY_METRIC = "forget_quality"
 
-Results = Mapping[str, Any]
-Statistics = Mapping[str, Any]
+ReadResults = Mapping[str, Any]
+FigureStatistics = Mapping[str, Any]
 
 
-def statistics_of(results: Results, name: str = "") -> dict[str, Statistics]:
+def get_statistics(results: ReadResults, name: str = "") -> dict[str, FigureStatistics]:
     """By metric, n and interval of a model's figures: ours, or the `target`'s, `reference`'s."""
-    stated = part(results, f"{name}_statistics" if name else "statistics")
+    stated = get_part(results, f"{name}_statistics" if name else "statistics")
     return {key: value for key, value in stated.items() if isinstance(value, dict)}
 
 
-def is_weak(name: str, statistic: Statistics | None) -> bool:
+def is_weak_figure(name: str, statistic: FigureStatistics | None) -> bool:
     """Whether a figure carries no conclusion: few samples or subjects, or a wide interval."""
     if not statistic:
         return False
-    if min(statistic.get("n", math.inf), statistic.get("n_retain", math.inf)) < FEWEST:
+    if min(statistic.get("n", math.inf), statistic.get("n_retain", math.inf)) < FEWEST_SAMPLES:
         return True
     if statistic.get("subjects", math.inf) < FEWEST_SUBJECTS:
         return True
     bounds = statistic.get("interval")
-    if not bounds or name == QUALITY:
+    if not bounds or name == QUALITY_METRIC:
         return False
     scale = 100 if name == "privleak" else 1
     on_scale = name == "privleak" or max(map(abs, bounds)) <= 1  # a perplexity is on none
-    return on_scale and bounds[1] - bounds[0] > WIDE * scale
+    return on_scale and bounds[1] - bounds[0] > WIDE_INTERVAL * scale
 
 
-def marked(text: str, name: str, statistic: Statistics | None) -> str:
+def mark_weak_figure(text: str, name: str, statistic: FigureStatistics | None) -> str:
     """A figure's text, with a mark where it is weak; forget_quality with its D and n."""
     if not statistic or text in ("-", "–"):
         return text
-    text += WEAK if is_weak(name, statistic) else ""
-    if name == QUALITY and "D" in statistic:
+    text += WEAK_MARK if is_weak_figure(name, statistic) else ""
+    if name == QUALITY_METRIC and "D" in statistic:
         sizes = dict.fromkeys([statistic["n"], statistic["n_retain"]])
         text += f" (D {statistic['D']:.2f}, n {' and '.join(map(str, sizes))})"
     return text
 
 
-def interval(statistic: Statistics | None, key: str = "interval") -> str:
+def format_interval(statistic: FigureStatistics | None, key: str = "interval") -> str:
     """The interval as text; "–" where there is none."""
     bounds = (statistic or {}).get(key)
     return f"[{bounds[0]:.3g}, {bounds[1]:.3g}]" if bounds else "–"
 
 
-def intervals(statistic: Statistics | None) -> str:
+def format_intervals(statistic: FigureStatistics | None) -> str:
     """The interval of a figure; of forget_quality that of its D too."""
-    distance = interval(statistic, "D_interval")
-    return interval(statistic) + (f", D {distance}" if distance != "–" else "")
+    distance = format_interval(statistic, "D_interval")
+    return format_interval(statistic) + (f", D {distance}" if distance != "–" else "")
 
 
-def size(statistic: Statistics | None) -> str:
+def format_sample_count(statistic: FigureStatistics | None) -> str:
     """n as text, with the number of subjects where they were resampled."""
     if not statistic or "n" not in statistic:
         return "–"
@@ -81,40 +81,40 @@ def size(statistic: Statistics | None) -> str:
     return f"{statistic['n']}" + (f" ({subjects} subjects)" if subjects is not None else "")
 
 
-def signed(difference: Statistics | None) -> str:
+def format_difference(difference: FigureStatistics | None) -> str:
     """A difference with its interval."""
     if not difference or difference.get("difference") is None:
         return "–"
-    return f"{difference['difference']:+.3f} {interval(difference)}".removesuffix(" –")
+    return f"{difference['difference']:+.3f} {format_interval(difference)}".removesuffix(" –")
 
 
-def role_of(results: Results, set_name: str) -> str:
+def get_set_role(results: ReadResults, set_name: str) -> str:
     """What a set was for; of results that do not say, by its name."""
-    return str(part(results, "roles").get(set_name) or role_by_name(set_name))
+    return str(get_part(results, "roles").get(set_name) or guess_role(set_name))
 
 
-def damage(results: Results) -> str:
+def state_damage(results: ReadResults) -> str:
     """What was damaged, in a line; "" where nothing was."""
     sentences = results.get("damaged")
     if not isinstance(sentences, list) or not sentences:
         return ""
-    quality = part(results, "metrics").get(QUALITY)
+    quality = get_part(results, "metrics").get(QUALITY_METRIC)
     success = f"; its forget_quality of {quality:.2e} is no success" if quality is not None else ""
     return f"damaged: {'; '.join(map(str, sentences))}{success}"
 
 
-def missing(results: Results) -> list[str]:
+def list_missing_metrics(results: ReadResults) -> list[str]:
     """Metrics that are missing, a line for each reason."""
     names: dict[str, list[str]] = {}
-    for name, reason in part(results, "missing").items():
+    for name, reason in get_part(results, "missing").items():
         names.setdefault(str(reason), []).append(name)
     return [f"{', '.join(metrics)}: {reason}" for reason, metrics in names.items()]
 
 
-def remarks(results: Results) -> list[str]:
+def list_remarks(results: ReadResults) -> list[str]:
     """What has to be known of figures that are there, and of rows that were cut or skipped."""
-    lines = [f"{name}: {text}" for name, text in part(results, "notes").items()]
-    for set_name, counts in part(results, "rows").items():
+    lines = [f"{name}: {text}" for name, text in get_part(results, "notes").items()]
+    for set_name, counts in get_part(results, "rows").items():
         if not isinstance(counts, dict):
             continue
         read, scored = counts.get("read", 0), counts.get("scored", 0)

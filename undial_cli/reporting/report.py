@@ -10,35 +10,35 @@ import logging
 from pathlib import Path
 
 from undial_cli import ui
-from undial_cli.cache import write_text
 from undial_cli.errors import UserError, bad_value
 from undial_cli.reporting import cells, differences, page, pictures, style
-from undial_cli.reporting.collect import collect
+from undial_cli.reporting.collect import collect_runs
+from undial_cli.system.files import write_whole_text
 
-KEYS = ("output",)
-DEFAULT = Path("outputs") / "report"
+REPORT_KEYS = ("output",)
+DEFAULT_REPORT_FOLDER = Path("outputs") / "report"
 
 
-def run(words: list[str]) -> int:
+def run_report_command(words: list[str]) -> int:
     """Do `undial report WORDS`; returns the exit code.
 
     Raises:
         UserError: a wrong key, no such path, or no run there; nothing is written.
     """
-    paths, output = read(words)
+    paths, output = parse_report_words(words)
     for path in paths:
         if not path.is_dir():
             raise UserError(
                 f"report {path}: no such folder; allowed is a run folder, a sweep folder, or a "
                 "folder with runs below it"
             )
-        if not collect([path]).runs:
+        if not collect_runs([path]).runs:
             raise UserError(f"report {path}: there are no runs (no run.yaml or sweep.json below)")
-    ui.say(f"report: {write(paths, output)}")
+    ui.say(f"report: {write_report(paths, output)}")
     return 0
 
 
-def read(words: list[str]) -> tuple[list[Path], Path]:
+def parse_report_words(words: list[str]) -> tuple[list[Path], Path]:
     """The paths and the output folder that the words name.
 
     Raises:
@@ -52,8 +52,8 @@ def read(words: list[str]) -> tuple[list[Path], Path]:
         if word.startswith("-"):
             raise UserError(f"{word}: report takes no flags, only paths and output=FOLDER")
         if given and not path.exists():
-            if key not in KEYS:
-                raise bad_value("key", key, KEYS)
+            if key not in REPORT_KEYS:
+                raise bad_value("key", key, REPORT_KEYS)
             if not value:
                 raise UserError("output=: expected a folder after it")
             output = value
@@ -62,23 +62,23 @@ def read(words: list[str]) -> tuple[list[Path], Path]:
             paths.append(path.parent if is_file else path)
     if not paths:
         raise UserError("report: expected at least one run folder, as in undial report outputs")
-    default = paths[0] / "report" if len(paths) == 1 else DEFAULT
+    default = paths[0] / "report" if len(paths) == 1 else DEFAULT_REPORT_FOLDER
     target = Path(output).expanduser() if output else default
     if target.is_file():
         raise UserError(f"output={output}: it is a file; allowed is a folder")
     return paths, target
 
 
-def after(paths: list[Path], folder: Path) -> Path | None:
+def try_write_report(paths: list[Path], folder: Path) -> Path | None:
     """The report of a run or sweep that is done; what goes wrong is said in a line, not raised."""
     try:
-        return write(paths, folder)
+        return write_report(paths, folder)
     except Exception as error:
         ui.say(f"no report was written ({type(error).__name__}: {error})", "yellow")
         return None
 
 
-def write(paths: list[Path], folder: Path) -> Path:
+def write_report(paths: list[Path], folder: Path) -> Path:
     """Write the report of all runs at the paths.
 
     Args:
@@ -91,21 +91,21 @@ def write(paths: list[Path], folder: Path) -> Path:
     Raises:
         UserError: there is no run at the paths.
     """
-    collection = collect(paths)
+    collection = collect_runs(paths)
     if not collection.runs:
         raise UserError(f"report {' '.join(map(str, paths))}: there are no runs")
-    keys = differences.describe(collection.runs)
-    notes = cells.notes(collection.runs)
+    keys = differences.label_runs(collection.runs)
+    notes = cells.list_run_notes(collection.runs)
     drawn: list[tuple[str, str, str]] = []
-    for picture in pictures.choose(collection.runs, keys):
+    for picture in pictures.choose_plots(collection.runs, keys):
         try:
-            png, svg = style.save(picture.draw(), folder / picture.name)
+            png, svg = style.save_figure(picture.draw(), folder / picture.name)
             drawn.append((png.name, svg.read_text(encoding="utf-8"), picture.caption))
         except OSError:
             raise
         except Exception as error:
             logging.getLogger(__name__).debug("picture %s", picture.name, exc_info=True)
             notes.append(f"The picture {picture.name} could not be drawn ({type(error).__name__}).")
-    for name, text in page.render(collection, keys, drawn, notes, folder).items():
-        write_text(folder / name, text, private=True)
+    for name, text in page.render_report(collection, keys, drawn, notes, folder).items():
+        write_whole_text(folder / name, text, private=True)
     return folder / page.PAGE

@@ -8,47 +8,50 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from undial_cli.evaluation.figures import find_figure_title
 from undial_cli.reporting import names
 from undial_cli.reporting.collect import RunRecord
 
 # Rows of all runs together in one page; more are in samples.jsonl.
-MOST_ROWS = 40_000
+MOST_SAMPLE_ROWS = 40_000
 # Texts of a sample, and their titles.
-TEXTS = {
+TEXT_TITLES = {
     "prompt": "prompt",
     "reference": "reference",
     "target_generation": "before",
     "generation": "after",
     "retain_generation": "retain model",
 }
-UNTRAINED = {"generation": "generation", "target_generation": "target"}
+UNTRAINED_TITLES = {"generation": "generation", "target_generation": "target"}
 # Per-sample values that other columns are made of.
-HIDDEN = ("answer_ce", "answer_tokens", "paraphrase_ce", "index")
-OTHERS = ("target_", "retain_")
-MOST_SCORES = 4
-FIRST = ("probability", "rouge", "log_truth_ratio", "exact_memorization")
+HIDDEN_SCORES = ("answer_ce", "answer_tokens", "paraphrase_ce", "index")
+OTHER_MODELS = ("target_", "retain_")
+MOST_SHOWN_SCORES = 4
+USUAL_SCORES = ("probability", "rouge", "log_truth_ratio", "exact_memorization")
 
 
-def scores_of(runs: Sequence[RunRecord]) -> list[str]:
+def choose_score_names(runs: Sequence[RunRecord]) -> list[str]:
     """The per-sample scores of all runs, the usual ones first."""
     known = dict.fromkeys(
         key
         for run in runs
         for sample in run.samples
         for key, value in sample.items()
-        if isinstance(value, float) and key not in HIDDEN and not key.startswith((*OTHERS, "mia_"))
+        if isinstance(value, float)
+        and key not in HIDDEN_SCORES
+        and not key.startswith((*OTHER_MODELS, "mia_"))
     )
-    usual = [key for key in FIRST if key in known]
-    return [*usual, *(key for key in known if key not in usual)][:MOST_SCORES]
+    usual = [key for key in USUAL_SCORES if key in known]
+    return [*usual, *(key for key in known if key not in usual)][:MOST_SHOWN_SCORES]
 
 
-def rounded(value: Any) -> float | None:
+def round_score(value: Any) -> float | None:
     """A score to five digits."""
-    number = names.number(value)
+    number = names.parse_number(value)
     return None if number is None else float(f"{number:.5g}")
 
 
-def pack(runs: Sequence[RunRecord]) -> dict[str, Any]:
+def pack_samples(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """The samples of all runs that have any.
 
     Returns:
@@ -57,15 +60,15 @@ def pack(runs: Sequence[RunRecord]) -> dict[str, Any]:
         [set, index, [text numbers, -1: none], [after], [before], [retain model]].
     """
     sampled = [run for run in runs if run.samples]
-    scores = scores_of(sampled)
+    scores = choose_score_names(sampled)
     used = [
         key
-        for key in TEXTS
+        for key in TEXT_TITLES
         if any(isinstance(sample.get(key), str) for run in sampled for sample in run.samples)
     ]
     numbers: dict[str, int] = {}
     sets: dict[str, int] = {}
-    most = max(1, MOST_ROWS // max(1, len(sampled)))
+    most = max(1, MOST_SAMPLE_ROWS // max(1, len(sampled)))
 
     def packed(sample: dict[str, Any]) -> list[Any]:
         texts = [
@@ -77,16 +80,21 @@ def pack(runs: Sequence[RunRecord]) -> dict[str, Any]:
             sets.setdefault(str(sample["set"]), len(sets)),
             index if isinstance(index, int | str) else None,
             texts,
-            *([rounded(sample.get(f"{whose}{key}")) for key in scores] for whose in ("", *OTHERS)),
+            *(
+                [round_score(sample.get(f"{whose}{key}")) for key in scores]
+                for whose in ("", *OTHER_MODELS)
+            ),
         ]
 
     rows = [[packed(sample) for sample in run.samples[:most]] for run in sampled]
     trained = any(run.command == "unlearn" for run in sampled)
     titles = (
-        TEXTS if trained else TEXTS | {"generation": "generation", "target_generation": "target"}
+        TEXT_TITLES
+        if trained
+        else TEXT_TITLES | {"generation": "generation", "target_generation": "target"}
     )
     return {
-        "scores": [names.metric(key) for key in scores],
+        "scores": [find_figure_title(key) for key in scores],
         "columns": [titles[key] for key in used],
         "texts": list(numbers),
         "sets": list(sets),

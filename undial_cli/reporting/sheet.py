@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-LATEX = {
+LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
     "%": r"\%",
@@ -67,7 +67,7 @@ class Column:
 
 
 @dataclass
-class Row:
+class SheetRow:
     """A row: its cells, the first of which names it, and the group of rows that it stands in.
 
     `note` is shown where there is room beside the name, `hint` when one points at it.
@@ -89,81 +89,83 @@ class Sheet:
 
     title: str
     columns: list[Column]
-    rows: list[Row]
-    above: list[Row] = field(default_factory=list)
+    rows: list[SheetRow]
+    above: list[SheetRow] = field(default_factory=list)
     first: int = 1000
 
-    def groups(self) -> list[tuple[str, list[Row]]]:
+    def groups(self) -> list[tuple[str, list[SheetRow]]]:
         """The rows by the group that they stand in, in their order."""
-        return [(group, list(rows)) for group, rows in itertools.groupby(self.rows, group_of)]
+        return [(group, list(rows)) for group, rows in itertools.groupby(self.rows, get_group)]
 
 
-def group_of(item: Row | Column) -> str:
+def get_group(item: SheetRow | Column) -> str:
     """The group of a row or column."""
     return item.group
 
 
-def text_sheet(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Sheet:
+def make_text_sheet(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
+) -> Sheet:
     """A table of texts."""
     heads = [Column(name, numeric=False) for name in columns]
-    return Sheet(title, heads, [Row([Cell(text) for text in row]) for row in rows])
+    return Sheet(title, heads, [SheetRow([Cell(text) for text in row]) for row in rows])
 
 
-def quoted(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text as it is read, in one line: no markup of Markdown or HTML in it is taken as such."""
     line = " ".join(str(text).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", line)
 
 
-def markdown(sheet: Sheet, first: int | None = None) -> str:
+def format_markdown(sheet: Sheet, first: int | None = None) -> str:
     """A sheet, or its first columns, as a Markdown table; groups of rows begin with a bold one."""
     columns = sheet.columns[:first]
 
-    def texts(row: Row) -> list[str]:
+    def texts(row: SheetRow) -> list[str]:
         cells = row.cells[:first]
-        return [f"`{c.text}`" if c.style == "code" else quoted(c.text) for c in cells]
+        return [f"`{c.text}`" if c.style == "code" else escape_markdown(c.text) for c in cells]
 
-    rows = [[quoted(f"{column.group} {column.title}") for column in columns]]
+    rows = [[escape_markdown(f"{column.group} {column.title}") for column in columns]]
     rows.append(["---:" if column.numeric else "---" for column in columns])
     rows += map(texts, sheet.above)
     for group, members in sheet.groups():
         if group:
-            rows.append([f"**{quoted(group)}**", *[""] * (len(columns) - 1)])
+            rows.append([f"**{escape_markdown(group)}**", *[""] * (len(columns) - 1)])
         rows += map(texts, members)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def fenced(text: str, language: str = "") -> str:
+def fence_block(text: str, language: str = "") -> str:
     """Text as a Markdown block, in a fence longer than any that it holds."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+def format_csv(rows: Iterable[Sequence[Any]]) -> str:
     """Rows as CSV; None is an empty field."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
-def latex_text(text: str) -> str:
+def escape_latex(text: str) -> str:
     """A text in which nothing is a command of LaTeX."""
-    return "".join(LATEX.get(letter, letter) for letter in text)
+    return "".join(LATEX_ESCAPES.get(letter, letter) for letter in text)
 
 
-def latex(sheet: Sheet, caption: str, label: str) -> str:
+def format_latex(sheet: Sheet, caption: str, label: str) -> str:
     """A sheet as a LaTeX table environment (booktabs); groups of rows begin with a line of it."""
     from pandas import DataFrame, MultiIndex
 
-    titles = [latex_text(column.title) for column in sheet.columns]
-    groups = [latex_text(column.group) for column in sheet.columns]
+    titles = [escape_latex(column.title) for column in sheet.columns]
+    groups = [escape_latex(column.group) for column in sheet.columns]
     rows: list[list[str]] = []
     for group, members in sheet.groups():
         if group:
-            rows.append([f"\\textit{{{latex_text(group)}}}", *[""] * (len(titles) - 1)])
-        rows += [[latex_text(cell.text) for cell in row.cells] for row in members]
+            rows.append([f"\\textit{{{escape_latex(group)}}}", *[""] * (len(titles) - 1)])
+        rows += [[escape_latex(cell.text) for cell in row.cells] for row in members]
     columns = MultiIndex.from_arrays([groups, titles]) if any(groups) else titles
     return (
         DataFrame(rows, columns=columns)
@@ -173,13 +175,13 @@ def latex(sheet: Sheet, caption: str, label: str) -> str:
             column_format="".join("r" if column.numeric else "l" for column in sheet.columns),
             position_float="centering",
             multicol_align="c",
-            caption=latex_text(caption),
+            caption=escape_latex(caption),
             label=f"tab:{label}",
         )
     )
 
 
-def on_screen(sheet: Sheet, headings: bool = True) -> Table:
+def make_screen_table(sheet: Sheet, headings: bool = True) -> Table:
     """A sheet for the console.
 
     Args:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from undial_cli.cache import write_bytes, write_text
+from undial_cli.system.files import write_whole_bytes, write_whole_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,11 +29,11 @@ DASHES: tuple[Any, ...] = (
     (0, (3, 1, 1, 1, 1, 1)),
 )
 INK, FAINT, PAPER = "#1b1b1f", "#8a8a93", "#ffffff"
-WIDTH = 6.5  # inches: the text width of a paper
-SHEET = Path(__file__).parent.parent / "assets" / "report" / "figures.mplstyle"
+PAGE_WIDTH = 6.5  # inches: the text width of a paper
+STYLE_SHEET = Path(__file__).parent / "templates" / "figures.mplstyle"
 
 
-def looks(labels: Sequence[str]) -> list[dict[str, Any]]:
+def choose_line_styles(labels: Sequence[str]) -> list[dict[str, Any]]:
     """Colour, marker and dash of several series: no two of the first 77 share the first two.
 
     Where several labels begin alike ("npo, ...") they share a colour, and differ in their dash.
@@ -52,16 +52,16 @@ def looks(labels: Sequence[str]) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def style() -> Iterator[None]:
+def use_plot_style() -> Iterator[None]:
     """The style sheet alone, whatever the user's matplotlibrc says; no warnings for odd glyphs."""
     from matplotlib.style import context
 
-    with warnings.catch_warnings(), context(SHEET, after_reset=True):
+    with warnings.catch_warnings(), context(STYLE_SHEET, after_reset=True):
         warnings.simplefilter("ignore")
         yield
 
 
-def blank(width: float, height: float, **grid: Any) -> tuple[Figure, list[Axes]]:
+def make_blank_figure(width: float, height: float, **grid: Any) -> tuple[Figure, list[Axes]]:
     """A figure of so many inches and its panels, in reading order."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -71,23 +71,23 @@ def blank(width: float, height: float, **grid: Any) -> tuple[Figure, list[Axes]]
     return figure, list(figure.subplots(squeeze=False, **grid).flat)
 
 
-def plain(text: str) -> str:
+def escape_label(text: str) -> str:
     """A label as matplotlib shows it literally: one line, no formula, never taken for hidden."""
     line = " ".join(str(text).split()).replace("$", r"\$")
     return f" {line}" if line.startswith("_") else line
 
 
-def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+def add_legend(figure: Figure, handles: Mapping[str, Any]) -> None:
     """A legend below the panels, for which the figure grows."""
     if not handles:
         return
-    columns = max(1, min(len(handles), 5, int(WIDTH * 16 / (max(map(len, handles)) + 8))))
+    columns = max(1, min(len(handles), 5, int(PAGE_WIDTH * 16 / (max(map(len, handles)) + 8))))
     figure.set_figheight(figure.get_figheight() + 0.15 * -(-len(handles) // columns))
-    figure.legend(list(handles.values()), list(map(plain, handles)), loc="outside lower center",
+    figure.legend(list(handles.values()), list(map(escape_label, handles)), loc="outside lower center",
                   ncols=columns)  # fmt: skip
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
+def save_figure(figure: Figure, path: Path) -> list[Path]:
     """Write a figure as PNG (200 dpi) and SVG; the same figure gives the same bytes.
 
     Args:
@@ -96,13 +96,13 @@ def save(figure: Figure, path: Path) -> list[Path]:
     Returns:
         Both files, PNG first.
     """
-    with style():
+    with use_plot_style():
         picture, drawing = io.BytesIO(), io.StringIO()
         figure.savefig(picture, format="png", dpi=200, metadata={"Software": None})
         figure.set_layout_engine("none")  # the layout found for the PNG is kept
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(drawing, format="svg", metadata=nothing)
     files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg")]
-    write_bytes(files[0], picture.getvalue())
-    write_text(files[1], drawing.getvalue())
+    write_whole_bytes(files[0], picture.getvalue())
+    write_whole_text(files[1], drawing.getvalue())
     return files

@@ -7,16 +7,16 @@ there. Knows cells and thresholds only.
 from __future__ import annotations
 
 from undial_cli.tables.config import ClaimConfig
-from undial_cli.tables.figures import Filled
-from undial_cli.tables.runs import Line
+from undial_cli.tables.figures import FilledTable
+from undial_cli.tables.runs import TableLine
 
 
-def judge(filled: Filled) -> list[str]:
+def judge_claims(filled: FilledTable) -> list[str]:
     """The verdict on each claim of the table, in a few sentences for a caption."""
-    return [verdict_on(filled, claim) for claim in filled.table.claims]
+    return [judge_claim(filled, claim) for claim in filled.table.claims]
 
 
-def verdict_on(filled: Filled, claim: ClaimConfig) -> str:
+def judge_claim(filled: FilledTable, claim: ClaimConfig) -> str:
     """Look at every place of a claim, and say where it holds, where not and why."""
     holds: list[str] = []
     fails: list[str] = []
@@ -31,7 +31,7 @@ def verdict_on(filled: Filled, claim: ClaimConfig) -> str:
                 column = filled.column(name)
                 title = column.title if column.step is None else f"{column.step} steps"
                 where = ", ".join(filter(None, (section, across, title)))
-                reasons = against(filled, claim, rows, across, number)
+                reasons = list_counter_evidence(filled, claim, rows, across, number)
                 if reasons is None:
                     unknown += 1
                 elif reasons:
@@ -52,35 +52,37 @@ def verdict_on(filled: Filled, claim: ClaimConfig) -> str:
     return text if total else f"{text} No row of the table that is shown bears on it."
 
 
-def against(
-    filled: Filled, claim: ClaimConfig, rows: dict[str, Line], across: str, number: int
+def list_counter_evidence(
+    filled: FilledTable, claim: ClaimConfig, rows: dict[str, TableLine], across: str, number: int
 ) -> list[str] | None:
     """What speaks against a claim in a place; None where a figure is missing."""
     reasons: list[str] = []
     for name in (*claim.keeps, *claim.loses):
-        ours, start = of_target(filled, rows[name], across, claim.columns[number])
+        ours, start = pair_with_target(filled, rows[name], across, claim.columns[number])
         if ours is None or start is None:
             return None
         kept = ours >= claim.kept * start
         if kept != (name in claim.keeps):
-            reasons.append(f"{name} {'keeps' if kept else 'loses'} it ({share(ours, start)})")
+            reasons.append(
+                f"{name} {'keeps' if kept else 'loses'} it ({format_share(ours, start)})"
+            )
         elif kept and claim.forget:
-            left, first = of_target(filled, rows[name], across, claim.forget[number])
+            left, first = pair_with_target(filled, rows[name], across, claim.forget[number])
             if left is None or first is None:
                 return None
             if left > claim.forgotten * first:
-                reasons.append(f"{name} has hardly forgotten ({share(left, first)} left)")
+                reasons.append(f"{name} has hardly forgotten ({format_share(left, first)} left)")
     return reasons
 
 
-def of_target(
-    filled: Filled, line: Line, across: str, column: str
+def pair_with_target(
+    filled: FilledTable, line: TableLine, across: str, column: str
 ) -> tuple[float | None, float | None]:
     """Our figure and the target's."""
     mean = filled.cell(line, across, column).mean
     return mean, filled.mark("target", line, across, filled.column(column))
 
 
-def share(ours: float, start: float) -> str:
+def format_share(ours: float, start: float) -> str:
     """A figure as a share of the target's."""
     return f"{ours / start:.0%}" if start else f"{ours:.2g}"

@@ -9,26 +9,26 @@ from pathlib import Path
 
 from undial_cli import ui
 from undial_cli.errors import UserError
-from undial_cli.planning.estimate import estimate
-from undial_cli.reporting.sheet import Cell, Column, Row, Sheet, on_screen
+from undial_cli.planning.estimate import estimate_missing_runs
+from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_screen_table
 from undial_cli.tables import load, render
 from undial_cli.tables.config import TableConfig
-from undial_cli.tables.figures import Filled, failures, fill
+from undial_cli.tables.figures import FilledTable, fill_table, list_failures
 from undial_cli.tables.runs import (
     DONE,
     FAILED,
     REFUSED,
-    Line,
+    TableLine,
     TableRun,
-    lacking,
-    lines_of,
-    runs_of,
+    compose_table_runs,
+    find_lacking_keys,
+    list_table_lines,
 )
 
 EXIT_CODES = {DONE: 0, FAILED: 1, REFUSED: 2}
 
 
-def run(words: list[str]) -> int:
+def run_reproduce_command(words: list[str]) -> int:
     """Do `undial reproduce WORDS`; returns the exit code.
 
     0: every run of the table is done (or only the plan was asked for), 1: one failed, 2: one was
@@ -37,44 +37,44 @@ def run(words: list[str]) -> int:
     Raises:
         UserError: a word is wrong; nothing has been run and nothing written.
     """
-    own, others, folder = load.parted(words)
-    asked = load.read(own, folder)
+    own, others, folder = load.split_table_words(words)
+    asked = load.load_table(own, folder)
     name = next(w.partition("=")[2] for w in reversed(own) if w.startswith("table="))
-    lines = lines_of(asked.table, asked.rows)
-    runs = runs_of(asked, lines, others, folder)
-    lacks = lacking(asked.table, runs)
-    show_plan(asked.table, lines, runs, lacks)
+    lines = list_table_lines(asked.table, asked.rows)
+    runs = compose_table_runs(asked, lines, others, folder)
+    lacks = find_lacking_keys(asked.table, runs)
+    show_table_plan(asked.table, lines, runs, lacks)
     if asked.plan:
         return 0
     missing = [entry for entry in runs if entry.status != DONE]
     if lacks and missing:
         key, meaning = next(iter(lacks.items()))
         raise UserError(f"table={name}: needs {key}=..., {meaning}")
-    code = fulfil(missing, asked.table.title)
-    filled = fill(asked.table, name, lines, runs)
+    code = run_table(missing, asked.table.title)
+    filled = fill_table(asked.table, name, lines, runs)
     given = [w for w in words if w.partition("=")[0] in ("rows", "seeds") or w in others]
     output = Path(asked.output_dir).expanduser() / "reproduce" / name
-    written = render.write(filled, output, given)
-    show(filled)
+    written = render.write_table_files(filled, output, given)
+    show_table(filled)
     ui.say(f"in {output}: {', '.join(sorted(file.name for file in written))}")
     if missing:
-        from undial_cli.reporting.report import after
+        from undial_cli.reporting.report import try_write_report
 
-        page = after([output], output / "report")
+        page = try_write_report([output], output / "report")
         ui.say(f"report: {page}" if page else f"undial report {output} makes the page of the runs")
     return code
 
 
-def fulfil(missing: list[TableRun], title: str) -> int:
+def run_table(missing: list[TableRun], title: str) -> int:
     """Run what is missing, and note how it ended; the worst exit code."""
     if not missing:
         return 0
-    from undial_cli.sweeping.job import Job
-    from undial_cli.sweeping.sweep import run_all
+    from undial_cli.sweeps.jobs import Job
+    from undial_cli.sweeps.sweep import run_jobs
 
     jobs = [Job(entry.label, entry.run, entry.values) for entry in missing]
     worst = 0
-    for entry, outcome in zip(missing, run_all(jobs, title), strict=True):
+    for entry, outcome in zip(missing, run_jobs(jobs, title), strict=True):
         if outcome.status == REFUSED:
             entry.status = REFUSED
         entry.look()
@@ -84,8 +84,8 @@ def fulfil(missing: list[TableRun], title: str) -> int:
     return worst
 
 
-def show_plan(
-    config: TableConfig, lines: list[Line], runs: list[TableRun], lacks: dict[str, str]
+def show_table_plan(
+    config: TableConfig, lines: list[TableLine], runs: list[TableRun], lacks: dict[str, str]
 ) -> None:
     """Print the runs, how they stand, and what the missing ones cost."""
     columns = [Column("row", numeric=False), *map(Column, ("runs", "done", "failed", "missing"))]
@@ -99,24 +99,24 @@ def show_plan(
         if line.row.of:
             model = {"target": "target", "retain": "retain model"}[line.row.of]
             cells = [Cell(f"none: of the {model}", style="dim"), Cell(), Cell(), Cell()]
-        rows.append(Row([Cell(line.row.label), *cells], line.section))
-    ui.say(on_screen(Sheet(f"plan: {config.title}", columns, rows)))
+        rows.append(SheetRow([Cell(line.row.label), *cells], line.section))
+    ui.say(make_screen_table(Sheet(f"plan: {config.title}", columns, rows)))
     done = sum(entry.status == DONE for entry in runs)
     ui.say(f"{len(runs)} runs: {done} done, {len(runs) - done} to be run")
-    for where, reason in failures(runs):
+    for where, reason in list_failures(runs):
         ui.say(f"failed before: {where}: {reason}", "yellow")
     for key, meaning in lacks.items():
         ui.say(f"needs {key}=...: {meaning}", "yellow")
     finished = [entry.seconds for entry in runs if entry.status == DONE and entry.seconds]
     missing = [entry.run for entry in runs if entry.status != DONE]
-    cost = estimate(config.cost, missing, finished)
+    cost = estimate_missing_runs(config.cost, missing, finished)
     if cost:
         ui.say(cost, "dim")
 
 
-def show(filled: Filled) -> None:
+def show_table(filled: FilledTable) -> None:
     """Print ours beside the published figures, and what has to be said of them."""
-    for part in render.sheets(filled):
-        ui.say(on_screen(part))
-    for style, note in render.notes(filled):
+    for part in render.make_table_sheets(filled):
+        ui.say(make_screen_table(part))
+    for style, note in render.list_table_notes(filled):
         ui.say(note, style)

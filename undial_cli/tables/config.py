@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from undial_cli.evaluation.figures import better_of, title_of
-from undial_cli.fields import group, key
+from undial_cli.config.fields import group, key
+from undial_cli.evaluation.figures import find_better_direction, find_figure_title
 from undial_cli.planning.estimate import CostConfig
 
-BETTER = ("lower", "higher", "zero", "retain", "none")
+BETTER_WAYS = ("lower", "higher", "zero", "retain", "none")
 
 
 @dataclass
@@ -25,7 +25,9 @@ class ColumnConfig:
     title: str = key("", "heading; empty: the name, or where it has none the metric in words")
     format: str = key(".3f", "Python's format of a number")
     better: str = key(
-        "", "which way is good; retain: near the retain model; empty: the metric's", allowed=BETTER
+        "",
+        "which way is good; retain: near the retain model; empty: the metric's",
+        allowed=BETTER_WAYS,
     )
     tolerance: float | None = key(None, "difference that counts as agreement", minimum=0)
     relative_tolerance: float | None = key(
@@ -36,9 +38,9 @@ class ColumnConfig:
 
     def __post_init__(self) -> None:
         metric = self.metric[0] if self.metric else ""
-        self.title = self.title or self.name or title_of(metric)
+        self.title = self.title or self.name or find_figure_title(metric)
         self.name = self.name or metric
-        self.better = self.better or better_of(metric) or "none"
+        self.better = self.better or find_better_direction(metric) or "none"
 
 
 @dataclass
@@ -135,9 +137,9 @@ class ReproduceConfig:
     output_dir: str = key("outputs", "where run folders and reproduce/NAME go")
 
 
-OWN_KEYS: tuple[str, ...] = ("table", "plan", "rows", "seeds", "output_dir")
+TABLE_COMMAND_KEYS: tuple[str, ...] = ("table", "plan", "rows", "seeds", "output_dir")
 
 
-def labels(items: list[Any]) -> list[str]:
+def list_labels(items: list[Any]) -> list[str]:
     """The labels of rows or column groups."""
     return [item.label for item in items]

@@ -13,16 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from undial_cli.reporting.collect import RunRecord, read_object, read_rows, requests_of
+from undial_cli.reporting.collect import (
+    RunRecord,
+    list_request_figures,
+    read_jsonl_objects,
+    read_object,
+)
 from undial_cli.tables.config import ColumnConfig, RowConfig, TableConfig
-from undial_cli.tables.runs import DONE, FAILED, REFUSED, Line, TableRun
+from undial_cli.tables.runs import DONE, FAILED, REFUSED, TableLine, TableRun
 
 # What results.json calls the figures of a model.
-MODELS = {"target": "target", "retain": "reference"}
+RESULT_NAMES = {"target": "target", "retain": "reference"}
 
 
 @dataclass(frozen=True)
-class Cell:
+class FigureCell:
     """One figure: mean and spread (sample standard deviation; None of one run) over `n` runs.
 
     `within`: whether it agrees with the published figure; None where one of the two or the
@@ -44,14 +49,14 @@ class Cell:
 
 
 @dataclass
-class Filled:
+class FilledTable:
     """A table with its figures, by line, column group and column."""
 
     table: TableConfig
     name: str
-    lines: list[Line]
+    lines: list[TableLine]
     runs: list[TableRun]
-    cells: dict[tuple[Line, str, str], Cell] = field(default_factory=dict)
+    cells: dict[tuple[TableLine, str, str], FigureCell] = field(default_factory=dict)
     records: dict[Path, RunRecord] = field(default_factory=dict)
 
     @property
@@ -59,18 +64,18 @@ class Filled:
         """The column groups; one without a name where there are none."""
         return [across.label for across in self.table.across] or [""]
 
-    def cell(self, line: Line, across: str, column: str) -> Cell:
+    def cell(self, line: TableLine, across: str, column: str) -> FigureCell:
         """A cell; an empty one where the line is not run in that group."""
-        return self.cells.get((line, across, column), Cell())
+        return self.cells.get((line, across, column), FigureCell())
 
     def column(self, name: str) -> ColumnConfig:
         """A column by name."""
         return next(column for column in self.table.columns if column.name == name)
 
-    def mark(self, of: str, line: Line, across: str, column: ColumnConfig) -> float | None:
+    def mark(self, of: str, line: TableLine, across: str, column: ColumnConfig) -> float | None:
         """The target's or retain model's figure in the place of a cell."""
         near = [r for r in self.runs if r.across == across and r.line.section == line.section]
-        return average(self.figures(near, column, of))[0]
+        return average_figures(self.figures(near, column, of))[0]
 
     def figures(self, runs: list[TableRun], column: ColumnConfig, of: str) -> list[float | None]:
         """A column's figure of each run that is done."""
@@ -78,29 +83,33 @@ class Filled:
         for folder in done:
             if folder not in self.records:
                 results = read_object(folder / "evaluation" / "results.json")
-                steps = read_rows(folder / "metrics.jsonl", [])
+                steps = read_jsonl_objects(folder / "metrics.jsonl", [])
                 self.records[folder] = RunRecord(folder, results=results, steps=steps)
-        return [figure_of(self.records[folder], column, of) for folder in done]
+        return [read_column_figure(self.records[folder], column, of) for folder in done]
 
 
-def fill(table: TableConfig, name: str, lines: list[Line], runs: list[TableRun]) -> Filled:
+def fill_table(
+    table: TableConfig, name: str, lines: list[TableLine], runs: list[TableRun]
+) -> FilledTable:
     """All cells of a table from the run folders as they are now."""
-    found = Filled(table, name, lines, runs)
+    found = FilledTable(table, name, lines, runs)
     for line in lines:
         for across in found.groups:
             if line.row.across and across not in line.row.across:
                 continue
             mine = [r for r in runs if r.across == across and r.line == line]
             if line.row.of:
-                mine = beside(line, across, runs)
+                mine = choose_model_runs(line, across, runs)
             for column in table.columns:
-                cell = cell_of(found, line.row, column, mine)
-                reference = published(line, across, column.name)
-                found.cells[line, across, column.name] = against(cell, reference, column)
+                cell = make_run_cell(found, line.row, column, mine)
+                reference = find_published_figure(line, across, column.name)
+                found.cells[line, across, column.name] = compare_to_published(
+                    cell, reference, column
+                )
     return found
 
 
-def beside(line: Line, across: str, runs: list[TableRun]) -> list[TableRun]:
+def choose_model_runs(line: TableLine, across: str, runs: list[TableRun]) -> list[TableRun]:
     """The runs whose target and retain model a line without runs shows: one for each seed."""
     found: dict[int, TableRun] = {}
     for entry in runs:
@@ -110,17 +119,19 @@ def beside(line: Line, across: str, runs: list[TableRun]) -> list[TableRun]:
     return list(found.values())
 
 
-def cell_of(filled: Filled, row: RowConfig, column: ColumnConfig, runs: list[TableRun]) -> Cell:
+def make_run_cell(
+    filled: FilledTable, row: RowConfig, column: ColumnConfig, runs: list[TableRun]
+) -> FigureCell:
     """Mean and spread over the runs that are done, or why there is none."""
     values = filled.figures(runs, column, row.of)
-    mean, spread, n = average(values)
+    mean, spread, n = average_figures(values)
     short = any(entry.status in (FAILED, REFUSED) for entry in runs) and not row.of
     if mean is not None:
-        return Cell(mean, spread, n, short=short)
-    return Cell(gap="no figure" if values else "failed" if short else "not run")
+        return FigureCell(mean, spread, n, short=short)
+    return FigureCell(gap="no figure" if values else "failed" if short else "not run")
 
 
-def average(values: Iterable[float | None]) -> tuple[float | None, float | None, int]:
+def average_figures(values: Iterable[float | None]) -> tuple[float | None, float | None, int]:
     """Mean, sample standard deviation and number of the figures that are there."""
     known = [v for v in values if v is not None]
     if not known:
@@ -129,30 +140,30 @@ def average(values: Iterable[float | None]) -> tuple[float | None, float | None,
     return statistics.fmean(known), spread, len(known)
 
 
-def figure_of(record: RunRecord, column: ColumnConfig, of: str) -> float | None:
+def read_column_figure(record: RunRecord, column: ColumnConfig, of: str) -> float | None:
     """A column's figure of a run; None where it, or one of its parts, is missing."""
-    values = figures_of(record, column, of)
+    values = select_run_figures(record, column, of)
     parts = [values.get(metric) for metric in column.metric]
     numbers = [p for p in parts if isinstance(p, int | float) and math.isfinite(p)]
     return statistics.fmean(numbers) if len(numbers) == len(parts) else None
 
 
-def figures_of(record: RunRecord, column: ColumnConfig, of: str) -> dict[str, Any]:
+def select_run_figures(record: RunRecord, column: ColumnConfig, of: str) -> dict[str, Any]:
     """The figures among which a column's is: at the end, at a step, or after a request."""
     if of:
-        return record.figures(MODELS[of])
+        return record.figures(RESULT_NAMES[of])
     if column.step is not None:
         rows = [row for row in record.steps if row.get("step") == column.step]
         return {name: value for row in rows for name, value in row.items()}
     if column.request == 0:
         return record.figures("target")
     if column.request is not None:
-        served = requests_of(record.results)
+        served = list_request_figures(record.results)
         return served[column.request - 1] if column.request <= len(served) else {}
     return record.figures()
 
 
-def published(line: Line, across: str, column: str) -> float | None:
+def find_published_figure(line: TableLine, across: str, column: str) -> float | None:
     """The published figure of a cell: the one whose key says most of where it is."""
     parts = [(line.section, across, column), (line.section, "", column), ("", across, column)]
     for place in [*parts, ("", "", column)]:
@@ -162,7 +173,9 @@ def published(line: Line, across: str, column: str) -> float | None:
     return None
 
 
-def against(cell: Cell, reference: float | None, column: ColumnConfig) -> Cell:
+def compare_to_published(
+    cell: FigureCell, reference: float | None, column: ColumnConfig
+) -> FigureCell:
     """A cell with its published figure and whether it agrees, by the larger of the tolerances."""
     within = None
     if cell.mean is not None and reference is not None:
@@ -175,7 +188,7 @@ def against(cell: Cell, reference: float | None, column: ColumnConfig) -> Cell:
     return dataclasses.replace(cell, reference=reference, within=within)
 
 
-def failures(runs: list[TableRun]) -> list[tuple[str, str]]:
+def list_failures(runs: list[TableRun]) -> list[tuple[str, str]]:
     """(place, reason) of what failed or was refused; seeds with the same reason together."""
     seeds: dict[tuple[str, str], list[str]] = {}
     for entry in runs:

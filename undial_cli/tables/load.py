@@ -13,13 +13,13 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from undial_cli import config_errors
-from undial_cli.compose import COMPOSITION_ERRORS, compose_config, config_dir
-from undial_cli.errors import UserError, bad_value, nearest
-from undial_cli.fields import check_value, walk
-from undial_cli.tables.config import OWN_KEYS, ReproduceConfig, TableConfig, labels
+from undial_cli.config.fields import check_field_value, walk_fields
+from undial_cli.errors import UserError, bad_value, suggest_nearest
+from undial_cli.runs import config_errors
+from undial_cli.runs.compose import COMPOSITION_ERRORS, compose_config, find_config_folder
+from undial_cli.tables.config import TABLE_COMMAND_KEYS, ReproduceConfig, TableConfig, list_labels
 
-NOT_FOR_RUNS = {
+KEYS_NOT_FOR_RUNS = {
     "seed": "say seeds=[0,1,2]",
     "name": "the runs of a table are named by their settings",
     "resume": "an unfinished run of a table always goes on",
@@ -27,7 +27,7 @@ NOT_FOR_RUNS = {
 }
 
 
-def parted(words: list[str]) -> tuple[list[str], list[str], str | None]:
+def split_table_words(words: list[str]) -> tuple[list[str], list[str], str | None]:
     """Words for this command, words for the runs, and the folder after --config-dir."""
     own: list[str] = []
     others: list[str] = []
@@ -46,87 +46,89 @@ def parted(words: list[str]) -> tuple[list[str], list[str], str | None]:
             raise bad_value("flag", flag, ["--config-dir"])
         elif not given:
             raise UserError(f"{word}: expected key=value, as in table=demo_robustness")
-        elif flag.lstrip("+~") in NOT_FOR_RUNS:
-            raise UserError(f"{word}: not with a table: {NOT_FOR_RUNS[flag.lstrip('+~')]}")
+        elif flag.lstrip("+~") in KEYS_NOT_FOR_RUNS:
+            raise UserError(f"{word}: not with a table: {KEYS_NOT_FOR_RUNS[flag.lstrip('+~')]}")
         else:
-            (own if flag in OWN_KEYS else others).append(word)
+            (own if flag in TABLE_COMMAND_KEYS else others).append(word)
     return own, others, folder
 
 
-def read(words: list[str], folder: str | None) -> ReproduceConfig:
+def load_table(words: list[str], folder: str | None) -> ReproduceConfig:
     """The table and the command's own keys.
 
     Raises:
         UserError: no such table, a value of the wrong kind, or a table that is not sound.
     """
     if not any(word.startswith("table=") for word in words):
-        names = ", ".join(names_of(folder))
+        names = ", ".join(list_table_names(folder))
         raise UserError(f"table: say which one, table=NAME; allowed is one of {names}")
     ConfigStore.instance().store(name="reproduce_schema", node=ReproduceConfig)
     try:
         asked: Any = OmegaConf.to_object(compose_config("reproduce", words, folder))
     except COMPOSITION_ERRORS as error:
-        raise config_errors.explain(error, "reproduce", words) from error
+        raise config_errors.explain_composition_error(error, "reproduce", words) from error
     assert isinstance(asked, ReproduceConfig)
-    check(asked.table)
+    check_table(asked.table)
     return asked
 
 
-def names_of(folder: str | None) -> list[str]:
+def list_table_names(folder: str | None) -> list[str]:
     """The tables that there are."""
-    folders = [config_dir(), *([Path(folder)] if folder else [])]
+    folders = [find_config_folder(), *([Path(folder)] if folder else [])]
     return sorted({f.stem for place in folders for f in (place / "table").glob("*.yaml")})
 
 
-def check(table: TableConfig) -> None:
+def check_table(table: TableConfig) -> None:
     """Raise UserError for what does not fit together in a table."""
-    for name, value, f in walk(table, "table."):
-        check_value(name, value, f)
+    for name, value, f in walk_fields(table, "table."):
+        check_field_value(name, value, f)
     for kind in ("columns", "rows", "across", "claims", "plots"):
         for number, item in enumerate(getattr(table, kind)):
-            for name, value, f in walk(item, f"table.{kind}[{number}]."):
-                check_value(name, value, f)
+            for name, value, f in walk_fields(item, f"table.{kind}[{number}]."):
+                check_field_value(name, value, f)
     columns = [c.name for c in table.columns]
-    for kind, names in (("columns", columns), ("across", labels(table.across))):
-        once(f"table.{kind}", names)
-    once("table.rows", [f"{r.section}/{r.label}" for r in table.rows])
+    for kind, names in (("columns", columns), ("across", list_labels(table.across))):
+        check_no_duplicates(f"table.{kind}", names)
+    check_no_duplicates("table.rows", [f"{r.section}/{r.label}" for r in table.rows])
     if not (table.columns and table.rows and table.seeds):
         raise UserError("table: it needs columns, rows and seeds")
     for column in table.columns:
-        check_column(column)
+        check_table_column(column)
     for row in table.rows:
         where = f"table.rows[{row.label}]"
         if row.section:
-            known(f"{where}.section", row.section, table.sections)
+            check_known_name(f"{where}.section", row.section, table.sections)
         for label in row.across:
-            known(f"{where}.across", label, labels(table.across))
+            check_known_name(f"{where}.across", label, list_labels(table.across))
         allowed = {
             "/".join(p for p in (section, across, name) if p)
             for section in ("", *(table.sections if not row.section else [row.section]))
-            for across in ("", *labels(table.across))
+            for across in ("", *list_labels(table.across))
             for name in columns
         }
         for name in row.reference:
-            known(f"{where}.reference", name, allowed)
+            check_known_name(f"{where}.reference", name, allowed)
     for claim in table.claims:
         for name in (*claim.columns, *claim.forget):
-            known("table.claims.columns", name, columns)
+            check_known_name("table.claims.columns", name, columns)
         for name in (*claim.keeps, *claim.loses):
-            known("table.claims.keeps", name, labels(table.rows))
+            check_known_name("table.claims.keeps", name, list_labels(table.rows))
         if claim.forget and len(claim.forget) != len(claim.columns):
             raise UserError("table.claims.forget: as many as table.claims.columns, or none")
     for plot in table.plots:
         if plot.kind == "trade_off":
-            known("table.plots.x", plot.x, columns)
-            known("table.plots.y", plot.y, columns)
+            check_known_name("table.plots.x", plot.x, columns)
+            check_known_name("table.plots.y", plot.y, columns)
         else:
-            known("table.plots.x", plot.x, ("step", "request", "across", "row", "section"))
-            known("table.plots.y", plot.y, {m for c in table.columns for m in c.metric})
+            check_known_name(
+                "table.plots.x", plot.x, ("step", "request", "across", "row", "section")
+            )
+            check_known_name("table.plots.y", plot.y, {m for c in table.columns for m in c.metric})
         for name in plot.rows:
-            known("table.plots.rows", name, labels(table.rows))
+            check_known_name("table.plots.rows", name, list_labels(table.rows))
 
 
-def check_column(column: Any) -> None:
+def check_table_column(column: Any) -> None:
     """Raise UserError for a column without a name or metric, or with a wrong format."""
     if not column.name or not column.metric:
         raise UserError("table.columns: each needs a name and a metric")
@@ -138,14 +140,16 @@ def check_column(column: Any) -> None:
         ) from error
 
 
-def once(where: str, names: list[str]) -> None:
+def check_no_duplicates(where: str, names: list[str]) -> None:
     """Raise UserError for a name that is there twice."""
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{where}: {name.strip('/')} is there twice")
 
 
-def known(where: str, name: str, allowed: Iterable[str]) -> None:
+def check_known_name(where: str, name: str, allowed: Iterable[str]) -> None:
     """Raise UserError for a name that is not in the table."""
     if name not in allowed:
-        raise UserError(f"{where}: {name}: no such one in this table{nearest(name, allowed)}")
+        raise UserError(
+            f"{where}: {name}: no such one in this table{suggest_nearest(name, allowed)}"
+        )

@@ -7,55 +7,55 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from undial_cli.cache import write_text
 from undial_cli.reporting import sheet
-from undial_cli.reporting.collect import RunRecord, sweep_text
-from undial_cli.reporting.sheet import Row, Sheet, csv_text, quoted
+from undial_cli.reporting.collect import RunRecord, make_sweep_text
+from undial_cli.reporting.sheet import Sheet, SheetRow, escape_markdown, format_csv
+from undial_cli.system.files import write_whole_text
 from undial_cli.tables import claims
 from undial_cli.tables.config import ColumnConfig
-from undial_cli.tables.figures import Cell, Filled, failures
-from undial_cli.tables.pictures import draw
+from undial_cli.tables.figures import FigureCell, FilledTable, list_failures
+from undial_cli.tables.plots import draw_table_plots
 from undial_cli.tables.runs import DONE
 
-ARROWS = {"lower": "↓", "higher": "↑", "zero": "→ 0", "retain": "≈ retain", "none": ""}
+BETTER_ARROWS = {"lower": "↓", "higher": "↑", "zero": "→ 0", "retain": "≈ retain", "none": ""}
 BEYOND, SHORT = "*", "†"
 # Columns that fit next to each other; more are put into one table per column group.
-MOST_COLUMNS = 9
-HEADER = (
+MOST_TABLE_COLUMNS = 9
+CSV_HEADER = (
     "section", "row", "across", "column", "mean", "spread", "n", "reference", "difference",
     "within_tolerance", "status",
 )  # fmt: skip
 
 
-def sheets(filled: Filled) -> list[Sheet]:
+def make_table_sheets(filled: FilledTable) -> list[Sheet]:
     """One table, or one for each column group where one would be too wide."""
     columns, groups = filled.table.columns, filled.groups
-    if len(columns) * len(groups) <= MOST_COLUMNS or len(groups) == 1:
-        return [sheet_of(filled, filled.table.title, groups)]
-    return [sheet_of(filled, f"{filled.table.title}: {group}", [group]) for group in groups]
+    if len(columns) * len(groups) <= MOST_TABLE_COLUMNS or len(groups) == 1:
+        return [make_table_sheet(filled, filled.table.title, groups)]
+    return [make_table_sheet(filled, f"{filled.table.title}: {group}", [group]) for group in groups]
 
 
-def sheet_of(filled: Filled, title: str, groups: list[str]) -> Sheet:
+def make_table_sheet(filled: FilledTable, title: str, groups: list[str]) -> Sheet:
     """The lines that have a cell in some of the column groups."""
     columns = [(group, column) for group in groups for column in filled.table.columns]
     heads = [sheet.Column("", numeric=False)]
     for group, column in columns:
-        heading = f"{column.title} {ARROWS[column.better]}".strip()
+        heading = f"{column.title} {BETTER_ARROWS[column.better]}".strip()
         heads.append(sheet.Column(heading, group=group if len(groups) > 1 else ""))
     rows = []
     for line in filled.lines:
         if any((line, group, column.name) in filled.cells for group, column in columns):
-            row = Row([sheet.Cell(line.row.label)], line.section)
+            row = SheetRow([sheet.Cell(line.row.label)], line.section)
             for group, column in columns:
                 cell = filled.cell(line, group, column.name)
                 style = "red" if cell.gap == "failed" or cell.within is False else ""
                 style = "green" if cell.within else style
-                row.cells.append(sheet.Cell(cell_text(cell, column), style=style))
+                row.cells.append(sheet.Cell(format_cell(cell, column), style=style))
             rows.append(row)
     return Sheet(title, heads, rows)
 
 
-def cell_text(cell: Cell, column: ColumnConfig) -> str:
+def format_cell(cell: FigureCell, column: ColumnConfig) -> str:
     """Ours, with its spread, and the published figure in parentheses."""
     text = {"failed": "failed", "not run": "-", "no figure": "-"}.get(cell.gap, "")
     if cell.mean is not None:
@@ -68,10 +68,10 @@ def cell_text(cell: Cell, column: ColumnConfig) -> str:
     return text
 
 
-def notes(filled: Filled) -> list[tuple[str, str]]:
+def list_table_notes(filled: FilledTable) -> list[tuple[str, str]]:
     """What has to be said of the figures: (how it looks on the screen, the note)."""
     table, cells = filled.table, list(filled.cells.values())
-    failed = [f"failed: {where}: {reason}" for where, reason in failures(filled.runs)]
+    failed = [f"failed: {where}: {reason}" for where, reason in list_failures(filled.runs)]
     facts: list[str] = []
     agreement: list[str] = []
     left = sum(entry.status != DONE for entry in filled.runs)
@@ -87,7 +87,7 @@ def notes(filled: Filled) -> list[tuple[str, str]]:
         compared = [cell.within for cell in cells if cell.within is not None]
         if compared:
             fact += (
-                f" {BEYOND} differs by more than the tolerance ({tolerances(filled)}): "
+                f" {BEYOND} differs by more than the tolerance ({describe_tolerances(filled)}): "
                 f"{compared.count(False)} of {len(compared)} figures."
             )
         facts.append(fact)
@@ -97,11 +97,11 @@ def notes(filled: Filled) -> list[tuple[str, str]]:
     facts += [table.note] if table.note else []
     rows = dict.fromkeys((line.row.label, line.row.note) for line in filled.lines)
     facts += [f"{label}: {note}" for label, note in rows if note]
-    styles = {"red": failed, "": claims.judge(filled), "dim": facts, "yellow": agreement}
+    styles = {"red": failed, "": claims.judge_claims(filled), "dim": facts, "yellow": agreement}
     return [(style, text) for style, texts in styles.items() for text in texts]
 
 
-def tolerances(filled: Filled) -> str:
+def describe_tolerances(filled: FilledTable) -> str:
     """The stated tolerances in words."""
     parts = []
     for column in filled.table.columns:
@@ -113,7 +113,7 @@ def tolerances(filled: Filled) -> str:
     return ", ".join(parts)
 
 
-def write(filled: Filled, folder: Path, words: list[str]) -> list[Path]:
+def write_table_files(filled: FilledTable, folder: Path, words: list[str]) -> list[Path]:
     """Write all files of a table into `folder`; returns them.
 
     Args:
@@ -126,37 +126,37 @@ def write(filled: Filled, folder: Path, words: list[str]) -> list[Path]:
     ]  # fmt: skip
     asked = [f"table={filled.name}", *words]
     texts = {
-        "table.md": markdown(filled),
-        "table.csv": long_form(filled),
-        "table.tex": latex(filled),
-        "sweep.json": sweep_text("reproduce", asked, filled.table.title, runs, folder),
+        "table.md": format_table_markdown(filled),
+        "table.csv": format_long_csv(filled),
+        "table.tex": format_table_latex(filled),
+        "sweep.json": make_sweep_text("reproduce", asked, filled.table.title, runs, folder),
     }
     for name, text in texts.items():
-        write_text(folder / name, text)
-    return [folder / name for name in texts] + draw(filled, folder)
+        write_whole_text(folder / name, text)
+    return [folder / name for name in texts] + draw_table_plots(filled, folder)
 
 
-def markdown(filled: Filled) -> str:
+def format_table_markdown(filled: FilledTable) -> str:
     """The tables for a page."""
     lines: list[str] = []
-    for part in sheets(filled):
-        lines += [f"# {quoted(part.title)}", "", sheet.markdown(part), ""]
-    lines += [f"- {quoted(note)}" for _, note in notes(filled)]
+    for part in make_table_sheets(filled):
+        lines += [f"# {escape_markdown(part.title)}", "", sheet.format_markdown(part), ""]
+    lines += [f"- {escape_markdown(note)}" for _, note in list_table_notes(filled)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def latex(filled: Filled) -> str:
+def format_table_latex(filled: FilledTable) -> str:
     """The tables as a fragment for \\input; the last caption holds the notes."""
-    parts = sheets(filled)
+    parts = make_table_sheets(filled)
     texts = ["% \\usepackage{booktabs} and \\usepackage[T1]{fontenc} in the preamble"]
     for number, part in enumerate(parts, 1):
         label = f"{filled.name}-{number}" if len(parts) > 1 else filled.name
-        said = [note for _, note in notes(filled)] if number == len(parts) else []
-        texts.append(sheet.latex(part, " ".join([f"{part.title}.", *said]), label))
+        said = [note for _, note in list_table_notes(filled)] if number == len(parts) else []
+        texts.append(sheet.format_latex(part, " ".join([f"{part.title}.", *said]), label))
     return "\n".join(texts) + "\n"
 
 
-def long_form(filled: Filled) -> str:
+def format_long_csv(filled: FilledTable) -> str:
     """One line for each figure, unrounded."""
     rows = [
         [
@@ -166,4 +166,4 @@ def long_form(filled: Filled) -> str:
         ]
         for (line, across, column), cell in filled.cells.items()
     ]  # fmt: skip
-    return csv_text([HEADER, *rows])
+    return format_csv([CSV_HEADER, *rows])

@@ -9,17 +9,17 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from undial_cli.compose import compose_run
+from undial_cli.config.schema import Run
 from undial_cli.errors import bad_value
-from undial_cli.run_folder import RunFolder, folder_of
-from undial_cli.schema import Run
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.run_folder import RunFolder, locate_run_folder
 from undial_cli.tables.config import ReproduceConfig, RowConfig, TableConfig
 
 DONE, FAILED, REFUSED, MISSING = "done", "failed", "refused", "missing"
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
+class TableLine:
     """A row in one of its sections."""
 
     row: RowConfig
@@ -35,7 +35,7 @@ class Line:
 class TableRun:
     """One run of a table: where it stands there, what it is, and how it stands."""
 
-    line: Line
+    line: TableLine
     across: str
     seed: int
     run: Run
@@ -74,7 +74,7 @@ class TableRun:
             self.status, self.reason = MISSING, ""
 
 
-def last_of_each(words: list[str]) -> list[str]:
+def keep_last_words(words: list[str]) -> list[str]:
     """Of several words for the same key the last one, as on the command line."""
     found: dict[str, str] = {}
     for word in words:
@@ -84,17 +84,17 @@ def last_of_each(words: list[str]) -> list[str]:
     return list(found.values())
 
 
-def lines_of(table: TableConfig, wanted: list[str]) -> list[Line]:
+def list_table_lines(table: TableConfig, wanted: list[str]) -> list[TableLine]:
     """The table's lines in order: those without a run first, then section by section.
 
     Raises:
         UserError: a wanted row or section does not exist.
     """
     sections = list(table.sections) or [""]
-    found = [Line(row, row.section) for row in table.rows if row.of and not row.section]
+    found = [TableLine(row, row.section) for row in table.rows if row.of and not row.section]
     for section in sections:
         found += [
-            Line(row, section)
+            TableLine(row, section)
             for row in table.rows
             if (row.section or not row.of) and row.section in ("", section)
         ]
@@ -112,8 +112,8 @@ def lines_of(table: TableConfig, wanted: list[str]) -> list[Line]:
     ]
 
 
-def runs_of(
-    asked: ReproduceConfig, lines: list[Line], words: list[str], folder: str | None
+def compose_table_runs(
+    asked: ReproduceConfig, lines: list[TableLine], words: list[str], folder: str | None
 ) -> list[TableRun]:
     """All runs of the lines, composed and looked up; seeds stand side by side.
 
@@ -130,32 +130,32 @@ def runs_of(
                 continue
             own = [*table.overrides, *table.sections.get(line.section, [])]
             own += [*(across.overrides if across else []), *line.row.overrides, *words]
-            own.append(f"output_dir={quoted(asked.output_dir)}")
+            own.append(f"output_dir={quote_for_hydra(asked.output_dir)}")
             for seed in asked.seeds or table.seeds:
-                wanted = last_of_each([*own, f"seed={seed}"])
+                wanted = keep_last_words([*own, f"seed={seed}"])
                 run = compose_run(line.row.command or table.command, wanted, folder)
                 label = across.label if across else ""
-                entry = TableRun(line, label, seed, run, folder_of(run))
+                entry = TableRun(line, label, seed, run, locate_run_folder(run))
                 entry.look()
                 found.append(entry)
     return found
 
 
-def quoted(text: str) -> str:
+def quote_for_hydra(text: str) -> str:
     """A text as Hydra takes it on the command line, whatever is in it."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def lacking(table: TableConfig, runs: list[TableRun]) -> dict[str, str]:
+def find_lacking_keys(table: TableConfig, runs: list[TableRun]) -> dict[str, str]:
     """Keys that the user has to give and that some run lacks, with what they are."""
     return {
         key: what
         for key, what in table.needs.items()
-        if any(value_of(entry.run, key) is None for entry in runs)
+        if any(get_run_value(entry.run, key) is None for entry in runs)
     }
 
 
-def value_of(run: Any, key: str) -> Any:
+def get_run_value(run: Any, key: str) -> Any:
     """A run's value under a dotted key; None where there is none."""
     for part in key.split("."):
         run = getattr(run, part, None)

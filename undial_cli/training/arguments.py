@@ -9,18 +9,24 @@ from typing import Any
 from transformers import TrainingArguments
 
 from undial_cli import ui
+from undial_cli.config.schema import TrainingRun
+from undial_cli.config.training_arguments import (
+    ARGUMENT_KEYS,
+    KEY_ALIASES,
+    PASSED_ARGUMENTS,
+    REFUSED_ARGUMENTS,
+    SHARDING_ARGUMENTS,
+)
 from undial_cli.data.schedule import Schedule
-from undial_cli.errors import UserError, bad_value, nearest
-from undial_cli.hardware import autocast_dtype, on_cpu
-from undial_cli.schema import TrainingRun
-from undial_cli.training.argument_fields import ALIASES, OURS, PASSED, REFUSED, SHARDING
-from undial_cli.training.trial import check_argument_type, check_loggers, try_out
+from undial_cli.errors import UserError, bad_value, suggest_nearest
+from undial_cli.system.hardware import choose_autocast_dtype, is_cpu_run
+from undial_cli.training.trial import check_argument_type, check_loggers, try_out_arguments
 
 # Schedulers that wait for the Trainer's own evaluation, which there is none of.
-WAITING = ("reduce_lr_on_plateau", "greedy")
+EVALUATION_SCHEDULERS = ("reduce_lr_on_plateau", "greedy")
 
 
-def check_training(run: TrainingRun) -> None:
+def check_training_arguments(run: TrainingRun) -> None:
     """Refuse what transformers does not know or cannot build, before anything is read.
 
     Raises:
@@ -29,53 +35,55 @@ def check_training(run: TrainingRun) -> None:
     from transformers.trainer_utils import SchedulerType
     from transformers.training_args import OptimizerNames
 
-    schedulers = [s.value for s in SchedulerType if s.value not in WAITING]
+    schedulers = [s.value for s in SchedulerType if s.value not in EVALUATION_SCHEDULERS]
     if run.train.scheduler not in schedulers:
         raise bad_value("train.scheduler", run.train.scheduler, schedulers)
     optimisers = [o.value for o in OptimizerNames]
     if run.train.optim not in optimisers:
         raise bad_value("train.optim", run.train.optim, optimisers)
     for name, value in run.train.args.items():
-        check_argument(f"train.args.{name}", name, value)
+        check_argument_field(f"train.args.{name}", name, value)
     for name, value in run.hardware.args.items():
-        if name not in SHARDING:
-            check_argument(f"hardware.args.{name}", name, value)
+        if name not in SHARDING_ARGUMENTS:
+            check_argument_field(f"hardware.args.{name}", name, value)
     check_loggers(run.train.report_to)
-    try_out(run, argument_fields(run, "", 1, 1, 1, run.train.warmup_steps))
+    try_out_arguments(run, fill_argument_fields(run, "", 1, 1, 1, run.train.warmup_steps))
 
 
-def check_argument(key: str, name: str, value: object) -> None:
+def check_argument_field(key: str, name: str, value: object) -> None:
     """Raise UserError for a field that is not free to set, or a value of another type."""
     known = {f.name for f in dataclasses.fields(TrainingArguments)}
-    if name in OURS | ALIASES:
-        raise UserError(f"{key}: set by the run's own {(OURS | ALIASES)[name]}")
-    if name in REFUSED:
-        raise UserError(f"{key}: without use here: {REFUSED[name]}")
-    if name in SHARDING:
+    if name in ARGUMENT_KEYS | KEY_ALIASES:
+        raise UserError(f"{key}: set by the run's own {(ARGUMENT_KEYS | KEY_ALIASES)[name]}")
+    if name in REFUSED_ARGUMENTS:
+        raise UserError(f"{key}: without use here: {REFUSED_ARGUMENTS[name]}")
+    if name in SHARDING_ARGUMENTS:
         raise UserError(f"{key}: belongs in hardware.args.{name}")
     if name not in known:
-        hint = nearest(name, PASSED | set(OURS))
+        hint = suggest_nearest(name, PASSED_ARGUMENTS | set(ARGUMENT_KEYS))
         raise UserError(f"{key}: no such TrainingArguments field{hint}")
-    if name not in PASSED:
+    if name not in PASSED_ARGUMENTS:
         ui.say(f"{key}: unknown to undial, and passed on to transformers as it is", "yellow")
     check_argument_type(key, name, value)
 
 
-def training_arguments(run: TrainingRun, schedule: Schedule, folder: Path) -> TrainingArguments:
+def make_training_arguments(
+    run: TrainingRun, schedule: Schedule, folder: Path
+) -> TrainingArguments:
     """The arguments under which the schedule is one epoch, read sequentially."""
     train, dealing = run.train, schedule.dealing
     warmup = train.warmup_steps or round(train.warmup_epochs * schedule.steps_per_epoch)
-    fields = argument_fields(
+    fields = fill_argument_fields(
         run, str(folder), dealing.micro, dealing.accumulation, schedule.steps, warmup
     )
     return TrainingArguments(**fields)
 
 
-def argument_fields(
+def fill_argument_fields(
     run: TrainingRun, folder: str, micro: int, accumulation: int, steps: int, warmup: int
 ) -> dict[str, Any]:
     """Every field that is not left at its default."""
-    train, precision = run.train, autocast_dtype(run)
+    train, precision = run.train, choose_autocast_dtype(run)
     checkpointing = {"activation_checkpointing": True} if train.activation_checkpointing else {}
     return {
         "output_dir": folder,
@@ -94,7 +102,7 @@ def argument_fields(
         "report_to": train.report_to or "none",
         "seed": run.seed,
         "data_seed": run.seed,
-        "use_cpu": on_cpu(run),
+        "use_cpu": is_cpu_run(run),
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
         "remove_unused_columns": False,

@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from undial_cli import distributed, ui
+from undial_cli import ui
+from undial_cli.system import processes
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -30,7 +31,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class MetricsLog(TrainerCallback):
     """Appends one object per logged step to metrics.jsonl and moves the bar."""
 
-    def __init__(self, path: Path, bar: ui.Bar) -> None:
+    def __init__(self, path: Path, bar: ui.ProgressBar) -> None:
         self.path, self.bar = path, bar
 
     def on_train_begin(
@@ -52,7 +53,7 @@ class MetricsLog(TrainerCallback):
         """Write the step's figures."""
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        row = {"step": state.global_step, **{k: finite(v) for k, v in logs.items()}}
+        row = {"step": state.global_step, **{k: spell_non_finite(v) for k, v in logs.items()}}
         if "learning_rate" in row:
             row["lr"] = row.pop("learning_rate")
         with open(self.path, "a", encoding="utf-8") as file:
@@ -72,12 +73,12 @@ class MetricsLog(TrainerCallback):
         self.bar.advance(1, note)
 
 
-def finite(value: Any) -> Any:
+def spell_non_finite(value: Any) -> Any:
     """NaN and infinities as text: JSON has no number for them."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class On(TrainerCallback):
+class EventCallback(TrainerCallback):
     """Does something at the Trainer's events of these names, given what the Trainer has then."""
 
     def __init__(self, **acts: Callable[..., None]) -> None:
@@ -85,7 +86,7 @@ class On(TrainerCallback):
             setattr(self, event, lambda args, state, control, act=act, **given: act(**given))
 
 
-class Saving(TrainerCallback):
+class TimedSaving(TrainerCallback):
     """Has the state to resume from saved after a while of training, again and again.
 
     Small models would spend more time on saving every epoch than on training. The main process's
@@ -98,7 +99,7 @@ class Saving(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        due = distributed.on_main(lambda: time.monotonic() - self.last >= self.seconds)
+        due = processes.run_on_main(lambda: time.monotonic() - self.last >= self.seconds)
         if due and state.global_step < state.max_steps:
             control.should_save = True
             self.last = time.monotonic()
@@ -119,7 +120,7 @@ class Watcher(TrainerCallback):
         return figures
 
 
-class Evaluation(Watcher):
+class PeriodicEvaluation(Watcher):
     """Evaluates every N steps."""
 
     def __init__(self, every: int, ask: Callable[[], dict[str, Any]]) -> None:

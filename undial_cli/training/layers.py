@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from undial_cli.errors import UserError
-from undial_cli.head import head_job
 from undial_cli.methods.base import Method
-from undial_cli.models import base_of
+from undial_cli.models.head import head_job
+from undial_cli.models.load import unwrap_adapter
 
 
-def layers_of(model: Any) -> nn.ModuleList:
+def find_decoder_layers(model: Any) -> nn.ModuleList:
     """The decoder layers of a (wrapped, adapted) model; of one that sees images, those of its text.
 
     Raises:
         UserError: they are not in one list, or not known among others.
     """
-    base = base_of(getattr(model, "module", model))
+    base = unwrap_adapter(getattr(model, "module", model))
     count = getattr(base.config.get_text_config(decoder=True), "num_hidden_layers", None)
     lists = [
         (name.count("."), module)
@@ -40,7 +40,7 @@ def layers_of(model: Any) -> nn.ModuleList:
 
 
 @contextlib.contextmanager
-def states(model: Any, layer: int | None) -> Iterator[list[Tensor]]:
+def capture_layer_states(model: Any, layer: int | None) -> Iterator[list[Tensor]]:
     """While open, the activations [B, T, D] of a layer are put into a list by each forward pass.
 
     Nothing after the layer is given a gradient. Without a layer the list stays empty.
@@ -56,14 +56,14 @@ def states(model: Any, layer: int | None) -> Iterator[list[Tensor]]:
         ends = found[-1].detach()
         return (ends, *output[1:]) if whole else ends
 
-    handle = layers_of(model)[layer].register_forward_hook(keep)
+    handle = find_decoder_layers(model)[layer].register_forward_hook(keep)
     try:
         yield found
     finally:
         handle.remove()
 
 
-def choose_parameters(model: Any, method: Method) -> None:
+def choose_trained_parameters(model: Any, method: Method) -> None:
     """Freeze what a method does not train: by its regular expression, and what no gradient reaches.
 
     Raises:
@@ -75,7 +75,7 @@ def choose_parameters(model: Any, method: Method) -> None:
                 parameter.requires_grad_(False)
     depths = [term.layer for term in method.terms().values()]
     if depths and None not in depths:
-        freeze_beyond(model, max(depth for depth in depths if depth is not None))
+        freeze_beyond_layer(model, max(depth for depth in depths if depth is not None))
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError(
             f"method.parameters={method.parameters}: no parameter that is trained matches; a name "
@@ -83,18 +83,20 @@ def choose_parameters(model: Any, method: Method) -> None:
         )
 
 
-def freeze_beyond(model: Any, layer: int) -> None:
+def freeze_beyond_layer(model: Any, layer: int) -> None:
     """Freeze the layers after one, and what else its activations do not depend on."""
-    layers = layers_of(model)
+    layers = find_decoder_layers(model)
     inside = {id(p) for part in layers for p in part.parameters()}
     up_to = {id(p) for part in layers[: layer + 1] for p in part.parameters()}
     outside = [p for p in model.parameters() if p.requires_grad and id(p) not in inside]
     beyond = [p for p in layers.parameters() if id(p) not in up_to]
-    for parameter in [*beyond, *unreached(model, layer, outside)]:
+    for parameter in [*beyond, *find_unreached_parameters(model, layer, outside)]:
         parameter.requires_grad_(False)
 
 
-def unreached(model: Any, layer: int, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+def find_unreached_parameters(
+    model: Any, layer: int, parameters: list[nn.Parameter]
+) -> list[nn.Parameter]:
     """Those parameters that a layer's activations do not depend on, found on two tokens.
 
     Raises:
@@ -102,11 +104,11 @@ def unreached(model: Any, layer: int, parameters: list[nn.Parameter]) -> list[nn
     """
     ids_BT = torch.tensor([[3, 4]], device=next(model.parameters()).device)
     job = head_job(model, lambda hidden_BTD, head: hidden_BTD[:, :1])
-    with torch.enable_grad(), states(model, layer) as found, job:
+    with torch.enable_grad(), capture_layer_states(model, layer) as found, job:
         model(input_ids=ids_BT, use_cache=False)
     hidden_BTD = found.pop()
     if hidden_BTD.ndim != 3 or hidden_BTD.shape[:2] != ids_BT.shape:
-        kind = base_of(model).config.model_type
+        kind = unwrap_adapter(model).config.model_type
         raise UserError(
             f"method.layer={layer}: a layer of a model of type '{kind}' gives activations of shape "
             f"{list(hidden_BTD.shape)} for two tokens, which no method here can use"

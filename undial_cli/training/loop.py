@@ -15,21 +15,28 @@ import transformers
 from torch import nn
 from transformers.trainer_callback import PrinterCallback
 
-from undial_cli import distributed, models, ui
-from undial_cli.cache import cache_dir
-from undial_cli.data.collate import padded
+from undial_cli import ui
+from undial_cli.config.schema import TeacherConfig, TrainingRun, UnlearnRun, hash_json, is_sharded
+from undial_cli.data.collate import make_padded_batch
 from undial_cli.data.encode import Example
-from undial_cli.data.schedule import Sample, Schedule, deal
+from undial_cli.data.schedule import Schedule, TrainingSample, deal_rows
 from undial_cli.errors import WorldError
-from undial_cli.fit import refuse_packing
-from undial_cli.hardware import autocast_dtype
 from undial_cli.methods.base import Loss, Method
-from undial_cli.schema import TeacherConfig, TrainingRun, UnlearnRun, digest, is_sharded
+from undial_cli.models import load
+from undial_cli.system import processes
+from undial_cli.system.files import cache_dir
+from undial_cli.system.hardware import choose_autocast_dtype
 from undial_cli.training import packing
-from undial_cli.training.arguments import training_arguments
-from undial_cli.training.callbacks import MetricsLog, On, Saving, Watcher
+from undial_cli.training.arguments import make_training_arguments
+from undial_cli.training.callbacks import EventCallback, MetricsLog, TimedSaving, Watcher
+from undial_cli.training.fit import refuse_packing
 from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher
-from undial_cli.training.trainer import METHOD_STATE, Diverged, UnlearningTrainer, check_finite
+from undial_cli.training.trainer import (
+    METHOD_STATE_FILE,
+    Diverged,
+    UnlearningTrainer,
+    check_finite_weights,
+)
 
 # Between two savings of the state to resume from, where train.save_steps is not set.
 SAVE_SECONDS = 600
@@ -39,7 +46,7 @@ def is_packed(run: TrainingRun, model: Any) -> bool:
     """Whether micro-batches are packed: `train.packing`, or what the model can take."""
     if run.train.packing == "off":
         return False
-    reason = packing.why_not(models.base_of(model), run.data.max_length)
+    reason = packing.why_not_packed(load.unwrap_adapter(model), run.data.max_length)
     if run.train.packing == "on":
         refuse_packing(reason)
     return reason is None
@@ -48,7 +55,7 @@ def is_packed(run: TrainingRun, model: Any) -> bool:
 def make_schedule(
     run: TrainingRun,
     sets: dict[str, list[Example]],
-    samples: dict[str, list[Sample]],
+    samples: dict[str, list[TrainingSample]],
     anchor: str,
     packs: bool,
 ) -> Schedule:
@@ -57,12 +64,14 @@ def make_schedule(
         sets,
         anchor,
         run.train.batch_size,
-        deal(run.train.batch_size, distributed.world(), run.hardware.micro_batch_size),
+        deal_rows(
+            run.train.batch_size, processes.get_process_count(), run.hardware.micro_batch_size
+        ),
         run.train.epochs,
         run.train.max_steps,
         run.seed,
         run.train.group_by_length,
-        packing.packed if packs else padded,
+        packing.pack_batch if packs else make_padded_batch,
         samples,
     )
 
@@ -85,13 +94,15 @@ def make_teacher(
         return None
     adapted = run.adapter.name != "none"
     content = [target, run.adapter.name == "qlora", run.model.dtype, run.model.attn_implementation,
-               autocast_dtype(run), torch.__version__, transformers.__version__]  # fmt: skip
-    with autocast(run, next(model.parameters()).device):
-        teacher = CachedTeacher(model, cache_dir() / "teacher", digest(content), adapted)
+               choose_autocast_dtype(run), torch.__version__, transformers.__version__]  # fmt: skip
+    with open_autocast(run, next(model.parameters()).device):
+        teacher = CachedTeacher(model, cache_dir() / "teacher", hash_json(content), adapted)
     for name, loss in asking.items():
         teacher.add(name, schedule.sets[name], schedule.used(name), loss.needs, loss.layer)
     asked = sum(schedule.drawn(name) for name in asking)
-    place, why = choose(config, teacher.nbytes, adapted, worth=asked > teacher.samples)
+    place, why = choose_teacher_cache(
+        config, teacher.nbytes, adapted, worth=asked > teacher.samples
+    )
     ui.say(f"teacher: {why}", "dim")
     if place == "off":
         return AdapterTeacher()
@@ -99,7 +110,9 @@ def make_teacher(
     return teacher
 
 
-def choose(config: TeacherConfig, nbytes: int, adapted: bool, worth: bool) -> tuple[str, str]:
+def choose_teacher_cache(
+    config: TeacherConfig, nbytes: int, adapted: bool, worth: bool
+) -> tuple[str, str]:
     """Where the teacher's signal of `nbytes` lives (memory, disk or off), and that in words.
 
     Args:
@@ -109,7 +122,7 @@ def choose(config: TeacherConfig, nbytes: int, adapted: bool, worth: bool) -> tu
     Raises:
         WorldError: it fits nowhere.
     """
-    memory, disk = room(config)
+    memory, disk = measure_teacher_room(config)
     size = f"{nbytes / 1e6:.1f} MB"
     if config.cache == "off" or (config.cache == "auto" and adapted and not worth):
         return "off", "the adapter is switched off at every step"
@@ -125,11 +138,11 @@ def choose(config: TeacherConfig, nbytes: int, adapted: bool, worth: bool) -> tu
     )
 
 
-def room(config: TeacherConfig) -> tuple[float, float]:
+def measure_teacher_room(config: TeacherConfig) -> tuple[float, float]:
     """Bytes that the teacher's signal may take in memory (per process) and on disk."""
     memory = config.memory_gb
     if memory is None:
-        memory = psutil.virtual_memory().available / 4 / distributed.world() / 1e9
+        memory = psutil.virtual_memory().available / 4 / processes.get_process_count() / 1e9
     folder = next(p for p in (cache_dir(), *cache_dir().parents) if p.exists())
     return memory * 1e9, shutil.disk_usage(folder).free / 2
 
@@ -154,23 +167,23 @@ def fill_teacher(
     if not isinstance(teacher, CachedTeacher):
         return
     device = next(model.parameters()).device
-    with autocast(run, device):
+    with open_autocast(run, device):
         computed = teacher.fill(model, schedule.make_batch, advance, resumed)
     if computed < teacher.samples:
         there = teacher.samples - computed
         ui.say(f"teacher: {there} of {teacher.samples} samples were there already", "dim")
 
 
-def autocast(run: TrainingRun, device: torch.device) -> contextlib.AbstractContextManager:
+def open_autocast(run: TrainingRun, device: torch.device) -> contextlib.AbstractContextManager:
     """The same mixed precision for the teacher as for the student."""
-    precision = autocast_dtype(run)
+    precision = choose_autocast_dtype(run)
     if precision == "no":
         return contextlib.nullcontext()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     return torch.autocast(device.type, dtype)
 
 
-def last_saved(folder: Path) -> Path | None:
+def find_newest_state(folder: Path) -> Path | None:
     """The newest complete training state in `folder`, to resume from."""
     found: list[tuple[int, Path]] = []
     for state in folder.glob("checkpoint-*/trainer_state.json"):
@@ -179,7 +192,7 @@ def last_saved(folder: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def train(
+def run_training(
     run: TrainingRun,
     model: nn.Module,
     method: Method,
@@ -199,25 +212,25 @@ def train(
     Raises:
         WorldError: it diverged; what was saved before is kept.
     """
-    resume, base = folder / "resume", models.base_of(model)
-    start = last_saved(resume) if resume.is_dir() else None
+    resume, base = folder / "resume", load.unwrap_adapter(model)
+    start = find_newest_state(resume) if resume.is_dir() else None
     done = int(start.name.split("-")[1]) if start else 0
     outside = base.config._attn_implementation
-    packs = schedule.make_batch is packing.packed
-    with packing.attention(base, packing.NAME if packs else outside):
+    packs = schedule.make_batch is packing.pack_batch
+    with packing.switch_attention(base, packing.PACKED_ATTENTION if packs else outside):
         if isinstance(teacher, CachedTeacher) and not is_sharded(run):
-            with ui.progress("teacher", teacher.samples) as bar:
+            with ui.show_progress("teacher", teacher.samples) as bar:
                 fill_teacher(run, teacher, model, schedule, bar.advance)
-        check_same_processes(resume, start)
+        note_process_count(resume, start)
         if start:
             ui.say(f"resuming at step {done} of {schedule.steps}")
-        with ui.progress("training", schedule.steps, done) as bar:
+        with ui.show_progress("training", schedule.steps, done) as bar:
             trainer = UnlearningTrainer(
                 method=method,
                 teacher=teacher,
                 steps_per_epoch=schedule.steps_per_epoch,
                 model=model,  # type: ignore[arg-type]
-                args=training_arguments(run, schedule, resume),
+                args=make_training_arguments(run, schedule, resume),
                 train_dataset=schedule,
                 data_collator=schedule.collate,  # type: ignore[arg-type]
                 processing_class=None,
@@ -229,41 +242,41 @@ def train(
                 acts["on_train_begin"] = lambda model, **_: fill_teacher(
                     run, teacher, model, schedule, resumed=start is not None
                 )
-            trainer.add_callback(On(**acts))
+            trainer.add_callback(EventCallback(**acts))
             if not run.train.save_steps:
-                trainer.add_callback(Saving(SAVE_SECONDS))
+                trainer.add_callback(TimedSaving(SAVE_SECONDS))
             for watcher in watchers:
-                watcher.ask = packing.attention(base, outside)(watcher.ask)
+                watcher.ask = packing.switch_attention(base, outside)(watcher.ask)
                 watcher.log = trainer.log
                 trainer.add_callback(watcher)
-            if start and (start / METHOD_STATE).is_file():
-                state = json.loads((start / METHOD_STATE).read_text(encoding="utf-8"))
+            if start and (start / METHOD_STATE_FILE).is_file():
+                state = json.loads((start / METHOD_STATE_FILE).read_text(encoding="utf-8"))
                 method.load_state_dict(state)
             try:
                 trainer.train(resume_from_checkpoint=str(start) if start else None)
-                check_finite(trainer.model, trainer.state.global_step)
+                check_finite_weights(trainer.model, trainer.state.global_step)
             except Diverged as error:
-                raise WorldError(f"{error}; {remedy(run)}") from error
+                raise WorldError(f"{error}; {suggest_remedy(run)}") from error
     return trainer
 
 
-def check_same_processes(resume: Path, start: Path | None) -> None:
+def note_process_count(resume: Path, start: Path | None) -> None:
     """Note the number of processes, and warn when a resumed run has another."""
     note = resume / "processes.txt"
-    world = str(distributed.world())
+    world = str(processes.get_process_count())
     if start is not None and note.is_file() and note.read_text() != world:
         ui.say(
             f"resumed with {world} processes after {note.read_text()}: right, but not bit for bit "
             "what an undisturbed run gives",
             "yellow",
         )
-    if distributed.rank() == 0:
+    if processes.get_process_rank() == 0:
         resume.mkdir(parents=True, exist_ok=True)
         note.write_text(world)
-    distributed.barrier()
+    processes.wait_for_all()
 
 
-def remedy(run: TrainingRun) -> str:
+def suggest_remedy(run: TrainingRun) -> str:
     """What to try after a training that diverged."""
     if run.model.dtype == "float16":
         return (

@@ -17,19 +17,25 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from undial_cli.data.collate import Batch, batch_of, by_length, padded, shared_length
+from undial_cli.data.collate import (
+    Batch,
+    build_batch,
+    count_shared_tokens,
+    make_padded_batch,
+    order_by_length,
+)
 from undial_cli.data.encode import Example
-from undial_cli.head import head_job
 from undial_cli.losses.chunked import Projection
 from undial_cli.losses.positions import IGNORE
+from undial_cli.models.head import head_job
 
-NAME = "undial_packed"
+PACKED_ATTENTION = "undial_packed"
 # Sequences attend together unless one is shorter than this share of the longest.
-SIMILAR = 0.75
+SIMILAR_SHARE = 0.75
 # What some models ask of their attention, and this one does not do.
-UNKNOWN = {"softcap", "s_aux", "position_bias"}
+UNSERVED_ARGUMENTS = {"softcap", "s_aux", "position_bias"}
 # Where configs and attention modules say how many tokens a layer attends to.
-WINDOWS = (
+WINDOW_FIELDS = (
     "sliding_window", "attention_chunk_size", "sliding_window_size", "attention_window_size",
     "window_size", "local_attention", "local_window_size", "keep_window_size",
 )  # fmt: skip
@@ -58,16 +64,16 @@ class Pack:
         return Pack(self.shared, groups, moved(self.back))
 
 
-def packed(examples: list[Example], indices: list[int]) -> Batch:
+def pack_batch(examples: list[Example], indices: list[int]) -> Batch:
     """A micro-batch as one row [1, N] without padding; empty rows take no token."""
     held = [e for e, i in zip(examples, indices, strict=True) if i >= 0] or examples[:1]
-    shared = shared_length(held)
+    shared = count_shared_tokens(held)
     lengths = [len(e.input_ids) - shared for e in held]
     ids = held[0].input_ids[:shared] + [i for e in held for i in e.input_ids[shared:]]
     begins = [shared + sum(lengths[:row]) for row in range(len(held))]
     positions = [torch.arange(shared), *(torch.arange(n) + shared for n in lengths)]
     groups, back, places = [], torch.empty(len(ids) - shared, dtype=torch.long), 0
-    for rows in of_similar_length(lengths):
+    for rows in group_similar_lengths(lengths):
         longest = lengths[rows[0]]
         for row in rows:
             own = slice(begins[row] - shared, begins[row] - shared + lengths[row])
@@ -81,21 +87,21 @@ def packed(examples: list[Example], indices: list[int]) -> Batch:
     where = iter(begins)
     starts = [next(where) - shared if i >= 0 else 0 for i in indices]
     layout = {"position_ids": torch.cat(positions)[None], "pack": Pack(shared, groups, back)}
-    return batch_of(torch.tensor([ids]), examples, indices, starts, layout)
+    return build_batch(torch.tensor([ids]), examples, indices, starts, layout)
 
 
-def of_similar_length(lengths: list[int]) -> list[list[int]]:
+def group_similar_lengths(lengths: list[int]) -> list[list[int]]:
     """Row numbers in groups, the longest row of each first and none much shorter."""
     groups: list[list[int]] = []
-    for row in by_length(lengths):
-        if groups and lengths[row] >= SIMILAR * lengths[groups[-1][0]]:
+    for row in order_by_length(lengths):
+        if groups and lengths[row] >= SIMILAR_SHARE * lengths[groups[-1][0]]:
             groups[-1].append(row)
         else:
             groups.append([row])
     return groups
 
 
-def packed_attention(
+def attend_packed(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -109,7 +115,7 @@ def packed_attention(
     """Attention of transformers' interface: query [1, H, N, d], key and value [1, G, N, d]."""
     if pack is None or attention_mask is not None:
         raise ValueError("this attention serves packed micro-batches only")
-    unknown = {name for name, value in kwargs.items() if value is not None} & UNKNOWN
+    unknown = {name for name, value in kwargs.items() if value is not None} & UNSERVED_ARGUMENTS
     if unknown:
         raise ValueError(f"attention with {unknown} is not served")
     del module
@@ -150,49 +156,51 @@ def packed_attention(
     return output_NHd[None], None
 
 
-AttentionInterface.register(NAME, packed_attention)
+AttentionInterface.register(PACKED_ATTENTION, attend_packed)
 
 
-def why_not_by_config(model: Any, max_length: int) -> str | None:
+def why_not_packed_by_config(model: Any, max_length: int) -> str | None:
     """Why a model cannot take packed micro-batches, as far as its shape says, or None."""
     config, kind = model.config, f"model of type '{model.config.model_type}'"
     if config._attn_implementation != "sdpa":
         return "it needs model.attn_implementation=sdpa"
     if not getattr(model, "_supports_attention_backend", False):
         return f"{kind} has an attention of its own"
-    if shortest_window(model, max_length) < max_length:
+    if find_shortest_window(model, max_length) < max_length:
         return f"{kind} does not attend to the whole sequence"
     return None
 
 
-def why_not(model: Any, max_length: int) -> str | None:
+def why_not_packed(model: Any, max_length: int) -> str | None:
     """Why a model cannot take packed micro-batches, in a few words; None where it can.
 
     Batches as long as the data's are computed both ways, on the model's own device.
     """
-    reason = why_not_by_config(model, max_length)
+    reason = why_not_packed_by_config(model, max_length)
     if reason:
         return reason
     text = model.config.get_text_config(decoder=True)
     longest = min(max_length, getattr(text, "max_position_embeddings", None) or max_length)
     near = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.02
     try:
-        same = all(relative_gap(model, examples) < near for examples in probes(longest))
+        same = all(
+            measure_packing_gap(model, examples) < near for examples in make_probe_batches(longest)
+        )
     except (TypeError, ValueError, RuntimeError):
         same = False
     kind = model.config.model_type
     return None if same else f"model of type '{kind}' gives something else for it"
 
 
-def shortest_window(model: Any, default: int) -> int:
+def find_shortest_window(model: Any, default: int) -> int:
     """The fewest tokens that any of a model's layers attends to, by its config and its modules."""
     config = model.config.get_text_config(decoder=True)
     layers = [vars(module) for module in model.modules()]
-    limits = [held.get(name) for held in (vars(config), *layers) for name in WINDOWS]
+    limits = [held.get(name) for held in (vars(config), *layers) for name in WINDOW_FIELDS]
     return min((x for x in limits if type(x) is int and x > 0), default=default)
 
 
-def probe(shared: int, length: int, vocabulary: int) -> Example:
+def make_probe_example(shared: int, length: int, vocabulary: int) -> Example:
     """A sequence that begins as other probes do, every further token a target."""
     generator = torch.Generator().manual_seed(length)
     ids = [(5 * i) % 7 + 1 for i in range(shared)]
@@ -200,31 +208,31 @@ def probe(shared: int, length: int, vocabulary: int) -> Example:
     return Example(ids, [IGNORE] * (shared + 1) + ids[shared + 1 :], len(ids))
 
 
-def probes(longest: int, vocabulary: int = 40) -> Iterator[list[Example]]:
+def make_probe_batches(longest: int, vocabulary: int = 40) -> Iterator[list[Example]]:
     """Batches of short sequences with and without a common beginning, and one of the longest."""
     for shared, lengths in ((0, (3, 9, 5)), (10, (3, 9, 5)), (10, (longest - 10, 4))):
         if shared + max(lengths) <= longest:
-            yield [probe(shared, length, vocabulary) for length in lengths]
+            yield [make_probe_example(shared, length, vocabulary) for length in lengths]
 
 
 @torch.no_grad()
-def relative_gap(model: Any, examples: list[Example]) -> float:
+def measure_packing_gap(model: Any, examples: list[Example]) -> float:
     """How far the hidden states of a packed batch are from those of a padded one."""
     hidden_ND = []
-    for name, make in (("sdpa", padded), (NAME, packed)):
+    for name, make in (("sdpa", make_padded_batch), (PACKED_ATTENTION, pack_batch)):
         batch = make(examples, list(range(len(examples)))).to(model.device)
 
         def job(hidden_BTD: Tensor, head: Projection, batch: Batch = batch) -> Tensor:
             return hidden_BTD.flatten(0, 1).index_select(0, batch.positions_N).double()
 
-        with attention(model, name), head_job(model, job):
+        with switch_attention(model, name), head_job(model, job):
             output = model(input_ids=batch.input_ids, use_cache=False, **batch.layout)
             hidden_ND.append(output.logits)
     return float((hidden_ND[0] - hidden_ND[1]).norm() / hidden_ND[0].norm())
 
 
 @contextlib.contextmanager
-def attention(model: Any, name: str) -> Iterator[None]:
+def switch_attention(model: Any, name: str) -> Iterator[None]:
     """While open, a model's attention is another one of transformers' interface."""
     before = model.config._attn_implementation
     model.config._attn_implementation = name

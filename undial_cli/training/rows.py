@@ -19,7 +19,7 @@ from torch import Tensor
 from undial_cli.errors import WorldError
 
 
-class Rows:
+class SampleRows:
     """`counts[i]` rows of `width` numbers for sample i, in `file`, with a checksum of each sample.
 
     Several processes and runs may hold the same file, each for other samples: it has a place for

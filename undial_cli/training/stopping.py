@@ -10,17 +10,17 @@ from typing import Any
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from undial_cli import ui
+from undial_cli.config.schema import StopConfig
 from undial_cli.data.encode import Example
-from undial_cli.evaluation.scoring import Score, score
-from undial_cli.head import frozen
-from undial_cli.schema import StopConfig
+from undial_cli.evaluation.scoring import Score, score_answers
+from undial_cli.models.head import evaluation_mode
 from undial_cli.training.callbacks import Watcher, read_metrics
 
-PERPLEXITY, PROBABILITY = "validation_perplexity", "forget_probability"
-Measure = Callable[[], dict[str, float]]
+VALIDATION_PERPLEXITY, FORGET_PROBABILITY = "validation_perplexity", "forget_probability"
+MeasureFigures = Callable[[], dict[str, float]]
 
 
-def measure(
+def measure_stop_figures(
     model: Any, stop: StopConfig, texts: list[Example], forget: list[Example], batch_size: int
 ) -> dict[str, float]:
     """The figures that decide, on a model in training; shared over processes.
@@ -31,15 +31,15 @@ def measure(
     figures = {}
 
     def scores(examples: list[Example]) -> list[Score]:
-        return [s for (s,) in score(model, [[e] for e in examples], batch_size, 0)]
+        return [s for (s,) in score_answers(model, [[e] for e in examples], batch_size, 0)]
 
-    with frozen(model):
+    with evaluation_mode(model):
         if stop.perplexity_ratio is not None:
             losses = [s.ce for s in scores(texts)]
-            figures[PERPLEXITY] = math.exp(min(sum(losses) / len(losses), 700))
+            figures[VALIDATION_PERPLEXITY] = math.exp(min(sum(losses) / len(losses), 700))
         if stop.forget_probability is not None:
             chances = [math.exp(-s.ce) for s in scores(forget)]
-            figures[PROBABILITY] = sum(chances) / len(chances)
+            figures[FORGET_PROBABILITY] = sum(chances) / len(chances)
     return figures
 
 
@@ -50,7 +50,9 @@ class EarlyStop(Watcher):
     also for a run that is resumed.
     """
 
-    def __init__(self, stop: StopConfig, steps_per_epoch: int, metrics: Path, ask: Measure) -> None:
+    def __init__(
+        self, stop: StopConfig, steps_per_epoch: int, metrics: Path, ask: MeasureFigures
+    ) -> None:
         super().__init__(ask)
         self.stop, self.steps_per_epoch, self.metrics = stop, steps_per_epoch, metrics
         self.start: dict[str, float] = {}
@@ -63,7 +65,9 @@ class EarlyStop(Watcher):
             self.log(self.start)
         else:
             rows = read_metrics(self.metrics)
-            self.start = next((r for r in rows if PERPLEXITY in r or PROBABILITY in r), {})
+            self.start = next(
+                (r for r in rows if VALIDATION_PERPLEXITY in r or FORGET_PROBABILITY in r), {}
+            )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -79,13 +83,14 @@ class EarlyStop(Watcher):
     def reason(self, figures: dict[str, float]) -> str:
         """Which bound is passed, in words."""
         ratio, level = self.stop.perplexity_ratio, self.stop.forget_probability
-        if ratio is not None and not figures[PERPLEXITY] <= ratio * self.start[PERPLEXITY]:
+        if (
+            ratio is not None
+            and not figures[VALIDATION_PERPLEXITY] <= ratio * self.start[VALIDATION_PERPLEXITY]
+        ):
             return (
-                f"validation perplexity {figures[PERPLEXITY]:.2f} is above {ratio:g} x its start, "
-                f"{self.start[PERPLEXITY]:.2f}"
+                f"validation perplexity {figures[VALIDATION_PERPLEXITY]:.2f} is above {ratio:g} x its start, "
+                f"{self.start[VALIDATION_PERPLEXITY]:.2f}"
             )
-        if level is not None and figures[PROBABILITY] <= level:
-            return (
-                f"the forget set's mean probability {figures[PROBABILITY]:.3f} is at most {level:g}"
-            )
+        if level is not None and figures[FORGET_PROBABILITY] <= level:
+            return f"the forget set's mean probability {figures[FORGET_PROBABILITY]:.3f} is at most {level:g}"
         return ""

@@ -16,70 +16,79 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from undial_cli import distributed
-from undial_cli.data.collate import EMPTY, Batch, by_length
+from undial_cli.config.schema import hash_json
+from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, order_by_length
 from undial_cli.data.encode import Example
 from undial_cli.errors import WorldError
-from undial_cli.head import frozen, head_job, output_head
-from undial_cli.losses.chunked import Projection, compute_dtype
-from undial_cli.losses.targets import Signal, Targets
+from undial_cli.losses.chunked import Projection, head_compute_dtype
+from undial_cli.losses.targets import Targets, TeacherSignal
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS
-from undial_cli.models import base_of
-from undial_cli.schema import digest
-from undial_cli.training.layers import states
-from undial_cli.training.rows import Rows
+from undial_cli.models.head import evaluation_mode, find_output_head, head_job
+from undial_cli.models.load import unwrap_adapter
+from undial_cli.system import processes
+from undial_cli.training.layers import capture_layer_states
+from undial_cli.training.rows import SampleRows
 
 # Tokens of one teacher pass, which keeps no activations.
-TOKENS = {"cpu": 2048, "cuda": 16384}
+TEACHER_PASS_TOKENS = {"cpu": 2048, "cuda": 16384}
 
-Needs = frozenset[str]
-Collate = Callable[[list[Example], list[int]], Batch]
+TeacherNeeds = frozenset[str]
+CollateExamples = Callable[[list[Example], list[int]], Batch]
 
 
 class Teacher(Protocol):
     """Gives the signal of one micro-batch of the set `name`."""
 
     def signal(
-        self, model: nn.Module, name: str, batch: Batch, needs: Needs, layer: int | None = None
-    ) -> Signal: ...
+        self,
+        model: nn.Module,
+        name: str,
+        batch: Batch,
+        needs: TeacherNeeds,
+        layer: int | None = None,
+    ) -> TeacherSignal: ...
 
 
-def forward(model: nn.Module, batch: Batch) -> Tensor:
+def forward_batch(model: nn.Module, batch: Batch) -> Tensor:
     """What the head's job returned for a batch."""
     return model(input_ids=batch.input_ids, use_cache=False, **batch.layout).logits
 
 
-def at_targets(hidden_BTD: Tensor, batch: Batch) -> Tensor:
+def select_predicting_states(hidden_BTD: Tensor, batch: Batch) -> Tensor:
     """The hidden states that predict a target, [N, D]."""
     return hidden_BTD.flatten(0, 1).index_select(0, batch.positions_N)
 
 
-def at_own(hidden_BTD: Tensor, batch: Batch) -> Tensor:
+def select_target_states(hidden_BTD: Tensor, batch: Batch) -> Tensor:
     """The hidden states of the targets themselves, [N, D]."""
     return hidden_BTD.flatten(0, 1).index_select(0, batch.positions_N + 1)
 
 
-def make_targets(hidden_ND: Tensor, head: Projection, batch: Batch, signal: Signal) -> Targets:
+def make_targets(
+    hidden_ND: Tensor, head: Projection, batch: Batch, signal: TeacherSignal
+) -> Targets:
     """A batch's target positions, with the student's hidden states and what the teacher says."""
     return Targets(
         hidden_ND, head, batch.targets_N, batch.sequence_N, batch.counts, batch.focus_N, signal
     )
 
 
-def look(model: nn.Module, batch: Batch, needs: Needs, layer: int | None = None) -> Signal:
+def run_teacher(
+    model: nn.Module, batch: Batch, needs: TeacherNeeds, layer: int | None = None
+) -> TeacherSignal:
     """What a model says of a batch; the hidden states are of as low a precision as the head's."""
-    signal = Signal()
+    signal = TeacherSignal()
 
     def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
-        hidden_ND = at_targets(hidden_BTD, batch)
+        hidden_ND = select_predicting_states(hidden_BTD, batch)
         if REFERENCE_LOGPS in needs:
             signal.logps_B = make_targets(hidden_ND, head, batch, signal).sequence_logps()
         if TEACHER_LAYER in needs:
-            signal.layer_ND = at_own(found.pop(), batch).to(head.weight_VD.dtype)
-        return hidden_ND.to(compute_dtype(hidden_ND, head))
+            signal.layer_ND = select_target_states(found.pop(), batch).to(head.weight_VD.dtype)
+        return hidden_ND.to(head_compute_dtype(hidden_ND, head))
 
-    with frozen(model), states(model, layer) as found, head_job(model, job):
-        hidden_ND = forward(model, batch)
+    with evaluation_mode(model), capture_layer_states(model, layer) as found, head_job(model, job):
+        hidden_ND = forward_batch(model, batch)
     signal.hidden_ND = hidden_ND if TEACHER_LOGITS in needs else None
     return signal
 
@@ -88,16 +97,21 @@ class AdapterTeacher:
     """The model with its fresh adapter switched off, asked again for every micro-batch."""
 
     def signal(
-        self, model: nn.Module, name: str, batch: Batch, needs: Needs, layer: int | None = None
-    ) -> Signal:
+        self,
+        model: nn.Module,
+        name: str,
+        batch: Batch,
+        needs: TeacherNeeds,
+        layer: int | None = None,
+    ) -> TeacherSignal:
         del name
         inner: Any = getattr(model, "module", model)
         with inner.disable_adapter():
-            return look(inner, batch, needs, layer)
+            return run_teacher(inner, batch, needs, layer)
 
 
 @dataclass
-class Kept:
+class CachedSet:
     """One set of a run: its examples, those of them the run sees, and what is kept of them.
 
     `folder`: where it is kept. `layer`: whose activations are kept, if any are.
@@ -106,11 +120,11 @@ class Kept:
     folder: Path
     examples: list[Example]
     used: list[int]
-    rows: dict[str, Rows]
+    rows: dict[str, SampleRows]
     layer: int | None = None
 
     @property
-    def needs(self) -> Needs:
+    def needs(self) -> TeacherNeeds:
         """What is kept."""
         return frozenset(self.rows)
 
@@ -129,41 +143,46 @@ class CachedTeacher:
     in_memory = True
 
     def __init__(self, model: nn.Module, folder: Path, fingerprint: str, share_head: bool) -> None:
-        head = output_head(model)
+        head = find_output_head(model)
         hidden = head.weight.new_empty(0, head.in_features)
-        self.dtype, self.layer_dtype = compute_dtype(hidden, head.projection()), head.weight.dtype
+        self.dtype, self.layer_dtype = (
+            head_compute_dtype(hidden, head.projection()),
+            head.weight.dtype,
+        )
         self.width = head.in_features
-        shape = base_of(model).config.get_text_config(decoder=True)
+        shape = unwrap_adapter(model).config.get_text_config(decoder=True)
         self.layer_width = getattr(shape, "hidden_size", self.width)
         self.own = None if share_head else head.projection()
         self.head: Projection | None = None
         self.folder, self.fingerprint = folder, fingerprint
-        self.sets: dict[str, Kept] = {}
+        self.sets: dict[str, CachedSet] = {}
 
     def add(
         self,
         name: str,
         examples: list[Example],
         used: list[int],
-        needs: Needs,
+        needs: TeacherNeeds,
         layer: int | None = None,
     ) -> None:
         """A set that the run will ask for."""
         content = [[e.input_ids, e.labels] for e in examples]
-        folder = self.folder / digest([self.fingerprint, str(self.dtype), content])
+        folder = self.folder / hash_json([self.fingerprint, str(self.dtype), content])
         counts = [e.num_targets for e in examples]
         rows = {}
         if TEACHER_LOGITS in needs:
             if self.own is not None and self.head is None:
-                self.head = clone(self.own, self.dtype)
-            rows[TEACHER_LOGITS] = Rows(folder / "hidden.bin", counts, self.width, self.dtype, used)
+                self.head = clone_frozen_head(self.own, self.dtype)
+            rows[TEACHER_LOGITS] = SampleRows(
+                folder / "hidden.bin", counts, self.width, self.dtype, used
+            )
         if REFERENCE_LOGPS in needs:
             ones = [1] * len(examples)
-            rows[REFERENCE_LOGPS] = Rows(folder / "logps.bin", ones, 1, torch.float64, used)
+            rows[REFERENCE_LOGPS] = SampleRows(folder / "logps.bin", ones, 1, torch.float64, used)
         if TEACHER_LAYER in needs:
             file = folder / f"layer{layer}.bin"
-            rows[TEACHER_LAYER] = Rows(file, counts, self.layer_width, self.layer_dtype, used)
-        self.sets[name] = Kept(folder, examples, used, rows, layer)
+            rows[TEACHER_LAYER] = SampleRows(file, counts, self.layer_width, self.layer_dtype, used)
+        self.sets[name] = CachedSet(folder, examples, used, rows, layer)
 
     @property
     def nbytes(self) -> int:
@@ -178,7 +197,7 @@ class CachedTeacher:
     def fill(
         self,
         model: nn.Module,
-        collate: Collate,
+        collate: CollateExamples,
         advance: Callable[[int], None] = lambda n: None,
         resumed: bool = False,
     ) -> int:
@@ -200,8 +219,8 @@ class CachedTeacher:
         self.head = None if self.head is None else self.head.to(device)
         total = 0
         for kept in self.sets.values():
-            with distributed.on_main_locked(kept.folder):
-                missing = open_rows(kept)
+            with processes.hold_lock_on_main(kept.folder):
+                missing = open_set_rows(kept)
                 if missing and resumed:
                     raise WorldError(
                         f"teacher cache: {self.folder} no longer holds what this run began with; "
@@ -223,9 +242,9 @@ class CachedTeacher:
     def compute(
         self,
         model: nn.Module,
-        kept: Kept,
+        kept: CachedSet,
         missing: list[int],
-        collate: Collate,
+        collate: CollateExamples,
         advance: Callable[[int], None],
         device: torch.device,
     ) -> None:
@@ -233,14 +252,22 @@ class CachedTeacher:
 
         What it says is kept.
         """
-        batches = batches_of(kept.examples, missing, TOKENS.get(device.type, TOKENS["cuda"]))
-        world = distributed.world()
+        batches = batch_by_tokens(
+            kept.examples,
+            missing,
+            TEACHER_PASS_TOKENS.get(device.type, TEACHER_PASS_TOKENS["cuda"]),
+        )
+        world = processes.get_process_count()
         for turn in range(0, len(batches), world):
             turns = batches[turn : turn + world]
-            chosen = turns[distributed.rank()] if distributed.rank() < len(turns) else []
-            examples = [kept.examples[i] for i in chosen] or [EMPTY]
+            chosen = (
+                turns[processes.get_process_rank()]
+                if processes.get_process_rank() < len(turns)
+                else []
+            )
+            examples = [kept.examples[i] for i in chosen] or [EMPTY_EXAMPLE]
             batch = collate(examples, chosen or [-1]).to(device)
-            signal = look(model, batch, kept.needs, kept.layer)
+            signal = run_teacher(model, batch, kept.needs, kept.layer)
             by_need: dict[str, tuple[Tensor, ...]] = {}
             if signal.hidden_ND is not None:
                 by_need[TEACHER_LOGITS] = signal.hidden_ND.cpu().split(batch.counts)
@@ -252,11 +279,16 @@ class CachedTeacher:
                 for i, part in zip(chosen, parts, strict=False):
                     kept.rows[need].put(i, part)
             advance(sum(map(len, turns)))
-        distributed.barrier()
+        processes.wait_for_all()
 
     def signal(
-        self, model: nn.Module, name: str, batch: Batch, needs: Needs, layer: int | None = None
-    ) -> Signal:
+        self,
+        model: nn.Module,
+        name: str,
+        batch: Batch,
+        needs: TeacherNeeds,
+        layer: int | None = None,
+    ) -> TeacherSignal:
         del model, layer
         rows, device = self.sets[name].rows, batch.input_ids.device
 
@@ -265,7 +297,7 @@ class CachedTeacher:
             parts = [rows[need].get(i) for i in batch.index if i >= 0]
             return torch.cat([none, *parts]).to(device)
 
-        signal = Signal(head=self.head)
+        signal = TeacherSignal(head=self.head)
         if TEACHER_LOGITS in needs:
             signal.hidden_ND = kept(TEACHER_LOGITS)
         if TEACHER_LAYER in needs:
@@ -277,29 +309,29 @@ class CachedTeacher:
         return signal
 
 
-def open_rows(kept: Kept) -> list[int]:
+def open_set_rows(kept: CachedSet) -> list[int]:
     """Open the files of a set; the samples that are still missing in them, on every process."""
-    share = kept.used[distributed.rank() :: distributed.world()]
+    share = kept.used[processes.get_process_rank() :: processes.get_process_count()]
     for rows in kept.rows.values():
-        distributed.on_main(rows.prepare)
+        processes.run_on_main(rows.prepare)
         rows.open()
     missing = {i for rows in kept.rows.values() for i in rows.missing(share)}
-    return sorted(distributed.gather(sorted(missing)))
+    return sorted(processes.gather_items(sorted(missing)))
 
 
-def clone(head: Projection, dtype: torch.dtype) -> Projection:
+def clone_frozen_head(head: Projection, dtype: torch.dtype) -> Projection:
     """A frozen copy of a head."""
     bias_V = None if head.bias_V is None else head.bias_V.detach().to(dtype, copy=True)
     weight_VD = head.weight_VD.detach().to(dtype, copy=True)
     return Projection(weight_VD, bias_V, head.scale, head.cap)
 
 
-def batches_of(examples: list[Example], samples: list[int], tokens: int) -> list[list[int]]:
+def batch_by_tokens(examples: list[Example], samples: list[int], tokens: int) -> list[list[int]]:
     """Samples in batches of similar length and at most `tokens` tokens, padding counted."""
     batches: list[list[int]] = []
     lengths = [len(examples[i].input_ids) for i in samples]
     longest = tokens + 1
-    for place in by_length(lengths):
+    for place in order_by_length(lengths):
         if batches and (len(batches[-1]) + 1) * longest <= tokens:
             batches[-1].append(samples[place])
         else:

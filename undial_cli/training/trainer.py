@@ -25,18 +25,24 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
-from undial_cli import distributed
 from undial_cli.data.collate import Batch
 from undial_cli.errors import WorldError
-from undial_cli.head import head_job
 from undial_cli.losses.chunked import Projection
-from undial_cli.losses.targets import Signal
+from undial_cli.losses.targets import TeacherSignal
 from undial_cli.methods.base import Loss, Method
-from undial_cli.training.layers import states
-from undial_cli.training.teacher import Teacher, at_own, at_targets, forward, make_targets
+from undial_cli.models.head import head_job
+from undial_cli.system import processes
+from undial_cli.training.layers import capture_layer_states
+from undial_cli.training.teacher import (
+    Teacher,
+    forward_batch,
+    make_targets,
+    select_predicting_states,
+    select_target_states,
+)
 
 # What a method carries along, beside the Trainer's own files of a saved state.
-METHOD_STATE = "method.json"
+METHOD_STATE_FILE = "method.json"
 
 
 class Diverged(WorldError):
@@ -107,7 +113,7 @@ class UnlearningTrainer(Trainer):
         for i, (name, loss) in enumerate(self.terms.items()):
             with contextlib.nullcontext() if name == last else self.unfinished(model):
                 with self.compute_loss_context_manager():
-                    share = term_sum(model, self.teacher, name, loss, inputs[name])
+                    share = compute_term_sum(model, self.teacher, name, loss, inputs[name])
                     share = share / num_items_in_batch[i].clamp(min=1)
                 self.step_parts[i] += share.detach()
                 share = share * self.method.coefficient(name) * self.accelerator.num_processes
@@ -154,7 +160,7 @@ class UnlearningTrainer(Trainer):
             last = self.state.log_history[-1]
             raise Diverged(
                 f"training diverged at step {self.state.global_step}: loss "
-                f"{in_words(last['loss'])}, gradient norm {in_words(last['grad_norm'])}"
+                f"{spell_number(last['loss'])}, gradient norm {spell_number(last['grad_norm'])}"
             )
         return norm
 
@@ -186,12 +192,12 @@ class UnlearningTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's state, and the method's before it; never one of weights that are none."""
-        check_finite(model, self.state.global_step)
+        check_finite_weights(model, self.state.global_step)
         state = self.method.state_dict()
         if state and self.is_world_process_zero():
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / METHOD_STATE).write_text(json.dumps(state), encoding="utf-8")
+            (folder / METHOD_STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
         super()._save_checkpoint(model, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -213,7 +219,7 @@ class UnlearningTrainer(Trainer):
             **{f"{name}_loss": mean for name, mean in zip(self.terms, means, strict=True)},
             **self.method.state_dict(),
             "tokens_per_second": int(self.tokens) / max(now - self.logged_at, 1e-9),
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": measure_peak_memory(),
         }
         self.parts.zero_()
         self.weighed.zero_()
@@ -222,37 +228,41 @@ class UnlearningTrainer(Trainer):
         return figures
 
 
-def term_sum(
+def compute_term_sum(
     model: nn.Module, teacher: Teacher | None, name: str, loss: Loss, batch: Batch
 ) -> Tensor:
     """A loss summed over one micro-batch of the set `name`, inside the model's own forward."""
-    signal = Signal()
+    signal = TeacherSignal()
     if loss.needs:
         assert teacher is not None
         signal = teacher.signal(model, name, batch, loss.needs, loss.layer)
 
     def job(final_BTD: Tensor, head: Projection) -> Tensor:
         layer = loss.layer is not None
-        hidden_ND = at_own(found.pop(), batch) if layer else at_targets(final_BTD, batch)
+        hidden_ND = (
+            select_target_states(found.pop(), batch)
+            if layer
+            else select_predicting_states(final_BTD, batch)
+        )
         return loss.sum(make_targets(hidden_ND, head, batch, signal))
 
-    with states(model, loss.layer) as found, head_job(model, job):
-        return forward(model, batch)
+    with capture_layer_states(model, loss.layer) as found, head_job(model, job):
+        return forward_batch(model, batch)
 
 
-def in_words(number: float) -> str:
+def spell_number(number: float) -> str:
     """A number as people write it who know NaN."""
     return f"{number:.4g}".replace("nan", "NaN").replace("inf", "infinite")
 
 
-def check_finite(model: Any, step: int) -> None:
+def check_finite_weights(model: Any, step: int) -> None:
     """Raise Diverged, on every process, if trained weights are NaN or infinite."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    if not all(distributed.gather([all(bool(torch.isfinite(p).all()) for p in trained)])):
+    if not all(processes.gather_items([all(bool(torch.isfinite(p).all()) for p in trained)])):
         raise Diverged(f"training diverged at step {step}: its weights are NaN or infinite")
 
 
-def peak_memory() -> int:
+def measure_peak_memory() -> int:
     """Peak bytes so far: allocated on the GPU, or resident on the CPU."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()

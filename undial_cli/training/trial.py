@@ -22,11 +22,11 @@ from transformers.integrations import integration_utils
 from transformers.optimization import get_scheduler
 from transformers.training_args import trainer_log_levels
 
+from undial_cli.config.schema import TrainingRun
+from undial_cli.config.training_arguments import SHARDING_ARGUMENTS
 from undial_cli.errors import UserError, bad_value
-from undial_cli.schema import TrainingRun
-from undial_cli.training.argument_fields import SHARDING
 
-PHRASES: dict[Any, str] = {
+FIELD_PHRASES: dict[Any, str] = {
     float: "a number",
     int: "an integer",
     bool: "true or false",
@@ -35,8 +35,8 @@ PHRASES: dict[Any, str] = {
     list: "a list",
     type(None): "null",
 }
-PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml", "flyte": "flytekit"}
-CONSTANT = ("constant", "constant_with_warmup")
+LOGGER_PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml", "flyte": "flytekit"}
+CONSTANT_SCHEDULERS = ("constant", "constant_with_warmup")
 NO_LOGGER = ("none", "all")
 
 
@@ -57,7 +57,7 @@ def check_argument_type(key: str, name: str, value: object) -> None:
         kinds.append(int)
     plain = tuple(kind for kind in kinds if isinstance(kind, type))
     if not isinstance(value, plain) or (isinstance(value, bool) and bool not in kinds):
-        phrases = [PHRASES[kind] for kind in kinds[: len(kinds) - (float in kinds)]]
+        phrases = [FIELD_PHRASES[kind] for kind in kinds[: len(kinds) - (float in kinds)]]
         raise bad_value(key, value, " or ".join(phrases))
 
 
@@ -73,14 +73,14 @@ def check_loggers(names: list[str]) -> None:
         if name not in ready:
             raise UserError(
                 f"train.report_to={name}: its package is not installed (pip install "
-                f"{PACKAGES.get(name, name)}), or not set up; ready here is "
+                f"{LOGGER_PACKAGES.get(name, name)}), or not set up; ready here is "
                 f"{', '.join(sorted(ready))}"
             )
     if len(names) > 1 and set(names) & set(NO_LOGGER):
         raise UserError(f"train.report_to=[{','.join(names)}]: none and all stand alone")
 
 
-def try_out(run: TrainingRun, fields: dict[str, Any]) -> None:
+def try_out_arguments(run: TrainingRun, fields: dict[str, Any]) -> None:
     """Build arguments, optimiser, scheduler and loader once, and forget them.
 
     Args:
@@ -90,14 +90,14 @@ def try_out(run: TrainingRun, fields: dict[str, Any]) -> None:
         UserError: one of them cannot be built.
     """
     train, given = run.train, copy.deepcopy(fields)
-    for name in SHARDING:  # the processes' own
+    for name in SHARDING_ARGUMENTS:  # the processes' own
         given.pop(name, None)
     given.update(use_cpu=True, fp16=False, report_to="none")
     also = f" train.args={train.args}".replace("'", "") if train.args else ""
     for name in ("log_level", "log_level_replica"):
         if name in train.args and train.args[name] not in trainer_log_levels:
             raise bad_value(f"train.args.{name}", train.args[name], trainer_log_levels)
-    with refusing(also.strip() or "train"):
+    with refuse_library_errors(also.strip() or "train"):
         arguments = TrialArguments(**given)
         DataLoader(
             [0],  # type: ignore[arg-type]
@@ -108,16 +108,16 @@ def try_out(run: TrainingRun, fields: dict[str, Any]) -> None:
         )
     if arguments.optim_target_modules is not None:
         arguments.optim_target_modules = "all-linear"  # those of the model are not known yet
-    with refusing(f"train.optim={train.optim}{also}"):
+    with refuse_library_errors(f"train.optim={train.optim}{also}"):
         model = nn.Sequential(nn.Linear(1, 1))
         optimiser, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)  # type: ignore[arg-type]
         options.pop("model", None)
         built = optimiser(options.pop("params", list(model.parameters())), **options)
-    if train.args.get("lr_scheduler_kwargs") and train.scheduler in CONSTANT:
+    if train.args.get("lr_scheduler_kwargs") and train.scheduler in CONSTANT_SCHEDULERS:
         raise UserError(
             f"train.args.lr_scheduler_kwargs: train.scheduler={train.scheduler} has none"
         )
-    with refusing(f"train.scheduler={train.scheduler}{also}"):
+    with refuse_library_errors(f"train.scheduler={train.scheduler}{also}"):
         get_scheduler(
             train.scheduler,
             optimizer=built,
@@ -128,7 +128,7 @@ def try_out(run: TrainingRun, fields: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def refusing(key: str) -> Iterator[None]:
+def refuse_library_errors(key: str) -> Iterator[None]:
     """Turns what a library raises into one line that begins with a key."""
     try:
         yield

@@ -1,0 +1,96 @@
+"""What a config field is: a default, a line of help and a range; and the walk over all of them.
+
+Imports neither torch nor hydra. Knows no config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import field
+from typing import Any
+
+from undial_cli.errors import bad_value
+
+
+def key(
+    default: Any,
+    help: str,
+    *,
+    allowed: tuple[str, ...] = (),
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    several: bool = False,
+) -> Any:
+    """A config field: its default, its line in `--help` and its range.
+
+    `allowed` lists words; `minimum` is inclusive, `above` exclusive, `maximum` inclusive.
+    `several`: a text or a list of texts, for which a config has no type.
+    """
+    metadata = {
+        "help": help,
+        "allowed": allowed,
+        "minimum": minimum,
+        "above": above,
+        "maximum": maximum,
+        "several": several,
+    }
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def group(cls: type, help: str) -> Any:
+    """A nested group of keys."""
+    return field(default_factory=cls, metadata={"help": help})
+
+
+def unescape_text(text: str) -> str:
+    r"""A text with the `\n` and `\t` of a command line as the characters they stand for."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def walk_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
+    """Yield (dotted key, value, field) for every leaf of a config dataclass."""
+    for f in dataclasses.fields(config):
+        name, value = prefix + f.name, getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from walk_fields(value, name + ".")
+        elif isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
+            for k, v in value.items():
+                yield from walk_fields(v, f"{name}.{k}.")
+        else:
+            yield name, value, f
+
+
+def check_field_value(name: str, value: Any, f: dataclasses.Field) -> None:
+    """Raise UserError for a value outside what its field allows."""
+    rule = f.metadata
+    if value is None or "allowed" not in rule:
+        return
+    if rule["several"] and not is_text_or_list(value):
+        raise bad_value(name, value, "a text, or a list of texts such as [a,b]")
+    if rule["allowed"] and value not in rule["allowed"]:
+        raise bad_value(name, value, rule["allowed"])
+    low, above, high = rule["minimum"], rule["above"], rule["maximum"]
+    if isinstance(value, int | float) and not (
+        math.isfinite(value)
+        and (low is None or value >= low)
+        and (above is None or value > above)
+        and (high is None or value <= high)
+    ):
+        bounds = [
+            f"{word} {bound}"
+            for word, bound in ((">=", low), (">", above), ("<=", high))
+            if bound is not None
+        ]
+        kind = "a number" if math.isfinite(value) else "a finite number"
+        raise bad_value(name, value, f"{kind} {' and '.join(bounds)}".strip())
+
+
+def is_text_or_list(value: Any) -> bool:
+    """Whether a value is a text, or a list of one or more."""
+    texts = value if isinstance(value, list) else [value]
+    return bool(texts) and all(isinstance(text, str) and text for text in texts)

@@ -1,0 +1,152 @@
+"""The keys of an evaluation suite: its sets, their metrics, the models and tasks behind them.
+
+As undial_cli/config/schema.py: types, defaults, ranges and lines of `--help`. Imports neither torch nor
+hydra.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from undial_cli.config.fields import group, key
+
+# As a set's split: the forget set itself, wherever it comes from.
+FORGET_SET = "{forget}"
+FORGET, RETAIN, HOLDOUT, OTHER = SET_ROLES = ("forget", "retain", "holdout", "other")
+
+
+@dataclass
+class EvalSetConfig:
+    """One named set: where its rows come from, how they are asked, and the metrics on it."""
+
+    split: Any = key(
+        None,
+        "split of the data set, or CONFIG/SPLIT, or a file, or a list of them; null, and no path: "
+        "left out",
+        several=True,
+    )
+    metrics: list[str] = key(
+        ["probability", "rouge", "truth_ratio", "exact_memorization"], "metrics on this set"
+    )
+    role: str | None = key(
+        None,
+        "what the set is for, which decides how its figures are read; null: forget and holdout by "
+        "these very names, retain for all others",
+        allowed=SET_ROLES,
+    )
+    path: str | None = key(None, "hub id, folder or file of this set; null: data.path")
+    optional: bool = key(False, "where it is not there: reported as missing, not refused")
+    kind: str = key(
+        "auto",
+        "how a row is asked: question (model's template), few_shot, continuation, document; "
+        "auto: by its columns",
+        allowed=("auto", "question", "few_shot", "continuation", "document"),
+    )
+    question_key: str | None = key(None, "column of the question or prompt; null: the data's")
+    answer_key: str | None = key(None, "column of the reference answer; null: the data's")
+    shots: str | None = key(None, "split of the solved examples, for few_shot")
+    max_new_tokens: int | None = key(None, "null: eval.max_new_tokens", minimum=1)
+    top_p: float | None = key(None, "sample with this nucleus; null: greedy", above=0, maximum=1)
+    top_k: int | None = key(
+        None, "sample from that many likeliest tokens, before top_p; null: from all", minimum=1
+    )
+    rouge: str = key(
+        "recall", "recall, stemmed (TOFU), or f1, not stemmed (MUSE)", allowed=("recall", "f1")
+    )
+    normalise_probability: bool = key(False, "probability as p / (p + sum of the perturbed p)")
+    max_tokens: int | None = key(
+        None,
+        "a document counts up to this; null: all of it, in pieces of data.max_length",
+        minimum=2,
+    )
+    min_tokens: int | None = key(None, "shorter documents are left out", minimum=2)
+    exclude: str | None = key(None, "documents that hold this text are left out")
+    prompt_tokens: int = key(32, "tokens of a document that a generation starts from", minimum=1)
+    prefixes: str = key(
+        "all",
+        "prefixes of el_N: all (Jang et al.), or authors: 40, 80, 120 and 160, sampled with top_p "
+        "(null: 0.95) and top_k (null: 50)",
+        allowed=("all", "authors"),
+    )
+    stride: int = key(1, "distance of the prefixes of el_N, in tokens", minimum=1)
+    rows_per_subject: int | None = key(
+        None,
+        "rows of one person, which follow each other, where no column data.subject_key says who; "
+        "null: every row is a subject of its own",
+        minimum=1,
+    )
+
+
+@dataclass
+class HarnessConfig:
+    """General ability, by lm-evaluation-harness (extra `harness`)."""
+
+    tasks: list[str] = key([], "tasks of lm-evaluation-harness")
+    include_path: str | None = key(None, "folder with task YAML files of your own")
+    num_fewshot: int | None = key(
+        None, "solved examples in the prompt; null: the task's", minimum=0
+    )
+
+
+@dataclass
+class EvalConfig:
+    """The evaluation suite."""
+
+    name: str = key("none", "name of the suite")
+    data: list[str] = key([], "data sets it belongs to; []: any")
+    sets: dict[str, EvalSetConfig] = key({}, "named sets, each with its metrics")
+    metrics: list[str] = key([], "metrics that join sets (model_utility, forget_quality, ...)")
+    utility: list[str] = key([], "sets whose figures model_utility averages")
+    retain_model: str | None = key(
+        None,
+        "retain model, or its results (results.json, TOFU_EVAL.json); null: the one that belongs "
+        "to the data; none: none",
+    )
+    intervals: bool = key(False, "n and intervals in the table on the screen")
+    retrain_auc: float | None = key(
+        None,
+        "for privleak without a retain model: a published P(holdout > forget) of Min-40%",
+        above=0,
+        maximum=1,
+    )
+    backend: str = key(
+        "transformers", "what generates: transformers, or vllm", allowed=("transformers", "vllm")
+    )
+    limit: int | None = key(None, "first rows of each set only", minimum=1)
+    batch_size: int = key(32, "sequences per forward pass", minimum=1)
+    max_new_tokens: int = key(200, "tokens generated per answer", minimum=1)
+    oracle_model: str | None = key(None, "language model behind `perplexity`")
+    oracle_tokens: int | None = key(None, "a text counts up to this; null: all of it", minimum=2)
+    similarity_model: str | None = key(None, "sentence embedder behind `similarity`")
+    coherence_model: str | None = key(None, "sentence embedder behind `coherence`")
+    coherence_tokens: int | None = key(
+        None, "a text counts up to this; null: what the model can see", minimum=2
+    )
+    mauve_model: str | None = key(None, "language model whose features `mauve` compares")
+    gibberish_model: str | None = key(None, "text classifier behind `gibberish`")
+    gibberish_tokens: int | None = key(
+        32, "a generation counts up to this; null: what the model can see", minimum=2
+    )
+    harness: HarnessConfig = group(HarnessConfig, "general ability")
+    store_text: str = key("full", "text in samples.jsonl", allowed=("full", "none"))
+
+
+def resolve_role(name: str, options: EvalSetConfig) -> str:
+    """What a set is for: stated, or by default."""
+    return options.role or (name if name in (FORGET, HOLDOUT) else RETAIN)
+
+
+def find_set_of_role(config: EvalConfig, role: str) -> str | None:
+    """The set that joint metrics read for a role: the one named after it, or the only one."""
+    names = [name for name, options in config.sets.items() if resolve_role(name, options) == role]
+    if role in names:
+        return role
+    return names[0] if len(names) == 1 else None
+
+
+def guess_role(set_name: str) -> str:
+    """What a set was for by its name alone, of results that do not state it."""
+    if set_name.startswith((FORGET, "request")):
+        return FORGET
+    return HOLDOUT if set_name.startswith(HOLDOUT) else RETAIN

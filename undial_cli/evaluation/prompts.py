@@ -1,0 +1,294 @@
+"""From the rows of a set to items: what is asked, what is scored, what is expected.
+
+A set's `kind` says how: a question in the model's own format, a question after solved examples
+(MUSE knowmem), a text to be continued (MUSE verbmem), or a document. Knows no model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from undial_cli import ui
+from undial_cli.config.schema import DataConfig
+from undial_cli.config.suites import EvalSetConfig
+from undial_cli.data import template
+from undial_cli.data.encode import Encoder, Example
+from undial_cli.data.rows import Row, find_row_kind
+from undial_cli.data.samples import replace_answer
+from undial_cli.data.template import Rendering
+from undial_cli.errors import RowError, UserError, suggest_nearest
+
+# Where an answer to a few-shot prompt ends (MUSE's evaluation code).
+FEW_SHOT_STOPS = ("\n\n", "\nQuestion", "Question:")
+
+
+@dataclass
+class PromptItem:
+    """One question (or piece of a document) of one set, ready for the engines.
+
+    A row gives one, but each turn of a conversation and each piece of a document is one of its own.
+    `reference`: what a generation is compared with; `scored`: the text whose tokens are scored, the
+    answer or all of a document; `prompt_ids`: [] where nothing is generated; `answers`: examples to
+    score by kind (`answer`, `paraphrase`, `perturbed`); `document`: token ids of a document;
+    `notes`: what was done to the row that its figures do not show (an answer cut at
+    data.max_length), each a short phrase that is the same for all rows of its kind.
+    """
+
+    set_name: str
+    index: int
+    prompt: str
+    reference: str
+    prompt_ids: list[int]
+    answers: dict[str, list[Example]] = field(default_factory=dict)
+    document: list[int] = field(default_factory=list)
+    stops: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    scored: str = ""
+
+    def __post_init__(self) -> None:
+        whole = self.prompt + self.reference if self.document else self.reference
+        self.scored = self.scored or whole
+
+
+def adapt_data_config(data: DataConfig, options: EvalSetConfig) -> DataConfig:
+    """The data config as it holds for one set."""
+    return dataclasses.replace(
+        data,
+        question_key=options.question_key or data.question_key,
+        answer_key=options.answer_key or data.answer_key,
+        max_length=options.max_tokens or data.max_length,
+    )
+
+
+def make_prompt_items(
+    encoder: Encoder,
+    set_name: str,
+    options: EvalSetConfig,
+    rows: list[Row],
+    shots: list[Row],
+    needs: set[str],
+    max_new_tokens: int,
+) -> list[PromptItem]:
+    """Encode a set.
+
+    Args:
+        shots: rows of the solved examples, for `few_shot`.
+        needs: what the set's metrics need; alternative answers are encoded, and references cut to
+            what can be generated, only for those.
+        max_new_tokens: generated per answer, where the set does not say.
+
+    Raises:
+        UserError: a row lacks a column, or none can be encoded.
+    """
+    encoder = dataclasses.replace(encoder, data=adapt_data_config(encoder.data, options))
+    longest = (options.max_new_tokens or max_new_tokens) if "generation" in needs else None
+    options = dataclasses.replace(options, max_new_tokens=longest)
+    data, items, refused = encoder.data, [], dict[int, str]()
+    check_set_rows(rows, options.kind, data, f"eval.sets.{set_name}")
+    check_set_rows(shots, "few_shot", data, f"eval.sets.{set_name}.shots")
+    solved = "".join(  # as MUSE's evaluation code writes them
+        f"Question: {shot[data.question_key]}\nAnswer: {shot[data.answer_key]}\n\n"
+        for shot in shots
+    )
+    for index, row in enumerate(rows):
+        kind = choose_row_kind(row, options.kind, data)
+        try:
+            if kind == "document":
+                items += make_document_items(encoder, set_name, index, row, options)
+            elif kind == "question":
+                items += make_question_items(
+                    encoder, set_name, index, row, options, "alternatives" in needs
+                )
+            elif kind == "few_shot":
+                items.append(
+                    make_continuation_item(
+                        encoder, set_name, index, row, options, solved, FEW_SHOT_STOPS
+                    )
+                )
+            else:
+                items.append(make_continuation_item(encoder, set_name, index, row, options))
+        except RowError as error:
+            refused[index + 1] = str(error)
+    report_refused_rows(set_name, refused, len(rows))
+    return items
+
+
+def choose_row_kind(row: Row, kind: str, data: DataConfig) -> str:
+    """How a row is asked: as its set says, or by its columns."""
+    if kind != "auto":
+        return kind
+    return "document" if find_row_kind(row, data) in ("text", "ids") else "question"
+
+
+def check_set_rows(rows: list[Row], set_kind: str, data: DataConfig, place: str) -> None:
+    """Raise UserError for the first row that cannot be asked as its set's kind."""
+    for number, row in enumerate(rows, 1):
+        kind, found = choose_row_kind(row, set_kind, data), find_row_kind(row, data)
+        needed = [data.question_key, data.answer_key]
+        if kind == "document":
+            fits, needed = found == "ids" or row.get(data.text_key) is not None, [data.text_key]
+        elif kind == "question":
+            fits = found not in ("text", "ids", "")
+        else:
+            fits = all(row.get(column) is not None for column in needed)
+        if not fits:
+            columns = [column for column, value in row.items() if value is not None]
+            missing = next((column for column in needed if column not in columns), needed[0])
+            raise UserError(
+                f"{place}: row {number} has no column '{missing}', which a set of kind={kind} "
+                f"needs; its columns are {', '.join(columns)}{suggest_nearest(missing, columns)}"
+            )
+
+
+def report_refused_rows(set_name: str, refused: dict[int, str], rows: int) -> None:
+    """Say which rows are left out and why; raise UserError if all are."""
+    if not refused:
+        return
+    number, reason = next(iter(refused.items()))
+    if len(refused) == rows:
+        raise UserError(
+            f"eval.sets.{set_name}: none of its {rows} rows can be asked; row {number}: {reason}"
+        )
+    numbers = ", ".join(map(str, list(refused)[:8])) + (", ..." if len(refused) > 8 else "")
+    ui.say(
+        f"eval.sets.{set_name}: {len(refused)} of {rows} rows are left out ({numbers}); row "
+        f"{number}: {reason}",
+        "yellow",
+    )
+
+
+def make_document_items(
+    encoder: Encoder, set_name: str, index: int, row: Row, options: EvalSetConfig
+) -> list[PromptItem]:
+    """A document: its pieces, or with `max_tokens` its beginning alone."""
+    pieces = encoder.documents(row)
+    cut = options.max_tokens is not None and (len(pieces) > 1 or any(p.cut for p in pieces))
+    items = []
+    for piece in pieces[:1] if options.max_tokens else pieces:
+        notes = [f"document cut at max_tokens={options.max_tokens}"] if cut else []
+        ids, start, whole = piece.input_ids, options.prompt_tokens, encoder.text(piece.input_ids)
+        if len(ids) <= start:
+            if options.max_new_tokens is not None:
+                notes.append(f"document of at most prompt_tokens={start}, not continued")
+            prompt, rest, prompt_ids = whole, "", []
+        else:
+            prompt_ids, rest_ids = ids[:start], ids[start:][: options.max_new_tokens]
+            if len(rest_ids) < len(ids) - start:
+                notes.append(f"reference cut at max_new_tokens={options.max_new_tokens}")
+            # A character of several tokens may be cut in two.
+            prompt = encoder.text(prompt_ids).strip("\ufffd")
+            rest = decode_added_text(encoder, prompt_ids, rest_ids).strip("\ufffd")
+        items.append(
+            PromptItem(
+                set_name, index, prompt, rest, prompt_ids, {"answer": [piece]}, ids,
+                notes=tuple(notes), scored=whole,
+            )
+        )  # fmt: skip
+    return items
+
+
+def make_question_items(
+    encoder: Encoder,
+    set_name: str,
+    index: int,
+    row: Row,
+    options: EvalSetConfig,
+    alternatives: bool,
+) -> list[PromptItem]:
+    """A question in the model's own format, or each turn of a conversation.
+
+    The last has the row's paraphrased and perturbed answers.
+    """
+    data, items = encoder.data, []
+    for rendering in encoder.asked(row):
+        item = make_answer_item(encoder, set_name, index, rendering, options)
+        item.prompt = str(row.get(data.question_key) or rendering.prompt)
+        items.append(item)
+    if not (alternatives and row.get("perturbed_answer")):
+        return items
+    false: Any = row["perturbed_answer"]
+    true = row.get("paraphrased_answer") or items[-1].scored
+    for kind, texts in (
+        ("paraphrase", [true]),
+        ("perturbed", [false] if isinstance(false, str) else false),
+    ):
+        others = [encoder.asked(replace_answer(row, str(text), data))[-1] for text in texts]
+        items[-1].answers[kind] = [encoder.tokenise_answers(other) for other in others]
+        if any(example.cut for example in items[-1].answers[kind]):
+            items[-1].notes += (f"{kind} answer cut at {name_length_limit(encoder, options)}",)
+    return items
+
+
+def make_continuation_item(
+    encoder: Encoder,
+    set_name: str,
+    index: int,
+    row: Row,
+    options: EvalSetConfig,
+    solved: str = "",
+    stops: tuple[str, ...] = (),
+) -> PromptItem:
+    """A prompt without chat format whose answer continues it: no end token is scored.
+
+    Args:
+        solved: questions with their answers; the row is then another question of theirs.
+    """
+    data = encoder.data
+    shown, answer = str(row[data.question_key]), str(row[data.answer_key])
+    prompt = f"{solved}Question: {shown}\nAnswer: " if stops else shown
+    rendering = template.render_plain(prompt, answer, closed=False)
+    item = make_answer_item(encoder, set_name, index, rendering, options)
+    item.prompt, item.stops = shown, stops
+    return item
+
+
+def make_answer_item(
+    encoder: Encoder, set_name: str, index: int, rendering: Rendering, options: EvalSetConfig
+) -> PromptItem:
+    """An answer and what is generated in its place, which is held against no more than it can be.
+
+    What data.max_length cuts off is in no figure; the reference of a generation is also cut to the
+    tokens that may be generated.
+    """
+    example = encoder.tokenise_answers(rendering)
+    scored, notes, longest = rendering.answer, [], options.max_new_tokens
+    if example.cut:
+        scored = encoder.beginning(rendering, example.answer_tokens)
+        kept = "answer cut at" if example.num_targets else "no answer token within"
+        notes.append(f"{kept} {name_length_limit(encoder, options)}")
+    reference = scored
+    if longest is not None and example.answer_tokens > longest:
+        reference = encoder.beginning(rendering, longest)
+        notes.append(f"reference cut at max_new_tokens={longest}")
+    return PromptItem(
+        set_name, index, rendering.prompt, reference, example.prompt_ids, {"answer": [example]},
+        notes=tuple(notes), scored=scored,
+    )  # fmt: skip
+
+
+def name_length_limit(encoder: Encoder, options: EvalSetConfig) -> str:
+    """The key that cuts a sequence, and its value."""
+    key = "max_tokens" if options.max_tokens else "data.max_length"
+    return f"{key}={encoder.data.max_length}"
+
+
+def decode_added_text(encoder: Encoder, before: list[int], ids: list[int]) -> str:
+    """The text that token ids add to those before them, the blank between them included.
+
+    Some tokenizers drop a blank that a text begins with, so that it is not the text of `ids`.
+    """
+    start, whole = encoder.text(before), encoder.text([*before, *ids])
+    return whole.removeprefix(start) if whole.startswith(start) else encoder.text(ids)
+
+
+def cut_at_stop_text(text: str, stops: tuple[str, ...]) -> str:
+    """A generation up to the first text that ends it."""
+    return text[: min([p for p in map(text.find, stops) if p >= 0], default=len(text))]
+
+
+def collect_end_labels(items: list[PromptItem]) -> set[int]:
+    """The ids that end an answer in the model's own format."""
+    examples = [e for item in items for e in item.answers.get("answer", [])]
+    return {e.end for e in examples if e.end is not None}

@@ -1,0 +1,105 @@
+"""Jobs of an engine, dealt out to the processes of a run and kept as they are done.
+
+An interrupted evaluation goes on where it stopped: what was done stands in a journal, a line per
+job. Knows no model and no metric.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from undial_cli.config.schema import hash_json
+from undial_cli.data.collate import order_by_length
+from undial_cli.system import processes
+from undial_cli.system.files import append_private_text
+
+KeepResult = Callable[[int, Any], None]
+Advance = Callable[[int], None]
+# Characters of a file name that stand for an engine.
+LONGEST_STEM = 100
+
+
+def batch_by_length(lengths: list[int], size: int) -> Iterator[list[int]]:
+    """Indices of items that share a batch, longest first."""
+    order = order_by_length(lengths)
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+def make_journal_stem(engine: str) -> str:
+    """An engine's name as the beginning of a file's name, whatever its set is called."""
+    name = quote(engine, safe="").replace(".", "%2E")
+    return name if len(name) <= LONGEST_STEM else f"{name[: LONGEST_STEM - 11]}-{hash_json(name)}"
+
+
+class Journal:
+    """Results by engine and job number, in a folder; without a folder nothing is kept.
+
+    `advance` is told how many jobs are done.
+    """
+
+    def __init__(self, folder: Path | None = None, advance: Advance = lambda n: None) -> None:
+        self.folder, self.advance = folder, advance
+
+    def read(self, engine: str) -> dict[int, Any]:
+        """What earlier, interrupted evaluations found; a line cut short is no result."""
+        found: dict[int, Any] = {}
+        for file in (
+            sorted(self.folder.glob(f"{make_journal_stem(engine)}.*.jsonl")) if self.folder else ()
+        ):
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, TypeError):
+                    number, result = json.loads(line)
+                    if type(number) is int:
+                        found[number] = result
+        return found
+
+    def add(self, engine: str, results: dict[int, Any]) -> None:
+        """Append results; each process writes a file of its own."""
+        if self.folder is None or not results:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = (
+            self.folder
+            / f"{make_journal_stem(engine)}.{processes.get_process_rank()}-{os.getpid()}.jsonl"
+        )
+        lines = (json.dumps([n, result]) + "\n" for n, result in results.items())
+        append_private_text(place, "".join(lines))
+
+
+NO_JOURNAL = Journal()
+
+
+def shard_work(
+    engine: str, sizes: list[int], run: Callable[[list[int], KeepResult], None], journal: Journal
+) -> list[Any]:
+    """Do every job on exactly one process; all processes get all results.
+
+    Args:
+        engine: name in the journal; its jobs are numbered 0 to N - 1.
+        sizes: cost of each job; larger ones are dealt out first.
+        run: does the jobs of a list, calling `keep(number, result)` for each; a result is what
+            JSON can hold.
+
+    Returns:
+        The results by number, [N].
+    """
+    known = processes.run_on_main(lambda: journal.read(engine))
+    known = {number: result for number, result in known.items() if number < len(sizes)}
+    journal.advance(len(known))
+    todo = [i for i in order_by_length(sizes) if i not in known]
+    found: dict[int, Any] = {}
+
+    def keep(number: int, result: Any) -> None:
+        found[number] = result
+        journal.add(engine, {number: result})
+        journal.advance(1)
+
+    run(todo[processes.get_process_rank() :: processes.get_process_count()], keep)
+    known |= dict(processes.gather_items(list(found.items())))
+    return [known[i] for i in range(len(sizes))]

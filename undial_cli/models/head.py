@@ -1,0 +1,199 @@
+"""The one change made to a model: its output head becomes a `TargetHead`, which can be given a job.
+
+Through it a loss sees the hidden states of target positions and projects them itself, inside the
+model's own forward, so that DDP, FSDP, DeepSpeed, LoRA and checkpointing hold. Knows no loss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from undial_cli.errors import UserError, first_line
+from undial_cli.losses.chunked import Projection
+
+HeadJob = Callable[[Tensor, Projection], Tensor]
+
+
+@dataclass(frozen=True)
+class LogitTransform:
+    """What models do to their logits after the head by a field that they read on each call.
+
+    `families`: those that do it so (none: whoever has the field; `check_head` tries it).
+    """
+
+    families: tuple[str, ...]
+    off: float | None
+    effect: Callable[[float], dict[str, float]]
+
+
+# Config fields by which models cap or scale their logits after the head; None: not supported.
+LOGIT_TRANSFORMS: dict[str, LogitTransform | None] = {
+    "final_logit_softcapping": LogitTransform((), None, lambda value: {"cap": value}),
+    "logit_scale": LogitTransform(("cohere",), 1.0, lambda value: {"scale": value}),
+    "logits_scaling": LogitTransform(("granite",), 1.0, lambda value: {"scale": 1 / value}),
+    "logits_soft_cap": None,
+    "output_logit_soft_cap": None,
+    "lm_head_multiplier": None,
+}
+
+
+class TargetHead(nn.Linear):
+    """The output head of a model, which can be given a job instead of its full projection.
+
+    With a job, `forward` returns `job(hidden_BTD, projection)`; the job selects positions before it
+    projects, so no [B, T, V] tensor exists. Without one it is an ordinary linear layer.
+    """
+
+    job: HeadJob | None = None
+    # What the model does to the logits afterwards: (owner, attribute, value while there is a job).
+    after: tuple[Any, str, float | None] | None = None
+    effect: dict[str, float] = {}  # noqa: RUF012
+
+    def projection(self) -> Projection:
+        """From hidden states to the model's logits, scale and cap included."""
+        return Projection(self.weight, self.bias, **self.effect)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.job is None:
+            return super().forward(input)
+        return self.job(input, self.projection())
+
+
+def install_head(model: PreTrainedModel) -> None:
+    """Turn the model's output head into a `TargetHead`, in place; parameters stay what they are.
+
+    Raises:
+        UserError: the model has no plain linear head, changes its logits in an unknown way, or
+            looks at tokens to come by its config.
+    """
+    head = model.get_output_embeddings()
+    kind = model.config.model_type
+    reason = explain_not_causal(model)
+    if reason is not None:
+        raise UserError(f"model of type '{kind}': {reason}: no causal language model")
+    if type(head) is not nn.Linear and not isinstance(head, TargetHead):
+        raise UserError(f"model of type '{kind}': its output head is no plain linear layer")
+    head.__class__ = TargetHead
+    target = find_output_head(model)
+    config = model.config.get_text_config(decoder=True)
+    for name, known in LOGIT_TRANSFORMS.items():
+        value = getattr(config, name, None)
+        if value in (None, 1, 1.0):
+            continue
+        if known is None or not kind.startswith(known.families or ""):
+            raise UserError(f"model of type '{kind}': {name} after the head is not supported")
+        target.after = (model if hasattr(model, name) else config, name, known.off)
+        target.effect = known.effect(value)
+
+
+def explain_not_causal(model: PreTrainedModel) -> str | None:
+    """The setting by which a model looks at tokens to come, where its config has one."""
+    config = model.config.get_text_config(decoder=True)
+    if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
+        return f"use_bidirectional_attention={config.use_bidirectional_attention} in its config"
+    # Others have this field and do not read it.
+    reads = "config.is_decoder" in inspect.getsource(type(model).__init__)
+    if reads and not config.is_decoder:
+        return "is_decoder=false in its config"
+    return None
+
+
+def check_head(model: PreTrainedModel) -> None:
+    """Try a model on a few tokens: a job must see every position, and its result come out as it is.
+
+    Raises:
+        UserError: the model does not run on plain tokens, looks at tokens to come, uses its head
+            not once for every position, or changes its logits otherwise than its head is known to.
+    """
+    kind = model.config.model_type
+    try:
+        with evaluation_mode(model), torch.random.fork_rng(devices=[]):
+            reason = find_head_fault(model)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"it does not run on a row of plain tokens ({first_line(error)[:120]})"
+    if reason is not None:
+        raise UserError(f"model of type '{kind}': {reason}")
+
+
+def find_head_fault(model: PreTrainedModel) -> str | None:
+    """What is wrong with a model's head, in a few words; the model may be left in training."""
+    generator = torch.Generator().manual_seed(0)
+    row = torch.randint(3, 40, (8,), generator=generator) % find_output_head(model).out_features
+    ids_BT = torch.stack([row, torch.cat([row[:4], row[:4]])]).to(model.device)
+    trial_BTV = torch.randint(-160, 160, (2, 8, find_output_head(model).out_features)) / 8
+    trial_BTV = trial_BTV.to(model.device, model.dtype)  # exact in every dtype
+    calls: list[tuple[Tensor, Projection]] = []
+
+    def logits(result: Tensor | None = None) -> Tensor:
+        """What the model gives by itself, or with a job that gives `result`."""
+
+        def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
+            calls.append((hidden_BTD, head))
+            assert result is not None
+            return result
+
+        with contextlib.nullcontext() if result is None else head_job(model, job):
+            return model(input_ids=ids_BT, use_cache=False).logits
+
+    dense_BTV, given_BTV = logits(), logits(trial_BTV)
+    if len(calls) != 1 or calls[0][0].shape[:2] != ids_BT.shape:
+        return "its output head is not used once for every position"
+    near = 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.03
+    hidden_BTD, head = calls.pop()
+    if given_BTV.shape != trial_BTV.shape or not torch.equal(given_BTV, trial_BTV.to(given_BTV)):
+        return "it changes its logits after the head"
+    if relative_distance(head.logits(hidden_BTD), dense_BTV) > near:
+        return "it changes its logits after the head otherwise than is known"
+    if relative_distance(dense_BTV[0, :4], dense_BTV[1, :4]) > near:
+        return "what it says of a token depends on those after it: no causal language model"
+    model.train()
+    total = trial_BTV.sum()
+    given = logits(total)
+    if len(calls) != 1 or given.shape != total.shape or not torch.equal(given, total.to(given)):
+        return "it changes its logits after the head in training"
+    return None
+
+
+def relative_distance(found: Tensor, expected: Tensor) -> float:
+    """The distance of two tensors as a share of the second one's size."""
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+def find_output_head(model: nn.Module) -> TargetHead:
+    """The `TargetHead` somewhere inside a (wrapped, adapted) model."""
+    return next(m for m in model.modules() if isinstance(m, TargetHead))
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; the former mode comes back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+@contextlib.contextmanager
+def head_job(model: nn.Module, job: HeadJob) -> Iterator[None]:
+    """While open, the model's forward returns `job(hidden, projection)` in `.logits`."""
+    head = find_output_head(model)
+    owner, name, off = head.after or (head, "job", job)
+    own = getattr(owner, name)
+    head.job = job
+    vars(owner)[name] = off  # not by assignment, which a config checks against the field's type
+    try:
+        yield
+    finally:
+        vars(owner)[name] = own
+        head.job = None

@@ -1,0 +1,164 @@
+"""What is refused before anything is loaded or written: combinations that cannot work.
+
+Ranges of single values are the schema's; what needs the data or the model is found by
+`inputs.prepare_inputs`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+
+import torch
+
+from undial_cli.config.fields import walk_fields
+from undial_cli.config.schema import Run, TrainingRun, UnlearnRun, check_ranges, is_sharded
+from undial_cli.data import focus
+from undial_cli.errors import UserError, bad_value
+from undial_cli.evaluation.catalog import check_metric_names
+from undial_cli.methods.base import Method
+from undial_cli.runs.resolved import ResolvedRun
+from undial_cli.system import processes
+
+GPU_HARDWARE = ("single_gpu", "ddp", "fsdp", "deepspeed_zero3")
+
+
+def check_run(resolved: ResolvedRun) -> None:
+    """Raise UserError for a run that cannot be done on this machine or at all."""
+    run = resolved.run
+    processes.check_launcher_environment()
+    check_ranges(run)
+    check_metric_names(run.eval)
+    check_run_name(run)
+    check_hardware(run)
+    check_evaluation_libraries(run)
+    if isinstance(run, TrainingRun):
+        check_adapter(run)
+        check_optimiser(run)
+        check_early_stop(run)
+    if isinstance(run, UnlearnRun) and resolved.method is not None:
+        check_method(run, resolved.method)
+    _ = resolved.target  # refused where none is known
+
+
+def check_run_name(run: Run) -> None:
+    """A name is a folder below the command's own; it may have folders in it."""
+    if run.name is not None and (
+        any(part in ("", ".", "..") for part in run.name.split("/")) or "\\" in run.name
+    ):
+        raise bad_value("name", run.name, "a folder name, as in demo or study/demo")
+
+
+def check_hardware(run: Run) -> None:
+    """The devices that the hardware config asks for must be there."""
+    name, hardware = run.hardware.name, run.hardware
+    gpus = torch.cuda.device_count()
+    if name in GPU_HARDWARE and gpus == 0:
+        raise UserError(
+            f"hardware={name}: needs a GPU and none is visible; allowed here is hardware=cpu "
+            "(hardware.num_processes=N) or hardware=auto"
+        )
+    if gpus and name != "cpu" and (hardware.num_processes or 1) > gpus:
+        raise bad_value(
+            "hardware.num_processes", hardware.num_processes, f"at most {gpus}, the GPUs"
+        )
+    if hardware.precision == "fp16" and (name == "cpu" or gpus == 0):
+        raise bad_value("hardware.precision", "fp16", "no or bf16 on a CPU")
+    if name == "deepspeed_zero3" and importlib.util.find_spec("deepspeed") is None:
+        raise UserError(f"hardware={name}: needs deepspeed: pip install 'undial[deepspeed]'")
+
+
+def check_evaluation_libraries(run: Run) -> None:
+    """Libraries that the suite asks for, and what they cannot do."""
+    config = run.eval
+    if config.harness.tasks and importlib.util.find_spec("lm_eval") is None:
+        raise UserError(
+            "eval.harness.tasks: needs lm-evaluation-harness: pip install 'undial[harness]'"
+        )
+    if config.backend == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError("eval.backend=vllm: needs vllm: pip install 'undial[vllm]'")
+        if (run.hardware.num_processes or torch.cuda.device_count()) > 1:
+            raise UserError("eval.backend=vllm: needs hardware.num_processes=1")
+
+
+def check_optimiser(run: TrainingRun) -> None:
+    """Optimisers that do not know sharded weights; what is missing is found by `training.trial`."""
+    name = run.train.optim
+    if is_sharded(run) and ("8bit" in name or "paged" in name or "bnb" in name):
+        raise UserError(f"train.optim={name}: not possible with hardware={run.hardware.name}")
+
+
+def check_adapter(run: TrainingRun) -> None:
+    """Adapters that cannot be trained or saved as asked."""
+    adapter = run.adapter
+    if adapter.name == "qlora":
+        if run.hardware.name == "cpu" or torch.cuda.device_count() == 0:
+            raise UserError("adapter=qlora: needs a GPU; allowed on a CPU is adapter=lora or none")
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise UserError("adapter=qlora: needs bitsandbytes: pip install 'undial[qlora]'")
+        if adapter.merge:
+            raise UserError("adapter.merge=true: not possible with adapter=qlora (4-bit weights)")
+    if adapter.merge and is_sharded(run):
+        raise UserError(f"adapter.merge=true: not possible with hardware={run.hardware.name}")
+
+
+def check_method(run: UnlearnRun, method: Method) -> None:
+    """What a method needs and the run does not give."""
+    config, terms = run.method, method.terms()
+    if "retain" in terms and not (run.data.retain_split or run.data.retain_file):
+        raise UserError(
+            f"method={config.name} method.retain={config.retain}: needs a retain set: "
+            "data.retain_split or data.retain_file"
+        )
+    if not terms:
+        raise UserError("method.gamma=0: nothing is left to minimise without a retain term")
+    if run.data.anchor == "retain" and "retain" not in terms:
+        raise UserError("data.anchor=retain: needs method.retain=gdr or klr")
+    if run.train.stop.forget_probability is not None and "forget" not in terms:
+        raise UserError("train.stop.forget_probability: needs a method with a forget term")
+    if method.contrasts and len(run.data.requests) > 1:
+        raise UserError(
+            f"data.requests: method={config.name} leaves two models that are decoded together, "
+            "which a further request cannot train; allowed is one"
+        )
+    if method.focus is not None:
+        focus.check_focus(method.focus.source, method.focus.pipeline)
+    watched = "train.eval_steps" if run.train.eval_steps else "train.stop"
+    if method.from_start and (run.train.eval_steps or run.train.stop.is_on):
+        raise UserError(
+            f"{watched}: not possible with method={config.name}, whose model is made after training"
+        )
+    holds = torch.finfo(getattr(torch, run.model.dtype)).max
+    for name, value, _ in walk_fields(config, "method."):
+        if isinstance(value, float) and abs(value) > holds:
+            raise bad_value(name, value, f"what model.dtype={run.model.dtype} holds, <= {holds:g}")
+    if method.parameters is not None:
+        check_regular_expression("method.parameters", method.parameters)
+    needs = any(term.needs for term in terms.values())
+    if run.teacher.cache == "off" and run.adapter.name == "none" and needs:
+        raise UserError(
+            f"teacher.cache=off: method={config.name} needs the teacher's signal, and full "
+            "fine-tuning changes the only model; allowed is auto, memory or disk, or adapter=lora"
+        )
+
+
+def check_regular_expression(key: str, text: str) -> None:
+    """Raise UserError unless a text is a regular expression."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise UserError(f"{key}={text}: no regular expression ({error})") from error
+
+
+def check_early_stop(run: TrainingRun) -> None:
+    """What an early stop needs."""
+    stop = run.train.stop
+    if stop.perplexity_ratio is not None and stop.split is None:
+        raise UserError(
+            f"train.stop.perplexity_ratio={stop.perplexity_ratio:g}: needs the validation texts: "
+            "train.stop.split (a file, or a split of train.stop.path)"
+        )
+    if (run.train.eval_steps or stop.is_on) and is_sharded(run):
+        name = "train.eval_steps" if run.train.eval_steps else "train.stop"
+        raise UserError(f"{name}: not possible with hardware={run.hardware.name}")

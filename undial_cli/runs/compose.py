@@ -1,0 +1,334 @@
+"""From overrides or a run.yaml to a typed Run. The only file that talks to Hydra's composition.
+
+What groups choose is composed once and kept; values are set on a copy of it. Imports no torch. It
+knows the schema and the configs folder, and nothing of what a run does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from undial_cli.config.launchers import HYDRA_SCHEMAS
+from undial_cli.config.schema import RUN_TYPES, MethodConfig, Run, UnlearnRun, check_ranges
+from undial_cli.config.splits import cut_slice
+from undial_cli.config.suites import FORGET_SET
+from undial_cli.errors import UserError, bad_value
+from undial_cli.evaluation.catalog import check_metric_names
+from undial_cli.methods import METHODS, own
+from undial_cli.runs import config_errors
+
+PACKAGE_FOLDER = Path(__file__).parent.parent
+SLICED_SPLIT = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
+PROMPT_OVERRIDE = re.compile(
+    r"^(model\.template\.(?:prompt|system_prompt)=)(?!['\"])(.*\{.*)$", re.DOTALL
+)
+ONE_WORD = re.compile(r"[\w./@:+-]+")
+OPEN_KEYS = (
+    "train.args", "hardware.args", "model.targets", "model.template.args", "eval.sets",
+)  # fmt: skip
+# Bundled files that a run.yaml of before names, and where they are now.
+MOVED_RESOURCES = {
+    "pkg://undial_cli/assets/demo": "pkg://undial_cli/data/demo",
+    "pkg://undial_cli/assets/tiny": "pkg://undial_cli/models/tiny",
+}
+# What Hydra raises for words that it cannot compose.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+
+
+def find_config_folder() -> Path:
+    """The shipped configs: inside an installed wheel, or beside the package in a checkout."""
+    inside = PACKAGE_FOLDER / "configs"
+    return inside if inside.is_dir() else PACKAGE_FOLDER.parent / "configs"
+
+
+@functools.cache
+def register_schemas() -> None:
+    """Make the dataclasses known to Hydra under the names the YAML files use."""
+    store = ConfigStore.instance()
+    for command, node in RUN_TYPES.items():
+        store.store(name=f"{command}_schema", node=node)
+    for method, entry in METHODS.items():
+        store.store(group="method", name=f"{method}_schema", node=entry.config)
+    for kind, nodes in HYDRA_SCHEMAS.items():
+        for name, plugin in nodes.items():
+            store.store(group=f"hydra/{kind}", name=name, node=plugin)
+
+
+def compose_run(command: str, overrides: list[str], extra_configs: str | None = None) -> Run:
+    """Compose `command` with Hydra overrides into a checked Run.
+
+    Args:
+        extra_configs: a folder with more config groups.
+
+    Raises:
+        UserError: an override is wrong.
+    """
+    if command not in RUN_TYPES:
+        raise bad_value("command", command, RUN_TYPES)
+    words = normalise_overrides(replace_method_file(overrides))
+    folder = str(Path(extra_configs).resolve()) if extra_configs else None
+    with contextlib.suppress(*COMPOSITION_ERRORS):
+        return build_run(compose_from_groups(command, words, folder))
+    try:  # given all words together, Hydra says what is wrong
+        return build_run(compose_config(command, words, folder))
+    except COMPOSITION_ERRORS as error:
+        raise config_errors.explain_composition_error(error, command, words) from error
+
+
+def compose_from_groups(command: str, words: list[str], folder: str | None) -> DictConfig:
+    """What Hydra composes from the words, in a tenth of the time where their groups are known."""
+    chosen: list[str] = []
+    values: list[Override] = []
+    for override in OverridesParser.create().parse_overrides(words):
+        word = str(override.input_line)
+        if word[0] in "+~" or is_group_choice(override, folder):
+            chosen.append(word)
+        else:
+            values.append(override)
+    config = copy.deepcopy(compose_groups(command, tuple(chosen), folder))
+    for override in values:
+        if override.is_sweep_override():
+            raise ValueError(f"{override.input_line}: several values")
+        OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+    return config
+
+
+@functools.lru_cache(maxsize=256)
+def compose_groups(command: str, chosen: tuple[str, ...], folder: str | None) -> DictConfig:
+    """The config of a choice of groups; to be copied."""
+    return compose_config(command, chosen, folder)
+
+
+def compose_config(
+    name: str, words: Sequence[str], folder: str | None, with_hydra: bool = False
+) -> DictConfig:
+    """The primary config `name` with overrides, by Hydra.
+
+    Args:
+        folder: of the user, with more config groups.
+        with_hydra: with Hydra's own settings, under `hydra`.
+    """
+    start_hydra(folder)
+    return compose(name, list(words), return_hydra_config=with_hydra)
+
+
+def start_hydra(folder: str | None) -> None:
+    """Point Hydra at the shipped configs and, behind them, at a folder of the user's."""
+    register_schemas()
+    search_path = create_config_search_path(str(find_config_folder()))
+    if folder is not None:
+        place = f"file://{Path(folder).resolve()}"
+        search_path.prepend("command-line", place, SearchPathQuery(provider="schema"))
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2("undial", search_path)
+
+
+def is_group_choice(override: Override, folder: str | None) -> bool:
+    """Whether an override chooses an option of a group, or is for Hydra itself."""
+    key = override.key_or_group
+    return "/" in key or override.is_hydra_override() or key in list_config_groups(folder)
+
+
+@functools.cache
+def list_config_groups(folder: str | None) -> frozenset[str]:
+    """The config groups, shipped ones and those in a folder of the user's."""
+    folders = [find_config_folder(), *([Path(folder)] if folder else [])]
+    return frozenset(p.name for f in folders if f.is_dir() for p in f.iterdir() if p.is_dir())
+
+
+def replace_method_file(words: list[str]) -> list[str]:
+    """Replace `method.file=FILE` by the name of the method that the file defines.
+
+    Raises:
+        UserError: the file defines none, or another method is named beside it.
+    """
+    given = [word for word in words if word.lstrip("+").startswith("method.file=")]
+    if not given:
+        return words
+    other = next((word for word in words if word.startswith("method=")), None)
+    if other or len(given) > 1:
+        raise UserError(f"{other or given[1]}: not possible together with {given[0]}")
+    name = own.allow_method_file(given[0].partition("=")[2])
+    register_user_method(name, METHODS[name].config, os.environ[own.METHOD_FILE_VARIABLE])
+    return [f"method={name}" if word is given[0] else word for word in words]
+
+
+@functools.lru_cache(maxsize=1)
+def register_user_method(name: str, config: type[MethodConfig], file: str) -> None:
+    """Make a user's method an option of the group `method`, in place of one of the same name."""
+    ConfigStore.instance().store(group="method", name=name, node=config(name=name, file=file))
+    compose_groups.cache_clear()
+
+
+def normalise_overrides(overrides: list[str]) -> list[str]:
+    """Spare users five surprises of Hydra.
+
+    `eval=auto` is dropped: it is the default, the suite that the data set names. Keys of open
+    dictionaries (`train.args.x=1`) need no plus sign in front, slices (`forget10[:20]`) and texts
+    with `{question}` no quotes, and a list of one word (`train.report_to=wandb`) no brackets.
+    """
+    free = tuple(f"{key}{end}" for key in OPEN_KEYS for end in ".=")
+    quoted = [
+        SLICED_SPLIT.sub(r"\1='\2'", bracket_single_word(o)) for o in overrides if o != "eval=auto"
+    ]
+    quoted = [
+        PROMPT_OVERRIDE.sub(lambda m: m[1] + "'" + m[2].replace("'", r"\'") + "'", o)
+        for o in quoted
+    ]
+    return [f"++{o}" if o.startswith(free) else o for o in quoted]
+
+
+def bracket_single_word(override: str) -> str:
+    """`key=word` as `key=[word]`, where the key holds a list."""
+    key, _, word = override.partition("=")
+    if config_errors.is_list_key(key) and ONE_WORD.fullmatch(word) and word != "null":
+        return f"{key}=[{word}]"
+    return override
+
+
+def build_run(config: DictConfig) -> Run:
+    """A resolved, typed and range-checked Run from a composed config."""
+    run = OmegaConf.to_object(config)
+    if not isinstance(run, Run):
+        raise UserError(f"the config is a {type(run).__name__}, not one of {', '.join(RUN_TYPES)}")
+    if isinstance(run, UnlearnRun) and not isinstance(run.method, MethodConfig):
+        raise bad_value("method", run.method, METHODS)
+    if isinstance(run, UnlearnRun) and run.method.file is not None:
+        own.check_method_file(run.method.file)
+    for name in find_unknown_keys(config, run):
+        raise config_errors.explain_unknown_key(name, run.command)
+    fill_dependent_splits(run)
+    check_ranges(run)
+    check_metric_names(run.eval)
+    return run
+
+
+def fill_dependent_splits(run: Run) -> None:
+    """The splits that follow from the forget split, where none is named."""
+    data = run.data
+    forget = cut_slice(data.forget_split or "")[0]
+    if data.retain_split is None:
+        data.retain_split = data.retain_of.get(forget)
+    known = {
+        FORGET_SET: (data.forget_split if data.path is not None else data.forget_file)
+        or FORGET_SET,
+        "{holdout_split}": data.holdout_of.get(forget),
+    }
+    for chosen in run.eval.sets.values():
+        if isinstance(chosen.split, str):
+            chosen.split = known.get(chosen.split, chosen.split)
+
+
+def find_unknown_keys(config: DictConfig, run: Any, prefix: str = "") -> Iterator[str]:
+    """Keys that were appended (`+key=value`) and that no dataclass knows."""
+    for name in config:
+        value = getattr(run, str(name), None)
+        if str(name) not in {f.name for f in dataclasses.fields(run)}:
+            yield f"{prefix}{name}"
+        elif dataclasses.is_dataclass(value):
+            yield from find_unknown_keys(config[name], value, f"{prefix}{name}.")
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                if dataclasses.is_dataclass(inner):
+                    yield from find_unknown_keys(config[name][key], inner, f"{prefix}{name}.{key}.")
+
+
+def dump_run_yaml(run: Run) -> str:
+    """The fully resolved run, as `run.yaml` holds it."""
+    return OmegaConf.to_yaml(OmegaConf.structured(run))
+
+
+def load_run(path: str | os.PathLike, overrides: list[str] | None = None) -> Run:
+    """Read a run.yaml (or the folder that holds one) back into a checked Run.
+
+    Raises:
+        UserError: no such file, not a run.yaml, or a wrong override.
+    """
+    file = Path(path)
+    file = file / "run.yaml" if file.is_dir() else file
+    if not file.is_file():
+        raise UserError(f"--from {path}: no such file")
+    return parse_run_yaml(file.read_text(encoding="utf-8", errors="replace"), overrides, str(path))
+
+
+def parse_run_yaml(text: str, overrides: list[str] | None = None, where: str = "-") -> Run:
+    """A checked Run from the text of a run.yaml; errors name it as `--from WHERE`.
+
+    Raises:
+        UserError: not a run.yaml, or a wrong override.
+    """
+    try:
+        content: Any = OmegaConf.create(upgrade_resources(text))
+    except Exception as error:
+        raise UserError(f"--from {where}: not a YAML file ({type(error).__name__})") from error
+    command = content.get("command") if isinstance(content, DictConfig) else None
+    if command not in RUN_TYPES:
+        raise UserError(f"--from {where}: not a run.yaml (no known command in it)")
+    base = OmegaConf.structured(RUN_TYPES[command])
+    try:
+        upgrade_recipe_keys(content)
+        if RUN_TYPES[command] is UnlearnRun:
+            for override in overrides or []:
+                if override.startswith("method.file="):
+                    own.allow_method_file(override.partition("=")[2])
+                    content.method.file = os.environ[own.METHOD_FILE_VARIABLE]
+            if content.method.get("file"):
+                own.load_method_file(content.method.file)
+            name = content.method.name
+            if name not in METHODS:
+                raise bad_value("method.name", name, METHODS)
+            base.method = OmegaConf.structured(METHODS[name].config)
+        changes = []
+        for override in overrides or []:
+            if "=" not in override:
+                raise UserError(f"{override}: expected key=value")
+            if override.split("=")[0] in ("model", "data", "method", "adapter", "hardware", "eval"):
+                raise UserError(f"{override}: --from fixes the groups; override single keys only")
+            if not override.startswith("method.file="):
+                changes.append(bracket_single_word(override))
+        return build_run(OmegaConf.merge(base, content, OmegaConf.from_dotlist(changes)))  # type: ignore[arg-type]
+    except OmegaConfBaseException as error:
+        raise config_errors.explain_composition_error(error, command, overrides or []) from error
+
+
+def upgrade_resources(text: str) -> str:
+    """A run.yaml's text with the bundled files where they are now."""
+    for old, new in MOVED_RESOURCES.items():
+        text = text.replace(old, new)
+    return text
+
+
+def upgrade_recipe_keys(content: DictConfig) -> None:
+    """Read a run.yaml of before: what `model` said of training is in `train` and `target` now."""
+    model = content.get("model")
+    if not (isinstance(model, DictConfig) and {"unlearn", "finetune"} <= model.keys()):
+        return
+    unlearn, finetune = model.pop("unlearn"), model.pop("finetune")
+    for recipe in (unlearn, finetune):
+        recipe.learning_rates = recipe.pop("learning_rate")
+    if content.command != "finetune":
+        content.target = finetune
+    if content.command != "evaluate":  # train's other values were resolved already
+        recipe = unlearn if content.command == "unlearn" else finetune
+        content.train.learning_rates = recipe.learning_rates

@@ -1,0 +1,203 @@
+"""What an evaluation reads before it computes: rows of its sets, the retain reference, helpers.
+
+Everything wrong is found here, before anything is written. Loads no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from undial_cli import ui
+from undial_cli.config.schema import DataConfig, Run
+from undial_cli.config.splits import list_splits
+from undial_cli.config.suites import FORGET_SET, EvalConfig, EvalSetConfig
+from undial_cli.data.encode import Encoder
+from undial_cli.data.load import load_rows
+from undial_cli.data.rows import Row
+from undial_cli.errors import UserError, WorldError
+from undial_cli.evaluation import reference
+from undial_cli.evaluation.evidence import Evaluation
+from undial_cli.evaluation.helpers import HELPER_MODELS
+from undial_cli.evaluation.kvcache import has_plain_cache
+from undial_cli.evaluation.prompts import adapt_data_config, check_set_rows
+from undial_cli.evaluation.suite import SetRows, Suite
+from undial_cli.methods.base import Method
+from undial_cli.models import load
+from undial_cli.runs.resolved import ResolvedRun
+from undial_cli.runs.targets import ModelLocation, find_results_file
+from undial_cli.system.sources import find_package_resource, is_local_path, resolve_model_path
+
+
+@dataclass
+class RetainReference:
+    """What an evaluation is compared with: a retain model, its results, or why there is neither."""
+
+    place: ModelLocation | None = None
+    results: Evaluation | None = None
+    missing: str = ""
+
+
+def find_retain_reference(resolved: ResolvedRun, suite: Suite) -> RetainReference:
+    """The retain model or its results; one that only the configs name may be out of reach."""
+    run, place = resolved.run, resolved.retain
+    file = find_results_file(run)
+    if file is not None:
+        where, chosen = f"eval.retain_model={file}", describe_chosen_rows(run)
+        return RetainReference(
+            results=reference.match_to_suite(reference.read_reference(file), suite, where, chosen)
+        )
+    if run.eval.retain_model == "none":
+        return RetainReference(missing="eval.retain_model=none")
+    if place is None or place.path is None:
+        return RetainReference(place)
+    try:
+        resolve_model_path(place.path, "eval.retain_model")
+    except (UserError, WorldError) as error:
+        if run.eval.retain_model is not None:
+            raise
+        ui.say(f"without a retain model: {error}", "yellow")
+        return RetainReference(missing=str(error))
+    check_contrasted_models(run, place.path)
+    check_same_tokenizer(run, suite, place.path)
+    return RetainReference(place)
+
+
+def describe_chosen_rows(run: Run) -> str:
+    """The keys that decide which rows a run is evaluated on, with their values."""
+    keys = {f"data.{name}": getattr(run.data, name) for name in ("forget_split", "forget_file")}
+    keys |= {"data.max_length": run.data.max_length, "eval.limit": run.eval.limit}
+    return ", ".join(f"{key}={value}" for key, value in keys.items() if value is not None)
+
+
+def check_contrasted_models(run: Run, path: str, method: Method | None = None) -> None:
+    """Raise UserError for what two models that are decoded together cannot do.
+
+    Args:
+        path: of a model that the run works on or compares with.
+        method: what the model is trained with, if it is.
+    """
+    contrasted = load.is_contrasted_model(run.model, path)
+    if contrasted and method is not None:
+        raise UserError(
+            f"model.path={path}: two models that are decoded together cannot be trained; allowed "
+            "here is 'undial evaluate'"
+        )
+    contrasts = method is not None and method.contrasts
+    if (contrasted or contrasts) and run.eval.backend == "vllm":
+        what = f"method={method.config.name}" if method is not None else path
+        raise UserError(
+            f"eval.backend=vllm: cannot decode the two models of {what} together; allowed is "
+            "transformers"
+        )
+    if method is not None and contrasts:
+        with torch.device("meta"):
+            model = load.make_blank_model(run.model, path)
+        if not has_plain_cache(model):
+            raise UserError(
+                f"method={method.config.name}: not possible for a model of type "
+                f"'{model.config.model_type}', which remembers more than keys and values"
+            )
+
+
+def check_same_tokenizer(run: Run, suite: Suite, path: str) -> None:
+    """Raise UserError if a retain model's tokenizer reads the rows otherwise than the target's."""
+    if run.model.tokenizer_path is not None:
+        return
+    try:
+        other = load.load_tokenizer(run.model, path)
+    except UserError:
+        return  # a folder of weights alone: the target's tokenizer is used
+    for items in suite.items.values():
+        for item in items[:8]:
+            text = item.prompt + item.reference
+            ours, theirs = (
+                t(text, verbose=False)["input_ids"] for t in (suite.encoder.tokenizer, other)
+            )
+            if ours != theirs:
+                raise UserError(
+                    f"eval.retain_model={path}: its tokenizer gives other tokens than the "
+                    "target's, so that their losses cannot be compared"
+                )
+
+
+def check_helper_models(config: EvalConfig) -> None:
+    """Raise UserError for a helper model's path that is not there, or an unknown task."""
+    for key in HELPER_MODELS:
+        check_path_exists(f"eval.{key}", getattr(config, key))
+    if config.harness.tasks:
+        from undial_cli.evaluation.harness import check_harness_tasks
+
+        check_harness_tasks(config.harness)
+
+
+def check_path_exists(key: str, path: str | None) -> None:
+    """Raise UserError for a path of this machine that is not there."""
+    if path is not None and path.startswith("pkg://"):
+        find_package_resource(path, key)
+    elif path is not None and is_local_path(path) and not Path(path).expanduser().exists():
+        raise UserError(f"{key}={path}: no such file or folder")
+
+
+def load_evaluation_rows(run: Run, encoder: Encoder) -> dict[str, SetRows]:
+    """The rows of every set of the suite that has a split."""
+    found = {}
+    for name, options in run.eval.sets.items() if run.eval.name != "none" else ():
+        unnamed = options.split == FORGET_SET
+        if unnamed and run.command == "evaluate":
+            where = "split" if run.data.path is not None else "file"
+            raise UserError(f"data.forget_{where}: not set, and eval={run.eval.name} needs it")
+        if unnamed or not (options.split or options.path):
+            continue
+        check_path_exists(f"eval.sets.{name}.path", options.path)
+        try:
+            found[name] = load_set_rows(run, encoder, name, options)
+        except (UserError, WorldError) as error:
+            if not options.optional:
+                raise
+            found[name] = SetRows(missing=str(error))
+    return found
+
+
+def load_set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig) -> SetRows:
+    """The rows of one set, filtered and limited, and those of its solved examples."""
+    key, data = f"eval.sets.{name}", adapt_data_config(run.data, options)
+    splits = list_splits(options.split) or [""]
+    rows = load_rows(data, splits, f"{key}.split", options.path)
+    place = f"{key}.split={','.join(splits) or options.path}"
+    check_set_rows(rows, options.kind, data, place)
+    counts = {"held": len(rows)}
+    for phrase, is_taken in build_row_filters(encoder, data, options).items():
+        taken = [row for row in rows if is_taken(row)]
+        counts[phrase], rows = len(rows) - len(taken), taken
+    if not rows:
+        raise UserError(
+            f"{place}: no document has {options.min_tokens or 1} tokens (min_tokens) and is "
+            f"without '{options.exclude}' (exclude)"
+        )
+    limited = rows[: run.eval.limit]
+    counts[f"beyond eval.limit={run.eval.limit}"] = len(rows) - len(limited)
+    shots: list[Row] = []
+    if options.shots is not None:
+        shots = load_rows(data, [options.shots], f"{key}.shots", options.path)
+        check_set_rows(shots, options.kind, data, f"{key}.shots={options.shots}")
+    return SetRows(limited, shots, counts={phrase: n for phrase, n in counts.items() if n})
+
+
+def build_row_filters(
+    encoder: Encoder, data: DataConfig, options: EvalSetConfig
+) -> dict[str, Callable[[Row], bool]]:
+    """What a set's documents must pass, by the phrase for those that do not."""
+    passed: dict[str, Callable[[Row], bool]] = {}
+    text, least = options.exclude, options.min_tokens
+    if text:
+        passed[f"with '{text}'"] = lambda row: text not in str(row.get(data.text_key, ""))
+    if least is not None:
+        passed[f"shorter than {least} tokens"] = lambda row: (
+            len(row.get("input_ids") or encoder.tokenise(str(row.get(data.text_key, "")))[0])
+            >= least
+        )
+    return passed

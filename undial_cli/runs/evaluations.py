@@ -1,0 +1,196 @@
+"""The evaluations of a run: of its target, its retain model and its checkpoint, and the report.
+
+Joins the suite with what a run knows of its models, and writes evaluation/ and report/.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from undial_cli.config.schema import Run, TrainingRun
+from undial_cli.config.suites import resolve_role
+from undial_cli.evaluation import results, statistics, verdict
+from undial_cli.evaluation.catalog import add_joint_metrics
+from undial_cli.evaluation.evidence import Evaluation
+from undial_cli.evaluation.harness import preserve_random_state
+from undial_cli.evaluation.helpers import HELPER_MODELS
+from undial_cli.evaluation.suite import evaluate_suite
+from undial_cli.models import load as models
+from undial_cli.reporting import summary
+from undial_cli.runs.inputs import RunInputs
+from undial_cli.runs.resolved import ResolvedRun
+from undial_cli.runs.run_folder import RunFolder
+from undial_cli.system import processes
+from undial_cli.system.files import hash_folder_state
+
+# Keys of eval that change nothing of what is found on a model.
+KEYS_WITHOUT_EFFECT = (
+    "retain_model",
+    "retrain_auc",
+    "batch_size",
+    "data",
+    "name",
+    "limit",
+    "intervals",
+)
+
+
+def load_run_model(run: Run, path: str, device: torch.device) -> Any:
+    """A model of the run on this process's device."""
+    model: Any = models.load_model(run.model, path, seed=run.seed, quantized=is_quantized(run))
+    return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
+
+
+def is_quantized(run: Run) -> bool:
+    """Whether a run trains on 4-bit weights."""
+    return isinstance(run, TrainingRun) and run.adapter.name == "qlora"
+
+
+def evaluate_in_training(inputs: RunInputs, model: Any) -> dict[str, float | None]:
+    """The suite's metrics on a model in training; all random number generators are put back."""
+    with preserve_random_state():
+        return evaluate_suite(model, inputs.suite, "on the way", alone=True).metrics
+
+
+def list_dependencies(run: Run, inputs: RunInputs, path: str) -> Any:
+    """All that the evaluation of a model depends on, as JSON-able content."""
+    chosen = dataclasses.asdict(run.eval)
+    for name in KEYS_WITHOUT_EFFECT:
+        del chosen[name]
+    folders = [run.eval.harness.include_path, *(getattr(run.eval, key) for key in HELPER_MODELS)]
+    sampled = any(s.top_p or s.top_k or s.prefixes == "authors" for s in run.eval.sets.values())
+    return [
+        processes.run_on_main(lambda: models.fingerprint_weights(run.model, path, run.seed)),
+        dataclasses.asdict(run.model.template),
+        [
+            run.model.dtype,
+            run.model.attn_implementation,
+            inputs.tokenizer_fingerprint,
+            is_quantized(run),
+        ],
+        [run.data.max_length, run.data.turns],
+        [run.data.question_key, run.data.answer_key, run.data.text_key],
+        chosen,
+        [hash_folder_state(Path(f).expanduser()) for f in folders if f is not None],
+        [run.eval.limit if run.eval.harness.tasks else None, run.seed if sampled else None],
+        {name: rows.content() for name, rows in inputs.suite.rows.items()},
+    ]
+
+
+def evaluate_model_at(
+    run: Run, inputs: RunInputs, path: str, title: str, device: torch.device
+) -> Evaluation | None:
+    """The evaluation of a model by its path, from the cache where it was made before."""
+    if inputs.suite.empty:
+        return None
+
+    def compute(journal: results.Journal) -> Evaluation:
+        model = load_run_model(run, path, device)
+        return evaluate_suite(model, inputs.suite, title, journal, path)
+
+    gc.collect()
+    return results.load_or_evaluate(list_dependencies(run, inputs, path), compute)
+
+
+def evaluate_retain_model(
+    resolved: ResolvedRun, inputs: RunInputs, device: torch.device
+) -> Evaluation | None:
+    """The evaluation of the retain model, or its given results, where there are any."""
+    if inputs.suite.empty or inputs.reference.results is not None:
+        return inputs.reference.results
+    place = inputs.reference.place
+    if place is None:
+        return None
+    return evaluate_model_at(resolved.run, inputs, resolved.path_of(place), "retain model", device)
+
+
+def load_target_evaluation(run: Run, inputs: RunInputs) -> Evaluation | None:
+    """The target's evaluation beside that of another model, if it is in the cache."""
+    path = inputs.target_beside
+    if path is None or inputs.suite.empty:
+        return None
+    return results.load_evaluation(
+        results.locate_cached_evaluation(list_dependencies(run, inputs, path))
+    )
+
+
+def write_evaluation(
+    run: Run,
+    folder: RunFolder,
+    inputs: RunInputs,
+    evaluation: Evaluation | None,
+    others: dict[str, Evaluation | None],
+) -> None:
+    """Write evaluation/ and report/ (main process).
+
+    Args:
+        evaluation: of the model that the run is about; gains the metrics that are relative to the
+            retain model, and per sample what the other models generated.
+        others: evaluations of the `target` and the `retain` model, where there are any.
+    """
+    if evaluation is None or processes.get_process_rank() != 0:
+        return
+    retain, target = others.get("retain"), others.get("target")
+    if "retain" in others:
+        reason = inputs.reference.missing
+        add_joint_metrics(evaluation, retain, run.eval, relative=True, no_retain=reason)
+        if target is not None:
+            add_joint_metrics(target, retain, run.eval, relative=True, no_retain=reason)
+    for name, other in others.items():
+        add_compared_scores(evaluation, name, other, texts=run.eval.store_text == "full")
+    roles = {name: resolve_role(name, run.eval.sets[name]) for name in inputs.suite.rows}
+    extra: dict[str, Any] = {
+        "suite": run.eval.name,
+        "model": run.model.name,
+        "data": run.data.name,
+        "roles": roles,
+    }
+    compared = {"target": target, "reference": retain}
+    extra |= {name: {} if e is None else e.metrics for name, e in compared.items()}
+    extra |= statistics.compute_statistics(evaluation, compared, run.eval)
+    evaluation.statistics = extra.pop("statistics")
+    extra["damaged"] = verdict.describe_damage(
+        evaluation.metrics, extra["target"], extra["reference"], evaluation.missing, roles
+    )
+    results.save_evaluation(folder.evaluation, evaluation, extra)
+    summary.write_summary(run, folder)
+
+
+def add_compared_scores(ours: Evaluation, name: str, other: Evaluation | None, texts: bool) -> None:
+    """Put beside each sample what another model got on it: `NAME_SCORE`, and `NAME_generation`.
+
+    Samples are matched by set, index and, as the pieces of a document share their index, their
+    order there. One of another prompt is another row; results made elsewhere may hold no prompt.
+    """
+    theirs = index_samples(other) if other is not None else {}
+    for place, mine in index_samples(ours).items():
+        found = theirs.get(place, {})
+        if found.get("prompt", mine.get("prompt")) != mine.get("prompt", found.get("prompt")):
+            continue
+        scores = [
+            key
+            for key, value in mine.items()
+            if isinstance(value, float) and not key.startswith(("target_", "retain_"))
+        ]
+        mine.update(
+            {f"{name}_{key}": found[key] for key in scores if isinstance(found.get(key), float)}
+        )
+        if texts and "generation" in found:
+            mine[f"{name}_generation"] = found["generation"]
+
+
+def index_samples(evaluation: Evaluation) -> dict[tuple[str, int, int], dict[str, Any]]:
+    """The samples by set, index, and their number among those of that index."""
+    found: dict[tuple[str, int, int], dict[str, Any]] = {}
+    count: Counter[tuple[str, int]] = Counter()
+    for sample in evaluation.samples:
+        row = sample["set"], sample["index"]
+        found[(*row, count[row])] = sample
+        count[row] += 1
+    return found

@@ -1,0 +1,134 @@
+"""`--help`: commands, groups with their options and keys, a line each, from configs and schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from undial_cli import ui
+from undial_cli.config.fields import walk_fields
+from undial_cli.config.schema import RUN_TYPES
+from undial_cli.config.suites import EvalSetConfig
+from undial_cli.evaluation import catalog
+from undial_cli.methods import METHODS
+from undial_cli.runs.compose import find_config_folder
+
+COMMAND_SUMMARIES = {
+    "unlearn": "make a model forget chosen data",
+    "finetune": "train a target or a retain model",
+    "evaluate": "score a model on the forget and retain sets",
+    "reproduce": "run what is missing of a paper's table and print ours beside the paper's figures",
+    "report": "one page of runs that are there: tables, plots, samples",
+    "doctor": "show versions, devices, caches and what is missing",
+}
+USAGE_LINES = {
+    "reproduce": "undial reproduce table=NAME [key=value ...]",
+    "report": "undial report PATH... [output=FOLDER]",
+    "doctor": "undial doctor",
+}
+REPRODUCE_KEYS = {
+    "plan=true": "show what is done, what is missing and what it would cost, and stop",
+    "rows=[a,b]": "these rows only",
+    "seeds=[0,1]": "these seeds only",
+    "output_dir=DIR": "where runs and the table go",
+    "any other key=value": "an override of every run, such as hardware.slots=2",
+}
+CONFIG_GROUPS = ("model", "data", "method", "adapter", "hardware", "eval", "experiment")
+HELP_FLAGS = {
+    "--multirun": "a run for every combination of comma-separated values (see docs/sweeps.md)",
+    "--cfg job": "print the composed config and stop",
+    "--from run.yaml": "repeat a run from its run folder",
+    "--config-dir DIR": "add your own config groups",
+    "--help": "this page",
+}
+
+
+def read_first_comment(file: Path) -> str:
+    """The first comment line of a YAML file: what `--help` says of it."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# ") and "@package" not in line:
+            return line[2:].strip()
+    return ""
+
+
+def make_two_columns(rows: list[tuple[str, str]]) -> Table:
+    """Two columns without lines."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, text in rows:
+        table.add_row(Text(f"  {name}"), Text(text))
+    return table
+
+
+def tabulate_options(group: str) -> Table:
+    """The options of a config group, a line each."""
+    files = sorted((find_config_folder() / group).glob("*.yaml"))
+    return make_two_columns([(file.stem, read_first_comment(file)) for file in files])
+
+
+def list_method_keys() -> list[tuple[str, str]]:
+    """The keys of all methods; those that not every method has, with the names of those."""
+    owners: dict[tuple[str, str], list[str]] = {}
+    for name, entry in METHODS.items():
+        for key, _, f in walk_fields(entry.config(), "method."):
+            owners.setdefault((key, f.metadata["help"]), []).append(name)
+    shared = [(key, text) for (key, text), names in owners.items() if len(names) > len(METHODS) / 2]
+    rest = [
+        (key, f"{text} ({', '.join(names)})")
+        for (key, text), names in owners.items()
+        if (key, text) not in shared
+    ]
+    return shared + sorted(rest)
+
+
+def show_top_help() -> None:
+    """`undial --help`."""
+    ui.say("undial COMMAND [group=option] [key=value ...] [flags]\n")
+    ui.say(make_two_columns(list(COMMAND_SUMMARIES.items())))
+    ui.say("\nmethod=", "bold")
+    ui.say(tabulate_options("method"))
+    ui.say("\nundial COMMAND --help lists groups, options and keys.")
+    ui.say(
+        "undial unlearn alone runs the embedded demo; then: undial unlearn model=llama7b data=tofu"
+    )
+
+
+def show_command_help(command: str) -> None:
+    """`undial COMMAND --help`."""
+    if command in USAGE_LINES:
+        ui.say(f"{USAGE_LINES[command]}: {COMMAND_SUMMARIES[command]}")
+        if command == "reproduce":
+            ui.say("\ntable=", "bold")
+            ui.say(tabulate_options("table"))
+            ui.say("keys", "bold")
+            ui.say(make_two_columns(list(REPRODUCE_KEYS.items())))
+        return
+    ui.say(
+        f"undial {command} [group=option] [key=value ...] [flags]: {COMMAND_SUMMARIES[command]}\n"
+    )
+    primary = (find_config_folder() / f"{command}.yaml").read_text(encoding="utf-8")
+    for name in CONFIG_GROUPS:
+        if f"- {name}:" in primary:
+            ui.say(f"{name}=", "bold")
+            ui.say(tabulate_options(name))
+    ui.say("keys", "bold")
+    rows = [
+        (key, f.metadata.get("help", ""))
+        for key, _, f in walk_fields(RUN_TYPES[command]())
+        if key not in ("command", "method")
+    ]
+    place = next(i for i, (key, _) in enumerate(rows) if key == "eval.sets") + 1
+    rows[place:place] = [
+        (key, f.metadata["help"]) for key, _, f in walk_fields(EvalSetConfig(), "eval.sets.NAME.")
+    ]
+    if command == "unlearn":
+        rows += list_method_keys()
+    ui.say(make_two_columns(rows))
+    ui.say("metrics", "bold")
+    names = {"of a set": catalog.SET_METRICS, "joint": catalog.JOINT_METRICS}
+    ui.say(make_two_columns([(kind, ", ".join(metrics)) for kind, metrics in names.items()]))
+    ui.say("flags", "bold")
+    ui.say(make_two_columns(list(HELP_FLAGS.items())))

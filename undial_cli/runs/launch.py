@@ -1,0 +1,80 @@
+"""Run a piece of work here or in one worker per GPU, each on the same resolved run.yaml.
+
+The parent starts workers with torch's elastic launcher; accelerate inside each reads the usual
+environment. A process that torchrun or accelerate started already joins instead. Knows the run's
+hardware and nothing of what is run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from undial_cli import ui
+from undial_cli.config.schema import Run
+from undial_cli.errors import UserError, WorldError
+from undial_cli.system import processes as distributed
+from undial_cli.system.hardware import is_cpu_run
+
+
+def needs_workers(run: Run, processes: int) -> bool:
+    """Whether other processes are to be started: several, or one that must see one GPU only."""
+    if distributed.is_launched():
+        return False
+    return processes > 1 or (not is_cpu_run(run) and torch.cuda.device_count() > 1)
+
+
+def start_workers(processes: int, folder: Path) -> None:
+    """Start a run's processes on `folder/run.yaml` and wait for them.
+
+    Raises:
+        UserError: a worker refused the input.
+        WorldError: a worker failed; rank and reason are named.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):  # each has a level of its own
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    ui.say(f"starting {processes} processes", "dim")
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    with tempfile.TemporaryDirectory(prefix="undial-") as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            run_id=str(os.getpid()),
+            max_restarts=0,
+            monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "undial_cli.cli", "worker", str(folder))
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            raise translate_worker_failure(rank, failure) from error
+        except SignalException as error:
+            raise KeyboardInterrupt from error
+
+
+def translate_worker_failure(rank: int, failure: object) -> Exception:
+    """The parent's exception for a failed worker."""
+    message = getattr(failure, "message", "")
+    text = message.get("message", "") if isinstance(message, dict) else str(message)
+    text = text.strip().splitlines()[0] if text.strip() else "no message"
+    if text.startswith("UserError: "):
+        return UserError(text.removeprefix("UserError: "))
+    text = text.removeprefix("WorldError: ")
+    code = getattr(failure, "exitcode", "?")
+    return WorldError(f"process {rank} failed (exit code {code}): {text}")

@@ -1,0 +1,86 @@
+"""A run and what follows from its config, each worked out once: what the pipeline hands around.
+
+Knows where models, folders and requests are; loads no weights and computes nothing.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from undial_cli.config.schema import FinetuneRun, HardwareConfig, Run, UnlearnRun
+from undial_cli.data.load import load_rows
+from undial_cli.methods import make_method
+from undial_cli.methods.base import Method
+from undial_cli.methods.finetune import Supervised
+from undial_cli.models import load
+from undial_cli.runs.requests import build_request_runs
+from undial_cli.runs.run_folder import RunFolder, locate_run_folder
+from undial_cli.runs.targets import (
+    ModelLocation,
+    build_finetune_run,
+    resolve_retain_model,
+    resolve_target,
+)
+from undial_cli.system import hardware
+
+
+class ResolvedRun:
+    """A run, its models, its method, its requests and its processes.
+
+    Each is worked out when it is first asked for, and raises UserError then if the config is wrong.
+    """
+
+    def __init__(self, run: Run, folder: RunFolder | None = None) -> None:
+        self.run = run
+        self.folder = folder or locate_run_folder(run)
+        self._made: dict[ModelLocation, ResolvedRun] = {}
+
+    @cached_property
+    def target(self) -> ModelLocation:
+        """The model that the run works on."""
+        return resolve_target(self.run)
+
+    @cached_property
+    def retain(self) -> ModelLocation | None:
+        """The retain model, or None where none is known or needed."""
+        return resolve_retain_model(self.run)
+
+    @cached_property
+    def method(self) -> Method | None:
+        """What the run minimises; a run that trains nothing has none."""
+        if isinstance(self.run, UnlearnRun):
+            return make_method(self.run.method, self.run.seed)
+        return Supervised() if isinstance(self.run, FinetuneRun) else None
+
+    @cached_property
+    def requests(self) -> list[ResolvedRun]:
+        """The runs that serve sequential requests, in order; none for a run of one request."""
+        return [ResolvedRun(part) for part in build_request_runs(self.run)]
+
+    @cached_property
+    def processes(self) -> int:
+        """How many processes share the run, where it starts them itself."""
+        return hardware.choose_process_count(self.run)
+
+    @property
+    def base(self) -> str:
+        """The model whose shape and tokenizer the run has, made or not."""
+        return str(self.target.path or self.run.model.base)
+
+    def made(self, place: ModelLocation) -> ResolvedRun:
+        """The finetune run behind a place without a path; the same on every hardware of a kind."""
+        if place not in self._made:
+            run = self.run
+            rows = load_rows(run.data, list(place.splits), "data.train_split")
+            base = load.fingerprint_weights(run.model, str(run.model.base))
+            machine = HardwareConfig(
+                name="cpu" if hardware.is_cpu_run(run) else "auto",
+                precision=hardware.choose_autocast_dtype(run),
+            )
+            finetune = build_finetune_run(run, place.splits, machine, [rows, base])
+            self._made[place] = ResolvedRun(finetune)
+        return self._made[place]
+
+    def path_of(self, place: ModelLocation) -> str:
+        """Where a model lies: as configured, or where it is made."""
+        return place.path or str(self.made(place).folder.checkpoint)

@@ -1,0 +1,91 @@
+"""What a run says of its rows, beside their counts, before anything is computed.
+
+Forget rows that are retained as well, and columns that nothing reads.
+"""
+
+from __future__ import annotations
+
+from undial_cli.config.schema import DataConfig, Run
+from undial_cli.config.splits import list_splits
+from undial_cli.data.columns import ANSWER_COLUMNS
+from undial_cli.data.rows import Row, count_shared_rows, find_row_kind, find_unread_columns
+from undial_cli.errors import UserError
+from undial_cli.evaluation.prompts import adapt_data_config
+from undial_cli.evaluation.suite import Suite
+
+
+def name_data_key(data: DataConfig, name: str) -> str:
+    """The key of a training set: of its split, or of its file where there is no path."""
+    return f"data.{name}_{'split' if data.path is not None else 'file'}"
+
+
+def name_training_set(data: DataConfig, name: str) -> str:
+    """A training set as errors name it."""
+    key = name_data_key(data, name)
+    return f"{key}={','.join(list_splits(getattr(data, key.removeprefix('data.'))))}"
+
+
+def check_data_keys(data: DataConfig) -> None:
+    """Raise UserError for a set that is named and would not be read."""
+    for name in ("forget", "retain", "train"):
+        unused = f"{name}_{'file' if data.path is not None else 'split'}"
+        value = getattr(data, unused)
+        if value and data.path is not None:
+            raise UserError(
+                f"data.{unused}={','.join(list_splits(value))}: data={data.name} reads "
+                f"data.{name}_split of data.path={data.path}; allowed is data=jsonl with files"
+            )
+        if value:
+            raise UserError(
+                f"data.{unused}={','.join(list_splits(value))}: needs data.path, which is not set; "
+                f"allowed without it is data.{name}_file"
+            )
+
+
+def describe_overlap(data: DataConfig, rows: dict[str, list[Row]]) -> list[str]:
+    """A line on forget rows that are in the retain set too, where both are trained on.
+
+    Raises:
+        UserError: all of them are, so that the two terms cancel.
+    """
+    if not {"forget", "retain"} <= rows.keys():
+        return []
+    count, total = count_shared_rows(rows["forget"], rows["retain"], data), len(rows["forget"])
+    if not count:
+        return []
+    forget, retain = (name_training_set(data, name) for name in ("forget", "retain"))
+    line = f"{retain}: holds {count:,} of the {total:,} rows of the forget set ({forget})"
+    if count == total:
+        raise UserError(
+            f"{line}, so that the two terms cancel; allowed is a retain set without them"
+        )
+    return [f"{line}, whose two terms cancel"]
+
+
+def describe_unread_columns(run: Run, rows: dict[str, list[Row]], suite: Suite) -> list[str]:
+    """A line on columns that nothing reads, with the sets that have them."""
+    sets = [(name, part, run.data) for name, part in rows.items()]
+    for name, part in suite.rows.items():
+        sets.append(
+            (f"eval.sets.{name}", part.rows, adapt_data_config(run.data, run.eval.sets[name]))
+        )
+    # A set that asks by a column of its own leaves the usual one to the other sets.
+    keys = {key for _, _, data in sets for key in (data.question_key, data.answer_key)}
+    asked = keys if len(keys) > 2 else set()
+    names: dict[str, list[str]] = {}
+    for name, part, data in sets:
+        for column in find_unread_columns(part, data, asked):
+            names.setdefault(column, []).append(name)
+    if not names:
+        return []
+    listed = "; ".join(f"{column} ({', '.join(of)})" for column, of in names.items())
+    text, answer = run.data.text_key, next((c for c in ANSWER_COLUMNS if c in names), None)
+    remedy = ""
+    if answer and any(
+        find_row_kind(row, data) == "text" for _, part, data in sets for row in part[:1]
+    ):
+        remedy = (
+            f"; if '{text}' is a question and '{answer}' its answer: data.question_key={text} "
+            f"data.answer_key={answer}"
+        )
+    return [f"columns that nothing reads: {listed}{remedy}"]

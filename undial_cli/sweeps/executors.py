@@ -1,0 +1,161 @@
+"""Runs carried out by Ray or submitit (SLURM), behind the keys of Hydra's own plugins.
+
+Hydra's plugins for these send the program's functions to their processes; here the resolved text of
+a run goes out and its outcome comes back, so that one table, resume and error lines hold for all.
+Each library is an extra and is imported when its launcher is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from undial_cli.errors import UserError, bad_value
+from undial_cli.sweeps.jobs import Job, Outcome, pack_job, run_job, unpack_outcome
+from undial_cli.sweeps.sweep import Executor
+
+PackedJob = dict[str, Any]
+# Answers of `fulfil` to numbered orders, as they come.
+JobAnswers = Iterator[tuple[int, dict[str, Any]]]
+
+# Launchers that are slots on this machine; the last one is Hydra's own.
+SLOT_LAUNCHERS = ("slots", "joblib", "hydra._internal.core_plugins.basic_launcher.BasicLauncher")
+# Keys that submitit.AutoExecutor takes as they are; the others are the cluster's own.
+SUBMITIT_KEYS = (
+    "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes",
+    "name", "stderr_to_stdout",
+)  # fmt: skip
+
+
+def make_executor(launcher: dict[str, Any], folder: Path) -> Executor | None:
+    """Who carries out the runs of a sweep; None: slots on this machine.
+
+    Args:
+        launcher: the keys of `hydra.launcher`.
+        folder: of the sweep.
+
+    Raises:
+        UserError: the launcher is not known, or its library is not installed.
+    """
+    library = launcher.get("library") or launcher["_target_"]
+    if library in SLOT_LAUNCHERS:
+        return None
+    if library not in SUBMITTERS:
+        raise bad_value("hydra/launcher", library, [*SLOT_LAUNCHERS[:2], *SUBMITTERS])
+    require_library(library, "hydra/launcher")
+    options = {key: value for key, value in launcher.items() if key != "library"}
+    return make_remote_executor(partial(SUBMITTERS[library], options, folder))
+
+
+def require_library(library: str, key: str) -> None:
+    """Raise UserError if a library that is an extra is not installed."""
+    if find_spec(library) is None:
+        raise UserError(f"{key}: {library} is not installed; pip install 'undial[{library}]'")
+
+
+def make_remote_executor(answers: Callable[[list[PackedJob]], JobAnswers]) -> Executor:
+    """Carries out jobs elsewhere; a lost executor is the failure of the runs that it had left."""
+
+    def carry_out(jobs: list[Job], started: Callable[[int], None]) -> Iterator[tuple[int, Outcome]]:
+        left = dict(enumerate(jobs))
+        for number in left:
+            started(number)
+        try:
+            for number, answer in answers([pack_job(job) for job in jobs]):
+                job = left.pop(number)
+                yield number, unpack_outcome({"folder": str(job.folder), **answer})
+        except Exception as error:
+            for number, job in left.items():
+                yield number, Outcome("failed", job.folder, describe_executor_error(error))
+
+    return carry_out
+
+
+def make_failed_answer(error: Exception) -> dict[str, Any]:
+    """The answer in place of one that did not come."""
+    return {"status": "failed", "reason": describe_executor_error(error), "seconds": 0.0}
+
+
+def describe_executor_error(error: Exception) -> str:
+    """An executor's error in one line; the last of a remote traceback says what it was."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
+
+
+def run_job_silently(order: PackedJob) -> dict[str, Any]:
+    """Carry out a run without a word on the screen; its log has them."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        return run_job(order)
+
+
+def submit_to_ray(options: dict[str, Any], folder: Path, orders: list[PackedJob]) -> JobAnswers:
+    """A Ray cluster, or one started here."""
+    import ray
+    from ray.exceptions import RayError
+
+    del folder
+    keys = options["ray"]
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(**keys["init"])
+    try:
+        task = ray.remote(**keys["remote"])(run_job_silently)
+        waiting = {task.remote(one): number for number, one in enumerate(orders)}
+        while waiting:
+            (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
+            number = waiting.pop(ready)
+            try:
+                yield number, ray.get(ready)
+            except RayError as error:
+                yield number, make_failed_answer(error)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+class ResumableJob:
+    """A run that submitit may submit again when its time is up: it goes on where it was saved."""
+
+    def __call__(self, order: PackedJob) -> dict[str, Any]:
+        """Carry out the run."""
+        return run_job_silently(order)
+
+    def checkpoint(self, order: PackedJob) -> Any:
+        """What is submitted in its place."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, order)
+
+
+def submit_to_submitit(given: dict[str, Any], folder: Path, orders: list[PackedJob]) -> JobAnswers:
+    """A SLURM job per run, or processes of this machine."""
+    import submitit
+    from submitit.helpers import as_completed
+
+    options = {key: value for key, value in given.items() if value is not None}
+    cluster = options.pop("cluster")
+    place = options.pop("submitit_folder", None) or f"{folder}/.submitit/%j"
+    retries = options.pop("max_num_timeout", None)
+    first = {} if retries is None else {f"{cluster}_max_num_timeout": retries}
+    executor = submitit.AutoExecutor(folder=place, cluster=cluster, **first)
+    executor.update_parameters(
+        **{k if k in SUBMITIT_KEYS else f"{cluster}_{k}": v for k, v in options.items()}
+    )
+    jobs = executor.map_array(ResumableJob(), orders)
+    for job in as_completed(jobs):
+        number = next(n for n, other in enumerate(jobs) if other is job)
+        try:
+            yield number, job.result()
+        except Exception as error:
+            yield number, make_failed_answer(error)
+
+
+SUBMITTERS: dict[str, Callable[[dict[str, Any], Path, list[PackedJob]], JobAnswers]] = {
+    "ray": submit_to_ray,
+    "submitit": submit_to_submitit,
+}

@@ -1,0 +1,84 @@
+"""One run of many: what is sent to the process that carries it out, and what comes back.
+
+The parent composes; text goes out and text comes back, so that any executor can carry it.
+Imports no torch before a run is carried out.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from undial_cli.config.schema import Run
+from undial_cli.errors import UserError, WorldError
+from undial_cli.methods import own
+from undial_cli.runs.compose import dump_run_yaml, parse_run_yaml
+from undial_cli.runs.run_folder import locate_run_folder
+
+
+@dataclass(frozen=True)
+class Job:
+    """A composed run, its name among the others, and the swept keys with their values."""
+
+    label: str
+    run: Run
+    values: dict[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where the run is, or would be."""
+        return locate_run_folder(self.run).path
+
+
+@dataclass
+class Outcome:
+    """How a run ended: `done`, `failed`, or `refused` (wrong input, no folder).
+
+    `seconds`: wall time spent here, next to nothing where it was done before.
+    """
+
+    status: str
+    folder: Path
+    reason: str = ""
+    seconds: float = 0.0
+
+
+def pack_job(job: Job) -> dict[str, Any]:
+    """A job as JSON-able content."""
+    return {
+        "run": dump_run_yaml(job.run),
+        "folder": str(Path.cwd()),
+        "method_file": os.environ.get(own.METHOD_FILE_VARIABLE, ""),
+    }
+
+
+def run_job(order: dict[str, Any]) -> dict[str, Any]:
+    """Carry out, in this process, what `order` made; an Outcome as JSON-able content."""
+    begin = time.monotonic()
+    os.chdir(order["folder"])
+    if order["method_file"]:
+        os.environ[own.METHOD_FILE_VARIABLE] = order["method_file"]
+    run = parse_run_yaml(order["run"])
+    status, reason = "done", ""
+    try:
+        from undial_cli.pipeline import execute
+
+        execute(run, show=False)
+    except UserError as error:
+        status, reason = "refused", str(error)
+    except WorldError as error:
+        status, reason = "failed", str(error)
+    except Exception as error:
+        status, reason = "failed", f"{type(error).__name__}: {error}"
+    reason = reason.strip().splitlines()[0] if reason.strip() else ""
+    found = Outcome(status, locate_run_folder(run).path, reason, time.monotonic() - begin)
+    return {**asdict(found), "folder": str(found.folder)}
+
+
+def unpack_outcome(answer: dict[str, Any]) -> Outcome:
+    """What `fulfil` returned, as an Outcome."""
+    return Outcome(answer["status"], Path(answer["folder"]), answer["reason"], answer["seconds"])

@@ -1,0 +1,167 @@
+"""Runs side by side on one machine: each slot has its GPUs, or its share of the CPU's cores.
+
+A slot is a process that carries out one run after the other; one that dies, or whose run failed, is
+replaced. Knows orders and answers, and nothing of what a run is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+
+from undial_cli.config.schema import Run
+from undial_cli.errors import UserError
+from undial_cli.sweeps.jobs import Job, Outcome, pack_job, unpack_outcome
+
+
+def make_slot_environments(run: Run) -> list[dict[str, str]]:
+    """What each slot's process finds in its environment, for runs like this one.
+
+    Raises:
+        UserError: a run asks for more GPUs than there are.
+    """
+    asked, gpus = run.hardware, list_visible_gpus(run)
+    if gpus:
+        each = asked.gpus_per_run or len(gpus)
+        if each > len(gpus):
+            raise UserError(
+                f"hardware.gpus_per_run={each}: allowed is up to {len(gpus)}, the visible GPUs"
+            )
+        groups = [gpus[i : i + each] for i in range(0, len(gpus) - each + 1, each)]
+        groups = groups[: asked.slots] if asked.slots else groups
+        return [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups]
+    slots = asked.slots or 1
+    if slots == 1:
+        return [{}]
+    threads = max(1, (os.cpu_count() or 1) // slots // (asked.num_processes or 1))
+    return [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}] * slots
+
+
+def list_visible_gpus(run: Run) -> list[str]:
+    """The GPUs that runs may use, as CUDA_VISIBLE_DEVICES names them; none for runs on the CPU."""
+    if run.hardware.name == "cpu":
+        return []
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return (named if len(named) >= count and named[0] else [str(i) for i in range(count)])[:count]
+
+
+class Slot:
+    """One slot's process, started when it is first needed."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+        self.process: subprocess.Popen[str] | None = None
+        self.complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+
+    def start(self) -> subprocess.Popen[str]:
+        """The process, alive."""
+        if self.process is None:
+            self.complaints.seek(0)
+            self.complaints.truncate()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "undial_cli.sweeps.slot"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.complaints,
+                text=True,
+                encoding="utf-8",
+                env={**os.environ, **self.environment},
+                start_new_session=True,  # Ctrl-C reaches the parent, which ends it
+            )
+        return self.process
+
+    def fulfil(self, job: Job) -> Outcome:
+        """Have a job carried out; a process that died while it ran is its failure."""
+        process = self.start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        line = ""
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(pack_job(job)) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        if not line.endswith("\n"):
+            reason = self.death(process.wait())
+            self.end()
+            return Outcome("failed", job.folder, reason)
+        found = unpack_outcome(json.loads(line))
+        if found.status == "failed":
+            self.end()  # what it holds of a GPU's memory goes with it
+        return found
+
+    def death(self, code: int) -> str:
+        """Why the process is gone."""
+        self.complaints.seek(0)
+        said = [line.strip() for line in self.complaints if line.strip()]
+        if code < 0:
+            name = signal.Signals(-code).name
+            return f"its process was ended by {name}" + (
+                ", for want of memory perhaps" if code == -signal.SIGKILL else ""
+            )
+        return f"its process ended with exit code {code}" + (f": {said[-1]}" if said else "")
+
+    def end(self) -> None:
+        """End the process and what it started."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+                break
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+def run_in_slots(jobs: list[Job], started: Callable[[int], None]) -> Iterator[tuple[int, Outcome]]:
+    """Carry out jobs side by side; yields (number of the job, outcome) as they end.
+
+    Args:
+        started: told the number of each job that begins.
+    """
+    slots = [Slot(found) for found in make_slot_environments(jobs[0].run)][: len(jobs)]
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[tuple[int, Outcome | BaseException]] = queue.SimpleQueue()
+    for number in range(len(jobs)):
+        waiting.put(number)
+
+    def serve(slot: Slot) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                number = waiting.get_nowait()
+                started(number)
+                try:
+                    ended.put((number, slot.fulfil(jobs[number])))
+                except BaseException as error:
+                    ended.put((number, error))
+
+    threads = [threading.Thread(target=serve, args=(slot,), daemon=True) for slot in slots]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in jobs:
+            number, found = ended.get()
+            if isinstance(found, BaseException):
+                raise found
+            yield number, found
+    finally:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                waiting.get_nowait()
+        for slot in slots:
+            slot.end()

@@ -1,0 +1,150 @@
+"""The user's cache folder, whole files and who may read them, file locks, content hashes.
+
+Files follow the umask, checkpoints too; what may hold the forget set's text, or tells of it by a
+teacher's numbers, is `private`: for the user alone. Knows nothing of what is cached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from undial_cli import ui
+
+
+def cache_dir() -> Path:
+    """`UNDIAL_CACHE_DIR`, else `$XDG_CACHE_HOME/undial`, else `~/.cache/undial`."""
+    given = os.environ.get("UNDIAL_CACHE_DIR")
+    if given:
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "undial"
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold the lock that belongs to `path` (the lock file lies in the cache folder)."""
+    locks = cache_dir() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
+    lock = FileLock(locks / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0.5)
+    except Timeout:
+        ui.say(f"waiting for another undial that works on {path.parent.name}/{path.name}", "dim")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# Modes of a private file and folder.
+PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
+
+
+def write_whole_text(path: Path, text: str, private: bool = False) -> None:
+    """Write a text file whole or not at all."""
+    write_whole_bytes(path, text.encode("utf-8"), private)
+
+
+def write_whole_bytes(path: Path, content: bytes, private: bool = False) -> None:
+    """Write a file whole or not at all (temporary name, then rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, PRIVATE if private else 0o666 & ~read_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def append_private_text(path: Path, text: str) -> None:
+    """Append to a file that is the user's own from its first byte on."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def make_private_folder(path: Path) -> Path:
+    """A folder of the cache that nobody else may look into, made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def whole_folder(
+    folder: Path, once: Callable[[Callable[[], None]], Any] = lambda act: act()
+) -> Iterator[Path]:
+    """A folder to be filled, which becomes `folder` when that went well; files follow the umask.
+
+    Args:
+        once: does something on one of the processes that fill it together (`processes.run_on_main`).
+    """
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    once(lambda: shutil.rmtree(unfinished, ignore_errors=True))
+    yield unfinished
+
+    def close() -> None:
+        for file in unfinished.rglob("*"):
+            if file.is_file():
+                file.chmod(0o666 & ~read_umask())
+        unfinished.rename(folder)
+
+    once(close)
+
+
+def read_umask() -> int:
+    """The process's umask (it can be read only by setting it)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def hash_folder_state(folder: Path) -> str:
+    """A hash of the names, sizes and times of all files of a folder; "" where there is none."""
+    if not folder.is_dir():
+        return ""
+    files = sorted(f for f in folder.rglob("*") if f.is_file())
+    state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+
+
+MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
+
+
+def hash_model_folder(folder: Path, suffixes: tuple[str, ...] = MODEL_FILES) -> str:
+    """Content hash of a model folder's files (weights, configs, tokenizer)."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in suffixes)
+    return hash_file_contents(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+
+
+def hash_file(file: Path) -> str:
+    """Content hash of a file."""
+    return hash_file_contents(((file, file.stat().st_size, file.stat().st_mtime_ns),))
+
+
+@functools.lru_cache(maxsize=64)
+def hash_file_contents(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Hash of the names and contents of files, read once per process while they do not change."""
+    total = hashlib.blake2b(digest_size=16)
+    for file, _, _ in files:
+        total.update(file.name.encode())
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 22):
+                total.update(block)
+    return total.hexdigest()

@@ -1,0 +1,128 @@
+"""What the processes of one run tell each other. Works alone, under torchrun and under accelerate.
+
+A thin layer over torch.distributed's object collectives; it starts no processes (launch.py does).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import torch.distributed as dist
+
+from undial_cli.errors import UserError, bad_value
+from undial_cli.system.files import hold_lock
+
+T = TypeVar("T")
+
+# What torchrun and accelerate tell each process that they start.
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+MEETING_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")
+
+
+def is_launched() -> bool:
+    """Whether torchrun, accelerate or SLURM has already started this process as one of several."""
+    return all(name in os.environ for name in LAUNCHER_VARIABLES)
+
+
+def check_launcher_environment() -> None:
+    """The variables of a launcher are there together and make sense, or none of them is.
+
+    Raises:
+        UserError: some are missing, or one is no number that can be.
+    """
+    given = [name for name in LAUNCHER_VARIABLES if name in os.environ]
+    if not given:
+        return
+    numbers = {name: os.environ[name] for name in given}
+    for name, text in numbers.items():
+        if not text.isdecimal():
+            raise bad_value(name, text, "a number >= 0 in the environment, as torchrun sets it")
+    missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
+    if not missing and int(numbers["WORLD_SIZE"]) > 1:
+        missing = [name for name in MEETING_VARIABLES if not os.environ.get(name)]
+    if missing:
+        raise UserError(
+            f"{', '.join(given)}: set in the environment, as torchrun and accelerate do, but not "
+            f"{', '.join(missing)}; unset them to start the run by itself"
+        )
+    if int(numbers["RANK"]) >= int(numbers["WORLD_SIZE"]):
+        size = numbers["WORLD_SIZE"]
+        raise bad_value("RANK", numbers["RANK"], f"less than WORLD_SIZE={size}")
+
+
+def exit_process(code: int) -> NoReturn:
+    """End this process of several at once, with an exit code.
+
+    What was registered for the end is done, but the interpreter is not taken down: gloo's thread
+    may still free Python objects, and aborts (SIGABRT, now and then) when that is under way.
+    """
+    if code == 0 and has_process_group():
+        wait_for_all()
+        dist.destroy_process_group()
+    atexit._run_exitfuncs()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
+def has_process_group() -> bool:
+    """Whether a process group is up."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_process_rank() -> int:
+    """This process's number, 0 when alone."""
+    return dist.get_rank() if has_process_group() else 0
+
+
+def get_process_count() -> int:
+    """How many processes share the run."""
+    return dist.get_world_size() if has_process_group() else 1
+
+
+def wait_for_all() -> None:
+    """Wait for all processes."""
+    if has_process_group():
+        dist.barrier()
+
+
+def gather_items(items: list[T]) -> list[T]:
+    """The items of all processes, in rank order, on every process. Picklable items only."""
+    if not has_process_group():
+        return items
+    lists: list[Any] = [None] * get_process_count()
+    dist.all_gather_object(lists, items)
+    return [item for part in lists for item in part]
+
+
+def run_on_main(function: Callable[[], T]) -> T:
+    """Call `function` on rank 0 only; every process gets its result, or its exception."""
+    if not has_process_group():
+        return function()
+    box: list[Any] = [None, None]
+    if get_process_rank() == 0:
+        try:
+            box[0] = function()
+        except Exception as error:
+            box[1] = error
+    dist.broadcast_object_list(box, src=0)
+    if box[1] is not None:
+        raise box[1]
+    return box[0]
+
+
+@contextlib.contextmanager
+def hold_lock_on_main(path: Path) -> Iterator[None]:
+    """Hold the lock of `path` on the main process while all of them work."""
+    with hold_lock(path) if get_process_rank() == 0 else contextlib.nullcontext():
+        wait_for_all()
+        yield

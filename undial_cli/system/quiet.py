@@ -1,0 +1,23 @@
+"""Keep the libraries' own progress bars and notices off the screen; real warnings stay."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+
+def silence_libraries() -> None:
+    """Set before the libraries do real work."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    for name in ("torch.distributed", "torch", "accelerate", "absl", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)

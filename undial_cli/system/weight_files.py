@@ -1,0 +1,71 @@
+"""Arithmetic on saved checkpoints, one tensor at a time: no model is in memory for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def negate_task_vector(checkpoint: Path, start: Path | None, coefficient: float) -> None:
+    """Turn tuned weights into `theta - coefficient (theta_tuned - theta)`, in place.
+
+    Args:
+        checkpoint: a folder of tuned weights in safetensors; of a LoRA adapter, whose task vector
+            is `scaling B A`, B is multiplied.
+        start: a folder that holds `theta` under the same names, where tied weights may be held
+            once; not needed for an adapter.
+    """
+    if (checkpoint / ADAPTER_WEIGHTS).is_file():
+        rewrite_tensors(
+            checkpoint / ADAPTER_WEIGHTS, lambda n, x: -coefficient * x if "lora_B" in n else x
+        )
+        return
+    assert start is not None
+    theta, held = SavedTensors(start), SavedTensors(checkpoint)
+    twins = {name: held.twin(name, theta) for name in held.files if name not in theta.files}
+
+    def back(name: str, tuned: Tensor) -> Tensor:
+        if not tuned.is_floating_point():
+            return tuned
+        wide = torch.promote_types(tuned.dtype, torch.float32)
+        before = theta[twins.get(name, name)].to(wide)
+        return (before - coefficient * (tuned.to(wide) - before)).to(tuned.dtype)
+
+    for file in sorted(checkpoint.glob("*.safetensors")):
+        rewrite_tensors(file, back)
+
+
+class SavedTensors:
+    """The tensors of a folder of safetensors files, read when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files: dict[str, Path] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, "pt") as held:
+                self.files |= dict.fromkeys(held.keys(), file)
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self.files[name], "pt") as held:
+            return held.get_tensor(name)
+
+    def twin(self, name: str, among: SavedTensors) -> str:
+        """Another tensor of the same values, among those that other weights have."""
+        value = self[name]
+        return next(other for other in among.files if torch.equal(self[other], value))
+
+
+def rewrite_tensors(file: Path, change: Callable[[str, Tensor], Tensor]) -> None:
+    """Replace each tensor of a file."""
+    with safe_open(file, "pt") as held:
+        metadata = held.metadata()
+        found = {name: change(name, held.get_tensor(name)) for name in held.keys()}  # noqa: SIM118
+    unfinished = file.with_suffix(".unfinished")
+    save_file(found, unfinished, metadata)
+    unfinished.replace(file)

@@ -1,0 +1,115 @@
+"""The pictures of a table: its figures as the plain data that reporting/plots.py draws.
+
+Imports matplotlib only where there is something to draw.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from undial_cli.reporting import plots, style
+from undial_cli.tables.config import ColumnConfig, PlotConfig
+from undial_cli.tables.figures import FilledTable, average_figures
+from undial_cli.tables.runs import TableLine
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw_table_plots(filled: FilledTable, folder: Path) -> list[Path]:
+    """Draw the table's plots that have any figure; returns the files."""
+    files: list[Path] = []
+    for plot in filled.table.plots:
+        figure = (
+            draw_table_trade_off(filled, plot)
+            if plot.kind == "trade_off"
+            else draw_table_grid(filled, plot)
+        )
+        if figure is not None:
+            files += style.save_figure(
+                figure, folder / (plot.name or f"{plot.kind}_{plot.x}_{plot.y}")
+            )
+    return files
+
+
+def list_plotted_lines(filled: FilledTable, plot: PlotConfig) -> list[tuple[TableLine, str]]:
+    """The lines of a plot that have runs, in each column group."""
+    lines = [line for line in filled.lines if not line.row.of]
+    shown = [line for line in lines if not plot.rows or line.row.label in plot.rows]
+    return [(line, group) for line in shown for group in filled.groups]
+
+
+def draw_table_trade_off(filled: FilledTable, plot: PlotConfig) -> Figure | None:
+    """One column against another, a point for each line and column group."""
+    columns = filled.column(plot.x), filled.column(plot.y)
+    points: list[plots.TradeOffPoint] = []
+    for line, group in list_plotted_lines(filled, plot):
+        x, y = (filled.cell(line, group, column.name).mean for column in columns)
+        if x is not None and y is not None:
+            label = ", ".join(filter(None, (line.section, line.row.label, group)))
+            points.append(plots.TradeOffPoint(label, x, y, line.section or line.row.label))
+    if not points:
+        return None
+    x_name, y_name = map(name_axis, columns)
+    x_way, y_way = ("higher" if c.better == "higher" else "lower" for c in columns)
+    marks = collect_marks(filled, {x_name: columns[0], y_name: columns[1]})
+    return plots.draw_trade_off(points, x_name, y_name, (x_way, y_way), marks)
+
+
+def name_axis(column: ColumnConfig) -> str:
+    """What a picture calls a column: its metric, which pictures know how to name and scale."""
+    return column.metric[0] if len(column.metric) == 1 else column.title
+
+
+def collect_marks(filled: FilledTable, axes: dict[str, ColumnConfig]) -> plots.Marks:
+    """Figures of the target and the retain model under the axes' names, where all have one."""
+    marks = {}
+    lines = [line for line in filled.lines if not line.row.of]
+    for of, title in (("target", "target"), ("retain", "retain model")):
+        figures = {}
+        for name, column in axes.items():
+            known = {filled.mark(of, a, group, column) for a in lines for group in filled.groups}
+            figures[name] = average_figures(known)[0]
+        if None not in figures.values():
+            marks[title] = figures
+    return marks
+
+
+def draw_table_grid(filled: FilledTable, plot: PlotConfig) -> Figure | None:
+    """Lines over steps, epochs or another number, a panel for each setting."""
+    panels: dict[str, plots.LinePanel] = {}
+    columns = [column for column in filled.table.columns if column.metric == [plot.y]]
+    for line, group in list_plotted_lines(filled, plot):
+        for column in columns:
+            cell = filled.cell(line, group, column.name)
+            names = {"section": line.section, "across": group, "row": line.row.label}
+            names |= {"step": str(column.step), "request": str(column.request)}
+            x = parse_label_number(names[plot.x])
+            if x is not None and cell.mean is not None:
+                panel = panels.setdefault(
+                    names[plot.panel], plots.LinePanel(names[plot.panel], plot.y)
+                )
+                curve = panel.lines.setdefault(names[plot.line], {})
+                curve[x] = (cell.mean, cell.spread)
+    if not panels:
+        return None
+    x_name = {"step": "steps", "request": "requests"}.get(plot.x, plot.x)
+    if plot.x == "across" and parse_label_number(filled.groups[0]):
+        x_name = filled.groups[0].rpartition(" ")[2]
+    marks = collect_marks(filled, {plot.y: columns[0]})
+    xs = {x for panel in panels.values() for curve in panel.lines.values() for x in curve}
+    ticks = {x: f"{x:g}" for x in sorted(xs)}
+    return plots.draw_lines(
+        list(panels.values()), x_name, plots.make_axis_title(plot.y), marks, ticks
+    )
+
+
+def parse_label_number(text: str) -> float | None:
+    """The number at the end or the beginning of a label: `lr 1e-4`, `30 epochs`."""
+    for word in reversed(text.split()):
+        try:
+            return float(word)
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,46 @@
+"""Whether a run and its model fit, from the model's config and file names: no weight is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from undial_cli.config.schema import Run, TrainingRun
+from undial_cli.errors import UserError
+from undial_cli.models import load
+from undial_cli.training import packing
+
+
+def check_fit(run: Run, path: str) -> None:
+    """Find what a run asks of the model at `path` that it cannot give.
+
+    Raises:
+        UserError: its weights would not be used, or it cannot be packed as it must.
+    """
+    check_untrained_base(run, path)
+    if isinstance(run, TrainingRun) and run.train.packing == "on":
+        with torch.device("meta"):
+            model = load.make_blank_model(run.model, path)
+        refuse_packing(packing.why_not_packed_by_config(model, run.data.max_length))
+
+
+def check_untrained_base(run: Run, path: str) -> None:
+    """A base that is initialised from the seed must not hold weights that would be left unused."""
+    if not (run.model.from_scratch and path == run.model.base):
+        return
+    source = load.resolve_model_folder(path, run.model, "model.base", weights=False)
+    folder = Path(source.path)
+    if not source.local or source.gguf_file or any(
+        file for ending in ("*.safetensors", "pytorch_model*.bin") for file in folder.glob(ending)
+    ):  # fmt: skip
+        raise UserError(
+            f"model.base={path}: it holds weights, which model.from_scratch=true would leave "
+            "unused; model.from_scratch=false starts from them"
+        )
+
+
+def refuse_packing(reason: str | None) -> None:
+    """Raise UserError if there is a reason not to pack a run that must be packed."""
+    if reason:
+        raise UserError(f"train.packing=on: not possible here: {reason}")
