@@ -33,7 +33,7 @@ from undial_cli.data.schedule import Schedule
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import results as store
 from undial_cli.methods.base import Method
-from undial_cli.models import adapters, lean, load
+from undial_cli.models import adapters, fingerprints, lean, lora, paths
 from undial_cli.planning import plan, plan_table
 from undial_cli.reporting import report, summary
 from undial_cli.runs import checks, evaluations, hub, launch, model_card, requests
@@ -323,7 +323,7 @@ def train_and_save(
     assert isinstance(run, TrainingRun)
     method, anchor, cache = training_of(resolved)
     tokenizer = inputs.encoder.tokenizer
-    merge, reason = run.adapter.merge, load.explain_merge(run.model, path)
+    merge, reason = run.adapter.merge, paths.explain_merge(run.model, path)
     if run.adapter.name != "none" and not merge and reason is not None:
         ui.say(f"{reason}: the checkpoint is saved merged", "yellow")
         merge = True
@@ -333,18 +333,20 @@ def train_and_save(
     start = folder.resume / "start"
     if method.from_start and (run.adapter.name == "none" or merge):
         distributed.run_on_main(lambda: snapshot(model, start))
-    adapters.announce_modules(model, run.adapter)
-    model = load.adapt_model(
-        model, run.adapter, run.seed, load.find_adapter_revision(run.model, path)
+    lora.announce_modules(model, run.adapter)
+    model = lora.adapt_model(
+        model, run.adapter, run.seed, fingerprints.find_adapter_revision(run.model, path)
     )
     choose_trained_parameters(model, method)
     packs = is_packed(run, model)
     schedule = make_schedule(run, inputs.sets, inputs.samples, anchor, packs)
     for line in schedule.unseen():
         ui.say(line)
-    weights = distributed.run_on_main(lambda: load.fingerprint_weights(run.model, path, run.seed))
+    weights = distributed.run_on_main(
+        lambda: fingerprints.fingerprint_weights(run.model, path, run.seed)
+    )
     teacher = make_teacher(run, cache, model, method.terms(), schedule, weights)
-    base = load.unwrap_adapter(model)
+    base = adapters.unwrap_adapter(model)
     use_cache = getattr(base.config, "use_cache", None)
     watching = watchers(run, folder, inputs, model, schedule)
     trainer = run_training(run, model, method, schedule, teacher, folder.path, watching)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli.config.schema import DataConfig
-from undial_cli.data.encode import read_scored_text
+from undial_cli.data.answers import read_scored_text
 from undial_cli.data.rows import Row
-from undial_cli.data.template import Span
+from undial_cli.data.spans import Span
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
 
 FOCUS_SOURCES = ("column", "entities", "noun_chunks")

@@ -5,20 +5,17 @@ answer. Knows what a method asks for, and no method by name.
 from __future__ import annotations
 
 import dataclasses
-import random
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from undial_cli.config.schema import DataConfig, FocusSource
+from undial_cli.config.schema import FocusSource
 from undial_cli.data import focus
+from undial_cli.data.answers import replace_answer
 from undial_cli.data.counts import RowCounts
-from undial_cli.data.encode import Encoder, Example, Span
-from undial_cli.data.formats import is_spelled_list, parse_spelled_list
+from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.rows import Row, find_row_kind
 from undial_cli.data.schedule import TrainingSample
+from undial_cli.data.spans import Span
 from undial_cli.errors import RowError, UserError
-
-SHIPPED_REFUSALS = Path(__file__).parent / "refusals.txt"
 
 
 @dataclass
@@ -170,68 +167,3 @@ def check_any_example(
         )
     raise UserError(f"the {name} set: none of its {counts.read} rows can be used "
                     f"({counts.reasons()})")  # fmt: skip
-
-
-def replace_answer(row: Row, text: str, data: DataConfig) -> Row:
-    """A row with another answer."""
-    kind = find_row_kind(row, data)
-    if kind == "qa":
-        return {**row, data.answer_key: text}
-    if kind == "completion":
-        return {**row, "completion": text}
-    return {**row, "messages": [*row["messages"][:-1], {**row["messages"][-1], "content": text}]}
-
-
-def collect_alternatives(
-    rows: list[Row], data: DataConfig, source: str, turns: int, seed: int, key: str
-) -> list[list[list[str]]]:
-    """The answers to prefer, as `paired` takes them; read before anything is loaded.
-
-    Args:
-        source: `refusals`, drawn anew each turn, or `data`: each of a row's own makes a sample.
-        turns: how often a row is seen.
-        key: the config key of the set, to name in an error.
-
-    Raises:
-        UserError: rows are no questions with answers, or there are no other answers.
-    """
-    for number, row in enumerate(rows, 1):
-        if find_row_kind(row, data) in ("text", "ids"):
-            raise UserError(
-                f"{key}: rows of plain text have no answer to replace, as row {number}; needed are "
-                "questions"
-            )
-    if source == "data":
-        return [
-            [[text] for text in read_row_alternatives(row, number, data, key)]
-            for number, row in enumerate(rows)
-        ]
-    known = read_refusals(data)
-    draws = [random.Random(f"{seed}:{number}") for number in range(len(rows))]
-    return [[[draw.choice(known) for _ in range(turns)]] for draw in draws]
-
-
-def read_row_alternatives(row: Row, number: int, data: DataConfig, key: str) -> list[str]:
-    """The other answers that a row holds: a text, a list of them, or such a list as JSON."""
-    value = parse_spelled_list(row.get(data.alternative_key))
-    texts = [value] if isinstance(value, str) and not is_spelled_list(value) else value
-    if isinstance(texts, list) and texts and all(isinstance(t, str) and t.strip() for t in texts):
-        return texts
-    there = f"found columns {', '.join(row)}" if value is None else f"found {value!r}"
-    raise UserError(
-        f"data.alternative_key={data.alternative_key}: {key} needs in row {number + 1} a column "
-        f"with answers to prefer, a text or a list of texts; {there}"
-    )
-
-
-def read_refusals(data: DataConfig) -> list[str]:
-    """Answers like "I don't know", one a line."""
-    file = Path(data.refusals).expanduser() if data.refusals else SHIPPED_REFUSALS
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.refusals={data.refusals}: cannot be read as text") from error
-    found = [line for line in lines if line]
-    if not found:
-        raise UserError(f"data.refusals={data.refusals}: holds no line")
-    return found

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.config.schema import TemplateConfig
+from undial_cli.data.answers import Message, is_answer_message
+from undial_cli.data.spans import BLANK_LINE, Span
 from undial_cli.errors import RowError, UserError, bad_value, first_line, suggest_nearest
-
-# (start, end) in characters.
-Span = tuple[int, int]
-Message = dict[str, Any]
 
 # Stands for an answer: letters that no template trims, splits or parses.
 ANSWER_MARK = "\ue000undial\ue001"
@@ -147,11 +144,6 @@ def render_messages(
     return Rendering(text, tuple(answers), chat=True)
 
 
-def is_answer_message(message: Message) -> bool:
-    """Whether a message is text of the assistant."""
-    return message["role"] == "assistant" and isinstance(message["content"], str)
-
-
 def locate_answer(text: str, marked: str, content: str) -> AnswerSpan:
     """Where a message's content stands in a rendering.
 
@@ -222,15 +214,25 @@ def describe_unread_keys(tokenizer: PreTrainedTokenizerBase, config: TemplateCon
     return lines
 
 
-def read_messages(row: dict[str, Any]) -> list[Message]:
-    """The messages of a row, without the fields that only other messages of its file have."""
-    return [
-        {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
-        for message in row["messages"]
-    ]
+def move_spans_to_rendering(
+    rendering: Rendering, sources: list[str], spans: list[Span]
+) -> list[Span]:
+    """Spans of a row's answers as spans of its rendering.
 
+    Args:
+        sources: the answers as the row has them; the spans count in these, joined by a blank line.
 
-def list_assistant_texts(messages: list[Message], turns: str) -> Iterator[str]:
-    """The answers of a conversation that count."""
-    texts = [message["content"] for message in messages if is_answer_message(message)]
-    yield from texts[-1:] if turns == "last" else texts
+    Raises:
+        RowError: the template wrote an answer with other white space, so that nothing fits.
+    """
+    begin, moved = 0, []
+    for answer, source in zip(rendering.answers, sources, strict=True):
+        if spans and answer.shift is None:
+            raise RowError("method.focus: the chat template writes the answer with other blanks")
+        # From the joined sources to this one, and from there to the rendering.
+        shift = answer.start - begin - (answer.shift or 0)
+        first, last = answer.start, min(answer.end, begin + len(source) + shift)
+        within = [(max(a + shift, first), min(b + shift, last)) for a, b in spans]
+        moved += [(a, b) for a, b in within if a < b]
+        begin += len(source) + len(BLANK_LINE)
+    return moved

@@ -14,9 +14,9 @@ from undial_cli import ui
 from undial_cli.config.schema import DataConfig
 from undial_cli.config.suites import EvalSetConfig
 from undial_cli.data import template
+from undial_cli.data.answers import replace_answer
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.rows import Row, find_row_kind
-from undial_cli.data.samples import replace_answer
 from undial_cli.data.template import Rendering
 from undial_cli.errors import RowError, UserError, suggest_nearest
 
@@ -163,12 +163,12 @@ def make_document_items(
     encoder: Encoder, set_name: str, index: int, row: Row, options: EvalSetConfig
 ) -> list[PromptItem]:
     """A document: its pieces, or with `max_tokens` its beginning alone."""
-    pieces = encoder.documents(row)
+    pieces = encoder.encode_document(row)
     cut = options.max_tokens is not None and (len(pieces) > 1 or any(p.cut for p in pieces))
     items = []
     for piece in pieces[:1] if options.max_tokens else pieces:
         notes = [f"document cut at max_tokens={options.max_tokens}"] if cut else []
-        ids, start, whole = piece.input_ids, options.prompt_tokens, encoder.text(piece.input_ids)
+        ids, start, whole = piece.input_ids, options.prompt_tokens, encoder.decode(piece.input_ids)
         if len(ids) <= start:
             if options.max_new_tokens is not None:
                 notes.append(f"document of at most prompt_tokens={start}, not continued")
@@ -178,7 +178,7 @@ def make_document_items(
             if len(rest_ids) < len(ids) - start:
                 notes.append(f"reference cut at max_new_tokens={options.max_new_tokens}")
             # A character of several tokens may be cut in two.
-            prompt = encoder.text(prompt_ids).strip("\ufffd")
+            prompt = encoder.decode(prompt_ids).strip("\ufffd")
             rest = decode_added_text(encoder, prompt_ids, rest_ids).strip("\ufffd")
         items.append(
             PromptItem(
@@ -202,7 +202,7 @@ def make_question_items(
     The last has the row's paraphrased and perturbed answers.
     """
     data, items = encoder.data, []
-    for rendering in encoder.asked(row):
+    for rendering in encoder.render_asked(row):
         item = make_answer_item(encoder, set_name, index, rendering, options)
         item.prompt = str(row.get(data.question_key) or rendering.prompt)
         items.append(item)
@@ -214,7 +214,7 @@ def make_question_items(
         ("paraphrase", [true]),
         ("perturbed", [false] if isinstance(false, str) else false),
     ):
-        others = [encoder.asked(replace_answer(row, str(text), data))[-1] for text in texts]
+        others = [encoder.render_asked(replace_answer(row, str(text), data))[-1] for text in texts]
         items[-1].answers[kind] = [encoder.tokenise_answers(other) for other in others]
         if any(example.cut for example in items[-1].answers[kind]):
             items[-1].notes += (f"{kind} answer cut at {name_length_limit(encoder, options)}",)
@@ -255,12 +255,12 @@ def make_answer_item(
     example = encoder.tokenise_answers(rendering)
     scored, notes, longest = rendering.answer, [], options.max_new_tokens
     if example.cut:
-        scored = encoder.beginning(rendering, example.answer_tokens)
+        scored = encoder.cut_answer(rendering, example.answer_tokens)
         kept = "answer cut at" if example.num_targets else "no answer token within"
         notes.append(f"{kept} {name_length_limit(encoder, options)}")
     reference = scored
     if longest is not None and example.answer_tokens > longest:
-        reference = encoder.beginning(rendering, longest)
+        reference = encoder.cut_answer(rendering, longest)
         notes.append(f"reference cut at max_new_tokens={longest}")
     return PromptItem(
         set_name, index, rendering.prompt, reference, example.prompt_ids, {"answer": [example]},
@@ -279,8 +279,8 @@ def decode_added_text(encoder: Encoder, before: list[int], ids: list[int]) -> st
 
     Some tokenizers drop a blank that a text begins with, so that it is not the text of `ids`.
     """
-    start, whole = encoder.text(before), encoder.text([*before, *ids])
-    return whole.removeprefix(start) if whole.startswith(start) else encoder.text(ids)
+    start, whole = encoder.decode(before), encoder.decode([*before, *ids])
+    return whole.removeprefix(start) if whole.startswith(start) else encoder.decode(ids)
 
 
 def cut_at_stop_text(text: str, stops: tuple[str, ...]) -> str:

@@ -254,7 +254,7 @@ def continue_prompts(
         engine = ",".join(dict.fromkeys(item.set_name for item, _ in pairs))
         answers = generate_answers(generator, engine, prompts, how, config.batch_size, journal)
         for (item, evidence), ids in zip(pairs, answers, strict=True):
-            text = cut_at_stop_text(suite.encoder.text(ids), item.stops).strip()
+            text = cut_at_stop_text(suite.encoder.decode(ids), item.stops).strip()
             if item.document:
                 text = decode_added_text(suite.encoder, item.prompt_ids, ids)
             evidence.generation = text

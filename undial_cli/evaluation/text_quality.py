@@ -103,7 +103,7 @@ def measure_perplexity(
     pieces = [
         (n, piece)
         for n, text in enumerate(texts)
-        for piece in cut_pieces(encoder.documents({config.text_key: text}), max_tokens)
+        for piece in cut_pieces(encoder.encode_document({config.text_key: text}), max_tokens)
     ]
     scores = score_answers(
         model,

@@ -24,7 +24,7 @@ from undial_cli.data.schedule import Schedule, TrainingSample, deal_rows
 from undial_cli.errors import UserError, WorldError, first_line
 from undial_cli.losses.targets import Targets
 from undial_cli.methods.base import Loss, Method
-from undial_cli.models import lean, load
+from undial_cli.models import adapters, lean, load, lora
 from undial_cli.models.head import find_output_head
 from undial_cli.planning.replay import Replay, WorkCost
 from undial_cli.planning.stand_ins import estimate_state_bytes, make_optimiser, stand_in_four_bit
@@ -141,7 +141,7 @@ def make_plan(
                 model: Any = load.make_blank_model(run.model, path).eval()
                 if run.adapter.name == "qlora":
                     stand_in_four_bit(model)
-                model = load.adapt_model(model, run.adapter, run.seed)
+                model = lora.adapt_model(model, run.adapter, run.seed)
             replay = Replay(replayed)
             replay.bring(model)
             # All on this thread, in which the replay is open.
@@ -176,7 +176,7 @@ def rehearse_training(
         if distributed.is_launched()
         else hardware.choose_process_count(run)
     )
-    base = load.unwrap_adapter(model)
+    base = adapters.unwrap_adapter(model)
     memory = DeviceMemory(weights=replay.level)
     if run.train.lean == "auto":
         lean.make_lean(base)

@@ -21,6 +21,7 @@ from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.harness import preserve_random_state
 from undial_cli.evaluation.helpers import HELPER_MODELS
 from undial_cli.evaluation.suite import evaluate_suite
+from undial_cli.models import fingerprints
 from undial_cli.models import load as models
 from undial_cli.reporting import summary
 from undial_cli.runs.inputs import RunInputs
@@ -66,7 +67,7 @@ def list_dependencies(run: Run, inputs: RunInputs, path: str) -> Any:
     folders = [run.eval.harness.include_path, *(getattr(run.eval, key) for key in HELPER_MODELS)]
     sampled = any(s.top_p or s.top_k or s.prefixes == "authors" for s in run.eval.sets.values())
     return [
-        processes.run_on_main(lambda: models.fingerprint_weights(run.model, path, run.seed)),
+        processes.run_on_main(lambda: fingerprints.fingerprint_weights(run.model, path, run.seed)),
         dataclasses.asdict(run.model.template),
         [
             run.model.dtype,

@@ -15,7 +15,7 @@ from typing import Any
 
 from undial_cli.config.schema import DataConfig, Run, TrainingRun, UnlearnRun, hash_json
 from undial_cli.config.splits import list_splits
-from undial_cli.data import samples
+from undial_cli.data import alternatives, samples
 from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import load_rows
@@ -25,7 +25,7 @@ from undial_cli.data.template import describe_unread_keys
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation.suite import Suite, check_suite_fits
 from undial_cli.methods.base import Method
-from undial_cli.models import load
+from undial_cli.models import fingerprints, load
 from undial_cli.models.capacity import check_training_set_fits
 from undial_cli.runs.evaluation_inputs import (
     RetainReference,
@@ -114,7 +114,7 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
     check_helper_models(run.eval)
     model = "made" if place.path is None else ""
     if place.path is not None and weights:
-        model = load.fingerprint_weights(run.model, place.path)
+        model = fingerprints.fingerprint_weights(run.model, place.path)
     read = [rows, {name: part.content() for name, part in suite.rows.items()}]
     fingerprint = {
         "data": hash_json([*read, answers, texts] if answers or texts else read),
@@ -149,7 +149,7 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
         suite,
         find_retain_reference(resolved, suite),
         locate_published_target(resolved),
-        load.fingerprint_tokenizer(encoder.tokenizer),
+        fingerprints.fingerprint_tokenizer(encoder.tokenizer),
         fingerprint,
         watched,
         {name: part.counts for name, part in encoded.items()},
@@ -170,7 +170,7 @@ def collect_preferred_answers(
         drawn = train.max_steps * train.batch_size
     turns = drawn / len(forget)
     key = f"method={run.method.name}" if isinstance(run, UnlearnRun) else "data.forget_split"
-    return samples.collect_alternatives(
+    return alternatives.collect_alternatives(
         forget, run.data, method.alternatives, math.ceil(turns) + 1, run.seed, key
     )
 
@@ -198,7 +198,7 @@ def encode_watched_texts(encoder: Encoder, run: Run, rows: list[Row]) -> list[Ex
     stop, found = run.train.stop, []
     short = dataclasses.replace(encoder, data=dataclasses.replace(run.data, max_length=stop.tokens))
     for row in rows:
-        pieces = short.documents(row) if str(row.get(run.data.text_key, "")).strip() else []
+        pieces = short.encode_document(row) if str(row.get(run.data.text_key, "")).strip() else []
         found += [p for p in pieces[:1] if len(p.input_ids) == stop.tokens]
         if len(found) == stop.limit:
             break
