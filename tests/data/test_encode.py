@@ -164,7 +164,10 @@ def test_prompt_tags_and_chat_templates_give_their_own_prompts() -> None:
 
 def test_braces_in_question_and_template_are_plain_text() -> None:
     tags = plain(BUNDLED, "{x} {question}: ")
-    assert tags.render_question("{answer} {0} {question}", "Ann").prompt == "{x} {answer} {0} {question}: "
+    assert (
+        tags.render_question("{answer} {0} {question}", "Ann").prompt
+        == "{x} {answer} {0} {question}: "
+    )
 
 
 def test_system_prompt_and_date_reach_the_template() -> None:
