@@ -10,7 +10,7 @@ from pathlib import Path
 
 from undial_cli.config.schema import DataConfig
 from undial_cli.data.formats import is_spelled_list, parse_spelled_list
-from undial_cli.data.rows import Row, find_row_kind
+from undial_cli.data.rows import Row, is_document
 from undial_cli.errors import UserError
 
 SHIPPED_REFUSALS = Path(__file__).parent / "refusals.txt"
@@ -33,7 +33,7 @@ def collect_alternatives(
         UserError: rows are no questions with answers, or there are no other answers.
     """
     for number, row in enumerate(rows, 1):
-        if find_row_kind(row, data) in ("text", "ids"):
+        if is_document(row, data):
             raise UserError(
                 f"{key}: rows of plain text have no answer to replace, as row {number}; needed are "
                 "questions"

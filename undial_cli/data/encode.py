@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +25,8 @@ from undial_cli.data.answers import (
     read_messages,
     read_scored_text,
 )
-from undial_cli.data.rows import Row, find_row_kind
-from undial_cli.data.spans import (
-    BLANK_LINE,
-    Span,
-    clip_spans,
-    find_span_tokens,
-    join_spans,
-)
+from undial_cli.data.rows import Row, find_row_kind, is_document
+from undial_cli.data.spans import BLANK_LINE, Span, clip_spans, find_span_tokens, join_spans
 from undial_cli.data.template import AnswerSpan, Rendering, move_spans_to_rendering
 from undial_cli.errors import UserError
 from undial_cli.losses.positions import IGNORE
@@ -83,7 +78,7 @@ class Encoder:
         """All training examples of `rows`; documents give several each.
 
         Args:
-            spans: what to focus on in the `scored_text` of each row.
+            spans: what to focus on in the text of each row that is scored.
 
         Raises:
             RowError: a row cannot be encoded.
@@ -93,19 +88,19 @@ class Encoder:
             spans = [[] for _ in rows]
         else:
             spans = [
-                clip_spans(found, read_scored_text(row, self.data))
-                for row, found in zip(rows, spans, strict=True)
+                clip_spans(row_spans, read_scored_text(row, self.data))
+                for row, row_spans in zip(rows, spans, strict=True)
             ]
         if self.data.joined and rows and find_row_kind(rows[0], self.data) == "text":
             texts = [str(row[self.data.text_key]) for row in rows]
             rows, spans = [{self.data.text_key: BLANK_LINE.join(texts)}], [join_spans(texts, spans)]
         examples = []
-        for row, found in zip(rows, spans, strict=True):
-            if find_row_kind(row, self.data) in ("text", "ids"):
-                examples += self.encode_document(row, found)
+        for row, row_spans in zip(rows, spans, strict=True):
+            if is_document(row, self.data):
+                examples += self.encode_document(row, row_spans)
             else:
-                rendering = self.render(row)
-                focus = move_spans_to_rendering(rendering, read_answer_texts(row, self.data), found)
+                rendering, answers = self.render(row), read_answer_texts(row, self.data)
+                focus = move_spans_to_rendering(rendering, answers, row_spans)
                 examples.append(self.tokenise_answers(rendering, focus))
         return examples
 
@@ -149,12 +144,14 @@ class Encoder:
         )
         ids: list[int] = list(encoded["input_ids"])  # type: ignore[arg-type]
         offsets: list[Span] = [tuple(o) for o in encoded["offset_mapping"]]  # type: ignore[misc]
+        # Tokens that the tokenizer adds hold no character. Prompt tags and exported data often
+        # spell the begin token out: the model was never trained on two of them.
         added = next((i for i, (a, b) in enumerate(offsets) if a < b), 0)
         if special and added and ids[:added] == ids[added : 2 * added]:
             return self.tokenise(text, special=False)
         return ids, offsets
 
-    def tokenise_answers(self, rendering: Rendering, spans: list[Span] | None = None) -> Example:
+    def tokenise_answers(self, rendering: Rendering, spans: Sequence[Span] = ()) -> Example:
         """One example; scored are the answers, each with the end token after it, nothing later.
 
         The end token of an answer is the one that the template writes after it or else, after the
@@ -173,10 +170,11 @@ class Encoder:
                 labels[closing] = ids[closing]
         if rendering.closed:
             end = [self.end_token() if closing is None else ids[closing]]
+        # What a template writes after its last end token (a line break) never conditions a target.
         size = stop if closing is None else closing
         ids, labels = [*ids[:size], *end], [*labels[:size], *end]
         size = min(self.data.max_length, len(ids))
-        focus = find_span_tokens(rendering.text, offsets[:size], spans or [])
+        focus = find_span_tokens(rendering.text, offsets[:size], spans)
         cut = sum(label != IGNORE for label in labels[size:])
         return Example(ids[:size], labels[:size], min(stop, size), tuple(focus), cut, *end)
 
@@ -198,8 +196,8 @@ class Encoder:
         if inside:
             return inside[0], inside[-1] + 1
         before = [i for i, (a, b) in enumerate(offsets) if a < min(b, start)]
-        place = before[-1] + 1 if before else 0
-        return place, place
+        following = before[-1] + 1 if before else 0
+        return following, following
 
     def find_closing(
         self,
@@ -244,7 +242,7 @@ class Encoder:
         end = offsets[first + tokens][0] if first + tokens < stop else answer.end
         return rendering.text[answer.start : max(answer.start, end)]
 
-    def encode_document(self, row: Row, spans: list[Span] | None = None) -> list[Example]:
+    def encode_document(self, row: Row, spans: Sequence[Span] = ()) -> list[Example]:
         """A text cut into pieces of `max_length` tokens; every token is a target.
 
         Each piece starts with the begin token where the tokenizer adds one. A last token by itself
@@ -253,7 +251,7 @@ class Encoder:
         Args:
             spans: what to focus on in the text.
         """
-        inside: list[int] = []
+        focused: list[int] = []
         if find_row_kind(row, self.data) == "ids":
             ids, begin = self.check_ids(row["input_ids"]), []
         else:
@@ -261,10 +259,10 @@ class Encoder:
             ids, offsets = self.tokenise(text)
             bos = self.tokenizer.bos_token_id
             begin = ids[:1] if bos is not None and ids[:1] == [bos] else []
-            inside = find_span_tokens(text, offsets[len(begin) :], spans or [])
+            focused = find_span_tokens(text, offsets[len(begin) :], spans)
         ids, size = ids[len(begin) :], self.data.max_length - len(begin)
         focus: dict[int, list[int]] = {}
-        for i in inside:
+        for i in focused:
             focus.setdefault(i // size, []).append(i % size + len(begin))
         pieces = [begin + ids[i : i + size] for i in range(0, len(ids), size)]
         lost = len(pieces.pop()) if len(pieces) > 1 and len(pieces[-1]) == 1 else 0

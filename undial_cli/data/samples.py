@@ -1,5 +1,7 @@
 """From rows to training samples: examples as they are, with focus words, or in pairs with another
-answer. Knows what a method asks for, and no method by name.
+answer.
+
+Knows what a method can ask for, and no method.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from undial_cli.data import focus
 from undial_cli.data.answers import replace_answer
 from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder, Example
-from undial_cli.data.rows import Row, find_row_kind
+from undial_cli.data.rows import Row, find_row_kind, is_document
 from undial_cli.data.schedule import TrainingSample
 from undial_cli.data.spans import Span
 from undial_cli.errors import RowError, UserError
@@ -44,9 +46,10 @@ def encode_training_set(
         spans = focus.find_focus_spans(rows, encoder.data, words.source, words.pipeline)
     examples: list[Example] = []
     row_numbers: list[int] = []
-    documents = sum(find_row_kind(row, encoder.data) in ("text", "ids") for row in rows)
+    documents = sum(is_document(row, encoder.data) for row in rows)
     counts = RowCounts(len(rows), documents)
     if is_joined_set(encoder, rows):
+        # One long text: a piece may hold the end of a row and the beginning of the next.
         examples = [e for e in encoder.encode(rows, spans) if e.num_targets]
         row_numbers = [1] * len(examples)
         for number, row in enumerate(rows, 1):
@@ -54,12 +57,12 @@ def encode_training_set(
                 counts.skipped[number] = "no text"
     else:
         for number, row in enumerate(rows, 1):
-            made, reason = encode_row(encoder, row, spans[number - 1] if spans else None)
-            examples += made
-            row_numbers += [number] * len(made)
+            encoded, reason = encode_row(encoder, row, spans[number - 1] if spans else None)
+            examples += encoded
+            row_numbers += [number] * len(encoded)
             if reason:
                 counts.skipped[number] = reason
-            count_cut_tokens(counts, made)
+            count_cut_tokens(counts, encoded)
     check_any_example(encoder, name, counts, examples)
     if words is not None and not any(e.focus for e in examples):
         raise UserError(
@@ -81,34 +84,36 @@ def encode_preference_pairs(
     Raises:
         UserError: nothing is left.
     """
+    # A pair differs in one answer: the turns before it are the prompt of both.
     encoder = dataclasses.replace(encoder, data=dataclasses.replace(encoder.data, turns="last"))
     examples: list[Example] = []
     samples: list[TrainingSample] = []
     row_numbers: list[int] = []
     counts = RowCounts(len(rows))
     for number, (row, others) in enumerate(zip(rows, answers, strict=True), 1):
-        true, reason = encode_row(encoder, row)
+        encoded, reason = encode_row(encoder, row)
         if reason:
             counts.skipped[number] = reason
             continue
-        place, known = len(examples), dict[str, int | None]()
+        # The row's answer comes first, then each other answer once, however often it is drawn.
+        true, positions = len(examples), dict[str, int | None]()
         pairs: list[TrainingSample] = []
         for turns in others:
             for text in turns:
-                if text not in known:
-                    made, reason = encode_row(encoder, replace_answer(row, text, encoder.data))
-                    known[text] = None if reason else place + len(true)
-                    true += made
-            pairs.append([(place, i) for text in turns if (i := known[text]) is not None])
-        counts.unpaired += sum(i is None for i in known.values())
+                if text not in positions:
+                    other, reason = encode_row(encoder, replace_answer(row, text, encoder.data))
+                    positions[text] = None if reason else true + len(encoded)
+                    encoded += other
+            pairs.append([(true, i) for text in turns if (i := positions[text]) is not None])
+        counts.unpaired += sum(i is None for i in positions.values())
         if not any(pairs):
             counts.skipped[number] = "nothing is left of its answers to prefer"
             continue
-        examples += true
-        row_numbers += [number] * len(true)
+        examples += encoded
+        row_numbers += [number] * len(encoded)
         samples += [sample for sample in pairs if sample]
-        counts.tokens += true[0].num_targets
-        count_cut_tokens(counts, true[:1])
+        counts.tokens += encoded[0].num_targets
+        count_cut_tokens(counts, encoded[:1])
     check_any_example(encoder, name, counts, examples)
     counts.sequences = counts.trained
     return TrainingSet(examples, samples, counts, row_numbers)
@@ -122,10 +127,10 @@ def encode_row(
         examples = encoder.encode([row], None if spans is None else [spans])
     except RowError as error:
         return [], str(error)
-    kept = [e for e in examples if e.num_targets]
-    if kept:
-        return kept, ""
-    if find_row_kind(row, encoder.data) in ("text", "ids"):
+    trainable = [e for e in examples if e.num_targets]
+    if trainable:
+        return trainable, ""
+    if is_document(row, encoder.data):
         return [], "fewer than two tokens"
     return [], f"no answer token within data.max_length={encoder.data.max_length}"
 

@@ -6,6 +6,7 @@ Knows no tokenizer and no rows.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 # (start, end) in characters.
 Span = tuple[int, int]
@@ -28,7 +29,7 @@ def join_spans(texts: list[str], spans: list[list[Span]]) -> list[Span]:
     return shifted
 
 
-def merge_spans(spans: list[Span]) -> list[Span]:
+def merge_spans(spans: Sequence[Span]) -> list[Span]:
     """The same characters as spans that are sorted and do not overlap."""
     disjoint: list[Span] = []
     for start, end in sorted(spans):
@@ -39,7 +40,7 @@ def merge_spans(spans: list[Span]) -> list[Span]:
     return disjoint
 
 
-def find_span_tokens(text: str, offsets: list[Span], spans: list[Span]) -> list[int]:
+def find_span_tokens(text: str, offsets: list[Span], spans: Sequence[Span]) -> list[int]:
     """The tokens that share a character with a span; white space at a token's edges is none."""
     if not spans:
         return []

@@ -2,7 +2,7 @@
 
 A chat template decides everything about its text: special tokens, white space, what of an answer
 it writes. Where an answer stands in it is found by rendering the conversation once more with a mark
-in the answer's place. Knows no tokens.
+for the answer. Knows no tokens.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def render_question(
     try:
         return render_messages(tokenizer, config, [system, *turns])
     except TemplateRefusal as error:
-        render_messages(tokenizer, config, turns)
+        render_messages(tokenizer, config, turns)  # raises too if it is not the system message
         raise UserError(
             f"model.template.system_prompt={config.system_prompt}: this chat template takes none "
             f"({error.reason}); set model.template.system_prompt=null"
@@ -148,7 +148,7 @@ def locate_answer(text: str, marked: str, content: str) -> AnswerSpan:
     """Where a message's content stands in a rendering.
 
     Args:
-        marked: the same rendering with MARK as that content.
+        marked: the same rendering with ANSWER_MARK as that content.
 
     Raises:
         RowError: the template left the content out or changed more than its white space.
@@ -158,12 +158,14 @@ def locate_answer(text: str, marked: str, content: str) -> AnswerSpan:
     bare = content.strip()
     if text.startswith(before):
         start = len(before)
-    elif text[:end].endswith(bare):  # it wrote a think block for the mark, and found one in here
+    elif text[:end].endswith(bare):  # it wrote a think block for the mark, and read one in here
         start = end - len(bare)
-    else:
+    else:  # it dropped the beginning (a think block) of the one and not of the other
         pairs = enumerate(zip(text, before, strict=False))
         start = next((i for i, (a, b) in pairs if a != b), len(text))
     body = text[start:end]
+    # White space may differ and a think block may be missing; what is left must be the answer's
+    # end, for a loss on other words would train what nobody wrote.
     whole, left = ("".join(part.split()) for part in (content, body))
     if not text.endswith(after) or start > end or not whole.endswith(left) or (whole and not left):
         raise RowError(
@@ -179,6 +181,7 @@ def collect_template_arguments(
 ) -> dict[str, Any]:
     """What the template is given besides the messages; refused if it would not read it."""
     template = tokenizer.get_chat_template()
+    # Not variables of the template but arguments of transformers; two of them it does pass on.
     ours = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"documents", "tools"}
     for name, value in config.args.items():
         if name in ours:

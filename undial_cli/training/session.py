@@ -78,7 +78,7 @@ def train_and_save(session: TrainingSession, device: torch.device) -> None:
     choose_trained_parameters(model, method)
     packs = is_packed(run, model)
     schedule = make_schedule(run, session.sets, session.samples, session.anchor, packs)
-    for line in schedule.unseen():
+    for line in schedule.describe_unseen():
         ui.say(line)
     weights = run_on_main(lambda: fingerprints.fingerprint_weights(run.model, path, run.seed))
     teacher = make_teacher(run, session.teacher, model, method.terms(), schedule, weights)
