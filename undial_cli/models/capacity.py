@@ -52,6 +52,7 @@ def count_table_positions(model: Any) -> int | None:
     embeddings = [m for m in base.modules() if isinstance(m, nn.Embedding) and m is not tokens]
     if any(m.num_embeddings in (size, size + 2) for m in embeddings):
         return size
+    # A buffer of one dimension may be this long by chance; a table has a row for each position.
     return size if any(b.ndim > 1 and size in b.shape for b in base.buffers()) else None
 
 

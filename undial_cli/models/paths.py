@@ -38,11 +38,12 @@ def convert_gguf(source: ModelSource, config: ModelConfig, weights: bool = True)
             "a .gguf model needs the Python package gguf: pip install 'undial[gguf]'"
         ) from error
     file = Path(source.path) / str(source.gguf_file)
+    # By content and dtype: another file of the same name is converted anew.
     stamp = f"{file.stem}-{hash_model_folder(file.parent, (file.suffix,))[:12]}-{config.dtype}"
     folder = cache_dir() / "gguf" / stamp
     if not weights:
         return ModelSource(str(folder)) if (folder / "config.json").is_file() else source
-    with hold_lock(folder):
+    with hold_lock(folder):  # several runs of a sweep may want it at once
         if not (folder / "config.json").is_file():
             from transformers import GgufConfig
 
