@@ -104,7 +104,6 @@ def find_named_sets(folder: Path) -> dict[str, list[Path]]:
 def load_named_set(
     folder: Path, name: str, piece: str, key: str, known: dict[str, list[Path]]
 ) -> list[Row]:
-    """The rows of one of `named_sets`."""
     files = known.get(name) or known.get(f"{name}/train") or known.get(name.removesuffix("/train"))
     if files is None:
         raise bad_value(key, name, known)

@@ -206,7 +206,6 @@ def get_head_weight(model: Any) -> Tensor:
 
 
 def has_tied_head(model: Any) -> bool:
-    """Whether embedding and head are to share their weights."""
     return bool(model.config.get_text_config().tie_word_embeddings)
 
 

@@ -29,7 +29,6 @@ class ModelCapacity:
 
 
 def measure_capacity(model: Any) -> ModelCapacity:
-    """What the shape of a model holds."""
     made_for = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return ModelCapacity(
         count_table_positions(model), made_for, model.get_input_embeddings().num_embeddings

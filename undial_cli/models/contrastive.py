@@ -46,18 +46,15 @@ class ContrastProjection(Projection):
         return target_NV - self.coefficient * F.relu(memorised_NV - target_NV)
 
     def to(self, where: torch.dtype | torch.device) -> ContrastProjection:
-        """The same in another dtype or on another device."""
         return contrast_projections(super().to(where), self.memorised.to(where), self.coefficient)
 
     def detach(self) -> ContrastProjection:
-        """The same, without gradient."""
         return contrast_projections(super().detach(), self.memorised.detach(), self.coefficient)
 
 
 def contrast_projections(
     target: Projection, memorised: Projection, coefficient: float
 ) -> ContrastProjection:
-    """The contrast of two projections."""
     return ContrastProjection(**vars(target), memorised=memorised, coefficient=coefficient)
 
 
@@ -85,7 +82,7 @@ class ContrastHead(TargetHead):
 class ContrastedModel(PreTrainedModel, GenerationMixin):
     """A target and its memorised copy as one frozen model, both on one device.
 
-    Its `output_head` is the `ContrastHead`: a job is given both models' hidden states and what
+    Its output head is the `ContrastHead`: a job is given both models' hidden states and what
     makes combined logits of them. A cache holds the target's layers, then the other's.
     """
 
@@ -150,13 +147,8 @@ def split_cache(cache: Cache) -> tuple[Cache, Cache]:
     return target, memorised
 
 
-@dataclass(frozen=True)
-class ContrastFolders:
-    """A contrasted model's folders; no `target` where the memorised model is an adapter on it."""
-
-    target: Path | None
-    memorised: Path
-    coefficient: float
+# The folders of both models in a checkpoint; no target where the memorised one is an adapter on it.
+TARGET_FOLDER, MEMORISED_FOLDER = "target", "memorised"
 
 
 def store_contrast(checkpoint: Path, start: Path | None, coefficient: float) -> None:
@@ -168,27 +160,26 @@ def store_contrast(checkpoint: Path, start: Path | None, coefficient: float) -> 
     Args:
         start: a folder of the target's whole weights, which is moved; not needed for an adapter.
     """
-    tuned, memorised = list(checkpoint.iterdir()), checkpoint / "memorised"
+    tuned, memorised = list(checkpoint.iterdir()), checkpoint / MEMORISED_FOLDER
     memorised.mkdir()
     for file in tuned:
         file.rename(memorised / file.name)
     (memorised / "README.md").unlink(missing_ok=True)  # peft's, of a model by itself
     if start is not None:
-        start.rename(checkpoint / "target")
+        start.rename(checkpoint / TARGET_FOLDER)
     write_whole_text(checkpoint / CONTRAST_FILE, json.dumps({"coefficient": coefficient}) + "\n")
 
 
-def read_contrast_folders(folder: Path) -> ContrastFolders | None:
-    """What `store_contrast` left in a folder, or None.
+def read_contrast_coefficient(folder: Path) -> float | None:
+    """The coefficient that `store_contrast` left in a folder; None where it was not there.
 
     Raises:
         UserError: contrastive.json is not what it wrote.
     """
-    file, target = folder / CONTRAST_FILE, folder / "target"
+    file = folder / CONTRAST_FILE
     if not file.is_file():
         return None
     try:
-        coefficient = float(json.loads(file.read_text(encoding="utf-8"))["coefficient"])
+        return float(json.loads(file.read_text(encoding="utf-8"))["coefficient"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"model.path={folder}: {CONTRAST_FILE} holds no coefficient") from error
-    return ContrastFolders(target if target.is_dir() else None, folder / "memorised", coefficient)

@@ -20,7 +20,6 @@ def choose_process_count(run: Run) -> int:
 
 
 def is_cpu_run(run: Run) -> bool:
-    """Whether a run computes on the CPU."""
     return run.hardware.name == "cpu" or not torch.cuda.is_available()
 
 

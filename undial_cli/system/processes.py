@@ -75,7 +75,6 @@ def exit_process(code: int) -> NoReturn:
 
 
 def has_process_group() -> bool:
-    """Whether a process group is up."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -85,12 +84,10 @@ def get_process_rank() -> int:
 
 
 def get_process_count() -> int:
-    """How many processes share the run."""
     return dist.get_world_size() if has_process_group() else 1
 
 
 def wait_for_all() -> None:
-    """Wait for all processes."""
     if has_process_group():
         dist.barrier()
 

@@ -119,7 +119,6 @@ def resolve_hub_model(path: str, key: str) -> ModelSource:
 
 
 def unreachable_hub_error(setting: str, error: Exception) -> WorldError:
-    """The line for a hub that cannot be asked."""
     return WorldError(
         f"{setting}: not a local folder, and the hub cannot be reached "
         f"({first_line(error)[:120]}); give a local folder or go online"

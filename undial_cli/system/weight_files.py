@@ -64,7 +64,6 @@ class SavedTensors:
 
 
 def rewrite_tensors(file: Path, change: Callable[[str, Tensor], Tensor]) -> None:
-    """Replace each tensor of a file."""
     with safe_open(file, "pt") as tensors:
         metadata = tensors.metadata()
         changed = {n: change(n, tensors.get_tensor(n)) for n in tensors.keys()}  # noqa: SIM118
