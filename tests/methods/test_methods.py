@@ -22,7 +22,7 @@ from undial_cli.methods import METHODS
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss
 from undial_cli.methods.retain import RETAIN_TERMS
 from undial_cli.runs.compose import find_config_folder
-from undial_cli.training.teacher import CachedTeacher
+from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import compute_term_sum
 
 X = IGNORE

@@ -41,7 +41,8 @@ from undial_cli.training.packing import (
     switch_attention,
     why_not_packed,
 )
-from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher
+from undial_cli.training.teacher import AdapterTeacher, Teacher
+from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import compute_term_sum
 
 VOCABULARY = 48

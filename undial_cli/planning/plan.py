@@ -33,14 +33,10 @@ from undial_cli.system import processes as distributed
 from undial_cli.training import packing
 from undial_cli.training.arguments import make_training_arguments
 from undial_cli.training.layers import choose_trained_parameters
-from undial_cli.training.loop import is_packed, make_schedule, make_teacher, open_autocast
-from undial_cli.training.teacher import (
-    TEACHER_PASS_TOKENS,
-    CachedTeacher,
-    Teacher,
-    batch_by_tokens,
-    run_teacher,
-)
+from undial_cli.training.loop import is_packed, make_schedule
+from undial_cli.training.teacher import Teacher, make_teacher, open_autocast
+from undial_cli.training.teacher_cache import CachedTeacher
+from undial_cli.training.teacher_pass import TEACHER_PASS_TOKENS, batch_by_tokens, run_teacher
 from undial_cli.training.trainer import compute_term_sum
 
 
