@@ -48,9 +48,8 @@ from undial_cli.data.load import load_rows
 from undial_cli.data.schedule import Schedule, deal_rows
 from undial_cli.losses.targets import Targets
 from undial_cli.methods import METHODS, make_method
-from undial_cli.methods.base import Loss, Method, MethodConfig
+from undial_cli.methods.base import CrossEntropy, KlToTeacher, Loss, Method, MethodConfig
 from undial_cli.methods.npo import NpoConfig
-from undial_cli.methods.retain import CrossEntropy, KlToTeacher
 from undial_cli.methods.undial import UndialConfig
 from undial_cli.models import lean
 from undial_cli.models import load as models
