@@ -25,7 +25,6 @@ from undial_cli.training.arguments import make_training_arguments
 from undial_cli.training.callbacks import EventCallback, MetricsLog, TimedSaving, Watcher
 from undial_cli.training.fit import refuse_packing
 from undial_cli.training.teacher import Teacher, fill_teacher
-from undial_cli.training.teacher import make_teacher as make_teacher
 from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import (
     METHOD_STATE_FILE,

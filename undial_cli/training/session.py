@@ -26,8 +26,9 @@ from undial_cli.system.files import whole_folder
 from undial_cli.system.processes import run_on_main, wait_for_all
 from undial_cli.training.callbacks import PeriodicEvaluation, Watcher
 from undial_cli.training.layers import choose_trained_parameters
-from undial_cli.training.loop import is_packed, make_schedule, make_teacher, run_training
+from undial_cli.training.loop import is_packed, make_schedule, run_training
 from undial_cli.training.stopping import EarlyStop, measure_stop_figures
+from undial_cli.training.teacher import make_teacher
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ class UnlearningTrainer(Trainer):
         model.train()
         if callable(getattr(self.optimizer, "train", None)):  # schedule-free ones have modes too
             self.optimizer.train()  # type: ignore[union-attr]
-        batches = self._prepare_inputs(inputs)
+        batches: dict[str, Batch] = self._prepare_inputs(inputs)  # type: ignore[assignment]
         micro_loss = torch.zeros((), device=self.args.device)
         last_term = next(reversed(self.terms))
         for i, (name, loss) in enumerate(self.terms.items()):
