@@ -22,8 +22,9 @@ from undial_cli.config.schema import (
 from undial_cli.errors import UserError
 from undial_cli.methods import make_method
 from undial_cli.runs.checks import check_run
-from undial_cli.runs.compose import compose_run, dump_run_yaml, find_config_folder, load_run
+from undial_cli.runs.compose import compose_run, find_config_folder
 from undial_cli.runs.resolved import ResolvedRun
+from undial_cli.runs.run_yaml import dump_run_yaml, load_run
 
 GROUPS = ("model", "data", "method", "adapter", "hardware", "eval")
 Option = tuple[str, str]

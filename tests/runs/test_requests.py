@@ -13,10 +13,11 @@ from test_run import contents, kill_in_the_middle, lines
 
 from undial_cli.cli import run_command
 from undial_cli.config.schema import UnlearnRun
-from undial_cli.runs.compose import compose_run, load_run
+from undial_cli.runs.compose import compose_run
 from undial_cli.runs.requests import build_request_runs
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import locate_run_folder
+from undial_cli.runs.run_yaml import load_run
 
 
 def parts(*words: str) -> list[UnlearnRun]:

@@ -16,7 +16,8 @@ from typing import Any
 
 from undial_cli.config.schema import Run, collect_identity, make_default_name
 from undial_cli.errors import UserError
-from undial_cli.runs.compose import PACKAGE_FOLDER, dump_run_yaml, load_run
+from undial_cli.runs.compose import PACKAGE_FOLDER
+from undial_cli.runs.run_yaml import dump_run_yaml, load_run
 from undial_cli.system.files import write_whole_text
 
 RECORDED_PACKAGES = (

@@ -16,9 +16,9 @@ from typing import NoReturn
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from undial_cli import ui
-from undial_cli.runs.compose import load_run
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RunFolder
+from undial_cli.runs.run_yaml import load_run
 from undial_cli.system import processes
 from undial_cli.system.quiet import silence_libraries
 
