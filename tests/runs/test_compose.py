@@ -351,7 +351,7 @@ def test_flags_stand_anywhere_among_overrides(
 
 def test_help_names_every_option_and_key(capsys: pytest.CaptureFixture[str]) -> None:
     from undial_cli.cli import run_command
-    from undial_cli.runs.config_errors import list_known_keys
+    from undial_cli.runs.known_keys import list_known_keys
 
     assert run_command(["unlearn", "--help"]) == 0
     words = set(capsys.readouterr().out.split())

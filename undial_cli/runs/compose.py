@@ -202,7 +202,7 @@ def build_run(config: DictConfig) -> Run:
     if isinstance(run, UnlearnRun) and run.method.file is not None:
         own.check_method_file(run.method.file)
     for name in find_unknown_keys(config, run):
-        raise config_errors.explain_unknown_key(name, run.command)
+        raise config_errors.explain_unknown_key(name, run.command, [])
     fill_dependent_splits(run)
     check_ranges(run)
     check_metric_names(run.eval)

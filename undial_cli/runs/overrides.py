@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from undial_cli.runs import config_errors
+from undial_cli.runs.known_keys import is_list_key
 
 SLICED_SPLIT = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
 PROMPT_OVERRIDE = re.compile(
@@ -37,6 +37,6 @@ def normalise_override(override: str) -> str:
 def bracket_single_word(override: str) -> str:
     """`key=word` as `key=[word]`, where the key holds a list."""
     key, _, word = override.partition("=")
-    if config_errors.is_list_key(key) and ONE_WORD.fullmatch(word) and word != "null":
+    if is_list_key(key) and ONE_WORD.fullmatch(word) and word != "null":
         return f"{key}=[{word}]"
     return override
