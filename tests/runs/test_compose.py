@@ -211,7 +211,7 @@ def test_finetune_and_evaluate_compose_with_every_model_and_data_set(command: st
 
 def test_a_target_that_is_made_is_trained_as_finetune_trains_it() -> None:
     run = ResolvedRun(compose_run("unlearn", ["method=npo", "adapter=lora"]))
-    made = run.made(run.target).run
+    made = run.make_finetune_run(run.target_model).run
     finetune = compose_run("finetune", ["adapter=none"])
     assert isinstance(made, FinetuneRun)
     assert isinstance(finetune, FinetuneRun)
@@ -219,7 +219,7 @@ def test_a_target_that_is_made_is_trained_as_finetune_trains_it() -> None:
     assert (made.train.learning_rate, made.train.batch_size, made.train.epochs) == (3e-3, 16, 30)
     words = ["target.epochs=2", "target.learning_rates.none=0.01"]
     evaluated = ResolvedRun(compose_run("evaluate", words))
-    other = evaluated.made(evaluated.target).run
+    other = evaluated.make_finetune_run(evaluated.target_model).run
     assert isinstance(other, FinetuneRun)
     assert (other.train.learning_rate, other.train.batch_size, other.train.epochs) == (0.01, 16, 2)
     assert other.name != made.name
