@@ -27,7 +27,7 @@ def exit_with_parent(parent: int) -> None:
     """End this process when the one that started it is gone, however that was killed."""
     while os.getppid() == parent:
         time.sleep(1)
-    os._exit(1)
+    os._exit(1)  # sys.exit would end this thread alone
 
 
 @record
