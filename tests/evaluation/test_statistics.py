@@ -22,9 +22,9 @@ from undial_cli.config.suites import EvalConfig, EvalSetConfig, find_set_of_role
 from undial_cli.evaluation import joint, metrics, resampling, statistics
 from undial_cli.evaluation import results as store
 from undial_cli.evaluation.catalog import METRICS, Metric, add_joint_metrics
+from undial_cli.evaluation.evaluate import add_set_aggregate
 from undial_cli.evaluation.evidence import Evaluation, replace_nonfinite
 from undial_cli.evaluation.subjects import number_subjects
-from undial_cli.evaluation.suite import add_set_aggregate
 from undial_cli.evaluation.verdict import describe_damage
 from undial_cli.reporting import precision
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from undial_cli.evaluation import metrics
-from undial_cli.evaluation.decoding import Decoding, continue_prefixes, decode_prompts
+from undial_cli.evaluation.continuation import continue_prefixes
+from undial_cli.evaluation.decoding import Decoding, decode_prompts
 from undial_cli.evaluation.sharding import NO_JOURNAL, Journal, KeepResult, shard_work
 
 AUTHORS_PREFIXES = (40, 80, 120, 160)
