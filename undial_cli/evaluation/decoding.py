@@ -68,6 +68,10 @@ class Decoding:
             return self.max_new_tokens
         return max(1, min(self.max_new_tokens, self.positions - prompt))
 
+    def without_end(self, ids: list[int]) -> list[int]:
+        """New ids without the end token that finished them."""
+        return ids[:-1] if ids and ids[-1] in self.ends else ids
+
 
 @dataclass
 class DecodingRow:
