@@ -155,8 +155,8 @@ def run_harness_task(
             set_fewshot(one, num_fewshot, seed)
     except Exception as error:  # a task's own code, a data set's, the hub's
         reason = f"cannot be loaded ({summarise_exception(error)})"
-    for reason in filter(None, processes.gather_items([reason])):
-        raise MissingFigure(reason)
+    for failure in filter(None, processes.gather_items([reason])):
+        raise MissingFigure(failure)
     try:
         results: Any = evaluate_tasks(
             lm, loaded, limit=limit, bootstrap_iters=STDERR_DRAWS, log_samples=False

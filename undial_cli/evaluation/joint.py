@@ -76,10 +76,7 @@ def compute_forget_distance(
     ours: Evaluation, theirs: Evaluation | None, config: EvalConfig
 ) -> float:
     """The distance D behind forget_quality, without its test."""
-    one, other = (np.sort(ratios) for ratios in collect_truth_ratios(ours, theirs, config))
-    points = np.concatenate([one, other])
-    below = [np.searchsorted(x, points, side="right") / len(x) for x in (one, other)]
-    return float(np.abs(below[0] - below[1]).max())
+    return metrics.ks_distance(*collect_truth_ratios(ours, theirs, config))
 
 
 def collect_truth_ratios(

@@ -238,7 +238,7 @@ class PromptMaker:
         return item
 
     def make_answer(self, index: int, rendering: Rendering) -> PromptItem:
-        """An answer and what is generated in its stead, which is held against no more than it can be.
+        """An answer and what is generated for it, which is held against no more than it can be.
 
         What data.max_length cuts off is in no figure; the reference of a generation is also cut to
         the tokens that may be generated.
