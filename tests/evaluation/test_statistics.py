@@ -106,16 +106,16 @@ def test_ties_count_half_and_distances_are_those_of_scipy() -> None:
         resamples = [
             resampling.ResampledEvaluation({}, e.samples, number=b) for e in (ours, theirs)
         ]
-        distance = joint.compute_forget_distance(resamples[0], resamples[1], SUITE)
+        distance = joint.compute_forget_distance(joint.ComparedModels(*resamples, SUITE))
         assert distance == pytest.approx(ks_2samp(*drawn).statistic)  # type: ignore[attr-defined]
 
 
 def test_a_new_joint_metric_has_n_and_interval_without_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def gap(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
-        means = [np.mean(ours.values(name, "probability")) for name in ("forget", "retain")]
-        return float(means[0] - means[1]) * ours.figure("retain_rouge")
+    def gap(models: joint.ComparedModels) -> float:
+        means = [np.mean(models.ours.values(name, "probability")) for name in ("forget", "retain")]
+        return float(means[0] - means[1]) * models.ours.figure("retain_rouge")
 
     monkeypatch.setitem(METRICS, "gap", Metric("gap", "gap", joint=gap))
     suite = dataclasses.replace(SUITE, metrics=["gap"])

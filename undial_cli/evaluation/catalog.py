@@ -18,7 +18,7 @@ from undial_cli.config.suites import FORGET, HOLDOUT, EvalConfig
 from undial_cli.errors import bad_value
 from undial_cli.evaluation import joint, metrics, words
 from undial_cli.evaluation.evidence import Evaluation, Evidence, MissingFigure, NoRetainModel
-from undial_cli.evaluation.joint import JointFunction
+from undial_cli.evaluation.joint import ComparedModels, JointFunction
 
 # Which way is better on a set that is to be forgotten, and on any other.
 HIGHER, LOWER, NEITHER = ("higher", "higher"), ("lower", "lower"), ("", "")
@@ -282,16 +282,17 @@ def add_joint_metrics(
         theirs: the retain model's evaluation, where there is one.
         no_retain: why there is none.
     """
+    models = ComparedModels(ours, theirs, config)
 
     def compute() -> float:
-        for set_name in (joint.require_set(config, role) for role in metric.roles):
+        for set_name in map(models.require_set, metric.roles):
             if set_name in ours.missing:
                 raise MissingFigure(f"the set '{set_name}' is missing")
             if not any(sample["set"] == set_name for sample in ours.samples):
                 raise MissingFigure(f"this suite has no set '{set_name}'")
+        assert metric.joint is not None
         try:
-            assert metric.joint is not None
-            return metric.joint(ours, theirs, config)
+            return metric.joint(models)
         except NoRetainModel as error:
             reason = no_retain or "no retain model is known: set eval.retain_model"
             raise MissingFigure(reason) from error

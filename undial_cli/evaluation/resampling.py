@@ -20,6 +20,7 @@ from undial_cli.config.suites import EvalConfig, resolve_role
 from undial_cli.evaluation import metrics
 from undial_cli.evaluation.catalog import METRICS, Metric, find_set_metric
 from undial_cli.evaluation.evidence import Evaluation, MissingFigure
+from undial_cli.evaluation.joint import ComparedModels
 from undial_cli.evaluation.subjects import find_resampling_unit
 
 RESAMPLES = 1000
@@ -141,11 +142,11 @@ def resample_joint_metric(
     assert compute is not None
     drawn = ResampledEvaluation(ours.metrics, ours.samples, figures=figures)
     other = theirs and ResampledEvaluation(theirs.metrics, theirs.samples)
-    values = np.empty(RESAMPLES)
+    models, values = ComparedModels(drawn, other, config), np.empty(RESAMPLES)
     for number in range(RESAMPLES):
         for resample in filter(None, (drawn, other)):
             resample.number = number
-        values[number] = compute(drawn, other, config)
+        values[number] = compute(models)
     if metric.name != "forget_quality":
         return ResampledFigure(values, drawn.sets)
     # A distance of resamples is larger than that of the samples: they are shifted to it.
