@@ -22,9 +22,9 @@ from undial_cli.config.suites import EvalConfig, EvalSetConfig, find_set_of_role
 from undial_cli.evaluation import joint, metrics, resampling, statistics
 from undial_cli.evaluation import results as store
 from undial_cli.evaluation.catalog import METRICS, Metric, add_joint_metrics
+from undial_cli.evaluation.evaluate import add_set_aggregate
 from undial_cli.evaluation.evidence import Evaluation, replace_nonfinite
 from undial_cli.evaluation.subjects import number_subjects
-from undial_cli.evaluation.suite import add_set_aggregate
 from undial_cli.evaluation.verdict import describe_damage
 from undial_cli.reporting import precision
 
@@ -106,16 +106,16 @@ def test_ties_count_half_and_distances_are_those_of_scipy() -> None:
         resamples = [
             resampling.ResampledEvaluation({}, e.samples, number=b) for e in (ours, theirs)
         ]
-        distance = joint.compute_forget_distance(resamples[0], resamples[1], SUITE)
+        distance = joint.compute_forget_distance(joint.ComparedModels(*resamples, SUITE))
         assert distance == pytest.approx(ks_2samp(*drawn).statistic)  # type: ignore[attr-defined]
 
 
 def test_a_new_joint_metric_has_n_and_interval_without_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def gap(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
-        means = [np.mean(ours.values(name, "probability")) for name in ("forget", "retain")]
-        return float(means[0] - means[1]) * ours.figure("retain_rouge")
+    def gap(models: joint.ComparedModels) -> float:
+        means = [np.mean(models.ours.values(name, "probability")) for name in ("forget", "retain")]
+        return float(means[0] - means[1]) * models.ours.figure("retain_rouge")
 
     monkeypatch.setitem(METRICS, "gap", Metric("gap", "gap", joint=gap))
     suite = dataclasses.replace(SUITE, metrics=["gap"])

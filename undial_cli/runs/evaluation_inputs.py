@@ -21,10 +21,10 @@ from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import reference
 from undial_cli.evaluation.evidence import Evaluation
-from undial_cli.evaluation.helpers import HELPER_MODELS
 from undial_cli.evaluation.kvcache import has_plain_cache
 from undial_cli.evaluation.prompts import adapt_data_config, check_set_rows
 from undial_cli.evaluation.suite import SetRows, Suite
+from undial_cli.evaluation.text_quality import HELPER_MODELS
 from undial_cli.methods.base import Method
 from undial_cli.models import load
 from undial_cli.runs.resolved import ResolvedRun

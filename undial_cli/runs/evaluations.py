@@ -17,9 +17,9 @@ from undial_cli.config.schema import Run
 from undial_cli.config.suites import resolve_role
 from undial_cli.evaluation import results, statistics, verdict
 from undial_cli.evaluation.catalog import add_joint_metrics
+from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.evidence import Evaluation
-from undial_cli.evaluation.helpers import HELPER_MODELS
-from undial_cli.evaluation.suite import evaluate_suite
+from undial_cli.evaluation.text_quality import HELPER_MODELS
 from undial_cli.models import load as models
 from undial_cli.reporting import summary
 from undial_cli.runs.inputs import RunInputs
