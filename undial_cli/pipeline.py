@@ -102,7 +102,7 @@ def execute(run: Run, show: bool = True) -> RunResult:
         elif show:
             ui.say(f"already done: {folder.path} (overwrite=true runs it again)", "dim")
         if show:
-            summary.show_summary(run, folder)
+            summary.show_summary(run, folder.path)
     if isinstance(run, TrainingRun) and run.push_to_hub:
         distributed.run_on_main(lambda: hub.push_checkpoint(run, folder))
     return RunResult(

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from undial_cli.reporting import plots
+from undial_cli.reporting.plot_style import choose_line_styles, save_figure
 from undial_cli.reporting.plots import TradeOffPoint
-from undial_cli.reporting.style import choose_line_styles, save_figure
 
 MARKS = {
     "target": {"forget_rouge": 1.0, "retain_rouge": 1.0},

@@ -11,12 +11,35 @@ from typing import Any
 
 from undial_cli.config.suites import FORGET
 from undial_cli.evaluation.figures import MAIN_FIGURES, find_better_direction, find_figure_title
-from undial_cli.reporting import names, precision
 from undial_cli.reporting.collect import RunRecord, flatten_settings, get_part, list_request_figures
-from undial_cli.reporting.differences import KEYS_NOT_COMPARED, format_typed_value, serialise_value
-from undial_cli.reporting.precision import FigureStatistics, ReadResults
+from undial_cli.reporting.labels import KEYS_NOT_COMPARED, format_typed_value, serialise_value
+from undial_cli.reporting.precision import (
+    WEAK_LEGEND,
+    FigureStatistics,
+    ReadResults,
+    format_difference,
+    format_intervals,
+    format_sample_count,
+    get_set_role,
+    get_statistics,
+    is_weak_figure,
+    list_missing_metrics,
+    list_remarks,
+    mark_weak_figure,
+    state_damage,
+)
 from undial_cli.reporting.samples import TEXT_TITLES
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_text_sheet
+from undial_cli.reporting.text import (
+    capitalise_first,
+    format_figure,
+    format_gap,
+    format_run_time,
+    format_setting_value,
+    get_set_title,
+    name_setting,
+    parse_number,
+)
 
 MOST_MAIN_METRICS = 7
 EXAMPLES, LONGEST = 5, 400
@@ -52,9 +75,7 @@ def list_model_figures(command: str, results: ReadResults) -> list[ModelFigures]
     """The models whose figures stand beside each other, in the order in which they came about."""
     alone = command in ("evaluate", "finetune")
     after, target, reference = (get_part(results, n) for n in ("metrics", "target", "reference"))
-    start = ModelFigures(
-        "target" if alone else "before", target, precision.get_statistics(results, "target")
-    )
+    start = ModelFigures("target" if alone else "before", target, get_statistics(results, "target"))
     served = list_request_figures(results)
     if served:
         start.title = "start"
@@ -62,13 +83,13 @@ def list_model_figures(command: str, results: ReadResults) -> list[ModelFigures]
             start,
             *(ModelFigures(f"after {n}", figures) for n, figures in enumerate(served, 1)),
         ]
-        models[-1].statistics = precision.get_statistics(results)
+        models[-1].statistics = get_statistics(results)
     else:
         models = [start] if target or not alone else []
         title = "model" if alone else "after"
-        models.append(ModelFigures(title, after, precision.get_statistics(results)))
+        models.append(ModelFigures(title, after, get_statistics(results)))
     if reference:
-        statistics = precision.get_statistics(results, "reference")
+        statistics = get_statistics(results, "reference")
         models.append(ModelFigures("retain model", reference, statistics))
     return models
 
@@ -90,18 +111,15 @@ def choose_metric_pairs(metrics: set[str]) -> list[tuple[str, str]]:
 
 def subtract_figures(ours: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
     """Figures less another model's, where both are there."""
-    pairs = {
-        n: (names.parse_number(value), names.parse_number(other.get(n)))
-        for n, value in ours.items()
-    }
+    pairs = {n: (parse_number(value), parse_number(other.get(n))) for n, value in ours.items()}
     return {n: a - b for n, (a, b) in pairs.items() if a is not None and b is not None}
 
 
 def make_figure_cell(name: str, model: ModelFigures) -> Cell:
     """A figure as a cell, marked where its statistics say that it carries nothing."""
     value = model.figures.get(name)
-    text = precision.mark_weak_figure(names.format_figure(value), name, model.statistics.get(name))
-    return Cell(text, names.parse_number(value))
+    text = mark_weak_figure(format_figure(value), name, model.statistics.get(name))
+    return Cell(text, parse_number(value))
 
 
 def list_metric_names(run: RunRecord) -> list[str]:
@@ -125,10 +143,10 @@ def make_run_sheet(run: RunRecord) -> Sheet:
         columns.append(Column(f"{ours.title} − {other.title}"))
     rows = []
     for name in list_metric_names(run):
-        group = names.get_set_title(name) or "joint"
+        group = get_set_title(name) or "joint"
         cells = [make_figure_cell(name, model) for model in models]
         if compared:
-            cells.append(Cell(names.format_gap(gaps.get(name)), gaps.get(name)))
+            cells.append(Cell(format_gap(gaps.get(name)), gaps.get(name)))
         title = Cell(find_figure_title(name).removeprefix(f"{group} "))
         way = find_better_direction(name, roles)
         rows.append(SheetRow([title, *cells], group, f"{way} is better" if way else "", name))
@@ -153,12 +171,10 @@ def make_precision_sheet(run: RunRecord) -> Sheet:
         if any(known):
             texts = [
                 find_figure_title(name),
-                precision.format_sample_count(next(filter(None, known))),
+                format_sample_count(next(filter(None, known))),
             ]
-            texts += [precision.format_intervals(statistic) for statistic in known]
-            texts += [
-                precision.format_difference(figures.get(name)) for figures in compared.values()
-            ]
+            texts += [format_intervals(statistic) for statistic in known]
+            texts += [format_difference(figures.get(name)) for figures in compared.values()]
             rows.append(SheetRow([Cell(text) for text in texts], hint=name))
     return Sheet("", [Column("metric", numeric=False), *map(Column, titles)], rows)
 
@@ -172,10 +188,10 @@ def choose_headlines(run: RunRecord) -> list[list[str]]:
     return [
         [
             find_figure_title(name),
-            *(names.format_figure(figures.get(name)) for figures in models),
+            *(format_figure(figures.get(name)) for figures in models),
         ]
         for name in dict.fromkeys([*pair, *HEADLINE_METRICS])
-        if names.parse_number(after.get(name)) is not None
+        if parse_number(after.get(name)) is not None
     ][:4]
 
 
@@ -190,8 +206,7 @@ def make_comparison_sheet(runs: Sequence[RunRecord], keys: Sequence[str]) -> She
     ]
     metrics = list(dict.fromkeys([*first, *known]))
     columns = [
-        Column(names.name_setting(key), names.parse_number(runs[0].values.get(key)) is not None)
-        for key in keys
+        Column(name_setting(key), parse_number(runs[0].values.get(key)) is not None) for key in keys
     ] or [Column("run", numeric=False)]
     columns += [Column("status", numeric=False), Column("time")]
     lead = len(columns)
@@ -210,12 +225,12 @@ def make_comparison_sheet(runs: Sequence[RunRecord], keys: Sequence[str]) -> She
         cells = [
             Cell(
                 format_typed_value(run.values.get(key, "–")),
-                names.parse_number(run.values.get(key)),
+                parse_number(run.values.get(key)),
             )
             for key in keys
         ] or [Cell(run.label)]
-        cells += [Cell(run.status), Cell(names.format_run_time(run.seconds), run.seconds)]
-        model = ModelFigures("", run.figures(), precision.get_statistics(run.results))
+        cells += [Cell(run.status), Cell(format_run_time(run.seconds), run.seconds)]
+        model = ModelFigures("", run.figures(), get_statistics(run.results))
         rows.append(SheetRow(cells + [make_figure_cell(n, model) for n in metrics], hint=run.label))
     return Sheet("", columns, rows, above, first=lead + len(first))
 
@@ -235,7 +250,7 @@ def choose_answered_samples(run: RunRecord, count: int) -> list[dict[str, Any]]:
     asked = [
         sample
         for sample in run.samples
-        if precision.get_set_role(run.results, str(sample["set"])) == FORGET
+        if get_set_role(run.results, str(sample["set"])) == FORGET
         and isinstance(sample.get("generation"), str)
     ]
     return asked[:: max(1, len(asked) // count)][:count]
@@ -258,13 +273,11 @@ def list_run_notes(runs: Sequence[RunRecord]) -> list[str]:
     """What a reader must know: missing metrics and why, no retain model, files not read."""
     labels: dict[str, list[str]] = {}
     for run in runs:
-        lines = [names.capitalise_first(precision.state_damage(run.results))]
-        lines += [f"Missing: {line}" for line in precision.list_missing_metrics(run.results)]
-        lines += precision.list_remarks(run.results)
-        if any(
-            precision.is_weak_figure(n, s) for n, s in precision.get_statistics(run.results).items()
-        ):
-            lines.append(precision.WEAK_LEGEND)
+        lines = [capitalise_first(state_damage(run.results))]
+        lines += [f"Missing: {line}" for line in list_missing_metrics(run.results)]
+        lines += list_remarks(run.results)
+        if any(is_weak_figure(n, s) for n, s in get_statistics(run.results).items()):
+            lines.append(WEAK_LEGEND)
         if run.figures() and not run.figures("reference") and run.command != "finetune":
             lines.append(NO_RETAIN_NOTE)
         for line in filter(None, [*lines, *run.problems]):
@@ -280,7 +293,7 @@ def make_settings_sheet(runs: Sequence[RunRecord]) -> Sheet:
         [
             key,
             *(
-                names.format_setting_value(run.settings[key]) if key in run.settings else "–"
+                format_setting_value(run.settings[key]) if key in run.settings else "–"
                 for run in runs
             ),
         ]
@@ -304,7 +317,7 @@ def make_environment_sheets(runs: Sequence[RunRecord]) -> list[Sheet]:
     return [
         make_text_sheet(
             ["what", "value"],
-            [(k, names.format_setting_value(v)) for k, v in flatten_settings(contents[key])],
+            [(k, format_setting_value(v)) for k, v in flatten_settings(contents[key])],
             title(of),
         )
         for key, of in labels.items()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from undial_cli.reporting import names
+from undial_cli.reporting.text import parse_first_number, parse_number
 
 # Beside a checkpoint there are no runs; looking through it takes time.
 FOLDERS_WITHOUT_RUNS = ("checkpoint", "resume", "evaluation", "report", "__pycache__")
@@ -170,7 +170,7 @@ def read_sweep_entry(folder: Path, entry: dict[str, Any]) -> RunRecord:
         run.status = status
     run.reason = run.reason or to_single_line(entry.get("reason"))
     if run.seconds is None:
-        run.seconds = names.parse_number(entry.get("seconds"))
+        run.seconds = parse_number(entry.get("seconds"))
     run.label = to_single_line(entry.get("label"))
     run.values = get_part(entry, "values")
     return run
@@ -184,7 +184,7 @@ def read_run_record(folder: Path) -> RunRecord:
         folder,
         status=to_single_line(status.get("status")) or "unknown",
         reason=to_single_line(status.get("reason")),
-        seconds=names.parse_number(status.get("seconds")),
+        seconds=parse_number(status.get("seconds")),
         nested=read_object(folder / "run.yaml", problems, parse_yaml),
         environment=read_object(folder / "environment.json", problems),
         problems=problems,
@@ -196,9 +196,7 @@ def read_run_record(folder: Path) -> RunRecord:
     if run.status == "done" and not evaluated and not run.results:
         problems.append("eval=none: nothing was evaluated")
     run.steps = read_jsonl_objects(folder / "metrics.jsonl", problems)
-    for request in sorted(
-        folder.glob("request_*"), key=lambda path: names.parse_first_number(path.name)
-    ):
+    for request in sorted(folder.glob("request_*"), key=lambda path: parse_first_number(path.name)):
         if rows := read_jsonl_objects(request / "metrics.jsonl", problems):
             run.parts[request.name.replace("_", " ")] = rows
     rows = read_jsonl_objects(folder / "evaluation" / "samples.jsonl", problems)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from undial_cli.reporting import cells, names
+from undial_cli.reporting import cells
 from undial_cli.reporting.collect import RunCollection
 from undial_cli.reporting.samples import pack_samples
 from undial_cli.reporting.sheet import (
@@ -25,6 +25,7 @@ from undial_cli.reporting.sheet import (
     format_markdown,
     make_text_sheet,
 )
+from undial_cli.reporting.text import format_run_time, format_setting_value
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE, TEXT = "report.html", "report.md"
@@ -123,8 +124,8 @@ def list_report_facts(collection: RunCollection) -> list[str]:
         lines = [f"{len(runs)} runs", *(f"{n} {status}" for status, n in counts.items())]
         return [*lines, words] if words else lines
     (run,) = runs
-    lines = [run.status] + ([names.format_run_time(run.seconds)] if run.seconds is not None else [])
+    lines = [run.status] + ([format_run_time(run.seconds)] if run.seconds is not None else [])
     for key, title in (("eval.name", "suite"), ("adapter.name", "adapter"), ("seed", "seed")):
         if key in run.settings:
-            lines.append(f"{title} {names.format_setting_value(run.settings[key])}")
+            lines.append(f"{title} {format_setting_value(run.settings[key])}")
     return [*lines, run.folder.name]

@@ -15,8 +15,13 @@ import numpy as np
 
 from undial_cli.evaluation.figures import find_better_direction, find_figure_title
 from undial_cli.evaluation.figures import is_logarithmic_figure as asks_for_log
-from undial_cli.reporting import fronts, names
-from undial_cli.reporting.style import (
+from undial_cli.reporting.plot_fronts import (
+    compute_ecdf,
+    find_pareto_front,
+    locate_ks_distance,
+    sort_known_values,
+)
+from undial_cli.reporting.plot_style import (
     COLOURS,
     FAINT,
     INK,
@@ -28,6 +33,7 @@ from undial_cli.reporting.style import (
     make_blank_figure,
     use_plot_style,
 )
+from undial_cli.reporting.text import format_figure, parse_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +71,7 @@ class LinePanel:
 
 def to_float_array(values: Sequence[Any]) -> np.ndarray:
     """Values with NaN for what is missing, infinite or no number."""
-    numbers = map(names.parse_number, values)
+    numbers = map(parse_number, values)
     return np.array([math.nan if number is None else number for number in numbers])
 
 
@@ -112,7 +118,7 @@ def draw_panel(
         mark = {"markevery": (start, every), "mec": PAPER, "mew": 0.6}
         (handles[label],) = axes.plot(xs, ys, **kind, **mark)
     for dash, (label, figures) in zip(MARK_DASHES, marks.items(), strict=False):
-        level = names.parse_number(figures.get(panel.metric))
+        level = parse_number(figures.get(panel.metric))
         if level is not None:
             drawn.append(level)
             handles[label] = axes.axhline(level, color=INK, lw=0.9, ls=dash, zorder=1.5)
@@ -185,9 +191,7 @@ def draw_over_steps(
     for name in metrics:
         panel = LinePanel(make_axis_title(name) if len(metrics) > 1 else "", name)
         for label, steps in rows.items():
-            known = [
-                r for r in steps if name in r and names.parse_number(r.get("step")) is not None
-            ]
+            known = [r for r in steps if name in r and parse_number(r.get("step")) is not None]
             if known:
                 panel.lines[label] = {r["step"]: (r[name], None) for r in thin_rows(known)}
         panels.append(panel)
@@ -209,7 +213,7 @@ def draw_trade_off(
     with use_plot_style():
         figure, (axes,) = make_blank_figure(PAGE_WIDTH, 3.5)
         shown = [p for p in points if math.isfinite(p.x) and math.isfinite(p.y)]
-        on_front = fronts.find_pareto_front([(p.x, p.y) for p in shown], better)
+        on_front = find_pareto_front([(p.x, p.y) for p in shown], better)
         labels = [
             p.label if len(shown) <= MOST_LABELLED or number in on_front else p.group
             for number, p in enumerate(shown)
@@ -264,7 +268,7 @@ def draw_heat_map(
         figure.colorbar(axes.imshow(table, cmap="cividis", aspect="auto"), ax=axes)
         for (row, column), value in np.ndenumerate(table):
             if not math.isnan(value):
-                axes.text(column, row, names.format_figure(value), ha="center", va="center",
+                axes.text(column, row, format_figure(value), ha="center", va="center",
                           bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1})  # fmt: skip
         crowded = sum(map(len, columns)) > 11 * width
         axes.set_xticks(range(len(columns)), list(map(escape_label, columns)),
@@ -290,7 +294,7 @@ def draw_distributions(curves: Mapping[str, Sequence[float | None]], name: str) 
     """
     with use_plot_style():
         figure, (axes,) = make_blank_figure(PAGE_WIDTH, 2.9)
-        scores = {k: fronts.sort_known_values(values) for k, values in curves.items()}
+        scores = {k: sort_known_values(values) for k, values in curves.items()}
         scores = {label: values for label, values in scores.items() if len(values)}
         fixed = {
             "before": {"color": FAINT, "ls": "-"},
@@ -317,11 +321,9 @@ def draw_distributions(curves: Mapping[str, Sequence[float | None]], name: str) 
 
 def mark_ks_distance(axes: Axes, scores: Mapping[str, Any], other: str) -> None:
     """An arrow where the distribution after unlearning is farthest from another, and how far."""
-    distance, where = fronts.locate_ks_distance(scores["after"], scores[other]) or (0.0, math.inf)
+    distance, where = locate_ks_distance(scores["after"], scores[other]) or (0.0, math.inf)
     if math.isfinite(where):
-        low, high = sorted(
-            float(fronts.compute_ecdf(scores[label], where)) for label in ("after", other)
-        )
+        low, high = sorted(float(compute_ecdf(scores[label], where)) for label in ("after", other))
         arrow = {"arrowstyle": "<->", "color": INK, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", (where, low), (where, high), arrowprops=arrow)
         axes.set_title(f"↕ KS distance, after to {other}: {distance:.2f}")

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from undial_cli import ui
 from undial_cli.errors import UserError, bad_value
-from undial_cli.reporting import cells, differences, page, pictures, style
+from undial_cli.reporting import cells, page
 from undial_cli.reporting.collect import collect_runs
+from undial_cli.reporting.labels import label_runs
+from undial_cli.reporting.plot_choice import choose_plots
+from undial_cli.reporting.plot_style import save_figure
 from undial_cli.system.files import write_whole_text
 
 REPORT_KEYS = ("output",)
@@ -94,12 +97,12 @@ def write_report(paths: list[Path], folder: Path) -> Path:
     collection = collect_runs(paths)
     if not collection.runs:
         raise UserError(f"report {' '.join(map(str, paths))}: there are no runs")
-    keys = differences.label_runs(collection.runs)
+    keys = label_runs(collection.runs)
     notes = cells.list_run_notes(collection.runs)
     drawn: list[tuple[str, str, str]] = []
-    for picture in pictures.choose_plots(collection.runs, keys):
+    for picture in choose_plots(collection.runs, keys):
         try:
-            png, svg = style.save_figure(picture.draw(), folder / picture.name)
+            png, svg = save_figure(picture.draw(), folder / picture.name)
             drawn.append((png.name, svg.read_text(encoding="utf-8"), picture.caption))
         except OSError:
             raise

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from undial_cli.evaluation.figures import find_figure_title
-from undial_cli.reporting import names
 from undial_cli.reporting.collect import RunRecord
+from undial_cli.reporting.text import parse_number
 
 # Rows of all runs together in one page; more are in samples.jsonl.
 MOST_SAMPLE_ROWS = 40_000
@@ -47,7 +47,7 @@ def choose_score_names(runs: Sequence[RunRecord]) -> list[str]:
 
 def round_score(value: Any) -> float | None:
     """A score to five digits."""
-    number = names.parse_number(value)
+    number = parse_number(value)
     return None if number is None else float(f"{number:.5g}")
 
 

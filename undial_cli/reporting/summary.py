@@ -6,6 +6,7 @@ Reads evaluation/ of the run folder, so that it can be shown again at any time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -16,12 +17,23 @@ from undial_cli import ui
 from undial_cli.config.schema import EvaluateRun, FinetuneRun, Run
 from undial_cli.evaluation import results as store
 from undial_cli.evaluation.figures import MAIN_FIGURES
-from undial_cli.reporting import cells, page, precision
+from undial_cli.reporting import cells, page
 from undial_cli.reporting.cells import ModelFigures
 from undial_cli.reporting.collect import RunRecord
+from undial_cli.reporting.precision import (
+    QUALITY_METRIC,
+    WEAK_LEGEND,
+    format_interval,
+    format_sample_count,
+    get_statistics,
+    is_weak_figure,
+    list_missing_metrics,
+    list_remarks,
+    mark_weak_figure,
+    state_damage,
+)
 from undial_cli.reporting.samples import TEXT_TITLES
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, format_csv, make_screen_table
-from undial_cli.runs.run_folder import RunFolder
 from undial_cli.system.files import write_whole_text
 
 MOST_QUESTIONS = 3
@@ -29,38 +41,41 @@ MOST_SWEEP_METRICS = 6
 MOST_LETTERS = 300
 
 
-def read_evaluated_run(run: Run, folder: RunFolder) -> RunRecord | None:
-    """What was evaluated of a run, or None where nothing was."""
-    evaluation = store.load_evaluation(folder.evaluation)
+def read_evaluated_run(run: Run, folder: Path) -> RunRecord | None:
+    """What was evaluated of the run in a folder, or None where nothing was."""
+    evaluation = store.load_evaluation(folder / "evaluation")
     if evaluation is None:
         return None
-    record = RunRecord(folder.path, status="done", settings={"command": run.command})
-    record.results, record.samples = store.read_results_json(folder.evaluation), evaluation.samples
-    return record
+    return RunRecord(
+        folder,
+        status="done",
+        settings={"command": run.command},
+        results=store.read_results_json(folder / "evaluation"),
+        samples=evaluation.samples,
+    )
 
 
-def write_summary(run: Run, folder: RunFolder) -> None:
+def write_summary(run: Run, folder: Path) -> None:
     """report/summary.md and summary.csv: the figures under their names in results.json."""
     record = read_evaluated_run(run, folder)
     if record is None:
         return
-    view = {
-        "figures": cells.make_run_sheet(record),
-        "precisions": cells.make_precision_sheet(record),
-    }
-    for row in [*view["figures"].rows, *view["precisions"].rows]:
+    figures, precisions = cells.make_run_sheet(record), cells.make_precision_sheet(record)
+    for row in [*figures.rows, *precisions.rows]:
         row.cells[0] = Cell(row.hint, style="code")
-    notes, examples = cells.list_run_notes([record]), cells.make_examples_sheet(record)
-    text = page.fill_template(
-        "summary.md.jinja",
-        {"title": make_summary_title(run), "notes": notes, "examples": examples, **view},
-    )
-    write_whole_text(folder.report / "summary.md", text)
+    view = {
+        "title": make_summary_title(run),
+        "figures": figures,
+        "precisions": precisions,
+        "examples": cells.make_examples_sheet(record),
+        "notes": cells.list_run_notes([record]),
+    }
+    text = page.fill_template("summary.md.jinja", view)
+    write_whole_text(folder / "report" / "summary.md", text)
     models = cells.list_model_figures(run.command, record.results)
-    rows = [[name, *(m.figures.get(name) for m in models)] for name in record.figures()]
-    write_whole_text(
-        folder.report / "summary.csv", format_csv([["metric", *(m.title for m in models)], *rows])
-    )
+    rows = [["metric", *(model.title for model in models)]]
+    rows += [[name, *(m.figures.get(name) for m in models)] for name in record.figures()]
+    write_whole_text(folder / "report" / "summary.csv", format_csv(rows))
 
 
 def make_summary_title(run: Run) -> str:
@@ -73,28 +88,26 @@ def format_marked_figure(name: str, model: ModelFigures) -> str:
     value = model.figures.get(name)
     if value is None:
         return "-"
-    figure = f"{value:.2e}" if name == precision.QUALITY_METRIC else f"{value:.3f}"
-    return precision.mark_weak_figure(figure, name, model.statistics.get(name))
+    figure = f"{value:.2e}" if name == QUALITY_METRIC else f"{value:.3f}"
+    return mark_weak_figure(figure, name, model.statistics.get(name))
 
 
-def show_summary(run: Run, folder: RunFolder) -> None:
+def show_summary(run: Run, folder: Path) -> None:
     """Print the table, the notes and the questions."""
     record = read_evaluated_run(run, folder)
     if record is None:
-        ui.say(f"done, without evaluation: {folder.path}")
+        ui.say(f"done, without evaluation: {folder}")
         return
     results = record.results
     models = cells.list_model_figures(run.command, results)
     ui.say(make_summary_table(run, results, models))
-    if damage := precision.state_damage(results):
+    if damage := state_damage(results):
         ui.say(damage, "red")
     if any(
-        precision.is_weak_figure(name, m.statistics.get(name))
-        for m in models
-        for name in results["metrics"]
+        is_weak_figure(name, m.statistics.get(name)) for m in models for name in results["metrics"]
     ):
         hint = "" if run.eval.intervals else " (eval.intervals=true shows them)"
-        ui.say(f"{precision.WEAK_LEGEND}{hint}", "dim")
+        ui.say(f"{WEAK_LEGEND}{hint}", "dim")
     compared = not isinstance(run, EvaluateRun | FinetuneRun)
     for sample in cells.choose_answered_samples(record, MOST_QUESTIONS) if compared else []:
         title = escape(f"{sample['set']}: {cells.shorten_text(sample['prompt'], MOST_LETTERS)}")
@@ -104,13 +117,13 @@ def show_summary(run: Run, folder: RunFolder) -> None:
             if key != "prompt" and sample.get(key) is not None
         ]
         ui.say(Panel("\n".join(answers), title=title, title_align="left"), log=False)
-    for note in [*precision.list_missing_metrics(results), *precision.list_remarks(results)]:
+    for note in [*list_missing_metrics(results), *list_remarks(results)]:
         ui.say(note, "yellow")
     if not results["reference"] and not isinstance(run, FinetuneRun):
         ui.say(
             cells.NO_RETAIN_NOTE[0].lower() + cells.NO_RETAIN_NOTE[1:].removesuffix("."), "yellow"
         )
-    ui.say(f"everything is in {folder.path}")
+    ui.say(f"everything is in {folder}")
 
 
 def make_summary_table(run: Run, results: dict[str, Any], models: Sequence[ModelFigures]) -> Table:
@@ -129,11 +142,9 @@ def make_summary_table(run: Run, results: dict[str, Any], models: Sequence[Model
         texts = [format_marked_figure(name, model) for model in shown]
         if run.eval.intervals:
             statistics = [model.statistics.get(name) for model in shown]
-            bounds = [
-                f"\n{precision.format_interval(known)}".removesuffix("\n–") for known in statistics
-            ]
+            bounds = [f"\n{format_interval(known)}".removesuffix("\n–") for known in statistics]
             texts = [figure + bound for figure, bound in zip(texts, bounds, strict=True)]
-            texts.append(precision.format_sample_count(next(filter(None, statistics), None)))
+            texts.append(format_sample_count(next(filter(None, statistics), None)))
         group = "" if name in run.eval.metrics else name.split("_")[0]
         rows.append(SheetRow([Cell(name), *(Cell(t.replace(" (", "\n(")) for t in texts)], group))
     return make_screen_table(Sheet(make_summary_title(run), columns, rows), headings=False)
@@ -159,7 +170,7 @@ def make_sweep_table(runs: Sequence[RunRecord], title: str) -> Table:
         row(
             run.label,
             run.status,
-            ModelFigures("", run.figures(), precision.get_statistics(run.results)),
+            ModelFigures("", run.figures(), get_statistics(run.results)),
         )
         for run in runs
     ]

@@ -44,7 +44,7 @@ TYPE_PHRASES = {
 def list_known_keys(command: str) -> dict[str, dataclasses.Field]:
     """Every dotted key of a command, with its field."""
     if command == "reproduce":
-        from undial_cli.tables.config import ReproduceConfig
+        from undial_cli.config.tables import ReproduceConfig
 
         return {name: f for name, _, f in walk_fields(ReproduceConfig())}
     keys = {name: f for name, _, f in walk_fields(RUN_TYPES[command]())}

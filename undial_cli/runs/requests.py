@@ -134,7 +134,7 @@ def combine_requests(run: UnlearnRun, folder: RunFolder, folders: list[RunFolder
             rows=rename_request_set(last.rows, asked, count),
         )
         results.save_evaluation(folder.evaluation, whole, extra)
-        summary.write_summary(run, folder)
+        summary.write_summary(run, folder.path)
     link = folder.checkpoint
     if link.is_symlink() or link.exists():
         link.unlink() if link.is_symlink() else shutil.rmtree(link)

@@ -6,7 +6,7 @@ there. Knows cells and thresholds only.
 
 from __future__ import annotations
 
-from undial_cli.tables.config import ClaimConfig
+from undial_cli.config.tables import ClaimConfig
 from undial_cli.tables.figures import FilledTable
 from undial_cli.tables.runs import TableLine
 

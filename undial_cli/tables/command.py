@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from undial_cli import ui
+from undial_cli.config.tables import TableConfig
 from undial_cli.errors import UserError
 from undial_cli.planning.estimate import estimate_missing_runs
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_screen_table
 from undial_cli.tables import load, render
-from undial_cli.tables.config import TableConfig
 from undial_cli.tables.figures import FilledTable, fill_table, list_failures
 from undial_cli.tables.runs import (
     DONE,

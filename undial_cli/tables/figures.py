@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from undial_cli.config.tables import ColumnConfig, RowConfig, TableConfig
 from undial_cli.reporting.collect import (
     RunRecord,
     list_request_figures,
     read_jsonl_objects,
     read_object,
 )
-from undial_cli.tables.config import ColumnConfig, RowConfig, TableConfig
 from undial_cli.tables.runs import DONE, FAILED, REFUSED, TableLine, TableRun
 
 # What results.json calls the figures of a model.

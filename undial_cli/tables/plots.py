@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from undial_cli.reporting import plots, style
-from undial_cli.tables.config import ColumnConfig, PlotConfig
+from undial_cli.config.tables import ColumnConfig, PlotConfig
+from undial_cli.reporting import plots
+from undial_cli.reporting.plot_style import save_figure
 from undial_cli.tables.figures import FilledTable, average_figures
 from undial_cli.tables.runs import TableLine
 
@@ -27,9 +28,7 @@ def draw_table_plots(filled: FilledTable, folder: Path) -> list[Path]:
             else draw_table_grid(filled, plot)
         )
         if figure is not None:
-            files += style.save_figure(
-                figure, folder / (plot.name or f"{plot.kind}_{plot.x}_{plot.y}")
-            )
+            files += save_figure(figure, folder / (plot.name or f"{plot.kind}_{plot.x}_{plot.y}"))
     return files
 
 

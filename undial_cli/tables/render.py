@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from undial_cli.config.tables import ColumnConfig
 from undial_cli.reporting import sheet
 from undial_cli.reporting.collect import RunRecord, make_sweep_text
 from undial_cli.reporting.sheet import Sheet, SheetRow, escape_markdown, format_csv
 from undial_cli.system.files import write_whole_text
 from undial_cli.tables import claims
-from undial_cli.tables.config import ColumnConfig
 from undial_cli.tables.figures import FigureCell, FilledTable, list_failures
 from undial_cli.tables.plots import draw_table_plots
 from undial_cli.tables.runs import DONE

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from undial_cli.config.schema import Run
+from undial_cli.config.tables import ReproduceConfig, RowConfig, TableConfig
 from undial_cli.errors import bad_value
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.run_folder import RunFolder, locate_run_folder
-from undial_cli.tables.config import ReproduceConfig, RowConfig, TableConfig
 
 DONE, FAILED, REFUSED, MISSING = "done", "failed", "refused", "missing"
 

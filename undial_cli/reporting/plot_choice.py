@@ -12,9 +12,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from undial_cli.evaluation.figures import find_better_direction, find_figure_title
-from undial_cli.reporting import differences, names, plots
+from undial_cli.reporting import plots
 from undial_cli.reporting.cells import choose_metric_pairs, find_shared_figures
 from undial_cli.reporting.collect import RunRecord, get_part, list_request_figures
+from undial_cli.reporting.labels import SEED_KEY, describe_values, find_swept_numbers
+from undial_cli.reporting.text import (
+    capitalise_first,
+    format_setting_value,
+    get_set_title,
+    name_setting,
+    parse_first_number,
+    parse_number,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +60,7 @@ def choose_plots(runs: list[RunRecord], keys: list[str]) -> list[ReportPlot]:
 
 def capitalise_metric(name: str) -> str:
     """A metric's name at the beginning of a sentence."""
-    return names.capitalise_first(find_figure_title(name))
+    return capitalise_first(find_figure_title(name))
 
 
 def choose_trade_offs(runs: list[RunRecord]) -> Iterator[ReportPlot]:
@@ -81,18 +90,18 @@ def choose_trade_offs(runs: list[RunRecord]) -> Iterator[ReportPlot]:
 
 def choose_heat_maps(runs: list[RunRecord], keys: list[str]) -> Iterator[ReportPlot]:
     """A heat map per score (and per method) where two numbers are swept: means over seeds."""
-    swept = differences.find_swept_numbers(runs, keys)
+    swept = find_swept_numbers(runs, keys)
     pairs = choose_metric_pairs({name for run in runs for name in run.figures()})
     if len(swept) != 2 or not pairs:
         return
     groups: dict[str, dict[tuple[Any, ...], list[RunRecord]]] = {}
     for run in runs:
-        others = {k: v for k, v in run.values.items() if k not in (*swept, differences.SEED_KEY)}
-        levels = tuple(names.parse_number(run.values[key]) for key in swept)
-        cells = groups.setdefault(differences.describe_values(others), {})
+        others = {k: v for k, v in run.values.items() if k not in (*swept, SEED_KEY)}
+        levels = tuple(parse_number(run.values[key]) for key in swept)
+        cells = groups.setdefault(describe_values(others), {})
         cells.setdefault(levels, []).append(run)
-    seeds = ", mean over seeds" if differences.SEED_KEY in keys else ""
-    down, across = map(names.name_setting, swept)
+    seeds = ", mean over seeds" if SEED_KEY in keys else ""
+    down, across = map(name_setting, swept)
     for number, (group, cells) in enumerate(list(groups.items())[:MOST_MAPS], 1):
         rows, columns = (sorted(set(numbers)) for numbers in zip(*cells, strict=True))
         for name in pairs[0]:
@@ -102,15 +111,15 @@ def choose_heat_maps(runs: list[RunRecord], keys: list[str]) -> Iterator[ReportP
             title = find_figure_title(name) + (f", {group}" if group else "") + seeds
             yield ReportPlot(
                 f"map_{name}" + (f"_{number}" if len(groups) > 1 else ""),
-                f"{names.capitalise_first(title)}, over {down} and {across}; a hatched cell has no figure.",
-                partial(plots.draw_heat_map, list(map(names.format_setting_value, rows)),
-                        list(map(names.format_setting_value, columns)), table, title, down, across),
+                f"{capitalise_first(title)}, over {down} and {across}; a hatched cell has no figure.",
+                partial(plots.draw_heat_map, list(map(format_setting_value, rows)),
+                        list(map(format_setting_value, columns)), table, title, down, across),
             )  # fmt: skip
 
 
 def average_over_runs(runs: list[RunRecord], name: str) -> float | None:
     """The mean of a metric over the runs that have it."""
-    values = [v for run in runs if (v := names.parse_number(run.figures().get(name))) is not None]
+    values = [v for run in runs if (v := parse_number(run.figures().get(name))) is not None]
     return statistics.fmean(values) if values else None
 
 
@@ -160,7 +169,7 @@ def make_start_row(
 def list_sample_scores(run: RunRecord, set_name: str, key: str) -> list[float | None]:
     """A per-sample score of a set, of all samples that have it."""
     return [
-        names.parse_number(sample[key])
+        parse_number(sample[key])
         for sample in run.samples
         if sample.get("set") == set_name and sample.get(key) is not None
     ]
@@ -205,11 +214,11 @@ def choose_request_plots(runs: list[RunRecord]) -> Iterator[ReportPlot]:
         known = dict.fromkeys(name for stage in stages for name in stage)
         for score in ("rouge", "probability") if served else ():
             chosen = [n for n in known if n.startswith("request_") and n.endswith(f"_{score}")]
-            chosen.sort(key=names.parse_first_number)
+            chosen.sort(key=parse_first_number)
             chosen += [n for n in known if n == f"retain_{score}"]
             panel = plots.LinePanel("", score)
             for name in chosen:
-                panel.lines[names.get_set_title(name)] = {
+                panel.lines[get_set_title(name)] = {
                     float(n): (stage.get(name), None) for n, stage in enumerate(stages)
                 }
             ticks = {float(n): f"after {n}" if n else "start" for n in range(len(stages))}
@@ -217,7 +226,7 @@ def choose_request_plots(runs: list[RunRecord]) -> Iterator[ReportPlot]:
             if chosen:
                 yield ReportPlot(
                     f"requests_{score}" + (f"_{number}" if len(runs) > 1 else ""),
-                    f"{names.capitalise_first(find_figure_title(score))} of each request before and after each "
+                    f"{capitalise_first(find_figure_title(score))} of each request before and after each "
                     f"was served{which}.",
                     partial(
                         plots.draw_lines,

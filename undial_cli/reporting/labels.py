@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from undial_cli.config.schema import KEYS_OUTSIDE_HASH
-from undial_cli.reporting import names
 from undial_cli.reporting.collect import RunRecord
+from undial_cli.reporting.text import format_setting_value, name_setting, parse_number
 
 # What does not tell what came out: all that is no part of a run's identity, and its command.
 KEYS_NOT_COMPARED = (*KEYS_OUTSIDE_HASH, "command")
@@ -63,7 +63,7 @@ def label_runs(runs: Sequence[RunRecord]) -> list[str]:
     for run in runs:
         run.values |= {k: run.settings[key] for k, key in chosen.items() if key in run.settings}
         words = " ".join(
-            f"{key}={names.format_setting_value(value)}" for key, value in run.values.items()
+            f"{key}={format_setting_value(value)}" for key, value in run.values.items()
         )
         run.label = run.label or words or run.folder.name
         run.short = describe_values(run.values) or (
@@ -77,21 +77,19 @@ def label_runs(runs: Sequence[RunRecord]) -> list[str]:
 def describe_values(values: dict[str, Any]) -> str:
     """Values in words: "npo, learning rate 1e-4, seed 1"."""
     alone = (*OPTION_GROUPS, "experiment")
-    words = {key: "" if key in alone else f"{names.name_setting(key)} " for key in values}
+    words = {key: "" if key in alone else f"{name_setting(key)} " for key in values}
     return ", ".join(f"{words[key]}{format_typed_value(value)}" for key, value in values.items())
 
 
 def format_typed_value(value: Any) -> str:
     """A value as one types it; a number also where a sweep's word holds it."""
-    number = names.parse_number(value)
-    return names.format_setting_value(
-        number if isinstance(value, str) and number is not None else value
-    )
+    number = parse_number(value)
+    return format_setting_value(number if isinstance(value, str) and number is not None else value)
 
 
 def find_swept_numbers(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
     """The keys other than the seed that are numbers in all runs and take two values or more."""
-    numbers = {key: {names.parse_number(run.values.get(key)) for run in runs} for key in keys}
+    numbers = {key: {parse_number(run.values.get(key)) for run in runs} for key in keys}
     return [
         key
         for key, values in numbers.items()
