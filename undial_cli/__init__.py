@@ -27,7 +27,7 @@ def run(overrides: list[str], command: str = "unlearn") -> RunResult:
     Raises:
         UserError: the input is wrong; nothing was written.
     """
-    from undial_cli.pipeline import execute
+    from undial_cli.pipeline import execute_run
     from undial_cli.runs.compose import compose_run
 
-    return execute(compose_run(command, overrides), show=False)
+    return execute_run(compose_run(command, overrides), show=False)

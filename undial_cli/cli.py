@@ -89,10 +89,10 @@ def dispatch_command(argv: list[str]) -> int:
         return 0
     command, rest = argv[0], argv[1:]
     if command == WORKER:
-        from undial_cli.pipeline import work
+        from undial_cli.pipeline import do_work
         from undial_cli.runs.worker import work_and_leave
 
-        work_and_leave(Path(rest[0]), work)
+        work_and_leave(Path(rest[0]), do_work)
     if command not in COMMAND_NAMES:
         raise bad_value("command", command, COMMAND_NAMES)
     if any(word in HELP_WORDS for word in rest):
@@ -164,9 +164,9 @@ def repeat_run(command: str, flags: dict[str, str], overrides: list[str]) -> int
         )
     if run.command != command:
         raise UserError(f"--from {place}: it is a run of 'undial {run.command}'")
-    from undial_cli.pipeline import execute
+    from undial_cli.pipeline import execute_run
 
-    execute(run)
+    execute_run(run)
     return 0
 
 
@@ -186,9 +186,9 @@ def compose_and_execute(command: str, flags: dict[str, str], words: list[str]) -
     from undial_cli.runs.compose import compose_run
 
     run = compose_run(command, words, folder)
-    from undial_cli.pipeline import execute
+    from undial_cli.pipeline import execute_run
 
-    execute(run)
+    execute_run(run)
     return 0
 
 

@@ -49,8 +49,8 @@ def planned(run: TrainingRun) -> TrainingPlan:
     """The plan of a run."""
     inputs = prepare(run, weights=False)
     resolved = ResolvedRun(run)
-    training = pipeline.training_of(resolved)
-    return plan.make_plan(run, resolved.base, inputs.sets, inputs.samples, *training)
+    method, anchor, teacher = resolved.trained_method, resolved.anchor, resolved.teacher
+    return plan.make_plan(run, resolved.base, inputs.sets, inputs.samples, method, anchor, teacher)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., f
 
         monkeypatch.setattr(loop, "MetricsLog", Profiled)
         run.output_dir = str(tmp_path / "measured")
-        pipeline.execute(run, show=False)
+        pipeline.execute_run(run, show=False)
         return max(highest(p) for p in profiles)
 
     return rise
@@ -183,7 +183,7 @@ def test_a_plan_leaves_nothing_and_needs_no_weights(
     assert not list(tmp_path.iterdir())
     after = {p for name in ("models", "teacher") for p in (cache / name).rglob("*")}
     assert before == after
-    refused(lambda: pipeline.execute(training(f"model.path={shape[0]}")), "no weights there")
+    refused(lambda: pipeline.execute_run(training(f"model.path={shape[0]}")), "no weights there")
 
 
 def test_a_target_that_is_not_made_yet_is_planned_by_its_base(
@@ -191,7 +191,7 @@ def test_a_target_that_is_not_made_yet_is_planned_by_its_base(
 ) -> None:
     monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "cache"))
     run = training("plan=true", PADDED, f"output_dir={tmp_path / 'out'}")
-    result = pipeline.execute(run)
+    result = pipeline.execute_run(run)
     assert result.status == "planned"
     assert not result.folder.exists()
     assert not (tmp_path / "out").exists()
@@ -226,8 +226,8 @@ def test_finetuning_is_planned_without_a_teacher(shape: tuple[Path, int]) -> Non
 def test_what_cannot_be_run_cannot_be_planned(shape: tuple[Path, int]) -> None:
     words = [f"model.path={shape[0]}", "plan=true"]
     eager = training(*words, "model.attn_implementation=eager", "train.packing=on")
-    refused(lambda: pipeline.execute(eager), "train.packing=on")
-    refused(lambda: pipeline.execute(training(*words, "adapter=qlora")), "needs a GPU")
+    refused(lambda: pipeline.execute_run(eager), "train.packing=on")
+    refused(lambda: pipeline.execute_run(training(*words, "adapter=qlora")), "needs a GPU")
     refused(lambda: compose_run("evaluate", ["plan=true"]), "plan", "no such key")
 
 

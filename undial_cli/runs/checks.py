@@ -17,8 +17,10 @@ from undial_cli.data import focus
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation.catalog import check_metric_names
 from undial_cli.methods.base import Method
+from undial_cli.runs.hub import check_hub_access
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.system import processes
+from undial_cli.training.arguments import check_training_arguments
 
 GPU_HARDWARE = ("single_gpu", "ddp", "fsdp", "deepspeed_zero3")
 
@@ -36,6 +38,8 @@ def check_run(resolved: ResolvedRun) -> None:
         check_adapter(run)
         check_optimiser(run)
         check_early_stop(run)
+        check_training_arguments(run)
+        check_hub_access(run)
     if isinstance(run, UnlearnRun) and resolved.method is not None:
         check_method(run, resolved.method)
     _ = resolved.target  # refused where none is known

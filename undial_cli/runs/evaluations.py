@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 
-from undial_cli.config.schema import Run, TrainingRun
+from undial_cli.config.schema import Run
 from undial_cli.config.suites import resolve_role
 from undial_cli.evaluation import results, statistics, verdict
 from undial_cli.evaluation.catalog import add_joint_metrics
 from undial_cli.evaluation.evidence import Evaluation
-from undial_cli.evaluation.harness import preserve_random_state
 from undial_cli.evaluation.helpers import HELPER_MODELS
 from undial_cli.evaluation.suite import evaluate_suite
 from undial_cli.models import load as models
@@ -28,6 +27,7 @@ from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.system import processes
 from undial_cli.system.files import hash_folder_state
+from undial_cli.training.session import is_quantized, load_run_model
 
 # Keys of eval that change nothing of what is found on a model.
 KEYS_WITHOUT_EFFECT = (
@@ -39,23 +39,6 @@ KEYS_WITHOUT_EFFECT = (
     "limit",
     "intervals",
 )
-
-
-def load_run_model(run: Run, path: str, device: torch.device) -> Any:
-    """A model of the run on this process's device."""
-    model: Any = models.load_model(run.model, path, seed=run.seed, quantized=is_quantized(run))
-    return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
-
-
-def is_quantized(run: Run) -> bool:
-    """Whether a run trains on 4-bit weights."""
-    return isinstance(run, TrainingRun) and run.adapter.name == "qlora"
-
-
-def evaluate_in_training(inputs: RunInputs, model: Any) -> dict[str, float | None]:
-    """The suite's metrics on a model in training; all random number generators are put back."""
-    with preserve_random_state():
-        return evaluate_suite(model, inputs.suite, "on the way", alone=True).metrics
 
 
 def list_dependencies(run: Run, inputs: RunInputs, path: str) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from undial_cli.config.schema import FinetuneRun, HardwareConfig, Run, UnlearnRun
+from undial_cli.config.schema import FinetuneRun, HardwareConfig, Run, TeacherConfig, UnlearnRun
 from undial_cli.data.load import load_rows
 from undial_cli.methods import make_method
 from undial_cli.methods.base import Method
@@ -52,6 +52,24 @@ class ResolvedRun:
             return make_method(self.run.method, self.run.seed)
         return Supervised() if isinstance(self.run, FinetuneRun) else None
 
+    @property
+    def trained_method(self) -> Method:
+        """The method of a run that trains."""
+        assert self.method is not None
+        return self.method
+
+    @property
+    def anchor(self) -> str:
+        """The training set that the epochs count."""
+        if isinstance(self.run, UnlearnRun):
+            return self.run.data.anchor if self.run.method.gamma else "retain"
+        return "train"
+
+    @property
+    def teacher(self) -> TeacherConfig:
+        """Where the teacher's signal lives; nothing is asked of one in fine-tuning."""
+        return self.run.teacher if isinstance(self.run, UnlearnRun) else TeacherConfig()
+
     @cached_property
     def requests(self) -> list[ResolvedRun]:
         """The runs that serve sequential requests, in order; none for a run of one request."""
@@ -80,6 +98,17 @@ class ResolvedRun:
             finetune = build_finetune_run(run, place.splits, machine, [rows, base])
             self._made[place] = ResolvedRun(finetune)
         return self._made[place]
+
+    def missing_models(self) -> dict[str, ResolvedRun]:
+        """The runs that make the target and the retain model, where no path is known of them."""
+        if isinstance(self.run, FinetuneRun):
+            return {}
+        locations = {"target": self.target, "retain": self.retain}
+        return {
+            role: self.made(location)
+            for role, location in locations.items()
+            if location is not None and location.path is None
+        }
 
     def path_of(self, place: ModelLocation) -> str:
         """Where a model lies: as configured, or where it is made."""

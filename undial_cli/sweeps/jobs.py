@@ -65,9 +65,9 @@ def run_job(order: dict[str, Any]) -> dict[str, Any]:
     run = parse_run_yaml(order["run"])
     status, reason = "done", ""
     try:
-        from undial_cli.pipeline import execute
+        from undial_cli.pipeline import execute_run
 
-        execute(run, show=False)
+        execute_run(run, show=False)
     except UserError as error:
         status, reason = "refused", str(error)
     except WorldError as error:

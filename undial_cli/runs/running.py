@@ -1,0 +1,129 @@
+"""A run in its folder, from the lock to the status: who may write to it, and what is left of it.
+
+`open_run` surrounds all that a run does, `track_status` its own work. Knows nothing of that work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterator
+
+from undial_cli import ui
+from undial_cli.config.schema import EvaluateRun, Run, hash_json
+from undial_cli.errors import UserError, WorldError
+from undial_cli.runs import launch
+from undial_cli.runs.inputs import RunInputs, load_training_rows, prepare_inputs
+from undial_cli.runs.resolved import ResolvedRun
+from undial_cli.runs.run_folder import (
+    RunFolder,
+    check_input_fingerprint,
+    check_run_folder,
+    create_run_folder,
+    write_environment,
+)
+from undial_cli.system.processes import (
+    get_process_count,
+    get_process_rank,
+    hold_lock_on_main,
+    run_on_main,
+)
+
+
+@contextlib.contextmanager
+def open_run(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
+    """A run's folder, locked and written to, and what the run reads; None if it is done.
+
+    Refused input leaves no folder; what else goes wrong is noted in it.
+    """
+    run, folder = resolved.run, resolved.folder
+    run_on_main(lambda: check_run_folder(run, folder))
+    try:
+        inputs: RunInputs | WorldError = prepare_request_inputs(resolved)
+    except WorldError as error:  # raised below, where the folder is there to note it in
+        inputs = error
+    with hold_lock_on_main(folder.path):
+        if isinstance(inputs, RunInputs):
+            fingerprint = inputs.fingerprint
+            run_on_main(lambda: check_input_fingerprint(run, folder, fingerprint))
+        # An evaluation is shown anew each time: what it computed is in the cache.
+        if is_done(folder) and not run.overwrite and not isinstance(run, EvaluateRun):
+            yield None
+            return
+        is_new = run_on_main(lambda: not folder.path.exists() or run.overwrite)
+        record = inputs.record() if isinstance(inputs, RunInputs) else None
+        run_on_main(lambda: create_run_folder(run, folder, record))
+        with ui.copy_to_log(folder.log):
+            try:
+                if isinstance(inputs, WorldError):
+                    raise inputs
+                ui.say(f"{run.command}: {folder.path}", "bold")
+                for note in () if resolved.requests else inputs.notes:  # each request says its own
+                    ui.say(note)
+                yield inputs
+            except UserError:
+                if is_new and not list(folder.path.glob("request_*")):  # served ones are kept
+                    run_on_main(lambda: discard_run_folder(run, folder))
+                raise
+            except BaseException as error:
+                record_failure(folder, error)
+                raise
+
+
+def prepare_request_inputs(resolved: ResolvedRun) -> RunInputs:
+    """What a run reads; of sequential requests the first one's, once all have been read.
+
+    Where there is no checkpoint yet, a request is read with the run's own target.
+    """
+    if not resolved.requests:
+        return prepare_inputs(resolved)
+    parts = [request.run for request in resolved.requests]
+    for part in parts:
+        load_training_rows(part.data, "forget")  # what is wrong with a request is said of it first
+    model = resolved.run.model
+    inputs = [prepare_inputs(ResolvedRun(dataclasses.replace(part, model=model))) for part in parts]
+    inputs[0].fingerprint["data"] = hash_json([part.fingerprint["data"] for part in inputs])
+    return inputs[0]
+
+
+def is_done(folder: RunFolder) -> bool:
+    """Whether a folder holds a finished run, as seen by the main process."""
+    return run_on_main(lambda: folder.status() == "done")
+
+
+@contextlib.contextmanager
+def track_status(resolved: ResolvedRun) -> Iterator[None]:
+    """The status and the time of a run's own work, from its beginning to its end."""
+    run, folder = resolved.run, resolved.folder
+    starts_workers = launch.needs_workers(run, resolved.processes)
+    processes = resolved.processes if starts_workers else get_process_count()
+    is_new = run_on_main(lambda: not folder.environment.exists())
+    begun = time.monotonic()
+    run_on_main(lambda: write_environment(run, folder, processes))
+    run_on_main(lambda: folder.set_status("running"))
+    yield
+    seconds = time.monotonic() - begun if is_new else None  # of a run that was done in one go
+    run_on_main(lambda: folder.set_status("done", seconds=seconds))
+    run_on_main(lambda: shutil.rmtree(folder.resume, ignore_errors=True))
+
+
+def discard_run_folder(run: Run, folder: RunFolder) -> None:
+    """Remove the folder of refused input, and the folders above it that it alone was in."""
+    shutil.rmtree(folder.path, ignore_errors=True)
+    above = 2 + (run.name or "").count("/")  # its own, the command's, output_dir
+    with contextlib.suppress(OSError):
+        for parent in list(folder.path.parents)[:above]:
+            parent.rmdir()
+
+
+def record_failure(folder: RunFolder, error: BaseException) -> None:
+    """Note why the run failed; traceback to the log only."""
+    if get_process_rank() != 0:
+        return
+    ui.log_traceback()
+    reason = str(error) if isinstance(error, WorldError) else f"{type(error).__name__}: {error}"
+    reason = "interrupted" if isinstance(error, KeyboardInterrupt) else reason
+    with contextlib.suppress(OSError):  # the disk may be what failed
+        folder.set_status("failed", reason.strip().splitlines()[0])

@@ -1,0 +1,169 @@
+"""Train and save: from the model at a path to a checkpoint in Hugging Face format.
+
+Knows what is trained, on what and by what method; not which run asked for it, nor what becomes of
+the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from undial_cli import ui
+from undial_cli.config.schema import Run, TeacherConfig, TrainingRun, is_sharded
+from undial_cli.data.encode import Example
+from undial_cli.data.schedule import Schedule, TrainingSample
+from undial_cli.evaluation.harness import preserve_random_state
+from undial_cli.evaluation.suite import Suite, evaluate_suite
+from undial_cli.methods.base import Method
+from undial_cli.models import adapters, lean, load
+from undial_cli.system.files import whole_folder
+from undial_cli.system.processes import run_on_main, wait_for_all
+from undial_cli.training.callbacks import PeriodicEvaluation, Watcher
+from undial_cli.training.layers import choose_trained_parameters
+from undial_cli.training.loop import is_packed, make_schedule, make_teacher, run_training
+from undial_cli.training.stopping import EarlyStop, measure_stop_figures
+
+
+@dataclass(frozen=True)
+class TrainingSession:
+    """One training.
+
+    `path`: the model that it starts from. `anchor`: the set that its epochs count. `sets`,
+    `samples`: training sets by name, and what their examples are drawn as. `suite`, `watched`,
+    `answers`: what is evaluated on the way, the texts and the forget set of an early stop.
+    `folder`: where metrics.jsonl and the state to resume from lie. `complete`: puts beside the
+    weights of a checkpoint what else belongs to it.
+    """
+
+    run: TrainingRun
+    path: str
+    method: Method
+    anchor: str
+    teacher: TeacherConfig
+    tokenizer: PreTrainedTokenizerBase
+    sets: dict[str, list[Example]]
+    samples: dict[str, list[TrainingSample]]
+    suite: Suite
+    watched: list[Example]
+    answers: list[Example]
+    folder: Path
+    checkpoint: Path
+    complete: Callable[[Path], None]
+
+    @property
+    def start_weights(self) -> Path:
+        """Where the weights before training are kept for a method that is made of both."""
+        return self.folder / "resume" / "start"
+
+
+def train_and_save(session: TrainingSession, device: torch.device) -> None:
+    """Train a model by its method and write the checkpoint, whole or not at all."""
+    run, path, method = session.run, session.path, session.method
+    merges = is_saved_merged(session)
+    # A sharded model is dealt out from the host's memory: whole, it may not fit on one device.
+    model: Any = load_run_model(run, path, torch.device("cpu") if is_sharded(run) else device)
+    if run.train.lean == "auto":
+        lean.make_lean(model)
+    if method.from_start and (run.adapter.name == "none" or merges):
+        run_on_main(lambda: save_start_weights(model, session.start_weights))
+    adapters.announce_modules(model, run.adapter)
+    revision = load.find_adapter_revision(run.model, path)
+    model = load.adapt_model(model, run.adapter, run.seed, revision)
+    choose_trained_parameters(model, method)
+    packs = is_packed(run, model)
+    schedule = make_schedule(run, session.sets, session.samples, session.anchor, packs)
+    for line in schedule.unseen():
+        ui.say(line)
+    weights = run_on_main(lambda: load.fingerprint_weights(run.model, path, run.seed))
+    teacher = make_teacher(run, session.teacher, model, method.terms(), schedule, weights)
+    base = load.unwrap_adapter(model)
+    use_cache = getattr(base.config, "use_cache", None)
+    watchers = make_watchers(session, model, schedule)
+    trainer = run_training(run, model, method, schedule, teacher, session.folder, watchers)
+    if use_cache is not None:  # the Trainer switches it off, and it is saved with the config
+        base.config.use_cache = use_cache
+    save_checkpoint(session, trainer, merges)
+
+
+def is_saved_merged(session: TrainingSession) -> bool:
+    """Whether a fresh adapter is saved as part of the weights: as asked, or as it must be."""
+    run = session.run
+    reason = load.explain_merge(run.model, session.path)
+    if run.adapter.name != "none" and not run.adapter.merge and reason is not None:
+        ui.say(f"{reason}: the checkpoint is saved merged", "yellow")
+        return True
+    return run.adapter.merge
+
+
+def load_run_model(run: Run, path: str, device: torch.device) -> Any:
+    """A model of the run on this process's device."""
+    model: Any = load.load_model(run.model, path, seed=run.seed, quantized=is_quantized(run))
+    return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
+
+
+def is_quantized(run: Run) -> bool:
+    """Whether a run trains on 4-bit weights."""
+    return isinstance(run, TrainingRun) and run.adapter.name == "qlora"
+
+
+def make_watchers(session: TrainingSession, model: Any, schedule: Schedule) -> list[Watcher]:
+    """What looks at the model while it is trained."""
+    run, stop = session.run, session.run.train.stop
+    watchers: list[Watcher] = []
+    if run.train.eval_steps:
+        watchers.append(
+            PeriodicEvaluation(
+                run.train.eval_steps, lambda: evaluate_in_training(session.suite, model)
+            )
+        )
+    if stop.is_on:
+        watchers.append(
+            EarlyStop(
+                stop,
+                schedule.steps_per_epoch,
+                session.folder / "metrics.jsonl",
+                lambda: measure_stop_figures(
+                    model, stop, session.watched, session.answers, run.eval.batch_size
+                ),
+            )
+        )
+    return watchers
+
+
+def evaluate_in_training(suite: Suite, model: Any) -> dict[str, float | None]:
+    """The suite's metrics on a model in training; all random number generators are put back."""
+    with preserve_random_state():
+        return evaluate_suite(model, suite, "on the way", alone=True).metrics
+
+
+def save_start_weights(model: Any, folder: Path) -> None:
+    """Write a model's weights whole or not at all, unless they are there."""
+    if not folder.is_dir():
+        with whole_folder(folder) as unfinished:
+            model.save_pretrained(unfinished)
+
+
+def save_checkpoint(session: TrainingSession, trainer: Any, merges: bool) -> None:
+    """Write the checkpoint folder, whole or not at all, with its tokenizer."""
+    with whole_folder(session.checkpoint, run_on_main) as unfinished:
+        if merges and session.run.adapter.name != "none":
+            merged = adapters.merge_adapter(trainer.accelerator.unwrap_model(trainer.model))
+            run_on_main(lambda: merged.save_pretrained(unfinished))
+        else:
+            trainer.save_model(str(unfinished))  # by all processes: each holds a part if sharded
+        wait_for_all()
+
+        def complete() -> None:
+            (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use here
+            start = session.start_weights
+            session.method.finish(unfinished, start if start.is_dir() else None)
+            session.tokenizer.save_pretrained(unfinished)
+            session.complete(unfinished)
+
+        run_on_main(complete)
