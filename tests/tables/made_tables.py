@@ -44,7 +44,7 @@ def made(asked: ReproduceConfig, act: Callable[[TableRun], None]) -> FilledTable
     entries = runs.compose_table_runs(asked, lines, [], None)
     for entry in entries:
         act(entry)
-        entry.look()
+        entry.read_status()
     return fill_table(asked.table, "small", lines, entries)
 
 

@@ -24,7 +24,7 @@ SEED_KEY = "seed"
 
 
 def serialise_value(value: Any) -> str:
-    """A value as text that can be compared."""
+    """A value as text that can be compared and counted; a list is unhashable."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
@@ -34,55 +34,55 @@ def find_differing_keys(runs: Sequence[RunRecord]) -> list[str]:
     A key of a group (method.beta) counts only where it differs between runs of the same option
     (method.name), as the rest follows from the option.
     """
-    known = [run.settings for run in runs if run.settings]
-    different = []
-    for key in dict.fromkeys(itertools.chain(*known)):
-        lead = key.split(".")[0]
-        lead = "model" if lead == "target" else lead  # how it is made suits the model
-        option = f"{lead}.name" if lead in OPTION_GROUPS and key != f"{lead}.name" else ""
-        seen: dict[str, set[str]] = {}
-        for settings in known:
-            if key in settings or not option:
-                owner = serialise_value(settings.get(option)) if option else ""
-                seen.setdefault(owner, set()).add(serialise_value(settings.get(key)))
-        if key not in KEYS_NOT_COMPARED and any(len(values) > 1 for values in seen.values()):
-            different.append(key)
+    all_settings = [run.settings for run in runs if run.settings]
+    differing = []
+    for key in dict.fromkeys(itertools.chain(*all_settings)):
+        group = key.split(".")[0]
+        group = "model" if group == "target" else group  # how a target is made suits the model
+        option_key = f"{group}.name" if group in OPTION_GROUPS and key != f"{group}.name" else ""
+        values_by_option: dict[str, set[str]] = {}
+        for settings in all_settings:
+            if key in settings or not option_key:
+                option = serialise_value(settings.get(option_key)) if option_key else ""
+                values = values_by_option.setdefault(option, set())
+                values.add(serialise_value(settings.get(key)))
+        differs = any(len(values) > 1 for values in values_by_option.values())
+        if differs and key not in KEYS_NOT_COMPARED:
+            differing.append(key)
     order = ("model.name", "data.name", "method.name")
-    return sorted(different, key=lambda k: (order.index(k) if k in order else 9, k == SEED_KEY))
+    return sorted(differing, key=lambda k: (order.index(k) if k in order else 9, k == SEED_KEY))
 
 
 def label_runs(runs: Sequence[RunRecord]) -> list[str]:
     """Fill in `values`, `label` and `short` of runs; returns the keys that their tables show."""
-    by_sweep = list(dict.fromkeys(key for run in runs for key in run.values))
-    chosen = (
-        {}
-        if by_sweep
-        else {k.removesuffix(".name"): k for k in find_differing_keys(runs)[:MOST_LABEL_KEYS]}
-    )
-    seen: Counter[str] = Counter()
+    swept = list(dict.fromkeys(key for run in runs for key in run.values))
+    # the keys of a sweep are known; for a heap of runs they are found
+    differing = [] if swept else find_differing_keys(runs)[:MOST_LABEL_KEYS]
+    counts: Counter[str] = Counter()
     for run in runs:
-        run.values |= {k: run.settings[key] for k, key in chosen.items() if key in run.settings}
-        words = " ".join(
-            f"{key}={format_setting_value(value)}" for key, value in run.values.items()
-        )
-        run.label = run.label or words or run.folder.name
-        run.short = describe_values(run.values) or (
-            run.group if len(runs) == 1 else run.folder.name
-        )
-        seen[run.short] += 1
-        run.short += f" ({seen[run.short]})" if seen[run.short] > 1 else ""
-    return by_sweep or list(chosen)
+        known = [key for key in differing if key in run.settings]
+        run.values |= {key.removesuffix(".name"): run.settings[key] for key in known}
+        words = (f"{key}={format_setting_value(value)}" for key, value in run.values.items())
+        run.label = run.label or " ".join(words) or run.folder.name
+        alone = run.group if len(runs) == 1 else run.folder.name
+        run.short = describe_values(run.values) or alone
+        counts[run.short] += 1
+        if counts[run.short] > 1:  # two lines of a picture need two names
+            run.short += f" ({counts[run.short]})"
+    return swept or [key.removesuffix(".name") for key in differing]
 
 
 def describe_values(values: dict[str, Any]) -> str:
     """Values in words: "npo, learning rate 1e-4, seed 1"."""
     alone = (*OPTION_GROUPS, "experiment")
-    words = {key: "" if key in alone else f"{name_setting(key)} " for key in values}
-    return ", ".join(f"{words[key]}{format_typed_value(value)}" for key, value in values.items())
+    return ", ".join(
+        ("" if key in alone else f"{name_setting(key)} ") + format_typed_value(value)
+        for key, value in values.items()
+    )
 
 
 def format_typed_value(value: Any) -> str:
-    """A value as one types it; a number also where a sweep's word holds it."""
+    """A value as one types it; a number also where a sweep's word holds it ("0.0001")."""
     number = parse_number(value)
     return format_setting_value(number if isinstance(value, str) and number is not None else value)
 

@@ -45,19 +45,13 @@ def name_setting(key: str) -> str:
     return SETTING_TITLES.get(key) or key.split(".")[-1].replace("_", " ")
 
 
-def is_finite_number(value: Any) -> bool:
-    """Whether a value is a finite number (true and false are none)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def parse_number(value: Any) -> float | None:
-    """A finite number, read from text where it is one ("1e-4", 3); None for all else."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    return float(value) if is_finite_number(value) else None
+    """A finite number, also one that a text holds ("1e-4"); None for all else, as true and NaN."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def format_figure(value: Any) -> str:
