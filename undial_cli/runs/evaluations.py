@@ -143,7 +143,7 @@ def write_evaluation(
         evaluation.metrics, extra["target"], extra["reference"], evaluation.missing, roles
     )
     results.save_evaluation(folder.evaluation, evaluation, extra)
-    summary.write_summary(run, folder)
+    summary.write_summary(run, folder.path)
 
 
 def add_compared_scores(ours: Evaluation, name: str, other: Evaluation | None, texts: bool) -> None:
