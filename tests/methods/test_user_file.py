@@ -90,7 +90,7 @@ class Flatten(Method):
     needs = frozenset({TEACHER_LOGITS})
 
     def sum(self, targets: Targets):
-        hidden, head = targets.teacher
+        hidden, head = targets.signal.hidden_ND, targets.signal.head
 
         def loss(log_q, rows):
             teacher, share = head.logits(hidden[rows]).softmax(-1), self.config.share
