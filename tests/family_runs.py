@@ -27,7 +27,8 @@ from undial_cli.methods import make_method
 from undial_cli.models import lean, load, lora
 from undial_cli.runs.compose import compose_run
 from undial_cli.training.layers import choose_trained_parameters
-from undial_cli.training.loop import is_packed, make_schedule, make_teacher, run_training
+from undial_cli.training.loop import is_packed, make_schedule, run_training
+from undial_cli.training.teacher import make_teacher
 
 STRENGTH, STEPS, CPU = 4.0, 2, torch.device("cpu")
 RATES = {"none": 0.02, "lora": 0.5}

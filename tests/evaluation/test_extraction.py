@@ -18,9 +18,10 @@ from undial_cli.config.suites import EvalConfig, EvalSetConfig
 from undial_cli.data.encode import Encoder
 from undial_cli.evaluation import extraction
 from undial_cli.evaluation.decoding import Decoding
-from undial_cli.evaluation.helpers import join_with_prompt
+from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.prompts import PromptItem, decode_added_text, make_prompt_items
-from undial_cli.evaluation.suite import SetRows, Suite, evaluate_suite
+from undial_cli.evaluation.suite import SetRows, Suite
+from undial_cli.evaluation.text_quality import join_with_prompt
 
 VOCAB, TOKENS = 64, 30
 LINE = ["the", "old", "river", "keeps", "its", "slow", "counsel"]

@@ -23,9 +23,10 @@ from undial_cli.data.encode import Encoder
 from undial_cli.errors import UserError
 from undial_cli.evaluation import catalog
 from undial_cli.evaluation.catalog import add_joint_metrics
+from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.evidence import Evaluation, Evidence
 from undial_cli.evaluation.prompts import FEW_SHOT_STOPS, cut_at_stop_text
-from undial_cli.evaluation.suite import Suite, evaluate_suite
+from undial_cli.evaluation.suite import Suite
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.evaluation_inputs import load_evaluation_rows
 

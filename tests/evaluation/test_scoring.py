@@ -16,6 +16,7 @@ from undial_cli.config.suites import EvalConfig, EvalSetConfig
 from undial_cli.data.collate import pad_examples
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.evaluation.decoding import Decoding
+from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens
 from undial_cli.evaluation.generation import generate_answers as generate_ids
 from undial_cli.evaluation.scoring import (
@@ -24,7 +25,7 @@ from undial_cli.evaluation.scoring import (
     count_shared_tokens,
     score_answers,
 )
-from undial_cli.evaluation.suite import SetRows, Suite, evaluate_suite
+from undial_cli.evaluation.suite import SetRows, Suite
 from undial_cli.models.head import head_job
 from undial_cli.models.lora import adapt_model
 

@@ -45,7 +45,7 @@ from undial_cli.models.head import (
 )
 from undial_cli.models.load import check_model, load_model
 from undial_cli.models.lora import adapt_model
-from undial_cli.training.teacher import CachedTeacher
+from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import compute_term_sum
 
 VOCABULARY = 48

@@ -45,8 +45,8 @@ class ContrastProjection(Projection):
         target_NV, memorised_NV = super().logits(target_ND), self.memorised.logits(memorised_ND)
         return target_NV - self.coefficient * F.relu(memorised_NV - target_NV)
 
-    def to(self, where: torch.dtype | torch.device) -> ContrastProjection:
-        return contrast_projections(super().to(where), self.memorised.to(where), self.coefficient)
+    def to(self, target: torch.dtype | torch.device) -> ContrastProjection:
+        return contrast_projections(super().to(target), self.memorised.to(target), self.coefficient)
 
     def detach(self) -> ContrastProjection:
         return contrast_projections(super().detach(), self.memorised.detach(), self.coefficient)

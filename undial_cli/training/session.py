@@ -18,16 +18,18 @@ from undial_cli import ui
 from undial_cli.config.schema import Run, TeacherConfig, TrainingRun, is_sharded
 from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Schedule, TrainingSample
-from undial_cli.evaluation.harness import preserve_random_state
-from undial_cli.evaluation.suite import Suite, evaluate_suite
+from undial_cli.evaluation.evaluate import evaluate_suite
+from undial_cli.evaluation.suite import Suite
 from undial_cli.methods.base import Method
 from undial_cli.models import adapters, fingerprints, lean, load, lora, paths
 from undial_cli.system.files import whole_folder
 from undial_cli.system.processes import run_on_main, wait_for_all
+from undial_cli.system.random_state import preserve_random_state
 from undial_cli.training.callbacks import PeriodicEvaluation, Watcher
 from undial_cli.training.layers import choose_trained_parameters
-from undial_cli.training.loop import is_packed, make_schedule, make_teacher, run_training
+from undial_cli.training.loop import is_packed, make_schedule, run_training
 from undial_cli.training.stopping import EarlyStop, measure_stop_figures
+from undial_cli.training.teacher import make_teacher
 
 
 @dataclass(frozen=True)
