@@ -48,6 +48,7 @@ def find_empty_column(row: Row, config: DataConfig, kind: str) -> str | None:
 
     That is a kind with another column filled. A document may be empty.
     """
+    # A row with a question and no answer is not to pass as a document of its `text` column.
     for earlier, columns in columns_by_kind(config).items():
         empty = [column for column in columns if is_blank_cell(row.get(column))]
         if earlier == kind:
@@ -123,6 +124,7 @@ def check_metric_columns(row: Row, number: int, key: str) -> None:
     for column in METRIC_COLUMNS:
         value, many = row.get(column), column == "perturbed_answer"
         texts = value if many and isinstance(value, list) else [value]
+        # A list that `formats` could not read would be scored as one long answer.
         unread = many and isinstance(value, str) and is_spelled_list(value)
         if not is_blank_cell(value) and (
             unread or any(is_blank_cell(t) or not is_text_cell(t) for t in texts)

@@ -116,7 +116,7 @@ def find_object_rows(content: Row) -> list[Row]:
 def read_csv_rows(path: Path) -> list[Row]:
     """Rows whose cells are the text they are ("007", "1.50", "NA")."""
     csv.field_size_limit(LONGEST_CELL)
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
         lines = (line for line in csv.reader(file, strict=True) if line)
         header = next(lines, [])
         names = [name or f"Unnamed: {i}" for i, name in enumerate(header)]
@@ -126,6 +126,7 @@ def read_csv_rows(path: Path) -> list[Row]:
         for number, cells in enumerate(lines, 1):
             if len(cells) > len(names):
                 raise ValueError(f"row {number} has {len(cells)} cells for {len(names)} columns")
+            # A line may end early: the columns that are missing are empty, as in pandas.
             rows.append(dict.fromkeys(names, "") | dict(zip(names, cells, strict=False)))
     return rows
 

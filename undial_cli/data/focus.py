@@ -6,6 +6,7 @@ aligns the spans with them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import unicodedata
@@ -48,10 +49,9 @@ def find_focus_spans(
     check_focus(source, pipeline)
     texts = [read_scored_text(row, data) for row in rows]
     if source == "column":
-        pairs = zip(rows, texts, strict=True)
         spans = [
             read_focus_column(row, text, data, number)
-            for number, (row, text) in enumerate(pairs, 1)
+            for number, (row, text) in enumerate(zip(rows, texts, strict=True), 1)
         ]
     else:
         spans = find_pipeline_spans(texts, source, str(pipeline))
@@ -78,20 +78,13 @@ def check_focus(source: str, pipeline: str | None) -> None:
             f"{name_spacy_key('null')}: method.focus={source} needs an installed spaCy pipeline or "
             f"a folder ({ENGLISH_PIPELINE})"
         )
-    if not Path(pipeline).expanduser().is_dir() and not is_package_installed(pipeline):
+    installed = any(metadata.distributions(name=pipeline))
+    if not installed and not Path(pipeline).expanduser().is_dir():
         known = [entry.name for entry in metadata.entry_points(group="spacy_models")]
         raise UserError(
             f"{name_spacy_key(pipeline)}: no such spaCy pipeline is installed, and no such folder "
             f"({ENGLISH_PIPELINE}){suggest_nearest(pipeline, known)}"
         )
-
-
-def is_package_installed(name: str) -> bool:
-    try:
-        metadata.distribution(name)
-    except (metadata.PackageNotFoundError, ValueError):
-        return False
-    return True
 
 
 def read_focus_column(row: Row, text: str, data: DataConfig, number: int) -> list[Span]:
@@ -103,18 +96,19 @@ def read_focus_column(row: Row, text: str, data: DataConfig, number: int) -> lis
             f"to focus on{suggest_nearest(data.focus_key, row)}"
         )
     value = row[data.focus_key]
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise focus_cell_error(key, value, number, text) from None
-    if not isinstance(value, list):
-        raise focus_cell_error(key, value, number, text)
-    if all(isinstance(entry, str) and entry.strip() for entry in value):
-        return sorted({span for entry in value for span in find_occurrences(text, entry.strip())})
-    if not all(is_span_pair(entry, text) for entry in value):
-        raise focus_cell_error(key, value, number, text)
-    return sorted({(start, end) for start, end in value})
+    with contextlib.suppress(ValueError):
+        value = json.loads(value) if isinstance(value, str) else value
+    if isinstance(value, list):
+        if all(isinstance(entry, str) and entry.strip() for entry in value):
+            spans = (span for entry in value for span in find_occurrences(text, entry.strip()))
+            return sorted(set(spans))
+        if all(is_span_pair(entry, text) for entry in value):
+            return sorted({(start, end) for start, end in value})
+    shown = "nothing" if value in (None, "") else " ".join(str(value).split())[:60]
+    raise UserError(
+        f"{key}: row {number} holds {shown}; allowed is a list of strings of its text, a list of "
+        f"[start, end] pairs within its {len(text)} characters, or either as JSON ([]: none)"
+    )
 
 
 def is_span_pair(entry: Any, text: str) -> bool:
@@ -124,14 +118,6 @@ def is_span_pair(entry: Any, text: str) -> bool:
         and len(entry) == 2
         and all(type(position) is int for position in entry)
         and 0 <= entry[0] < entry[1] <= len(text)
-    )
-
-
-def focus_cell_error(key: str, value: Any, number: int, text: str) -> UserError:
-    shown = "nothing" if value in (None, "") else " ".join(str(value).split())[:60]
-    return UserError(
-        f"{key}: row {number} holds {shown}; allowed is a list of strings of its text, a list of "
-        f"[start, end] pairs within its {len(text)} characters, or either as JSON ([]: none)"
     )
 
 

@@ -18,18 +18,13 @@ from undial_cli.data.files import (
     FILE_READERS,
     is_saved_dataset,
     load_row_file,
-    load_saved_dataset,
     read_token_ids,
     slice_rows,
 )
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
 from undial_cli.system.files import cache_dir, hash_folder_state, make_private_folder
-from undial_cli.system.sources import (
-    find_package_resource,
-    is_local_path,
-    unreachable_hub_error,
-)
+from undial_cli.system.sources import find_package_resource, is_local_path, unreachable_hub_error
 
 # Arrays of the extraction challenge, in the order of the sequence.
 ARRAY_PARTS = ("preprefix", "prefix", "suffix")
@@ -86,6 +81,7 @@ def has_listed_sets(folder: Path) -> bool:
         text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
+    # The two fields by which `datasets` knows sets; any other README.md is prose.
     return re.search(r"^(configs|dataset_info):", text, re.MULTILINE) is not None
 
 
@@ -104,6 +100,7 @@ def find_named_sets(folder: Path) -> dict[str, list[Path]]:
 def load_named_set(
     folder: Path, name: str, piece: str, key: str, known: dict[str, list[Path]]
 ) -> list[Row]:
+    # The same names as `datasets` takes: a set alone means its split `train`.
     files = known.get(name) or known.get(f"{name}/train") or known.get(name.removesuffix("/train"))
     if files is None:
         raise bad_value(key, name, known)
@@ -113,11 +110,7 @@ def load_named_set(
         )
     rows = []
     for file in files:
-        rows += (
-            load_saved_dataset(file, "", key)
-            if is_saved_dataset(file)
-            else load_row_file(str(file), "", key)
-        )
+        rows += load_row_file(str(file), "", key)
     return slice_rows(rows, piece, f"{key}={name}")
 
 
@@ -134,9 +127,8 @@ def load_listed_set(path: str, name: str, piece: str, key: str, path_key: str) -
     except DatasetNotFoundError as error:
         raise UserError(f"{path_key}={path}: no such data set ({first_line(error)})") from error
     except ValueError as error:
-        raise UserError(
-            describe_missing_split(error, f"{name}/{split}" if split else name, key)
-        ) from error
+        known_as = f"{name}/{split}" if split else name
+        raise UserError(describe_missing_split(error, known_as, key)) from error
     except Exception as error:
         raise UserError(f"{path_key}={path}: cannot be read ({first_line(error)})") from error
     return [dict(row) for row in data]  # type: ignore[call-overload]

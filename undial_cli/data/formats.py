@@ -44,6 +44,7 @@ def standardise_row(row: Row, lists: Iterable[str]) -> Row:
         parse_spelled_list(row.get("prompt")),
         parse_spelled_list(row.get("completion")),
     )
+    # A prompt of plain text stays what it is: it is continued, without a chat template.
     if is_conversation(prompt) and is_conversation(completion):
         row = {name: v for name, v in row.items() if name not in ("prompt", "completion")}
         row["messages"] = [*prompt, *completion]
@@ -66,6 +67,7 @@ def parse_spelled_list(value: Any) -> Any:
     """The list that a text spells, as JSON or as Python prints it; anything else as it is."""
     if not isinstance(value, str) or not is_spelled_list(value):
         return value
+    # pandas writes a list to CSV as Python prints it; the evaluator gives up on deep nesting.
     for read in (json.loads, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             return read(value.strip())

@@ -22,7 +22,6 @@ MERGE_TOLERANCE = {
 }  # fmt: skip
 # Token ids on which merged and unmerged logits are compared, spread over the vocabulary.
 PROBE_TOKENS = 8
-ADAPTER_BASE_REMEDY = "model.adapter_base=PATH says where the base lies"
 
 
 def unwrap_adapter(model: Any) -> Any:
@@ -86,19 +85,16 @@ def find_adapter_base(source: ModelSource, config: ModelConfig) -> str | None:
     for folder in (Path(named).expanduser(), Path(source.path) / named):
         if named and folder.is_dir():
             return str(folder.resolve())
+    reason: Exception = UserError(f"its base '{named}' is not there")
     if named and not is_local_path(named):
         try:
             resolve_model_path(path, "base_model_name_or_path")
             return path
         except (UserError, WorldError) as error:
-            if config.adapter_base is None:
-                raise type(error)(
-                    f"adapter {source.path}: {error}; {ADAPTER_BASE_REMEDY}"
-                ) from error
+            reason = error
     if config.adapter_base is None:
-        raise UserError(
-            f"adapter {source.path}: its base '{named}' is not there; {ADAPTER_BASE_REMEDY}"
-        )
+        remedy = "model.adapter_base=PATH says where the base lies"
+        raise type(reason)(f"adapter {source.path}: {reason}; {remedy}") from reason
     return config.adapter_base
 
 
@@ -166,16 +162,13 @@ def merge_adapter(model: Any) -> Any:
     try:
         merged = model.merge_and_unload().eval()
     except (NotImplementedError, AttributeError) as error:
-        raise UserError(
-            f"an adapter of this kind cannot be merged ({flatten_error(error)})"
-        ) from error
-    if has_tied_head(merged) and merged.get_input_embeddings().weight is not get_head_weight(
-        merged
-    ):
+        reason = flatten_error(error)
+        raise UserError(f"an adapter of this kind cannot be merged ({reason})") from error
+    embedding = merged.get_input_embeddings().weight
+    if has_tied_head(merged) and embedding is not get_head_weight(merged):
         untie_head(merged)
-    gap = float(
-        (compute_probe_logits(merged) - before).abs().max() / before.abs().max().clamp(min=1e-6)
-    )
+    change = (compute_probe_logits(merged) - before).abs().max()
+    gap = float(change / before.abs().max().clamp(min=1e-6))
     allowed = MERGE_TOLERANCE[merged.dtype]
     if not gap <= allowed:
         raise WorldError(

@@ -80,7 +80,7 @@ def load_model(
     base = find_adapter_base(source, config)
     if base is None:
         model = load_whole_model(config, path, seed, quantized)
-    else:
+    else:  # never quantised: four bits hold no merged adapter
         model = merge_adapter(attach_adapter(load_whole_model(config, base, seed), source, base))
     install_head(model)
     check_head(model.eval())

@@ -71,7 +71,7 @@ def add_lora(
     special = [
         n for n, m in model.named_modules() if is_linear_layer(m) and not is_plain_product(m)
     ]
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # here: on every process, and whatever was drawn before
     try:
         return get_peft_model(
             model,

@@ -125,6 +125,7 @@ def hash_folder_state(folder: Path) -> str:
     return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
 
 
+# What a model is made of: its card, pictures or a training state change nothing of what it says.
 MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
 
 

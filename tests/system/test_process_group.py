@@ -1,0 +1,56 @@
+"""What the processes of one run tell each other, alone and as two."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch.distributed as dist
+import torch.multiprocessing
+
+from undial_cli.errors import UserError
+from undial_cli.system import processes
+
+
+def fail() -> None:
+    raise UserError("data.path=x: no such folder")
+
+
+def work(rank: int, folder: str) -> None:
+    """One of two processes: what it is told, written to a file of its own."""
+    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    told = {
+        "rank": processes.get_process_rank(),
+        "count": processes.get_process_count(),
+        "gathered": processes.gather_items([rank, rank + 10]),
+        "from_main": processes.run_on_main(lambda: f"said by {rank}"),
+    }
+    try:
+        processes.run_on_main(fail)
+    except UserError as error:
+        told["error"] = str(error)
+    with processes.hold_lock_on_main(Path(folder)):
+        told["locked"] = True
+    Path(folder, f"{rank}.json").write_text(json.dumps(told))
+    dist.destroy_process_group()
+
+
+def test_two_processes_gather_in_order_and_fail_together(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)  # pyright: ignore
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == {
+            "rank": rank,
+            "count": 2,
+            "gathered": [0, 10, 1, 11],
+            "from_main": "said by 0",
+            "error": "data.path=x: no such folder",
+            "locked": True,
+        }
+
+
+def test_a_process_alone_is_its_own_main_one() -> None:
+    assert not processes.has_process_group()
+    assert (processes.get_process_rank(), processes.get_process_count()) == (0, 1)
+    assert processes.gather_items([3, 4]) == [3, 4]
+    assert processes.run_on_main(lambda: "done") == "done"
+    processes.wait_for_all()
