@@ -178,13 +178,13 @@ def test_a_row_that_cannot_be_encoded_is_skipped_with_its_reason() -> None:
 def test_the_line_names_every_count_and_no_text() -> None:
     skipped = dict.fromkeys([7, *range(20, 30)], "no answer") | {9: "odd"}
     counts = RowCounts(1040, 0, 2950, 1028, 3, 120, skipped, 2, 5, 1)
-    assert counts.line("forget", 256) == (
+    assert counts.describe("forget", 256) == (
         "forget: 1,040 rows read, 1,028 trained (2,950 tokens), 3 cut at data.max_length=256 (120 "
         "answer tokens lost), 12 skipped (rows 7, 20, 21, 22, 23 and 6 more: no answer; row 9: "
         "odd), 2 answers to prefer left out (nothing within data.max_length=256), 1 saying the "
         "same as an earlier one, 5 not read (beyond data.limit=1040)"
     )
-    assert RowCounts(1, 1, 8, 3).line("retain", 4) == (
+    assert RowCounts(1, 1, 8, 3).describe("retain", 4) == (
         "retain: 1 row read (1 as documents), 1 trained in 3 sequences (8 tokens)"
     )
     record = json.loads(json.dumps(counts.record()))

@@ -39,7 +39,7 @@ class RowCounts:
         """Rows of which something is trained."""
         return self.read - len(self.skipped)
 
-    def line(self, name: str, max_length: int) -> str:
+    def describe(self, name: str, max_length: int) -> str:
         """One line for the screen and the log; it holds no text of the rows."""
         made = f" in {self.sequences:,} sequences" if self.sequences != self.trained else ""
         form = f" ({self.documents:,} as documents)" if self.documents else ""

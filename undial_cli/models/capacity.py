@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from undial_cli import ui
-from undial_cli.data.encode import Example
+from undial_cli.data.samples import TrainingSet
 from undial_cli.errors import UserError
 from undial_cli.models.adapters import unwrap_adapter
 
@@ -89,12 +89,9 @@ def check_sequences_fit(
 
 
 def check_training_set_fits(
-    capacity: ModelCapacity,
-    max_length: int,
-    name: str,
-    examples: list[Example],
-    row_numbers: list[int],
+    capacity: ModelCapacity, max_length: int, name: str, encoded: TrainingSet
 ) -> None:
     """Raise UserError for an example of a training set that a model cannot take."""
-    sequences = ((n - 1, e.input_ids) for n, e in zip(row_numbers, examples, strict=True))
+    pairs = zip(encoded.row_numbers, encoded.examples, strict=True)
+    sequences = ((number - 1, example.input_ids) for number, example in pairs)
     check_sequences_fit(capacity, name, f"data.max_length={max_length}", sequences)

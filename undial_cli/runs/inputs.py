@@ -114,10 +114,8 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
     fingerprint = fingerprint_inputs(resolved, rows, suite, weights)
     sets = encode_training_sets(run, method, encoder, rows)
     for name, part in sets.items():
-        notes.append(part.counts.line(name, run.data.max_length))
-        check_training_set_fits(
-            capacity, run.data.max_length, name, part.examples, part.row_numbers
-        )
+        notes.append(part.counts.describe(name, run.data.max_length))
+        check_training_set_fits(capacity, run.data.max_length, name, part)
     notes += describe_unread_columns(run, rows.used, suite)
     watched = encode_watched_texts(encoder, run, rows.watched)
     if watched:
