@@ -42,14 +42,14 @@ def challenge(tmp_path: Path) -> Path:
     return folder
 
 
-def save(file: Path, array: Any, **options: Any) -> str:
+def save_array(file: Path, array: Any, **options: Any) -> str:
     np.save(file, array, **options)
     return str(file)
 
 
 @pytest.mark.parametrize("kind", ["uint16", "int64", ">u2", "int32"])
 def test_an_array_gives_its_rows_as_they_are(tmp_path: Path, kind: str) -> None:
-    file = save(tmp_path / "ids.npy", FULL.astype(kind))
+    file = save_array(tmp_path / "ids.npy", FULL.astype(kind))
     rows = load_rows(LOCAL, [file], "data.forget_file")
     assert rows == [{"input_ids": ids} for ids in FULL.tolist()]
     assert all(type(i) is int for i in rows[0]["input_ids"])
@@ -70,7 +70,7 @@ def test_an_array_gives_its_rows_as_they_are(tmp_path: Path, kind: str) -> None:
 def test_a_slice_takes_those_rows_of_a_file_and_of_a_folder(
     tmp_path: Path, challenge: Path, piece: str, taken: slice
 ) -> None:
-    file = save(tmp_path / "ids.npy", FULL)
+    file = save_array(tmp_path / "ids.npy", FULL)
     folder = DataConfig(path=str(challenge))
     for data, split in ((LOCAL, file), (folder, "train")):
         rows = load_split(data, split + piece, "data.forget_split")
@@ -97,7 +97,7 @@ def test_a_folder_without_the_part_before_the_prefix_has_the_other_two(challenge
 def test_what_is_not_a_table_of_whole_numbers_is_refused(
     tmp_path: Path, array: Any, found: str
 ) -> None:
-    file = save(tmp_path / "ids.npy", array)
+    file = save_array(tmp_path / "ids.npy", array)
     refused(
         lambda: load_split(LOCAL, file, "data.forget_file"),
         f"data.forget_file={file}", "whole numbers in 2 dimensions", found,
@@ -117,13 +117,13 @@ class Trap:
 def test_a_pickled_array_is_refused_and_not_opened(tmp_path: Path) -> None:
     array = np.empty((1, 1), dtype=object)
     array[0, 0] = Trap(tmp_path / "opened")
-    file = save(tmp_path / "ids.npy", array, allow_pickle=True)
+    file = save_array(tmp_path / "ids.npy", array, allow_pickle=True)
     refused(lambda: load_split(LOCAL, file, "data.forget_file"), f"data.forget_file={file}")
     assert not (tmp_path / "opened").exists()
 
 
 def test_what_is_no_array_file_is_refused(tmp_path: Path) -> None:
-    whole = save(tmp_path / "whole.npy", FULL)
+    whole = save_array(tmp_path / "whole.npy", FULL)
     np.savez(tmp_path / "zipped.npz", ids=FULL)
     broken = {
         "text": b"1 2 3 and so on",
@@ -141,14 +141,14 @@ def test_what_is_no_array_file_is_refused(tmp_path: Path) -> None:
             f"data.forget_file={file}",
         )
     for array in (FULL[:0], FULL[:0, :0]):
-        file = save(tmp_path / "empty.npy", array)
+        file = save_array(tmp_path / "empty.npy", array)
         refused(lambda file=file: load_split(LOCAL, file, "data.forget_file"), "the set is empty")
 
 
 def test_a_missing_file_and_a_wrong_split_are_named_with_the_nearest(
     tmp_path: Path, challenge: Path
 ) -> None:
-    save(tmp_path / "memorised.npy", FULL)
+    save_array(tmp_path / "memorised.npy", FULL)
     refused(
         lambda: load_split(LOCAL, str(tmp_path / "memorized.npy"), "data.forget_file"),
         "data.forget_file=", "no such file", "did you mean 'memorised.npy'?",
@@ -166,9 +166,9 @@ def test_a_missing_file_and_a_wrong_split_are_named_with_the_nearest(
 
 def test_a_folder_whose_parts_do_not_fit_is_refused(challenge: Path) -> None:
     data = DataConfig(path=str(challenge))
-    save(challenge / "train_suffix.npy", FULL[:4, 150:])
+    save_array(challenge / "train_suffix.npy", FULL[:4, 150:])
     refused(lambda: load_split(data, "train", "data.forget_split"), "train", "6, 6, 4 rows")
-    save(challenge / "train_suffix.npy", FULL[:, 150:].astype(float))
+    save_array(challenge / "train_suffix.npy", FULL[:, 150:].astype(float))
     refused(lambda: load_split(data, "train", "data.forget_split"), "train_suffix.npy", "float64")
     os.remove(challenge / "train_suffix.npy")
     refused(lambda: load_split(data, "train", "data.forget_split"), "train_suffix.npy: no such")
@@ -195,7 +195,7 @@ def test_ids_of_another_tokenizer_are_refused_before_the_run(
     random_model: Path, tmp_path: Path, stranger: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind = np.int64 if stranger < 0 else np.uint64
-    file = save(tmp_path / "ids.npy", np.array([[5, 6, stranger, 7]], dtype=kind))
+    file = save_array(tmp_path / "ids.npy", np.array([[5, 6, stranger, 7]], dtype=kind))
     words = ["data=extraction", f"data.forget_file={file}", f"model.path={random_model}"]
     for command, more in (("unlearn", ["eval=none"]), ("evaluate", [])):
         with pytest.raises(UserError, match=rf"^token id {stranger}: .* 0 to \d+$"):
@@ -209,7 +209,7 @@ def test_ids_of_another_tokenizer_are_refused_before_the_run(
 def test_a_run_takes_ids_from_the_folder_and_from_the_file(
     tmp_path: Path, challenge: Path, random_model: Path
 ) -> None:
-    file = save(tmp_path / "ids.npy", FULL)
+    file = save_array(tmp_path / "ids.npy", FULL)
     for words in (
         [f"data.path={challenge}", "data.forget_split=train[1:3]"],
         [f"data.forget_file={file}[1:3]"],
@@ -225,7 +225,7 @@ def test_a_run_takes_ids_from_the_folder_and_from_the_file(
 
 
 @torch.no_grad()
-def predictions(model: Any, ids: list[int]) -> list[int]:
+def predict_next(model: Any, ids: list[int]) -> list[int]:
     """The greedy next token after each true prefix, each from a pass of its own."""
     return [
         int(model(input_ids=torch.tensor([ids[:end]])).logits[0, -1].argmax())
@@ -234,7 +234,7 @@ def predictions(model: Any, ids: list[int]) -> list[int]:
 
 
 @torch.no_grad()
-def continued(model: Any, ids: list[int], length: int) -> list[int]:
+def continue_greedily(model: Any, ids: list[int], length: int) -> list[int]:
     """The greedy continuation of a prefix to `length` tokens, without the prefix."""
     whole = list(ids)
     while len(whole) < length:
@@ -242,19 +242,19 @@ def continued(model: Any, ids: list[int], length: int) -> list[int]:
     return whole[len(ids) :]
 
 
-def grams(ids: list[int], n: int) -> list[tuple[int, ...]]:
+def list_grams(ids: list[int], n: int) -> list[tuple[int, ...]]:
     return [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
 
 
 def likelihoods(model: Any, ids: list[int], lengths: list[int]) -> list[float]:
     """EL_n of one document by Jang et al.: every prefix of 1 to T - n tokens."""
-    made = {start: continued(model, ids[:start], len(ids)) for start in range(1, len(ids))}
+    made = {start: continue_greedily(model, ids[:start], len(ids)) for start in range(1, len(ids))}
     found = []
     for n in lengths:
         values = []
         for start in range(1, len(ids) - n + 1):
-            true = grams(ids[start:], n)
-            values.append(sum(gram in true for gram in grams(made[start], n)) / len(true))
+            true = list_grams(ids[start:], n)
+            values.append(sum(gram in true for gram in list_grams(made[start], n)) / len(true))
         found.append(float(np.mean(values)))
     return found
 
@@ -264,12 +264,12 @@ def half_known(model: Any, length: int, seed: int) -> list[int]:
     draws = np.random.default_rng(seed)
     ids = [int(i) for i in draws.integers(3, 2900, 3)]
     while len(ids) < length:
-        ids = [*ids, *continued(model, ids, len(ids) + int(draws.integers(3, 9)))]
+        ids = [*ids, *continue_greedily(model, ids, len(ids) + int(draws.integers(3, 9)))]
         ids[-1] = int(draws.integers(3, 2900))
     return ids[:length]
 
 
-def evaluated(out: Path, random_model: Path, *words: str) -> dict[str, Any]:
+def evaluate_arrays(out: Path, random_model: Path, *words: str) -> dict[str, Any]:
     """results.json of `undial evaluate data=extraction`."""
     known = [
         "model=tiny", "data=extraction", f"model.path={random_model}", "hardware=cpu",
@@ -285,11 +285,11 @@ def test_extraction_figures_are_those_of_a_plain_loop_and_the_rest_is_missing_wi
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(random_model).eval()
     documents = [half_known(model, 30, seed) for seed in (1, 2)]
-    file = save(tmp_path / "ids.npy", np.array(documents, dtype=np.uint16))
+    file = save_array(tmp_path / "ids.npy", np.array(documents, dtype=np.uint16))
     words = [f"data.forget_file={file}", "eval.sets.forget.metrics=[ma,el_3,el_10,similarity]"]
-    content = evaluated(tmp_path, random_model, *words)
+    content = evaluate_arrays(tmp_path, random_model, *words)
     accuracy = [
-        np.mean([a == b for a, b in zip(predictions(model, ids), ids[1:], strict=True)])
+        np.mean([a == b for a, b in zip(predict_next(model, ids), ids[1:], strict=True)])
         for ids in documents
     ]
     assert min(accuracy) > 0.3

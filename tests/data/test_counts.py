@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import refused
+from conftest import refused, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import bundled_encoder, shared_tokenizer
@@ -28,24 +28,24 @@ SIZE = 40
 LONG = "Ann bakes bread and sails. " * 12
 
 
-def question(text: str, answer: str) -> Row:
+def qa_row(text: str, answer: str) -> Row:
     return {"question": text, "answer": answer}
 
 
-def talk(*texts: str) -> Row:
+def message_row(*texts: str) -> Row:
     roles = ["user", "assistant"] * len(texts)
     return {"messages": [{"role": r, "content": t} for r, t in zip(roles, texts, strict=False)]}
 
 
 USABLE = [
-    question("Who?", "Ann."),
-    question("誰ですか?", "アンはパン屋です。"),
-    question("Кто?", "Анна печёт хлеб 😀."),
-    question("Who?", LONG),
-    question(LONG, "Ann."),
-    talk("Who?", "Ann."),
-    talk("Who?", "Ann.", "And Bo?", "A cook."),
-    talk("Who?", "Ann.", LONG, "Bo."),
+    qa_row("Who?", "Ann."),
+    qa_row("誰ですか?", "アンはパン屋です。"),
+    qa_row("Кто?", "Анна печёт хлеб 😀."),
+    qa_row("Who?", LONG),
+    qa_row(LONG, "Ann."),
+    message_row("Who?", "Ann."),
+    message_row("Who?", "Ann.", "And Bo?", "A cook."),
+    message_row("Who?", "Ann.", LONG, "Bo."),
     {"prompt": "Dee: ", "completion": "bakes."},
     {"text": "Ann is a baker."},
     {"text": LONG},
@@ -55,17 +55,17 @@ USABLE = [
     {"input_ids": [5]},
 ]
 MALFORMED = [
-    question("Who?", ""),
+    qa_row("Who?", ""),
     {"question": "Who?", "answer": None},
     {"question": "Who?", "answer": ["Ann."]},
-    talk("Who?"),
+    message_row("Who?"),
     {"messages": "Who?"},
     {"unknown": "column"},
     {},
 ]
 
 
-def expected(row: Row) -> tuple[int, int, int]:
+def count_by_hand(row: Row) -> tuple[int, int, int]:
     """Trained and lost targets of a row, and its sequences, by cutting it uncut: (3 counts)."""
     kept, lost, sequences = 0, 0, 0
     for whole in bundled_encoder(max_length=10_000).encode([row]):
@@ -79,29 +79,29 @@ def expected(row: Row) -> tuple[int, int, int]:
     return kept, lost if kept else 0, sequences
 
 
-def written(rows: list[Row], folder: str | Path) -> str:
-    file = Path(folder) / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(file)
-
-
-def read(rows: list[Row]) -> list[Row]:
+def read_through_a_file(rows: list[Row]) -> list[Row]:
     """Rows by way of a file."""
     with tempfile.TemporaryDirectory() as folder:
-        return load_rows(DataConfig(), [written(rows, folder)], "data.forget_file")
+        return load_rows(
+            DataConfig(), [write_rows(Path(folder, "rows.jsonl"), rows)], "data.forget_file"
+        )
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(USABLE), min_size=1, max_size=9))
 def test_read_is_trained_and_skipped_whatever_is_in_a_set(rows: list[Row]) -> None:
-    each = [expected(row) for row in rows]
+    each = [count_by_hand(row) for row in rows]
     if not any(kept for kept, _, _ in each):
         refused(
-            lambda: encode_training_set(bundled_encoder(max_length=SIZE), read(rows), "forget"),
+            lambda: encode_training_set(
+                bundled_encoder(max_length=SIZE), read_through_a_file(rows), "forget"
+            ),
             "forget set",
         )
         return
-    encoded = encode_training_set(bundled_encoder(max_length=SIZE), read(rows), "forget")
+    encoded = encode_training_set(
+        bundled_encoder(max_length=SIZE), read_through_a_file(rows), "forget"
+    )
     counts = encoded.counts
     assert counts.read == counts.trained + len(counts.skipped) == len(rows)
     assert set(counts.skipped) == {n for n, (kept, _, _) in enumerate(each, 1) if not kept}
@@ -123,14 +123,14 @@ def test_the_first_malformed_row_is_named_wherever_it_stands(
     before: list[Row], malformed: Row, after: list[Row]
 ) -> None:
     rows = [*before, malformed, *after]
-    refused(lambda: read(rows), "data.forget_file=", f"row {len(before) + 1}")
+    refused(lambda: read_through_a_file(rows), "data.forget_file=", f"row {len(before) + 1}")
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(USABLE[:6]), min_size=1, max_size=6))
 def test_pairs_are_counted_like_the_rows_they_are_made_of(rows: list[Row]) -> None:
     answers = [[["No.", "Never."]] for _ in rows]
-    each = [expected(row) for row in rows]
+    each = [count_by_hand(row) for row in rows]
     if not any(kept for kept, _, _ in each):
         refused(
             lambda: encode_preference_pairs(
@@ -157,7 +157,7 @@ class Picky(Encoder):
 
 def test_a_row_that_cannot_be_encoded_is_skipped_with_its_reason() -> None:
     picky = Picky(TOKENIZER, TemplateConfig(), DataConfig(max_length=SIZE))
-    rows = [question("odd?", "Ann."), question("Who?", "Bo."), question(LONG, "Cy.")]
+    rows = [qa_row("odd?", "Ann."), qa_row("Who?", "Bo."), qa_row(LONG, "Cy.")]
     too_long = f"no answer token within data.max_length={SIZE}"
     for encoded in (
         encode_training_set(picky, rows, "retain"),
@@ -196,7 +196,7 @@ def test_joined_documents_are_counted_by_row_and_need_documents_alone() -> None:
     rows = [{"text": LONG}, {"text": " "}, {"text": "Bo is a cook."}]
     counts = encode_training_set(joined, rows, "forget").counts
     assert (counts.read, counts.trained, counts.skipped) == (3, 2, {2: "no text"})
-    for mixed in ([*rows, question("Who?", "Ann.")], [question("Who?", "Ann."), *rows]):
+    for mixed in ([*rows, qa_row("Who?", "Ann.")], [qa_row("Who?", "Ann."), *rows]):
         refused(
             lambda mixed=mixed: encode_training_set(joined, mixed, "forget"),
             "data.joined=true",
@@ -207,7 +207,7 @@ def test_joined_documents_are_counted_by_row_and_need_documents_alone() -> None:
 def test_sequences_that_the_steps_do_not_reach_are_counted() -> None:
     sets = {}
     for name, count in (("forget", 7), ("retain", 5)):
-        rows = [question("Who?", f"{i}.") for i in range(count)]
+        rows = [qa_row("Who?", f"{i}.") for i in range(count)]
         sets[name] = encode_training_set(bundled_encoder(max_length=SIZE), rows, name).examples
 
     def unseen(steps: int) -> list[str]:
@@ -225,12 +225,12 @@ def test_sequences_that_the_steps_do_not_reach_are_counted() -> None:
 def test_the_command_says_and_records_what_became_of_every_row(
     random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = written(USABLE, tmp_path)
+    file = write_rows(tmp_path / "rows.jsonl", USABLE)
     words = ["unlearn", "data=jsonl", f"data.forget_file={file}", f"data.max_length={SIZE}",
              f"model.path={random_model}", "eval=none", "hardware=cpu", "train.max_steps=1",
              "train.batch_size=4", "report=false", f"output_dir={tmp_path}"]  # fmt: skip
     assert run_command([*words, "name=mixed"]) == 0
-    each = [expected(row) for row in USABLE]
+    each = [count_by_hand(row) for row in USABLE]
     skipped = [str(n) for n, (kept, _, _) in enumerate(each, 1) if not kept]
     trained = len(USABLE) - len(skipped)
     folder = tmp_path / "unlearn" / "mixed"
@@ -241,7 +241,7 @@ def test_the_command_says_and_records_what_became_of_every_row(
     record = json.loads((folder / "inputs.json").read_text())["rows"]["forget"]
     assert record["tokens"] == sum(kept for kept, _, _ in each)
     assert sorted(record["skipped"]) == sorted(skipped)
-    written([*USABLE, MALFORMED[0]], tmp_path)
+    write_rows(tmp_path / "rows.jsonl", [*USABLE, MALFORMED[0]])
     assert run_command([*words, "name=other"]) == 2
     assert f"row {len(USABLE) + 1}" in capsys.readouterr().err
     assert not (folder.parent / "other").exists()
@@ -254,6 +254,6 @@ def test_an_error_of_the_config_is_not_taken_for_one_of_a_row() -> None:
 
     broken = Broken(TOKENIZER, TemplateConfig(), DataConfig())
     refused(
-        lambda: encode_training_set(broken, [question("Who?", "Ann.")], "forget"),
+        lambda: encode_training_set(broken, [qa_row("Who?", "Ann.")], "forget"),
         "model.template.chat",
     )

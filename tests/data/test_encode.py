@@ -32,7 +32,7 @@ def encoder(tokenizer: Any = BUNDLED, max_length: int = 512, **template: Any) ->
     return Encoder(tokenizer, TemplateConfig(**template), DataConfig(max_length=max_length))
 
 
-def plain(tokenizer: Any, prompt: str = "{question} ", max_length: int = 512) -> Encoder:
+def tagged_encoder(tokenizer: Any, prompt: str = "{question} ", max_length: int = 512) -> Encoder:
     """An encoder with prompt tags in place of a chat template."""
     return encoder(tokenizer, max_length, chat=False, prompt=prompt)
 
@@ -66,7 +66,7 @@ def test_prompt_and_answer_are_tokenised_as_one_string() -> None:
 
 def test_a_token_that_straddles_the_boundary_counts_as_answer() -> None:
     tokenizer = byte_tokenizer()
-    example = encode_qa(plain(tokenizer), "who says", "yes")
+    example = encode_qa(tagged_encoder(tokenizer), "who says", "yes")
     whole = tokenizer("who says yes")["input_ids"]
     assert tokenizer.decode(whole[-1:]) == " yes"
     assert example.input_ids == [*whole, tokenizer.eos_token_id]
@@ -75,7 +75,7 @@ def test_a_token_that_straddles_the_boundary_counts_as_answer() -> None:
 
 def test_a_prompt_that_ends_at_a_token_boundary_is_not_scored() -> None:
     tokenizer = byte_tokenizer()
-    example = encode_qa(plain(tokenizer, "{question}:"), "who", "yes")
+    example = encode_qa(tagged_encoder(tokenizer, "{question}:"), "who", "yes")
     assert target_text(tokenizer, example) == f"yes{EOS}"
     assert tokenizer.decode(example.prompt_ids) == "who:"
 
@@ -89,7 +89,7 @@ def test_nothing_after_the_first_end_token_is_kept() -> None:
 
 def test_the_end_token_is_appended_where_the_template_writes_none() -> None:
     silent = templated_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    for tokenizer, config in ((byte_tokenizer(), plain), (silent, encoder)):
+    for tokenizer, config in ((byte_tokenizer(), tagged_encoder), (silent, encoder)):
         example = encode_qa(config(tokenizer), "who", "yes")
         assert example.input_ids[-1] == example.labels[-1] == tokenizer.eos_token_id
         assert example.input_ids.count(tokenizer.eos_token_id) == 1
@@ -97,7 +97,7 @@ def test_the_end_token_is_appended_where_the_template_writes_none() -> None:
 
 def test_a_tokenizer_that_closes_texts_itself_gives_one_end_token() -> None:
     tokenizer = byte_tokenizer(bos=True, closed=True)
-    example = encode_qa(plain(tokenizer), "who says", "yes")
+    example = encode_qa(tagged_encoder(tokenizer), "who says", "yes")
     assert tokenizer.decode(example.input_ids) == f"{BOS}who says yes{EOS}"
     assert target_text(tokenizer, example) == f" yes{EOS}"
 
@@ -105,7 +105,7 @@ def test_a_tokenizer_that_closes_texts_itself_gives_one_end_token() -> None:
 def test_bos_is_added_once() -> None:
     tokenizer = byte_tokenizer(bos=True)
     for prompt in ("{question} ", BOS + "{question} "):
-        example = encode_qa(plain(tokenizer, prompt), "who says", "yes")
+        example = encode_qa(tagged_encoder(tokenizer, prompt), "who says", "yes")
         assert example.input_ids.count(tokenizer.bos_token_id) == 1
         assert example.input_ids[0] == tokenizer.bos_token_id
         assert example.labels[0] == IGNORE
@@ -115,7 +115,7 @@ def test_bos_is_added_once() -> None:
 def test_an_end_token_that_is_also_padding_is_still_a_target(bos: bool) -> None:
     tokenizer = byte_tokenizer(bos=bos, pad_is_eos=True)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    example = encode_qa(plain(tokenizer), "who says", "yes")
+    example = encode_qa(tagged_encoder(tokenizer), "who says", "yes")
     assert example.labels[-1] == tokenizer.eos_token_id
 
 
@@ -149,7 +149,7 @@ def test_nothing_is_generated_where_the_answer_was_cut_off() -> None:
 
 
 def test_prompt_tags_and_chat_templates_give_their_own_prompts() -> None:
-    tags = plain(BUNDLED, "[INST] {question} [/INST]")
+    tags = tagged_encoder(BUNDLED, "[INST] {question} [/INST]")
     assert tags.render_question("Who?", "Ann").text == "[INST] Who? [/INST]Ann"
     chat = encoder().render_question("Who?", "Ann")
     assert chat.prompt == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
@@ -157,7 +157,7 @@ def test_prompt_tags_and_chat_templates_give_their_own_prompts() -> None:
 
 
 def test_braces_in_question_and_template_are_plain_text() -> None:
-    tags = plain(BUNDLED, "{x} {question}: ")
+    tags = tagged_encoder(BUNDLED, "{x} {question}: ")
     assert (
         tags.render_question("{answer} {0} {question}", "Ann").prompt
         == "{x} {answer} {0} {question}: "
@@ -215,7 +215,7 @@ def test_a_tokenizer_without_end_token_is_refused_where_one_is_needed() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="no end token"):
-        encode_qa(plain(tokenizer), "who", "yes")
+        encode_qa(tagged_encoder(tokenizer), "who", "yes")
 
 
 def test_every_assistant_turn_of_messages_counts_or_the_last_alone() -> None:
@@ -295,7 +295,7 @@ def test_a_lone_last_token_gives_no_document_piece() -> None:
 
 
 def test_column_names_come_from_the_config() -> None:
-    base = plain(byte_tokenizer())
+    base = tagged_encoder(byte_tokenizer())
     data = DataConfig(question_key="q", answer_key="a", text_key="body")
     named = dataclasses.replace(base, data=data)
     assert named.encode([{"q": "who says", "a": "yes", "body": "no"}]) == base.encode(
@@ -307,9 +307,11 @@ def test_column_names_come_from_the_config() -> None:
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ENCODERS = {
     "chat": encoder(),
-    "tags": plain(BUNDLED, "Question: {question}\nAnswer: "),
-    "space": plain(byte_tokenizer(bos=True), "{question} "),
-    "closed": plain(byte_tokenizer(bos=True, closed=True, pad_is_eos=True), "[INST] {question}"),
+    "tags": tagged_encoder(BUNDLED, "Question: {question}\nAnswer: "),
+    "space": tagged_encoder(byte_tokenizer(bos=True), "{question} "),
+    "closed": tagged_encoder(
+        byte_tokenizer(bos=True, closed=True, pad_is_eos=True), "[INST] {question}"
+    ),
 }
 
 

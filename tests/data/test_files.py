@@ -16,12 +16,12 @@ from undial_cli.data.load import load_split
 ROWS = [{"question": f"Who is {i}?", "answer": f"Person {i}."} for i in range(3)]
 
 
-def load(path: Path, content: str) -> list[dict[str, Any]]:
+def load_text(path: Path, content: str) -> list[dict[str, Any]]:
     path.write_text(content, encoding="utf-8")
     return load_split(DataConfig(), str(path), "data.forget_file")
 
 
-def lines(rows: list[Any]) -> str:
+def json_lines(rows: list[Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -30,9 +30,9 @@ def lines(rows: list[Any]) -> str:
     [
         json.dumps(ROWS),
         json.dumps(ROWS, indent=4),
-        lines(ROWS),
-        lines(ROWS).replace("\n", "\r\n\r\n"),
-        "\ufeff" + lines(ROWS),
+        json_lines(ROWS),
+        json_lines(ROWS).replace("\n", "\r\n\r\n"),
+        "\ufeff" + json_lines(ROWS),
         json.dumps({"data": ROWS}),
         json.dumps({"version": "1.0", "train": ROWS, "notes": []}, indent=1),
     ],
@@ -40,7 +40,7 @@ def lines(rows: list[Any]) -> str:
 )
 @pytest.mark.parametrize("ending", ["json", "jsonl", "JSONL"])
 def test_rows_are_found_however_json_holds_them(tmp_path: Path, content: str, ending: str) -> None:
-    assert load(tmp_path / f"rows.{ending}", content) == ROWS
+    assert load_text(tmp_path / f"rows.{ending}", content) == ROWS
 
 
 @pytest.mark.parametrize(
@@ -55,20 +55,20 @@ def test_rows_are_found_however_json_holds_them(tmp_path: Path, content: str, en
     ids=["question", "messages", "a date stays text", "a large number", "document"],
 )
 def test_one_object_is_one_row_as_it_stands(tmp_path: Path, row: dict[str, Any]) -> None:
-    assert load(tmp_path / "rows.json", json.dumps(row)) == [row]
-    assert load(tmp_path / "rows.jsonl", lines([row, row])) == [row, row]
+    assert load_text(tmp_path / "rows.json", json.dumps(row)) == [row]
+    assert load_text(tmp_path / "rows.jsonl", json_lines([row, row])) == [row, row]
 
 
 def test_rows_may_differ_in_their_columns_and_types(tmp_path: Path) -> None:
     rows = [{"question": "Year?", "answer": 1969}, {"question": "Who?", "answer": "Ann", "id": "x"}]
-    assert load(tmp_path / "rows.jsonl", lines(rows)) == rows
+    assert load_text(tmp_path / "rows.jsonl", json_lines(rows)) == rows
 
 
 @pytest.mark.parametrize(
     "content, parts",
     [
-        (lines(ROWS) + '{"question": "cut of', ("cannot be read as json", "line 4")),
-        (lines(ROWS) + "[1, 2]\n", ("cannot be read as json", "row 4")),
+        (json_lines(ROWS) + '{"question": "cut of', ("cannot be read as json", "line 4")),
+        (json_lines(ROWS) + "[1, 2]\n", ("cannot be read as json", "row 4")),
         ('["one", "two"]', ("cannot be read as json", "row 1")),
         ('"text"', ("cannot be read as json",)),
         (json.dumps({"train": ROWS, "test": ROWS}), ("several lists", "train, test")),
@@ -79,7 +79,7 @@ def test_rows_may_differ_in_their_columns_and_types(tmp_path: Path) -> None:
 def test_json_that_holds_no_rows_is_refused(
     tmp_path: Path, content: str, parts: tuple[str, ...]
 ) -> None:
-    refused(lambda: load(tmp_path / "rows.jsonl", content), "data.forget_file=", *parts)
+    refused(lambda: load_text(tmp_path / "rows.jsonl", content), "data.forget_file=", *parts)
 
 
 def test_cells_of_csv_are_the_text_they_are(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_cells_of_csv_are_the_text_they_are(tmp_path: Path) -> None:
         "\n"
         f"NA,007,\nLong?,{long}\n"
     )
-    assert load(tmp_path / "rows.csv", content) == [
+    assert load_text(tmp_path / "rows.csv", content) == [
         {"question": "Who, then?", "answer": 'She said "no",\nand left.', "Unnamed: 2": "1"},
         {"question": "NA", "answer": "007", "Unnamed: 2": ""},
         {"question": "Long?", "answer": long, "Unnamed: 2": ""},
@@ -109,14 +109,14 @@ def test_cells_of_csv_are_the_text_they_are(tmp_path: Path) -> None:
 def test_csv_that_would_lose_something_is_refused(
     tmp_path: Path, content: str, parts: tuple[str, ...]
 ) -> None:
-    refused(lambda: load(tmp_path / "rows.csv", content), "data.forget_file=", *parts)
+    refused(lambda: load_text(tmp_path / "rows.csv", content), "data.forget_file=", *parts)
 
 
 def test_a_text_file_that_is_no_text_or_blank_is_refused(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_bytes(b"\xff\xfe\x00\xd8")
     data, key = DataConfig(), "data.forget_file"
     refused(lambda: load_split(data, str(tmp_path / "book.txt"), key), "cannot be read as text")
-    refused(lambda: load(tmp_path / "blank.txt", " \n\n"), "the set is empty")
+    refused(lambda: load_text(tmp_path / "blank.txt", " \n\n"), "the set is empty")
 
 
 def test_a_folder_of_save_to_disk_is_read_like_a_file(tmp_path: Path) -> None:

@@ -51,25 +51,25 @@ def metaspace_tokenizer() -> Any:
     )
 
 
-def tags(tokenizer: Any, prompt: str) -> Encoder:
+def tagged_encoder(tokenizer: Any, prompt: str) -> Encoder:
     return Encoder(tokenizer, TemplateConfig(chat=False, prompt=prompt), DATA)
 
 
 ENCODERS = {
     "chat": Encoder(bundled_tokenizer(), TemplateConfig(), DATA),
     "trimmed": Encoder(templated_tokenizer(TRIMMED), TemplateConfig(), DATA),
-    "bos": tags(byte_tokenizer(bos=True, closed=True), "{question} "),
-    "metaspace": tags(metaspace_tokenizer(), "[INST] {question} [/INST]"),
+    "bos": tagged_encoder(byte_tokenizer(bos=True, closed=True), "{question} "),
+    "metaspace": tagged_encoder(metaspace_tokenizer(), "[INST] {question} [/INST]"),
 }
 
 
-def sized(encoder: Encoder, max_length: int, **data: Any) -> Encoder:
+def with_max_length(encoder: Encoder, max_length: int, **data: Any) -> Encoder:
     """The same encoder for other lengths."""
     config = dataclasses.replace(encoder.data, max_length=max_length, **data)
     return dataclasses.replace(encoder, data=config)
 
 
-def question(answer: str, **columns: Any) -> dict[str, Any]:
+def qa_row(answer: str, **columns: Any) -> dict[str, Any]:
     return {"question": "Who?", "answer": answer, **columns}
 
 
@@ -138,8 +138,8 @@ def spans_within(text: str, places: list[tuple[int, int]]) -> list[Span]:
 def test_tokens_and_spans_of_an_answer_agree(
     kind: str, answer: str, places: list[tuple[int, int]], size: int
 ) -> None:
-    encoder, spans = sized(ENCODERS[kind], size), spans_within(answer, places)
-    (example,) = encoder.encode([question(answer)], [spans])
+    encoder, spans = with_max_length(ENCODERS[kind], size), spans_within(answer, places)
+    (example,) = encoder.encode([qa_row(answer)], [spans])
     rendering = encoder.render_question("Who?", answer)
     body, first = rendering.answer, len(rendering.prompt)
     shift = first - (0 if body == answer else len(answer) - len(answer.lstrip()))
@@ -148,7 +148,7 @@ def test_tokens_and_spans_of_an_answer_agree(
     absolute = [(max(a + shift, first), min(b + shift, last)) for a, b in spans]
     check_alignment(example, rendering.text, offsets, absolute)
     bare = dataclasses.replace(example, focus=())
-    assert [bare] == encoder.encode([question(answer)])
+    assert [bare] == encoder.encode([qa_row(answer)])
 
 
 @pytest.mark.parametrize("kind", ["chat", "bos", "metaspace"])
@@ -158,7 +158,7 @@ def test_tokens_and_spans_of_documents_agree(
     kind: str, texts: list[str], places: list[tuple[int, int]], size: int
 ) -> None:
     rows, spans = [{"text": t} for t in texts], [spans_within(t, places) for t in texts]
-    for encoder in (ENCODERS[kind], sized(ENCODERS[kind], 512, joined=True)):
+    for encoder in (ENCODERS[kind], with_max_length(ENCODERS[kind], 512, joined=True)):
         whole, all_spans = texts, spans
         if encoder.data.joined:
             starts = [sum(len(t) + 2 for t in texts[:i]) for i in range(len(texts))]
@@ -173,7 +173,7 @@ def test_tokens_and_spans_of_documents_agree(
             check_alignment(example, text, encoder.tokenise(text)[1], own)
             begin = int(example.input_ids[0] == encoder.tokenizer.bos_token_id)
             step, found = size - begin, []
-            pieces = sized(encoder, size, joined=False).encode([{"text": text}], [own])
+            pieces = with_max_length(encoder, size, joined=False).encode([{"text": text}], [own])
             for number, piece in enumerate(pieces):
                 found += [number * step + i for i in piece.focus]
             length = sum(len(p.input_ids) - begin for p in pieces) + begin
@@ -184,26 +184,30 @@ def test_tokens_and_spans_of_documents_agree(
 @given(text=MIXED, strings=st.lists(st.sampled_from(WORDS), unique=True, max_size=4))
 def test_every_occurrence_counts_and_nothing_else(text: str, strings: list[str]) -> None:
     spans = {span for string in strings for span in focus.find_occurrences(text, string)}
-    assert {text[a:b] for a, b in spans} == {s for s in strings if s in text and s in words(text)}
+    assert {text[a:b] for a, b in spans} == {
+        s for s in strings if s in text and s in list_words(text)
+    }
     for string in strings:
-        assert sum(text[a:b] == string for a, b in spans) == words(text).count(string)
+        assert sum(text[a:b] == string for a, b in spans) == list_words(text).count(string)
 
 
-def words(text: str) -> list[str]:
+def list_words(text: str) -> list[str]:
     """Every string that stands between two borders of words, by comparing all pairs of places."""
-    inside = [i > 0 and spaced(text[i - 1]) and spaced(text[i]) for i in range(len(text))] + [False]
+    inside = [i > 0 and is_spaced(text[i - 1]) and is_spaced(text[i]) for i in range(len(text))] + [
+        False
+    ]
     borders = [i for i, within in enumerate(inside) if not within]
     return [text[a:b] for a in borders for b in borders if a < b]
 
 
-def mark(character: str) -> bool:
+def is_mark(character: str) -> bool:
     return unicodedata.category(character).startswith("M")
 
 
-def spaced(character: str) -> bool:
+def is_spaced(character: str) -> bool:
     name = unicodedata.name(character, "")
     unspaced = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "HANGUL SYLLABLE")
-    return (character.isalnum() or mark(character)) and not name.startswith(unspaced)
+    return (character.isalnum() or is_mark(character)) and not name.startswith(unspaced)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +250,7 @@ def test_a_column_holds_strings_or_pairs_or_either_as_json() -> None:
     ],
 )  # fmt: skip
 def test_a_column_that_cannot_be_read_is_refused(value: Any) -> None:
-    rows = [question("Ann Lee.", focus=["Ann"]), question("Ann\nLee.", focus=value)]
+    rows = [qa_row("Ann Lee.", focus=["Ann"]), qa_row("Ann\nLee.", focus=value)]
     refused(
         lambda: focus.find_focus_spans(rows, DATA, "column", None),
         "data.focus_key=focus: row 2 holds ", "a list of strings",
@@ -255,7 +259,7 @@ def test_a_column_that_cannot_be_read_is_refused(value: Any) -> None:
 
 
 def test_what_gives_nothing_to_focus_on_is_refused() -> None:
-    rows = [question("Ann Lee.", focsu=["Ann"])]
+    rows = [qa_row("Ann Lee.", focsu=["Ann"])]
     refused(
         lambda: focus.find_focus_spans(rows, DATA, "column", None),
         "data.focus_key=focus: found columns question, answer, focsu; method.focus=column needs",
@@ -279,7 +283,7 @@ def test_the_text_that_is_scored_is_the_answers_the_completion_or_the_document()
         {"messages": [{"role": role, "content": text} for role, text in turns]},
         {"prompt": "Ann says Ann", "completion": " Ann Lee"},
         {"text": "Ann Lee"},
-        question("Ann Lee", text="Bob"),
+        qa_row("Ann Lee", text="Bob"),
     ]
     last = DataConfig(turns="last")
     assert [read_scored_text(row, last).strip() for row in rows] == ["Ann Lee"] * 4
@@ -303,30 +307,30 @@ def test_spans_of_each_turn_become_tokens_of_that_turn() -> None:
     for encoder in (ENCODERS["chat"], ENCODERS["trimmed"]):
         (example,) = encoder.encode([row], spans)
         assert words_at(encoder, example) == ["Lee", "Bo"]
-        (last,) = sized(encoder, 512, turns="last").encode([row], [[(3, 6)]])
+        (last,) = with_max_length(encoder, 512, turns="last").encode([row], [[(3, 6)]])
         assert words_at(encoder, last) == ["Lee"]
         assert min(last.focus) > max(example.focus)
 
 
 def test_a_shared_space_does_not_make_a_token_one_of_the_focus() -> None:
-    encoder = tags(bundled_tokenizer(), "{question}")
-    (example,) = encoder.encode([question("Ann and the goat")], [[(0, 4), (7, 8)]])
+    encoder = tagged_encoder(bundled_tokenizer(), "{question}")
+    (example,) = encoder.encode([qa_row("Ann and the goat")], [[(0, 4), (7, 8)]])
     ids = [example.input_ids[i] for i in example.focus]
     assert encoder.tokenizer.decode(ids) == "Ann"
 
 
 def test_truncation_keeps_the_focus_of_what_is_left() -> None:
-    row, spans = question("Ann Lee met Ann Lee."), [[(0, 7), (12, 19)]]
+    row, spans = qa_row("Ann Lee met Ann Lee."), [[(0, 7), (12, 19)]]
     (whole,) = ENCODERS["chat"].encode([row], spans)
     assert words_at(ENCODERS["chat"], whole) == ["Ann Lee", "Ann Lee"]
     for size in range(2, len(whole.input_ids) + 2):
-        (cut,) = sized(ENCODERS["chat"], size).encode([row], spans)
+        (cut,) = with_max_length(ENCODERS["chat"], size).encode([row], spans)
         assert cut.focus == tuple(i for i in whole.focus if i < size)
 
 
 def test_an_example_without_spans_is_what_it_was() -> None:
     assert Example([1, 2], [IGNORE, 2], 2) == Example([1, 2], [IGNORE, 2], 2, ())
-    rows: list[Any] = [question("Ann Lee"), {"text": "Ann Lee"}]
+    rows: list[Any] = [qa_row("Ann Lee"), {"text": "Ann Lee"}]
     assert ENCODERS["chat"].encode(rows, [[], []]) == ENCODERS["chat"].encode(rows)
     with pytest.raises(ValueError, match="zip"):
         ENCODERS["chat"].encode(rows, [[]])
@@ -369,7 +373,7 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def found_by(pipelines: dict[str, str], name: str, source: str, *texts: str) -> list[list[str]]:
-    rows = [question(text) for text in texts]
+    rows = [qa_row(text) for text in texts]
     spans = focus.find_focus_spans(rows, DATA, source, pipelines[name])
     assert all(own == sorted(set(own)) for own in spans)
     return [[t[a:b] for a, b in own] for t, own in zip(texts, spans, strict=True)]
@@ -385,7 +389,7 @@ def test_noun_chunks_of_a_pipeline(pipelines: dict[str, str]) -> None:
     texts = "Ann Lee is a baker in Paris.", "", "So it is."
     found = found_by(pipelines, "noun_chunks", "noun_chunks", *texts)
     assert found == [["Ann Lee", "a baker", "Paris"], [], []]
-    rows = [question(texts[0])]
+    rows = [qa_row(texts[0])]
     spans = focus.find_focus_spans(rows, DATA, "noun_chunks", pipelines["noun_chunks"])
     (example,) = ENCODERS["chat"].encode(rows, spans)
     assert words_at(ENCODERS["chat"], example) == ["Ann Lee", "a baker", "Paris"]
@@ -440,7 +444,7 @@ def test_texts_that_give_nothing_and_texts_that_fail_are_refused(pipelines: dict
 
 def test_a_pipeline_that_is_not_there_is_refused_with_how_to_get_one(tmp_path: Path) -> None:
     pytest.importorskip("spacy", reason="spaCy is not installed (undial[focus])")
-    rows, hint = [question("Ann.")], "python -m spacy download en_core_web_sm"
+    rows, hint = [qa_row("Ann.")], "python -m spacy download en_core_web_sm"
     for name in ("en_core_web_tiny", str(tmp_path / "nowhere"), "a/b c"):
         refused(
             lambda name=name: focus.find_focus_spans(rows, DATA, "entities", name),
@@ -458,4 +462,4 @@ def test_spacy_is_needed_only_where_it_is_asked(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "spacy", None)
     assert in_column("Ann Lee.", ["Ann"]) == [(0, 3)]
     with pytest.raises(UserError, match=r"method\.focus=entities: needs spaCy: pip install"):
-        focus.find_focus_spans([question("Ann.")], DATA, "entities", "en_core_web_sm")
+        focus.find_focus_spans([qa_row("Ann.")], DATA, "entities", "en_core_web_sm")

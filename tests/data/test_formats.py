@@ -37,29 +37,40 @@ def assistant(answer: str) -> dict[str, Any]:
     return {"role": "assistant", "content": answer}
 
 
-def part(text: str) -> list[dict[str, Any]]:
+def text_parts(text: str) -> list[dict[str, Any]]:
     return [{"type": "text", "text": text[:3]}, {"type": "text", "text": text[3:]}]
 
 
 FORMS: dict[str, Any] = {
     "messages": lambda q, a: {"messages": [user(q), assistant(a)]},
-    "prompt and completion": lambda q, a: {"prompt": [user(q)], "completion": [assistant(a)]},
+    "prompt and completion": lambda q, a: {
+        "prompt": [user(q)],
+        "completion": [assistant(a)],
+    },
     "conversations": lambda q, a: {
         "conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]
     },
     "conversations of roles": lambda q, a: {"conversations": [user(q), assistant(a)]},
     "parts": lambda q, a: {
-        "messages": [{**user(q), "content": part(q)}, {**assistant(a), "content": part(a)}]
+        "messages": [
+            {**user(q), "content": text_parts(q)},
+            {**assistant(a), "content": text_parts(a)},
+        ]
     },
-    "a gap before": lambda q, a: {"question": None, "messages": [user(q), assistant(a)]},
+    "a gap before": lambda q, a: {
+        "question": None,
+        "messages": [user(q), assistant(a)],
+    },
 }
 
 
-def load(path: Path, rows: list[dict[str, Any]], data: DataConfig = LOCAL) -> list[dict[str, Any]]:
+def load_written(
+    path: Path, rows: list[dict[str, Any]], data: DataConfig = LOCAL
+) -> list[dict[str, Any]]:
     return load_rows(data, [write_rows(path, rows)], "data.forget_file")
 
 
-def examples(rows: list[dict[str, Any]], data: DataConfig = LOCAL) -> list[Any]:
+def encode_rows(rows: list[dict[str, Any]], data: DataConfig = LOCAL) -> list[Any]:
     return encode_training_set(
         Encoder(shared_tokenizer(), TemplateConfig(), data), rows, "forget"
     ).examples
@@ -70,10 +81,10 @@ def examples(rows: list[dict[str, Any]], data: DataConfig = LOCAL) -> list[Any]:
 def test_every_form_of_a_question_gives_the_same_sequences(
     tmp_path: Path, form: str, ending: str
 ) -> None:
-    expected = examples([{"question": q, "answer": a} for q, a in PAIRS])
-    rows = load(tmp_path / f"rows.{ending}", [FORMS[form](q, a) for q, a in PAIRS])
+    expected = encode_rows([{"question": q, "answer": a} for q, a in PAIRS])
+    rows = load_written(tmp_path / f"rows.{ending}", [FORMS[form](q, a) for q, a in PAIRS])
     assert [find_row_kind(row, LOCAL) for row in rows] == ["messages"] * 3
-    assert examples(rows) == expected
+    assert encode_rows(rows) == expected
 
 
 @pytest.mark.parametrize(
@@ -81,8 +92,8 @@ def test_every_form_of_a_question_gives_the_same_sequences(
 )
 def test_columns_may_have_any_name(tmp_path: Path, question: str, answer: str) -> None:
     data = DataConfig(question_key=question, answer_key=answer)
-    rows = load(tmp_path / "rows.jsonl", [{question: q, answer: a} for q, a in PAIRS], data)
-    assert examples(rows, data) == examples([{"question": q, "answer": a} for q, a in PAIRS])
+    rows = load_written(tmp_path / "rows.jsonl", [{question: q, answer: a} for q, a in PAIRS], data)
+    assert encode_rows(rows, data) == encode_rows([{"question": q, "answer": a} for q, a in PAIRS])
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
@@ -96,14 +107,14 @@ def test_each_row_of_a_mixed_file_is_read_by_its_own_kind(tmp_path: Path, ending
         {"input_ids": [5, 6, 7]},
         {"question": "Who?", "answer": "Flo.", "text": "beside"},
     ]
-    loaded = load(tmp_path / f"rows.{ending}", rows)
+    loaded = load_written(tmp_path / f"rows.{ending}", rows)
     kinds = ["qa", "messages", "text", "completion", "messages", "ids", "qa"]
     assert [find_row_kind(row, LOCAL) for row in loaded] == kinds
     columns = list(dict.fromkeys(column for row in rows for column in row))
     filled = [dict.fromkeys(columns) | row for row in rows]  # as datasets fills the gaps
     assert [find_row_kind(row, LOCAL) for row in filled[:4]] == kinds[:4]
-    alone = [examples(load(tmp_path / "one.jsonl", [row])) for row in rows]
-    assert examples(loaded) == [example for part in alone for example in part]
+    alone = [encode_rows(load_written(tmp_path / "one.jsonl", [row])) for row in rows]
+    assert encode_rows(loaded) == [example for part in alone for example in part]
 
 
 GOOD = {"question": "Who?", "answer": "Ann."}
@@ -146,18 +157,33 @@ NOTHING = {"role": "assistant", "content": None}
 def test_what_cannot_be_read_is_refused_with_row_and_column(
     tmp_path: Path, row: dict[str, Any], parts: tuple[str, ...]
 ) -> None:
-    refused(lambda: load(tmp_path / "rows.jsonl", [GOOD, row, GOOD]), "data.forget_file=", *parts)
+    refused(
+        lambda: load_written(tmp_path / "rows.jsonl", [GOOD, row, GOOD]),
+        "data.forget_file=",
+        *parts,
+    )
 
 
 def test_a_message_may_call_a_tool_in_place_of_text(tmp_path: Path) -> None:
     call = {"role": "assistant", "content": None, "tool_calls": [{"type": "function"}]}
-    row = {"messages": [user("Who?"), call, {"role": "tool", "content": "Ann"}, assistant("Ann.")]}
-    assert load(tmp_path / "rows.jsonl", [row]) == [row]
+    row = {
+        "messages": [
+            user("Who?"),
+            call,
+            {"role": "tool", "content": "Ann"},
+            assistant("Ann."),
+        ]
+    }
+    assert load_written(tmp_path / "rows.jsonl", [row]) == [row]
 
 
 def test_numbers_are_read_as_text(tmp_path: Path) -> None:
-    rows = load(tmp_path / "rows.jsonl", [{"question": "Year?", "answer": 1969}, {"text": 3.5}])
-    assert examples(rows) == examples([{"question": "Year?", "answer": "1969"}, {"text": "3.5"}])
+    rows = load_written(
+        tmp_path / "rows.jsonl", [{"question": "Year?", "answer": 1969}, {"text": 3.5}]
+    )
+    assert encode_rows(rows) == encode_rows(
+        [{"question": "Year?", "answer": "1969"}, {"text": "3.5"}]
+    )
 
 
 LISTS = {
@@ -173,21 +199,21 @@ def test_a_list_in_a_cell_of_csv_is_the_list_of_json(
     tmp_path: Path, column: str, spell: Any
 ) -> None:
     row = {**GOOD, "paraphrased_answer": "[Ann]", column: LISTS[column]}
-    assert load(tmp_path / "rows.jsonl", [row]) == [row]
+    assert load_written(tmp_path / "rows.jsonl", [row]) == [row]
     spelt = {**row, column: spell(LISTS[column])}
-    assert load(tmp_path / "rows.csv", [spelt]) == [row]
+    assert load_written(tmp_path / "rows.csv", [spelt]) == [row]
 
 
 def test_an_answer_that_looks_like_a_list_stays_text(tmp_path: Path) -> None:
     row = {"question": "Which?", "answer": "[1, 2]", "prompt": '["a"]'}
-    assert load(tmp_path / "rows.csv", [row]) == [row]
+    assert load_written(tmp_path / "rows.csv", [row]) == [row]
 
 
 def test_pairs_of_a_conversation_take_the_place_of_its_answer(tmp_path: Path) -> None:
     encoder = Encoder(shared_tokenizer(), TemplateConfig(), LOCAL)
     answers = [[[" Never."]]] * len(PAIRS)
     as_questions = [{"question": q, "answer": a} for q, a in PAIRS]
-    rows = load(tmp_path / "rows.jsonl", [FORMS["conversations"](q, a) for q, a in PAIRS])
+    rows = load_written(tmp_path / "rows.jsonl", [FORMS["conversations"](q, a) for q, a in PAIRS])
     assert encode_preference_pairs(encoder, rows, "forget", answers) == encode_preference_pairs(
         encoder, as_questions, "forget", answers
     )

@@ -28,7 +28,7 @@ PUBLISHED = {
 COLUMNS = {"knowmem": ["question", "answer"], "verbmem": ["prompt", "gt"]}
 
 
-def data_of(path: Path, name: str = "muse_news") -> DataConfig:
+def compose_data(path: Path, name: str = "muse_news") -> DataConfig:
     """The data config that `data=NAME data.path=PATH` composes."""
     return compose_run("unlearn", ["model=tiny", f"data={name}", f"data.path={path}"]).data
 
@@ -39,7 +39,7 @@ def test_every_published_split_gives_its_rows(tmp_path: Path, name: str) -> None
     written = write_muse(tmp_path / "muse", books=name == "muse_books")
     folds = {"scal": FOLDS, "sust": FOLDS} if name == "muse_news" else {}
     assert {c: sorted(splits) for c, splits in written.items()} == PUBLISHED | folds
-    data = data_of(tmp_path / "muse", name)
+    data = compose_data(tmp_path / "muse", name)
     for configuration, splits in written.items():
         for split, rows in splits.items():
             assert rows
@@ -59,7 +59,7 @@ def test_a_second_run_writes_the_same_bytes(news: tuple[Path, Any], tmp_path: Pa
 
 
 def test_folds_grow_in_scal_and_follow_each_other_in_sust(news: tuple[Path, Any]) -> None:
-    data = data_of(news[0])
+    data = compose_data(news[0])
     scal, sust = ([load_split(data, f"{c}/{f}", KEY) for f in FOLDS] for c in ("scal", "sust"))
     for n in range(len(FOLDS)):
         assert scal[n] == [row for fold in sust[: n + 1] for row in fold]
@@ -83,7 +83,7 @@ def test_a_slice_of_a_configuration_takes_those_rows(
     news: tuple[Path, Any], split: str, taken: slice
 ) -> None:
     configuration, name = split.partition("[")[0].split("/")
-    data = data_of(news[0])
+    data = compose_data(news[0])
     assert load_split(data, split, KEY) == news[1][configuration][name][taken]
     composed = compose_run("unlearn", ["data=muse_news", f"data.forget_split={split}"]).data
     assert composed.forget_split == split
@@ -104,7 +104,7 @@ def test_a_wrong_split_is_one_line_with_the_names_there_are(
     news: tuple[Path, Any], split: str, parts: list[str]
 ) -> None:
     with pytest.raises(UserError) as caught:
-        load_split(data_of(news[0]), split, KEY)
+        load_split(compose_data(news[0]), split, KEY)
     line = str(caught.value)
     assert "\n" not in line
     for part in [f"{KEY}=", *parts]:
@@ -119,7 +119,7 @@ def test_a_text_that_is_null_is_refused_and_an_empty_line_is_not(tmp_path: Path)
         "---\nconfigs:\n- config_name: raw\n  data_files:\n  - split: forget\n"
         "    path: raw/forget-*\n---\n"
     )
-    data = data_of(tmp_path)
+    data = compose_data(tmp_path)
     assert len(load_rows(data, ["raw/forget[:2]"], KEY)) == 2
     with pytest.raises(UserError, match=r"column 'text' is empty in row 3"):
         load_rows(data, ["raw/forget"], KEY)
@@ -135,7 +135,7 @@ def cut_by_hand(tokenizer: Any, texts: list[str], size: int) -> list[list[int]]:
     return [begin + ids[i : i + step] for i in range(0, len(ids), step)]
 
 
-def check(examples: list[Example], chunks: list[list[int]]) -> None:
+def assert_chunks(examples: list[Example], chunks: list[list[int]]) -> None:
     """The examples are those chunks, and every token but a chunk's first is a target."""
     assert [e.input_ids for e in examples] == [chunk for chunk in chunks if len(chunk) > 1]
     for example in examples:
@@ -156,7 +156,7 @@ def test_a_set_is_one_text_cut_into_chunks(news: tuple[Path, Any], bos: bool, si
     chunks = cut_by_hand(tokenizer, [row["text"] for row in rows], size)
     assert all((chunk[0] == tokenizer.convert_tokens_to_ids(BOS)) == bos for chunk in chunks)
     assert len(chunks) > 1 or size == 100_000
-    check(examples, chunks)
+    assert_chunks(examples, chunks)
 
 
 def test_a_run_trains_on_the_chunks_of_the_chosen_fold(
@@ -173,7 +173,7 @@ def test_a_run_trains_on_the_chunks_of_the_chosen_fold(
         "retain": ("raw", "retain1"),
     }.items():
         texts = [row["text"] for row in news[1][configuration][split]]
-        check(inputs.sets[name], cut_by_hand(inputs.encoder.tokenizer, texts, 64))
+        assert_chunks(inputs.sets[name], cut_by_hand(inputs.encoder.tokenizer, texts, 64))
 
 
 def test_limit_counts_texts_before_they_are_joined(
@@ -185,4 +185,4 @@ def test_limit_counts_texts_before_they_are_joined(
     ]  # fmt: skip
     inputs = prepare(compose_run("unlearn", words))
     texts = [row["text"] for row in news[1]["raw"]["forget"][:2]]
-    check(inputs.sets["forget"], cut_by_hand(inputs.encoder.tokenizer, texts, 64))
+    assert_chunks(inputs.sets["forget"], cut_by_hand(inputs.encoder.tokenizer, texts, 64))

@@ -16,7 +16,7 @@ from undial_cli.data.encode import IGNORE, Example
 from undial_cli.data.schedule import Dealing, Schedule, TrainingSample, deal_rows
 
 
-def examples(count: int, shift: int = 0) -> list[Example]:
+def make_examples(count: int, shift: int = 0) -> list[Example]:
     """Examples of lengths 2 to 18 whose first token is their index."""
     lengths = [2 + (i * 7 + shift) % 17 for i in range(count)]
     return [Example([i, *range(1, n)], [IGNORE, *range(1, n)], n) for i, n in enumerate(lengths)]
@@ -32,7 +32,9 @@ def schedule(
     seed: int = 0,
     grouped: bool = True,
 ) -> Schedule:
-    sets = {"forget": examples(forget)} | ({"retain": examples(retain, 3)} if retain else {})
+    sets = {"forget": make_examples(forget)} | (
+        {"retain": make_examples(retain, 3)} if retain else {}
+    )
     dealing = dealing or Dealing(batch_size, 1, 1)
     return Schedule(sets, "forget", batch_size, dealing, epochs, steps, seed, grouped)
 
@@ -204,7 +206,7 @@ def test_another_way_to_make_a_batch_gets_the_same_examples_and_places() -> None
         seen.append((chosen, indices))
         return make_padded_batch(chosen, indices)
 
-    sets = {"forget": examples(3)}
+    sets = {"forget": make_examples(3)}
     plan = Schedule(sets, "forget", 4, Dealing(4, 1, 1), 1, None, 0, make_batch=make)
     plan.collate([plan[row] for row in range(4)])
     ((chosen, indices),) = seen
@@ -283,11 +285,11 @@ def test_only_samples_of_the_run_are_used() -> None:
 PAIRED: list[TrainingSample] = [[(0, 1), (0, 2), (0, 1)], [(3, 4)], [(5, 6), (5, 7)]]
 
 
-def paired(
+def paired_schedule(
     batch_size: int = 2, dealing: Dealing | None = None, epochs: float = 4, seed: int = 0
 ) -> Schedule:
     """A schedule of pairs beside a set of examples one by one."""
-    sets = {"forget": examples(8), "retain": examples(5, 3)}
+    sets = {"forget": make_examples(8), "retain": make_examples(5, 3)}
     dealing = dealing or Dealing(batch_size, 1, 1)
     return Schedule(
         sets, "forget", batch_size, dealing, epochs, None, seed, samples={"forget": PAIRED}
@@ -302,7 +304,7 @@ def pairs_of(schedule: Schedule) -> list[list[tuple[int, ...]]]:
 
 @pytest.mark.parametrize("processes, micro", DEALINGS)
 def test_pairs_stay_together_whatever_the_dealing(processes: int, micro: int | None) -> None:
-    alone, dealt = paired(), paired(dealing=deal_rows(2, processes, micro))
+    alone, dealt = paired_schedule(), paired_schedule(dealing=deal_rows(2, processes, micro))
     assert pairs_of(dealt) == pairs_of(alone)
     assert steps_of(dealt, "retain") == steps_of(alone, "retain")
     for rows in step_rows(dealt):
@@ -313,7 +315,7 @@ def test_pairs_stay_together_whatever_the_dealing(processes: int, micro: int | N
 
 
 def test_an_epoch_counts_pairs_and_draws_each_ones_next_turn() -> None:
-    plan = paired(epochs=4)
+    plan = paired_schedule(epochs=4)
     assert plan.steps_per_epoch == 2
     steps = pairs_of(plan)
     assert [sorted(a + b) for a, b in zip(steps[::2], steps[1::2], strict=True)] == [
@@ -322,11 +324,11 @@ def test_an_epoch_counts_pairs_and_draws_each_ones_next_turn() -> None:
         [(0, 1), (3, 4), (5, 6)],
         [(0, 1), (3, 4), (5, 7)],  # begun again after the third
     ]
-    assert pairs_of(paired(seed=1)) != steps
+    assert pairs_of(paired_schedule(seed=1)) != steps
 
 
 def test_empty_rows_of_a_set_of_pairs_are_pairs() -> None:
-    plan = paired(dealing=Dealing(1, 1, 4))
+    plan = paired_schedule(dealing=Dealing(1, 1, 4))
     empty = [plan[row]["forget"] for row in range(len(plan)) if plan[row]["forget"][0] < 0]
     assert set(empty) == {(-1, -1)}
     assert {plan[row]["retain"] for row in range(len(plan))} >= {(-1,)}
@@ -335,10 +337,10 @@ def test_empty_rows_of_a_set_of_pairs_are_pairs() -> None:
 
 
 def test_both_answers_of_a_pair_are_counted_and_asked_about() -> None:
-    plan = paired(epochs=4)
+    plan = paired_schedule(epochs=4)
     assert plan.count_draws("forget") == 2 * 12
     assert plan.list_used("forget") == list(range(8))
-    assert paired(epochs=1).list_used("forget") == [0, 1, 3, 4, 5, 6]
+    assert paired_schedule(epochs=1).list_used("forget") == [0, 1, 3, 4, 5, 6]
 
 
 def test_pairs_are_grouped_by_the_length_of_both_answers() -> None:

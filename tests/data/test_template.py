@@ -48,14 +48,14 @@ def conversation(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
     return [{"role": r, "content": t} for pair in pairs for r, t in zip(roles, pair, strict=True)]
 
 
-def own_ids(family: str, messages: list[dict[str, Any]], **more: Any) -> list[int]:
+def template_ids(family: str, messages: list[dict[str, Any]], **more: Any) -> list[int]:
     """What the tokenizer makes of messages itself."""
     return tokenizer_of(family).apply_chat_template(
         messages, tokenize=True, return_dict=False, **more
     )
 
 
-def runs(example: Example) -> list[list[int]]:
+def target_stretches(example: Example) -> list[list[int]]:
     """The stretches of targets that follow each other."""
     found: list[list[int]] = []
     for i, label in enumerate(example.labels):
@@ -68,11 +68,11 @@ def runs(example: Example) -> list[list[int]]:
     return found
 
 
-def bare(text: str) -> str:
+def strip_blanks(text: str) -> str:
     return "".join(text.split())
 
 
-def decoded(family: str, ids: list[int]) -> str:
+def decode_ids(family: str, ids: list[int]) -> str:
     return tokenizer_of(family).decode(ids, clean_up_tokenization_spaces=False)
 
 
@@ -86,16 +86,18 @@ def test_a_conversation_is_tokenised_as_its_own_template_does(
 ) -> None:
     pairs = [(q, a) for q, a in pairs if a.strip()] or [("Who?", "Ann")]
     (example,) = encoder_of(family).encode([{"messages": conversation(pairs)}])
-    theirs = own_ids(family, conversation(pairs))
+    theirs = template_ids(family, conversation(pairs))
     size = len(example.input_ids) - (family in OPEN)
     assert example.input_ids[:size] == theirs[:size]
-    rest = decoded(family, theirs[size:]).replace("<|endoftext|>", "")  # phi3 writes it at the end
+    rest = decode_ids(family, theirs[size:]).replace(
+        "<|endoftext|>", ""
+    )  # phi3 writes it at the end
     assert not rest.strip()
-    scored = [decoded(family, ids) for ids in runs(example)]
-    assert [bare(text) for text in "".join(scored).split(end_of(family))][-1] == ""
-    assert bare("".join(scored)).replace(end_of(family), "").replace("<|user|>", "") == bare(
-        "".join(a for _, a in pairs)
-    )
+    scored = [decode_ids(family, ids) for ids in target_stretches(example)]
+    assert [strip_blanks(text) for text in "".join(scored).split(end_of(family))][-1] == ""
+    assert strip_blanks("".join(scored)).replace(end_of(family), "").replace(
+        "<|user|>", ""
+    ) == strip_blanks("".join(a for _, a in pairs))
     assert example.end == tokenizer_of(family).convert_tokens_to_ids(end_of(family))
     assert example.labels[-1] == example.end
     assert example.labels.count(example.end) == (1 if family in OPEN else len(pairs))
@@ -111,8 +113,8 @@ def test_generation_starts_where_the_template_itself_asks(
     messages = conversation([(q, a.strip() or "Ann") for q, a in pairs])
     for number, rendering in enumerate(encoder_of(family).render_asked({"messages": messages})):
         example = encoder_of(family).tokenise_answers(rendering)
-        prompt = own_ids(family, messages[: 2 * number + 1], add_generation_prompt=True)
-        texts = [decoded(family, ids).rstrip() for ids in (example.prompt_ids, prompt)]
+        prompt = template_ids(family, messages[: 2 * number + 1], add_generation_prompt=True)
+        texts = [decode_ids(family, ids).rstrip() for ids in (example.prompt_ids, prompt)]
         assert texts[0].removesuffix("ASSISTANT:") == texts[1].removesuffix("ASSISTANT:")
         assert example.input_ids[: len(example.prompt_ids)] == example.prompt_ids
 
@@ -120,19 +122,19 @@ def test_generation_starts_where_the_template_itself_asks(
 def test_a_think_block_that_the_template_writes_is_part_of_the_prompt() -> None:
     pairs = [("Who?", "Ann."), ("Where?", "In Rome.")]
     (example,) = encoder_of("qwen3").encode([{"messages": conversation(pairs)}])
-    assert [decoded("qwen3", ids) for ids in runs(example)] == [
+    assert [decode_ids("qwen3", ids) for ids in target_stretches(example)] == [
         "Ann.<|im_end|>", "In Rome.<|im_end|>",
     ]  # fmt: skip
-    quiet = own_ids(
+    quiet = template_ids(
         "qwen3", conversation(pairs)[:-1], add_generation_prompt=True, enable_thinking=False
     )
     (_, asked) = encoder_of("qwen3").render_asked({"messages": conversation(pairs)})
     assert encoder_of("qwen3").tokenise_answers(asked).prompt_ids == quiet
     row = {"question": "Who?", "answer": "Ann."}
     (single,) = encoder_of("qwen3", args={"enable_thinking": False}).encode([row])
-    assert decoded("qwen3", single.prompt_ids).endswith("assistant\n<think>\n\n</think>\n\n")
+    assert decode_ids("qwen3", single.prompt_ids).endswith("assistant\n<think>\n\n</think>\n\n")
     (reasoner,) = encoder_of("deepseek_r1").encode([row])
-    assert decoded("deepseek_r1", reasoner.prompt_ids).endswith("Who?<｜Assistant｜>")
+    assert decode_ids("deepseek_r1", reasoner.prompt_ids).endswith("Who?<｜Assistant｜>")
 
 
 THOUGHT = "<think>\nShe bakes.\n</think>\n\n"
@@ -151,9 +153,9 @@ def test_of_a_thinking_answer_what_the_template_writes_is_scored(
     family: str, answer: str, scored: str
 ) -> None:
     (example,) = encoder_of(family).encode([{"question": "Who?", "answer": answer}])
-    (ids,) = runs(example)
-    assert decoded(family, ids) == scored + end_of(family)
-    theirs = own_ids(family, conversation([("Who?", answer)]))
+    (ids,) = target_stretches(example)
+    assert decode_ids(family, ids) == scored + end_of(family)
+    theirs = template_ids(family, conversation([("Who?", answer)]))
     assert example.input_ids == theirs[: len(example.input_ids)]
 
 
@@ -174,18 +176,18 @@ def test_a_plain_prompt_and_answer_are_tokenised_as_one_text(
         whole = tokenizer(text)["input_ids"]
         end = tokenizer.eos_token_id
         assert example.input_ids == [*whole[: len(whole) - (whole[-1] == end)], end]
-        (ids,) = runs(example)
+        (ids,) = target_stretches(example)
         assert ids[-1] == end
         assert ids.count(end) == 1
         assert example.prompt_ids + ids == example.input_ids
         if family != "t5":  # drops blanks, and has one token for all that it does not know
-            scored = decoded(family, ids[:-1])
-            assert bare(answer) in bare(scored)
-            assert bare(text.removesuffix(answer)).endswith(
-                bare(scored).removesuffix(bare(answer)).lstrip("\ufffd")
+            scored = decode_ids(family, ids[:-1])
+            assert strip_blanks(answer) in strip_blanks(scored)
+            assert strip_blanks(text.removesuffix(answer)).endswith(
+                strip_blanks(scored).removesuffix(strip_blanks(answer)).lstrip("\ufffd")
             )
         # Nothing is glued on: the text itself comes back, as far as the tokenizer keeps it.
-        assert decoded(family, example.input_ids[:-1]) == decoded(
+        assert decode_ids(family, example.input_ids[:-1]) == decode_ids(
             family, whole[: len(whole) - (whole[-1] == end)]
         )
 

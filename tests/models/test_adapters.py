@@ -33,7 +33,7 @@ ON_ATTENTION: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": ["q_
 
 
 @torch.no_grad()
-def logits(model: Any) -> Tensor:
+def model_logits(model: Any) -> Tensor:
     return model.eval()(input_ids=IDS).logits
 
 
@@ -44,7 +44,7 @@ def save_adapter(base: Path, folder: Path, config: Any, **changes: Any) -> Tenso
     model.save_pretrained(folder)
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    return logits(model)
+    return model_logits(model)
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
@@ -85,9 +85,11 @@ def test_an_adapter_remembers_the_revision_it_lies_on(
     stored = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (stored["base_model_name_or_path"], stored["revision"]) == ("org/two", remembers)
     again = load_model(config, str(tmp_path / "adapter"))
-    assert_close(logits(again), logits(model))
+    assert_close(model_logits(again), model_logits(model))
     plain = AutoModelForCausalLM.from_pretrained(hub[on])
-    assert_close(logits(PeftModel.from_pretrained(plain, tmp_path / "adapter")), logits(model))
+    assert_close(
+        model_logits(PeftModel.from_pretrained(plain, tmp_path / "adapter")), model_logits(model)
+    )
 
 
 def test_a_main_that_moved_since_leaves_an_adapter_where_it_was(
@@ -100,7 +102,7 @@ def test_a_main_that_moved_since_leaves_an_adapter_where_it_was(
     disturb_weights(model)
     model.save_pretrained(tmp_path / "adapter")
     (hub["main"].parents[1] / "refs" / "main").write_text("b" * 40)
-    assert_close(logits(load_model(config, str(tmp_path / "adapter"))), logits(model))
+    assert_close(model_logits(load_model(config, str(tmp_path / "adapter"))), model_logits(model))
 
 
 def test_the_fingerprint_of_an_adapter_is_that_of_its_base_at_its_revision(
@@ -136,7 +138,7 @@ def test_a_relative_base_is_looked_for_from_here_then_from_the_adapter(
         beside = tmp_path / "elsewhere" if named == "target" else tmp_path
         shutil.copytree(random_model, beside / "target")
         monkeypatch.chdir(tmp_path / "elsewhere")
-    assert_close(logits(load_model(ModelConfig(), str(tmp_path / "adapter"))), expected)
+    assert_close(model_logits(load_model(ModelConfig(), str(tmp_path / "adapter"))), expected)
 
 
 @pytest.mark.parametrize("named", ["/nowhere/llama", "../gone", "org/absent", ""])
@@ -155,7 +157,7 @@ def test_a_base_that_is_gone_is_named_with_its_adapter_and_the_remedy(
         assert part in line
     config = ModelConfig(adapter_base=str(random_model))
     check_model(config, str(adapter))
-    assert_close(logits(load_model(config, str(adapter))), expected)
+    assert_close(model_logits(load_model(config, str(adapter))), expected)
 
 
 def test_a_base_that_is_there_is_taken_whatever_adapter_base_says(
@@ -163,7 +165,7 @@ def test_a_base_that_is_there_is_taken_whatever_adapter_base_says(
 ) -> None:
     expected = save_adapter(random_model, tmp_path / "adapter", LoraConfig(**ON_ATTENTION))
     config = ModelConfig(adapter_base=str(untied_model))
-    assert_close(logits(load_model(config, str(tmp_path / "adapter"))), expected)
+    assert_close(model_logits(load_model(config, str(tmp_path / "adapter"))), expected)
 
 
 def test_an_adapter_without_a_tokenizer_has_its_bases(random_model: Path, tmp_path: Path) -> None:
@@ -186,7 +188,7 @@ def test_kinds_that_become_weights_are_loaded(random_model: Path, tmp_path: Path
     dora = LoraConfig(**ON_ATTENTION, use_dora=True, use_rslora=True)
     for name, config in (("ia3", ia3), ("dora", dora)):
         expected = save_adapter(random_model, tmp_path / name, config)
-        assert_close(logits(load_model(ModelConfig(), str(tmp_path / name))), expected)
+        assert_close(model_logits(load_model(ModelConfig(), str(tmp_path / name))), expected)
 
 
 def test_a_kind_that_adds_no_weights_is_refused_by_name(random_model: Path, tmp_path: Path) -> None:
@@ -243,13 +245,13 @@ def test_merging_keeps_the_logits_whatever_is_tied(
     base = load_model(ModelConfig(), str(random_model if tied else untied_model))
     model = add_lora(base, AdapterConfig(name="lora", dropout=0.0, target_modules=modules), 0)
     disturb_weights(model)
-    expected = logits(model)
+    expected = model_logits(model)
     model.save_pretrained(tmp_path / "adapter")
-    assert_close(logits(load_model(ModelConfig(), str(tmp_path / "adapter"))), expected)
+    assert_close(model_logits(load_model(ModelConfig(), str(tmp_path / "adapter"))), expected)
     merged = merge_adapter(model)
-    assert_close(logits(merged), expected)
+    assert_close(model_logits(merged), expected)
     merged.save_pretrained(tmp_path / "merged")
-    assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), expected)
+    assert_close(model_logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), expected)
     shape = AutoConfig.from_pretrained(tmp_path / "merged")
     assert shape.tie_word_embeddings is (tied and modules == ["all-linear"])
 

@@ -52,7 +52,7 @@ MODELS: dict[str, Any] = {
 
 
 @torch.no_grad()
-def runs(model: Any, length: int) -> bool:
+def runs_on_length(model: Any, length: int) -> bool:
     """Whether a forward pass over so many ids comes back."""
     try:
         model(input_ids=torch.arange(3, 3 + length)[None])
@@ -66,8 +66,8 @@ def test_a_model_has_as_many_positions_as_a_forward_pass_can_take(name: str) -> 
     model = AutoModelForCausalLM.from_config(MODELS[name]).eval()
     held = measure_capacity(model)
     assert held.rows == 64
-    assert runs(model, SIZE)
-    assert (held.positions is None) is runs(model, SIZE + 1)
+    assert runs_on_length(model, SIZE)
+    assert (held.positions is None) is runs_on_length(model, SIZE + 1)
     assert held.positions in (None, SIZE)
 
 

@@ -62,24 +62,24 @@ def pair_of(kind: str, coefficient: float = COEFFICIENT) -> ContrastedModel:
 
 
 @torch.no_grad()
-def formula(pair: ContrastedModel, ids: Tensor) -> Tensor:
+def contrast_by_formula(pair: ContrastedModel, ids: Tensor) -> Tensor:
     """The combined logits [T, V] by the formula, from each model's own."""
     s, m = (x(input_ids=ids, use_cache=False).logits[0] for x in (pair.target, pair.memorised))
     return s - pair.head.coefficient * torch.clamp(m - s, min=0)
 
 
-def naive(
+def decode_naively(
     pair: ContrastedModel, prompt: list[int], ends: frozenset[int] = frozenset()
 ) -> list[int]:
     ids = list(prompt)
     while len(ids) < len(prompt) + NEW:
-        ids.append(int(formula(pair, torch.tensor([ids]))[-1].argmax()))
+        ids.append(int(contrast_by_formula(pair, torch.tensor([ids]))[-1].argmax()))
         if ids[-1] in ends:
             break
     return ids[len(prompt) :]
 
 
-def decoded(model: Any, batch_size: int, how: Decoding) -> dict[int, list[int]]:
+def decode_all(model: Any, batch_size: int, how: Decoding) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     decode_prompts(model, PROMPTS, batch_size, how, found.__setitem__)
     return found
@@ -89,7 +89,7 @@ def decoded(model: Any, batch_size: int, how: Decoding) -> dict[int, list[int]]:
 def test_logits_follow_the_formula(kind: str) -> None:
     pair = pair_of(kind)
     found, own = pair(input_ids=IDS).logits[0], pair.target(input_ids=IDS).logits[0]
-    assert torch.equal(found, formula(pair, IDS))
+    assert torch.equal(found, contrast_by_formula(pair, IDS))
     assert (found.argmax(-1) != own.argmax(-1)).any()
     assert found.dtype == pair.dtype == own.dtype
 
@@ -97,23 +97,25 @@ def test_logits_follow_the_formula(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["window", "alibi", "float64"])
 def test_greedy_decoding_equals_a_loop_without_a_cache(kind: str) -> None:
     pair = pair_of(kind)
-    expected = {n: naive(pair, prompt, ENDS) for n, prompt in PROMPTS.items()}
-    assert decoded(pair, 2, Decoding(NEW, ENDS)) == expected
-    assert decoded(pair, 2, Decoding(NEW, ENDS)) != decoded(pair.target, 2, Decoding(NEW, ENDS))
+    expected = {n: decode_naively(pair, prompt, ENDS) for n, prompt in PROMPTS.items()}
+    assert decode_all(pair, 2, Decoding(NEW, ENDS)) == expected
+    assert decode_all(pair, 2, Decoding(NEW, ENDS)) != decode_all(
+        pair.target, 2, Decoding(NEW, ENDS)
+    )
 
 
 def test_prefixes_of_a_document_are_continued_by_both_models() -> None:
     pair, ids = pair_of("float64"), PROMPTS[2]
     predicted, continued = continue_prefixes(pair, ids, [3, 12, 13], 2)
-    assert predicted == formula(pair, IDS).argmax(-1)[:-1].tolist()
+    assert predicted == contrast_by_formula(pair, IDS).argmax(-1)[:-1].tolist()
     for length, found in continued.items():
-        assert found[:NEW] == naive(pair, ids[:length])[: len(found)]
+        assert found[:NEW] == decode_naively(pair, ids[:length])[: len(found)]
 
 
 def test_samples_do_not_depend_on_the_batch() -> None:
     pair, how = pair_of("float64"), Decoding(NEW, ENDS, top_p=0.9, seed=3)
-    assert decoded(pair, 1, how) == decoded(pair, 4, how)
-    assert decoded(pair, 4, how) != decoded(pair.target, 4, how)
+    assert decode_all(pair, 1, how) == decode_all(pair, 4, how)
+    assert decode_all(pair, 4, how) != decode_all(pair.target, 4, how)
 
 
 def test_generate_of_transformers_gives_the_same() -> None:
@@ -122,7 +124,7 @@ def test_generate_of_transformers_gives_the_same() -> None:
     found = pair.generate(
         input_ids=IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=NEW, **options
     )
-    assert found[0, IDS.shape[1] :].tolist() == naive(pair, PROMPTS[2])
+    assert found[0, IDS.shape[1] :].tolist() == decode_naively(pair, PROMPTS[2])
 
 
 def test_scores_are_those_of_the_combined_logits() -> None:
@@ -136,7 +138,7 @@ def test_scores_are_those_of_the_combined_logits() -> None:
     ):
         for example, found in zip(group, scores, strict=True):
             ids = torch.tensor([example.input_ids])
-            log_q = formula(pair, ids)[7:-1].log_softmax(-1)
+            log_q = contrast_by_formula(pair, ids)[7:-1].log_softmax(-1)
             expected = F.nll_loss(log_q, ids[0, 8:], reduction="none")
             torch.testing.assert_close(torch.tensor(found.token_ce, dtype=log_q.dtype), expected)
             mean = (log_q.exp() * log_q).sum(-1)

@@ -69,11 +69,11 @@ def model_of(family: str, dtype: torch.dtype = torch.float64) -> Any:
 
 
 @torch.no_grad()
-def logits(model: nn.Module) -> Tensor:
+def model_logits(model: nn.Module) -> Tensor:
     return model(input_ids=IDS, use_cache=False).logits
 
 
-def amount(model: Any, family: str) -> float:
+def read_transform(model: Any, family: str) -> float:
     """By how much the model itself caps or scales its logits now."""
     place, name, _ = PLACES[family]
     return getattr(model if place == "model" else model.config, name)
@@ -84,13 +84,13 @@ def amount(model: Any, family: str) -> float:
 @torch.no_grad()
 def test_a_job_projects_to_the_models_own_logits(family: str, dtype: torch.dtype) -> None:
     model = model_of(family, dtype)
-    dense = logits(model)
+    dense = model_logits(model)
     with head_job(model, lambda hidden, head: head.logits(hidden)):
-        whole = logits(model)
+        whole = model_logits(model)
     with head_job(model, lambda hidden, head: head.logits(hidden[1, 2:4])):
-        chosen = logits(model)
+        chosen = model_logits(model)
     with head_job(model, lambda hidden, head: hidden):
-        raw = logits(model) @ model.lm_head.weight.T
+        raw = model_logits(model) @ model.lm_head.weight.T
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.03}[dtype]
     assert whole.dtype == torch.promote_types(dtype, torch.float32)
     if dtype != torch.bfloat16:  # whose caps and scales are rounded by the model, and not by us
@@ -105,44 +105,44 @@ def test_a_job_projects_to_the_models_own_logits(family: str, dtype: torch.dtype
 def test_the_ordinary_forward_is_what_it_was_before_and_after_a_job(family: str) -> None:
     torch.manual_seed(0)
     plain = type(model_of(family))(small_model(family, VOCABULARY).config).double().eval()
-    before = logits(plain)
+    before = model_logits(plain)
     install_head(plain)
-    assert torch.equal(logits(plain), before)
+    assert torch.equal(model_logits(plain), before)
     install_head(plain)
     check_head(plain)
-    assert torch.equal(logits(plain), before)
+    assert torch.equal(model_logits(plain), before)
     with head_job(plain, lambda hidden, head: hidden[:, :1]):
-        logits(plain)
-    assert torch.equal(logits(plain), before)
+        model_logits(plain)
+    assert torch.equal(model_logits(plain), before)
     with pytest.raises(ZeroDivisionError), head_job(plain, lambda hidden, head: 1 / 0):
-        logits(plain)
-    assert torch.equal(logits(plain), before)
+        model_logits(plain)
+    assert torch.equal(model_logits(plain), before)
     with pytest.raises(KeyboardInterrupt), head_job(plain, lambda hidden, head: hidden):
         raise KeyboardInterrupt
-    assert torch.equal(logits(plain), before)
-    assert amount(plain, family) == PLACES[family][2]
+    assert torch.equal(model_logits(plain), before)
+    assert read_transform(plain, family) == PLACES[family][2]
 
 
 @pytest.mark.parametrize("family", SCALED)
 def test_what_a_job_returns_comes_out_as_it_is(family: str) -> None:
     model, sign = model_of(family), torch.linspace(-40, 40, 12, dtype=torch.float64)
     with head_job(model, lambda hidden, head: sign):
-        assert torch.equal(logits(model), sign)
+        assert torch.equal(model_logits(model), sign)
 
 
 @pytest.mark.parametrize("family", SCALED)
 def test_a_saved_model_still_caps_or_scales(family: str, tmp_path: Path) -> None:
     model = model_of(family, torch.float32)
     with head_job(model, lambda hidden, head: hidden[:, :1]):
-        logits(model)
+        model_logits(model)
     model.save_pretrained(tmp_path)
     _, name, value = PLACES[family]
     assert json.loads((tmp_path / "config.json").read_text())[name] == value
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    assert torch.equal(logits(again), logits(model))
+    assert torch.equal(model_logits(again), model_logits(model))
     loaded = load_model(ModelConfig(attn_implementation="eager"), str(tmp_path))
-    assert amount(loaded, family) == value
-    torch.testing.assert_close(logits(loaded), logits(model), rtol=1e-4, atol=1e-4)
+    assert read_transform(loaded, family) == value
+    torch.testing.assert_close(model_logits(loaded), model_logits(model), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", SCALED)
@@ -150,9 +150,9 @@ def test_a_copied_model_caps_or_scales_by_itself(family: str) -> None:
     model = model_of(family)
     twin = copy.deepcopy(model)
     with head_job(twin, lambda hidden, head: head.logits(hidden)):
-        assert amount(model, family) == PLACES[family][2]
-        assert amount(twin, family) in (None, 1.0)
-        assert torch.equal(logits(twin), logits(model))
+        assert read_transform(model, family) == PLACES[family][2]
+        assert read_transform(twin, family) in (None, 1.0)
+        assert torch.equal(model_logits(twin), model_logits(model))
 
 
 @pytest.mark.parametrize("off", [("gemma2", None), ("cohere", 1.0), ("granite", 1.0)], ids=str)
@@ -170,11 +170,11 @@ def test_a_job_inside_an_adapter_projects_to_its_logits(family: str) -> None:
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.3)
-    dense = logits(model)
+    dense = model_logits(model)
     with model.disable_adapter():
-        assert not torch.allclose(logits(model), dense, atol=1e-3)
+        assert not torch.allclose(model_logits(model), dense, atol=1e-3)
     with head_job(model, lambda hidden, head: head.logits(hidden)):
-        assert torch.equal(logits(model), dense)
+        assert torch.equal(model_logits(model), dense)
 
 
 SHAPE: dict[str, Any] = {
@@ -336,7 +336,7 @@ def test_models_that_are_supported_pass_the_check(kind: str, dtype: torch.dtype)
     assert not any(p.grad is not None for p in model.parameters())
 
 
-def examples() -> list[Example]:
+def make_examples() -> list[Example]:
     """Answers of different lengths, one without a target."""
     generator = torch.Generator().manual_seed(1)
     found = []
@@ -359,7 +359,7 @@ def test_training_sees_the_dense_loss_and_its_gradients(
         if method == "undial"
         else NpoConfig(name="npo", beta=0.3)
     )
-    chosen, indices = examples(), [0, 1, 2, 3]
+    chosen, indices = make_examples(), [0, 1, 2, 3]
     teacher = CachedTeacher(model, tmp_path, "", share_head=False)
     teacher.add("forget", chosen, indices, loss.needs)
     teacher.fill(model, make_padded_batch)
