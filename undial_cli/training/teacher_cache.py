@@ -99,7 +99,7 @@ class CachedTeacher:
         rows = {}
         if TEACHER_LOGITS in needs:
             if self.trained_head is not None and self.head is None:
-                self.head = clone_frozen_head(self.trained_head, self.dtype)
+                self.head = self.trained_head.detach().to(self.dtype, copy=True)
             rows[TEACHER_LOGITS] = SampleRows(
                 folder / "hidden.bin", counts, self.width, self.dtype, used
             )
@@ -239,10 +239,3 @@ def open_set_rows(cached: CachedSet) -> list[int]:
         rows.open()
     missing = {i for rows in cached.rows.values() for i in rows.missing(share)}
     return sorted(processes.gather_items(sorted(missing)))
-
-
-def clone_frozen_head(head: Projection, dtype: torch.dtype) -> Projection:
-    """A copy of a head that its training does not change."""
-    bias_V = None if head.bias_V is None else head.bias_V.detach().to(dtype, copy=True)
-    weight_VD = head.weight_VD.detach().to(dtype, copy=True)
-    return Projection(weight_VD, bias_V, head.scale, head.cap)
