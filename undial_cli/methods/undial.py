@@ -65,7 +65,6 @@ class Fundial(Undial):
 
         hard = self.config.focus_mode == "hard"
         inside, outside = (1.0, 0.0) if hard else (self.config.focus_coeff, 1.0)
-        # The weights' sum is no divisor: an answer without focus words would else count as much.
         return torch.where(targets.focus_N, inside, outside)
 
 
