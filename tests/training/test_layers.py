@@ -10,6 +10,7 @@ import torch
 from conftest import refused
 from model_families import tiny_config
 from small import random_llama, small_model, without_float32
+from steps import run_term
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -17,7 +18,7 @@ from undial_cli.config.schema import AdapterConfig
 from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, make_padded_batch
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.methods import METHODS, make_method
-from undial_cli.methods.base import TEACHER_LAYER, Loss, Method
+from undial_cli.methods.base import TEACHER_LAYER, Method
 from undial_cli.models.head import head_job, install_head
 from undial_cli.models.load import adapt_model, unwrap_adapter
 from undial_cli.training.layers import (
@@ -148,37 +149,22 @@ def teacher_of(kind: str, folder: Path) -> Teacher:
     return teacher
 
 
-def gradients(model: Any, loss: Loss, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
-    """A term's value and the gradient of every parameter that has one."""
-    model.zero_grad()
-    own = unwrap_adapter(model).config._attn_implementation
-    with switch_attention(
-        unwrap_adapter(model), PACKED_ATTENTION if "pack" in batch.layout else own
-    ):
-        value = compute_term_sum(model, teacher, "forget", loss, batch)
-        value.backward()
-    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    return {"value": value.detach(), **found}
-
-
 @pytest.mark.parametrize("term", ["forget", "retain"])
 @pytest.mark.parametrize("kind", ["llama", "lora"])
 def test_packing_and_recomputed_activations_leave_a_layers_loss_as_it_is(
     kind: str, term: str, tmp_path: Path
 ) -> None:
     model, loss, teacher = model_of(kind), rmu(0).terms()[term], teacher_of(kind, tmp_path)
-    expected = gradients(model, loss, make_padded_batch(CHOSEN, ROWS), teacher)
-    assert float(expected["value"]) > 0.01
-    assert any(g.any() for n, g in expected.items() if n != "value")
+    expected = run_term(model, teacher, loss, make_padded_batch(CHOSEN, ROWS))
+    assert float(expected[0]) > 0.01
+    assert any(gradient.any() for gradient in expected[1].values())
     model.gradient_checkpointing_enable()
     if kind == "lora":
         model.enable_input_require_grads()
     for training in (False, True):
         model.train(training)
-        found = gradients(model, loss, pack_batch(CHOSEN, ROWS), teacher)
-        assert found.keys() == expected.keys()
-        for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=name)
+        found = run_term(model, teacher, loss, pack_batch(CHOSEN, ROWS))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def trained(model: Any) -> set[str]:
