@@ -51,7 +51,7 @@ from undial_cli.methods import METHODS, make_method
 from undial_cli.methods.base import CrossEntropy, KlToTeacher, Loss, Method, MethodConfig
 from undial_cli.methods.npo import NpoConfig
 from undial_cli.methods.undial import UndialConfig
-from undial_cli.models import lean
+from undial_cli.models import adapters, lean, lora
 from undial_cli.models import load as models
 from undial_cli.models.head import find_output_head, head_job, install_head
 from undial_cli.runs.compose import compose_run
@@ -255,7 +255,7 @@ def load(given: argparse.Namespace, device: torch.device) -> tuple[Any, list[Exa
         Example([i % size for i in e.input_ids], [i if i < 0 else i % size for i in e.labels], 0)
         for e in examples
     ]
-    model = models.adapt_model(model, AdapterConfig(name=adapter), seed=0)
+    model = lora.adapt_model(model, AdapterConfig(name=adapter), seed=0)
     name = f"{given.shape} (random weights), {str(dtype)[6:]}, {adapter.replace('none', 'full')}"
     return model.train(), examples, name
 
@@ -344,7 +344,7 @@ def what_it_grows_with(bench: Bench, loss: Loss, teacher: CachedTeacher, make: M
         "the same, padded": ([*by_length[:7], by_length[-1]], make.padded),
     }
     rows = []
-    base = models.unwrap_adapter(bench.model)
+    base = adapters.unwrap_adapter(bench.model)
     own = base.config._attn_implementation
     for name, (indices, way) in cases.items():
         batch = way(indices)
@@ -477,11 +477,11 @@ def main() -> None:
     teacher, reference = bench.teacher(undial), bench.teacher(npo)
     passed = seconds(device, lambda: teacher.fill(model, make_padded_batch))
     reference.fill(model, make_padded_batch)
-    own = models.unwrap_adapter(model).config._attn_implementation
-    models.unwrap_adapter(model).config._attn_implementation = packing.PACKED_ATTENTION
+    own = adapters.unwrap_adapter(model).config._attn_implementation
+    adapters.unwrap_adapter(model).config._attn_implementation = packing.PACKED_ATTENTION
     packed_teacher = bench.teacher(undial)
     packed_passed = seconds(device, lambda: packed_teacher.fill(model, packing.pack_batch))
-    models.unwrap_adapter(model).config._attn_implementation = own
+    adapters.unwrap_adapter(model).config._attn_implementation = own
 
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0)).tolist()
     shuffled = [order[i : i + SIZE] for i in range(0, len(order), SIZE)]
@@ -504,7 +504,7 @@ def main() -> None:
         def step() -> None:
             packs = "pack" in batch.layout
             with packing.switch_attention(
-                models.unwrap_adapter(model), packing.PACKED_ATTENTION if packs else own
+                adapters.unwrap_adapter(model), packing.PACKED_ATTENTION if packs else own
             ):
                 bench.ours(loss, kept, batch)
 

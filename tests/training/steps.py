@@ -8,7 +8,7 @@ from torch import Tensor
 
 from undial_cli.data.collate import Batch
 from undial_cli.methods.base import Loss
-from undial_cli.models.load import unwrap_adapter
+from undial_cli.models.adapters import unwrap_adapter
 from undial_cli.runs.compose import compose_run
 from undial_cli.training.packing import PACKED_ATTENTION, switch_attention
 from undial_cli.training.teacher import Teacher

@@ -19,8 +19,9 @@ from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, make_padded_batch
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.methods import METHODS, make_method
 from undial_cli.methods.base import TEACHER_LAYER, Method
+from undial_cli.models.adapters import unwrap_adapter
 from undial_cli.models.head import head_job, install_head
-from undial_cli.models.load import adapt_model, unwrap_adapter
+from undial_cli.models.lora import adapt_model
 from undial_cli.training.layers import (
     capture_layer_states,
     choose_trained_parameters,

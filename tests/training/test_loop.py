@@ -8,7 +8,7 @@ from small import random_llama, small_model
 from steps import compose_cpu_run
 
 from undial_cli.config.schema import UnlearnRun
-from undial_cli.models.load import adapt_model
+from undial_cli.models.lora import adapt_model
 from undial_cli.runs.compose import compose_run
 from undial_cli.training.loop import is_packed, suggest_remedy
 

@@ -31,8 +31,9 @@ from undial_cli.methods import make_method
 from undial_cli.methods.base import REFERENCE_LOGPS, RETAIN_TERMS, TEACHER_LOGITS, Loss
 from undial_cli.methods.npo import NpoConfig
 from undial_cli.methods.undial import UndialConfig
+from undial_cli.models.adapters import unwrap_adapter
 from undial_cli.models.head import head_job, install_head
-from undial_cli.models.load import adapt_model, unwrap_adapter
+from undial_cli.models.lora import adapt_model
 from undial_cli.training.packing import (
     PACKED_ATTENTION,
     Pack,

@@ -13,7 +13,7 @@ from undial_cli.config.schema import TeacherConfig
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import WorldError
 from undial_cli.methods import make_method
-from undial_cli.models.load import adapt_model
+from undial_cli.models.lora import adapt_model
 from undial_cli.system.files import cache_dir
 from undial_cli.training.loop import make_schedule
 from undial_cli.training.packing import pack_batch

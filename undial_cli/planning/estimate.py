@@ -7,28 +7,13 @@ from facts against those of a replay. Measures nothing and imports no torch.
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
 
-from undial_cli.config.fields import key
 from undial_cli.config.schema import Run, TrainingRun, UnlearnRun
+from undial_cli.config.tables import CostConfig
 from undial_cli.methods import make_method
 
 # Floating point operations per parameter and token: of a forward and of a backward pass.
 FORWARD_OPERATIONS, BACKWARD_OPERATIONS = 2, 4
-
-
-@dataclass
-class CostConfig:
-    """Facts for an estimate of training, used where no run of the table is done yet."""
-
-    parameters: dict[str, float] = key({}, "parameters of each model, by name; '*': any other")
-    tokens: dict[str, float] = key({}, "tokens of an epoch, by forget split; '*': any other")
-    device: str = key("", "the device that the hours are given for")
-    tflops: float = key(0.0, "its peak, 1e12 operations per second", minimum=0)
-    share: float = key(0.4, "share of the peak that training reaches", above=0, maximum=1)
-    seconds: float = key(0.0, "measured seconds of one run, evaluation included", minimum=0)
-    measured: str = key("", "where that was measured")
-    source: str = key("", "where the facts are from")
 
 
 def estimate_missing_runs(cost: CostConfig, missing: list[Run], finished: list[float]) -> str:

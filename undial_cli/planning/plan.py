@@ -21,7 +21,7 @@ from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Schedule, TrainingSample, deal_rows
 from undial_cli.errors import UserError, WorldError, first_line
 from undial_cli.methods.base import Method
-from undial_cli.models import lean, load
+from undial_cli.models import adapters, lean, load, lora
 from undial_cli.models.head import find_output_head
 from undial_cli.planning.rehearsal import (
     DeviceMemory,
@@ -91,7 +91,7 @@ def make_plan(
                 model: Any = load.make_blank_model(run.model, path).eval()
                 if run.adapter.name == "qlora":
                     stand_in_four_bit(model)
-                model = load.adapt_model(model, run.adapter, run.seed)
+                model = lora.adapt_model(model, run.adapter, run.seed)
             replay = Replay(replayed)
             replay.bring(model)
             # All on this thread, in which the replay is open.
@@ -124,7 +124,7 @@ def rehearse_training(
     process_count = hardware.choose_process_count(run)
     if processes.is_launched():
         process_count = processes.get_process_count()
-    base = load.unwrap_adapter(model)
+    base = adapters.unwrap_adapter(model)
     memory = DeviceMemory(weights=replay.level)
     if run.train.lean == "auto":
         lean.make_lean(base)

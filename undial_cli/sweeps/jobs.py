@@ -16,8 +16,8 @@ from typing import Any
 from undial_cli.config.schema import Run
 from undial_cli.errors import UserError, WorldError
 from undial_cli.methods import user_file
-from undial_cli.runs.compose import dump_run_yaml, parse_run_yaml
 from undial_cli.runs.run_folder import locate_run_folder
+from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from undial_cli.errors import UserError
 from undial_cli.methods.base import Method
+from undial_cli.models.adapters import unwrap_adapter
 from undial_cli.models.head import head_job
-from undial_cli.models.load import unwrap_adapter
 
 
 def find_decoder_layers(model: Any) -> nn.ModuleList:

@@ -18,7 +18,7 @@ from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Schedule, TrainingSample, deal_rows
 from undial_cli.errors import WorldError
 from undial_cli.methods.base import Method
-from undial_cli.models import load
+from undial_cli.models import adapters
 from undial_cli.system import processes
 from undial_cli.training import packing
 from undial_cli.training.arguments import make_training_arguments
@@ -41,7 +41,7 @@ def is_packed(run: TrainingRun, model: Any) -> bool:
     """Whether micro-batches are packed: `train.packing`, or what the model can take."""
     if run.train.packing == "off":
         return False
-    reason = packing.why_not_packed(load.unwrap_adapter(model), run.data.max_length)
+    reason = packing.why_not_packed(adapters.unwrap_adapter(model), run.data.max_length)
     if run.train.packing == "on":
         refuse_packing(reason)
     return reason is None
@@ -101,7 +101,7 @@ def run_training(
     Raises:
         WorldError: it diverged; what was saved before is kept.
     """
-    resume, base = folder / "resume", load.unwrap_adapter(model)
+    resume, base = folder / "resume", adapters.unwrap_adapter(model)
     start = find_newest_state(resume) if resume.is_dir() else None
     done = int(start.name.split("-")[1]) if start else 0
     outside = base.config._attn_implementation

@@ -86,8 +86,8 @@ def make_teacher(
     with open_autocast(run, next(model.parameters()).device):
         teacher = CachedTeacher(model, cache_dir() / "teacher", hash_json(content), adapted)
     for name, loss in asking.items():
-        teacher.add(name, schedule.sets[name], schedule.used(name), loss.needs, loss.layer)
-    asked = sum(schedule.drawn(name) for name in asking)
+        teacher.add(name, schedule.sets[name], schedule.list_used(name), loss.needs, loss.layer)
+    asked = sum(schedule.count_draws(name) for name in asking)
     cache, reason = choose_teacher_cache(
         config, teacher.nbytes, adapted, is_asked_again=asked > teacher.samples
     )

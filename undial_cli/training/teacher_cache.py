@@ -23,8 +23,8 @@ from undial_cli.errors import WorldError
 from undial_cli.losses.chunked import Projection, head_compute_dtype
 from undial_cli.losses.targets import TeacherSignal
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS
+from undial_cli.models.adapters import unwrap_adapter
 from undial_cli.models.head import find_output_head
-from undial_cli.models.load import unwrap_adapter
 from undial_cli.system import processes
 from undial_cli.training.rows import SampleRows
 from undial_cli.training.teacher_pass import (
