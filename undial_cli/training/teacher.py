@@ -79,8 +79,7 @@ def make_teacher(
     if not asking:
         return None
     adapted = run.adapter.name != "none"
-    # All that the signal depends on besides the data. Another version of torch or transformers may
-    # round differently, and a run that resumed half on one and half on the other is no run.
+    # All that the signal depends on besides the data; versions, as another one rounds differently.
     content = [target, run.adapter.name == "qlora", run.model.dtype, run.model.attn_implementation,
                choose_autocast_dtype(run), torch.__version__, transformers.__version__]  # fmt: skip
     with open_autocast(run, next(model.parameters()).device):
