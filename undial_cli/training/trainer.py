@@ -228,7 +228,7 @@ class UnlearningTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's state, and the method's before it; never one of weights that are none."""
-        # Before, as the Trainer's last file is what tells that a state is whole (training/loop.py).
+        # Before, as the Trainer's last file tells that a state is whole (training/loop.py).
         check_finite_weights(model, self.state.global_step)
         state = self.method.state_dict()
         if state and self.is_world_process_zero():
