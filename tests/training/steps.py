@@ -20,6 +20,13 @@ def compose_cpu_run(*overrides: str) -> Any:
     return compose_run("unlearn", ["hardware=cpu", *overrides])
 
 
+class NeedingLoss(Loss):
+    """A loss that asks the teacher for something, and makes nothing of it."""
+
+    def __init__(self, *needs: str, layer: int | None = None) -> None:
+        self.needs, self.layer = frozenset(needs), layer  # type: ignore[misc]
+
+
 def run_term(
     model: Any, teacher: Teacher, loss: Loss, batch: Batch
 ) -> tuple[Tensor, dict[str, Tensor]]:

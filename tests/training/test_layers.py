@@ -10,7 +10,7 @@ import torch
 from conftest import refused
 from model_families import tiny_config
 from small import random_llama, small_model, without_float32
-from steps import run_term
+from steps import NeedingLoss, run_term
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -113,7 +113,7 @@ def test_states_are_a_layers_own_output(kind: str, make: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "lora"])
 def test_the_teachers_activations_are_those_before_training(kind: str, tmp_path: Path) -> None:
-    model, needs = model_of(kind), frozenset({TEACHER_LAYER})
+    model, loss = model_of(kind), NeedingLoss(TEACHER_LAYER, layer=0)
     if kind == "lora":
         with model.disable_adapter():
             expected = plain_states(model, 0)
@@ -121,7 +121,7 @@ def test_the_teachers_activations_are_those_before_training(kind: str, tmp_path:
     else:
         expected = plain_states(model, 0)
         cached = CachedTeacher(model, tmp_path, "", share_head=False)
-        cached.add("retain", EXAMPLES, [0, 1, 2], needs, layer=0)
+        cached.add("retain", EXAMPLES, [0, 1, 2], loss)
         cached.fill(model, make_padded_batch)
         assert cached.head is None
         assert cached.nbytes == expected.numel() * 8
@@ -130,7 +130,7 @@ def test_the_teachers_activations_are_those_before_training(kind: str, tmp_path:
                 parameter += 0.1
         teacher = cached
     batch = make_padded_batch(CHOSEN, ROWS)
-    signal = teacher.signal(model, "retain", batch, needs, 0)
+    signal = teacher.signal(model, "retain", batch, loss)
     torch.testing.assert_close(signal.layer_ND, expected, rtol=1e-9, atol=1e-9)
     assert (signal.hidden_ND, signal.logps_B) == (None, None)
     assert not torch.allclose(expected, plain_states(model, 0), atol=1e-3)
@@ -145,7 +145,7 @@ def teacher_of(kind: str, folder: Path) -> Teacher:
         other.model.embed_tokens.weight += 0.3 * other.model.embed_tokens.weight.flip(0)
     teacher = CachedTeacher(other, folder, "", share_head=False)
     for name in ("forget", "retain"):
-        teacher.add(name, EXAMPLES, [0, 1, 2], frozenset({TEACHER_LAYER}), layer=0)
+        teacher.add(name, EXAMPLES, [0, 1, 2], NeedingLoss(TEACHER_LAYER, layer=0))
     teacher.fill(other, make_padded_batch)
     return teacher
 
@@ -272,7 +272,7 @@ def test_activations_may_be_wider_than_what_the_head_sees(tmp_path: Path) -> Non
     assert any("project_in" in name for name in names)
     assert not any("project_out" in name for name in names)
     cached = CachedTeacher(model, tmp_path, "", share_head=False)
-    cached.add("retain", EXAMPLES, [0, 1, 2], frozenset({TEACHER_LAYER}), layer=0)
+    cached.add("retain", EXAMPLES, [0, 1, 2], NeedingLoss(TEACHER_LAYER, layer=0))
     cached.fill(model, make_padded_batch)
     batch = make_padded_batch(CHOSEN, ROWS)
     assert float(compute_term_sum(model, cached, "retain", method.terms()["retain"], batch)) < 1e-20

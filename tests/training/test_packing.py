@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from model_families import tiny_config
 from small import disturb_weights, random_llama, small_model, without_float32
-from steps import run_term
+from steps import NeedingLoss, run_term
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
@@ -47,7 +47,7 @@ from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import compute_term_sum
 
 VOCABULARY = 48
-BOTH = frozenset({TEACHER_LOGITS, REFERENCE_LOGPS})
+BOTH = NeedingLoss(TEACHER_LOGITS, REFERENCE_LOGPS)
 LOSSES: dict[str, Callable[[], Loss]] = {
     "undial": lambda: make_method(UndialConfig(name="undial", strength=4.0)),
     "npo": lambda: make_method(NpoConfig(name="npo", beta=0.3)),

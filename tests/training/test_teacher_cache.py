@@ -12,6 +12,7 @@ import pytest
 import torch
 from filelock import FileLock, Timeout
 from small import disturb_weights, random_llama
+from steps import NeedingLoss
 from torch import Tensor, nn
 
 from undial_cli.config.schema import AdapterConfig
@@ -20,7 +21,7 @@ from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import WorldError
 from undial_cli.losses import select_targets, sequence_logps
 from undial_cli.losses.targets import TeacherSignal
-from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS
+from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss
 from undial_cli.models.head import find_output_head
 from undial_cli.models.lora import adapt_model
 from undial_cli.system.files import cache_dir
@@ -30,7 +31,7 @@ from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.teacher_pass import TEACHER_PASS_TOKENS, batch_by_tokens
 
 VOCABULARY = 64
-BOTH = frozenset({TEACHER_LOGITS, REFERENCE_LOGPS})
+BOTH = NeedingLoss(TEACHER_LOGITS, REFERENCE_LOGPS)
 
 
 def examples() -> list[Example]:
@@ -83,7 +84,7 @@ def close(found: Tensor | None, expected: Tensor) -> None:
 def cached(
     model: nn.Module,
     folder: Path,
-    needs: frozenset[str] = BOTH,
+    loss: Loss = BOTH,
     used: list[int] = EVERY,
     share_head: bool = False,
     in_memory: bool = True,
@@ -91,7 +92,7 @@ def cached(
     """A teacher that knows EXAMPLES as the set `forget`, its cache filled."""
     teacher = CachedTeacher(model, folder, "fingerprint", share_head)
     teacher.in_memory = in_memory
-    teacher.add("forget", EXAMPLES, used, needs)
+    teacher.add("forget", EXAMPLES, used, loss)
     teacher.fill(model, make_padded_batch)
     return teacher
 
@@ -144,10 +145,8 @@ def test_only_what_a_loss_needs_is_given_and_kept(tmp_path: Path) -> None:
         (TEACHER_LOGITS, "logps_B", "hidden"),
         (REFERENCE_LOGPS, "hidden_ND", "logps"),
     ):
-        folder = tmp_path / file
-        signal = cached(model, folder, frozenset({need})).signal(
-            model, "forget", batch_of([0, 1]), frozenset({need})
-        )
+        folder, loss = tmp_path / file, NeedingLoss(need)
+        signal = cached(model, folder, loss).signal(model, "forget", batch_of([0, 1]), loss)
         assert getattr(signal, other) is None
         assert {path.name for path in folder.rglob("*.*")} == {f"{file}.bin", f"{file}.sums"}
 

@@ -54,7 +54,7 @@ def compute_term_sum(
     signal = TeacherSignal()
     if loss.needs:
         assert teacher is not None
-        signal = teacher.signal(model, name, batch, loss.needs, loss.layer)
+        signal = teacher.signal(model, name, batch, loss)
 
     def sum_over_targets(final_BTD: Tensor, head: Projection) -> Tensor:
         # 3. The model has come to its head. A token is predicted at the position before it; a loss
