@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -158,3 +159,12 @@ def without_float32(model: Any) -> Any:
         if type(module).__name__ in ("LlamaRMSNorm", "Qwen2RMSNorm", "GraniteRMSNorm"):
             module.__class__ = Norm
     return model
+
+
+def disturb_weights(model: nn.Module, scale: float, seed: int) -> None:
+    """Change every trainable weight, as training does."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += scale * torch.randn_like(parameter)
