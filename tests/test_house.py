@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import undial_cli
 
 PACKAGE = Path(undial_cli.__file__).parent
+ROOTS = (PACKAGE, PACKAGE.parent)
 # From the top down: an import runs only downward.
 ROOMS = (
     "cli", "tables", "sweeps", "pipeline", "runs", "audit", "planning", "reporting", "training",
@@ -138,3 +140,10 @@ def test_locals_are_named_for_what_they_hold() -> None:
 
 def test_the_story_of_a_run_is_short() -> None:
     assert len((PACKAGE / "pipeline.py").read_text("utf-8").splitlines()) <= 200
+
+
+def test_the_documented_modules_exist() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text("utf-8")
+    named = set(re.findall(r"\b((?:\w+/)*\w+\.py)\b", text))
+    wrong = [name for name in named if not any((folder / name).is_file() for folder in ROOTS)]
+    assert not wrong
