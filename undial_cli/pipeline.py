@@ -78,7 +78,7 @@ def execute_run(run: Run, show: bool = True) -> RunResult:
         elif show:
             ui.say(f"already done: {folder.path} (overwrite=true runs it again)", "dim")
         if show:
-            show_summary(run, folder)
+            show_summary(run, folder.path)
     if isinstance(run, TrainingRun) and run.push_to_hub:
         run_on_main(lambda: push_checkpoint(run, folder))
     return RunResult(folder.path, "done", read_results_json(folder.evaluation).get("metrics", {}))

@@ -34,7 +34,7 @@ from undial_cli.config.splits import cut_slice
 from undial_cli.config.suites import FORGET_SET
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation.catalog import check_metric_names
-from undial_cli.methods import METHODS, own
+from undial_cli.methods import METHODS, user_file
 from undial_cli.runs import config_errors
 from undial_cli.runs.experiments import fit_experiments
 from undial_cli.runs.overrides import normalise_overrides
@@ -180,8 +180,8 @@ def replace_method_file(words: list[str]) -> list[str]:
     other = next((word for word in words if word.startswith("method=")), None)
     if other or len(given) > 1:
         raise UserError(f"{other or given[1]}: not possible together with {given[0]}")
-    name = own.allow_method_file(given[0].partition("=")[2])
-    register_user_method(name, METHODS[name].config, os.environ[own.METHOD_FILE_VARIABLE])
+    name = user_file.allow_method_file(given[0].partition("=")[2])
+    register_user_method(name, METHODS[name].config, os.environ[user_file.METHOD_FILE_VARIABLE])
     return [f"method={name}" if word is given[0] else word for word in words]
 
 
@@ -200,7 +200,7 @@ def build_run(config: DictConfig) -> Run:
     if isinstance(run, UnlearnRun) and not isinstance(run.method, MethodConfig):
         raise bad_value("method", run.method, METHODS)
     if isinstance(run, UnlearnRun) and run.method.file is not None:
-        own.check_method_file(run.method.file)
+        user_file.check_method_file(run.method.file)
     for name in find_unknown_keys(config, run):
         raise config_errors.explain_unknown_key(name, run.command, [])
     fill_dependent_splits(run)

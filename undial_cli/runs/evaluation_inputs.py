@@ -21,12 +21,12 @@ from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import reference
 from undial_cli.evaluation.evidence import Evaluation
-from undial_cli.evaluation.helpers import HELPER_MODELS
 from undial_cli.evaluation.kvcache import has_plain_cache
 from undial_cli.evaluation.prompts import adapt_data_config, check_set_rows
 from undial_cli.evaluation.suite import SetRows, Suite
+from undial_cli.evaluation.text_quality import HELPER_MODELS
 from undial_cli.methods.base import Method
-from undial_cli.models import load
+from undial_cli.models import load, paths
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.targets import ModelLocation, find_results_file
 from undial_cli.system.sources import find_package_resource, is_local_path, resolve_model_path
@@ -83,7 +83,7 @@ def check_contrasted_models(run: Run, path: str, method: Method | None = None) -
         path: of a model that the run works on or compares with.
         method: what the model is trained with, if it is.
     """
-    contrasted = load.is_contrasted_model(run.model, path)
+    contrasted = paths.is_contrasted_model(run.model, path)
     if contrasted and method is not None:
         raise UserError(
             f"model.path={path}: two models that are decoded together cannot be trained; allowed "

@@ -17,10 +17,10 @@ from undial_cli.config.schema import Run
 from undial_cli.config.suites import resolve_role
 from undial_cli.evaluation import results, statistics, verdict
 from undial_cli.evaluation.catalog import add_joint_metrics
+from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.evidence import Evaluation
-from undial_cli.evaluation.helpers import HELPER_MODELS
-from undial_cli.evaluation.suite import evaluate_suite
-from undial_cli.models import load as models
+from undial_cli.evaluation.text_quality import HELPER_MODELS
+from undial_cli.models import fingerprints
 from undial_cli.reporting import summary
 from undial_cli.runs.inputs import RunInputs
 from undial_cli.runs.resolved import ResolvedRun
@@ -49,7 +49,7 @@ def list_dependencies(run: Run, inputs: RunInputs, path: str) -> Any:
     folders = [run.eval.harness.include_path, *(getattr(run.eval, key) for key in HELPER_MODELS)]
     sampled = any(s.top_p or s.top_k or s.prefixes == "authors" for s in run.eval.sets.values())
     return [
-        processes.run_on_main(lambda: models.fingerprint_weights(run.model, path, run.seed)),
+        processes.run_on_main(lambda: fingerprints.fingerprint_weights(run.model, path, run.seed)),
         dataclasses.asdict(run.model.template),
         [
             run.model.dtype,
@@ -143,7 +143,7 @@ def write_evaluation(
         evaluation.metrics, extra["target"], extra["reference"], evaluation.missing, roles
     )
     results.save_evaluation(folder.evaluation, evaluation, extra)
-    summary.write_summary(run, folder)
+    summary.write_summary(run, folder.path)
 
 
 def add_compared_scores(ours: Evaluation, name: str, other: Evaluation | None, texts: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from undial_cli.config.schema import DataConfig, Run, TrainingRun, UnlearnRun, hash_json
 from undial_cli.config.splits import list_splits
-from undial_cli.data import samples
+from undial_cli.data import alternatives, samples
 from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import load_rows
@@ -25,7 +25,7 @@ from undial_cli.data.template import describe_unread_keys
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation.suite import Suite, check_suite_fits
 from undial_cli.methods.base import Method
-from undial_cli.models import load
+from undial_cli.models import fingerprints, load
 from undial_cli.models.capacity import check_training_set_fits
 from undial_cli.runs.evaluation_inputs import (
     RetainReference,
@@ -129,7 +129,7 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
         suite,
         find_retain_reference(resolved, suite),
         locate_published_target(resolved),
-        load.fingerprint_tokenizer(encoder.tokenizer),
+        fingerprints.fingerprint_tokenizer(encoder.tokenizer),
         fingerprint,
         watched,
         {name: part.counts for name, part in sets.items()},
@@ -153,7 +153,7 @@ def fingerprint_inputs(
     run, path = resolved.run, resolved.target_model.path
     model = "made" if path is None else ""
     if path is not None and weights:
-        model = load.fingerprint_weights(run.model, path)
+        model = fingerprints.fingerprint_weights(run.model, path)
     data = [rows.used, {name: part.content() for name, part in suite.rows.items()}]
     if rows.preferred or rows.watched:
         data += [rows.preferred, rows.watched]
@@ -193,7 +193,7 @@ def collect_preferred_answers(
         drawn = train.max_steps * train.batch_size
     turns = drawn / len(forget)  # how often each row comes up, each time with another answer
     key = f"method={run.method.name}" if isinstance(run, UnlearnRun) else "data.forget_split"
-    return samples.collect_alternatives(
+    return alternatives.collect_alternatives(
         forget, run.data, method.alternatives, math.ceil(turns) + 1, run.seed, key
     )
 
@@ -221,7 +221,7 @@ def encode_watched_texts(encoder: Encoder, run: Run, rows: list[Row]) -> list[Ex
     stop, watched = run.train.stop, []
     short = dataclasses.replace(encoder, data=dataclasses.replace(run.data, max_length=stop.tokens))
     for row in rows:
-        pieces = short.documents(row) if str(row.get(run.data.text_key, "")).strip() else []
+        pieces = short.encode_document(row) if str(row.get(run.data.text_key, "")).strip() else []
         watched += [p for p in pieces[:1] if len(p.input_ids) == stop.tokens]
         if len(watched) == stop.limit:
             break

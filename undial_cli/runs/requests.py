@@ -106,7 +106,7 @@ def combine_requests(run: UnlearnRun, folder: RunFolder, folders: list[RunFolder
             rows=at_end(last.rows),
         )
         results.save_evaluation(folder.evaluation, whole, extra)
-        summary.write_summary(run, folder)
+        summary.write_summary(run, folder.path)
     link = folder.checkpoint
     if link.is_symlink() or link.exists():
         link.unlink() if link.is_symlink() else shutil.rmtree(link)

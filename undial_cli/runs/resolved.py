@@ -12,7 +12,7 @@ from undial_cli.data.load import load_rows
 from undial_cli.methods import make_method
 from undial_cli.methods.base import Method
 from undial_cli.methods.finetune import Supervised
-from undial_cli.models import load
+from undial_cli.models import fingerprints
 from undial_cli.runs.requests import build_request_runs
 from undial_cli.runs.run_folder import RunFolder, locate_run_folder
 from undial_cli.runs.targets import (
@@ -93,7 +93,7 @@ class ResolvedRun:
         if location not in self._finetune_runs:
             run = self.run
             rows = load_rows(run.data, list(location.splits), "data.train_split")
-            base = load.fingerprint_weights(run.model, str(run.model.base))
+            base = fingerprints.fingerprint_weights(run.model, str(run.model.base))
             machine = HardwareConfig(
                 name="cpu" if hardware.is_cpu_run(run) else "auto",
                 precision=hardware.choose_autocast_dtype(run),

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from undial_cli.config.schema import RUN_TYPES, Run, UnlearnRun
 from undial_cli.errors import UserError, bad_value
-from undial_cli.methods import METHODS, own
+from undial_cli.methods import METHODS, user_file
 from undial_cli.runs import config_errors
 from undial_cli.runs.compose import build_run
 from undial_cli.runs.overrides import bracket_single_word
@@ -65,10 +65,10 @@ def parse_run_yaml(text: str, overrides: list[str] | None = None, where: str = "
         if RUN_TYPES[command] is UnlearnRun:
             for override in overrides or []:
                 if override.startswith("method.file="):
-                    own.allow_method_file(override.partition("=")[2])
-                    content.method.file = os.environ[own.METHOD_FILE_VARIABLE]
+                    user_file.allow_method_file(override.partition("=")[2])
+                    content.method.file = os.environ[user_file.METHOD_FILE_VARIABLE]
             if content.method.get("file"):
-                own.load_method_file(content.method.file)
+                user_file.load_method_file(content.method.file)
             name = content.method.name
             if name not in METHODS:
                 raise bad_value("method.name", name, METHODS)
