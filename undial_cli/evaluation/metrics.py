@@ -318,9 +318,7 @@ def list_ngrams(tokens: Sequence[Hashable] | NDArray[Any], n: int) -> list[tuple
 
 
 def extraction_likelihood(
-    generated_ids: Sequence[int] | NDArray[Any],
-    reference_ids: Sequence[int] | NDArray[Any],
-    n: int,
+    generated_ids: Sequence[int] | NDArray[Any], reference_ids: Sequence[int] | NDArray[Any], n: int
 ) -> float:
     """EL_n of one prefix: generated n-grams found in the true suffix / n-grams of the suffix.
 
@@ -342,9 +340,7 @@ def extraction_likelihood(
 
 
 def unique_extraction_likelihood(
-    generated_ids: Sequence[int] | NDArray[Any],
-    reference_ids: Sequence[int] | NDArray[Any],
-    n: int,
+    generated_ids: Sequence[int] | NDArray[Any], reference_ids: Sequence[int] | NDArray[Any], n: int
 ) -> float:
     """EL_n as in UnDIAL's code: the share of unique generated n-grams found in the true suffix.
 
