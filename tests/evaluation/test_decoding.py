@@ -26,7 +26,7 @@ from undial_cli.evaluation import decoding
 from undial_cli.evaluation.continuation import continue_prefixes
 from undial_cli.evaluation.decoding import Decoding, decode_prompts
 from undial_cli.evaluation.kvcache import has_plain_cache
-from undial_cli.models.load import adapt_model
+from undial_cli.models.lora import adapt_model
 
 ENDS = frozenset(range(2, 8))
 DRAW = random.Random(0)

@@ -13,7 +13,7 @@ from undial_cli.config.schema import AdapterConfig
 from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens
 from undial_cli.evaluation.generation import generate_answers as generate_ids
-from undial_cli.models.load import adapt_model
+from undial_cli.models.lora import adapt_model
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def generate(
     generator = GeneratingModel(model, TOKENIZER)
     how = Decoding(tokens, collect_end_tokens(generator, ends))
     found = generate_ids(generator, "test", prompts, how, batch_size)
-    return [ENCODER.text(ids).strip() for ids in found]
+    return [ENCODER.decode(ids).strip() for ids in found]
 
 
 @torch.no_grad()

@@ -302,7 +302,7 @@ def test_limit_leaves_the_solved_examples_whole(suite: Suite) -> None:
     rows = suite.rows["forget_knowmem"]
     assert (len(rows.rows), len(rows.shots)) == (LIMIT, 4)
     (item, *_) = suite.items["forget_knowmem"]
-    prompt = suite.encoder.text(item.prompt_ids)
+    prompt = suite.encoder.decode(item.prompt_ids)
     assert prompt.count("Question: ") == 5
     assert prompt.endswith("\nAnswer:")  # the blank belongs to the answer's first token
 

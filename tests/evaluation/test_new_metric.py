@@ -40,7 +40,8 @@ import json, sys
 from pathlib import Path
 import undial_cli
 from undial_cli.reporting import plots
-from undial_cli.tables.config import ColumnConfig
+from undial_cli.config.tables import ColumnConfig
+from undial_cli.tables.load import complete_column
 
 model, forget, retain, place = sys.argv[1:]
 name = "forget_answer_length"
@@ -60,6 +61,8 @@ assert "answer length" in (folder / "report" / "summary.md").read_text().replace
 page = (folder / "report" / "report.html").read_text()
 assert "lower is better" in page[page.index("answer length"):][:400]
 columns = [ColumnConfig(metric=[f"{s}_answer_length"]) for s in ("forget", "retain")]
+for column in columns:
+    complete_column(column)
 assert [(c.title, c.better) for c in columns] == [
     ("forget answer length", "lower"), ("retain answer length", "higher"),
 ]

@@ -31,7 +31,7 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
     """Answers, a document, a cut answer, and one whose answer was cut off wholly."""
-    extra = ENCODER.documents({"text": "Kelmwick is a town of bakers. " * 3})
+    extra = ENCODER.encode_document({"text": "Kelmwick is a town of bakers. " * 3})
     cut = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=22)).encode(QUESTIONS[:1])
     gone = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=4)).encode(QUESTIONS[:1])
     assert cut[0].num_targets
@@ -58,7 +58,7 @@ def test_batched_scores_are_those_of_one_plain_pass_each(
 def groups_of_answers() -> list[list[Example]]:
     """The answers to each question; one group without a target, one of equal answers, an empty."""
     groups = [
-        [ENCODER.tokenise_answers(ENCODER.question(row["question"], text)) for text in
+        [ENCODER.tokenise_answers(ENCODER.render_question(row["question"], text)) for text in
          (row["answer"], row["paraphrased_answer"], *row["perturbed_answer"])]
         for row in QUESTIONS
     ]  # fmt: skip

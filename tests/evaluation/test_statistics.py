@@ -12,7 +12,7 @@ from scipy.stats import ks_2samp
 
 from undial_cli.evaluation import joint, resampling, statistics
 from undial_cli.evaluation.catalog import METRICS, Metric, add_joint_metrics
-from undial_cli.reporting import precision
+from undial_cli.reporting import notes
 
 
 def test_a_new_joint_metric_has_n_and_interval_without_more(
@@ -95,15 +95,13 @@ def test_forget_quality_shows_its_distance_and_is_withheld_below_ten_samples() -
 
 def test_weak_figures_are_marked() -> None:
     good = {"n": 40, "interval": [0.4, 0.6]}
-    assert precision.mark_weak_figure("0.500", "x", good) == "0.500"
+    assert notes.mark_weak_figure("0.500", "x", good) == "0.500"
     for weak in ({**good, "n": 9}, {**good, "subjects": 2}, {**good, "interval": [0.2, 0.6]}):
-        assert precision.mark_weak_figure("0.500", "x", weak) == "0.500*"
+        assert notes.mark_weak_figure("0.500", "x", weak) == "0.500*"
     assert (
-        precision.mark_weak_figure("20.0", "perplexity", {"n": 40, "interval": [15.0, 26.0]})
-        == "20.0"
+        notes.mark_weak_figure("20.0", "perplexity", {"n": 40, "interval": [15.0, 26.0]}) == "20.0"
     )
     quality = {"n": 40, "n_retain": 38, "D": 0.25, "interval": [0.01, 0.9]}
     assert (
-        precision.mark_weak_figure("1e-01", "forget_quality", quality)
-        == "1e-01 (D 0.25, n 40 and 38)"
+        notes.mark_weak_figure("1e-01", "forget_quality", quality) == "1e-01 (D 0.25, n 40 and 38)"
     )

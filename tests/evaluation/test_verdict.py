@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from undial_cli.evaluation.verdict import describe_damage
-from undial_cli.reporting import precision
+from undial_cli.reporting import notes
 
 
 def test_a_destroyed_model_is_called_damaged_and_a_kept_one_is_not() -> None:
@@ -23,4 +23,4 @@ def test_a_destroyed_model_is_called_damaged_and_a_kept_one_is_not() -> None:
     )
     assert null == ["retain_rouge: 3 of 3 samples"]
     results = {"damaged": lost, "metrics": {"forget_quality": 0.5}}
-    assert precision.state_damage(results).endswith("its forget_quality of 5.00e-01 is no success")
+    assert notes.state_damage(results).endswith("its forget_quality of 5.00e-01 is no success")

@@ -11,7 +11,12 @@ from undial_cli.evaluation.figures import (
     find_figure_title,
     is_logarithmic_figure,
 )
-from undial_cli.reporting import names
+from undial_cli.reporting.text import (
+    format_figure,
+    format_gap,
+    format_run_time,
+    format_setting_value,
+)
 
 
 @pytest.mark.parametrize(
@@ -70,22 +75,22 @@ def test_a_direction_follows_the_role_that_results_state_and_not_the_sets_name()
 def test_figures_as_text() -> None:
     shown = [0.12345, 1.13e-8, -100.0, 0, None, math.nan, "nan", True, "0.5"]
     found = ["0.123", "1.13e-08", "−100.0", "0.000", "–", "–", "–", "–", "0.500"]
-    assert list(map(names.format_figure, shown)) == found
-    assert [names.format_gap(v) for v in (0.1, -0.25, 0.0, None)] == [
+    assert list(map(format_figure, shown)) == found
+    assert [format_gap(v) for v in (0.1, -0.25, 0.0, None)] == [
         "+0.100",
         "−0.250",
         "0.000",
         "–",
     ]
-    assert [names.format_setting_value(v) for v in (1e-4, 3e-4, 0.1, 30.0, 1e6, 2.5e-5)] == [
+    assert [format_setting_value(v) for v in (1e-4, 3e-4, 0.1, 30.0, 1e6, 2.5e-5)] == [
         "1e-4", "3e-4", "0.1", "30", "1e6", "2.5e-5",
     ]  # fmt: skip
-    assert [names.format_setting_value(v) for v in (None, True, ["a", 1], "x")] == [
+    assert [format_setting_value(v) for v in (None, True, ["a", 1], "x")] == [
         "null",
         "true",
         "[a, 1]",
         "x",
     ]
-    assert [names.format_run_time(v) for v in (3.21, 45, 600, 9000, None)] == [
+    assert [format_run_time(v) for v in (3.21, 45, 600, 9000, None)] == [
         "3.2 s", "45 s", "10 min", "2.5 h", "–",
     ]  # fmt: skip

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from undial_cli.reporting import plots
+from undial_cli.reporting import plot_lines, plots
+from undial_cli.reporting.plot_style import choose_line_styles, save_figure
 from undial_cli.reporting.plots import TradeOffPoint
-from undial_cli.reporting.style import choose_line_styles, save_figure
 
 MARKS = {
     "target": {"forget_rouge": 1.0, "retain_rouge": 1.0},
@@ -38,7 +38,7 @@ def test_dynamics_draw_each_score_with_gaps_and_the_marks() -> None:
         {"step": 24, "forget_rouge": "nan", "retain_rouge": 0.8},
         {"step": 36, "forget_rouge": 0.1, "retain_rouge": None},
     ]
-    figure = plots.draw_over_steps({"_a $x$": rows}, ("forget_rouge", "retain_rouge"), MARKS)
+    figure = plot_lines.draw_dynamics({"_a $x$": rows}, ("forget_rouge", "retain_rouge"), MARKS)
     left, right = figure.axes
     drawn = ydata(left.lines[0])
     assert (drawn[0], drawn[2]) == (0.9, 0.1)
@@ -51,7 +51,7 @@ def test_dynamics_draw_each_score_with_gaps_and_the_marks() -> None:
 
 
 def test_a_line_without_any_number_says_so() -> None:
-    figure = plots.draw_over_steps({"npo": [{"step": 1, "loss": "nan"}]}, ["loss"], {})
+    figure = plot_lines.draw_dynamics({"npo": [{"step": 1, "loss": "nan"}]}, ["loss"], {})
     assert "no values" in [text.get_text() for text in figure.axes[0].texts]
 
 
@@ -150,21 +150,21 @@ def test_distribution_marks_the_ks_distance_to_the_retain_model() -> None:
 
 
 def test_requests_and_grid_hold_their_values() -> None:
-    line: plots.Curve = {0: (0.9, None), 1: (0.1, None), 2: (None, None)}
-    panel = plots.LinePanel("", "probability", {"request 1": line})
+    line: plot_lines.Curve = {0: (0.9, None), 1: (0.1, None), 2: (None, None)}
+    panel = plot_lines.LinePanel("", "probability", {"request 1": line})
     ticks = {0.0: "start", 1.0: "after 1", 2.0: "after 2"}
-    figure = plots.draw_lines([panel], "request served", "answer probability", {}, ticks)
+    figure = plot_lines.draw_lines([panel], "request served", "answer probability", {}, ticks)
     ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert ticks == ["start", "after 1", "after 2"]
     assert np.array_equal(ydata(figure.axes[0].lines[0]), [0.9, 0.1, math.nan], equal_nan=True)
-    undial: plots.Curve = {10.0: (None, None), 1.0: (0.9, 0.1)}
+    undial: plot_lines.Curve = {10.0: (None, None), 1.0: (0.9, 0.1)}
     undial[3.0] = (0.8, 0.0)
     panels = [
-        plots.LinePanel("1e-4", "retain_rouge", {"undial": undial, "ga": {1.0: (0.5, 0.2)}}),
-        plots.LinePanel("3e-4", "retain_rouge", {"undial": {1.0: (0.7, math.nan)}}),
+        plot_lines.LinePanel("1e-4", "retain_rouge", {"undial": undial, "ga": {1.0: (0.5, 0.2)}}),
+        plot_lines.LinePanel("3e-4", "retain_rouge", {"undial": {1.0: (0.7, math.nan)}}),
     ]
     ticks = {x: f"{x:g}" for x in (1.0, 3.0, 10.0)}
-    figure = plots.draw_lines(panels, "steps", "retain ROUGE-L", MARKS, ticks)
+    figure = plot_lines.draw_lines(panels, "steps", "retain ROUGE-L", MARKS, ticks)
     first, second = figure.axes
     assert [axes.get_title("left") for axes in figure.axes] == ["1e-4", "3e-4"]
     assert ydata(first.lines[0])[:2] == [0.9, 0.8]
@@ -177,7 +177,7 @@ def test_requests_and_grid_hold_their_values() -> None:
 
 def test_a_saved_figure_has_the_same_bytes_each_time(tmp_path: Path) -> None:
     def files(name: str) -> list[bytes]:
-        figure = plots.draw_over_steps({"🦜 \x00": LOSS, "b": LOSS}, ["loss"], {})
+        figure = plot_lines.draw_dynamics({"🦜 \x00": LOSS, "b": LOSS}, ["loss"], {})
         return [file.read_bytes() for file in save_figure(figure, tmp_path / name / "loss")]
 
     first, second = files("a"), files("b")
@@ -192,14 +192,14 @@ def test_the_users_matplotlibrc_changes_nothing() -> None:
     import matplotlib
 
     with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30}):
-        figure = plots.draw_over_steps({"a": LOSS}, ["loss"], {})
+        figure = plot_lines.draw_dynamics({"a": LOSS}, ["loss"], {})
         assert matplotlib.rcParams["font.size"] == 30
     assert figure.axes[0].get_facecolor()[:3] == (1.0, 1.0, 1.0)
 
 
 def test_eighteen_series_differ_in_colour_or_marker_and_groups_share_a_colour() -> None:
     alone = choose_line_styles([f"run {n}" for n in range(18)])
-    assert len({(look["color"], look["marker"]) for look in alone}) == 18
-    found = choose_line_styles(["npo, 1e-4", "npo, 3e-4", "ga, 1e-4"])
-    assert found[0]["color"] == found[1]["color"] != found[2]["color"]
-    assert found[0]["ls"] != found[1]["ls"]
+    assert len({(look["color"], look["marker"]) for look in alone.values()}) == 18
+    slow, fast, ga = choose_line_styles(["npo, 1e-4", "npo, 3e-4", "ga, 1e-4"]).values()
+    assert slow["color"] == fast["color"] != ga["color"]
+    assert slow["ls"] != fast["ls"]

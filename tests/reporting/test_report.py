@@ -14,7 +14,7 @@ from reported import NASTY, lines, read, sample, write, write_run
 from undial_cli.errors import UserError
 from undial_cli.reporting import report
 from undial_cli.reporting.collect import collect_runs
-from undial_cli.reporting.differences import find_swept_numbers, label_runs
+from undial_cli.reporting.labels import find_swept_numbers, label_runs
 from undial_cli.reporting.sheet import escape_markdown, fence_block
 
 

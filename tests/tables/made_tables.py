@@ -10,9 +10,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from undial_cli.runs.compose import dump_run_yaml
+from undial_cli.config.tables import ReproduceConfig, TableConfig
+from undial_cli.runs.run_yaml import dump_run_yaml
 from undial_cli.tables import command, load, render, runs
-from undial_cli.tables.config import ReproduceConfig, TableConfig
 from undial_cli.tables.figures import FilledTable, fill_table
 from undial_cli.tables.runs import TableRun
 
@@ -34,7 +34,7 @@ def asked_of(text: str, folder: Path, **keys: Any) -> ReproduceConfig:
     """A table from its text, without a file, and where its runs go."""
     config = OmegaConf.merge(OmegaConf.structured(TableConfig), OmegaConf.create(text))
     table: Any = OmegaConf.to_object(config)
-    load.check_table(table)
+    load.complete_table(table)
     return ReproduceConfig(table=table, output_dir=str(folder), **keys)
 
 
@@ -44,7 +44,7 @@ def made(asked: ReproduceConfig, act: Callable[[TableRun], None]) -> FilledTable
     entries = runs.compose_table_runs(asked, lines, [], None)
     for entry in entries:
         act(entry)
-        entry.look()
+        entry.read_status()
     return fill_table(asked.table, "small", lines, entries)
 
 

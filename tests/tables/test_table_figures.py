@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from made_tables import SMALL, asked_of, fail, finish, long_rows, made
 
+from undial_cli.config.tables import ColumnConfig, RowConfig
 from undial_cli.tables.command import show_table
-from undial_cli.tables.config import ColumnConfig, RowConfig
 from undial_cli.tables.figures import (
     FigureCell,
     average_figures,

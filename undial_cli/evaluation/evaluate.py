@@ -125,7 +125,7 @@ def continue_prompts(
             if item.document:
                 evidence.generation = decode_added_text(suite.encoder, item.prompt_ids, ids)
             else:
-                text = suite.encoder.text(ids)
+                text = suite.encoder.decode(ids)
                 evidence.generation = cut_at_stop_text(text, item.stops).strip()
 
 

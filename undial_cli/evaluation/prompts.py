@@ -13,9 +13,9 @@ from undial_cli import ui
 from undial_cli.config.schema import DataConfig
 from undial_cli.config.suites import EvalSetConfig
 from undial_cli.data import template
+from undial_cli.data.answers import replace_answer
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.rows import Row, find_row_kind
-from undial_cli.data.samples import replace_answer
 from undial_cli.data.template import Rendering
 from undial_cli.errors import RowError, UserError, suggest_nearest
 
@@ -177,14 +177,14 @@ class PromptMaker:
     def make_documents(self, index: int, row: Row) -> list[PromptItem]:
         """A document: its pieces, or with `max_tokens` its beginning alone."""
         encoder, options, items = self.encoder, self.options, []
-        pieces = encoder.documents(row)
+        pieces = encoder.encode_document(row)
         cut = options.max_tokens is not None and (len(pieces) > 1 or any(p.cut for p in pieces))
         for piece in pieces[:1] if options.max_tokens else pieces:
             notes = [f"document cut at max_tokens={options.max_tokens}"] if cut else []
             ids, start, whole = (
                 piece.input_ids,
                 options.prompt_tokens,
-                encoder.text(piece.input_ids),
+                encoder.decode(piece.input_ids),
             )
             prompt, rest, prompt_ids = whole, "", list[int]()
             if len(ids) > start:
@@ -192,7 +192,7 @@ class PromptMaker:
                 if len(rest_ids) < len(ids) - start:
                     notes.append(f"reference cut at max_new_tokens={options.max_new_tokens}")
                 # A character of several tokens may be cut in two.
-                prompt = encoder.text(prompt_ids).strip("\ufffd")
+                prompt = encoder.decode(prompt_ids).strip("\ufffd")
                 rest = decode_added_text(encoder, prompt_ids, rest_ids).strip("\ufffd")
             elif options.max_new_tokens is not None:
                 notes.append(f"document of at most prompt_tokens={start}, not continued")
@@ -210,7 +210,7 @@ class PromptMaker:
         The last has the row's paraphrased and perturbed answers.
         """
         encoder, data, items = self.encoder, self.encoder.data, []
-        for rendering in encoder.asked(row):
+        for rendering in encoder.render_asked(row):
             item = self.make_answer(index, rendering)
             item.prompt = str(row.get(data.question_key) or rendering.prompt)
             items.append(item)
@@ -222,7 +222,9 @@ class PromptMaker:
             "perturbed": [perturbed] if isinstance(perturbed, str) else perturbed,
         }
         for kind, answers in texts.items():
-            others = [encoder.asked(replace_answer(row, str(text), data))[-1] for text in answers]
+            others = [
+                encoder.render_asked(replace_answer(row, str(text), data))[-1] for text in answers
+            ]
             last.answers[kind] = [encoder.tokenise_answers(other) for other in others]
             if any(example.cut for example in last.answers[kind]):
                 last.notes += (f"{kind} answer cut at {self.length_limit}",)
@@ -247,11 +249,11 @@ class PromptMaker:
         example = encoder.tokenise_answers(rendering)
         reference = scored = rendering.answer
         if example.cut:
-            reference = scored = encoder.beginning(rendering, example.answer_tokens)
+            reference = scored = encoder.cut_answer(rendering, example.answer_tokens)
             phrase = "answer cut at" if example.num_targets else "no answer token within"
             notes.append(f"{phrase} {self.length_limit}")
         if longest is not None and example.answer_tokens > longest:
-            reference = encoder.beginning(rendering, longest)
+            reference = encoder.cut_answer(rendering, longest)
             notes.append(f"reference cut at max_new_tokens={longest}")
         return PromptItem(
             self.set_name, index, rendering.prompt, reference, example.prompt_ids,
@@ -270,8 +272,8 @@ def decode_added_text(encoder: Encoder, before: list[int], ids: list[int]) -> st
 
     Some tokenizers drop a blank that a text begins with, so that it is not the text of `ids`.
     """
-    start, whole = encoder.text(before), encoder.text([*before, *ids])
-    return whole.removeprefix(start) if whole.startswith(start) else encoder.text(ids)
+    start, whole = encoder.decode(before), encoder.decode([*before, *ids])
+    return whole.removeprefix(start) if whole.startswith(start) else encoder.decode(ids)
 
 
 def cut_at_stop_text(text: str, stops: tuple[str, ...]) -> str:

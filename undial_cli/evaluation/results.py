@@ -46,7 +46,7 @@ def load_evaluation(folder: Path) -> Evaluation | None:
         samples = [json.loads(line) for line in text.split("\n") if line]
         if len(samples) != results["samples"] or not all("set" in s for s in samples):
             return None
-        fields = {name: dict(results[name]) for name in REQUIRED_FIELDS}
+        fields: dict[str, Any] = {name: dict(results[name]) for name in REQUIRED_FIELDS}
         fields |= {name: dict(results.get(name, {})) for name in LATER_FIELDS}
         return Evaluation(samples=samples, **fields)
     except (OSError, ValueError, KeyError, TypeError):

@@ -32,8 +32,8 @@ from undial_cli.evaluation.sharding import (
 )
 from undial_cli.losses.chunked import Projection
 from undial_cli.losses.positions import IGNORE, select_targets
+from undial_cli.models.adapters import make_position_argument
 from undial_cli.models.head import head_job
-from undial_cli.models.load import make_position_argument
 
 # Logits that exist at one time, as a number of elements.
 LOGIT_ELEMENTS = 2**25

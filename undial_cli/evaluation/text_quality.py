@@ -78,7 +78,7 @@ def measure_perplexity(
     pieces = [
         (n, piece)
         for n, text in enumerate(texts)
-        for piece in cut_pieces(encoder.documents({config.text_key: text}), max_tokens)
+        for piece in cut_pieces(encoder.encode_document({config.text_key: text}), max_tokens)
     ]
     groups, pad_id = [[piece] for _, piece in pieces], choose_pad_id(tokenizer)
     scores = score_answers(model, groups, batch_size, pad_id, name="oracle")

@@ -7,28 +7,13 @@ from facts against those of a replay. Measures nothing and imports no torch.
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
 
-from undial_cli.config.fields import key
 from undial_cli.config.schema import Run, TrainingRun, UnlearnRun
+from undial_cli.config.tables import CostConfig
 from undial_cli.methods import make_method
 
 # Floating point operations per parameter and token: of a forward and of a backward pass.
 FORWARD_OPERATIONS, BACKWARD_OPERATIONS = 2, 4
-
-
-@dataclass
-class CostConfig:
-    """Facts for an estimate of training, used where no run of the table is done yet."""
-
-    parameters: dict[str, float] = key({}, "parameters of each model, by name; '*': any other")
-    tokens: dict[str, float] = key({}, "tokens of an epoch, by forget split; '*': any other")
-    device: str = key("", "the device that the hours are given for")
-    tflops: float = key(0.0, "its peak, 1e12 operations per second", minimum=0)
-    share: float = key(0.4, "share of the peak that training reaches", above=0, maximum=1)
-    seconds: float = key(0.0, "measured seconds of one run, evaluation included", minimum=0)
-    measured: str = key("", "where that was measured")
-    source: str = key("", "where the facts are from")
 
 
 def estimate_missing_runs(cost: CostConfig, missing: list[Run], finished: list[float]) -> str:
@@ -45,13 +30,13 @@ def estimate_missing_runs(cost: CostConfig, missing: list[Run], finished: list[f
     if mean:
         slots = getattr(missing[0].hardware, "slots", None) or 1
         each = f"{mean:.1f} s" if finished else f"{mean:g} s"
-        beside = f" / {slots} slots" if slots > 1 else ""
+        shared = f" / {slots} slots" if slots > 1 else ""
         source = f"measured on {cost.measured}; models made on first use come on top"
         if finished:
             source = f"the mean of {len(finished)} finished runs of this table"
         return (
-            f"estimated time: {format_duration(mean * len(missing) / slots)} ({len(missing)} missing runs "
-            f"x {each}{beside}; {source})"
+            f"estimated time: {format_duration(mean * len(missing) / slots)} "
+            f"({len(missing)} missing runs x {each}{shared}; {source})"
         )
     counts = [count_training_operations(run, cost.parameters, cost.tokens) for run in missing]
     total = sum(count for count in counts if count is not None)
@@ -60,9 +45,10 @@ def estimate_missing_runs(cost: CostConfig, missing: list[Run], finished: list[f
     hours = total / (cost.tflops * 1e12 * cost.share) / 3600
     return (
         f"estimated training alone: {total:.2g} FLOP, {hours:.3g} hours of one {cost.device} at "
-        f"{cost.share:.0%} of its {cost.tflops:g} TFLOP/s ({FORWARD_OPERATIONS + BACKWARD_OPERATIONS} operations per "
-        f"parameter and token, {FORWARD_OPERATIONS} for the teacher; nothing of this was measured; evaluation "
-        "comes on top)"
+        f"{cost.share:.0%} of its {cost.tflops:g} TFLOP/s "
+        f"({FORWARD_OPERATIONS + BACKWARD_OPERATIONS} operations per parameter and token, "
+        f"{FORWARD_OPERATIONS} for the teacher; nothing of this was measured; evaluation comes on "
+        "top)"
     )
 
 

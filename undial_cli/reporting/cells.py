@@ -1,112 +1,57 @@
-"""What is shown of runs: figures next to each other, intervals, settings, environments, notes.
+"""Every table of the report as a Sheet: figures, intervals, samples, settings, environments.
 
-The screen, the page and the Markdown files show the same. Knows collected runs, no markup.
+The page and the Markdown files show the same cells. Knows collected runs, no markup.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.config.suites import FORGET
 from undial_cli.evaluation.figures import MAIN_FIGURES, find_better_direction, find_figure_title
-from undial_cli.reporting import names, precision
-from undial_cli.reporting.collect import RunRecord, flatten_settings, get_part, list_request_figures
-from undial_cli.reporting.differences import KEYS_NOT_COMPARED, format_typed_value, serialise_value
-from undial_cli.reporting.precision import FigureStatistics, ReadResults
+from undial_cli.reporting import notes
+from undial_cli.reporting.collect import RunRecord, flatten_settings, get_part
+from undial_cli.reporting.labels import KEYS_NOT_COMPARED, format_typed_value, serialise_value
+from undial_cli.reporting.model_figures import (
+    ModelFigures,
+    choose_metric_pairs,
+    find_shared_figures,
+    list_metric_names,
+    list_model_figures,
+    subtract_figures,
+)
 from undial_cli.reporting.samples import TEXT_TITLES
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_text_sheet
+from undial_cli.reporting.text import (
+    format_figure,
+    format_gap,
+    format_run_time,
+    format_setting_value,
+    get_set_title,
+    name_setting,
+    parse_number,
+)
 
 MOST_MAIN_METRICS = 7
-EXAMPLES, LONGEST = 5, 400
-# Pairs of a forget and a retain score, the most telling first.
-FORGET_RETAIN_PAIRS = (
-    ("forget_rouge", "retain_rouge"),
-    ("forget_quality", "model_utility"),
-    ("forget_knowmem_rouge", "retain_knowmem_rouge"),
-    ("forget_el_3", "mauve"),
-    ("forget_el_10", "retain_rouge"),
-    ("forget_probability", "retain_probability"),
-    ("forget_verbmem_rouge", "retain_knowmem_rouge"),
-    ("forget_probability", "model_utility"),
-)
+MOST_EXAMPLES, MOST_LETTERS_OF_EXAMPLE = 5, 400
+MOST_HEADLINES = 4
 HEADLINE_METRICS = ("model_utility", "forget_quality", "privleak")
-NO_RETAIN_NOTE = (
-    "No retain model: whether the model now behaves as if it had never seen the forget set cannot "
-    "be concluded; a low score may also mean that it was damaged."
-)
-SHARED_MODELS = {"target": "target", "reference": "retain model"}
-
-
-@dataclass
-class ModelFigures:
-    """A model's figures, and n and intervals of them, by metric."""
-
-    title: str
-    figures: dict[str, Any]
-    statistics: dict[str, FigureStatistics] = field(default_factory=dict)
-
-
-def list_model_figures(command: str, results: ReadResults) -> list[ModelFigures]:
-    """The models whose figures stand beside each other, in the order in which they came about."""
-    alone = command in ("evaluate", "finetune")
-    after, target, reference = (get_part(results, n) for n in ("metrics", "target", "reference"))
-    start = ModelFigures(
-        "target" if alone else "before", target, precision.get_statistics(results, "target")
-    )
-    served = list_request_figures(results)
-    if served:
-        start.title = "start"
-        models = [
-            start,
-            *(ModelFigures(f"after {n}", figures) for n, figures in enumerate(served, 1)),
-        ]
-        models[-1].statistics = precision.get_statistics(results)
-    else:
-        models = [start] if target or not alone else []
-        title = "model" if alone else "after"
-        models.append(ModelFigures(title, after, precision.get_statistics(results)))
-    if reference:
-        statistics = precision.get_statistics(results, "reference")
-        models.append(ModelFigures("retain model", reference, statistics))
-    return models
-
-
-def find_shared_figures(of_runs: Sequence[ReadResults]) -> dict[str, dict[str, Any]]:
-    """The target's and the retain model's figures, where all results that have them agree."""
-    shared = {}
-    for name, title in SHARED_MODELS.items():
-        known = [figures for results in of_runs if (figures := get_part(results, name))]
-        if known and all(other == known[0] for other in known):
-            shared[title] = known[0]
-    return shared
-
-
-def choose_metric_pairs(metrics: set[str]) -> list[tuple[str, str]]:
-    """The pairs of a forget and a retain score of which both are there."""
-    return [pair for pair in FORGET_RETAIN_PAIRS if set(pair) <= metrics]
-
-
-def subtract_figures(ours: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
-    """Figures less another model's, where both are there."""
-    pairs = {
-        n: (names.parse_number(value), names.parse_number(other.get(n)))
-        for n, value in ours.items()
-    }
-    return {n: a - b for n, (a, b) in pairs.items() if a is not None and b is not None}
+# The headlines of sequential requests, which have no figure of the forget set as a whole.
+REQUEST_HEADLINES = ("request_1_rouge", "request_1_probability", "retain_rouge")
 
 
 def make_figure_cell(name: str, model: ModelFigures) -> Cell:
     """A figure as a cell, marked where its statistics say that it carries nothing."""
     value = model.figures.get(name)
-    text = precision.mark_weak_figure(names.format_figure(value), name, model.statistics.get(name))
-    return Cell(text, names.parse_number(value))
+    text = notes.mark_weak_figure(format_figure(value), name, model.statistics.get(name))
+    return Cell(text, parse_number(value))
 
 
-def list_metric_names(run: RunRecord) -> list[str]:
-    """The metrics of a run in their order: those of its sets, then the joint ones."""
-    return list(run.figures() or run.figures("target") or run.figures("reference"))
+def describe_direction(name: str, run: RunRecord) -> str:
+    """Which way of a metric is better, as the note below its title."""
+    direction = find_better_direction(name, get_part(run.results, "roles"))
+    return f"{direction} is better" if direction else ""
 
 
 def make_run_sheet(run: RunRecord) -> Sheet:
@@ -119,21 +64,20 @@ def make_run_sheet(run: RunRecord) -> Sheet:
     columns = [Column("metric", numeric=False), *(Column(model.title) for model in models)]
     reference = run.figures("reference")
     compared = reference or run.figures("target")
-    gaps, roles = subtract_figures(run.figures(), compared), get_part(run.results, "roles")
+    gaps = subtract_figures(run.figures(), compared)
     if compared:
         ours, other = models[-2:] if reference else (models[-1], models[0])
         columns.append(Column(f"{ours.title} − {other.title}"))
     rows = []
     for name in list_metric_names(run):
-        group = names.get_set_title(name) or "joint"
-        cells = [make_figure_cell(name, model) for model in models]
+        group = get_set_title(name) or "joint"
+        cells = [Cell(find_figure_title(name).removeprefix(f"{group} "))]
+        cells += [make_figure_cell(name, model) for model in models]
         if compared:
-            cells.append(Cell(names.format_gap(gaps.get(name)), gaps.get(name)))
-        title = Cell(find_figure_title(name).removeprefix(f"{group} "))
-        way = find_better_direction(name, roles)
-        rows.append(SheetRow([title, *cells], group, f"{way} is better" if way else "", name))
-    order = list(dict.fromkeys(row.group for row in rows))
-    return Sheet("", columns, sorted(rows, key=lambda row: order.index(row.group)))
+            cells.append(Cell(format_gap(gaps.get(name)), gaps.get(name)))
+        rows.append(SheetRow(cells, group, describe_direction(name, run), name))
+    groups = list(dict.fromkeys(row.group for row in rows))
+    return Sheet("", columns, sorted(rows, key=lambda row: groups.index(row.group)))
 
 
 def make_precision_sheet(run: RunRecord) -> Sheet:
@@ -151,32 +95,25 @@ def make_precision_sheet(run: RunRecord) -> Sheet:
     for name in list_metric_names(run):
         known = [model.statistics.get(name) for model in models]
         if any(known):
-            texts = [
-                find_figure_title(name),
-                precision.format_sample_count(next(filter(None, known))),
-            ]
-            texts += [precision.format_intervals(statistic) for statistic in known]
-            texts += [
-                precision.format_difference(figures.get(name)) for figures in compared.values()
-            ]
-            rows.append(SheetRow([Cell(text) for text in texts], hint=name))
+            count = notes.format_sample_count(next(filter(None, known)))
+            texts = [find_figure_title(name), count]
+            texts += map(notes.format_intervals, known)
+            texts += [notes.format_difference(d.get(name)) for d in compared.values()]
+            rows.append(SheetRow(list(map(Cell, texts)), hint=name))
     return Sheet("", [Column("metric", numeric=False), *map(Column, titles)], rows)
 
 
 def choose_headlines(run: RunRecord) -> list[list[str]]:
     """The main figures of one run, for its head: name, before, after, retain model."""
     after = run.figures()
-    requested = ("request_1_rouge", "request_1_probability", "retain_rouge")
-    pair = next(iter(choose_metric_pairs(set(after))), requested)
+    pair = next(iter(choose_metric_pairs(set(after))), REQUEST_HEADLINES)
+    wanted = dict.fromkeys([*pair, *HEADLINE_METRICS])
+    names = [name for name in wanted if parse_number(after.get(name)) is not None]
     models = [run.figures("target"), after, run.figures("reference")]
     return [
-        [
-            find_figure_title(name),
-            *(names.format_figure(figures.get(name)) for figures in models),
-        ]
-        for name in dict.fromkeys([*pair, *HEADLINE_METRICS])
-        if names.parse_number(after.get(name)) is not None
-    ][:4]
+        [find_figure_title(name), *(format_figure(figures.get(name)) for figures in models)]
+        for name in names[:MOST_HEADLINES]
+    ]
 
 
 def make_comparison_sheet(runs: Sequence[RunRecord], keys: Sequence[str]) -> Sheet:
@@ -184,40 +121,33 @@ def make_comparison_sheet(runs: Sequence[RunRecord], keys: Sequence[str]) -> She
 
     Above them the target and the retain model, where all runs share them.
     """
-    known = list(dict.fromkeys(name for run in runs for name in list_metric_names(run)))
-    first = [name for name in MAIN_FIGURES if name in known][:MOST_MAIN_METRICS] or known[
-        :MOST_MAIN_METRICS
-    ]
-    metrics = list(dict.fromkeys([*first, *known]))
+    measured = list(dict.fromkeys(name for run in runs for name in list_metric_names(run)))
+    main = [name for name in MAIN_FIGURES if name in measured] or measured
+    main = main[:MOST_MAIN_METRICS]
+    metrics = list(dict.fromkeys([*main, *measured]))
     columns = [
-        Column(names.name_setting(key), names.parse_number(runs[0].values.get(key)) is not None)
-        for key in keys
+        Column(name_setting(key), parse_number(runs[0].values.get(key)) is not None) for key in keys
     ] or [Column("run", numeric=False)]
     columns += [Column("status", numeric=False), Column("time")]
     lead = len(columns)
-    roles = get_part(runs[0].results, "roles")
-    ways = [find_better_direction(name, roles) for name in metrics]
     columns += [
-        Column(find_figure_title(name), note=f"{way} is better" if way else "")
-        for name, way in zip(metrics, ways, strict=True)
+        Column(find_figure_title(name), note=describe_direction(name, runs[0])) for name in metrics
     ]
     above = []
     for title, figures in find_shared_figures([run.results for run in runs]).items():
-        cells = [make_figure_cell(name, ModelFigures(title, figures)) for name in metrics]
-        above.append(SheetRow([Cell(title), *[Cell()] * (lead - 1), *cells]))
+        cells = [Cell(title), *[Cell()] * (lead - 1)]
+        cells += [make_figure_cell(name, ModelFigures(title, figures)) for name in metrics]
+        above.append(SheetRow(cells))
     rows = []
     for run in runs:
-        cells = [
-            Cell(
-                format_typed_value(run.values.get(key, "–")),
-                names.parse_number(run.values.get(key)),
-            )
-            for key in keys
-        ] or [Cell(run.label)]
-        cells += [Cell(run.status), Cell(names.format_run_time(run.seconds), run.seconds)]
-        model = ModelFigures("", run.figures(), precision.get_statistics(run.results))
-        rows.append(SheetRow(cells + [make_figure_cell(n, model) for n in metrics], hint=run.label))
-    return Sheet("", columns, rows, above, first=lead + len(first))
+        values = [run.values.get(key, "–") for key in keys]
+        cells = [Cell(format_typed_value(value), parse_number(value)) for value in values]
+        cells = cells or [Cell(run.label)]
+        cells += [Cell(run.status), Cell(format_run_time(run.seconds), run.seconds)]
+        model = ModelFigures("", run.figures(), notes.get_statistics(run.results))
+        cells += [make_figure_cell(name, model) for name in metrics]
+        rows.append(SheetRow(cells, hint=run.label))
+    return Sheet("", columns, rows, above, first=lead + len(main))
 
 
 def make_unfinished_sheet(runs: Sequence[RunRecord]) -> Sheet:
@@ -235,7 +165,7 @@ def choose_answered_samples(run: RunRecord, count: int) -> list[dict[str, Any]]:
     asked = [
         sample
         for sample in run.samples
-        if precision.get_set_role(run.results, str(sample["set"])) == FORGET
+        if notes.get_set_role(run.results, str(sample["set"])) == FORGET
         and isinstance(sample.get("generation"), str)
     ]
     return asked[:: max(1, len(asked) // count)][:count]
@@ -243,10 +173,13 @@ def choose_answered_samples(run: RunRecord, count: int) -> list[dict[str, Any]]:
 
 def make_examples_sheet(run: RunRecord) -> Sheet:
     """A few samples with their answers, where text was stored."""
-    chosen = choose_answered_samples(run, EXAMPLES)
-    used = [key for key in TEXT_TITLES if any(isinstance(s.get(key), str) for s in chosen)]
-    rows = [[shorten_text(sample.get(key) or "–", LONGEST) for key in used] for sample in chosen]
-    return make_text_sheet([TEXT_TITLES[key] for key in used], rows)
+    samples = choose_answered_samples(run, MOST_EXAMPLES)
+    keys = [key for key in TEXT_TITLES if any(isinstance(s.get(key), str) for s in samples)]
+    rows = [
+        [shorten_text(sample.get(key) or "–", MOST_LETTERS_OF_EXAMPLE) for key in keys]
+        for sample in samples
+    ]
+    return make_text_sheet([TEXT_TITLES[key] for key in keys], rows)
 
 
 def shorten_text(text: str, most: int) -> str:
@@ -254,58 +187,28 @@ def shorten_text(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]} ..."
 
 
-def list_run_notes(runs: Sequence[RunRecord]) -> list[str]:
-    """What a reader must know: missing metrics and why, no retain model, files not read."""
-    labels: dict[str, list[str]] = {}
-    for run in runs:
-        lines = [names.capitalise_first(precision.state_damage(run.results))]
-        lines += [f"Missing: {line}" for line in precision.list_missing_metrics(run.results)]
-        lines += precision.list_remarks(run.results)
-        if any(
-            precision.is_weak_figure(n, s) for n, s in precision.get_statistics(run.results).items()
-        ):
-            lines.append(precision.WEAK_LEGEND)
-        if run.figures() and not run.figures("reference") and run.command != "finetune":
-            lines.append(NO_RETAIN_NOTE)
-        for line in filter(None, [*lines, *run.problems]):
-            labels.setdefault(line, []).append(run.label)
-    return [
-        line if len(of) == len(runs) else f"{line} ({'; '.join(of)})" for line, of in labels.items()
-    ]
-
-
 def make_settings_sheet(runs: Sequence[RunRecord]) -> Sheet:
-    """Every key that is not the same in all runs, with its value in each."""
+    """Every key that is not the same in all runs, with its value in each; none of a single run."""
+    known = [run.settings for run in runs if run.settings]
     rows = [
-        [
-            key,
-            *(
-                names.format_setting_value(run.settings[key]) if key in run.settings else "–"
-                for run in runs
-            ),
-        ]
-        for key in dict.fromkeys(key for run in runs for key in run.settings)
+        [key, *(format_setting_value(r.settings[key]) if key in r.settings else "–" for r in runs)]
+        for key in dict.fromkeys(key for settings in known for key in settings)
         if key not in KEYS_NOT_COMPARED
-        and len({serialise_value(run.settings.get(key)) for run in runs if run.settings}) > 1
+        and len({serialise_value(settings.get(key)) for settings in known}) > 1
     ]
-    return make_text_sheet(["key", *(run.short for run in runs)], rows if len(runs) > 1 else [])
+    return make_text_sheet(["key", *(run.short for run in runs)], rows)
 
 
 def make_environment_sheets(runs: Sequence[RunRecord]) -> list[Sheet]:
     """Every environment that runs were made in; its title says whose, where there are several."""
-    labels: dict[str, list[str]] = {}
-    contents: dict[str, dict[str, Any]] = {}
+    labels_by_environment: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for run in runs:
-        shared = {name: value for name, value in run.environment.items() if name != "seed"}
-        if shared:
-            contents[serialise_value(shared)] = shared
-            labels.setdefault(serialise_value(shared), []).append(run.label)
-    title = "; ".join if len(labels) > 1 else lambda _: ""
+        entries = flatten_settings({k: v for k, v in run.environment.items() if k != "seed"})
+        texts = tuple((key, format_setting_value(value)) for key, value in entries)
+        if texts:
+            labels_by_environment.setdefault(texts, []).append(run.label)
+    several = len(labels_by_environment) > 1
     return [
-        make_text_sheet(
-            ["what", "value"],
-            [(k, names.format_setting_value(v)) for k, v in flatten_settings(contents[key])],
-            title(of),
-        )
-        for key, of in labels.items()
+        make_text_sheet(["what", "value"], texts, "; ".join(labels) if several else "")
+        for texts, labels in labels_by_environment.items()
     ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from undial_cli.reporting import names
+from undial_cli.reporting.text import parse_first_number, parse_number
 
 # Beside a checkpoint there are no runs; looking through it takes time.
 FOLDERS_WITHOUT_RUNS = ("checkpoint", "resume", "evaluation", "report", "__pycache__")
@@ -27,12 +27,9 @@ def get_part(results: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def list_request_figures(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The figures after each of sequential requests; empty for other runs."""
-    served = results.get("requests")
-    return [
-        get_part(request, "metrics")
-        for request in (served if isinstance(served, list) else [])
-        if isinstance(request, dict)
-    ]
+    requests = results.get("requests")
+    requests = requests if isinstance(requests, list) else []
+    return [get_part(request, "metrics") for request in requests if isinstance(request, dict)]
 
 
 @dataclass
@@ -108,19 +105,14 @@ def make_sweep_text(
 
 def find_run_folders(path: Path) -> Iterator[Path]:
     """The run folders at or below a path; the parts of a run are not runs of their own."""
-    if not path.is_dir():
-        return
     if any((path / name).is_file() for name in RUN_FILES):
         yield path
         return
-    for inner in sorted(path.iterdir()):
-        if (
-            inner.is_dir()
-            and inner.name not in FOLDERS_WITHOUT_RUNS
-            and not inner.name.startswith(".")
-        ):
-            if inner.is_symlink() and path.resolve().is_relative_to(inner.resolve()):
-                continue
+    for inner in sorted(path.iterdir()) if path.is_dir() else []:
+        skipped = inner.name in FOLDERS_WITHOUT_RUNS or inner.name.startswith(".")
+        # a link to a folder that it stands in would lead round for ever
+        circular = inner.is_symlink() and path.resolve().is_relative_to(inner.resolve())
+        if inner.is_dir() and not skipped and not circular:
             yield from find_run_folders(inner)
 
 
@@ -136,8 +128,8 @@ def collect_runs(paths: list[Path]) -> RunCollection:
         sweep = read_object(path / "sweep.json")
         if isinstance(sweep.get("runs"), list):
             titles.append(to_single_line(sweep.get("title")) or path.name)
-            given = sweep.get("words")
-            words += map(to_single_line, given if isinstance(given, list) else [])
+            if isinstance(sweep.get("words"), list):
+                words += map(to_single_line, sweep["words"])
             for entry in sweep["runs"]:
                 if isinstance(entry, dict):
                     folder = path / str(entry.get("folder") or f"run {len(records) + 1}")
@@ -153,11 +145,10 @@ def collect_runs(paths: list[Path]) -> RunCollection:
 
 def make_run_title(run: RunRecord) -> str:
     """A run in words: unlearn tiny on demo with undial."""
-    s = run.settings
-    if not s.get("model.name"):
+    model, data, method = (run.settings.get(f"{key}.name") for key in ("model", "data", "method"))
+    if not model:
         return run.folder.name
-    method = f" with {s['method.name']}" if s.get("method.name") else ""
-    return f"{run.command} {s['model.name']} on {s.get('data.name')}{method}"
+    return f"{run.command} {model} on {data}" + (f" with {method}" if method else "")
 
 
 def read_sweep_entry(folder: Path, entry: dict[str, Any]) -> RunRecord:
@@ -167,24 +158,25 @@ def read_sweep_entry(folder: Path, entry: dict[str, Any]) -> RunRecord:
     if not run.status:
         run.status = status or "missing"
     elif status in ("failed", "refused") and run.status != "done":
+        # a run that was killed left "running" in its folder; the sweep saw how it ended
         run.status = status
     run.reason = run.reason or to_single_line(entry.get("reason"))
     if run.seconds is None:
-        run.seconds = names.parse_number(entry.get("seconds"))
+        run.seconds = parse_number(entry.get("seconds"))
     run.label = to_single_line(entry.get("label"))
     run.values = get_part(entry, "values")
     return run
 
 
 def read_run_record(folder: Path) -> RunRecord:
-    """All that a run folder holds and that can be read."""
+    """All that a run folder holds and that can be read; the rest is noted in `problems`."""
     problems: list[str] = []
     status = read_object(folder / "status.json", problems)
     run = RunRecord(
         folder,
         status=to_single_line(status.get("status")) or "unknown",
         reason=to_single_line(status.get("reason")),
-        seconds=names.parse_number(status.get("seconds")),
+        seconds=parse_number(status.get("seconds")),
         nested=read_object(folder / "run.yaml", problems, parse_yaml),
         environment=read_object(folder / "environment.json", problems),
         problems=problems,
@@ -196,9 +188,7 @@ def read_run_record(folder: Path) -> RunRecord:
     if run.status == "done" and not evaluated and not run.results:
         problems.append("eval=none: nothing was evaluated")
     run.steps = read_jsonl_objects(folder / "metrics.jsonl", problems)
-    for request in sorted(
-        folder.glob("request_*"), key=lambda path: names.parse_first_number(path.name)
-    ):
+    for request in sorted(folder.glob("request_*"), key=lambda path: parse_first_number(path.name)):
         if rows := read_jsonl_objects(request / "metrics.jsonl", problems):
             run.parts[request.name.replace("_", " ")] = rows
     rows = read_jsonl_objects(folder / "evaluation" / "samples.jsonl", problems)
@@ -209,16 +199,14 @@ def read_run_record(folder: Path) -> RunRecord:
     return run
 
 
-def parse_file(file: Path, parse: Callable[[str], Any], problems: list[str] | None) -> Any:
+def parse_file(file: Path, parse: Callable[[str], Any], problems: list[str]) -> Any:
     """What `parse` makes of a file's text; None, with a note in `problems`, where it cannot."""
     try:
         return parse(file.read_bytes().decode("utf-8", errors="replace"))
     except FileNotFoundError:
-        reason = "missing"
+        problems.append(f"{name_run_file(file)}: missing")
     except Exception as error:  # the YAML reader raises many kinds
-        reason = f"cannot be read ({type(error).__name__})"
-    if problems is not None:
-        problems.append(f"{name_run_file(file)}: {reason}")
+        problems.append(f"{name_run_file(file)}: cannot be read ({type(error).__name__})")
     return None
 
 
@@ -226,11 +214,14 @@ def read_object(
     file: Path, problems: list[str] | None = None, parse: Callable[[str], Any] = json.loads
 ) -> dict[str, Any]:
     """A JSON object; empty, with a note in `problems`, where there is none that can be read."""
+    problems = [] if problems is None else problems
     content = parse_file(file, parse, problems)
-    if not isinstance(content, dict) and content is not None and problems is not None:
+    if isinstance(content, dict):
+        return {str(key): value for key, value in content.items()}
+    if content is not None:
         kind = "JSON object" if parse is json.loads else "mapping"
         problems.append(f"{name_run_file(file)}: no {kind}")
-    return {str(k): v for k, v in content.items()} if isinstance(content, dict) else {}
+    return {}
 
 
 def parse_yaml(text: str) -> Any:
@@ -248,8 +239,9 @@ def read_jsonl_objects(file: Path, problems: list[str]) -> list[dict[str, Any]]:
         try:
             rows += [json.loads(line)] if line.strip() else []
         except ValueError:
-            where = f"{name_run_file(file)}: cut or broken at line {number}"
-            problems.append(f"{where}; read up to there")
+            # the last line of a run that was killed; what follows a broken one cannot be trusted
+            cut = f"cut or broken at line {number}; read up to there"
+            problems.append(f"{name_run_file(file)}: {cut}")
             break
     return [row for row in rows if isinstance(row, dict)]
 

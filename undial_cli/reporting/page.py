@@ -16,15 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from undial_cli.reporting import cells, names
+from undial_cli.reporting import cells, sheet
 from undial_cli.reporting.collect import RunCollection
 from undial_cli.reporting.samples import pack_samples
-from undial_cli.reporting.sheet import (
-    escape_markdown,
-    fence_block,
-    format_markdown,
-    make_text_sheet,
-)
+from undial_cli.reporting.text import format_run_time, format_setting_value
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE, TEXT = "report.html", "report.md"
@@ -41,19 +36,14 @@ def fill_template(template: str, view: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # NaN is no JSON: a browser would refuse the whole table of samples
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
-    environment.filters |= {
-        "markdown": format_markdown,
-        "quoted": escape_markdown,
-        "fenced": fence_block,
-    }
+    environment.filters["markdown"] = sheet.format_markdown
+    environment.filters["quoted"] = sheet.escape_markdown
+    environment.filters["fenced"] = sheet.fence_block
     text = environment.get_template(template).render(view)
-    return replace_surrogates(text).rstrip() + "\n"
-
-
-def replace_surrogates(text: str) -> str:
-    """Text that can be written as UTF-8: half characters replaced."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+    # half of a surrogate pair, as JSON may hold it, cannot be written as UTF-8
+    return re.sub("[\ud800-\udfff]", "\ufffd", text).rstrip() + "\n"
 
 
 def render_report(
@@ -75,29 +65,35 @@ def render_report(
     from omegaconf import OmegaConf
 
     runs = collection.runs
-    single = len(runs) == 1
-    css, script = (
-        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
-    )
-    digest = hashlib.sha256(script.encode()).digest()
+    alone = runs[0] if len(runs) == 1 else None
+    nothing = sheet.make_text_sheet([], [])
+    css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    # the page's policy runs the script with this digest and no other
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     packed = pack_samples(runs)
     view = {
         "title": collection.title,
         "facts": list_report_facts(collection),
-        "single": single,
+        "single": alone is not None,
         "unfinished": cells.make_unfinished_sheet(runs),
-        "headlines": cells.choose_headlines(runs[0]) if single else [],
-        "figures": cells.make_run_sheet(runs[0]) if single else cells.make_comparison_sheet(runs, keys),
-        "precisions": cells.make_precision_sheet(runs[0]) if single else make_text_sheet([], []),
+        "headlines": cells.choose_headlines(alone) if alone else [],
+        "figures": (
+            cells.make_run_sheet(alone) if alone else cells.make_comparison_sheet(runs, keys)
+        ),
+        "precisions": cells.make_precision_sheet(alone) if alone else nothing,
         # an XML declaration stands before each drawing
         "pictures": [(png, Markup(svg[svg.index("<svg") :]), text) for png, svg, text in pictures],
-        "examples": cells.make_examples_sheet(runs[0]) if single else make_text_sheet([], []),
+        "examples": cells.make_examples_sheet(alone) if alone else nothing,
         "has_samples": bool(packed["runs"]),
         "has_text": bool(packed["columns"]),
         "different": cells.make_settings_sheet(runs),
         "settings": [
-            (run.label, os.path.relpath(run.folder, folder),
-             OmegaConf.to_yaml(OmegaConf.create(run.nested)))
+            (
+                run.label,
+                os.path.relpath(run.folder, folder),
+                OmegaConf.to_yaml(OmegaConf.create(run.nested)),
+            )
             for run in runs
             if run.nested
         ],
@@ -106,8 +102,8 @@ def render_report(
         "data": packed,
         "css": Markup(css),
         "script": Markup(script),
-        "script_hash": f"sha256-{base64.b64encode(digest).decode()}",
-    }  # fmt: skip
+        "script_hash": f"sha256-{digest}",
+    }
     return {
         PAGE: fill_template("page.html.jinja", view),
         TEXT: fill_template("report.md.jinja", view),
@@ -123,8 +119,8 @@ def list_report_facts(collection: RunCollection) -> list[str]:
         lines = [f"{len(runs)} runs", *(f"{n} {status}" for status, n in counts.items())]
         return [*lines, words] if words else lines
     (run,) = runs
-    lines = [run.status] + ([names.format_run_time(run.seconds)] if run.seconds is not None else [])
+    lines = [run.status] + ([format_run_time(run.seconds)] if run.seconds is not None else [])
     for key, title in (("eval.name", "suite"), ("adapter.name", "adapter"), ("seed", "seed")):
         if key in run.settings:
-            lines.append(f"{title} {names.format_setting_value(run.settings[key])}")
+            lines.append(f"{title} {format_setting_value(run.settings[key])}")
     return [*lines, run.folder.name]

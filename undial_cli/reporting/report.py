@@ -1,7 +1,7 @@
 """The report of one run or many: report.html, report.md and the pictures, into one folder.
 
 `undial report PATH... [output=FOLDER]` writes that of runs that are there already. What a run left
-broken is shown as such. Top to bottom: collect, describe, draw, page, Markdown.
+broken is shown as such. Top to bottom: collect, label, draw, page, Markdown.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from pathlib import Path
 
 from undial_cli import ui
 from undial_cli.errors import UserError, bad_value
-from undial_cli.reporting import cells, differences, page, pictures, style
+from undial_cli.reporting import page
 from undial_cli.reporting.collect import collect_runs
+from undial_cli.reporting.labels import label_runs
+from undial_cli.reporting.notes import list_run_notes
+from undial_cli.reporting.plot_choice import choose_plots
+from undial_cli.reporting.plot_style import save_figure
 from undial_cli.system.files import write_whole_text
 
 REPORT_KEYS = ("output",)
@@ -70,7 +74,7 @@ def parse_report_words(words: list[str]) -> tuple[list[Path], Path]:
 
 
 def try_write_report(paths: list[Path], folder: Path) -> Path | None:
-    """The report of a run or sweep that is done; what goes wrong is said in a line, not raised."""
+    """The report of runs that are done; what goes wrong is said in a line, not raised."""
     try:
         return write_report(paths, folder)
     except Exception as error:
@@ -83,7 +87,7 @@ def write_report(paths: list[Path], folder: Path) -> Path:
 
     Args:
         paths: run folders, sweep folders (sweep.json), or folders with runs below them.
-        folder: where it goes; made if it is not there.
+        folder: where it goes; made if it is missing.
 
     Returns:
         The page.
@@ -94,18 +98,19 @@ def write_report(paths: list[Path], folder: Path) -> Path:
     collection = collect_runs(paths)
     if not collection.runs:
         raise UserError(f"report {' '.join(map(str, paths))}: there are no runs")
-    keys = differences.label_runs(collection.runs)
-    notes = cells.list_run_notes(collection.runs)
-    drawn: list[tuple[str, str, str]] = []
-    for picture in pictures.choose_plots(collection.runs, keys):
+    keys = label_runs(collection.runs)
+    notes = list_run_notes(collection.runs)
+    pictures: list[tuple[str, str, str]] = []
+    for plot in choose_plots(collection.runs, keys):
         try:
-            png, svg = style.save_figure(picture.draw(), folder / picture.name)
-            drawn.append((png.name, svg.read_text(encoding="utf-8"), picture.caption))
-        except OSError:
+            png, svg = save_figure(plot.draw(), folder / plot.name)
+            pictures.append((png.name, svg.read_text(encoding="utf-8"), plot.caption))
+        except OSError:  # a full disk is no fault of one picture
             raise
         except Exception as error:
-            logging.getLogger(__name__).debug("picture %s", picture.name, exc_info=True)
-            notes.append(f"The picture {picture.name} could not be drawn ({type(error).__name__}).")
-    for name, text in page.render_report(collection, keys, drawn, notes, folder).items():
+            logging.getLogger(__name__).debug("picture %s", plot.name, exc_info=True)
+            notes.append(f"The picture {plot.name} could not be drawn ({type(error).__name__}).")
+    for name, text in page.render_report(collection, keys, pictures, notes, folder).items():
+        # private: it holds texts of the data
         write_whole_text(folder / name, text, private=True)
     return folder / page.PAGE

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from undial_cli.evaluation.figures import find_figure_title
-from undial_cli.reporting import names
 from undial_cli.reporting.collect import RunRecord
+from undial_cli.reporting.text import parse_number
 
 # Rows of all runs together in one page; more are in samples.jsonl.
 MOST_SAMPLE_ROWS = 40_000
-# Texts of a sample, and their titles.
+# Texts of a sample, and their titles; where nothing was trained there is no before and after.
 TEXT_TITLES = {
     "prompt": "prompt",
     "reference": "reference",
@@ -22,7 +22,7 @@ TEXT_TITLES = {
     "generation": "after",
     "retain_generation": "retain model",
 }
-UNTRAINED_TITLES = {"generation": "generation", "target_generation": "target"}
+UNTRAINED_TITLES = {**TEXT_TITLES, "target_generation": "target", "generation": "generation"}
 # Per-sample values that other columns are made of.
 HIDDEN_SCORES = ("answer_ce", "answer_tokens", "paraphrase_ce", "index")
 OTHER_MODELS = ("target_", "retain_")
@@ -32,23 +32,12 @@ USUAL_SCORES = ("probability", "rouge", "log_truth_ratio", "exact_memorization")
 
 def choose_score_names(runs: Sequence[RunRecord]) -> list[str]:
     """The per-sample scores of all runs, the usual ones first."""
-    known = dict.fromkeys(
-        key
-        for run in runs
-        for sample in run.samples
-        for key, value in sample.items()
-        if isinstance(value, float)
-        and key not in HIDDEN_SCORES
-        and not key.startswith((*OTHER_MODELS, "mia_"))
-    )
-    usual = [key for key in USUAL_SCORES if key in known]
-    return [*usual, *(key for key in known if key not in usual)][:MOST_SHOWN_SCORES]
-
-
-def round_score(value: Any) -> float | None:
-    """A score to five digits."""
-    number = names.parse_number(value)
-    return None if number is None else float(f"{number:.5g}")
+    values = (value for run in runs for sample in run.samples for value in sample.items())
+    known = dict.fromkeys(key for key, value in values if isinstance(value, float))
+    scores = [key for key in known if not key.startswith((*OTHER_MODELS, "mia_"))]
+    usual = [key for key in USUAL_SCORES if key in scores]
+    shown = dict.fromkeys([*usual, *(key for key in scores if key not in HIDDEN_SCORES)])
+    return list(shown)[:MOST_SHOWN_SCORES]
 
 
 def pack_samples(runs: Sequence[RunRecord]) -> dict[str, Any]:
@@ -61,45 +50,44 @@ def pack_samples(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """
     sampled = [run for run in runs if run.samples]
     scores = choose_score_names(sampled)
-    used = [
+    keys = [
         key
         for key in TEXT_TITLES
         if any(isinstance(sample.get(key), str) for run in sampled for sample in run.samples)
     ]
-    numbers: dict[str, int] = {}
-    sets: dict[str, int] = {}
+    text_numbers: dict[str, int] = {}
+    set_numbers: dict[str, int] = {}
     most = max(1, MOST_SAMPLE_ROWS // max(1, len(sampled)))
 
-    def packed(sample: dict[str, Any]) -> list[Any]:
+    def pack_row(sample: dict[str, Any]) -> list[Any]:
         texts = [
-            numbers.setdefault(text, len(numbers)) if isinstance(text, str) else -1
-            for text in map(sample.get, used)
+            text_numbers.setdefault(text, len(text_numbers)) if isinstance(text, str) else -1
+            for text in map(sample.get, keys)
         ]
+        set_number = set_numbers.setdefault(str(sample["set"]), len(set_numbers))
         index = sample.get("index")
-        return [
-            sets.setdefault(str(sample["set"]), len(sets)),
-            index if isinstance(index, int | str) else None,
-            texts,
-            *(
-                [round_score(sample.get(f"{whose}{key}")) for key in scores]
-                for whose in ("", *OTHER_MODELS)
-            ),
-        ]
+        index = index if isinstance(index, int | str) else None
+        figures = []
+        for model in ("", *OTHER_MODELS):
+            numbers = [parse_number(sample.get(f"{model}{score}")) for score in scores]
+            # five digits keep a page of many samples small
+            figures.append([None if n is None else float(f"{n:.5g}") for n in numbers])
+        return [set_number, index, texts, *figures]
 
-    rows = [[packed(sample) for sample in run.samples[:most]] for run in sampled]
+    packed = [
+        {
+            "label": run.label,
+            "left_out": max(0, len(run.samples) - most),
+            "rows": [pack_row(sample) for sample in run.samples[:most]],
+        }
+        for run in sampled
+    ]
     trained = any(run.command == "unlearn" for run in sampled)
-    titles = (
-        TEXT_TITLES
-        if trained
-        else TEXT_TITLES | {"generation": "generation", "target_generation": "target"}
-    )
+    titles = TEXT_TITLES if trained else UNTRAINED_TITLES
     return {
         "scores": [find_figure_title(key) for key in scores],
-        "columns": [titles[key] for key in used],
-        "texts": list(numbers),
-        "sets": list(sets),
-        "runs": [
-            {"label": run.label, "left_out": max(0, len(run.samples) - most), "rows": members}
-            for run, members in zip(sampled, rows, strict=True)
-        ],
+        "columns": [titles[key] for key in keys],
+        "texts": list(text_numbers),
+        "sets": list(set_numbers),
+        "runs": packed,
     }

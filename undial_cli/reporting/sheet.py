@@ -17,15 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-LATEX_ESCAPES = {
+LATEX_ESCAPES = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -95,18 +88,13 @@ class Sheet:
 
     def groups(self) -> list[tuple[str, list[SheetRow]]]:
         """The rows by the group that they stand in, in their order."""
-        return [(group, list(rows)) for group, rows in itertools.groupby(self.rows, get_group)]
-
-
-def get_group(item: SheetRow | Column) -> str:
-    """The group of a row or column."""
-    return item.group
+        groups = itertools.groupby(self.rows, key=lambda row: row.group)
+        return [(group, list(rows)) for group, rows in groups]
 
 
 def make_text_sheet(
     columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
 ) -> Sheet:
-    """A table of texts."""
     heads = [Column(name, numeric=False) for name in columns]
     return Sheet(title, heads, [SheetRow([Cell(text) for text in row]) for row in rows])
 
@@ -138,7 +126,7 @@ def format_markdown(sheet: Sheet, first: int | None = None) -> str:
 
 def fence_block(text: str, language: str = "") -> str:
     """Text as a Markdown block, in a fence longer than any that it holds."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 

@@ -6,6 +6,7 @@ Reads evaluation/ of the run folder, so that it can be shown again at any time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -16,12 +17,18 @@ from undial_cli import ui
 from undial_cli.config.schema import EvaluateRun, FinetuneRun, Run
 from undial_cli.evaluation import results as store
 from undial_cli.evaluation.figures import MAIN_FIGURES
-from undial_cli.reporting import cells, page, precision
-from undial_cli.reporting.cells import ModelFigures
+from undial_cli.reporting import cells, notes
 from undial_cli.reporting.collect import RunRecord
+from undial_cli.reporting.model_figures import (
+    ModelFigures,
+    find_shared_figures,
+    format_marked_figure,
+    list_model_figures,
+    subtract_figures,
+)
+from undial_cli.reporting.page import fill_template
 from undial_cli.reporting.samples import TEXT_TITLES
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, format_csv, make_screen_table
-from undial_cli.runs.run_folder import RunFolder
 from undial_cli.system.files import write_whole_text
 
 MOST_QUESTIONS = 3
@@ -29,99 +36,95 @@ MOST_SWEEP_METRICS = 6
 MOST_LETTERS = 300
 
 
-def read_evaluated_run(run: Run, folder: RunFolder) -> RunRecord | None:
-    """What was evaluated of a run, or None where nothing was."""
-    evaluation = store.load_evaluation(folder.evaluation)
+def read_evaluated_run(run: Run, folder: Path) -> RunRecord | None:
+    """What was evaluated of the run in a folder, or None where nothing was."""
+    evaluation = store.load_evaluation(folder / "evaluation")
     if evaluation is None:
         return None
-    record = RunRecord(folder.path, status="done", settings={"command": run.command})
-    record.results, record.samples = store.read_results_json(folder.evaluation), evaluation.samples
-    return record
+    return RunRecord(
+        folder,
+        status="done",
+        settings={"command": run.command},
+        results=store.read_results_json(folder / "evaluation"),
+        samples=evaluation.samples,
+    )
 
 
-def write_summary(run: Run, folder: RunFolder) -> None:
+def write_summary(run: Run, folder: Path) -> None:
     """report/summary.md and summary.csv: the figures under their names in results.json."""
     record = read_evaluated_run(run, folder)
     if record is None:
         return
-    view = {
-        "figures": cells.make_run_sheet(record),
-        "precisions": cells.make_precision_sheet(record),
-    }
-    for row in [*view["figures"].rows, *view["precisions"].rows]:
+    figures, precisions = cells.make_run_sheet(record), cells.make_precision_sheet(record)
+    for row in [*figures.rows, *precisions.rows]:
         row.cells[0] = Cell(row.hint, style="code")
-    notes, examples = cells.list_run_notes([record]), cells.make_examples_sheet(record)
-    text = page.fill_template(
-        "summary.md.jinja",
-        {"title": make_summary_title(run), "notes": notes, "examples": examples, **view},
-    )
-    write_whole_text(folder.report / "summary.md", text)
-    models = cells.list_model_figures(run.command, record.results)
-    rows = [[name, *(m.figures.get(name) for m in models)] for name in record.figures()]
-    write_whole_text(
-        folder.report / "summary.csv", format_csv([["metric", *(m.title for m in models)], *rows])
-    )
+    view = {
+        "title": make_summary_title(run),
+        "figures": figures,
+        "precisions": precisions,
+        "examples": cells.make_examples_sheet(record),
+        "notes": notes.list_run_notes([record]),
+    }
+    text = fill_template("summary.md.jinja", view)
+    write_whole_text(folder / "report" / "summary.md", text)
+    models = list_model_figures(run.command, record.results)
+    rows = [["metric", *(model.title for model in models)]]
+    rows += [[name, *(m.figures.get(name) for m in models)] for name in record.figures()]
+    write_whole_text(folder / "report" / "summary.csv", format_csv(rows))
 
 
 def make_summary_title(run: Run) -> str:
-    """A run in words."""
+    """A run in words: unlearn: tiny on demo."""
     return f"{run.command}: {run.model.name} on {run.data.name}"
 
 
-def format_marked_figure(name: str, model: ModelFigures) -> str:
-    """A figure as text, marked where it is weak."""
-    value = model.figures.get(name)
-    if value is None:
-        return "-"
-    figure = f"{value:.2e}" if name == precision.QUALITY_METRIC else f"{value:.3f}"
-    return precision.mark_weak_figure(figure, name, model.statistics.get(name))
-
-
-def show_summary(run: Run, folder: RunFolder) -> None:
+def show_summary(run: Run, folder: Path) -> None:
     """Print the table, the notes and the questions."""
     record = read_evaluated_run(run, folder)
     if record is None:
-        ui.say(f"done, without evaluation: {folder.path}")
+        ui.say(f"done, without evaluation: {folder}")
         return
     results = record.results
-    models = cells.list_model_figures(run.command, results)
+    models = list_model_figures(run.command, results)
     ui.say(make_summary_table(run, results, models))
-    if damage := precision.state_damage(results):
+    if damage := notes.state_damage(results):
         ui.say(damage, "red")
-    if any(
-        precision.is_weak_figure(name, m.statistics.get(name))
-        for m in models
-        for name in results["metrics"]
-    ):
+    statistics = [(name, m.statistics.get(name)) for m in models for name in results["metrics"]]
+    if any(notes.is_weak_figure(name, statistic) for name, statistic in statistics):
         hint = "" if run.eval.intervals else " (eval.intervals=true shows them)"
-        ui.say(f"{precision.WEAK_LEGEND}{hint}", "dim")
-    compared = not isinstance(run, EvaluateRun | FinetuneRun)
-    for sample in cells.choose_answered_samples(record, MOST_QUESTIONS) if compared else []:
-        title = escape(f"{sample['set']}: {cells.shorten_text(sample['prompt'], MOST_LETTERS)}")
-        answers = [
-            f"{name + ':':<14}{escape(cells.shorten_text(sample[key], MOST_LETTERS))}"
-            for key, name in TEXT_TITLES.items()
-            if key != "prompt" and sample.get(key) is not None
-        ]
-        ui.say(Panel("\n".join(answers), title=title, title_align="left"), log=False)
-    for note in [*precision.list_missing_metrics(results), *precision.list_remarks(results)]:
+        ui.say(f"{notes.WEAK_LEGEND}{hint}", "dim")
+    if not isinstance(run, EvaluateRun | FinetuneRun):
+        for sample in cells.choose_answered_samples(record, MOST_QUESTIONS):
+            show_sample(sample)
+    for note in [*notes.list_missing_metrics(results), *notes.list_remarks(results)]:
         ui.say(note, "yellow")
     if not results["reference"] and not isinstance(run, FinetuneRun):
-        ui.say(
-            cells.NO_RETAIN_NOTE[0].lower() + cells.NO_RETAIN_NOTE[1:].removesuffix("."), "yellow"
-        )
-    ui.say(f"everything is in {folder.path}")
+        note = notes.NO_RETAIN_NOTE
+        ui.say(note[0].lower() + note[1:].removesuffix("."), "yellow")
+    ui.say(f"everything is in {folder}")
+
+
+def show_sample(sample: dict[str, Any]) -> None:
+    """Print a question with its answers; not into the log, which holds no text of the data."""
+
+    def quote(key: str) -> str:
+        return escape(cells.shorten_text(sample[key], MOST_LETTERS))
+
+    answers = [
+        f"{name + ':':<14}{quote(key)}"
+        for key, name in TEXT_TITLES.items()
+        if key != "prompt" and sample.get(key) is not None
+    ]
+    title = f"{escape(sample['set'])}: {quote('prompt')}"
+    ui.say(Panel("\n".join(answers), title=title, title_align="left"), log=False)
 
 
 def make_summary_table(run: Run, results: dict[str, Any], models: Sequence[ModelFigures]) -> Table:
     """The table for the screen; with eval.intervals n, and below each figure its interval."""
     shown = list(models)
     if results["reference"] and isinstance(run, EvaluateRun):
-        shown.append(
-            ModelFigures(
-                "difference", cells.subtract_figures(results["metrics"], results["reference"])
-            )
-        )
+        gaps = subtract_figures(results["metrics"], results["reference"])
+        shown.append(ModelFigures("difference", gaps))
     columns = [Column("metric", numeric=False), *(Column(model.title) for model in shown)]
     columns += [Column("n")] if run.eval.intervals else []
     rows = []
@@ -129,13 +132,13 @@ def make_summary_table(run: Run, results: dict[str, Any], models: Sequence[Model
         texts = [format_marked_figure(name, model) for model in shown]
         if run.eval.intervals:
             statistics = [model.statistics.get(name) for model in shown]
-            bounds = [
-                f"\n{precision.format_interval(known)}".removesuffix("\n–") for known in statistics
-            ]
+            bounds = [f"\n{notes.format_interval(s)}".removesuffix("\n–") for s in statistics]
             texts = [figure + bound for figure, bound in zip(texts, bounds, strict=True)]
-            texts.append(precision.format_sample_count(next(filter(None, statistics), None)))
+            texts.append(notes.format_sample_count(next(filter(None, statistics), None)))
         group = "" if name in run.eval.metrics else name.split("_")[0]
-        rows.append(SheetRow([Cell(name), *(Cell(t.replace(" (", "\n(")) for t in texts)], group))
+        # D and n of forget_quality stand below it, as a terminal is narrow
+        texts = [text.replace(" (", "\n(") for text in texts]
+        rows.append(SheetRow([Cell(name), *map(Cell, texts)], group))
     return make_screen_table(Sheet(make_summary_title(run), columns, rows), headings=False)
 
 
@@ -149,18 +152,14 @@ def make_sweep_table(runs: Sequence[RunRecord], title: str) -> Table:
     columns = [Column("run", numeric=False), Column("status", numeric=False)]
     columns += [Column(name.replace("_", " ")) for name in chosen]
 
-    def row(label: str, status: str, model: ModelFigures) -> SheetRow:
+    def make_row(label: str, status: str, model: ModelFigures) -> SheetRow:
         texts = [format_marked_figure(name, model).split(" (")[0] for name in chosen]
         return SheetRow([Cell(label), Cell(status), *map(Cell, texts)])
 
-    shared = cells.find_shared_figures([run.results for run in runs])
-    above = [row(label, "", ModelFigures(label, figures)) for label, figures in shared.items()]
-    rows = [
-        row(
-            run.label,
-            run.status,
-            ModelFigures("", run.figures(), precision.get_statistics(run.results)),
-        )
-        for run in runs
-    ]
+    shared = find_shared_figures([run.results for run in runs])
+    above = [make_row(label, "", ModelFigures(label, figures)) for label, figures in shared.items()]
+    rows = []
+    for run in runs:
+        model = ModelFigures("", run.figures(), notes.get_statistics(run.results))
+        rows.append(make_row(run.label, run.status, model))
     return make_screen_table(Sheet(title, columns, rows, above))

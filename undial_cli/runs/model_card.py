@@ -12,10 +12,9 @@ from typing import Any
 from undial_cli import __version__
 from undial_cli.config.schema import TrainingRun, UnlearnRun
 from undial_cli.models.contrastive import read_contrast_folders
-from undial_cli.reporting.cells import list_model_figures
+from undial_cli.reporting.model_figures import format_marked_figure, list_model_figures
 from undial_cli.reporting.page import fill_template
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, format_markdown
-from undial_cli.reporting.summary import format_marked_figure
 from undial_cli.system.files import write_whole_text
 
 NO_RETAIN_WARNING = (
@@ -64,8 +63,8 @@ def collect_card_settings(run: TrainingRun, how: str) -> dict[str, Any]:
             stated |= {"data source": data.path, "forget set": data.forget_split}
             stated |= {"retain set": data.retain_split}
         stated["requests"] = len(data.requests) or None
-        own = {k.replace("_", " "): v for k, v in vars(run.method).items() if v != ""}
-        stated |= {**own, "name": None, "file": None}
+        method = {key.replace("_", " "): v for key, v in vars(run.method).items() if v != ""}
+        stated |= {**method, "name": None, "file": None}  # `method` has it; a path is nobody's
     stated |= {
         "adapter": lora if adapter.name != "none" else "none (full fine-tuning)",
         "learning rate": run.train.learning_rate,

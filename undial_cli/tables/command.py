@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from undial_cli import ui
+from undial_cli.config.tables import TableConfig
 from undial_cli.errors import UserError
 from undial_cli.planning.estimate import estimate_missing_runs
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_screen_table
 from undial_cli.tables import load, render
-from undial_cli.tables.config import TableConfig
 from undial_cli.tables.figures import FilledTable, fill_table, list_failures
 from undial_cli.tables.runs import (
     DONE,
@@ -37,24 +37,25 @@ def run_reproduce_command(words: list[str]) -> int:
     Raises:
         UserError: a word is wrong; nothing has been run and nothing written.
     """
-    own, others, folder = load.split_table_words(words)
-    asked = load.load_table(own, folder)
-    name = next(w.partition("=")[2] for w in reversed(own) if w.startswith("table="))
+    command_words, run_words, folder = load.split_table_words(words)
+    asked = load.load_table(command_words, folder)
+    name = next(w.partition("=")[2] for w in reversed(command_words) if w.startswith("table="))
     lines = list_table_lines(asked.table, asked.rows)
-    runs = compose_table_runs(asked, lines, others, folder)
-    lacks = find_lacking_keys(asked.table, runs)
-    show_table_plan(asked.table, lines, runs, lacks)
+    runs = compose_table_runs(asked, lines, run_words, folder)
+    lacking = find_lacking_keys(asked.table, runs)
+    show_table_plan(asked.table, lines, runs, lacking)
     if asked.plan:
         return 0
     missing = [entry for entry in runs if entry.status != DONE]
-    if lacks and missing:
-        key, meaning = next(iter(lacks.items()))
+    if lacking and missing:
+        key, meaning = next(iter(lacking.items()))
         raise UserError(f"table={name}: needs {key}=..., {meaning}")
     code = run_table(missing, asked.table.title)
     filled = fill_table(asked.table, name, lines, runs)
-    given = [w for w in words if w.partition("=")[0] in ("rows", "seeds") or w in others]
     output = Path(asked.output_dir).expanduser() / "reproduce" / name
-    written = render.write_table_files(filled, output, given)
+    # what tells this table from the same one asked for in another way
+    telling = [w for w in words if w.partition("=")[0] in ("rows", "seeds") or w in run_words]
+    written = render.write_table_files(filled, output, telling)
     show_table(filled)
     ui.say(f"in {output}: {', '.join(sorted(file.name for file in written))}")
     if missing:
@@ -75,9 +76,7 @@ def run_table(missing: list[TableRun], title: str) -> int:
     jobs = [Job(entry.label, entry.run, entry.values) for entry in missing]
     worst = 0
     for entry, outcome in zip(missing, run_jobs(jobs, title), strict=True):
-        if outcome.status == REFUSED:
-            entry.status = REFUSED
-        entry.look()
+        entry.read_status()
         if outcome.status != DONE:
             entry.status, entry.reason = outcome.status, outcome.reason or entry.reason
         worst = max(worst, EXIT_CODES[outcome.status])
@@ -85,7 +84,7 @@ def run_table(missing: list[TableRun], title: str) -> int:
 
 
 def show_table_plan(
-    config: TableConfig, lines: list[TableLine], runs: list[TableRun], lacks: dict[str, str]
+    config: TableConfig, lines: list[TableLine], runs: list[TableRun], lacking: dict[str, str]
 ) -> None:
     """Print the runs, how they stand, and what the missing ones cost."""
     columns = [Column("row", numeric=False), *map(Column, ("runs", "done", "failed", "missing"))]
@@ -93,8 +92,8 @@ def show_table_plan(
     for line in lines:
         statuses = [entry.status for entry in runs if entry.line == line]
         done = statuses.count(DONE)
-        bad = statuses.count(FAILED) + statuses.count(REFUSED)
-        counts = (len(statuses), done, bad, len(statuses) - done - bad)
+        failed = statuses.count(FAILED) + statuses.count(REFUSED)
+        counts = (len(statuses), done, failed, len(statuses) - done - failed)
         cells = [Cell(str(count) if count else "-") for count in counts]
         if line.row.of:
             model = {"target": "target", "retain": "retain model"}[line.row.of]
@@ -103,9 +102,9 @@ def show_table_plan(
     ui.say(make_screen_table(Sheet(f"plan: {config.title}", columns, rows)))
     done = sum(entry.status == DONE for entry in runs)
     ui.say(f"{len(runs)} runs: {done} done, {len(runs) - done} to be run")
-    for where, reason in list_failures(runs):
-        ui.say(f"failed before: {where}: {reason}", "yellow")
-    for key, meaning in lacks.items():
+    for position, reason in list_failures(runs):
+        ui.say(f"failed before: {position}: {reason}", "yellow")
+    for key, meaning in lacking.items():
         ui.say(f"needs {key}=...: {meaning}", "yellow")
     finished = [entry.seconds for entry in runs if entry.status == DONE and entry.seconds]
     missing = [entry.run for entry in runs if entry.status != DONE]
@@ -116,7 +115,7 @@ def show_table_plan(
 
 def show_table(filled: FilledTable) -> None:
     """Print ours beside the published figures, and what has to be said of them."""
-    for part in render.make_table_sheets(filled):
-        ui.say(make_screen_table(part))
+    for sheet in render.make_table_sheets(filled):
+        ui.say(make_screen_table(sheet))
     for style, note in render.list_table_notes(filled):
         ui.say(note, style)

@@ -1,6 +1,6 @@
 """The figures of a table: read from run folders, averaged over seeds, held against published ones.
 
-Knows the files of a run folder and the table's config; imports no torch.
+Knows the records of runs and the table's config; imports no torch.
 """
 
 from __future__ import annotations
@@ -10,16 +10,10 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from undial_cli.reporting.collect import (
-    RunRecord,
-    list_request_figures,
-    read_jsonl_objects,
-    read_object,
-)
-from undial_cli.tables.config import ColumnConfig, RowConfig, TableConfig
+from undial_cli.config.tables import ColumnConfig, TableConfig
+from undial_cli.reporting.collect import RunRecord, list_request_figures
 from undial_cli.tables.runs import DONE, FAILED, REFUSED, TableLine, TableRun
 
 # What results.json calls the figures of a model.
@@ -31,7 +25,7 @@ class FigureCell:
     """One figure: mean and spread (sample standard deviation; None of one run) over `n` runs.
 
     `within`: whether it agrees with the published figure; None where one of the two or the
-    tolerance is not there. `gap`: why there is no mean. `short`: some of its runs failed.
+    tolerance is missing. `gap`: why there is no mean. `short`: some of its runs failed.
     """
 
     mean: float | None = None
@@ -57,7 +51,6 @@ class FilledTable:
     lines: list[TableLine]
     runs: list[TableRun]
     cells: dict[tuple[TableLine, str, str], FigureCell] = field(default_factory=dict)
-    records: dict[Path, RunRecord] = field(default_factory=dict)
 
     @property
     def groups(self) -> list[str]:
@@ -73,79 +66,74 @@ class FilledTable:
         return next(column for column in self.table.columns if column.name == name)
 
     def mark(self, of: str, line: TableLine, across: str, column: ColumnConfig) -> float | None:
-        """The target's or retain model's figure in the place of a cell."""
+        """The target's or retain model's figure that a cell is measured by."""
         near = [r for r in self.runs if r.across == across and r.line.section == line.section]
-        return average_figures(self.figures(near, column, of))[0]
-
-    def figures(self, runs: list[TableRun], column: ColumnConfig, of: str) -> list[float | None]:
-        """A column's figure of each run that is done."""
-        done = [entry.folder.path for entry in runs if entry.status == DONE]
-        for folder in done:
-            if folder not in self.records:
-                results = read_object(folder / "evaluation" / "results.json")
-                steps = read_jsonl_objects(folder / "metrics.jsonl", [])
-                self.records[folder] = RunRecord(folder, results=results, steps=steps)
-        return [read_column_figure(self.records[folder], column, of) for folder in done]
+        return average_figures(list_column_figures(near, column, of))[0]
 
 
 def fill_table(
     table: TableConfig, name: str, lines: list[TableLine], runs: list[TableRun]
 ) -> FilledTable:
     """All cells of a table from the run folders as they are now."""
-    found = FilledTable(table, name, lines, runs)
+    filled = FilledTable(table, name, lines, runs)
     for line in lines:
-        for across in found.groups:
-            if line.row.across and across not in line.row.across:
+        for group in filled.groups:
+            if line.row.across and group not in line.row.across:
                 continue
-            mine = [r for r in runs if r.across == across and r.line == line]
+            line_runs = [r for r in runs if r.across == group and r.line == line]
             if line.row.of:
-                mine = choose_model_runs(line, across, runs)
+                line_runs = choose_model_runs(line, group, runs)
             for column in table.columns:
-                cell = make_run_cell(found, line.row, column, mine)
-                reference = find_published_figure(line, across, column.name)
-                found.cells[line, across, column.name] = compare_to_published(
-                    cell, reference, column
-                )
-    return found
+                cell = make_run_cell(line_runs, column, line.row.of)
+                reference = find_published_figure(line, group, column.name)
+                cell = compare_to_published(cell, reference, column)
+                filled.cells[line, group, column.name] = cell
+    return filled
 
 
 def choose_model_runs(line: TableLine, across: str, runs: list[TableRun]) -> list[TableRun]:
     """The runs whose target and retain model a line without runs shows: one for each seed."""
-    found: dict[int, TableRun] = {}
+    by_seed: dict[int, TableRun] = {}
     for entry in runs:
         fits = entry.across == across and line.section in ("", entry.line.section)
-        if fits and (entry.seed not in found or found[entry.seed].status != DONE):
-            found[entry.seed] = entry
-    return list(found.values())
+        if fits and (entry.seed not in by_seed or by_seed[entry.seed].status != DONE):
+            by_seed[entry.seed] = entry
+    return list(by_seed.values())
 
 
-def make_run_cell(
-    filled: FilledTable, row: RowConfig, column: ColumnConfig, runs: list[TableRun]
-) -> FigureCell:
+def make_run_cell(runs: list[TableRun], column: ColumnConfig, of: str) -> FigureCell:
     """Mean and spread over the runs that are done, or why there is none."""
-    values = filled.figures(runs, column, row.of)
-    mean, spread, n = average_figures(values)
-    short = any(entry.status in (FAILED, REFUSED) for entry in runs) and not row.of
+    figures = list_column_figures(runs, column, of)
+    mean, spread, n = average_figures(figures)
+    short = any(entry.status in (FAILED, REFUSED) for entry in runs) and not of
     if mean is not None:
         return FigureCell(mean, spread, n, short=short)
-    return FigureCell(gap="no figure" if values else "failed" if short else "not run")
+    return FigureCell(gap="no figure" if figures else "failed" if short else "not run")
+
+
+def list_column_figures(runs: list[TableRun], column: ColumnConfig, of: str) -> list[float | None]:
+    """A column's figure of each run that is done; None where a part of it is missing.
+
+    Args:
+        of: `target` or `retain`: the figure of that model; empty: of the run itself.
+    """
+    figures: list[float | None] = []
+    for entry in runs:
+        if entry.status == DONE:
+            known = select_run_figures(entry.record, column, of)
+            parts = [known.get(metric) for metric in column.metric]
+            numbers = [p for p in parts if isinstance(p, int | float) and math.isfinite(p)]
+            figures.append(statistics.fmean(numbers) if len(numbers) == len(parts) else None)
+    return figures
 
 
 def average_figures(values: Iterable[float | None]) -> tuple[float | None, float | None, int]:
-    """Mean, sample standard deviation and number of the figures that are there."""
+    """Mean, sample standard deviation and number of the figures that are known."""
     known = [v for v in values if v is not None]
     if not known:
         return None, None, 0
     spread = statistics.stdev(known) if len(known) > 1 else None
     return statistics.fmean(known), spread, len(known)
-
-
-def read_column_figure(record: RunRecord, column: ColumnConfig, of: str) -> float | None:
-    """A column's figure of a run; None where it, or one of its parts, is missing."""
-    values = select_run_figures(record, column, of)
-    parts = [values.get(metric) for metric in column.metric]
-    numbers = [p for p in parts if isinstance(p, int | float) and math.isfinite(p)]
-    return statistics.fmean(numbers) if len(numbers) == len(parts) else None
 
 
 def select_run_figures(record: RunRecord, column: ColumnConfig, of: str) -> dict[str, Any]:
@@ -158,18 +146,17 @@ def select_run_figures(record: RunRecord, column: ColumnConfig, of: str) -> dict
     if column.request == 0:
         return record.figures("target")
     if column.request is not None:
-        served = list_request_figures(record.results)
-        return served[column.request - 1] if column.request <= len(served) else {}
+        after_requests = list_request_figures(record.results)
+        return after_requests[column.request - 1] if column.request <= len(after_requests) else {}
     return record.figures()
 
 
 def find_published_figure(line: TableLine, across: str, column: str) -> float | None:
     """The published figure of a cell: the one whose key says most of where it is."""
-    parts = [(line.section, across, column), (line.section, "", column), ("", across, column)]
-    for place in [*parts, ("", "", column)]:
-        value = line.row.reference.get("/".join(part for part in place if part))
-        if value is not None:
-            return value
+    for section, group in ((line.section, across), (line.section, ""), ("", across), ("", "")):
+        figure = line.row.reference.get("/".join(filter(None, (section, group, column))))
+        if figure is not None:
+            return figure
     return None
 
 
@@ -189,15 +176,15 @@ def compare_to_published(
 
 
 def list_failures(runs: list[TableRun]) -> list[tuple[str, str]]:
-    """(place, reason) of what failed or was refused; seeds with the same reason together."""
-    seeds: dict[tuple[str, str], list[str]] = {}
+    """(position, reason) of what failed or was refused; seeds with the same reason together."""
+    seeds_by_failure: dict[tuple[str, str], list[str]] = {}
     for entry in runs:
         if entry.status in (FAILED, REFUSED):
-            reason = entry.reason or entry.status
-            seeds.setdefault((entry.place, reason), []).append(str(entry.seed))
-    failed = []
-    for (where, reason), of in seeds.items():
-        if len(of) < sum(entry.place == where for entry in runs):
-            where = f"{where} (seed{'s' if len(of) > 1 else ''} {', '.join(of)})"
-        failed.append((where, reason))
-    return failed
+            failure = entry.position, entry.reason or entry.status
+            seeds_by_failure.setdefault(failure, []).append(str(entry.seed))
+    failures = []
+    for (position, reason), seeds in seeds_by_failure.items():
+        if len(seeds) < sum(entry.position == position for entry in runs):
+            position += f" (seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)})"
+        failures.append((position, reason))
+    return failures

@@ -6,7 +6,8 @@ for the runs. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from undial_cli.config.fields import check_field_value, walk_fields
+from undial_cli.config.tables import ColumnConfig, ReproduceConfig, TableConfig
 from undial_cli.errors import UserError, bad_value, suggest_nearest
+from undial_cli.evaluation.figures import find_better_direction, find_figure_title
 from undial_cli.runs import config_errors
 from undial_cli.runs.compose import COMPOSITION_ERRORS, compose_config, find_config_folder
-from undial_cli.tables.config import TABLE_COMMAND_KEYS, ReproduceConfig, TableConfig, list_labels
 
 KEYS_NOT_FOR_RUNS = {
     "seed": "say seeds=[0,1,2]",
@@ -29,28 +31,29 @@ KEYS_NOT_FOR_RUNS = {
 
 def split_table_words(words: list[str]) -> tuple[list[str], list[str], str | None]:
     """Words for this command, words for the runs, and the folder after --config-dir."""
-    own: list[str] = []
-    others: list[str] = []
+    command_keys = [field.name for field in dataclasses.fields(ReproduceConfig)]
+    command_words: list[str] = []
+    run_words: list[str] = []
     folder: str | None = None
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        flag, given, value = word.partition("=")
-        if flag in ("--config-dir", "-cd"):
+        key, given, value = word.partition("=")
+        if key in ("--config-dir", "-cd"):
             if not given and not rest:
-                raise UserError(f"{flag}: expected a folder after it")
+                raise UserError(f"{key}: expected a folder after it")
             folder = value if given else rest.pop(0)
             if not Path(folder).is_dir():
-                raise UserError(f"{flag} {folder}: no such folder")
+                raise UserError(f"{key} {folder}: no such folder")
         elif word.startswith("-"):
-            raise bad_value("flag", flag, ["--config-dir"])
+            raise bad_value("flag", key, ["--config-dir"])
         elif not given:
             raise UserError(f"{word}: expected key=value, as in table=demo_robustness")
-        elif flag.lstrip("+~") in KEYS_NOT_FOR_RUNS:
-            raise UserError(f"{word}: not with a table: {KEYS_NOT_FOR_RUNS[flag.lstrip('+~')]}")
+        elif key.lstrip("+~") in KEYS_NOT_FOR_RUNS:
+            raise UserError(f"{word}: not with a table: {KEYS_NOT_FOR_RUNS[key.lstrip('+~')]}")
         else:
-            (own if flag in TABLE_COMMAND_KEYS else others).append(word)
-    return own, others, folder
+            (command_words if key in command_keys else run_words).append(word)
+    return command_words, run_words, folder
 
 
 def load_table(words: list[str], folder: str | None) -> ReproduceConfig:
@@ -66,69 +69,62 @@ def load_table(words: list[str], folder: str | None) -> ReproduceConfig:
     try:
         asked: Any = OmegaConf.to_object(compose_config("reproduce", words, folder))
     except COMPOSITION_ERRORS as error:
-        raise config_errors.explain_composition_error(error, "reproduce", words) from error
+        keys = {name: f for name, _, f in walk_fields(ReproduceConfig())}
+        raise config_errors.explain_composition_error(error, "reproduce", words, keys) from error
     assert isinstance(asked, ReproduceConfig)
-    check_table(asked.table)
+    complete_table(asked.table)
     return asked
 
 
 def list_table_names(folder: str | None) -> list[str]:
-    """The tables that there are."""
+    """The tables of undial and of the user's folder."""
     folders = [find_config_folder(), *([Path(folder)] if folder else [])]
-    return sorted({f.stem for place in folders for f in (place / "table").glob("*.yaml")})
+    return sorted({file.stem for path in folders for file in (path / "table").glob("*.yaml")})
 
 
-def check_table(table: TableConfig) -> None:
-    """Raise UserError for what does not fit together in a table."""
-    for name, value, f in walk_fields(table, "table."):
-        check_field_value(name, value, f)
+def complete_table(table: TableConfig) -> None:
+    """Fill in what follows from the metrics of a table, and check it.
+
+    Raises:
+        UserError: a value is out of range, or names do not fit together.
+    """
+    for column in table.columns:
+        complete_column(column)
+    for name, value, field in walk_fields(table, "table."):
+        check_field_value(name, value, field)
     for kind in ("columns", "rows", "across", "claims", "plots"):
         for number, item in enumerate(getattr(table, kind)):
-            for name, value, f in walk_fields(item, f"table.{kind}[{number}]."):
-                check_field_value(name, value, f)
-    columns = [c.name for c in table.columns]
-    for kind, names in (("columns", columns), ("across", list_labels(table.across))):
-        check_no_duplicates(f"table.{kind}", names)
-    check_no_duplicates("table.rows", [f"{r.section}/{r.label}" for r in table.rows])
+            for name, value, field in walk_fields(item, f"table.{kind}[{number}]."):
+                check_field_value(name, value, field)
+    for kind, names in (
+        ("columns", [column.name for column in table.columns]),
+        ("across", [group.label for group in table.across]),
+        ("rows", [f"{row.section}/{row.label}" for row in table.rows]),
+    ):
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"table.{kind}: {name.strip('/')} is there twice")
     if not (table.columns and table.rows and table.seeds):
         raise UserError("table: it needs columns, rows and seeds")
     for column in table.columns:
         check_table_column(column)
-    for row in table.rows:
-        where = f"table.rows[{row.label}]"
-        if row.section:
-            check_known_name(f"{where}.section", row.section, table.sections)
-        for label in row.across:
-            check_known_name(f"{where}.across", label, list_labels(table.across))
-        allowed = {
-            "/".join(p for p in (section, across, name) if p)
-            for section in ("", *(table.sections if not row.section else [row.section]))
-            for across in ("", *list_labels(table.across))
-            for name in columns
-        }
-        for name in row.reference:
-            check_known_name(f"{where}.reference", name, allowed)
-    for claim in table.claims:
-        for name in (*claim.columns, *claim.forget):
-            check_known_name("table.claims.columns", name, columns)
-        for name in (*claim.keeps, *claim.loses):
-            check_known_name("table.claims.keeps", name, list_labels(table.rows))
-        if claim.forget and len(claim.forget) != len(claim.columns):
-            raise UserError("table.claims.forget: as many as table.claims.columns, or none")
-    for plot in table.plots:
-        if plot.kind == "trade_off":
-            check_known_name("table.plots.x", plot.x, columns)
-            check_known_name("table.plots.y", plot.y, columns)
-        else:
-            check_known_name(
-                "table.plots.x", plot.x, ("step", "request", "across", "row", "section")
-            )
-            check_known_name("table.plots.y", plot.y, {m for c in table.columns for m in c.metric})
-        for name in plot.rows:
-            check_known_name("table.plots.rows", name, list_labels(table.rows))
+    for where, name, allowed in list_references(table):
+        if name not in allowed:
+            nearest = suggest_nearest(name, allowed)
+            raise UserError(f"{where}: {name}: no such one in this table{nearest}")
+    if any(claim.forget and len(claim.forget) != len(claim.columns) for claim in table.claims):
+        raise UserError("table.claims.forget: as many as table.claims.columns, or none")
 
 
-def check_table_column(column: Any) -> None:
+def complete_column(column: ColumnConfig) -> None:
+    """Name, title and direction of a column, where its config leaves them to its metric."""
+    metric = column.metric[0] if column.metric else ""
+    column.title = column.title or column.name or find_figure_title(metric)
+    column.name = column.name or metric
+    column.better = column.better or find_better_direction(metric) or "none"
+
+
+def check_table_column(column: ColumnConfig) -> None:
     """Raise UserError for a column without a name or metric, or with a wrong format."""
     if not column.name or not column.metric:
         raise UserError("table.columns: each needs a name and a metric")
@@ -140,16 +136,34 @@ def check_table_column(column: Any) -> None:
         ) from error
 
 
-def check_no_duplicates(where: str, names: list[str]) -> None:
-    """Raise UserError for a name that is there twice."""
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{where}: {name.strip('/')} is there twice")
-
-
-def check_known_name(where: str, name: str, allowed: Iterable[str]) -> None:
-    """Raise UserError for a name that is not in the table."""
-    if name not in allowed:
-        raise UserError(
-            f"{where}: {name}: no such one in this table{suggest_nearest(name, allowed)}"
-        )
+def list_references(table: TableConfig) -> Iterator[tuple[str, str, Collection[str]]]:
+    """(key, name, the names that there are) wherever a table speaks of one of its parts."""
+    columns = [column.name for column in table.columns]
+    groups = [group.label for group in table.across]
+    labels = [row.label for row in table.rows]
+    for row in table.rows:
+        key = f"table.rows[{row.label}]"
+        if row.section:
+            yield f"{key}.section", row.section, table.sections
+        yield from ((f"{key}.across", label, groups) for label in row.across)
+        cells = {
+            "/".join(part for part in (section, group, name) if part)
+            for section in ("", *([row.section] if row.section else table.sections))
+            for group in ("", *groups)
+            for name in columns
+        }
+        yield from ((f"{key}.reference", name, cells) for name in row.reference)
+    for claim in table.claims:
+        names = (*claim.columns, *claim.forget)
+        yield from (("table.claims.columns", name, columns) for name in names)
+        yield from (("table.claims.keeps", n, labels) for n in (*claim.keeps, *claim.loses))
+    for plot in table.plots:
+        if plot.kind == "trade_off":
+            x_names: Collection[str] = columns
+            y_names: Collection[str] = columns
+        else:
+            x_names = ("step", "request", "across", "row", "section")
+            y_names = {metric for column in table.columns for metric in column.metric}
+        yield "table.plots.x", plot.x, x_names
+        yield "table.plots.y", plot.y, y_names
+        yield from (("table.plots.rows", label, labels) for label in plot.rows)

@@ -1,4 +1,4 @@
-"""The pictures of a table: its figures as the plain data that reporting/plots.py draws.
+"""The plots of a table: its figures as the plain data that reporting draws.
 
 Imports matplotlib only where there is something to draw.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from undial_cli.reporting import plots, style
-from undial_cli.tables.config import ColumnConfig, PlotConfig
+from undial_cli.config.tables import ColumnConfig, PlotConfig
+from undial_cli.reporting.plot_lines import LinePanel, draw_lines
+from undial_cli.reporting.plot_style import Marks, make_axis_title, save_figure
+from undial_cli.reporting.plots import TradeOffPoint, draw_trade_off
 from undial_cli.tables.figures import FilledTable, average_figures
 from undial_cli.tables.runs import TableLine
 
@@ -21,15 +23,11 @@ def draw_table_plots(filled: FilledTable, folder: Path) -> list[Path]:
     """Draw the table's plots that have any figure; returns the files."""
     files: list[Path] = []
     for plot in filled.table.plots:
-        figure = (
-            draw_table_trade_off(filled, plot)
-            if plot.kind == "trade_off"
-            else draw_table_grid(filled, plot)
-        )
+        draw = draw_table_trade_off if plot.kind == "trade_off" else draw_table_grid
+        figure = draw(filled, plot)
         if figure is not None:
-            files += style.save_figure(
-                figure, folder / (plot.name or f"{plot.kind}_{plot.x}_{plot.y}")
-            )
+            name = plot.name or f"{plot.kind}_{plot.x}_{plot.y}"
+            files += save_figure(figure, folder / name)
     return files
 
 
@@ -43,26 +41,26 @@ def list_plotted_lines(filled: FilledTable, plot: PlotConfig) -> list[tuple[Tabl
 def draw_table_trade_off(filled: FilledTable, plot: PlotConfig) -> Figure | None:
     """One column against another, a point for each line and column group."""
     columns = filled.column(plot.x), filled.column(plot.y)
-    points: list[plots.TradeOffPoint] = []
+    points: list[TradeOffPoint] = []
     for line, group in list_plotted_lines(filled, plot):
         x, y = (filled.cell(line, group, column.name).mean for column in columns)
         if x is not None and y is not None:
             label = ", ".join(filter(None, (line.section, line.row.label, group)))
-            points.append(plots.TradeOffPoint(label, x, y, line.section or line.row.label))
+            points.append(TradeOffPoint(label, x, y, line.section or line.row.label))
     if not points:
         return None
     x_name, y_name = map(name_axis, columns)
     x_way, y_way = ("higher" if c.better == "higher" else "lower" for c in columns)
     marks = collect_marks(filled, {x_name: columns[0], y_name: columns[1]})
-    return plots.draw_trade_off(points, x_name, y_name, (x_way, y_way), marks)
+    return draw_trade_off(points, x_name, y_name, (x_way, y_way), marks)
 
 
 def name_axis(column: ColumnConfig) -> str:
-    """What a picture calls a column: its metric, which pictures know how to name and scale."""
+    """What a plot calls a column: its metric, which plots know how to name and scale."""
     return column.metric[0] if len(column.metric) == 1 else column.title
 
 
-def collect_marks(filled: FilledTable, axes: dict[str, ColumnConfig]) -> plots.Marks:
+def collect_marks(filled: FilledTable, axes: dict[str, ColumnConfig]) -> Marks:
     """Figures of the target and the retain model under the axes' names, where all have one."""
     marks = {}
     lines = [line for line in filled.lines if not line.row.of]
@@ -78,7 +76,7 @@ def collect_marks(filled: FilledTable, axes: dict[str, ColumnConfig]) -> plots.M
 
 def draw_table_grid(filled: FilledTable, plot: PlotConfig) -> Figure | None:
     """Lines over steps, epochs or another number, a panel for each setting."""
-    panels: dict[str, plots.LinePanel] = {}
+    panels: dict[str, LinePanel] = {}
     columns = [column for column in filled.table.columns if column.metric == [plot.y]]
     for line, group in list_plotted_lines(filled, plot):
         for column in columns:
@@ -87,22 +85,18 @@ def draw_table_grid(filled: FilledTable, plot: PlotConfig) -> Figure | None:
             names |= {"step": str(column.step), "request": str(column.request)}
             x = parse_label_number(names[plot.x])
             if x is not None and cell.mean is not None:
-                panel = panels.setdefault(
-                    names[plot.panel], plots.LinePanel(names[plot.panel], plot.y)
-                )
-                curve = panel.lines.setdefault(names[plot.line], {})
-                curve[x] = (cell.mean, cell.spread)
+                title = names[plot.panel]
+                panel = panels.setdefault(title, LinePanel(title, plot.y))
+                panel.lines.setdefault(names[plot.line], {})[x] = (cell.mean, cell.spread)
     if not panels:
         return None
     x_name = {"step": "steps", "request": "requests"}.get(plot.x, plot.x)
     if plot.x == "across" and parse_label_number(filled.groups[0]):
-        x_name = filled.groups[0].rpartition(" ")[2]
+        x_name = filled.groups[0].rpartition(" ")[2]  # "30 epochs": the axis is of epochs
     marks = collect_marks(filled, {plot.y: columns[0]})
     xs = {x for panel in panels.values() for curve in panel.lines.values() for x in curve}
     ticks = {x: f"{x:g}" for x in sorted(xs)}
-    return plots.draw_lines(
-        list(panels.values()), x_name, plots.make_axis_title(plot.y), marks, ticks
-    )
+    return draw_lines(list(panels.values()), x_name, make_axis_title(plot.y), marks, ticks)
 
 
 def parse_label_number(text: str) -> float | None:

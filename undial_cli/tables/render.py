@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from undial_cli.config.tables import ColumnConfig
 from undial_cli.reporting import sheet
-from undial_cli.reporting.collect import RunRecord, make_sweep_text
-from undial_cli.reporting.sheet import Sheet, SheetRow, escape_markdown, format_csv
+from undial_cli.reporting.collect import make_sweep_text
+from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, escape_markdown
 from undial_cli.system.files import write_whole_text
-from undial_cli.tables import claims
-from undial_cli.tables.config import ColumnConfig
+from undial_cli.tables.claims import judge_claims
 from undial_cli.tables.figures import FigureCell, FilledTable, list_failures
 from undial_cli.tables.plots import draw_table_plots
 from undial_cli.tables.runs import DONE
@@ -38,26 +38,26 @@ def make_table_sheets(filled: FilledTable) -> list[Sheet]:
 def make_table_sheet(filled: FilledTable, title: str, groups: list[str]) -> Sheet:
     """The lines that have a cell in some of the column groups."""
     columns = [(group, column) for group in groups for column in filled.table.columns]
-    heads = [sheet.Column("", numeric=False)]
+    heads = [Column("", numeric=False)]
     for group, column in columns:
         heading = f"{column.title} {BETTER_ARROWS[column.better]}".strip()
-        heads.append(sheet.Column(heading, group=group if len(groups) > 1 else ""))
+        heads.append(Column(heading, group=group if len(groups) > 1 else ""))
     rows = []
     for line in filled.lines:
         if any((line, group, column.name) in filled.cells for group, column in columns):
-            row = SheetRow([sheet.Cell(line.row.label)], line.section)
+            row = SheetRow([Cell(line.row.label)], line.section)
             for group, column in columns:
                 cell = filled.cell(line, group, column.name)
-                style = "red" if cell.gap == "failed" or cell.within is False else ""
-                style = "green" if cell.within else style
-                row.cells.append(sheet.Cell(format_cell(cell, column), style=style))
+                bad = cell.gap == "failed" or cell.within is False
+                style = "green" if cell.within else "red" if bad else ""
+                row.cells.append(Cell(format_cell(cell, column), style=style))
             rows.append(row)
     return Sheet(title, heads, rows)
 
 
 def format_cell(cell: FigureCell, column: ColumnConfig) -> str:
     """Ours, with its spread, and the published figure in parentheses."""
-    text = {"failed": "failed", "not run": "-", "no figure": "-"}.get(cell.gap, "")
+    text = {"failed": "failed", "not run": "-", "no figure": "-", "": ""}[cell.gap]
     if cell.mean is not None:
         text = format(cell.mean, column.format)
         if cell.spread is not None:
@@ -71,7 +71,7 @@ def format_cell(cell: FigureCell, column: ColumnConfig) -> str:
 def list_table_notes(filled: FilledTable) -> list[tuple[str, str]]:
     """What has to be said of the figures: (how it looks on the screen, the note)."""
     table, cells = filled.table, list(filled.cells.values())
-    failed = [f"failed: {where}: {reason}" for where, reason in list_failures(filled.runs)]
+    failed = [f"failed: {position}: {reason}" for position, reason in list_failures(filled.runs)]
     facts: list[str] = []
     agreement: list[str] = []
     left = sum(entry.status != DONE for entry in filled.runs)
@@ -97,7 +97,8 @@ def list_table_notes(filled: FilledTable) -> list[tuple[str, str]]:
     facts += [table.note] if table.note else []
     rows = dict.fromkeys((line.row.label, line.row.note) for line in filled.lines)
     facts += [f"{label}: {note}" for label, note in rows if note]
-    styles = {"red": failed, "": claims.judge_claims(filled), "dim": facts, "yellow": agreement}
+    # the worst first: a person may read no further
+    styles = {"red": failed, "": judge_claims(filled), "dim": facts, "yellow": agreement}
     return [(style, text) for style, texts in styles.items() for text in texts]
 
 
@@ -119,11 +120,7 @@ def write_table_files(filled: FilledTable, folder: Path, words: list[str]) -> li
     Args:
         words: what the command was given beside table=NAME.
     """
-    runs = [
-        RunRecord(entry.folder.path, entry.status, entry.reason, entry.seconds, entry.label,
-                  values=entry.values)
-        for entry in filled.runs
-    ]  # fmt: skip
+    runs = [entry.record for entry in filled.runs]
     asked = [f"table={filled.name}", *words]
     texts = {
         "table.md": format_table_markdown(filled),
@@ -148,11 +145,12 @@ def format_table_markdown(filled: FilledTable) -> str:
 def format_table_latex(filled: FilledTable) -> str:
     """The tables as a fragment for \\input; the last caption holds the notes."""
     parts = make_table_sheets(filled)
+    captions = [f"{part.title}." for part in parts]
+    captions[-1] = " ".join([captions[-1], *(note for _, note in list_table_notes(filled))])
     texts = ["% \\usepackage{booktabs} and \\usepackage[T1]{fontenc} in the preamble"]
-    for number, part in enumerate(parts, 1):
+    for number, (part, caption) in enumerate(zip(parts, captions, strict=True), 1):
         label = f"{filled.name}-{number}" if len(parts) > 1 else filled.name
-        said = [note for _, note in list_table_notes(filled)] if number == len(parts) else []
-        texts.append(sheet.format_latex(part, " ".join([f"{part.title}.", *said]), label))
+        texts.append(sheet.format_latex(part, caption, label))
     return "\n".join(texts) + "\n"
 
 
@@ -166,4 +164,4 @@ def format_long_csv(filled: FilledTable) -> str:
         ]
         for (line, across, column), cell in filled.cells.items()
     ]  # fmt: skip
-    return format_csv([CSV_HEADER, *rows])
+    return sheet.format_csv([CSV_HEADER, *rows])

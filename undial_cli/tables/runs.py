@@ -1,19 +1,20 @@
 """From a table to its runs: every line, column group and seed composed, and how each one stands.
 
-Reads status.json of run folders and nothing of what is in them. Imports no torch.
+A row without runs of its own (target, retain model) is a line all the same. Imports no torch.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from undial_cli.config.schema import Run
+from undial_cli.config.tables import AcrossConfig, ReproduceConfig, RowConfig, TableConfig
 from undial_cli.errors import bad_value
+from undial_cli.reporting.collect import RunRecord, read_jsonl_objects, read_object
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.run_folder import RunFolder, locate_run_folder
-from undial_cli.tables.config import ReproduceConfig, RowConfig, TableConfig
 
 DONE, FAILED, REFUSED, MISSING = "done", "failed", "refused", "missing"
 
@@ -27,13 +28,13 @@ class TableLine:
 
     @property
     def name(self) -> str:
-        """What it is called in notes."""
+        """What notes call it."""
         return f"{self.section}: {self.row.label}" if self.section else self.row.label
 
 
 @dataclass
 class TableRun:
-    """One run of a table: where it stands there, what it is, and how it stands."""
+    """One run of a table: its line, column group and seed, what it is, and how it stands."""
 
     line: TableLine
     across: str
@@ -45,43 +46,40 @@ class TableRun:
     seconds: float | None = None
 
     @property
-    def place(self) -> str:
-        """Where it stands in the table."""
-        return ", ".join(part for part in (self.line.name, self.across) if part)
+    def position(self) -> str:
+        """The line and column group that it is of."""
+        return ", ".join(filter(None, (self.line.name, self.across)))
 
     @property
     def label(self) -> str:
         """Its name among the table's runs."""
-        return f"{self.place}, seed {self.seed}"
+        return f"{self.position}, seed {self.seed}"
 
     @property
     def values(self) -> dict[str, str]:
         """What tells it from the others."""
-        found = {"section": self.line.section, "row": self.line.row.label, "across": self.across}
-        return {k: v for k, v in found.items() if v} | {"seed": str(self.seed)}
+        names = {"section": self.line.section, "row": self.line.row.label, "across": self.across}
+        return {key: name for key, name in names.items() if name} | {"seed": str(self.seed)}
 
-    def look(self) -> None:
-        """Read how it stands from its folder; a refusal, which leaves none, is kept."""
-        try:
-            found = json.loads((self.folder.path / "status.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            found = {}
-        status = found.get("status")
-        self.seconds = found.get("seconds")
-        if status in (DONE, FAILED):
-            self.status, self.reason = status, found.get("reason", "")
-        elif self.status != REFUSED:
-            self.status, self.reason = MISSING, ""
+    def read_status(self) -> None:
+        """See in its folder how it stands; one that was cut off counts as missing."""
+        content = read_object(self.folder.path / "status.json")
+        ended = content.get("status") in (DONE, FAILED)
+        self.status = content["status"] if ended else MISSING
+        self.reason = content.get("reason", "") if ended else ""
+        self.seconds = content.get("seconds")
 
-
-def keep_last_words(words: list[str]) -> list[str]:
-    """Of several words for the same key the last one, as on the command line."""
-    found: dict[str, str] = {}
-    for word in words:
-        key = word.partition("=")[0]
-        found.pop(key, None)
-        found[key] = word
-    return list(found.values())
+    @functools.cached_property
+    def record(self) -> RunRecord:
+        """What reports read of it; to be asked for once it has ended."""
+        folder = self.folder.path
+        record = RunRecord(
+            folder, self.status, self.reason, self.seconds, self.label, values=self.values
+        )
+        if self.status == DONE:
+            record.results = read_object(folder / "evaluation" / "results.json")
+            record.steps = read_jsonl_objects(folder / "metrics.jsonl", [])
+        return record
 
 
 def list_table_lines(table: TableConfig, wanted: list[str]) -> list[TableLine]:
@@ -90,25 +88,24 @@ def list_table_lines(table: TableConfig, wanted: list[str]) -> list[TableLine]:
     Raises:
         UserError: a wanted row or section does not exist.
     """
-    sections = list(table.sections) or [""]
-    found = [TableLine(row, row.section) for row in table.rows if row.of and not row.section]
-    for section in sections:
-        found += [
+    lines = [TableLine(row, row.section) for row in table.rows if row.of and not row.section]
+    for section in table.sections or [""]:
+        lines += [
             TableLine(row, section)
             for row in table.rows
             if (row.section or not row.of) and row.section in ("", section)
         ]
     if not wanted:
-        return found
-    lowered = {word.lower(): word for word in wanted}
-    known = [name for line in found for name in (line.row.label, line.section) if name]
-    for low, word in lowered.items():
-        if low not in (name.lower() for name in known):
-            raise bad_value("rows", word, set(known))
+        return lines
+    names = {name for line in lines for name in (line.row.label, line.section) if name}
+    for word in wanted:
+        if word.lower() not in {name.lower() for name in names}:
+            raise bad_value("rows", word, names)
+    lowered = {word.lower() for word in wanted}
     return [
         line
-        for line in found
-        if line.row.of or {line.row.label.lower(), line.section.lower()} & set(lowered)
+        for line in lines
+        if line.row.of or {line.row.label.lower(), line.section.lower()} & lowered
     ]
 
 
@@ -117,46 +114,54 @@ def compose_table_runs(
 ) -> list[TableRun]:
     """All runs of the lines, composed and looked up; seeds stand side by side.
 
+    Args:
+        words: overrides of the command line, stronger than the table's.
+        folder: of the user, with more config groups.
+
     Raises:
         UserError: an override is wrong.
     """
     table = asked.table
-    found: list[TableRun] = []
-    for line in lines:
-        if line.row.of:
-            continue
-        for across in table.across or [None]:
-            if across is not None and line.row.across and across.label not in line.row.across:
+    runs: list[TableRun] = []
+    for line in (line for line in lines if not line.row.of):
+        for group in table.across or [AcrossConfig()]:
+            if group.label and line.row.across and group.label not in line.row.across:
                 continue
-            own = [*table.overrides, *table.sections.get(line.section, [])]
-            own += [*(across.overrides if across else []), *line.row.overrides, *words]
-            own.append(f"output_dir={quote_for_hydra(asked.output_dir)}")
+            overrides = [*table.overrides, *table.sections.get(line.section, [])]
+            overrides += [*group.overrides, *line.row.overrides, *words]
+            overrides.append(f"output_dir={quote_for_hydra(asked.output_dir)}")
             for seed in asked.seeds or table.seeds:
-                wanted = keep_last_words([*own, f"seed={seed}"])
+                wanted = keep_last_words([*overrides, f"seed={seed}"])
                 run = compose_run(line.row.command or table.command, wanted, folder)
-                label = across.label if across else ""
-                entry = TableRun(line, label, seed, run, locate_run_folder(run))
-                entry.look()
-                found.append(entry)
-    return found
+                entry = TableRun(line, group.label, seed, run, locate_run_folder(run))
+                entry.read_status()
+                runs.append(entry)
+    return runs
+
+
+def keep_last_words(words: list[str]) -> list[str]:
+    """Of several words for the same key the last one: Hydra refuses a group that is said twice."""
+    last: dict[str, str] = {}
+    for word in words:
+        key = word.partition("=")[0]
+        last.pop(key, None)  # its position is that of the last one too
+        last[key] = word
+    return list(last.values())
 
 
 def quote_for_hydra(text: str) -> str:
-    """A text as Hydra takes it on the command line, whatever is in it."""
+    """A text as Hydra takes it on the command line, whatever it holds."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def find_lacking_keys(table: TableConfig, runs: list[TableRun]) -> dict[str, str]:
-    """Keys that the user has to give and that some run lacks, with what they are."""
+    """Keys that the user has to give and that some run lacks, with their meanings."""
+
+    def get_value(run: Any, key: str) -> Any:
+        return functools.reduce(lambda part, name: getattr(part, name, None), key.split("."), run)
+
     return {
-        key: what
-        for key, what in table.needs.items()
-        if any(get_run_value(entry.run, key) is None for entry in runs)
+        key: meaning
+        for key, meaning in table.needs.items()
+        if any(get_value(entry.run, key) is None for entry in runs)
     }
-
-
-def get_run_value(run: Any, key: str) -> Any:
-    """A run's value under a dotted key; None where there is none."""
-    for part in key.split("."):
-        run = getattr(run, part, None)
-    return run

@@ -38,7 +38,7 @@ def find_pareto_front(
 
 
 def sort_known_values(values: Sequence[float | None]) -> np.ndarray:
-    """The values that are there, sorted; infinite ones are."""
+    """The values that are known, sorted; infinite ones are."""
     return np.sort([v for v in values if v is not None and not math.isnan(v)])
 
 
@@ -57,9 +57,9 @@ def locate_ks_distance(
         (distance in 0..1, value), or None where a side has no values. Of several values with
         the same distance it is the lowest.
     """
-    at = np.union1d(sort_known_values(first), sort_known_values(second))
     if not len(sort_known_values(first)) or not len(sort_known_values(second)):
         return None
+    at = np.union1d(sort_known_values(first), sort_known_values(second))
     # rounded: gaps that are the same in exact arithmetic count as the same
     gaps = np.round(np.abs(compute_ecdf(first, at) - compute_ecdf(second, at)), 12)
     return float(gaps.max()), float(at[gaps.argmax()])

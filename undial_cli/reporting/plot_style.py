@@ -1,17 +1,26 @@
-"""How figures look and are stored: colours, markers, line styles, a blank figure, PNG and SVG.
+"""How plots look and are stored: colours, markers, line styles, axes, legend, PNG and SVG.
 
-Imports matplotlib inside functions, and never its global state of open figures. Knows no metric.
+Imports matplotlib inside functions, and never its global state of open figures. Knows no run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from undial_cli.evaluation.figures import (
+    find_better_direction,
+    find_figure_title,
+    is_logarithmic_figure,
+)
+from undial_cli.reporting.text import parse_number
 from undial_cli.system.files import write_whole_bytes, write_whole_text
 
 if TYPE_CHECKING:
@@ -28,27 +37,40 @@ DASHES: tuple[Any, ...] = (
     (0, (6, 1.5, 1.2, 1.5)),
     (0, (3, 1, 1, 1, 1, 1)),
 )
+# Of the target and the retain model, which are no series.
+MARK_DASHES = ((0, (7, 2)), (0, (2, 2)), (0, (7, 2, 2, 2)))
+MARK_MARKERS = ("*", "X", "P")
 INK, FAINT, PAPER = "#1b1b1f", "#8a8a93", "#ffffff"
 PAGE_WIDTH = 6.5  # inches: the text width of a paper
 STYLE_SHEET = Path(__file__).parent / "templates" / "figures.mplstyle"
 
 
-def choose_line_styles(labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Colour, marker and dash of several series: no two of the first 77 share the first two.
+# Figures of the target and the retain model: {"retain model": {metric: value}, ...}.
+Marks = Mapping[str, Mapping[str, "float | None"]]
+
+
+def choose_line_styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dash of each series: no two of the first 77 share the first two.
 
     Where several labels begin alike ("npo, ...") they share a colour, and differ in their dash.
     """
     leads = [label.split(", ")[0] for label in labels]
     groups = list(dict.fromkeys(leads))
     alone = len(groups) in (1, len(labels))
-    return [
-        {
+    return {
+        label: {
             "color": COLOURS[(number if alone else groups.index(lead)) % len(COLOURS)],
             "marker": MARKERS[number % len(MARKERS)],
             "ls": DASHES[(number if alone else leads[:number].count(lead)) % len(DASHES)],
         }
-        for number, lead in enumerate(leads)
-    ]
+        for number, (label, lead) in enumerate(zip(labels, leads, strict=True))
+    }
+
+
+def to_float_array(values: Sequence[Any]) -> np.ndarray:
+    """Values with NaN for what is missing, infinite or no number."""
+    numbers = map(parse_number, values)
+    return np.array([math.nan if number is None else number for number in numbers])
 
 
 @contextlib.contextmanager
@@ -67,7 +89,7 @@ def make_blank_figure(width: float, height: float, **grid: Any) -> tuple[Figure,
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)  # without pyplot, which would keep every figure of a process
     return figure, list(figure.subplots(squeeze=False, **grid).flat)
 
 
@@ -77,14 +99,32 @@ def escape_label(text: str) -> str:
     return f" {line}" if line.startswith("_") else line
 
 
+def make_axis_title(name: str, better: str = "") -> str:
+    """A metric in words, with the direction that is better."""
+    way = better or find_better_direction(name)
+    return escape_label(find_figure_title(name) + (f"  ({way} is better)" if way else ""))
+
+
+def has_log_axis(name: str, values: Sequence[float]) -> bool:
+    """Whether a metric that asks for a logarithmic axis can have one."""
+    return is_logarithmic_figure(name) and min(values, default=0) > 0
+
+
+def draw_no_values(axes: Axes) -> None:
+    """Say in a panel that there is nothing to draw."""
+    centred = {"ha": "center", "va": "center", "transform": axes.transAxes}
+    axes.text(0.5, 0.5, "no values", color=FAINT, **centred)
+
+
 def add_legend(figure: Figure, handles: Mapping[str, Any]) -> None:
     """A legend below the panels, for which the figure grows."""
     if not handles:
         return
-    columns = max(1, min(len(handles), 5, int(PAGE_WIDTH * 16 / (max(map(len, handles)) + 8))))
+    longest = max(map(len, handles))
+    columns = max(1, min(len(handles), 5, int(PAGE_WIDTH * 16 / (longest + 8))))
     figure.set_figheight(figure.get_figheight() + 0.15 * -(-len(handles) // columns))
-    figure.legend(list(handles.values()), list(map(escape_label, handles)), loc="outside lower center",
-                  ncols=columns)  # fmt: skip
+    labels = list(map(escape_label, handles))
+    figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=columns)
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:

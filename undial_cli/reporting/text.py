@@ -1,7 +1,6 @@
-"""Settings in words, the sets of figures, and figures as text.
+"""Figures, settings, times and sets as text. Knows no run.
 
-Titles and directions of metrics are the catalog's. A name it does not know is shown as it is
-written. Knows no run.
+Titles and directions of metrics are the catalog's (evaluation/figures.py).
 """
 
 from __future__ import annotations
@@ -30,46 +29,42 @@ SETTING_TITLES = {
 
 def get_set_title(name: str) -> str:
     """The set that a figure is shown with, in words; "" of a joint figure or another set."""
-    found = re.match(rf"(request_\d+|{'|'.join(SHOWN_SETS)})_", name)
-    return found[1].replace("_", " ") if found and name not in METRICS else ""
+    match = re.match(rf"(request_\d+|{'|'.join(SHOWN_SETS)})_", name)
+    # forget_quality is no figure of the forget set alone
+    return match[1].replace("_", " ") if match and name not in METRICS else ""
 
 
 def parse_first_number(name: str) -> int:
     """The first number in a name, 0 where there is none: request_10_rouge is 10."""
-    found = re.search(r"\d+", name)
-    return int(found[0]) if found else 0
+    match = re.search(r"\d+", name)
+    return int(match[0]) if match else 0
 
 
-def name_setting(name: str) -> str:
+def name_setting(key: str) -> str:
     """A config key in words, for labels: its last part, or the group it names."""
-    return SETTING_TITLES.get(name) or name.split(".")[-1].replace("_", " ")
-
-
-def is_finite_number(value: Any) -> bool:
-    """Whether a value is a finite number (true and false are none)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return SETTING_TITLES.get(key) or key.split(".")[-1].replace("_", " ")
 
 
 def parse_number(value: Any) -> float | None:
-    """A finite number, read from text where it is one ("1e-4", 3); None for all else."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    return float(value) if is_finite_number(value) else None
+    """A finite number, also one that a text holds ("1e-4"); None for all else, as true and NaN."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def format_figure(value: Any) -> str:
     """A figure of a table as text; "–" where there is none."""
-    found = parse_number(value)
-    if found is None:
+    number = parse_number(value)
+    if number is None:
         return "–"
-    if found and (abs(found) < 1e-3 or abs(found) >= 1e5):
-        text = f"{found:.2e}"
+    size = abs(number)
+    if number and (size < 1e-3 or size >= 1e5):
+        text = f"{number:.2e}"
     else:
-        text = f"{found:.1f}" if abs(found) >= 100 else f"{found:.3f}"
-    return text.replace("-", "−", 1) if found < 0 else text
+        text = f"{number:.1f}" if size >= 100 else f"{number:.3f}"
+    return text.replace("-", "−", 1) if number < 0 else text
 
 
 def format_gap(value: float | None) -> str:
@@ -81,7 +76,7 @@ def format_gap(value: float | None) -> str:
 
 
 def capitalise_first(text: str) -> str:
-    """A text with its first letter large."""
+    """A text with its first letter large; str.capitalize would make the others small."""
     return text[:1].upper() + text[1:]
 
 
@@ -94,18 +89,18 @@ def format_setting_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(format_setting_value, value)) + "]"
     if isinstance(value, float) and math.isfinite(value):
-        text = f"{value:.6g}"
         if value and (abs(value) < 1e-2 or abs(value) >= 1e6):
-            text = re.sub(r"\.?0*e([+-])0*(\d+)", r"e\1\2", f"{value:.5e}").replace("e+", "e")
-        return text
+            # Python writes 1.00000e-04, a person 1e-4
+            return re.sub(r"\.?0*e([+-])0*(\d+)", r"e\1\2", f"{value:.5e}").replace("e+", "e")
+        return f"{value:.6g}"
     return str(value)
 
 
 def format_run_time(value: Any) -> str:
-    """A time as text, to about two digits."""
-    found = parse_number(value)
-    if found is None:
+    """Seconds as text, to about two digits."""
+    seconds = parse_number(value)
+    if seconds is None:
         return "–"
-    if found < 100:
-        return f"{found:.1f} s" if found < 10 else f"{found:.0f} s"
-    return f"{found / 60:.0f} min" if found < 6000 else f"{found / 3600:.1f} h"
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

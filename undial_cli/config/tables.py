@@ -1,17 +1,14 @@
 """What a table of configs/table/ holds: runs as rows, metrics as columns, published figures.
 
-The one source of types and ranges of `undial reproduce`. Imports neither torch nor hydra, and does
-not know how a table is filled.
+The one source of types and ranges of `undial reproduce`. Imports neither torch nor hydra; knows no
+metric (tables/load.py fills in the titles that follow from one) and not how a table is filled.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from undial_cli.config.fields import group, key
-from undial_cli.evaluation.figures import find_better_direction, find_figure_title
-from undial_cli.planning.estimate import CostConfig
 
 BETTER_WAYS = ("lower", "higher", "zero", "retain", "none")
 
@@ -35,12 +32,6 @@ class ColumnConfig:
     )
     step: int | None = key(None, "figure on the way, at this optimiser step", minimum=1)
     request: int | None = key(None, "figure after this sequential request; 0: before", minimum=0)
-
-    def __post_init__(self) -> None:
-        metric = self.metric[0] if self.metric else ""
-        self.title = self.title or self.name or find_figure_title(metric)
-        self.name = self.name or metric
-        self.better = self.better or find_better_direction(metric) or "none"
 
 
 @dataclass
@@ -106,6 +97,20 @@ class PlotConfig:
 
 
 @dataclass
+class CostConfig:
+    """Facts for an estimate of training, used where no run of the table is done yet."""
+
+    parameters: dict[str, float] = key({}, "parameters of each model, by name; '*': any other")
+    tokens: dict[str, float] = key({}, "tokens of an epoch, by forget split; '*': any other")
+    device: str = key("", "the device that the hours are given for")
+    tflops: float = key(0.0, "its peak, 1e12 operations per second", minimum=0)
+    share: float = key(0.4, "share of the peak that training reaches", above=0, maximum=1)
+    seconds: float = key(0.0, "measured seconds of one run, evaluation included", minimum=0)
+    measured: str = key("", "where that was measured")
+    source: str = key("", "where the facts are from")
+
+
+@dataclass
 class TableConfig:
     """A table."""
 
@@ -135,11 +140,3 @@ class ReproduceConfig:
     rows: list[str] = key([], "rows or sections to run and show; []: all")
     seeds: list[int] = key([], "[]: the table's")
     output_dir: str = key("outputs", "where run folders and reproduce/NAME go")
-
-
-TABLE_COMMAND_KEYS: tuple[str, ...] = ("table", "plan", "rows", "seeds", "output_dir")
-
-
-def list_labels(items: list[Any]) -> list[str]:
-    """The labels of rows or column groups."""
-    return [item.label for item in items]

@@ -1,4 +1,4 @@
-"""How far a figure carries, as text: marks, n and intervals, and what has to be said of results.
+"""What has to be said of figures: where they carry little, their n and intervals, what is missing.
 
 Reads results.json, also of another shape or of before it held any of this. Knows no table.
 """
@@ -6,12 +6,13 @@ Reads results.json, also of another shape or of before it held any of this. Know
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from undial_cli.config.suites import guess_role
 from undial_cli.evaluation.joint import FEWEST_SAMPLES
-from undial_cli.reporting.collect import get_part
+from undial_cli.reporting.collect import RunRecord, get_part
+from undial_cli.reporting.text import capitalise_first
 
 # Fewer subjects than this give no interval that can be trusted.
 FEWEST_SUBJECTS = 5
@@ -19,10 +20,14 @@ FEWEST_SUBJECTS = 5
 WIDE_INTERVAL = 0.3
 WEAK_MARK = "*"
 WEAK_LEGEND = (
-    f"{WEAK_MARK} too little to conclude from: fewer than {FEWEST_SAMPLES} samples or {FEWEST_SUBJECTS} "
-    f"subjects, or an interval wider than {WIDE_INTERVAL} of the scale"
+    f"{WEAK_MARK} too little to conclude from: fewer than {FEWEST_SAMPLES} samples or "
+    f"{FEWEST_SUBJECTS} subjects, or an interval wider than {WIDE_INTERVAL} of the scale"
 )
 QUALITY_METRIC = "forget_quality"
+NO_RETAIN_NOTE = (
+    "No retain model: whether the model now behaves as if it had never seen the forget set cannot "
+    "be concluded; a low score may also mean that it was damaged."
+)
 
 ReadResults = Mapping[str, Any]
 FigureStatistics = Mapping[str, Any]
@@ -43,7 +48,7 @@ def is_weak_figure(name: str, statistic: FigureStatistics | None) -> bool:
     if statistic.get("subjects", math.inf) < FEWEST_SUBJECTS:
         return True
     bounds = statistic.get("interval")
-    if not bounds or name == QUALITY_METRIC:
+    if not bounds or name == QUALITY_METRIC:  # a p-value; its D says how far it carries
         return False
     scale = 100 if name == "privleak" else 1
     on_scale = name == "privleak" or max(map(abs, bounds)) <= 1  # a perplexity is on none
@@ -62,7 +67,7 @@ def mark_weak_figure(text: str, name: str, statistic: FigureStatistics | None) -
 
 
 def format_interval(statistic: FigureStatistics | None, key: str = "interval") -> str:
-    """The interval as text; "–" where there is none."""
+    """An interval as text; "–" where there is none."""
     bounds = (statistic or {}).get(key)
     return f"[{bounds[0]:.3g}, {bounds[1]:.3g}]" if bounds else "–"
 
@@ -99,20 +104,21 @@ def state_damage(results: ReadResults) -> str:
     if not isinstance(sentences, list) or not sentences:
         return ""
     quality = get_part(results, "metrics").get(QUALITY_METRIC)
+    # a ruined model is as unlike the target as one that never saw the forget set
     success = f"; its forget_quality of {quality:.2e} is no success" if quality is not None else ""
     return f"damaged: {'; '.join(map(str, sentences))}{success}"
 
 
 def list_missing_metrics(results: ReadResults) -> list[str]:
     """Metrics that are missing, a line for each reason."""
-    names: dict[str, list[str]] = {}
+    metrics_by_reason: dict[str, list[str]] = {}
     for name, reason in get_part(results, "missing").items():
-        names.setdefault(str(reason), []).append(name)
-    return [f"{', '.join(metrics)}: {reason}" for reason, metrics in names.items()]
+        metrics_by_reason.setdefault(str(reason), []).append(name)
+    return [f"{', '.join(metrics)}: {reason}" for reason, metrics in metrics_by_reason.items()]
 
 
 def list_remarks(results: ReadResults) -> list[str]:
-    """What has to be known of figures that are there, and of rows that were cut or skipped."""
+    """What has to be known of figures that were measured, and of rows that were cut or skipped."""
     lines = [f"{name}: {text}" for name, text in get_part(results, "notes").items()]
     for set_name, counts in get_part(results, "rows").items():
         if not isinstance(counts, dict):
@@ -126,3 +132,22 @@ def list_remarks(results: ReadResults) -> list[str]:
         if more or scored < read:
             lines.append(f"{set_name}: {read} rows read, {scored} scored{''.join(more)}")
     return lines
+
+
+def list_run_notes(runs: Sequence[RunRecord]) -> list[str]:
+    """What a reader must know of runs, each line once; files that could not be read too."""
+    labels_by_line: dict[str, list[str]] = {}
+    for run in runs:
+        lines = [capitalise_first(state_damage(run.results))]
+        lines += [f"Missing: {line}" for line in list_missing_metrics(run.results)]
+        lines += list_remarks(run.results)
+        if any(is_weak_figure(n, s) for n, s in get_statistics(run.results).items()):
+            lines.append(WEAK_LEGEND)
+        if run.figures() and not run.figures("reference") and run.command != "finetune":
+            lines.append(NO_RETAIN_NOTE)
+        for line in filter(None, [*lines, *run.problems]):
+            labels_by_line.setdefault(line, []).append(run.label)
+    return [
+        line if len(labels) == len(runs) else f"{line} ({'; '.join(labels)})"
+        for line, labels in labels_by_line.items()
+    ]
