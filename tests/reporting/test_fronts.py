@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from undial_cli.reporting.plot_fronts import (
+from undial_cli.reporting.plots import (
     compute_ecdf,
     find_pareto_front,
     locate_ks_distance,

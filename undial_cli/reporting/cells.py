@@ -1,4 +1,4 @@
-"""Every table of the report as a Sheet: figures, intervals, samples, settings, environments.
+"""What is shown of runs, as Sheets: figures of their models, intervals, samples, settings.
 
 The page and the Markdown files show the same cells. Knows collected runs, no markup.
 """
@@ -6,22 +6,15 @@ The page and the Markdown files show the same cells. Knows collected runs, no ma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from undial_cli.config.suites import FORGET
+from undial_cli.config.suites import FORGET, guess_role
 from undial_cli.evaluation.figures import MAIN_FIGURES, find_better_direction, find_figure_title
 from undial_cli.reporting import notes
-from undial_cli.reporting.collect import RunRecord, flatten_settings, get_part
+from undial_cli.reporting.collect import RunRecord, flatten_settings, get_part, list_request_figures
 from undial_cli.reporting.labels import KEYS_NOT_COMPARED, format_typed_value, serialise_value
-from undial_cli.reporting.model_figures import (
-    ModelFigures,
-    choose_metric_pairs,
-    find_shared_figures,
-    list_metric_names,
-    list_model_figures,
-    subtract_figures,
-)
-from undial_cli.reporting.samples import TEXT_TITLES
+from undial_cli.reporting.samples import TEXT_TITLES, list_text_keys
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_text_sheet
 from undial_cli.reporting.text import (
     format_figure,
@@ -36,9 +29,90 @@ from undial_cli.reporting.text import (
 MOST_MAIN_METRICS = 7
 MOST_EXAMPLES, MOST_LETTERS_OF_EXAMPLE = 5, 400
 MOST_HEADLINES = 4
+# Pairs of a forget and a retain score, the most telling first.
+FORGET_RETAIN_PAIRS = (
+    ("forget_rouge", "retain_rouge"),
+    ("forget_quality", "model_utility"),
+    ("forget_knowmem_rouge", "retain_knowmem_rouge"),
+    ("forget_el_3", "mauve"),
+    ("forget_el_10", "retain_rouge"),
+    ("forget_probability", "retain_probability"),
+    ("forget_verbmem_rouge", "retain_knowmem_rouge"),
+    ("forget_probability", "model_utility"),
+)
+SHARED_MODELS = {"target": "target", "reference": "retain model"}
 HEADLINE_METRICS = ("model_utility", "forget_quality", "privleak")
 # The headlines of sequential requests, which have no figure of the forget set as a whole.
 REQUEST_HEADLINES = ("request_1_rouge", "request_1_probability", "retain_rouge")
+
+
+@dataclass
+class ModelFigures:
+    """A model's figures, and n and intervals of them, by metric."""
+
+    title: str
+    figures: dict[str, Any]
+    statistics: dict[str, notes.FigureStatistics] = field(default_factory=dict)
+
+
+def list_model_figures(command: str, results: notes.ReadResults) -> list[ModelFigures]:
+    """The models whose figures stand next to each other, in the order in which they were made."""
+
+    def read(title: str, part: str, statistics: str) -> ModelFigures:
+        return ModelFigures(
+            title, get_part(results, part), notes.get_statistics(results, statistics)
+        )
+
+    alone = command in ("evaluate", "finetune")  # no model of before and after
+    start = read("target" if alone else "before", "target", "target")
+    after_requests = list_request_figures(results)
+    if after_requests:
+        start.title = "start"
+        models = [ModelFigures(f"after {n}", f) for n, f in enumerate(after_requests, 1)]
+        # the statistics of results.json are those of its last state
+        models[-1].statistics = notes.get_statistics(results)
+    else:
+        models = [read("model" if alone else "after", "metrics", "")]
+    if after_requests or start.figures or not alone:
+        models.insert(0, start)
+    retain_model = read("retain model", "reference", "reference")
+    return [*models, retain_model] if retain_model.figures else models
+
+
+def find_shared_figures(of_runs: Sequence[notes.ReadResults]) -> dict[str, dict[str, Any]]:
+    """The target's and the retain model's figures, where all results that have them agree."""
+    shared = {}
+    for name, title in SHARED_MODELS.items():
+        known = [figures for results in of_runs if (figures := get_part(results, name))]
+        if known and all(figures == known[0] for figures in known):
+            shared[title] = known[0]
+    return shared
+
+
+def list_metric_names(run: RunRecord) -> list[str]:
+    """The metrics of a run in their order: those of its sets, then the joint ones."""
+    return list(run.figures() or run.figures("target") or run.figures("reference"))
+
+
+def choose_metric_pairs(metrics: set[str]) -> list[tuple[str, str]]:
+    """The pairs of a forget and a retain score of which both were measured."""
+    return [pair for pair in FORGET_RETAIN_PAIRS if set(pair) <= metrics]
+
+
+def subtract_figures(ours: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+    """Figures less another model's, where both are known."""
+    pairs = {n: (parse_number(value), parse_number(other.get(n))) for n, value in ours.items()}
+    return {n: a - b for n, (a, b) in pairs.items() if a is not None and b is not None}
+
+
+def format_marked_figure(name: str, model: ModelFigures) -> str:
+    """A figure as the screen and the model card show it, marked where it is weak."""
+    value = model.figures.get(name)
+    if value is None:
+        return "-"
+    # a p-value may have many zeros
+    text = f"{value:.2e}" if name == notes.QUALITY_METRIC else f"{value:.3f}"
+    return notes.mark_weak_figure(text, name, model.statistics.get(name))
 
 
 def make_figure_cell(name: str, model: ModelFigures) -> Cell:
@@ -49,7 +123,6 @@ def make_figure_cell(name: str, model: ModelFigures) -> Cell:
 
 
 def describe_direction(name: str, run: RunRecord) -> str:
-    """Which way of a metric is better, as the note below its title."""
     direction = find_better_direction(name, get_part(run.results, "roles"))
     return f"{direction} is better" if direction else ""
 
@@ -151,21 +224,19 @@ def make_comparison_sheet(runs: Sequence[RunRecord], keys: Sequence[str]) -> She
 
 
 def make_unfinished_sheet(runs: Sequence[RunRecord]) -> Sheet:
-    """Every run that is not done, with its status and reason."""
-    rows = [
-        (run.label, run.status, run.reason or "no reason is noted")
-        for run in runs
-        if run.status != "done"
-    ]
+    unfinished = [run for run in runs if run.status != "done"]
+    rows = [(run.label, run.status, run.reason or "no reason is noted") for run in unfinished]
     return make_text_sheet(["run", "status", "reason"], rows)
 
 
 def choose_answered_samples(run: RunRecord, count: int) -> list[dict[str, Any]]:
     """A few samples of the forget set with their answers, spread over it."""
+    roles = get_part(run.results, "roles")
     asked = [
         sample
         for sample in run.samples
-        if notes.get_set_role(run.results, str(sample["set"])) == FORGET
+        # results of before do not say what a set was for
+        if (roles.get(str(sample["set"])) or guess_role(str(sample["set"]))) == FORGET
         and isinstance(sample.get("generation"), str)
     ]
     return asked[:: max(1, len(asked) // count)][:count]
@@ -174,7 +245,7 @@ def choose_answered_samples(run: RunRecord, count: int) -> list[dict[str, Any]]:
 def make_examples_sheet(run: RunRecord) -> Sheet:
     """A few samples with their answers, where text was stored."""
     samples = choose_answered_samples(run, MOST_EXAMPLES)
-    keys = [key for key in TEXT_TITLES if any(isinstance(s.get(key), str) for s in samples)]
+    keys = list_text_keys(samples)
     rows = [
         [shorten_text(sample.get(key) or "–", MOST_LETTERS_OF_EXAMPLE) for key in keys]
         for sample in samples

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from undial_cli.evaluation.figures import find_better_direction, find_figure_title
 from undial_cli.reporting import plot_lines, plots
+from undial_cli.reporting.cells import choose_metric_pairs, find_shared_figures
 from undial_cli.reporting.collect import RunRecord, get_part, list_request_figures
 from undial_cli.reporting.labels import SEED_KEY, describe_values, find_swept_numbers
-from undial_cli.reporting.model_figures import choose_metric_pairs, find_shared_figures
 from undial_cli.reporting.plot_style import to_float_array
 from undial_cli.reporting.text import (
     capitalise_first,
@@ -55,13 +55,8 @@ class ReportPlot:
 
 def choose_plots(runs: list[RunRecord], keys: list[str]) -> list[ReportPlot]:
     """The plots of a report, in the order in which they are shown."""
-    return [
-        *choose_trade_offs(runs),
-        *choose_heat_maps(runs, keys),
-        *choose_dynamics(runs),
-        *choose_spreads(runs),
-        *choose_request_plots(runs),
-    ]
+    over_runs = [*choose_trade_offs(runs), *choose_heat_maps(runs, keys)]
+    return [*over_runs, *choose_dynamics(runs), *choose_spreads(runs), *choose_request_plots(runs)]
 
 
 def capitalise_metric(name: str) -> str:
@@ -70,7 +65,6 @@ def capitalise_metric(name: str) -> str:
 
 
 def choose_trade_offs(runs: list[RunRecord]) -> Iterator[ReportPlot]:
-    """Forget against retain scores over runs."""
     evaluated = [run for run in runs if run.figures()]
     if len(evaluated) < 2:
         return
@@ -121,7 +115,6 @@ def choose_heat_maps(runs: list[RunRecord], keys: list[str]) -> Iterator[ReportP
 
 
 def average_over_runs(runs: list[RunRecord] | None, name: str) -> float | None:
-    """The mean of a metric over the runs that have it."""
     values = [v for run in runs or () if (v := parse_number(run.figures().get(name))) is not None]
     return statistics.fmean(values) if values else None
 

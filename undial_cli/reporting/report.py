@@ -19,7 +19,6 @@ from undial_cli.reporting.plot_choice import choose_plots
 from undial_cli.reporting.plot_style import save_figure
 from undial_cli.system.files import write_whole_text
 
-REPORT_KEYS = ("output",)
 DEFAULT_REPORT_FOLDER = Path("outputs") / "report"
 
 
@@ -56,8 +55,8 @@ def parse_report_words(words: list[str]) -> tuple[list[Path], Path]:
         if word.startswith("-"):
             raise UserError(f"{word}: report takes no flags, only paths and output=FOLDER")
         if given and not path.exists():
-            if key not in REPORT_KEYS:
-                raise bad_value("key", key, REPORT_KEYS)
+            if key != "output":
+                raise bad_value("key", key, ["output"])
             if not value:
                 raise UserError("output=: expected a folder after it")
             output = value

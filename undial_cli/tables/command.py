@@ -114,7 +114,6 @@ def show_table_plan(
 
 
 def show_table(filled: FilledTable) -> None:
-    """Print ours beside the published figures, and what has to be said of them."""
     for sheet in render.make_table_sheets(filled):
         ui.say(make_screen_table(sheet))
     for style, note in render.list_table_notes(filled):

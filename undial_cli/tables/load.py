@@ -106,7 +106,13 @@ def complete_table(table: TableConfig) -> None:
     if not (table.columns and table.rows and table.seeds):
         raise UserError("table: it needs columns, rows and seeds")
     for column in table.columns:
-        check_table_column(column)
+        if not column.name or not column.metric:
+            raise UserError("table.columns: each needs a name and a metric")
+        try:
+            format(0.5, column.format)
+        except ValueError as error:
+            where = f"table.columns[{column.name}].format"
+            raise bad_value(where, column.format, "a format such as .3f or .2e") from error
     for where, name, allowed in list_references(table):
         if name not in allowed:
             nearest = suggest_nearest(name, allowed)
@@ -121,18 +127,6 @@ def complete_column(column: ColumnConfig) -> None:
     column.title = column.title or column.name or find_figure_title(metric)
     column.name = column.name or metric
     column.better = column.better or find_better_direction(metric) or "none"
-
-
-def check_table_column(column: ColumnConfig) -> None:
-    """Raise UserError for a column without a name or metric, or with a wrong format."""
-    if not column.name or not column.metric:
-        raise UserError("table.columns: each needs a name and a metric")
-    try:
-        format(0.5, column.format)
-    except ValueError as error:
-        raise bad_value(
-            f"table.columns[{column.name}].format", column.format, "a format such as .3f or .2e"
-        ) from error
 
 
 def list_references(table: TableConfig) -> Iterator[tuple[str, str, Collection[str]]]:

@@ -28,7 +28,6 @@ class TableLine:
 
     @property
     def name(self) -> str:
-        """What notes call it."""
         return f"{self.section}: {self.row.label}" if self.section else self.row.label
 
 
@@ -52,7 +51,6 @@ class TableRun:
 
     @property
     def label(self) -> str:
-        """Its name among the table's runs."""
         return f"{self.position}, seed {self.seed}"
 
     @property
@@ -122,6 +120,8 @@ def compose_table_runs(
         UserError: an override is wrong.
     """
     table = asked.table
+    # quoted as Hydra reads it, whatever is in a path
+    output = "'" + asked.output_dir.replace("\\", "\\\\").replace("'", "\\'") + "'"
     runs: list[TableRun] = []
     for line in (line for line in lines if not line.row.of):
         for group in table.across or [AcrossConfig()]:
@@ -129,7 +129,7 @@ def compose_table_runs(
                 continue
             overrides = [*table.overrides, *table.sections.get(line.section, [])]
             overrides += [*group.overrides, *line.row.overrides, *words]
-            overrides.append(f"output_dir={quote_for_hydra(asked.output_dir)}")
+            overrides.append(f"output_dir={output}")
             for seed in asked.seeds or table.seeds:
                 wanted = keep_last_words([*overrides, f"seed={seed}"])
                 run = compose_run(line.row.command or table.command, wanted, folder)
@@ -147,11 +147,6 @@ def keep_last_words(words: list[str]) -> list[str]:
         last.pop(key, None)  # its position is that of the last one too
         last[key] = word
     return list(last.values())
-
-
-def quote_for_hydra(text: str) -> str:
-    """A text as Hydra takes it on the command line, whatever it holds."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def find_lacking_keys(table: TableConfig, runs: list[TableRun]) -> dict[str, str]:
