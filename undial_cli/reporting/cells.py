@@ -11,20 +11,12 @@ from typing import Any
 
 from undial_cli.config.suites import FORGET, guess_role
 from undial_cli.evaluation.figures import MAIN_FIGURES, find_better_direction, find_figure_title
-from undial_cli.reporting import notes
+from undial_cli.reporting import notes, text
 from undial_cli.reporting.collect import RunRecord, flatten_settings, get_part, list_request_figures
 from undial_cli.reporting.labels import KEYS_NOT_COMPARED, format_typed_value, serialise_value
 from undial_cli.reporting.samples import TEXT_TITLES, list_text_keys
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_text_sheet
-from undial_cli.reporting.text import (
-    format_figure,
-    format_gap,
-    format_run_time,
-    format_setting_value,
-    get_set_title,
-    name_setting,
-    parse_number,
-)
+from undial_cli.reporting.text import parse_number
 
 MOST_MAIN_METRICS = 7
 MOST_EXAMPLES, MOST_LETTERS_OF_EXAMPLE = 5, 400
@@ -111,15 +103,15 @@ def format_marked_figure(name: str, model: ModelFigures) -> str:
     if value is None:
         return "-"
     # a p-value may have many zeros
-    text = f"{value:.2e}" if name == notes.QUALITY_METRIC else f"{value:.3f}"
-    return notes.mark_weak_figure(text, name, model.statistics.get(name))
+    figure = f"{value:.2e}" if name == notes.QUALITY_METRIC else f"{value:.3f}"
+    return notes.mark_weak_figure(figure, name, model.statistics.get(name))
 
 
 def make_figure_cell(name: str, model: ModelFigures) -> Cell:
     """A figure as a cell, marked where its statistics say that it carries nothing."""
     value = model.figures.get(name)
-    text = notes.mark_weak_figure(format_figure(value), name, model.statistics.get(name))
-    return Cell(text, parse_number(value))
+    figure = notes.mark_weak_figure(text.format_figure(value), name, model.statistics.get(name))
+    return Cell(figure, parse_number(value))
 
 
 def describe_direction(name: str, run: RunRecord) -> str:
@@ -143,11 +135,11 @@ def make_run_sheet(run: RunRecord) -> Sheet:
         columns.append(Column(f"{ours.title} − {other.title}"))
     rows = []
     for name in list_metric_names(run):
-        group = get_set_title(name) or "joint"
+        group = text.get_set_title(name) or "joint"
         cells = [Cell(find_figure_title(name).removeprefix(f"{group} "))]
         cells += [make_figure_cell(name, model) for model in models]
         if compared:
-            cells.append(Cell(format_gap(gaps.get(name)), gaps.get(name)))
+            cells.append(Cell(text.format_gap(gaps.get(name)), gaps.get(name)))
         rows.append(SheetRow(cells, group, describe_direction(name, run), name))
     groups = list(dict.fromkeys(row.group for row in rows))
     return Sheet("", columns, sorted(rows, key=lambda row: groups.index(row.group)))
@@ -184,7 +176,7 @@ def choose_headlines(run: RunRecord) -> list[list[str]]:
     names = [name for name in wanted if parse_number(after.get(name)) is not None]
     models = [run.figures("target"), after, run.figures("reference")]
     return [
-        [find_figure_title(name), *(format_figure(figures.get(name)) for figures in models)]
+        [find_figure_title(name), *(text.format_figure(figures.get(name)) for figures in models)]
         for name in names[:MOST_HEADLINES]
     ]
 
@@ -199,7 +191,8 @@ def make_comparison_sheet(runs: Sequence[RunRecord], keys: Sequence[str]) -> She
     main = main[:MOST_MAIN_METRICS]
     metrics = list(dict.fromkeys([*main, *measured]))
     columns = [
-        Column(name_setting(key), parse_number(runs[0].values.get(key)) is not None) for key in keys
+        Column(text.name_setting(key), parse_number(runs[0].values.get(key)) is not None)
+        for key in keys
     ] or [Column("run", numeric=False)]
     columns += [Column("status", numeric=False), Column("time")]
     lead = len(columns)
@@ -216,7 +209,7 @@ def make_comparison_sheet(runs: Sequence[RunRecord], keys: Sequence[str]) -> She
         values = [run.values.get(key, "–") for key in keys]
         cells = [Cell(format_typed_value(value), parse_number(value)) for value in values]
         cells = cells or [Cell(run.label)]
-        cells += [Cell(run.status), Cell(format_run_time(run.seconds), run.seconds)]
+        cells += [Cell(run.status), Cell(text.format_run_time(run.seconds), run.seconds)]
         model = ModelFigures("", run.figures(), notes.get_statistics(run.results))
         cells += [make_figure_cell(name, model) for name in metrics]
         rows.append(SheetRow(cells, hint=run.label))
@@ -253,16 +246,22 @@ def make_examples_sheet(run: RunRecord) -> Sheet:
     return make_text_sheet([TEXT_TITLES[key] for key in keys], rows)
 
 
-def shorten_text(text: str, most: int) -> str:
+def shorten_text(whole: str, most: int) -> str:
     """A text that fits a cell or panel; samples.jsonl has the whole."""
-    return text if len(text) <= most else f"{text[:most]} ..."
+    return whole if len(whole) <= most else f"{whole[:most]} ..."
 
 
 def make_settings_sheet(runs: Sequence[RunRecord]) -> Sheet:
     """Every key that is not the same in all runs, with its value in each; none of a single run."""
     known = [run.settings for run in runs if run.settings]
     rows = [
-        [key, *(format_setting_value(r.settings[key]) if key in r.settings else "–" for r in runs)]
+        [
+            key,
+            *(
+                text.format_setting_value(r.settings[key]) if key in r.settings else "–"
+                for r in runs
+            ),
+        ]
         for key in dict.fromkeys(key for settings in known for key in settings)
         if key not in KEYS_NOT_COMPARED
         and len({serialise_value(settings.get(key)) for settings in known}) > 1
@@ -275,7 +274,7 @@ def make_environment_sheets(runs: Sequence[RunRecord]) -> list[Sheet]:
     labels_by_environment: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for run in runs:
         entries = flatten_settings({k: v for k, v in run.environment.items() if k != "seed"})
-        texts = tuple((key, format_setting_value(value)) for key, value in entries)
+        texts = tuple((key, text.format_setting_value(value)) for key, value in entries)
         if texts:
             labels_by_environment.setdefault(texts, []).append(run.label)
     several = len(labels_by_environment) > 1

@@ -174,7 +174,6 @@ def find_pareto_front(
     points all are kept. A point with a missing or infinite coordinate is on no front.
 
     Args:
-        points: (x, y) of each.
         better: `lower` or `higher`, for x and for y.
     """
     x_sign, y_sign = (1 if way == "lower" else -1 for way in better)

@@ -42,11 +42,7 @@ def run_report_command(words: list[str]) -> int:
 
 
 def parse_report_words(words: list[str]) -> tuple[list[Path], Path]:
-    """The paths and the output folder that the words name.
-
-    Raises:
-        UserError: a word is neither, or there is no path.
-    """
+    """The paths and the output folder that the words name."""
     paths: list[Path] = []
     output = ""
     for word in words:
@@ -82,14 +78,7 @@ def try_write_report(paths: list[Path], folder: Path) -> Path | None:
 
 
 def write_report(paths: list[Path], folder: Path) -> Path:
-    """Write the report of all runs at the paths.
-
-    Args:
-        paths: run folders, sweep folders (sweep.json), or folders with runs below them.
-        folder: where it goes; made if it is missing.
-
-    Returns:
-        The page.
+    """Write the report of all runs at the paths (run or sweep folders, or above); its page.
 
     Raises:
         UserError: there is no run at the paths.

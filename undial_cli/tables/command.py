@@ -29,10 +29,7 @@ EXIT_CODES = {DONE: 0, FAILED: 1, REFUSED: 2}
 
 
 def run_reproduce_command(words: list[str]) -> int:
-    """Do `undial reproduce WORDS`; returns the exit code.
-
-    0: every run of the table is done (or only the plan was asked for), 1: one failed, 2: one was
-    refused.
+    """Do `undial reproduce WORDS`; returns the exit code: 1 if a run failed, 2 if one was refused.
 
     Raises:
         UserError: a word is wrong; nothing has been run and nothing written.

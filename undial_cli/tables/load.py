@@ -95,14 +95,14 @@ def complete_table(table: TableConfig) -> None:
         for number, item in enumerate(getattr(table, kind)):
             for name, value, field in walk_fields(item, f"table.{kind}[{number}]."):
                 check_field_value(name, value, field)
-    for kind, names in (
-        ("columns", [column.name for column in table.columns]),
-        ("across", [group.label for group in table.across]),
-        ("rows", [f"{row.section}/{row.label}" for row in table.rows]),
-    ):
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(f"table.{kind}: {name.strip('/')} is there twice")
+    unique = {
+        "columns": [column.name for column in table.columns],
+        "across": [group.label for group in table.across],
+        "rows": [f"{row.section}/{row.label}".strip("/") for row in table.rows],
+    }
+    for kind, names in unique.items():
+        for name in (name for name in names if names.count(name) > 1):
+            raise UserError(f"table.{kind}: {name} is there twice")
     if not (table.columns and table.rows and table.seeds):
         raise UserError("table: it needs columns, rows and seeds")
     for column in table.columns:

@@ -117,11 +117,7 @@ def describe_tolerances(filled: FilledTable) -> str:
 
 
 def write_table_files(filled: FilledTable, folder: Path, words: list[str]) -> list[Path]:
-    """Write all files of a table into `folder`; returns them.
-
-    Args:
-        words: what the command was given beside table=NAME.
-    """
+    """Write all files of a table into `folder`; `words` are those of the command but table=NAME."""
     runs = [entry.record for entry in filled.runs]
     asked = [f"table={filled.name}", *words]
     texts = {

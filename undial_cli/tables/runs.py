@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 from undial_cli.config.schema import Run
 from undial_cli.config.tables import AcrossConfig, ReproduceConfig, RowConfig, TableConfig
@@ -119,10 +118,9 @@ def compose_table_runs(
     Raises:
         UserError: an override is wrong.
     """
-    table = asked.table
+    table, runs = asked.table, []
     # quoted as Hydra reads it, whatever is in a path
     output = "'" + asked.output_dir.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    runs: list[TableRun] = []
     for line in (line for line in lines if not line.row.of):
         for group in table.across or [AcrossConfig()]:
             if group.label and line.row.across and group.label not in line.row.across:
@@ -151,12 +149,11 @@ def keep_last_words(words: list[str]) -> list[str]:
 
 def find_lacking_keys(table: TableConfig, runs: list[TableRun]) -> dict[str, str]:
     """Keys that the user has to give and that some run lacks, with their meanings."""
-
-    def get_value(run: Any, key: str) -> Any:
-        return functools.reduce(lambda part, name: getattr(part, name, None), key.split("."), run)
-
-    return {
-        key: meaning
-        for key, meaning in table.needs.items()
-        if any(get_value(entry.run, key) is None for entry in runs)
-    }
+    lacking = {}
+    for key, meaning in table.needs.items():
+        for value in (entry.run for entry in runs):
+            for name in key.split("."):
+                value = getattr(value, name, None)
+            if value is None:
+                lacking[key] = meaning
+    return lacking
