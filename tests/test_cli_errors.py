@@ -16,7 +16,8 @@ from undial_cli.cli import run_command
 from undial_cli.config.schema import ModelConfig, Run
 from undial_cli.methods import METHODS
 from undial_cli.runs.checks import check_run_name
-from undial_cli.runs.compose import compose_run, dump_run_yaml
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.run_yaml import dump_run_yaml
 from undial_cli.system import processes
 from undial_cli.training.fit import check_untrained_base
 

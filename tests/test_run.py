@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
 from undial_cli.errors import UserError
-from undial_cli.runs.compose import load_run
+from undial_cli.runs.run_yaml import load_run
 from undial_cli.training import loop
 
 SHORT = [

@@ -65,8 +65,8 @@ def run_command(argv: list[str]) -> int:
     except KeyboardInterrupt:
         ui.print_error("interrupted; the same command goes on from the last saved step")
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # as of `undial ... | head`
+        sys.stderr.close()  # or Python complains of stdout when it exits
         return 1
     except Exception as error:
         reason = str(error).strip().splitlines()
@@ -145,25 +145,25 @@ def split_flags(rest: list[str]) -> tuple[dict[str, str], list[str]]:
 
 def repeat_run(command: str, flags: dict[str, str], overrides: list[str]) -> int:
     """`undial COMMAND --from run.yaml [key=value ...]`."""
-    from undial_cli.runs.compose import load_run
+    from undial_cli.runs.run_yaml import load_run
 
-    place = flags.pop("--from")
+    file = flags.pop("--from")
     if flags:
         raise UserError(f"{next(iter(flags))}: not possible together with --from")
-    run = load_run(place, overrides)
+    run = load_run(file, overrides)
     if run.model.trust_remote_code and "model.trust_remote_code=true" not in overrides:
         raise UserError(
-            f"--from {place}: model.trust_remote_code=true runs code that comes with "
+            f"--from {file}: model.trust_remote_code=true runs code that comes with "
             "the model and is not taken from a file; say it on the command line as well"
         )
     folder = run.eval.harness.include_path
     if folder is not None and f"eval.harness.include_path={folder}" not in overrides:
         raise UserError(
-            f"--from {place}: eval.harness.include_path={folder} may run code that its "
+            f"--from {file}: eval.harness.include_path={folder} may run code that its "
             "tasks name and is not taken from a file; say it on the command line as well"
         )
     if run.command != command:
-        raise UserError(f"--from {place}: it is a run of 'undial {run.command}'")
+        raise UserError(f"--from {file}: it is a run of 'undial {run.command}'")
     from undial_cli.pipeline import execute_run
 
     execute_run(run)
@@ -172,13 +172,13 @@ def repeat_run(command: str, flags: dict[str, str], overrides: list[str]) -> int
 
 def compose_and_execute(command: str, flags: dict[str, str], words: list[str]) -> int:
     """`undial COMMAND [group=option] [key=value ...] [flags]`: one run, or with --multirun many."""
-    if PRINTING_FLAGS & set(flags):
-        return show_config(command, flags, words)
-    for name in PRINT_MODIFIERS & set(flags):
-        raise UserError(f"{name}: only together with --cfg")
     folder = flags.get("--config-dir", flags.get("-cd"))
     if folder is not None and not os.path.isdir(folder):
         raise UserError(f"--config-dir {folder}: no such folder")
+    if PRINTING_FLAGS & set(flags):
+        return show_config(command, flags, words, folder)
+    for name in PRINT_MODIFIERS & set(flags):
+        raise UserError(f"{name}: only together with --cfg")
     if {"--multirun", "-m"} & set(flags):
         from undial_cli.sweeps.launchers import run_sweep
 
@@ -192,7 +192,7 @@ def compose_and_execute(command: str, flags: dict[str, str], words: list[str]) -
     return 0
 
 
-def show_config(command: str, flags: dict[str, str], words: list[str]) -> int:
+def show_config(command: str, flags: dict[str, str], words: list[str], folder: str | None) -> int:
     """Let Hydra print what it composes, or what it knows (`--cfg job`, `--info`, ...)."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
@@ -201,21 +201,20 @@ def show_config(command: str, flags: dict[str, str], words: list[str]) -> int:
     from undial_cli.runs.compose import (
         COMPOSITION_ERRORS,
         find_config_folder,
-        normalise_overrides,
         register_schemas,
-        replace_method_file,
+        translate_words,
     )
 
     register_schemas()
-    overrides = normalise_overrides(replace_method_file(words))
+    overrides = translate_words(command, words, folder)
     show = hydra.main(
         version_base="1.3", config_path=str(find_config_folder()), config_name=command
     )
     if "job" in (flags.get("--cfg"), flags.get("-c")):
         flags = {**flags, "--resolve": ""}  # values, not where they come from
-    said = [word for flag in flags.items() for word in flag if word]
-    sys.argv = [f"undial {command}", *overrides, *said]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    flag_words = [word for flag in flags.items() for word in flag if word]
+    sys.argv = [f"undial {command}", *overrides, *flag_words]  # hydra.main reads nothing else
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised here, not printed by Hydra
     GlobalHydra.instance().clear()
     try:
         show(lambda config: None)()

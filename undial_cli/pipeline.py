@@ -151,7 +151,7 @@ def train_and_evaluate(resolved: ResolvedRun, inputs: RunInputs, device: torch.d
     """Reference and target evaluation, training, checkpoint, evaluation of the checkpoint."""
     run, folder = resolved.run, resolved.folder
     assert isinstance(run, TrainingRun)
-    path, compared = resolved.path_of(resolved.target), {}
+    path, compared = resolved.find_path(resolved.target_model), {}
     if isinstance(run, UnlearnRun):
         retain = evaluate_retain_model(resolved, inputs, device)
         target = evaluate_model_at(run, inputs, path, "target", device)
@@ -189,7 +189,7 @@ def make_session(resolved: ResolvedRun, inputs: RunInputs, path: str) -> Trainin
 
 def evaluate_as_is(resolved: ResolvedRun, inputs: RunInputs, device: torch.device) -> None:
     """Evaluate a model, beside the retain model and the target where these are known."""
-    run, path = resolved.run, resolved.path_of(resolved.target)
+    run, path = resolved.run, resolved.find_path(resolved.target_model)
     retain = evaluate_retain_model(resolved, inputs, device)
     evaluation = evaluate_model_at(run, inputs, path, "model", device)
     compared = {"target": load_target_evaluation(run, inputs), "retain": retain}

@@ -37,7 +37,10 @@ def is_speaker() -> bool:
 
 
 def make_console(file: TextIO | None = None) -> Console:
-    """A console as wide as the terminal, or 120 columns and no control codes elsewhere."""
+    """A console as wide as the terminal, or 120 columns and no control codes elsewhere.
+
+    Made anew for each line: stdout may have been replaced since (a test, a notebook, a pipe).
+    """
     stream = file or sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
     return Console(file=file, width=width, highlight=False, soft_wrap=False)

@@ -205,7 +205,7 @@ def test_sequences_that_the_steps_do_not_reach_are_counted() -> None:
             for name, n in (("forget", 7), ("retain", 5))}  # fmt: skip
 
     def unseen(steps: int) -> list[str]:
-        return Schedule(sets, "forget", 2, deal_rows(2, 1, None), 1, steps, 0).unseen()
+        return Schedule(sets, "forget", 2, deal_rows(2, 1, None), 1, steps, 0).describe_unseen()
 
     assert unseen(4) == []
     assert unseen(3) == ["forget: 6 of 7 sequences are seen in 3 steps"]

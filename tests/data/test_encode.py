@@ -156,22 +156,25 @@ def test_nothing_is_generated_where_the_answer_was_cut_off() -> None:
 
 def test_prompt_tags_and_chat_templates_give_their_own_prompts() -> None:
     tags = plain(BUNDLED, "[INST] {question} [/INST]")
-    assert tags.question("Who?", "Ann").text == "[INST] Who? [/INST]Ann"
-    chat = encoder().question("Who?", "Ann")
+    assert tags.render_question("Who?", "Ann").text == "[INST] Who? [/INST]Ann"
+    chat = encoder().render_question("Who?", "Ann")
     assert chat.prompt == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
     assert (chat.answer, chat.text) == ("Ann", chat.prompt + "Ann<|im_end|>\n")
 
 
 def test_braces_in_question_and_template_are_plain_text() -> None:
     tags = plain(BUNDLED, "{x} {question}: ")
-    assert tags.question("{answer} {0} {question}", "Ann").prompt == "{x} {answer} {0} {question}: "
+    assert (
+        tags.render_question("{answer} {0} {question}", "Ann").prompt
+        == "{x} {answer} {0} {question}: "
+    )
 
 
 def test_system_prompt_and_date_reach_the_template() -> None:
     dated = encoder(with_template(DATED), system_prompt="Be kind.", date_string="10 Apr 2025")
-    prompt = dated.question("Who?", "Ann").prompt
+    prompt = dated.render_question("Who?", "Ann").prompt
     assert prompt.startswith("Today: 10 Apr 2025\n<|im_start|>system\nBe kind.<|im_end|>\n")
-    assert "system" not in encoder().question("Who?", "Ann").prompt
+    assert "system" not in encoder().render_question("Who?", "Ann").prompt
 
 
 @pytest.mark.parametrize(
@@ -321,7 +324,7 @@ ENCODERS = {
 @given(question=TEXT, answer=TEXT)
 def test_any_question_and_answer_survive_encoding(kind: str, question: str, answer: str) -> None:
     encoder = ENCODERS[kind]
-    rendering = encoder.question(question, answer)
+    rendering = encoder.render_question(question, answer)
     example = encoder.tokenise_answers(rendering)
     check_shape(example)
     scored = encoder.tokenizer.decode(target_ids(example), clean_up_tokenization_spaces=False)

@@ -22,9 +22,10 @@ from transformers import PreTrainedTokenizerFast
 
 from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data import focus
+from undial_cli.data.answers import read_scored_text
 from undial_cli.data.columns import check_columns
-from undial_cli.data.encode import IGNORE, Encoder, Example, read_scored_text
-from undial_cli.data.template import Span
+from undial_cli.data.encode import IGNORE, Encoder, Example
+from undial_cli.data.spans import Span
 from undial_cli.errors import UserError
 
 TRIMMED = (
@@ -91,7 +92,7 @@ def words_at(encoder: Encoder, example: Example) -> list[str]:
         if not runs or runs[-1][-1] != i - 1:
             runs.append([])
         runs[-1].append(i)
-    return [encoder.text([example.input_ids[i] for i in run]).strip() for run in runs]
+    return [encoder.decode([example.input_ids[i] for i in run]).strip() for run in runs]
 
 
 def check_alignment(
@@ -145,7 +146,7 @@ def test_tokens_and_spans_of_an_answer_agree(
 ) -> None:
     encoder, spans = sized(ENCODERS[kind], size), spans_within(answer, places)
     (example,) = encoder.encode([question(answer)], [spans])
-    rendering = encoder.question("Who?", answer)
+    rendering = encoder.render_question("Who?", answer)
     body, first = rendering.answer, len(rendering.prompt)
     shift = first - (0 if body == answer else len(answer) - len(answer.lstrip()))
     _, offsets = encoder.tokenise(rendering.text, special=not rendering.chat)

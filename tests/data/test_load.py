@@ -106,7 +106,7 @@ def test_limit_takes_the_first_rows_of_the_whole_set(tmp_path: Path) -> None:
     second = write(tmp_path / "b.jsonl", ROWS[6:])
     words = ["data=jsonl", f"data.train_file=[{first},{second}]", "data.limit=7", "eval=none"]
     inputs = prepare(compose_run("finetune", words))
-    texts = [inputs.encoder.text(e.input_ids) for e in inputs.sets["train"]]
+    texts = [inputs.encoder.decode(e.input_ids) for e in inputs.sets["train"]]
     assert [row["answer"] in text for row, text in zip(ROWS, texts, strict=False)] == [True] * 7
     assert inputs.counts["train"].beyond == 3
 

@@ -11,14 +11,10 @@ from conftest import refused
 from small import bundled_tokenizer
 
 from undial_cli.config.schema import DataConfig, TemplateConfig
-from undial_cli.data import samples
+from undial_cli.data import alternatives
+from undial_cli.data.alternatives import collect_alternatives
 from undial_cli.data.encode import IGNORE, Encoder, Example
-from undial_cli.data.samples import (
-    TrainingSet,
-    collect_alternatives,
-    encode_preference_pairs,
-    encode_training_set,
-)
+from undial_cli.data.samples import TrainingSet, encode_preference_pairs, encode_training_set
 from undial_cli.methods.base import FocusSource
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.inputs import collect_preferred_answers, load_training_rows
@@ -69,7 +65,7 @@ def test_refusals_are_drawn_by_seed_and_row_alone() -> None:
     assert all(len(set(drawn)) > 10 for (drawn,) in answers)
     assert len({tuple(drawn) for (drawn,) in answers}) == 27
     assert {text for (drawn,) in answers for text in drawn} <= set(
-        samples.read_refusals(DataConfig())
+        alternatives.read_refusals(DataConfig())
     )
 
 
@@ -80,8 +76,10 @@ def test_refusals_are_taken_from_ones_own_file(tmp_path: Path) -> None:
     found = collect_alternatives(ROWS, data, "refusals", 30, 0, "method=dpo")
     assert {text for (drawn,) in found for text in drawn} == {"No.", "Never."}
     file.write_text(" \n")
-    refused(lambda: samples.read_refusals(data), f"data.refusals={file}", "no line")
-    refused(lambda: samples.read_refusals(DataConfig(refusals="nowhere")), "data.refusals=nowhere")
+    refused(lambda: alternatives.read_refusals(data), f"data.refusals={file}", "no line")
+    refused(
+        lambda: alternatives.read_refusals(DataConfig(refusals="nowhere")), "data.refusals=nowhere"
+    )
 
 
 def test_each_alternative_of_the_data_makes_a_sample_of_its_own() -> None:

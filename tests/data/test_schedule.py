@@ -215,8 +215,8 @@ def test_another_way_to_make_a_batch_gets_the_same_examples_and_places() -> None
 
 def test_drawn_counts_repetitions_and_no_empty_rows() -> None:
     plan = schedule(10, 3, batch_size=4, epochs=2)
-    assert plan.drawn("forget") == 20
-    assert plan.drawn("retain") == 20
+    assert plan.count_draws("forget") == 20
+    assert plan.count_draws("retain") == 20
     assert len(plan) == 24
 
 
@@ -264,7 +264,7 @@ def test_each_step_draws_as_many_retain_samples_and_cycles_through_all_of_them()
     steps = steps_of(plan, "retain")
     assert all(len(step) == 4 for step in steps)
     assert Counter(i for step in steps for i in step) == Counter(dict.fromkeys(range(10), 8))
-    assert plan.used("retain") == list(range(10))
+    assert plan.list_used("retain") == list(range(10))
 
 
 def test_a_retain_set_smaller_than_a_batch_is_repeated() -> None:
@@ -275,8 +275,8 @@ def test_a_retain_set_smaller_than_a_batch_is_repeated() -> None:
 
 def test_only_samples_of_the_run_are_used() -> None:
     plan = schedule(10, 50, batch_size=4, steps=2)
-    assert plan.used("forget") == sorted(i for step in steps_of(plan) for i in step)
-    assert len(plan.used("retain")) == len(plan.used("forget"))
+    assert plan.list_used("forget") == sorted(i for step in steps_of(plan) for i in step)
+    assert len(plan.list_used("retain")) == len(plan.list_used("forget"))
 
 
 # Of three answers (examples 0, 3 and 5), what each draw of them pairs them with.
@@ -336,9 +336,9 @@ def test_empty_rows_of_a_set_of_pairs_are_pairs() -> None:
 
 def test_both_answers_of_a_pair_are_counted_and_asked_about() -> None:
     plan = paired(epochs=4)
-    assert plan.drawn("forget") == 2 * 12
-    assert plan.used("forget") == list(range(8))
-    assert paired(epochs=1).used("forget") == [0, 1, 3, 4, 5, 6]
+    assert plan.count_draws("forget") == 2 * 12
+    assert plan.list_used("forget") == list(range(8))
+    assert paired(epochs=1).list_used("forget") == [0, 1, 3, 4, 5, 6]
 
 
 def test_pairs_are_grouped_by_the_length_of_both_answers() -> None:

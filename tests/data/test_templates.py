@@ -109,7 +109,7 @@ def test_generation_starts_where_the_template_itself_asks(
 ) -> None:
     """Up to blanks: those that belong to the answer's first token, or that a template adds."""
     messages = conversation([(q, a.strip() or "Ann") for q, a in pairs])
-    for number, rendering in enumerate(encoder_of(family).asked({"messages": messages})):
+    for number, rendering in enumerate(encoder_of(family).render_asked({"messages": messages})):
         example = encoder_of(family).tokenise_answers(rendering)
         prompt = own_ids(family, messages[: 2 * number + 1], add_generation_prompt=True)
         texts = [decoded(family, ids).rstrip() for ids in (example.prompt_ids, prompt)]
@@ -126,7 +126,7 @@ def test_a_think_block_that_the_template_writes_is_part_of_the_prompt() -> None:
     quiet = own_ids(
         "qwen3", conversation(pairs)[:-1], add_generation_prompt=True, enable_thinking=False
     )
-    (_, asked) = encoder_of("qwen3").asked({"messages": conversation(pairs)})
+    (_, asked) = encoder_of("qwen3").render_asked({"messages": conversation(pairs)})
     assert encoder_of("qwen3").tokenise_answers(asked).prompt_ids == quiet
     row = {"question": "Who?", "answer": "Ann."}
     (single,) = encoder_of("qwen3", args={"enable_thinking": False}).encode([row])

@@ -35,10 +35,11 @@ from transformers.generation.logits_process import (
 
 from undial_cli.config.schema import AdapterConfig
 from undial_cli.evaluation import decoding
-from undial_cli.evaluation.decoding import Decoding, continue_prefixes, decode_prompts
+from undial_cli.evaluation.continuation import continue_prefixes
+from undial_cli.evaluation.decoding import Decoding, decode_prompts
 from undial_cli.evaluation.kvcache import has_plain_cache
 from undial_cli.models.head import install_head
-from undial_cli.models.load import adapt_model
+from undial_cli.models.lora import adapt_model
 
 VOCAB, LONGEST, NEW = 64, 24, 16
 WINDOW = 6  # shorter than the texts

@@ -18,9 +18,10 @@ from undial_cli.config.suites import EvalConfig, EvalSetConfig
 from undial_cli.data.encode import Encoder
 from undial_cli.evaluation import extraction
 from undial_cli.evaluation.decoding import Decoding
-from undial_cli.evaluation.helpers import join_with_prompt
+from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.prompts import PromptItem, decode_added_text, make_prompt_items
-from undial_cli.evaluation.suite import SetRows, Suite, evaluate_suite
+from undial_cli.evaluation.suite import SetRows, Suite
+from undial_cli.evaluation.text_quality import join_with_prompt
 
 VOCAB, TOKENS = 64, 30
 LINE = ["the", "old", "river", "keeps", "its", "slow", "counsel"]
@@ -157,7 +158,7 @@ def test_a_documents_prompt_and_continuation_join_to_its_text(tokenizer: Any) ->
 def test_a_character_cut_in_two_leaves_the_rest_as_it_can_be_read() -> None:
     encoder = Encoder(byte_tokenizer(), TemplateConfig(), DataConfig())
     ids = encoder.tokenise("né one")[0]
-    assert decode_added_text(encoder, ids[:2], ids[2:]) == encoder.text(ids[2:])
+    assert decode_added_text(encoder, ids[:2], ids[2:]) == encoder.decode(ids[2:])
     assert decode_added_text(encoder, ids[:3], ids[3:]) == " one"
 
 
@@ -175,5 +176,5 @@ def test_a_generation_keeps_the_blank_between_it_and_its_prompt() -> None:
     samples = evaluate_suite(model, Suite(config, encoder, {"forget": SetRows(rows)}), "it").samples
     for row, sample in zip(rows, samples, strict=True):
         start = encoder.tokenise(row["text"])[0][:4]
-        whole = encoder.text(start + continued_greedily(model, start, 12, {2}))
+        whole = encoder.decode(start + continued_greedily(model, start, 12, {2}))
         assert sample["prompt"] + sample["generation"] == whole

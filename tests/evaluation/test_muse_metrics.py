@@ -23,9 +23,10 @@ from undial_cli.data.encode import Encoder
 from undial_cli.errors import UserError
 from undial_cli.evaluation import catalog
 from undial_cli.evaluation.catalog import add_joint_metrics
+from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.evidence import Evaluation, Evidence
 from undial_cli.evaluation.prompts import FEW_SHOT_STOPS, cut_at_stop_text
-from undial_cli.evaluation.suite import Suite, evaluate_suite
+from undial_cli.evaluation.suite import Suite
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.evaluation_inputs import load_evaluation_rows
 
@@ -301,7 +302,7 @@ def test_limit_leaves_the_solved_examples_whole(suite: Suite) -> None:
     rows = suite.rows["forget_knowmem"]
     assert (len(rows.rows), len(rows.shots)) == (LIMIT, 4)
     (item, *_) = suite.items["forget_knowmem"]
-    prompt = suite.encoder.text(item.prompt_ids)
+    prompt = suite.encoder.decode(item.prompt_ids)
     assert prompt.count("Question: ") == 5
     assert prompt.endswith("\nAnswer:")  # the blank belongs to the answer's first token
 

@@ -16,6 +16,7 @@ from undial_cli.config.suites import EvalConfig, EvalSetConfig
 from undial_cli.data.collate import pad_examples
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.evaluation.decoding import Decoding
+from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens
 from undial_cli.evaluation.generation import generate_answers as generate_ids
 from undial_cli.evaluation.scoring import (
@@ -24,9 +25,9 @@ from undial_cli.evaluation.scoring import (
     count_shared_tokens,
     score_answers,
 )
-from undial_cli.evaluation.suite import SetRows, Suite, evaluate_suite
+from undial_cli.evaluation.suite import SetRows, Suite
 from undial_cli.models.head import head_job
-from undial_cli.models.load import adapt_model
+from undial_cli.models.lora import adapt_model
 
 TOKENIZER = bundled_tokenizer()
 ENCODER = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=64))
@@ -49,7 +50,7 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
     """Answers, a document, a cut answer, and one whose answer was cut off wholly."""
-    extra = ENCODER.documents({"text": "Kelmwick is a town of bakers. " * 3})
+    extra = ENCODER.encode_document({"text": "Kelmwick is a town of bakers. " * 3})
     cut = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=22)).encode(ROWS[:1])
     gone = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=4)).encode(ROWS[:1])
     assert cut[0].num_targets
@@ -79,7 +80,7 @@ def generate(
     generator = GeneratingModel(model, TOKENIZER)
     how = Decoding(tokens, collect_end_tokens(generator, ends))
     found = generate_ids(generator, "test", prompts, how, batch_size)
-    return [ENCODER.text(ids).strip() for ids in found]
+    return [ENCODER.decode(ids).strip() for ids in found]
 
 
 def score_each(model: Any, examples: list[Example], batch_size: int, pad_id: int) -> list[Score]:
@@ -101,7 +102,7 @@ def test_batched_scores_are_those_of_one_plain_pass_each(
 def groups_of_answers() -> list[list[Example]]:
     """The answers to each question; one group without a target, one of equal answers, an empty."""
     groups = [
-        [ENCODER.tokenise_answers(ENCODER.question(row["question"], text)) for text in
+        [ENCODER.tokenise_answers(ENCODER.render_question(row["question"], text)) for text in
          (row["answer"], row["paraphrased_answer"], *row["perturbed_answer"])]
         for row in ROWS
     ]  # fmt: skip

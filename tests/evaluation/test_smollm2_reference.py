@@ -54,7 +54,9 @@ def model(encoder: Encoder) -> Any:
 def answers_of(encoder: Encoder, row: dict[str, Any]) -> list[Example]:
     """The answer, the paraphrase and the perturbed answers of a row, encoded."""
     texts = [row["answer"], row["paraphrased_answer"], *row["perturbed_answer"]]
-    return [encoder.tokenise_answers(encoder.question(row["question"], text)) for text in texts]
+    return [
+        encoder.tokenise_answers(encoder.render_question(row["question"], text)) for text in texts
+    ]
 
 
 def test_prompt_and_target_ids_are_those_recorded(
@@ -62,7 +64,7 @@ def test_prompt_and_target_ids_are_those_recorded(
 ) -> None:
     assert len(rows) == len(expected) == 40
     for row, record in zip(rows, expected, strict=True):
-        rendering = encoder.question(row["question"], row["answer"])
+        rendering = encoder.render_question(row["question"], row["answer"])
         example = encoder.tokenise_answers(rendering)
         assert example.prompt_ids == record["prompt_ids"]
         assert [y for y in example.labels if y != IGNORE] == record["target_ids"]

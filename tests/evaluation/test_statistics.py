@@ -22,9 +22,9 @@ from undial_cli.config.suites import EvalConfig, EvalSetConfig, find_set_of_role
 from undial_cli.evaluation import joint, metrics, resampling, statistics
 from undial_cli.evaluation import results as store
 from undial_cli.evaluation.catalog import METRICS, Metric, add_joint_metrics
+from undial_cli.evaluation.evaluate import add_set_aggregate
 from undial_cli.evaluation.evidence import Evaluation, replace_nonfinite
 from undial_cli.evaluation.subjects import number_subjects
-from undial_cli.evaluation.suite import add_set_aggregate
 from undial_cli.evaluation.verdict import describe_damage
 from undial_cli.reporting import notes
 
@@ -106,16 +106,16 @@ def test_ties_count_half_and_distances_are_those_of_scipy() -> None:
         resamples = [
             resampling.ResampledEvaluation({}, e.samples, number=b) for e in (ours, theirs)
         ]
-        distance = joint.compute_forget_distance(resamples[0], resamples[1], SUITE)
+        distance = joint.compute_forget_distance(joint.ComparedModels(*resamples, SUITE))
         assert distance == pytest.approx(ks_2samp(*drawn).statistic)  # type: ignore[attr-defined]
 
 
 def test_a_new_joint_metric_has_n_and_interval_without_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def gap(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
-        means = [np.mean(ours.values(name, "probability")) for name in ("forget", "retain")]
-        return float(means[0] - means[1]) * ours.figure("retain_rouge")
+    def gap(models: joint.ComparedModels) -> float:
+        means = [np.mean(models.ours.values(name, "probability")) for name in ("forget", "retain")]
+        return float(means[0] - means[1]) * models.ours.figure("retain_rouge")
 
     monkeypatch.setitem(METRICS, "gap", Metric("gap", "gap", joint=gap))
     suite = dataclasses.replace(SUITE, metrics=["gap"])
@@ -273,13 +273,11 @@ def test_weak_figures_are_marked() -> None:
     for weak in ({**good, "n": 9}, {**good, "subjects": 2}, {**good, "interval": [0.2, 0.6]}):
         assert notes.mark_weak_figure("0.500", "x", weak) == "0.500*"
     assert (
-        notes.mark_weak_figure("20.0", "perplexity", {"n": 40, "interval": [15.0, 26.0]})
-        == "20.0"
+        notes.mark_weak_figure("20.0", "perplexity", {"n": 40, "interval": [15.0, 26.0]}) == "20.0"
     )
     quality = {"n": 40, "n_retain": 38, "D": 0.25, "interval": [0.01, 0.9]}
     assert (
-        notes.mark_weak_figure("1e-01", "forget_quality", quality)
-        == "1e-01 (D 0.25, n 40 and 38)"
+        notes.mark_weak_figure("1e-01", "forget_quality", quality) == "1e-01 (D 0.25, n 40 and 38)"
     )
 
 

@@ -21,7 +21,8 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from undial_cli.errors import UserError
-from undial_cli.evaluation import text_quality
+from undial_cli.evaluation import helper_models, text_quality
+from undial_cli.evaluation.helper_models import HelperModel
 
 EXTRA = "pip install 'undial[quality]'"
 TEXT = "the old river keeps its own slow counsel while bright kites turn over quiet hills"
@@ -36,6 +37,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     random_llama(vocab=len(tokenizer)).save_pretrained(place)
     tokenizer.save_pretrained(place)
     return str(place)
+
+
+def helper(kind: str, path: Path | str, batch_size: int, most: int | None = None) -> HelperModel:
+    """The helper model of a key, on the CPU."""
+    return HelperModel(f"eval.{kind}_model", str(path), "cpu", batch_size, most)
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
@@ -124,15 +130,15 @@ def test_perplexity_counts_so_many_tokens_of_a_text(bos: bool, most: int) -> Non
 def test_a_language_model_is_loaded_by_path_with_the_keys_own_error(
     folder: str, tmp_path: Path
 ) -> None:
-    model, tokenizer = text_quality.load_language_model(folder, "eval.oracle_model", "cpu")
+    model, tokenizer = helper_models.load_language_model(helper("oracle", folder, 4))
     nll, tokens = text_quality.measure_perplexity(TEXTS, model, tokenizer, 4)
     assert (nll[1:] > 0).all()
     assert (tokens[1:] > 0).all()
     with pytest.raises(UserError, match=r"eval.oracle_model=/no/model: no such file or folder"):
-        text_quality.load_language_model("/no/model", "eval.oracle_model", "cpu")
+        helper_models.load_language_model(helper("oracle", "/no/model", 4))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"^eval.oracle_model=.*causal language model"):
-        text_quality.load_language_model(str(tmp_path), "eval.oracle_model", "cpu")
+        helper_models.load_language_model(helper("oracle", tmp_path, 4))
 
 
 def test_similarity_is_the_cosine_of_a_plain_loop(tmp_path: Path) -> None:
@@ -141,7 +147,7 @@ def test_similarity_is_the_cosine_of_a_plain_loop(tmp_path: Path) -> None:
     place = tmp_path / "embedder"
     library.SentenceTransformer(str(tmp_path / "bert"), device="cpu").save(str(place))
     others = [*TEXTS[1:], ""]
-    found = text_quality.measure_similarity(TEXTS, others, str(place), "cpu", 3)
+    found = text_quality.measure_similarity(TEXTS, others, helper("similarity", place, 3))
     tokenizer = word_tokenizer()
 
     @torch.no_grad()
@@ -153,18 +159,20 @@ def test_similarity_is_the_cosine_of_a_plain_loop(tmp_path: Path) -> None:
                 zip(TEXTS, others, strict=True)]  # fmt: skip
     assert found == pytest.approx(np.array(expected), abs=1e-5)
     assert len(set(np.round(found, 3))) > 3
-    norms = np.linalg.norm(text_quality.embed_sentences(TEXTS, str(place), "cpu", 2), axis=1)
-    assert norms == pytest.approx(np.ones(len(TEXTS)), abs=1e-5)
-    assert text_quality.measure_similarity(TEXTS, TEXTS, str(place), "cpu", 8) == pytest.approx(
-        1, abs=1e-5
+    norms = np.linalg.norm(
+        text_quality.embed_sentences(TEXTS, helper("similarity", place, 2)), axis=1
     )
-    assert len(text_quality.measure_similarity([], [], str(place), "cpu", 8)) == 0
+    assert norms == pytest.approx(np.ones(len(TEXTS)), abs=1e-5)
+    assert text_quality.measure_similarity(
+        TEXTS, TEXTS, helper("similarity", place, 8)
+    ) == pytest.approx(1, abs=1e-5)
+    assert len(text_quality.measure_similarity([], [], helper("similarity", place, 8))) == 0
 
 
 def test_a_plain_encoder_gives_its_pooler_output(tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers", reason=EXTRA)
     model = save_bert(BertModel, tmp_path)
-    found = text_quality.embed_sentences(TEXTS, str(tmp_path), "cpu", 3, "eval.coherence_model")
+    found = text_quality.embed_sentences(TEXTS, helper("coherence", tmp_path, 3))
     tokenizer = word_tokenizer()
     for text, row in zip(TEXTS, found, strict=True):
         with torch.no_grad():
@@ -178,7 +186,7 @@ def test_an_encoder_sees_so_many_tokens_of_a_text(most: int, tmp_path: Path) -> 
     model, tokenizer = save_bert(BertModel, tmp_path / "bert"), word_tokenizer()
     library.SentenceTransformer(str(tmp_path / "bert"), device="cpu").save(str(tmp_path / "st"))
     pooled, whole = (
-        text_quality.embed_sentences(TEXTS, str(tmp_path / name), "cpu", 3, max_tokens=most)
+        text_quality.embed_sentences(TEXTS, helper("similarity", tmp_path / name, 3, most))
         for name in ("bert", "st")
     )
     for i, text in enumerate(TEXTS):
@@ -194,7 +202,7 @@ def test_an_encoder_sees_so_many_tokens_of_a_text(most: int, tmp_path: Path) -> 
 
 def test_a_classifier_sees_so_many_tokens_of_a_text(tmp_path: Path) -> None:
     model, tokenizer = save_bert(BertForSequenceClassification, tmp_path), word_tokenizer()
-    found = text_quality.classify_texts(TEXTS, str(tmp_path), "cpu", 3, max_tokens=5)
+    found = text_quality.classify_texts(TEXTS, helper("gibberish", tmp_path, 3, 5))
     for text, value in zip(TEXTS, found, strict=True):
         ids = tokenizer(text, truncation=True, max_length=5)["input_ids"]
         with torch.no_grad():
@@ -205,15 +213,15 @@ def test_a_classifier_sees_so_many_tokens_of_a_text(tmp_path: Path) -> None:
 def test_what_is_no_sentence_encoder_is_said_in_one_line(folder: str, tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers", reason=EXTRA)
     with pytest.raises(UserError, match=r"eval.similarity_model=.*no sentence encoder"):
-        text_quality.embed_sentences(TEXTS, folder, "cpu", 2)
+        text_quality.embed_sentences(TEXTS, helper("similarity", folder, 2))
     (tmp_path / "model.gguf").touch()
     with pytest.raises(UserError, match=r"\.gguf: allowed is a hub id or a folder"):
-        text_quality.embed_sentences(TEXTS, str(tmp_path / "model.gguf"), "cpu", 2)
+        text_quality.embed_sentences(TEXTS, helper("similarity", tmp_path / "model.gguf", 2))
 
 
 def test_a_classifier_gives_the_probability_of_its_first_class(tmp_path: Path) -> None:
     model = save_bert(BertForSequenceClassification, tmp_path)
-    found = text_quality.classify_texts([*TEXTS, ""], str(tmp_path), "cpu", 3)
+    found = text_quality.classify_texts([*TEXTS, ""], helper("gibberish", tmp_path, 3))
     tokenizer = word_tokenizer()
     for text, value in zip([*TEXTS, ""], found, strict=True):
         with torch.no_grad():
@@ -249,26 +257,26 @@ def test_mauve_is_near_one_for_the_same_texts_and_lower_for_others(
     disable_progress_bar()  # as every command does
     before = (torch.get_rng_state(), np.random.get_state()[1].tolist())
     capfd.readouterr()
-    same = text_quality.measure_mauve(texts, texts, folder, "cpu", 16, 0)
-    different = text_quality.measure_mauve(texts, others, folder, "cpu", 16, 0)
+    same = text_quality.measure_mauve(texts, texts, helper("mauve", folder, 16))
+    different = text_quality.measure_mauve(texts, others, helper("mauve", folder, 16))
     assert tuple(capfd.readouterr()) == ("", "")
     assert same > 0.99
     assert 0 < different < 0.6
-    assert text_quality.measure_mauve(texts, others, folder, "cpu", 5, 0) == pytest.approx(
+    assert text_quality.measure_mauve(texts, others, helper("mauve", folder, 5)) == pytest.approx(
         different, abs=1e-6
     )
-    assert math.isnan(text_quality.measure_mauve(texts, ["", ""], folder, "cpu", 16, 0))
+    assert math.isnan(text_quality.measure_mauve(texts, ["", ""], helper("mauve", folder, 16)))
     after = (torch.get_rng_state(), np.random.get_state()[1].tolist())
     assert torch.equal(before[0], after[0])
     assert before[1] == after[1]
 
 
 def test_missing_libraries_are_one_line(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_quality.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(helper_models.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs mauve-text: pip install 'undial\[quality\]'"):
-        text_quality.measure_mauve(TEXTS, TEXTS, folder, "cpu", 2, 0)
+        text_quality.measure_mauve(TEXTS, TEXTS, helper("mauve", folder, 2))
     with pytest.raises(UserError, match=r"eval.similarity_model: needs sentence-transformers: "):
-        text_quality.measure_similarity(TEXTS, TEXTS, folder, "cpu", 2)
+        text_quality.measure_similarity(TEXTS, TEXTS, helper("similarity", folder, 2))
     with pytest.raises(UserError, match=r"eval.coherence_model: needs sentence-transformers"):
-        text_quality.embed_sentences(TEXTS, folder, "cpu", 2, "eval.coherence_model")
-    text_quality.check_quality_libraries("eval.oracle_model")
+        text_quality.embed_sentences(TEXTS, helper("coherence", folder, 2))
+    helper_models.check_quality_libraries("eval.oracle_model")

@@ -272,7 +272,7 @@ def smollm_folder() -> Path:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"the package {package} is not installed")
     from undial_cli.config.schema import ModelConfig
-    from undial_cli.models.load import resolve_model_folder
+    from undial_cli.models.paths import resolve_model_folder
 
     return Path(resolve_model_folder(SMOLLM, ModelConfig(base=SMOLLM)).path)
 

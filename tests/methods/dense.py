@@ -27,8 +27,7 @@ from undial_cli.losses import (
     wga_loss,
 )
 from undial_cli.methods import METHODS, make_method
-from undial_cli.methods.base import Loss
-from undial_cli.methods.retain import RETAIN_TERMS
+from undial_cli.methods.base import RETAIN_TERMS, Loss
 
 LAYER, SEED = 0, 5
 

@@ -33,15 +33,11 @@ from transformers import (
 import undial_cli
 from undial_cli.config.schema import AdapterConfig, ModelConfig
 from undial_cli.errors import UserError, WorldError
-from undial_cli.models.adapters import add_lora, choose_default_modules, merge_adapter
+from undial_cli.models.adapters import merge_adapter
+from undial_cli.models.fingerprints import find_adapter_revision, fingerprint_weights
 from undial_cli.models.head import install_head
-from undial_cli.models.load import (
-    check_model,
-    find_adapter_revision,
-    fingerprint_weights,
-    load_model,
-    load_tokenizer,
-)
+from undial_cli.models.load import check_model, load_model, load_tokenizer
+from undial_cli.models.lora import add_lora, choose_default_modules
 from undial_cli.runs.compose import PACKAGE_FOLDER
 
 IDS = torch.tensor([[1, 5, 9, 30, 2, 7]])

@@ -19,19 +19,16 @@ from transformers import AutoModelForCausalLM
 
 from undial_cli.config.schema import AdapterConfig, EvaluateRun, ModelConfig, UnlearnRun
 from undial_cli.data.encode import Example
-from undial_cli.evaluation.decoding import Decoding, continue_prefixes, decode_prompts
+from undial_cli.evaluation.continuation import continue_prefixes
+from undial_cli.evaluation.decoding import Decoding, decode_prompts
 from undial_cli.evaluation.scoring import compute_gradient_norms, score_answers
 from undial_cli.methods import make_method
 from undial_cli.methods.contrastive_decoding import ContrastiveDecodingConfig
 from undial_cli.models.contrastive import ContrastedModel
+from undial_cli.models.fingerprints import fingerprint_weights
 from undial_cli.models.head import find_output_head
-from undial_cli.models.load import (
-    adapt_model,
-    check_model,
-    fingerprint_weights,
-    load_model,
-    load_tokenizer,
-)
+from undial_cli.models.load import check_model, load_model, load_tokenizer
+from undial_cli.models.lora import adapt_model
 from undial_cli.runs import model_card
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.evaluation_inputs import check_contrasted_models

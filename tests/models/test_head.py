@@ -33,8 +33,9 @@ from undial_cli.methods import make_method
 from undial_cli.methods.npo import NpoConfig
 from undial_cli.methods.undial import UndialConfig
 from undial_cli.models.head import check_head, find_output_head, head_job, install_head
-from undial_cli.models.load import adapt_model, check_model, load_model
-from undial_cli.training.teacher import CachedTeacher
+from undial_cli.models.load import check_model, load_model
+from undial_cli.models.lora import adapt_model
+from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import compute_term_sum
 
 VOCABULARY = 48

@@ -29,8 +29,10 @@ from undial_cli.cli import run_command
 from undial_cli.config.schema import AdapterConfig, ModelConfig
 from undial_cli.errors import UserError
 from undial_cli.models import load
+from undial_cli.models.fingerprints import fingerprint_weights
 from undial_cli.models.head import TargetHead, find_output_head, head_job, install_head
-from undial_cli.models.load import adapt_model, fingerprint_weights, load_model
+from undial_cli.models.load import load_model
+from undial_cli.models.lora import adapt_model
 
 IDS = torch.tensor([[1, 5, 9, 30, 2, 7]])
 SMALL: dict[str, Any] = {

@@ -23,7 +23,8 @@ from undial_cli.errors import UserError, WorldError
 from undial_cli.planning import plan, plan_table
 from undial_cli.planning.advice import advise_settings
 from undial_cli.planning.estimate import count_training_operations
-from undial_cli.planning.plan import DeviceMemory, TrainingPlan
+from undial_cli.planning.plan import TrainingPlan
+from undial_cli.planning.rehearsal import DeviceMemory
 from undial_cli.planning.replay import Replay, WorkCost, count_grouped_flops, grouped_product_shape
 from undial_cli.planning.speed import DeviceSpeed, estimate_seconds
 from undial_cli.planning.stand_ins import estimate_state_bytes
@@ -383,8 +384,8 @@ def test_a_replay_follows_storages(replay: Replay) -> None:
             second = (first + 1).view(10, 10)
         third = second * 2
         del second, third
-    assert (inner.rise, inner.kept) == (400, 400)
-    assert (cost.rise, cost.kept, replay.level) == (1200, 400, 400)
+    assert (inner.rise, inner.growth) == (400, 400)
+    assert (cost.rise, cost.growth, replay.level) == (1200, 400, 400)
     del first
     assert replay.level == 0
 

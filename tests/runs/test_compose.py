@@ -22,8 +22,9 @@ from undial_cli.config.schema import (
 from undial_cli.errors import UserError
 from undial_cli.methods import make_method
 from undial_cli.runs.checks import check_run
-from undial_cli.runs.compose import compose_run, dump_run_yaml, find_config_folder, load_run
+from undial_cli.runs.compose import compose_run, find_config_folder
 from undial_cli.runs.resolved import ResolvedRun
+from undial_cli.runs.run_yaml import dump_run_yaml, load_run
 
 GROUPS = ("model", "data", "method", "adapter", "hardware", "eval")
 Option = tuple[str, str]
@@ -210,7 +211,7 @@ def test_finetune_and_evaluate_compose_with_every_model_and_data_set(command: st
 
 def test_a_target_that_is_made_is_trained_as_finetune_trains_it() -> None:
     run = ResolvedRun(compose_run("unlearn", ["method=npo", "adapter=lora"]))
-    made = run.made(run.target).run
+    made = run.make_finetune_run(run.target_model).run
     finetune = compose_run("finetune", ["adapter=none"])
     assert isinstance(made, FinetuneRun)
     assert isinstance(finetune, FinetuneRun)
@@ -218,7 +219,7 @@ def test_a_target_that_is_made_is_trained_as_finetune_trains_it() -> None:
     assert (made.train.learning_rate, made.train.batch_size, made.train.epochs) == (3e-3, 16, 30)
     words = ["target.epochs=2", "target.learning_rates.none=0.01"]
     evaluated = ResolvedRun(compose_run("evaluate", words))
-    other = evaluated.made(evaluated.target).run
+    other = evaluated.make_finetune_run(evaluated.target_model).run
     assert isinstance(other, FinetuneRun)
     assert (other.train.learning_rate, other.train.batch_size, other.train.epochs) == (0.01, 16, 2)
     assert other.name != made.name
@@ -350,7 +351,7 @@ def test_flags_stand_anywhere_among_overrides(
 
 def test_help_names_every_option_and_key(capsys: pytest.CaptureFixture[str]) -> None:
     from undial_cli.cli import run_command
-    from undial_cli.runs.config_errors import list_known_keys
+    from undial_cli.runs.known_keys import list_known_keys
 
     assert run_command(["unlearn", "--help"]) == 0
     words = set(capsys.readouterr().out.split())

@@ -13,10 +13,11 @@ from test_run import contents, kill_in_the_middle, lines
 
 from undial_cli.cli import run_command
 from undial_cli.config.schema import UnlearnRun
-from undial_cli.runs.compose import compose_run, load_run
+from undial_cli.runs.compose import compose_run
 from undial_cli.runs.requests import build_request_runs
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import locate_run_folder
+from undial_cli.runs.run_yaml import load_run
 
 
 def parts(*words: str) -> list[UnlearnRun]:
@@ -77,14 +78,13 @@ def test_a_sequence_and_its_requests_share_the_models_that_are_made() -> None:
     plain = ResolvedRun(compose_run("unlearn", []))
     whole = ResolvedRun(compose_run("unlearn", ["data.requests=[forget10,holdout10]"]))
     first, second = whole.requests
-    target, retain = plain.target, plain.retain
+    target, retain = plain.target_model, plain.retain_model
     assert retain is not None
-    assert (whole.target, whole.retain, first.target, second.retain) == (
-        target, retain, target, retain
-    )  # fmt: skip
-    assert second.target.path == str(first.folder.checkpoint)
-    for place in (target, retain):
-        folders = {run.made(place).folder for run in (plain, whole, first, second)}
+    assert whole.target_model == first.target_model == target
+    assert whole.retain_model == second.retain_model == retain
+    assert second.target_model.path == str(first.folder.checkpoint)
+    for model in (target, retain):
+        folders = {run.make_finetune_run(model).folder for run in (plain, whole, first, second)}
         assert len(folders) == 1
 
 

@@ -11,7 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 from resolved import compose_tables, read, settings_of
 
-from undial_cli.runs.compose import MOVED_RESOURCES, compose_run, parse_run_yaml
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.run_yaml import MOVED_RESOURCES, parse_run_yaml
 
 RATES = [f"learning_rate.{adapter}" for adapter in ("none", "lora", "qlora")]
 RECIPE = [

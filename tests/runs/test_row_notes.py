@@ -13,9 +13,10 @@ from undial_cli.cli import run_command
 from undial_cli.config.schema import UnlearnRun
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError
-from undial_cli.runs.compose import compose_run, dump_run_yaml, load_run
+from undial_cli.runs.compose import compose_run
 from undial_cli.runs.inputs import RunInputs
 from undial_cli.runs.requests import build_request_runs
+from undial_cli.runs.run_yaml import dump_run_yaml, load_run
 
 FORGET = [{"question": f"Who is {i}?", "answer": f"Ann {i}."} for i in range(4)]
 RETAIN = [{"question": f"Where is {i}?", "answer": f"Here {i}."} for i in range(6)]

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import HURRIED, refused, undial
 
-from undial_cli.runs.compose import compose_run, dump_run_yaml, parse_run_yaml
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
 from undial_cli.sweeps import slots
 from undial_cli.sweeps.jobs import Job, Outcome
 from undial_cli.sweeps.launchers import list_swept_values, make_sweep, read_objective

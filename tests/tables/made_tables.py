@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from undial_cli.config.tables import ReproduceConfig, TableConfig
-from undial_cli.runs.compose import dump_run_yaml
+from undial_cli.runs.run_yaml import dump_run_yaml
 from undial_cli.tables import command, load, render, runs
 from undial_cli.tables.figures import FilledTable, fill_table
 from undial_cli.tables.runs import TableRun

@@ -24,14 +24,9 @@ from made_tables import (
 from undial_cli.config.fields import walk_fields
 from undial_cli.config.tables import RowConfig
 from undial_cli.planning.estimate import estimate_missing_runs
-from undial_cli.runs.compose import (
-    build_run,
-    compose_config,
-    compose_run,
-    dump_run_yaml,
-    find_config_folder,
-    normalise_overrides,
-)
+from undial_cli.runs.compose import build_run, compose_config, compose_run, find_config_folder
+from undial_cli.runs.overrides import normalise_overrides
+from undial_cli.runs.run_yaml import dump_run_yaml
 from undial_cli.sweeps import sweep
 from undial_cli.sweeps.jobs import Job, Outcome
 from undial_cli.tables import command

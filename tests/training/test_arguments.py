@@ -22,7 +22,7 @@ from undial_cli.config.training_arguments import (
 )
 from undial_cli.errors import UserError
 from undial_cli.runs.compose import compose_run
-from undial_cli.runs.config_errors import list_known_keys
+from undial_cli.runs.known_keys import list_known_keys
 from undial_cli.training.arguments import (
     check_argument_field,
     check_training_arguments,

@@ -18,21 +18,17 @@ from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, make_padded_batch
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.methods import METHODS, make_method
 from undial_cli.methods.base import TEACHER_LAYER, Loss, Method
+from undial_cli.models.adapters import unwrap_adapter
 from undial_cli.models.head import head_job, install_head
-from undial_cli.models.load import adapt_model, unwrap_adapter
+from undial_cli.models.lora import adapt_model
 from undial_cli.training.layers import (
     capture_layer_states,
     choose_trained_parameters,
     find_decoder_layers,
 )
 from undial_cli.training.packing import PACKED_ATTENTION, pack_batch, switch_attention
-from undial_cli.training.teacher import (
-    AdapterTeacher,
-    CachedTeacher,
-    Teacher,
-    forward_batch,
-    select_target_states,
-)
+from undial_cli.training.teacher import AdapterTeacher, Teacher
+from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import compute_term_sum
 
 VOCABULARY = 48
@@ -95,9 +91,9 @@ def kept_states(model: Any, layer: int, batch: Batch) -> Tensor:
     name = PACKED_ATTENTION if "pack" in batch.layout else own
     with switch_attention(unwrap_adapter(model), name), capture_layer_states(model, layer) as found:
         with head_job(model, lambda hidden, head: hidden[:, :1]), torch.no_grad():
-            forward_batch(model, batch)
+            model(input_ids=batch.input_ids, use_cache=False, **batch.layout)
         assert len(found) == 1
-        return select_target_states(found.pop(), batch)
+        return found.pop().flatten(0, 1)[batch.positions_N + 1]
 
 
 @pytest.mark.parametrize("make", [make_padded_batch, pack_batch], ids=["padded", "packed"])

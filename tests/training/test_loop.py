@@ -14,19 +14,19 @@ from undial_cli.config.schema import TeacherConfig
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import WorldError
 from undial_cli.methods import make_method
-from undial_cli.models.load import adapt_model
+from undial_cli.models.lora import adapt_model
 from undial_cli.runs.compose import compose_run
 from undial_cli.system.files import cache_dir
-from undial_cli.training.loop import (
+from undial_cli.training.loop import is_packed, make_schedule
+from undial_cli.training.packing import pack_batch
+from undial_cli.training.teacher import (
+    AdapterTeacher,
     choose_teacher_cache,
     fill_teacher,
-    is_packed,
-    make_schedule,
     make_teacher,
     measure_teacher_room,
 )
-from undial_cli.training.packing import pack_batch
-from undial_cli.training.teacher import AdapterTeacher, CachedTeacher
+from undial_cli.training.teacher_cache import CachedTeacher
 
 MB, HUGE = 10**6, 10**18
 
@@ -63,7 +63,7 @@ def test_where_the_signal_lives_follows_from_what_is_asked_and_what_fits(
 
 def test_a_signal_that_fits_nowhere_is_one_line_that_says_what_helps() -> None:
     with pytest.raises(WorldError) as caught:
-        choose_teacher_cache(TeacherConfig("auto", 0.002), HUGE, adapted=False, worth=True)
+        choose_teacher_cache(TeacherConfig("auto", 0.002), HUGE, adapted=False, is_asked_again=True)
     line = str(caught.value)
     assert "\n" not in line
     for part in ("2.0 MB", str(cache_dir()), "UNDIAL_CACHE_DIR", "adapter=lora"):

@@ -27,12 +27,12 @@ from undial_cli.data.collate import (
 )
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.methods import make_method
-from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss
+from undial_cli.methods.base import REFERENCE_LOGPS, RETAIN_TERMS, TEACHER_LOGITS, Loss
 from undial_cli.methods.npo import NpoConfig
-from undial_cli.methods.retain import RETAIN_TERMS
 from undial_cli.methods.undial import UndialConfig
+from undial_cli.models.adapters import unwrap_adapter
 from undial_cli.models.head import head_job, install_head
-from undial_cli.models.load import adapt_model, unwrap_adapter
+from undial_cli.models.lora import adapt_model
 from undial_cli.training.packing import (
     PACKED_ATTENTION,
     Pack,
@@ -41,7 +41,8 @@ from undial_cli.training.packing import (
     switch_attention,
     why_not_packed,
 )
-from undial_cli.training.teacher import AdapterTeacher, CachedTeacher, Teacher
+from undial_cli.training.teacher import AdapterTeacher, Teacher
+from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import compute_term_sum
 
 VOCABULARY = 48

@@ -22,15 +22,12 @@ from undial_cli.losses import select_targets, sequence_logps
 from undial_cli.losses.targets import TeacherSignal
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS
 from undial_cli.models.head import find_output_head
-from undial_cli.models.load import adapt_model
+from undial_cli.models.lora import adapt_model
 from undial_cli.system.files import cache_dir
 from undial_cli.training.packing import PACKED_ATTENTION, pack_batch, switch_attention
-from undial_cli.training.teacher import (
-    TEACHER_PASS_TOKENS,
-    AdapterTeacher,
-    CachedTeacher,
-    batch_by_tokens,
-)
+from undial_cli.training.teacher import AdapterTeacher
+from undial_cli.training.teacher_cache import CachedTeacher
+from undial_cli.training.teacher_pass import TEACHER_PASS_TOKENS, batch_by_tokens
 
 VOCABULARY = 64
 BOTH = frozenset({TEACHER_LOGITS, REFERENCE_LOGPS})

@@ -374,5 +374,5 @@ def hash_json(content: Any) -> str:
 
 def make_default_name(run: Run) -> str:
     """`model-data-method-HASH`, the folder of a run that was given no name."""
-    what = run.method.name if isinstance(run, UnlearnRun) else run.command
-    return f"{run.model.name}-{run.data.name}-{what}-{hash_json(collect_identity(run))}"
+    method = run.method.name if isinstance(run, UnlearnRun) else run.command
+    return f"{run.model.name}-{run.data.name}-{method}-{hash_json(collect_identity(run))}"

@@ -9,8 +9,8 @@ SPLIT_SLICE = re.compile(r"\[-?\d*%?:-?\d*%?\]")
 
 def cut_slice(split: str) -> tuple[str, str]:
     """A split as (name, slice); a suffix may follow the slice: `forget10[:20]_perturbed`."""
-    found = SPLIT_SLICE.search(split)
-    return (SPLIT_SLICE.sub("", split, count=1), found.group()) if found else (split, "")
+    match = SPLIT_SLICE.search(split)
+    return (SPLIT_SLICE.sub("", split, count=1), match.group()) if match else (split, "")
 
 
 def list_splits(value: str | list[str] | None) -> list[str]:

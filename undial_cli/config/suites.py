@@ -1,7 +1,6 @@
 """The keys of an evaluation suite: its sets, their metrics, the models and tasks behind them.
 
-As undial_cli/config/schema.py: types, defaults, ranges and lines of `--help`. Imports neither torch nor
-hydra.
+As schema.py: types, defaults, ranges and lines of `--help`. Imports neither torch nor hydra.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From examples to tensors: padded rows for evaluation, micro-batches for training.
 
 Padding is right of a sequence, where a causal model's own tokens never look; it needs no mask and
-is marked by label -100 only.
+is marked by label -100 only. B sequences, T positions, N target positions of all sequences.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from undial_cli.data.encode import Example
 from undial_cli.losses.positions import IGNORE
 
+# Fills a micro-batch up: a token that is predicted by nothing and that nothing is predicted from.
 EMPTY_EXAMPLE = Example([0], [IGNORE], 0)
 # Fewer shared tokens than this do not pay for a pass or an attention call of their own.
 LEAST_SHARED_TOKENS = 8
@@ -43,9 +44,8 @@ class Batch:
 
     `positions_N`: where each target is predicted, in the flattened `input_ids`; `sequence_N`: its
     row; `focus_N`: whether it is a focus word's; `counts`: targets of each row; `index`: each row's
-    place in its set, -1 for an empty row;
-    `tokens`: of the sequences, padding left out; `layout`: what the model's forward is given
-    besides `input_ids`.
+    position in its set, -1 for an empty row; `tokens`: of the sequences, padding left out;
+    `layout`: what the model's forward is given besides `input_ids`.
     """
 
     input_ids: Tensor
@@ -86,12 +86,15 @@ def build_batch(
     layout: dict[str, Any] | None = None,
 ) -> Batch:
     """A batch whose sequences begin at `starts` of the flattened input (were each whole)."""
-    places = [[i for i, label in enumerate(e.labels) if i and label != IGNORE] for e in examples]
-    counts = [len(p) for p in places]
-    positions = [start + i - 1 for start, p in zip(starts, places, strict=True) for i in p]
-    targets = [e.labels[i] for e, p in zip(examples, places, strict=True) for i in p]
-    sequence = [row for row, count in enumerate(counts) for _ in range(count)]
-    focus = [i in set(e.focus) for e, p in zip(examples, places, strict=True) for i in p]
+    positions, targets, sequence, focus, counts = [], [], [], [], []
+    for row, (example, start) in enumerate(zip(examples, starts, strict=True)):
+        focused = set(example.focus)
+        scored = [i for i, label in enumerate(example.labels) if i and label != IGNORE]
+        counts.append(len(scored))
+        positions += [start + i - 1 for i in scored]  # a token is predicted one position earlier
+        targets += [example.labels[i] for i in scored]
+        sequence += [row] * len(scored)
+        focus += [i in focused for i in scored]
     return Batch(
         input_ids,
         torch.tensor(positions, dtype=torch.long),
@@ -115,8 +118,9 @@ def count_shared_tokens(examples: list[Example]) -> int:
     if len(examples) < 2:
         return 0
     ids = [e.input_ids for e in examples]
-    apart = enumerate(zip(min(ids), max(ids), strict=False))  # the two that differ first
-    length = min(map(len, ids)) - 1
+    # Of lists in order the first and the last differ soonest.
+    apart = enumerate(zip(min(ids), max(ids), strict=False))
+    length = min(map(len, ids)) - 1  # each has a token left to be asked for
     length = next((i for i, (a, b) in apart if a != b and i < length), length)
     for example in examples:
         target = next((i for i, y in enumerate(example.labels) if i and y != IGNORE), None)

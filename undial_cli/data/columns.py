@@ -87,9 +87,8 @@ def is_text_cell(value: Any) -> bool:
 def cell_error(key: str, column: str, value: Any, number: int, needed: str) -> UserError:
     """The line for a cell that holds something else than its column needs."""
     kind = type(value).__name__
-    content = {"str": "text that cannot be read so", "list": "a list", "dict": "a dictionary"}.get(
-        kind, f"a value of type {kind}"
-    )
+    contents = {"str": "text that cannot be read so", "list": "a list", "dict": "a dictionary"}
+    content = contents.get(kind, f"a value of type {kind}")
     return UserError(
         f"{key}: column '{column}' holds {content} in row {number}; needed is {needed}"
     )
@@ -105,16 +104,16 @@ def check_messages(messages: Any, number: int, key: str) -> None:
     elif is_blank_cell(messages[-1]["content"]):
         problem = "the last message is empty"
     else:
-        odd = (n for n, message in enumerate(messages, 1) if not is_text_message(message))
-        place = next(odd, None)
-        if place is not None:
-            problem = f"message {place} is no text (parts of other kinds cannot be read)"
+        for n, message in enumerate(messages, 1):
+            if not is_text_message(message):
+                problem = f"message {n} is no text (parts of other kinds cannot be read)"
+                break
     if problem:
         raise UserError(f"{key}: column 'messages' in row {number}: {problem}")
 
 
 def is_text_message(message: dict[str, Any]) -> bool:
-    """Whether a message is text, or calls tools in its place."""
+    """Whether a message is text, or calls tools instead of saying anything."""
     content = message["content"]
     if content is None:
         return bool(message.get("tool_calls"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +19,15 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data import template
-from undial_cli.data.rows import Row, find_row_kind
-from undial_cli.data.spans import (
-    BLANK_LINE,
-    Span,
-    clip_spans,
-    find_span_tokens,
-    join_spans,
-    move_spans_to_rendering,
+from undial_cli.data.answers import (
+    is_answer_message,
+    read_answer_texts,
+    read_messages,
+    read_scored_text,
 )
-from undial_cli.data.template import AnswerSpan, Rendering, list_assistant_texts, read_messages
+from undial_cli.data.rows import Row, find_row_kind, is_document
+from undial_cli.data.spans import BLANK_LINE, Span, clip_spans, find_span_tokens, join_spans
+from undial_cli.data.template import AnswerSpan, Rendering, move_spans_to_rendering
 from undial_cli.errors import UserError
 from undial_cli.losses.positions import IGNORE
 
@@ -78,7 +78,7 @@ class Encoder:
         """All training examples of `rows`; documents give several each.
 
         Args:
-            spans: what to focus on in the `scored_text` of each row.
+            spans: what to focus on in the text of each row that is scored.
 
         Raises:
             RowError: a row cannot be encoded.
@@ -88,19 +88,19 @@ class Encoder:
             spans = [[] for _ in rows]
         else:
             spans = [
-                clip_spans(found, read_scored_text(row, self.data))
-                for row, found in zip(rows, spans, strict=True)
+                clip_spans(row_spans, read_scored_text(row, self.data))
+                for row, row_spans in zip(rows, spans, strict=True)
             ]
         if self.data.joined and rows and find_row_kind(rows[0], self.data) == "text":
             texts = [str(row[self.data.text_key]) for row in rows]
             rows, spans = [{self.data.text_key: BLANK_LINE.join(texts)}], [join_spans(texts, spans)]
         examples = []
-        for row, found in zip(rows, spans, strict=True):
-            if find_row_kind(row, self.data) in ("text", "ids"):
-                examples += self.documents(row, found)
+        for row, row_spans in zip(rows, spans, strict=True):
+            if is_document(row, self.data):
+                examples += self.encode_document(row, row_spans)
             else:
-                rendering = self.render(row)
-                focus = move_spans_to_rendering(rendering, read_answer_texts(row, self.data), found)
+                rendering, answers = self.render(row), read_answer_texts(row, self.data)
+                focus = move_spans_to_rendering(rendering, answers, row_spans)
                 examples.append(self.tokenise_answers(rendering, focus))
         return examples
 
@@ -108,29 +108,27 @@ class Encoder:
         """A row with a prompt and an answer as one string; messages may have several answers."""
         kind = find_row_kind(row, self.data)
         if kind == "qa":
-            return self.question(str(row[self.data.question_key]), str(row[self.data.answer_key]))
+            return self.render_question(
+                str(row[self.data.question_key]), str(row[self.data.answer_key])
+            )
         if kind == "completion":
             return template.render_plain(str(row["prompt"]), str(row["completion"]))
         return template.render_messages(
             self.tokenizer, self.template, read_messages(row), self.data.turns
         )
 
-    def asked(self, row: Row) -> list[Rendering]:
+    def render_asked(self, row: Row) -> list[Rendering]:
         """A row as it is asked: of messages each answer that counts, after all that precedes it."""
         if find_row_kind(row, self.data) != "messages":
             return [self.render(row)]
         messages = read_messages(row)
-        ends = [
-            n
-            for n, message in enumerate(messages, 1)
-            if n > 1 and template.is_answer_message(message)
-        ]
+        ends = [n for n, message in enumerate(messages, 1) if n > 1 and is_answer_message(message)]
         return [
             template.render_messages(self.tokenizer, self.template, messages[:n], "last")
             for n in (ends[-1:] if self.data.turns == "last" else ends)
         ]
 
-    def question(self, question: str, answer: str) -> Rendering:
+    def render_question(self, question: str, answer: str) -> Rendering:
         """A question and an answer in the model's own prompt format."""
         return template.render_question(self.tokenizer, self.template, question, answer)
 
@@ -146,12 +144,14 @@ class Encoder:
         )
         ids: list[int] = list(encoded["input_ids"])  # type: ignore[arg-type]
         offsets: list[Span] = [tuple(o) for o in encoded["offset_mapping"]]  # type: ignore[misc]
+        # Tokens that the tokenizer adds hold no character. Prompt tags and exported data often
+        # spell the begin token out: the model was never trained on two of them.
         added = next((i for i, (a, b) in enumerate(offsets) if a < b), 0)
         if special and added and ids[:added] == ids[added : 2 * added]:
             return self.tokenise(text, special=False)
         return ids, offsets
 
-    def tokenise_answers(self, rendering: Rendering, spans: list[Span] | None = None) -> Example:
+    def tokenise_answers(self, rendering: Rendering, spans: Sequence[Span] = ()) -> Example:
         """One example; scored are the answers, each with the end token after it, nothing later.
 
         The end token of an answer is the one that the template writes after it or else, after the
@@ -163,21 +163,24 @@ class Encoder:
         ids, offsets = self.tokenise(rendering.text, special=not rendering.chat)
         labels, stop, closing, end = [IGNORE] * len(ids), 0, None, list[int]()
         for answer in rendering.answers:
-            first, stop = self.positions(ids, offsets, answer)
+            first, stop = self.find_answer_positions(ids, offsets, answer)
             labels[first:stop] = ids[first:stop]
-            closing = self.closing(ids, offsets, rendering, answer, stop)
+            closing = self.find_closing(ids, offsets, rendering, answer, stop)
             if closing is not None:
                 labels[closing] = ids[closing]
         if rendering.closed:
             end = [self.end_token() if closing is None else ids[closing]]
+        # What a template writes after its last end token (a line break) never conditions a target.
         size = stop if closing is None else closing
         ids, labels = [*ids[:size], *end], [*labels[:size], *end]
         size = min(self.data.max_length, len(ids))
-        focus = find_span_tokens(rendering.text, offsets[:size], spans or [])
+        focus = find_span_tokens(rendering.text, offsets[:size], spans)
         cut = sum(label != IGNORE for label in labels[size:])
         return Example(ids[:size], labels[:size], min(stop, size), tuple(focus), cut, *end)
 
-    def positions(self, ids: list[int], offsets: list[Span], answer: AnswerSpan) -> tuple[int, int]:
+    def find_answer_positions(
+        self, ids: list[int], offsets: list[Span], answer: AnswerSpan
+    ) -> tuple[int, int]:
         """First and last + 1 of the tokens that hold a character of an answer.
 
         A token that straddles a border counts; not so a special one, which only took blanks along.
@@ -193,10 +196,10 @@ class Encoder:
         if inside:
             return inside[0], inside[-1] + 1
         before = [i for i, (a, b) in enumerate(offsets) if a < min(b, start)]
-        place = before[-1] + 1 if before else 0
-        return place, place
+        following = before[-1] + 1 if before else 0
+        return following, following
 
-    def closing(
+    def find_closing(
         self,
         ids: list[int],
         offsets: list[Span],
@@ -231,15 +234,15 @@ class Encoder:
             raise UserError("this tokenizer has no end token: set one in its tokenizer_config.json")
         return int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
 
-    def beginning(self, rendering: Rendering, tokens: int) -> str:
+    def cut_answer(self, rendering: Rendering, tokens: int) -> str:
         """The last answer of a rendering up to its first `tokens` tokens, whole characters only."""
         ids, offsets = self.tokenise(rendering.text, special=not rendering.chat)
         answer = rendering.answers[-1]
-        first, stop = self.positions(ids, offsets, answer)
+        first, stop = self.find_answer_positions(ids, offsets, answer)
         end = offsets[first + tokens][0] if first + tokens < stop else answer.end
         return rendering.text[answer.start : max(answer.start, end)]
 
-    def documents(self, row: Row, spans: list[Span] | None = None) -> list[Example]:
+    def encode_document(self, row: Row, spans: Sequence[Span] = ()) -> list[Example]:
         """A text cut into pieces of `max_length` tokens; every token is a target.
 
         Each piece starts with the begin token where the tokenizer adds one. A last token by itself
@@ -248,18 +251,18 @@ class Encoder:
         Args:
             spans: what to focus on in the text.
         """
-        inside: list[int] = []
+        focused: list[int] = []
         if find_row_kind(row, self.data) == "ids":
-            ids, begin = self.known(row["input_ids"]), []
+            ids, begin = self.check_ids(row["input_ids"]), []
         else:
             text = str(row[self.data.text_key])
             ids, offsets = self.tokenise(text)
             bos = self.tokenizer.bos_token_id
             begin = ids[:1] if bos is not None and ids[:1] == [bos] else []
-            inside = find_span_tokens(text, offsets[len(begin) :], spans or [])
+            focused = find_span_tokens(text, offsets[len(begin) :], spans)
         ids, size = ids[len(begin) :], self.data.max_length - len(begin)
         focus: dict[int, list[int]] = {}
-        for i in inside:
+        for i in focused:
             focus.setdefault(i // size, []).append(i % size + len(begin))
         pieces = [begin + ids[i : i + size] for i in range(0, len(ids), size)]
         lost = len(pieces.pop()) if len(pieces) > 1 and len(pieces[-1]) == 1 else 0
@@ -270,7 +273,7 @@ class Encoder:
         ]
         return [*examples[:-1], *(dataclasses.replace(e, cut=lost) for e in examples[-1:])]
 
-    def known(self, ids: list[int]) -> list[int]:
+    def check_ids(self, ids: list[int]) -> list[int]:
         """Token ids that are given; refused if they cannot be this tokenizer's."""
         size = len(self.tokenizer)
         for i in ids:
@@ -278,7 +281,7 @@ class Encoder:
                 raise UserError(f"token id {i}: this tokenizer knows 0 to {size - 1}")
         return [int(i) for i in ids]
 
-    def text(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int]) -> str:
         """Token ids as text, special tokens left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
@@ -296,26 +299,3 @@ def keep_blanks_in_offsets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedToke
     processor.__setstate__(whole)
     exact.backend_tokenizer.post_processor = processor  # type: ignore[attr-defined]
     return exact
-
-
-def read_answer_texts(row: Row, config: DataConfig) -> list[str]:
-    """The texts of a row that are scored: its answers, or all of it.
-
-    Raises:
-        UserError: the row holds token ids, which have no text, or messages without an answer.
-    """
-    kind = find_row_kind(row, config)
-    if kind == "messages":
-        return list(list_assistant_texts(read_messages(row), config.turns))
-    if kind == "ids":
-        raise UserError(
-            "method.focus: rows of token ids (column 'input_ids') have no text to focus on; use "
-            "data with text, or method=undial"
-        )
-    column = {"qa": config.answer_key, "completion": "completion", "text": config.text_key}
-    return [str(row[column[kind]])]
-
-
-def read_scored_text(row: Row, config: DataConfig) -> str:
-    """The text that spans count in: `answer_texts`, a blank line between them."""
-    return BLANK_LINE.join(read_answer_texts(row, config))

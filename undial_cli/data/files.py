@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
 
+# The csv module refuses cells of more than 128 KB unless told otherwise; a document is longer.
 LONGEST_CELL = 2**31 - 1
 
 
@@ -51,15 +52,16 @@ def load_row_file(name: str, piece: str, key: str) -> list[Row]:
     return slice_rows(rows, piece, f"{key}={name}")
 
 
-def slice_rows(rows: list[Row], piece: str, place: str) -> list[Row]:
-    """The rows that a slice takes."""
+def slice_rows(rows: list[Row], piece: str, setting: str) -> list[Row]:
+    """The rows that a slice takes; `setting` is what errors name."""
     if not piece:
         return rows
     try:
+        # As `datasets` slices, percent and negative bounds included: a file is cut as a hub set is.
         instruction = datasets.ReadInstruction.from_spec(f"train{piece}")
         (taken,) = instruction.to_absolute({"train": len(rows)})
     except ValueError as error:
-        raise UserError(f"{place}{piece}: {first_line(error)}") from error
+        raise UserError(f"{setting}{piece}: {first_line(error)}") from error
     return rows[taken.from_ : taken.to]
 
 
@@ -69,7 +71,7 @@ def read_json_rows(path: Path) -> list[Row]:
     try:
         content = json.loads(text)
     except ValueError:
-        if text.lstrip().startswith("["):
+        if text.lstrip().startswith("["):  # a broken list, of which no line is JSON
             raise
         content = parse_json_lines(text)
     if isinstance(content, dict):
@@ -85,6 +87,7 @@ def read_json_rows(path: Path) -> list[Row]:
 def parse_json_lines(text: str) -> list[Any]:
     """JSON values, one a line."""
     values = []
+    # Not splitlines(): JSON strings may hold the other line separators of Unicode as they are.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
@@ -153,7 +156,7 @@ def read_token_ids(path: Path) -> NDArray[Any]:
         ValueError: the array is no such thing.
     """
     with open(path, "rb") as stream:
-        ids = np.lib.format.read_array(stream, allow_pickle=False)
+        ids = np.lib.format.read_array(stream, allow_pickle=False)  # unpickling would run code
     if ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise ValueError(f"expected whole numbers in 2 dimensions, found {ids.dtype} in {ids.ndim}")
     return ids

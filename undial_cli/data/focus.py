@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli.config.schema import DataConfig
-from undial_cli.data.encode import read_scored_text
+from undial_cli.data.answers import read_scored_text
 from undial_cli.data.rows import Row
-from undial_cli.data.template import Span
+from undial_cli.data.spans import Span
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
 
 FOCUS_SOURCES = ("column", "entities", "noun_chunks")
@@ -49,16 +49,16 @@ def find_focus_spans(
     texts = [read_scored_text(row, data) for row in rows]
     if source == "column":
         pairs = zip(rows, texts, strict=True)
-        found = [
+        spans = [
             read_focus_column(row, text, data, number)
             for number, (row, text) in enumerate(pairs, 1)
         ]
     else:
-        found = find_pipeline_spans(texts, source, str(pipeline))
-    if rows and not any(found):
+        spans = find_pipeline_spans(texts, source, str(pipeline))
+    if rows and not any(spans):
         key = f"data.focus_key={data.focus_key}" if source == "column" else name_spacy_key(pipeline)
         raise UserError(f"{key}: nothing to focus on in any of the {len(rows)} rows")
-    return found
+    return spans
 
 
 def check_focus(source: str, pipeline: str | None) -> None:
@@ -123,7 +123,7 @@ def is_span_pair(entry: Any, text: str) -> bool:
     return (
         isinstance(entry, list)
         and len(entry) == 2
-        and all(type(place) is int for place in entry)
+        and all(type(position) is int for position in entry)
         and 0 <= entry[0] < entry[1] <= len(text)
     )
 
@@ -147,13 +147,15 @@ def find_occurrences(text: str, string: str) -> Iterator[Span]:
         start = text.find(string, start + 1)
 
 
-def is_inside_word(text: str, place: int) -> bool:
-    """Whether a word, or one letter of several code points, goes on across a place."""
-    if not 0 < place < len(text):
+def is_inside_word(text: str, position: int) -> bool:
+    """Whether a word, or one letter of several code points, goes on across a position."""
+    if not 0 < position < len(text):
         return False
-    before, after = text[place - 1], text[place]
+    before, after = text[position - 1], text[position]
     if not (is_word_character(before) and is_word_character(after)):
         return False
+    # A mark belongs to the letter before it in every script; other letters make one word only where
+    # words are spaced.
     return unicodedata.category(after)[0] == "M" or (
         is_spaced_script(before) and is_spaced_script(after)
     )
@@ -176,8 +178,9 @@ def find_pipeline_spans(texts: list[str], source: str, pipeline: str) -> list[li
     pieces = [
         (row, *piece) for row, text in enumerate(texts) for piece in cut_text_pieces(text, limit)
     ]
-    found: list[set[Span]] = [set() for _ in texts]
+    spans: list[set[Span]] = [set() for _ in texts]
     layer = "ENT_IOB" if source == "entities" else "DEP"
+    # That a pipeline cannot do it shows in its documents alone: a blank one has the same methods.
     able = not pieces
     try:
         docs = nlp.pipe(text for _, _, text in pieces)
@@ -188,21 +191,21 @@ def find_pipeline_spans(texts: list[str], source: str, pipeline: str) -> list[li
             if not able:
                 break
             for span in doc.ents if source == "entities" else doc.noun_chunks:
-                found[row].add((shift + span.start_char, shift + span.end_char))
+                spans[row].add((shift + span.start_char, shift + span.end_char))
     except Exception as error:
         reason = first_line(error)
         raise UserError(f"{name_spacy_key(pipeline)}: fails on these texts ({reason})") from error
     if not able:
-        what = "ner or entity_ruler" if source == "entities" else "a parser, for a known language"
+        part = "ner or entity_ruler" if source == "entities" else "a parser, for a known language"
         raise UserError(
-            f"{name_spacy_key(pipeline)}: gives no {source.replace('_', ' ')} (language '{nlp.lang}', "
-            f"parts: {', '.join(nlp.pipe_names) or 'none'}); allowed for method.focus={source} is "
-            f"a pipeline with {what} ({ENGLISH_PIPELINE})"
+            f"{name_spacy_key(pipeline)}: gives no {source.replace('_', ' ')} (language "
+            f"'{nlp.lang}', parts: {', '.join(nlp.pipe_names) or 'none'}); allowed for "
+            f"method.focus={source} is a pipeline with {part} ({ENGLISH_PIPELINE})"
         )
-    for text, spans in zip(texts, found, strict=True):
-        for string in {text[start:end].strip() for start, end in spans} - {""}:
-            spans.update(find_occurrences(text, string))
-    return [sorted(spans) for spans in found]
+    for text, text_spans in zip(texts, spans, strict=True):
+        for string in {text[start:end].strip() for start, end in text_spans} - {""}:
+            text_spans.update(find_occurrences(text, string))
+    return list(map(sorted, spans))
 
 
 def load_spacy_pipeline(name: str) -> Any:
@@ -233,7 +236,7 @@ def cut_text_pieces(text: str, limit: int) -> Iterator[tuple[int, str]]:
         end = start + limit
         if end < len(text):
             ends = (text.rfind(mark, start, end) + len(mark) for mark in ("\n\n", "\n", " "))
-            end = next((place for place in ends if place > start + limit // 2), end)
+            end = next((position for position in ends if position > start + limit // 2), end)
         if not text[start:end].isspace():
             yield start, text[start:end]
         start = end

@@ -120,9 +120,7 @@ def load_named_set(
 
 def load_listed_set(path: str, name: str, piece: str, key: str, path_key: str) -> list[Row]:
     """Rows of one split as `datasets` finds it, on the hub or in a folder."""
-    cache = None
-    if Path(path).exists():
-        cache = choose_dataset_cache(Path(path))
+    cache = choose_dataset_cache(Path(path)) if Path(path).exists() else None
     name, _, split = name.partition("/")
     try:
         data = datasets.load_dataset(
@@ -142,15 +140,17 @@ def load_listed_set(path: str, name: str, piece: str, key: str, path_key: str) -
 
 
 def choose_dataset_cache(folder: Path) -> str:
-    """Where datasets keeps what it reads of a folder: another place when a file changed.
+    """The folder where `datasets` caches what it reads of a folder; another when a file changed.
 
-    Its own cache knows a folder by its name and configurations alone.
+    Its default cache knows a folder by its name and configurations alone, and would give the rows
+    of before.
     """
     return str(make_private_folder(cache_dir() / "datasets") / hash_folder_state(folder.resolve()))
 
 
 def describe_missing_split(error: ValueError, name: str, key: str) -> str:
     """The line for a configuration or a split that does not exist, with those that do."""
+    # Only the text of datasets' error holds the names.
     configuration = name.partition("/")[0]
     _, _, listed = str(error).partition("Available:")
     names = re.findall(r"'([^']+)'", listed)
@@ -160,7 +160,8 @@ def describe_missing_split(error: ValueError, name: str, key: str) -> str:
         configuration = name
     if not names:
         return f"{key}={name}: {first_line(error)}"
-    return f"{key}={name}: allowed is one of {', '.join(sorted(names))}{suggest_nearest(configuration, names)}"
+    nearest = suggest_nearest(configuration, names)
+    return f"{key}={name}: allowed is one of {', '.join(sorted(names))}{nearest}"
 
 
 def find_array_splits(folder: Path) -> list[str]:

@@ -18,7 +18,7 @@ from undial_cli.data.rows import Row
 from undial_cli.errors import UserError
 
 
-def load_split(config: DataConfig, split: str, key: str, place: str | None = None) -> list[Row]:
+def load_split(config: DataConfig, split: str, key: str, source: str | None = None) -> list[Row]:
     """The rows of one split (or file), slice applied.
 
     Args:
@@ -26,7 +26,7 @@ def load_split(config: DataConfig, split: str, key: str, place: str | None = Non
             or `CONFIGURATION/SPLIT` (a configuration alone means its split `train`).
         split: name with an optional `[a:b]`; a file path where there is no `config.path`.
         key: the config key to name in an error.
-        place: hub id, folder or file to read in place of `config.path`; a file has no splits, and
+        source: hub id, folder or file to read instead of `config.path`; a file has no splits, and
             only the slice of `split` counts.
 
     Raises:
@@ -34,13 +34,13 @@ def load_split(config: DataConfig, split: str, key: str, place: str | None = Non
         WorldError: the hub cannot be asked.
     """
     name, piece = cut_slice(split)
-    path = place or config.path
-    if place is not None and Path(place).expanduser().is_file():
-        rows = load_row_file(place, piece, key)
+    path = source or config.path
+    if source is not None and Path(source).expanduser().is_file():
+        rows = load_row_file(source, piece, key)
     elif path is None:
         rows = load_row_file(name, piece, key)
     else:
-        path_key = f"{key.rpartition('.')[0]}.path" if place is not None else "data.path"
+        path_key = f"{key.rpartition('.')[0]}.path" if source is not None else "data.path"
         rows = load_set(path, name, piece, key, path_key)
     if not rows:
         raise UserError(f"{key}={split}: the set is empty")
@@ -48,12 +48,12 @@ def load_split(config: DataConfig, split: str, key: str, place: str | None = Non
 
 
 def load_rows(
-    config: DataConfig, splits: list[str], key: str, place: str | None = None
+    config: DataConfig, splits: list[str], key: str, source: str | None = None
 ) -> list[Row]:
     """The rows of one or more splits, one after the other, checked."""
     rows = []
     for split in splits:
-        part = load_split(config, split, key, place)
-        check_columns(part, config, f"{key}={split or place}")
+        part = load_split(config, split, key, source)
+        check_columns(part, config, f"{key}={split or source}")
         rows += part
     return rows

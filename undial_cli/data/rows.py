@@ -12,7 +12,7 @@ from undial_cli.config.schema import DataConfig
 
 Row = dict[str, Any]
 
-# Read beside the question and the answer, by the metrics of a set.
+# Read besides the question and the answer, by the metrics of a set.
 METRIC_COLUMNS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")
 
 
@@ -31,7 +31,7 @@ def is_blank_cell(value: Any) -> bool:
     """Whether a cell holds nothing: a file with rows of several kinds fills the gaps with these."""
     if isinstance(value, str):
         return not value.strip()
-    return value is None or (isinstance(value, float) and value != value)
+    return value is None or (isinstance(value, float) and value != value)  # NaN: pandas' gap
 
 
 def find_row_kind(row: Row, config: DataConfig) -> str:
@@ -43,25 +43,30 @@ def find_row_kind(row: Row, config: DataConfig) -> str:
     for kind, columns in needed.items():
         if not any(is_blank_cell(row.get(column)) for column in columns):
             return kind
-    for kind, columns in needed.items():
+    for kind, columns in needed.items():  # an empty document, an empty answer
         if all(row.get(column) is not None for column in columns):
             return kind
     return ""
+
+
+def is_document(row: Row, config: DataConfig) -> bool:
+    """Whether every token of a row is a target: it is a text or token ids, without a prompt."""
+    return find_row_kind(row, config) in ("text", "ids")
 
 
 def find_unread_columns(rows: list[Row], config: DataConfig, known: Iterable[str]) -> list[str]:
     """The columns that hold something in some row and that nothing reads.
 
     Args:
-        known: columns that are read beside those of a row's kind.
+        known: columns that are read besides those of a row's kind.
     """
     keys = config.focus_key, config.alternative_key, config.subject_key
     needed, known = columns_by_kind(config), {*known, *METRIC_COLUMNS, *keys}
-    columns: dict[str, None] = {}
+    unread: dict[str, None] = {}  # a set that keeps the order of the file's columns
     for row in rows:
-        read = needed.get(find_row_kind(row, config), ())
-        columns |= {c: None for c, v in row.items() if c not in read and not is_blank_cell(v)}
-    return [column for column in columns if column not in known]
+        read = {*known, *needed.get(find_row_kind(row, config), ())}
+        unread |= {c: None for c, v in row.items() if c not in read and not is_blank_cell(v)}
+    return list(unread)
 
 
 def normalise_content(row: Row, config: DataConfig) -> tuple[Any, ...]:

@@ -1,24 +1,23 @@
 """From rows to training samples: examples as they are, with focus words, or in pairs with another
-answer. Knows what a method asks for, and no method by name.
+answer.
+
+Knows what a method can ask for, and no method.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import random
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from undial_cli.config.schema import DataConfig, FocusSource
+from undial_cli.config.schema import FocusSource
 from undial_cli.data import focus
+from undial_cli.data.answers import replace_answer
 from undial_cli.data.counts import RowCounts
-from undial_cli.data.encode import Encoder, Example, Span
-from undial_cli.data.formats import is_spelled_list, parse_spelled_list
-from undial_cli.data.rows import Row, find_row_kind
+from undial_cli.data.encode import Encoder, Example
+from undial_cli.data.rows import Row, find_row_kind, is_document
 from undial_cli.data.schedule import TrainingSample
+from undial_cli.data.spans import Span
 from undial_cli.errors import RowError, UserError
-
-SHIPPED_REFUSALS = Path(__file__).parent / "refusals.txt"
 
 
 @dataclass
@@ -47,9 +46,10 @@ def encode_training_set(
         spans = focus.find_focus_spans(rows, encoder.data, words.source, words.pipeline)
     examples: list[Example] = []
     row_numbers: list[int] = []
-    documents = sum(find_row_kind(row, encoder.data) in ("text", "ids") for row in rows)
+    documents = sum(is_document(row, encoder.data) for row in rows)
     counts = RowCounts(len(rows), documents)
     if is_joined_set(encoder, rows):
+        # One long text: a piece may hold the end of a row and the beginning of the next.
         examples = [e for e in encoder.encode(rows, spans) if e.num_targets]
         row_numbers = [1] * len(examples)
         for number, row in enumerate(rows, 1):
@@ -57,12 +57,12 @@ def encode_training_set(
                 counts.skipped[number] = "no text"
     else:
         for number, row in enumerate(rows, 1):
-            made, reason = encode_row(encoder, row, spans[number - 1] if spans else None)
-            examples += made
-            row_numbers += [number] * len(made)
+            encoded, reason = encode_row(encoder, row, spans[number - 1] if spans else None)
+            examples += encoded
+            row_numbers += [number] * len(encoded)
             if reason:
                 counts.skipped[number] = reason
-            count_cut_tokens(counts, made)
+            count_cut_tokens(counts, encoded)
     check_any_example(encoder, name, counts, examples)
     if words is not None and not any(e.focus for e in examples):
         raise UserError(
@@ -84,34 +84,36 @@ def encode_preference_pairs(
     Raises:
         UserError: nothing is left.
     """
+    # A pair differs in one answer: the turns before it are the prompt of both.
     encoder = dataclasses.replace(encoder, data=dataclasses.replace(encoder.data, turns="last"))
     examples: list[Example] = []
     samples: list[TrainingSample] = []
     row_numbers: list[int] = []
     counts = RowCounts(len(rows))
     for number, (row, others) in enumerate(zip(rows, answers, strict=True), 1):
-        true, reason = encode_row(encoder, row)
+        encoded, reason = encode_row(encoder, row)
         if reason:
             counts.skipped[number] = reason
             continue
-        place, known = len(examples), dict[str, int | None]()
+        # The row's answer comes first, then each other answer once, however often it is drawn.
+        true, positions = len(examples), dict[str, int | None]()
         pairs: list[TrainingSample] = []
         for turns in others:
             for text in turns:
-                if text not in known:
-                    made, reason = encode_row(encoder, replace_answer(row, text, encoder.data))
-                    known[text] = None if reason else place + len(true)
-                    true += made
-            pairs.append([(place, i) for text in turns if (i := known[text]) is not None])
-        counts.unpaired += sum(i is None for i in known.values())
+                if text not in positions:
+                    other, reason = encode_row(encoder, replace_answer(row, text, encoder.data))
+                    positions[text] = None if reason else true + len(encoded)
+                    encoded += other
+            pairs.append([(true, i) for text in turns if (i := positions[text]) is not None])
+        counts.unpaired += sum(i is None for i in positions.values())
         if not any(pairs):
             counts.skipped[number] = "nothing is left of its answers to prefer"
             continue
-        examples += true
-        row_numbers += [number] * len(true)
+        examples += encoded
+        row_numbers += [number] * len(encoded)
         samples += [sample for sample in pairs if sample]
-        counts.tokens += true[0].num_targets
-        count_cut_tokens(counts, true[:1])
+        counts.tokens += encoded[0].num_targets
+        count_cut_tokens(counts, encoded[:1])
     check_any_example(encoder, name, counts, examples)
     counts.sequences = counts.trained
     return TrainingSet(examples, samples, counts, row_numbers)
@@ -125,10 +127,10 @@ def encode_row(
         examples = encoder.encode([row], None if spans is None else [spans])
     except RowError as error:
         return [], str(error)
-    kept = [e for e in examples if e.num_targets]
-    if kept:
-        return kept, ""
-    if find_row_kind(row, encoder.data) in ("text", "ids"):
+    trainable = [e for e in examples if e.num_targets]
+    if trainable:
+        return trainable, ""
+    if is_document(row, encoder.data):
         return [], "fewer than two tokens"
     return [], f"no answer token within data.max_length={encoder.data.max_length}"
 
@@ -170,68 +172,3 @@ def check_any_example(
         )
     raise UserError(f"the {name} set: none of its {counts.read} rows can be used "
                     f"({counts.reasons()})")  # fmt: skip
-
-
-def replace_answer(row: Row, text: str, data: DataConfig) -> Row:
-    """A row with another answer."""
-    kind = find_row_kind(row, data)
-    if kind == "qa":
-        return {**row, data.answer_key: text}
-    if kind == "completion":
-        return {**row, "completion": text}
-    return {**row, "messages": [*row["messages"][:-1], {**row["messages"][-1], "content": text}]}
-
-
-def collect_alternatives(
-    rows: list[Row], data: DataConfig, source: str, turns: int, seed: int, key: str
-) -> list[list[list[str]]]:
-    """The answers to prefer, as `paired` takes them; read before anything is loaded.
-
-    Args:
-        source: `refusals`, drawn anew each turn, or `data`: each of a row's own makes a sample.
-        turns: how often a row is seen.
-        key: the config key of the set, to name in an error.
-
-    Raises:
-        UserError: rows are no questions with answers, or there are no other answers.
-    """
-    for number, row in enumerate(rows, 1):
-        if find_row_kind(row, data) in ("text", "ids"):
-            raise UserError(
-                f"{key}: rows of plain text have no answer to replace, as row {number}; needed are "
-                "questions"
-            )
-    if source == "data":
-        return [
-            [[text] for text in read_row_alternatives(row, number, data, key)]
-            for number, row in enumerate(rows)
-        ]
-    known = read_refusals(data)
-    draws = [random.Random(f"{seed}:{number}") for number in range(len(rows))]
-    return [[[draw.choice(known) for _ in range(turns)]] for draw in draws]
-
-
-def read_row_alternatives(row: Row, number: int, data: DataConfig, key: str) -> list[str]:
-    """The other answers that a row holds: a text, a list of them, or such a list as JSON."""
-    value = parse_spelled_list(row.get(data.alternative_key))
-    texts = [value] if isinstance(value, str) and not is_spelled_list(value) else value
-    if isinstance(texts, list) and texts and all(isinstance(t, str) and t.strip() for t in texts):
-        return texts
-    there = f"found columns {', '.join(row)}" if value is None else f"found {value!r}"
-    raise UserError(
-        f"data.alternative_key={data.alternative_key}: {key} needs in row {number + 1} a column "
-        f"with answers to prefer, a text or a list of texts; {there}"
-    )
-
-
-def read_refusals(data: DataConfig) -> list[str]:
-    """Answers like "I don't know", one a line."""
-    file = Path(data.refusals).expanduser() if data.refusals else SHIPPED_REFUSALS
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.refusals={data.refusals}: cannot be read as text") from error
-    found = [line for line in lines if line]
-    if not found:
-        raise UserError(f"data.refusals={data.refusals}: holds no line")
-    return found

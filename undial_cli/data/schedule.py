@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, make_padded_batch
 from undial_cli.data.encode import Example
 
+# As in transformers' length-grouped sampler: groups of this many batches, or a quarter of the data.
 MOST_GROUPED_BATCHES = 50
 
 # The examples that a sample consists of: the first time it is drawn, the second time, ...
@@ -78,7 +79,7 @@ class Schedule(Dataset):
         anchor: the set whose size makes an epoch.
         dealing: rows per step and how they are shared out.
         steps: optimiser steps in all, or None for `epochs`.
-        make_batch: a micro-batch of examples and their places in the set.
+        make_batch: a micro-batch of examples and their positions in the set.
     """
 
     def __init__(
@@ -95,9 +96,8 @@ class Schedule(Dataset):
         samples: dict[str, list[TrainingSample]] | None = None,
     ) -> None:
         self.sets, self.dealing, self.make_batch = sets, dealing, make_batch
-        known = samples or {}
         drawable = {
-            name: known.get(name) or [[(i,)] for i in range(len(part))]
+            name: (samples or {}).get(name) or [[(i,)] for i in range(len(part))]
             for name, part in sets.items()
         }
         self.sizes = {name: len({s[0][0] for s in part}) for name, part in drawable.items()}
@@ -108,7 +108,7 @@ class Schedule(Dataset):
             name: [sum(len(sets[name][i].input_ids) for i in sample[0]) for sample in part]
             for name, part in drawable.items()
         }
-        batches = {
+        batches = {  # a seed each: sets of one size would else be permuted alike
             name: draw_batches(lengths[name], batch_size, seed + number, grouped)
             for number, name in enumerate(sets)
         }
@@ -120,6 +120,7 @@ class Schedule(Dataset):
             self.order[name] = []
             for drawn in anchors:
                 step = drawn if name == anchor else list(itertools.islice(stream, len(drawn)))
+                # Longest first: rows of a micro-batch are of like length, whatever its size.
                 step = sorted(step, key=lambda i: -lengths[name][i])
                 self.order[name] += [next(turns[i]) for i in step]
                 self.order[name] += [empty] * (dealing.rows - len(step))
@@ -130,15 +131,15 @@ class Schedule(Dataset):
     def __getitem__(self, row: int) -> dict[str, tuple[int, ...]]:
         return {name: order[row] for name, order in self.order.items()}
 
-    def drawn(self, name: str) -> int:
+    def count_draws(self, name: str) -> int:
         """How many examples of set `name` the run sees, repetitions counted."""
         return sum(i >= 0 for row in self.order[name] for i in row)
 
-    def used(self, name: str) -> list[int]:
+    def list_used(self, name: str) -> list[int]:
         """The examples of set `name` that the run will see."""
         return sorted({i for row in self.order[name] for i in row} - {-1})
 
-    def unseen(self) -> list[str]:
+    def describe_unseen(self) -> list[str]:
         """A line on each set of which the run's steps do not see everything."""
         seen = {name: len({row[0] for row in order} - {-1}) for name, order in self.order.items()}
         return [

@@ -2,25 +2,22 @@
 
 A chat template decides everything about its text: special tokens, white space, what of an answer
 it writes. Where an answer stands in it is found by rendering the conversation once more with a mark
-in the answer's place. Knows no tokens.
+for the answer. Knows no tokens.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.config.schema import TemplateConfig
+from undial_cli.data.answers import Message, is_answer_message
+from undial_cli.data.spans import BLANK_LINE, Span
 from undial_cli.errors import RowError, UserError, bad_value, first_line, suggest_nearest
-
-# (start, end) in characters.
-Span = tuple[int, int]
-Message = dict[str, Any]
 
 # Stands for an answer: letters that no template trims, splits or parses.
 ANSWER_MARK = "\ue000undial\ue001"
@@ -93,7 +90,7 @@ def render_question(
     try:
         return render_messages(tokenizer, config, [system, *turns])
     except TemplateRefusal as error:
-        render_messages(tokenizer, config, turns)
+        render_messages(tokenizer, config, turns)  # raises too if it is not the system message
         raise UserError(
             f"model.template.system_prompt={config.system_prompt}: this chat template takes none "
             f"({error.reason}); set model.template.system_prompt=null"
@@ -147,16 +144,11 @@ def render_messages(
     return Rendering(text, tuple(answers), chat=True)
 
 
-def is_answer_message(message: Message) -> bool:
-    """Whether a message is text of the assistant."""
-    return message["role"] == "assistant" and isinstance(message["content"], str)
-
-
 def locate_answer(text: str, marked: str, content: str) -> AnswerSpan:
     """Where a message's content stands in a rendering.
 
     Args:
-        marked: the same rendering with MARK as that content.
+        marked: the same rendering with ANSWER_MARK as that content.
 
     Raises:
         RowError: the template left the content out or changed more than its white space.
@@ -166,12 +158,14 @@ def locate_answer(text: str, marked: str, content: str) -> AnswerSpan:
     bare = content.strip()
     if text.startswith(before):
         start = len(before)
-    elif text[:end].endswith(bare):  # it wrote a think block for the mark, and found one in here
+    elif text[:end].endswith(bare):  # it wrote a think block for the mark, and read one in here
         start = end - len(bare)
-    else:
+    else:  # it dropped the beginning (a think block) of the one and not of the other
         pairs = enumerate(zip(text, before, strict=False))
         start = next((i for i, (a, b) in pairs if a != b), len(text))
     body = text[start:end]
+    # White space may differ and a think block may be missing; what is left must be the answer's
+    # end, for a loss on other words would train what nobody wrote.
     whole, left = ("".join(part.split()) for part in (content, body))
     if not text.endswith(after) or start > end or not whole.endswith(left) or (whole and not left):
         raise RowError(
@@ -187,6 +181,7 @@ def collect_template_arguments(
 ) -> dict[str, Any]:
     """What the template is given besides the messages; refused if it would not read it."""
     template = tokenizer.get_chat_template()
+    # Not variables of the template but arguments of transformers; two of them it does pass on.
     ours = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"documents", "tools"}
     for name, value in config.args.items():
         if name in ours:
@@ -222,15 +217,25 @@ def describe_unread_keys(tokenizer: PreTrainedTokenizerBase, config: TemplateCon
     return lines
 
 
-def read_messages(row: dict[str, Any]) -> list[Message]:
-    """The messages of a row, without the fields that only other messages of its file have."""
-    return [
-        {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
-        for message in row["messages"]
-    ]
+def move_spans_to_rendering(
+    rendering: Rendering, sources: list[str], spans: list[Span]
+) -> list[Span]:
+    """Spans of a row's answers as spans of its rendering.
 
+    Args:
+        sources: the answers as the row has them; the spans count in these, joined by a blank line.
 
-def list_assistant_texts(messages: list[Message], turns: str) -> Iterator[str]:
-    """The answers of a conversation that count."""
-    texts = [message["content"] for message in messages if is_answer_message(message)]
-    yield from texts[-1:] if turns == "last" else texts
+    Raises:
+        RowError: the template wrote an answer with other white space, so that nothing fits.
+    """
+    begin, moved = 0, []
+    for answer, source in zip(rendering.answers, sources, strict=True):
+        if spans and answer.shift is None:
+            raise RowError("method.focus: the chat template writes the answer with other blanks")
+        # From the joined sources to this one, and from there to the rendering.
+        shift = answer.start - begin - (answer.shift or 0)
+        first, last = answer.start, min(answer.end, begin + len(source) + shift)
+        within = [(max(a + shift, first), min(b + shift, last)) for a, b in spans]
+        moved += [(a, b) for a, b in within if a < b]
+        begin += len(source) + len(BLANK_LINE)
+    return moved

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from undial_cli.config.fields import walk_fields
 from undial_cli.config.suites import FORGET, HOLDOUT, EvalConfig
 from undial_cli.errors import bad_value
 from undial_cli.evaluation import joint, metrics, words
 from undial_cli.evaluation.evidence import Evaluation, Evidence, MissingFigure, NoRetainModel
-from undial_cli.evaluation.joint import JointFunction
+from undial_cli.evaluation.joint import ComparedModels, JointFunction
 
 # Which way is better on a set that is to be forgotten, and on any other.
 HIGHER, LOWER, NEITHER = ("higher", "higher"), ("lower", "lower"), ("", "")
@@ -80,33 +79,33 @@ class Metric:
             return float(self.finish(self.term(np.asarray(values), role).mean()))
 
 
-def compute_sample_probability(found: Evidence) -> float | None:
+def compute_sample_probability(evidence: Evidence) -> float | None:
     """Of the answer; against the perturbed ones where the set says so."""
-    if found.answer is None:
+    answer, alternatives = evidence.answer, evidence.alternatives()
+    if answer is None:
         return None
-    if not found.options.normalise_probability:
-        return float(metrics.probability(found.answer.ce))
-    other = found.alternatives()
-    if other is None:
-        return None
-    return float(metrics.normalised_probability([found.answer.ce], [other[1]])[0])
+    if not evidence.options.normalise_probability:
+        return float(metrics.probability(answer.ce))
+    return alternatives and float(metrics.normalised_probability([answer.ce], [alternatives[1]])[0])
 
 
-def compute_sample_rouge(found: Evidence) -> float | None:
+def compute_sample_rouge(evidence: Evidence) -> float | None:
     """ROUGE-L of the generation: recall, stemmed, or F1, not stemmed; of references with words."""
-    if found.generation is None or words.choose_reading(found.reference) == words.NO_WORDS:
+    generation, reference = evidence.generation, evidence.reference
+    if generation is None or words.choose_reading(reference) == words.NO_WORDS:
         return None
-    f1 = found.options.rouge == "f1"
-    return (metrics.rouge_l_f1 if f1 else metrics.rouge_l_recall)(found.generation, found.reference)
+    f1 = evidence.options.rouge == "f1"
+    return (metrics.rouge_l_f1 if f1 else metrics.rouge_l_recall)(generation, reference)
 
 
 def compare_alternatives(function: Callable[..., NDArray[np.float64]]) -> SampleFunction:
     """A metric of the CEs of the paraphrase and of the perturbed answers."""
-    return lambda found: (
-        float(function([other[0]], [other[1]])[0])
-        if (other := found.alternatives()) is not None
-        else None
-    )
+
+    def compute(evidence: Evidence) -> float | None:
+        alternatives = evidence.alternatives()
+        return alternatives and float(function([alternatives[0]], [alternatives[1]])[0])
+
+    return compute
 
 
 def compute_truth_terms(log_ratios: NDArray[np.float64], role: str) -> NDArray[np.float64]:
@@ -118,20 +117,23 @@ def compute_truth_terms(log_ratios: NDArray[np.float64], role: str) -> NDArray[n
 
 def score_matches(function: Callable[[list[bool]], float]) -> SampleFunction:
     """A metric of which answer tokens are predicted greedily."""
-    return lambda found: (
-        function(found.answer.matches) if found.answer and found.answer.matches else None
-    )
+
+    def compute(evidence: Evidence) -> float | None:
+        matches = evidence.answer.matches if evidence.answer else []
+        return function(matches) if matches else None
+
+    return compute
 
 
-def compute_sample_min_k(found: Evidence) -> float | None:
+def compute_sample_min_k(evidence: Evidence) -> float | None:
     """Loss-like: minus Min-K%."""
-    log_probs = found.answer_log_probs()
+    log_probs = evidence.answer_log_probs()
     return -metrics.min_k(log_probs) if log_probs else None
 
 
-def compute_sample_min_k_plus_plus(found: Evidence) -> float | None:
+def compute_sample_min_k_plus_plus(evidence: Evidence) -> float | None:
     """Loss-like: minus Min-K%++."""
-    log_probs, score = found.answer_log_probs(), found.answer
+    log_probs, score = evidence.answer_log_probs(), evidence.answer
     if not log_probs or score is None:
         return None
     end = len(log_probs)
@@ -140,14 +142,14 @@ def compute_sample_min_k_plus_plus(found: Evidence) -> float | None:
 
 def read_engine_figure(name: str) -> SampleFunction:
     """A value that an engine or a helper model gave under its name."""
-    return lambda found: found.figures.get(name)
+    return lambda evidence: evidence.figures.get(name)
 
 
 def score_words(function: Callable[[str], float], n: int) -> SampleFunction:
     """A metric of the words of a generation; one of fewer than n words has none."""
 
-    def compute(found: Evidence) -> float | None:
-        text = found.generation or ""
+    def compute(evidence: Evidence) -> float | None:
+        text = evidence.generation or ""
         return function(text) if len(words.split_words(text)) >= n else None
 
     return compute
@@ -192,17 +194,23 @@ ENTRIES = (
     Metric("model_utility", "model utility", joint=joint.compute_model_utility),
     Metric(
         "forget_quality", "forget quality (KS p-value)", joint=joint.compute_forget_quality,
-        roles=(FORGET,), reads=("truth_ratio",), relative=True, spread=joint.compute_forget_distance,
-        logarithmic=True,
+        roles=(FORGET,), reads=("truth_ratio",), relative=True,
+        spread=joint.compute_forget_distance, logarithmic=True,
     ),
-    make_attack_metric("mia_loss", "loss", lambda found: found.answer and found.answer.ce),
+    make_attack_metric("mia_loss", "loss", lambda evidence: evidence.answer and evidence.answer.ce),
     make_attack_metric(
         "mia_zlib", "zlib",
-        lambda found: found.answer and metrics.zlib_score(found.answer.ce, found.scored),
+        lambda evidence: (
+            evidence.answer and metrics.zlib_score(evidence.answer.ce, evidence.scored)
+        ),
     ),
     make_attack_metric("mia_min_k", "Min-K%", compute_sample_min_k),
-    make_attack_metric("mia_min_k_plus_plus", "Min-K%++", compute_sample_min_k_plus_plus, "distribution"),
-    make_attack_metric("mia_gradnorm", "gradient-norm", read_engine_figure("mia_gradnorm"), "gradient"),
+    make_attack_metric(
+        "mia_min_k_plus_plus", "Min-K%++", compute_sample_min_k_plus_plus, "distribution"
+    ),
+    make_attack_metric(
+        "mia_gradnorm", "gradient-norm", read_engine_figure("mia_gradnorm"), "gradient"
+    ),
     Metric(
         "mia_reference", "reference attack (AUC)", NEITHER, joint=joint.compute_reference_attack,
         roles=ATTACKED_ROLES, reads=("mia_loss",), relative=True,
@@ -212,8 +220,8 @@ ENTRIES = (
         reads=("mia_min_k",), relative=True, spread=joint.compute_unchecked_privleak,
     ),
     Metric(
-        "perplexity", "perplexity", LOWER, read_engine_figure("oracle_ce"), ("generation", "oracle_model"),
-        finish=np.exp, stored="oracle_ce", logarithmic=True,
+        "perplexity", "perplexity", LOWER, read_engine_figure("oracle_ce"),
+        ("generation", "oracle_model"), finish=np.exp, stored="oracle_ce", logarithmic=True,
     ),
     make_helper_metric("similarity", "similarity", KNOWLEDGE),
     make_helper_metric("coherence", "coherence"),
@@ -224,11 +232,13 @@ METRICS = {metric.name: metric for metric in ENTRIES}
 # Metrics with a number in their name: el_10 is el of n = 10.
 NUMBERED: dict[str, Callable[[int], Metric]] = {
     "el": lambda n: Metric(
-        f"el_{n}", f"extraction likelihood EL_{n}", KNOWLEDGE, read_engine_figure(f"el_{n}"), ("continuations",)
+        f"el_{n}", f"extraction likelihood EL_{n}", KNOWLEDGE, read_engine_figure(f"el_{n}"),
+        ("continuations",),
     ),
     "rep": lambda n: Metric(
         f"rep_{n}", f"rep_{n}", LOWER,
-        score_words(lambda text: metrics.repetition(words.split_words(text), n), n), NEEDS_GENERATION,
+        score_words(lambda text: metrics.repetition(words.split_words(text), n), n),
+        NEEDS_GENERATION,
     ),
     "distinct": lambda n: Metric(
         f"distinct_{n}", f"distinct_{n}", HIGHER,
@@ -250,13 +260,13 @@ def find_set_metric(name: str) -> Metric | None:
 
 def check_metric_names(config: EvalConfig) -> None:
     """Raise UserError for the first metric of a suite or of one of its sets that does not exist."""
-    for key, names, _ in walk_fields(config, "eval."):
-        if not key.endswith(".metrics"):
-            continue
-        of_several = key == "eval.metrics"
-        for name in names:
-            if not (name in JOINT_METRICS if of_several else find_set_metric(name)):
-                raise bad_value(key, name, JOINT_METRICS if of_several else SET_METRICS)
+    for set_name, options in config.sets.items():
+        for name in options.metrics:
+            if find_set_metric(name) is None:
+                raise bad_value(f"eval.sets.{set_name}.metrics", name, SET_METRICS)
+    for name in config.metrics:
+        if name not in JOINT_METRICS:
+            raise bad_value("eval.metrics", name, JOINT_METRICS)
 
 
 def add_joint_metrics(
@@ -272,16 +282,17 @@ def add_joint_metrics(
         theirs: the retain model's evaluation, where there is one.
         no_retain: why there is none.
     """
+    models = ComparedModels(ours, theirs, config)
 
     def compute() -> float:
-        for set_name in (joint.require_set(config, role) for role in metric.roles):
+        for set_name in map(models.require_set, metric.roles):
             if set_name in ours.missing:
                 raise MissingFigure(f"the set '{set_name}' is missing")
             if not any(sample["set"] == set_name for sample in ours.samples):
                 raise MissingFigure(f"this suite has no set '{set_name}'")
+        assert metric.joint is not None
         try:
-            assert metric.joint is not None
-            return metric.joint(ours, theirs, config)
+            return metric.joint(models)
         except NoRetainModel as error:
             reason = no_retain or "no retain model is known: set eval.retain_model"
             raise MissingFigure(reason) from error

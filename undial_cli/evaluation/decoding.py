@@ -1,7 +1,10 @@
-"""Decoding engine: continues token-id prompts, and one document from its prefixes.
+"""Decoding engine: continues token-id prompts, greedily or by drawing.
 
 Finished rows leave the batch, and no result depends on what else is in it. Knows a model from
 `load_model` and token ids; no text, no process and no metric.
+
+Shapes: B rows of the batch, T tokens of this pass, S positions in the cache, V vocabulary, K of
+its likeliest tokens, D the model's width.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,25 +22,22 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.cache_utils import Cache
 
 from undial_cli.evaluation.kvcache import (
-    SpareLayer,
     has_plain_cache,
     list_spare_layers,
     make_spare_cache,
 )
-from undial_cli.losses.chunked import Projection
 from undial_cli.losses.positions import upcast_half
+from undial_cli.models.adapters import make_position_argument, unwrap_adapter
 from undial_cli.models.head import head_job
-from undial_cli.models.load import make_position_argument, unwrap_adapter
 
-BatchItem = TypeVar("BatchItem")
 KeepIds = Callable[[int, list[int]], None]
 
-# Share of the batch's places that must be free before waiting prompts are prefilled into them.
+# Share of the batch that must be free before waiting prompts are prefilled: a prefill stops the
+# rows that are decoding, and does not pay for a single one.
 REFILL_SHARE = 1 / 4
-# How many of the likeliest tokens are looked at for the top-p set before all are.
+# How many of the likeliest tokens are looked at for the top-p set before all are sorted, which
+# takes longer than the rest of a step.
 LIKELIEST_TOKENS = 4096
-# Positions of a document whose logits exist at a time.
-POSITIONS_PER_PASS = 256
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ class Decoding:
         if self.positions is None:
             return self.max_new_tokens
         return max(1, min(self.max_new_tokens, self.positions - prompt))
+
+    def without_end(self, ids: list[int]) -> list[int]:
+        """New ids without the end token that finished them."""
+        return ids[:-1] if ids and ids[-1] in self.ends else ids
 
 
 @dataclass
@@ -104,6 +108,7 @@ def filter_distribution(logits_BV: Tensor, how: Decoding) -> Tensor:
     p_BK = p_BV.topk(min(how.top_k or LIKELIEST_TOKENS, size)).values
     if bool((p_BK.sum(-1) < how.top_p).any()):
         p_BK = p_BV.sort(descending=True).values
+    # A token is inside if those before it do not reach top_p yet: the one that crosses it is too.
     inside_BK = p_BK.cumsum(-1) - p_BK < how.top_p
     count_B1 = inside_BK.sum(-1, keepdim=True).clamp(min=1)
     least_B1 = p_BK.gather(-1, count_B1 - 1)
@@ -123,6 +128,7 @@ def choose_next_tokens(logits_BV: Tensor, rows: Sequence[DecodingRow], how: Deco
     """
     if how.greedy:
         return logits_BV.argmax(-1).tolist()
+    # In double: in single precision the sum over a large vocabulary is off by more than a token.
     cumulative_BV = filter_distribution(logits_BV, how).double().cumsum(-1)
     draws = [torch.rand(1, generator=row.draws, dtype=torch.float64) for row in rows]
     u_B1 = torch.stack(draws).to(cumulative_BV.device) * cumulative_BV[:, -1:]
@@ -176,17 +182,16 @@ def advance_rows(
 ) -> list[DecodingRow]:
     """Give every row its next token; returns the rows that go on, as they lie in the cache."""
     old = cache.get_seq_length()
-    new = [row.ids[-1:] if old else row.ids for row in rows]
+    new = [row.ids[-1:] if old else row.ids for row in rows]  # whole prompts in a prefill
     width = max(map(len, new))
     ids_BT = torch.tensor([[0] * (width - len(ids)) + ids for ids in new], device=model.device)
     lengths_B1 = torch.tensor([[len(row.ids)] for row in rows], device=model.device)
-    places_BS = torch.arange(old + width, device=model.device) - (old + width - lengths_B1)
-    inputs = {"attention_mask": (places_BS >= 0).long(), "past_key_values": cache}
-    logits_BV = compute_last_logits(model, ids_BT, places_BS[:, old:].clamp(min=0), **inputs)
-    finished = set()
-    for i, (row, token) in enumerate(
-        zip(rows, choose_next_tokens(logits_BV, rows, how), strict=True)
-    ):
+    positions_BS = torch.arange(old + width, device=model.device) - (old + width - lengths_B1)
+    inputs = {"attention_mask": (positions_BS >= 0).long(), "past_key_values": cache}
+    logits_BV = compute_last_logits(model, ids_BT, positions_BS[:, old:].clamp(min=0), **inputs)
+    # Padding is on the left, so that the newest tokens of all rows share a column of the cache.
+    tokens, finished = choose_next_tokens(logits_BV, rows, how), set()
+    for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
         row.ids.append(token)
         if token in how.ends or len(row.ids) - row.start >= how.room(row.start):
             finished.add(i)
@@ -238,11 +243,10 @@ def decode_by_generate(
             pad_token_id=0,
         )
         for rows in split_batches(list(group), batch_size):
-
+            # `generate` asks us for each token: drawn by it, a row would depend on its batch.
             def only_chosen(_: Tensor, logits_BV: Tensor, rows: list[DecodingRow] = rows) -> Tensor:
-                token_B = torch.tensor(
-                    choose_next_tokens(logits_BV, rows, how), device=logits_BV.device
-                )
+                tokens = choose_next_tokens(logits_BV, rows, how)
+                token_B = torch.tensor(tokens, device=logits_BV.device)
                 return torch.full_like(logits_BV, -torch.inf).scatter(-1, token_B[:, None], 0.0)
 
             ids_BT = torch.tensor([row.ids for row in rows], device=model.device)
@@ -258,7 +262,7 @@ def decode_by_generate(
                 keep(row.number, new[:size])
 
 
-def split_batches(items: list[BatchItem], size: int) -> Iterator[list[BatchItem]]:
+def split_batches(items: list[Any], size: int) -> Iterator[list[Any]]:
     """Consecutive parts of at most `size`."""
     return (items[i : i + size] for i in range(0, len(items), size))
 
@@ -267,88 +271,8 @@ def split_batches(items: list[BatchItem], size: int) -> Iterator[list[BatchItem]
 def without_generation_defaults(model: Any) -> Iterator[None]:
     """Keep a model's own generation settings (a repetition penalty, say) out of `generate`."""
     inner = unwrap_adapter(model)
-    kept, inner.generation_config = inner.generation_config, GenerationConfig()
+    settings, inner.generation_config = inner.generation_config, GenerationConfig()
     try:
         yield
     finally:
-        inner.generation_config = kept
-
-
-@torch.no_grad()
-def continue_prefixes(
-    model: Any, ids: list[int], prefixes: Sequence[int], batch_size: int
-) -> tuple[list[int], dict[int, list[int]]]:
-    """Greedy predictions for a document of T ids, and greedy continuations of its prefixes.
-
-    A continuation goes along the document up to the first id that is not the prediction. Decoding
-    starts there, once for all prefixes that come to the same place.
-
-    Args:
-        prefixes: lengths in 1..T-1.
-        batch_size: continuations decoded together at most.
-
-    Returns:
-        The greedy next token after the true prefix, for positions 1..T-1 (one teacher-forced
-        pass), and by prefix length p the T - p tokens that follow (no token ends them).
-    """
-    total = len(ids)
-    if total < 2:
-        return [], {}
-    cache = make_spare_cache() if has_plain_cache(model) else None
-    predictions = predict_greedily(model, ids, cache)
-    misses = [p for p in range(1, total) if predictions[p - 1] != ids[p]]
-    ahead = {p: next((q for q in misses if q >= p), total) for p in prefixes}
-    points = sorted(set(ahead.values()) - {total})
-    tails: dict[int, list[int]] = {total: []}
-    if cache is None:
-        for p in points:
-            how = Decoding(total - p, frozenset())
-            decode_prompts(model, {p: ids[:p]}, 1, how, tails.__setitem__)
-    else:
-        for group in split_batches(points, batch_size):
-            first = {p: predictions[p - 1] for p in group}
-            tails.update(continue_from_cache(model, cache, first, total))
-    return predictions, {p: ids[p:q] + tails[q] for p, q in ahead.items()}
-
-
-def predict_greedily(model: Any, ids: list[int], cache: Cache | None) -> list[int]:
-    """The greedy next token after every true prefix, in one pass that fills the cache."""
-
-    def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
-        parts = hidden_BTD.split(POSITIONS_PER_PASS, dim=1)
-        return torch.cat([head.logits(part).argmax(-1) for part in parts], dim=1)
-
-    inputs = {} if cache is None else {"past_key_values": cache}
-    ids_BT = torch.tensor([ids], device=model.device)
-    with head_job(model, job):
-        output = model(input_ids=ids_BT, use_cache=cache is not None, **inputs)
-    return output.logits[0, :-1].tolist()
-
-
-def continue_from_cache(
-    model: Any, document: Cache, first: dict[int, int], total: int
-) -> dict[int, list[int]]:
-    """Greedy continuations of prefixes of one document up to `total` ids.
-
-    Every row holds the document's keys and values and joins when the position is its prefix's
-    end: all rows are at the same position, so nothing is padded.
-
-    Args:
-        document: the cache of the whole document.
-        first: the first new token by prefix length, the shortest prefix first.
-    """
-    cache = make_spare_cache()
-    rows = {length: [token] for length, token in first.items()}
-    for i, layer in enumerate(document.layers):
-        if isinstance(layer, SpareLayer) and layer.is_initialized:
-            cache.update(*(x.repeat(len(rows), 1, 1, 1) for x in layer.buffers), layer_idx=i)
-    for place in range(min(rows), total - 1):
-        joined = [row for length, row in rows.items() if length <= place]
-        for layer in list_spare_layers(cache):
-            layer.hold(*layer.buffers, len(joined), place)
-        ids_B1 = torch.tensor([row[-1:] for row in joined], device=model.device)
-        places_B1 = torch.full_like(ids_B1, place)
-        logits_BV = compute_last_logits(model, ids_B1, places_B1, past_key_values=cache)
-        for row, token in zip(joined, logits_BV.argmax(-1).tolist(), strict=True):
-            row.append(token)
-    return rows
+        inner.generation_config = settings

@@ -52,7 +52,7 @@ class Evaluation:
         """The samples of a set that a per-sample value applies to.
 
         Raises:
-            NoFigure: some of the values are not finite.
+            NullFigure: some of the values are not finite.
         """
         samples = [s for s in self.samples if s["set"] == set_name and key in s]
         broken = sum(s[key] is None for s in samples)
@@ -61,11 +61,11 @@ class Evaluation:
         return samples
 
     def values(self, set_name: str, key: str) -> Any:
-        """A per-sample value of all samples of a set that it applies to; raises NoFigure."""
+        """A per-sample value of all samples of a set that it applies to; raises NullFigure."""
         return [sample[key] for sample in self.samples_with(set_name, key)]
 
     def figure(self, name: str) -> float:
-        """A figure that is there; raises NoFigure for one that is null."""
+        """A figure that is there; raises NullFigure for one that is null."""
         value = self.metrics[name]
         if value is None:
             raise NullFigure(f"{name} is null")

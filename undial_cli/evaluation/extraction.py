@@ -7,12 +7,14 @@ ids and a model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from undial_cli.evaluation import metrics
-from undial_cli.evaluation.decoding import Decoding, continue_prefixes, decode_prompts
+from undial_cli.evaluation.continuation import continue_prefixes
+from undial_cli.evaluation.decoding import Decoding, decode_prompts
 from undial_cli.evaluation.sharding import NO_JOURNAL, Journal, KeepResult, shard_work
 
 AUTHORS_PREFIXES = (40, 80, 120, 160)
@@ -37,27 +39,15 @@ def extract_greedily(
     """
 
     def run(numbers: list[int], keep: KeepResult) -> None:
-        for n in numbers:
-            keep(n, extract_document(model, documents[n], lengths, stride, batch_size))
+        for number in numbers:
+            ids = documents[number]
+            last = len(ids) - min(lengths, default=len(ids))
+            prefixes = range(1, last + 1, stride)
+            predicted, continued = continue_prefixes(model, ids, prefixes, batch_size)
+            figures = average_likelihoods(metrics.extraction_likelihood, ids, continued, lengths)
+            keep(number, {"ma": metrics.memorization_accuracy(predicted, ids[1:]), **figures})
 
-    sizes = [len(d) for d in documents]
-    return shard_work(f"extraction-{name}", sizes, run, journal)
-
-
-def extract_document(
-    model: Any, ids: list[int], lengths: list[int], stride: int, batch_size: int
-) -> ExtractionFigures:
-    """`greedy` of one document."""
-    last = len(ids) - min(lengths, default=len(ids))
-    prefixes = list(range(1, last + 1, stride))
-    predicted, continued = continue_prefixes(model, ids, prefixes, batch_size)
-    found: ExtractionFigures = {"ma": metrics.memorization_accuracy(predicted, ids[1:])}
-    for n in lengths:
-        fitting = [p for p in prefixes if p <= len(ids) - n]
-        found[f"el_{n}"] = mean_or_none(
-            [metrics.extraction_likelihood(continued[p], ids[p:], n) for p in fitting]
-        )
-    return found
+    return shard_work(f"extraction-{name}", [len(ids) for ids in documents], run, journal)
 
 
 def extract_sampled(
@@ -74,10 +64,11 @@ def extract_sampled(
     `el_N` is of the sampled continuations, without the end token; `ma` of the first token after
     each prefix that is predicted greedily.
     """
-    places = [(d, p) for d, ids in enumerate(documents) for p in AUTHORS_PREFIXES if p < len(ids)]
+    # A job per prefix and not per document, so that those of all documents share batches.
+    jobs = [(d, p) for d, ids in enumerate(documents) for p in AUTHORS_PREFIXES if p < len(ids)]
 
     def run(numbers: list[int], keep: KeepResult) -> None:
-        prompts = {n: documents[places[n][0]][: places[n][1]] for n in numbers}
+        prompts = {n: documents[jobs[n][0]][: jobs[n][1]] for n in numbers}
         if prompts:
             decode_prompts(model, prompts, batch_size, how, keep)
 
@@ -85,28 +76,39 @@ def extract_sampled(
         for n in numbers:
             keep(n, continue_prefixes(model, documents[n], (), batch_size)[0])
 
-    texts = shard_work(f"extraction-{name}", [p for _, p in places], run, journal)
-    texts = [ids[:-1] if ids and ids[-1] in how.ends else ids for ids in texts]
-    sizes = [len(d) for d in documents]
+    texts = shard_work(f"extraction-{name}", [p for _, p in jobs], run, journal)
+    sizes = [len(ids) for ids in documents]
     predictions = shard_work(f"predictions-{name}", sizes, run_greedy, journal)
     continued: list[dict[int, list[int]]] = [{} for _ in documents]
-    for (d, p), text in zip(places, texts, strict=True):
-        continued[d][p] = text
-    figures: list[ExtractionFigures] = []
-    for ids, predicted, after in zip(documents, predictions, continued, strict=True):
-        scores: ExtractionFigures = {
-            "ma": mean_or_none([float(predicted[p - 1] == ids[p]) for p in after])
+    for (d, p), ids in zip(jobs, texts, strict=True):
+        continued[d][p] = how.without_end(ids)
+    likelihood = metrics.unique_extraction_likelihood
+    return [
+        {
+            "ma": mean_or_none([float(predicted[p - 1] == ids[p]) for p in after]),
+            **average_likelihoods(likelihood, ids, after, lengths),
         }
-        for n in lengths:
-            scores[f"el_{n}"] = mean_or_none(
-                [
-                    metrics.unique_extraction_likelihood(text, ids[p:], n)
-                    for p, text in after.items()
-                    if len(ids) - p >= n
-                ]
-            )
-        figures.append(scores)
-    return figures
+        for ids, predicted, after in zip(documents, predictions, continued, strict=True)
+    ]
+
+
+def average_likelihoods(
+    likelihood: Callable[[list[int], list[int], int], float],
+    ids: list[int],
+    continued: dict[int, list[int]],
+    lengths: list[int],
+) -> ExtractionFigures:
+    """`el_N` of a document: the mean over its prefixes that at least N tokens follow.
+
+    Args:
+        continued: what the model says after each prefix, by the prefix's length.
+    """
+    return {
+        f"el_{n}": mean_or_none(
+            [likelihood(text, ids[p:], n) for p, text in continued.items() if len(ids) - p >= n]
+        )
+        for n in lengths
+    }
 
 
 def mean_or_none(values: list[float]) -> float | None:

@@ -59,20 +59,18 @@ def generate_answers(
     Args:
         name: of the set, for the journal.
     """
-
     how = dataclasses.replace(how, positions=count_table_positions(generator.model))
 
     def run(numbers: list[int], keep: KeepResult) -> None:
         chosen = {n: prompts[n] for n in numbers}
-        if not chosen:
-            return
-        if generator.backend == "vllm":
-            return generate_with_vllm(generator, chosen, how, keep)
-        return decode_prompts(generator.model, chosen, batch_size, how, keep)
+        if chosen and generator.backend == "vllm":
+            generate_with_vllm(generator, chosen, how, keep)
+        elif chosen:
+            decode_prompts(generator.model, chosen, batch_size, how, keep)
 
-    sizes = [len(p) for p in prompts]
-    found = shard_work(f"generation-{name}", sizes, run, journal)
-    return [ids[:-1] if ids and ids[-1] in how.ends else ids for ids in found]
+    sizes = [len(prompt) for prompt in prompts]
+    answers = shard_work(f"generation-{name}", sizes, run, journal)
+    return [how.without_end(ids) for ids in answers]
 
 
 def generate_with_vllm(
@@ -83,6 +81,23 @@ def generate_with_vllm(
         import vllm  # type: ignore[import-not-found]
     except ImportError as error:
         raise UserError("eval.backend=vllm: needs vllm: pip install 'undial[vllm]'") from error
+    drawing = {"temperature": 0.0}
+    if not how.greedy:
+        # -1 is vLLM's word for all tokens.
+        drawing = {
+            "temperature": how.temperature, "top_p": how.top_p or 1.0, "top_k": how.top_k or -1
+        }  # fmt: skip
+    settings = [
+        vllm.SamplingParams(
+            **drawing,
+            seed=how.seed + n,
+            max_tokens=how.room(len(prompts[n])),
+            stop_token_ids=sorted(how.ends),
+            detokenize=False,
+        )
+        for n in prompts
+    ]
+    asked = [{"prompt_token_ids": ids} for ids in prompts.values()]
     with open_model_folder(generator) as folder:
         engine = vllm.LLM(
             model=folder,
@@ -90,21 +105,6 @@ def generate_with_vllm(
             gpu_memory_utilization=VLLM_MEMORY,
             seed=how.seed,
         )
-        chosen = {"temperature": 0.0}
-        if not how.greedy:
-            chosen = {"temperature": how.temperature, "top_p": how.top_p or 1.0}
-            chosen["top_k"] = how.top_k or -1  # vLLM's word for all
-        settings = [
-            vllm.SamplingParams(
-                **chosen,
-                seed=how.seed + n,
-                max_tokens=how.room(len(prompts[n])),
-                stop_token_ids=sorted(how.ends),
-                detokenize=False,
-            )
-            for n in prompts
-        ]
-        asked = [{"prompt_token_ids": ids} for ids in prompts.values()]
         outputs = engine.generate(asked, settings, use_tqdm=False)
     for n, output in zip(prompts, outputs, strict=True):
         keep(n, list(output.outputs[0].token_ids))

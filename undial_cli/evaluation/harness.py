@@ -11,10 +11,10 @@ import copy
 import functools
 import importlib.util
 import io
+import itertools
 import logging
 import math
 import os
-import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -26,11 +26,16 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.config.suites import HarnessConfig
 from undial_cli.errors import UserError, suggest_nearest
+from undial_cli.evaluation.evidence import MissingFigure
 from undial_cli.evaluation.sharding import NO_JOURNAL, KeepResult, shard_work
+from undial_cli.models.head import evaluation_mode
 from undial_cli.system import processes
+from undial_cli.system.random_state import preserve_random_state
 
 # Modules of lm_eval that show progress bars.
 BAR_MODULES = ("lm_eval.api.task", "lm_eval.api.model", "lm_eval.models.huggingface", "tqdm")
+# What the library logs by, in its versions.
+LOGGERS = ("lm_eval", "lm-eval")
 # Draws behind a standard error that has no closed form (a perplexity's).
 STDERR_DRAWS = 1000
 
@@ -69,9 +74,9 @@ def index_harness_tasks(tasks: tuple[str, ...], include_path: str | None) -> Any
     folder = None if include_path is None else Path(include_path).expanduser()
     with quiet_harness():
         if folder is not None:
-            own = TaskManager(include_path=folder, include_defaults=False)
-            if set(tasks) <= set(own.all_subtasks):
-                return own
+            local = TaskManager(include_path=folder, include_defaults=False)
+            if set(tasks) <= set(local.all_subtasks):
+                return local
         return TaskManager(include_path=folder)
 
 
@@ -101,30 +106,26 @@ def run_harness_tasks(
     Raises:
         UserError: as `check_tasks`.
     """
-    tasks = list(dict.fromkeys(config.tasks))
-    if not tasks:
+    if not config.tasks:
         return {}, {}, {}
     check_harness_tasks(config)
     manager = index_harness_tasks(tuple(config.tasks), config.include_path)
+    tasks = list(dict.fromkeys(config.tasks))
     figures: dict[str, HarnessFigure] = {}
     missing: dict[str, str] = {}
     accuracies: list[HarnessFigure] = []
-    training = model.training
-    try:
-        with quiet_harness(), without_harness_bars():
-            lm = make_sharded_model(model, tokenizer, batch_size)
-            for task in tasks:
+    with evaluation_mode(model), quiet_harness(), without_harness_bars():
+        lm = make_sharded_model(model, tokenizer, batch_size)
+        for task in tasks:
+            try:
+                # Seeded task by task, so that no task's draws depend on those before it.
                 with preserve_random_state(seed):
-                    results, reason = run_harness_task(
-                        lm, manager, task, config.num_fewshot, limit, seed
-                    )
-                if results is None:
-                    missing[f"harness_{task}"] = reason
-                else:
-                    accuracies += collect_accuracies(results, task)
-                    figures |= collect_task_figures(results)
-    finally:
-        model.train(training)
+                    results = run_harness_task(lm, manager, task, config.num_fewshot, limit, seed)
+            except MissingFigure as reason:
+                missing[f"harness_{task}"] = str(reason)
+                continue
+            accuracies += collect_accuracies(results, task)
+            figures |= collect_task_figures(results)
     if len(accuracies) > 1 and not missing:
         figures["harness_mean_acc"] = average_task_figures(accuracies)
     elif len(tasks) > 1 and missing:
@@ -132,45 +133,47 @@ def run_harness_tasks(
     finite = {name: figure for name, figure in figures.items() if math.isfinite(figure[0])}
     missing |= {name: f"it is {figures[name][0]}" for name in figures if name not in finite}
     values = {name: value for name, (value, _) in finite.items()}
-    return values, missing, {name: known for name, (_, known) in finite.items()}
+    return values, missing, {name: statistics for name, (_, statistics) in finite.items()}
 
 
 def run_harness_task(
     lm: Any, manager: Any, task: str, num_fewshot: int | None, limit: int | None, seed: int
-) -> tuple[TaskResults | None, str]:
-    """The library's results of one task (of each task in a group), or None and the reason.
+) -> TaskResults:
+    """The library's results of one task (of each task in a group).
 
-    The same on every process, or they would wait for each other.
+    Raises:
+        MissingFigure: it cannot be loaded or run; on every process alike, or they would wait for
+            each other.
     """
     from lm_eval.evaluator import evaluate as evaluate_tasks
 
-    loaded, reason = None, ""
+    loaded: Any = None
+    reason = ""
     try:
         loaded = manager.load([task])
         for one in loaded["tasks"].values():
             set_fewshot(one, num_fewshot, seed)
     except Exception as error:  # a task's own code, a data set's, the hub's
         reason = f"cannot be loaded ({summarise_exception(error)})"
-    reasons = [r for r in processes.gather_items([reason]) if r]
-    if loaded is None or reasons:
-        return None, reasons[0]
+    for failure in filter(None, processes.gather_items([reason])):
+        raise MissingFigure(failure)
     try:
-        found = evaluate_tasks(
+        results: Any = evaluate_tasks(
             lm, loaded, limit=limit, bootstrap_iters=STDERR_DRAWS, log_samples=False
         )
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        return None, f"cannot be run ({summarise_exception(error)})"
-    return dict(found["results"]), ""  # type: ignore[index]
+        raise MissingFigure(f"cannot be run ({summarise_exception(error)})") from error
+    return dict(results["results"])
 
 
 def set_fewshot(task: Any, num_fewshot: int | None, seed: int) -> None:
     """Set a loaded task's number of solved examples and their seed."""
-    own = task.get_config("num_fewshot")
-    if num_fewshot is not None and own != 0:
+    default = task.get_config("num_fewshot")
+    if num_fewshot is not None and default != 0:
         task.set_config(key="num_fewshot", value=num_fewshot)
-    elif own is None:
+    elif default is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=seed)
 
@@ -197,10 +200,9 @@ def make_sharded_model(model: Any, tokenizer: PreTrainedTokenizerBase, batch_siz
         def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
             return shard_requests(requests, super().generate_until)
 
-    # The library gives a tokenizer a padding token: not to ours.
-    own: Any = copy.deepcopy(tokenizer)
     make: Any = SharedModel
-    return make(pretrained=model, tokenizer=own, batch_size=batch_size)
+    # The library gives a tokenizer a padding token: not to ours.
+    return make(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
 
 
 def shard_requests(requests: list[Any], answer: Callable[[list[Any]], list[Any]]) -> list[Any]:
@@ -218,70 +220,64 @@ def shard_requests(requests: list[Any], answer: Callable[[list[Any]], list[Any]]
     failures: list[str] = []
 
     def run(numbers: list[int], keep: KeepResult) -> None:
-        mine = [i for n in numbers for i in members[n]]
-        found: dict[int, Any] = dict.fromkeys(mine)
+        dealt = [i for n in numbers for i in members[n]]
+        answers: dict[int, Any] = dict.fromkeys(dealt)
         try:
-            if mine:
-                found = dict(zip(mine, answer([requests[i] for i in mine]), strict=True))
+            if dealt:
+                answers = dict(zip(dealt, answer([requests[i] for i in dealt]), strict=True))
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:
+        except Exception as error:  # told below: the others must not wait for this process
             failures.append(summarise_exception(error))
         for n in numbers:
-            keep(n, [found[i] for i in members[n]])
+            keep(n, [answers[i] for i in members[n]])
 
     sizes = [len(context) * len(members[n]) for n, context in enumerate(groups)]
     parts = shard_work("harness", sizes, run, NO_JOURNAL)
-    failed = processes.gather_items(failures)
-    if failed:
-        raise RuntimeError(failed[0])
-    pairs = zip(members, parts, strict=True)
-    answers = {i: a for m, part in pairs for i, a in zip(m, part, strict=True)}
+    for failure in processes.gather_items(failures):
+        raise RuntimeError(failure)
+    order = [i for numbers in members for i in numbers]
+    answers = dict(zip(order, itertools.chain(*parts), strict=True))
     return [answers[i] for i in range(len(requests))]
 
 
 def collect_task_figures(results: TaskResults) -> dict[str, HarnessFigure]:
     """`harness_{task}_{metric}` of the library's results, with the filter where there are some."""
     figures = {}
-    for task, found in results.items():
-        for key, value in found.items():
+    for task, result in results.items():
+        for key, value in result.items():
             metric, comma, kind = key.partition(",")
             if not comma or metric.endswith("_stderr") or not is_task_number(value):
                 continue
             suffix = "" if kind == "none" else f"_{kind.replace('-', '_')}"
-            figures[f"harness_{task}_{metric}{suffix}"] = read_task_figure(found, metric, kind)
+            figures[f"harness_{task}_{metric}{suffix}"] = read_task_figure(result, metric, kind)
     return figures
 
 
-def read_task_figure(found: dict[str, Any], metric: str, kind: str = "none") -> HarnessFigure:
+def read_task_figure(result: dict[str, Any], metric: str, kind: str = "none") -> HarnessFigure:
     """A metric of a task's results, the documents behind it, and its standard error."""
-    stderr, documents, statistics = (
-        found.get(f"{metric}_stderr,{kind}"),
-        found.get("sample_len"),
-        {},
-    )
-    if is_task_number(documents):
-        statistics["n"] = int(documents)
+    stderr, documents = result.get(f"{metric}_stderr,{kind}"), result.get("sample_len")
+    statistics: dict[str, Any] = {"n": int(documents)} if is_task_number(documents) else {}
     if is_task_number(stderr) and math.isfinite(stderr):
         statistics["stderr"] = float(stderr)
-    return float(found[f"{metric},{kind}"]), statistics
+    return float(result[f"{metric},{kind}"]), statistics
 
 
 def collect_accuracies(results: TaskResults, task: str) -> list[HarnessFigure]:
     """The accuracy of a task or group; of the single tasks where a group or tag has none."""
     whole = results.get(task, {})
     parts = [whole] if is_task_number(whole.get("acc,none")) else results.values()
-    return [read_task_figure(r, "acc") for r in parts if is_task_number(r.get("acc,none"))]
+    return [read_task_figure(part, "acc") for part in parts if is_task_number(part.get("acc,none"))]
 
 
-def average_task_figures(parts: list[HarnessFigure]) -> HarnessFigure:
+def average_task_figures(figures: list[HarnessFigure]) -> HarnessFigure:
     """The plain mean of figures of different documents, and its standard error."""
-    mean: dict[str, Any] = {}
-    if any("n" in known for _, known in parts):
-        mean["n"] = sum(known.get("n", 0) for _, known in parts)
-    if all("stderr" in known for _, known in parts):
-        mean["stderr"] = math.hypot(*(known["stderr"] for _, known in parts)) / len(parts)
-    return float(np.mean([value for value, _ in parts])), mean
+    parts, statistics = [part for _, part in figures], dict[str, Any]()
+    if any("n" in part for part in parts):
+        statistics["n"] = sum(part.get("n", 0) for part in parts)
+    if all("stderr" in part for part in parts):
+        statistics["stderr"] = math.hypot(*(part["stderr"] for part in parts)) / len(parts)
+    return float(np.mean([value for value, _ in figures])), statistics
 
 
 def is_task_number(value: object) -> TypeGuard[float]:
@@ -297,14 +293,13 @@ def summarise_exception(error: Exception) -> str:
 @contextlib.contextmanager
 def quiet_harness() -> Iterator[None]:
     """Keep the library's notices off the screen."""
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in LOGGERS}
     try:
+        for logger in levels:
+            logger.setLevel(logging.ERROR)
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 
@@ -322,19 +317,3 @@ def without_harness_bars() -> Iterator[None]:
         stack.enter_context(mock.patch.dict(os.environ, {"DISABLE_MULTIPROC": "1"}))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         yield
-
-
-@contextlib.contextmanager
-def preserve_random_state(seed: int | None = None) -> Iterator[None]:
-    """Put all random number generators back as they were; until then they may be seeded."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        if seed is not None:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])

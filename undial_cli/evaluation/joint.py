@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,27 +22,44 @@ FEWEST_SAMPLES = 10
 # A smaller denominator makes of a difference of 0.01 in AUC more than 20 points of privleak.
 SMALLEST_RETAIN_SHARE = 0.05
 UTILITY_PARTS = ("probability", "rouge", "truth_ratio")
-# From an evaluation, the retain model's (None where there is none) and the suite; raises Missing.
-JointFunction = Callable[[Evaluation, "Evaluation | None", EvalConfig], float]
 
 
-def require_set(config: EvalConfig, role: str) -> str:
-    """The set that joint metrics read for a role.
+@dataclass
+class ComparedModels:
+    """What a joint metric is of: our evaluation, the retain model's if there is one, the suite."""
 
-    Raises:
-        Missing: no set has it, or several and none is named after it.
-    """
-    name = find_set_of_role(config, role)
-    if name is None:
-        raise MissingFigure(f"this suite has no set '{role}', nor one alone with role={role}")
-    return name
+    ours: Evaluation
+    theirs: Evaluation | None
+    config: EvalConfig
+
+    def require_set(self, role: str) -> str:
+        """The set that joint metrics read for a role.
+
+        Raises:
+            MissingFigure: no set has it, or several and none is named after it.
+        """
+        name = find_set_of_role(self.config, role)
+        if name is None:
+            raise MissingFigure(f"this suite has no set '{role}', nor one alone with role={role}")
+        return name
+
+    def require_retain(self) -> Evaluation:
+        """The retain model's evaluation; raises NoRetainModel."""
+        if self.theirs is None:
+            raise NoRetainModel
+        return self.theirs
 
 
-def compute_model_utility(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
+# Raises MissingFigure where there is no figure.
+JointFunction = Callable[[ComparedModels], float]
+
+
+def compute_model_utility(models: ComparedModels) -> float:
     """Harmonic mean of probability, rouge and truth_ratio over the sets of eval.utility.
 
     Of the parts that there are, which is said where some are missing.
     """
+    ours, config = models.ours, models.config
     names = [
         f"{name}_{part}"
         for name in config.utility
@@ -61,51 +79,40 @@ def compute_model_utility(ours: Evaluation, theirs: Evaluation | None, config: E
     return metrics.model_utility(parts)
 
 
-def compute_forget_quality(
-    ours: Evaluation, theirs: Evaluation | None, config: EvalConfig
-) -> float:
+def compute_forget_quality(models: ComparedModels) -> float:
     """p-value of the KS test between the forget truth ratios of two models."""
-    ratios = collect_truth_ratios(ours, theirs, config)
+    ratios = collect_truth_ratios(models)
     count = min(map(len, ratios))
     if count < FEWEST_SAMPLES:
         raise NullFigure(f"n = {count}: fewer than {FEWEST_SAMPLES} samples")
     return metrics.forget_quality(*ratios)
 
 
-def compute_forget_distance(
-    ours: Evaluation, theirs: Evaluation | None, config: EvalConfig
-) -> float:
+def compute_forget_distance(models: ComparedModels) -> float:
     """The distance D behind forget_quality, without its test."""
-    one, other = (np.sort(ratios) for ratios in collect_truth_ratios(ours, theirs, config))
-    points = np.concatenate([one, other])
-    below = [np.searchsorted(x, points, side="right") / len(x) for x in (one, other)]
-    return float(np.abs(below[0] - below[1]).max())
+    return metrics.ks_distance(*collect_truth_ratios(models))
 
 
-def collect_truth_ratios(
-    ours: Evaluation, theirs: Evaluation | None, config: EvalConfig
-) -> tuple[Any, Any]:
+def collect_truth_ratios(models: ComparedModels) -> tuple[Any, Any]:
     """The logarithms of the forget truth ratios of two models."""
-    name = require_set(config, FORGET)
-    if theirs is None:
-        raise NoRetainModel
-    our_ratios = ours.values(name, "log_truth_ratio")
+    name, retain = models.require_set(FORGET), models.require_retain()
+    ours = models.ours.values(name, "log_truth_ratio")
     try:
-        their_ratios = theirs.values(name, "log_truth_ratio")
+        theirs = retain.values(name, "log_truth_ratio")
     except NullFigure as error:
         raise NullFigure(f"the retain model's results: {error}") from error
-    if not len(our_ratios) or not len(their_ratios):
-        whose = "the retain model's results have" if len(our_ratios) else "the forget set has"
+    if not len(ours) or not len(theirs):
+        whose = "the retain model's results have" if len(ours) else "the forget set has"
         raise MissingFigure(f"{whose} no truth ratios")
-    return our_ratios, their_ratios
+    return ours, theirs
 
 
 def make_attack_auc(name: str) -> JointFunction:
     """AUC of a membership attack between the forget and the holdout set; 1: memorised."""
 
-    def compute(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
-        forget, holdout = (require_set(config, role) for role in (FORGET, HOLDOUT))
-        scores = ours.values(forget, name), ours.values(holdout, name)
+    def compute(models: ComparedModels) -> float:
+        forget, holdout = (models.require_set(role) for role in (FORGET, HOLDOUT))
+        scores = models.ours.values(forget, name), models.ours.values(holdout, name)
         if not len(scores[0]) or not len(scores[1]):
             raise MissingFigure(f"the {holdout if len(scores[0]) else forget} set has no scores")
         return metrics.attack_auc(*scores)
@@ -113,57 +120,50 @@ def make_attack_auc(name: str) -> JointFunction:
     return compute
 
 
-def compute_reference_attack(
-    ours: Evaluation, theirs: Evaluation | None, config: EvalConfig
-) -> float:
+def compute_reference_attack(models: ComparedModels) -> float:
     """The loss attack with the retain model's loss on the same answers taken off."""
-    if theirs is None:
-        raise NoRetainModel
-    scores = []
-    for name in (require_set(config, role) for role in (FORGET, HOLDOUT)):
-        losses = [np.asarray(e.values(name, "mia_loss")) for e in (ours, theirs)]
-        tokens = [e.values(name, "answer_tokens") for e in (ours, theirs)]
-        if not len(losses[1]) or len(losses[0]) != len(losses[1]) or not np.array_equal(*tokens):
+    both, scores = (models.ours, models.require_retain()), []
+    for name in map(models.require_set, (FORGET, HOLDOUT)):
+        ours, theirs = (np.asarray(model.values(name, "mia_loss")) for model in both)
+        tokens = [model.values(name, "answer_tokens") for model in both]
+        if not len(theirs) or len(ours) != len(theirs) or not np.array_equal(*tokens):
             raise MissingFigure(f"the retain model's results hold no losses of this {name} set")
-        scores.append(losses[0] - losses[1])
+        scores.append(ours - theirs)
     return metrics.attack_auc(*scores)
 
 
-def compute_privleak(ours: Evaluation, theirs: Evaluation | None, config: EvalConfig) -> float:
+def compute_privleak(models: ComparedModels) -> float:
     """Distance of the Min-K% attack's AUC from the retain model's, in percent of the latter."""
-    auc, known = compute_min_k_aucs(ours, theirs, config)
-    if 1 - known < SMALLEST_RETAIN_SHARE:
+    auc, retain_auc = compute_min_k_aucs(models)
+    if 1 - retain_auc < SMALLEST_RETAIN_SHARE:
+        kind = "undefined" if retain_auc == 1 else "unstable"
         raise MissingFigure(
-            f"{'undefined' if known == 1 else 'unstable'}: it is relative to {1 - known:.3f}, 1 - "
-            f"the retain model's attack AUC; the AUC here is {auc:.3f}"
+            f"{kind}: it is relative to {1 - retain_auc:.3f}, 1 - the retain model's attack AUC; "
+            f"the AUC here is {auc:.3f}"
         )
-    return metrics.privleak(auc, known)
+    return metrics.privleak(auc, retain_auc)
 
 
-def compute_unchecked_privleak(
-    ours: Evaluation, theirs: Evaluation | None, config: EvalConfig
-) -> float:
+def compute_unchecked_privleak(models: ComparedModels) -> float:
     """`privleak` of a resample, which may be as unstable as it comes out; NaN where undefined."""
-    auc, known = compute_min_k_aucs(ours, theirs, config)
-    return (known - auc) / (1 - known) * 100 if known != 1 else math.nan
+    auc, retain_auc = compute_min_k_aucs(models)
+    return metrics.privleak(auc, retain_auc) if retain_auc != 1 else math.nan
 
 
-def compute_min_k_aucs(
-    ours: Evaluation, theirs: Evaluation | None, config: EvalConfig
-) -> tuple[float, float]:
+def compute_min_k_aucs(models: ComparedModels) -> tuple[float, float]:
     """AUC of the Min-K% attack, and the retain model's: of its scores, its results, published."""
-    of_min_k = make_attack_auc("mia_min_k")
-    auc = of_min_k(ours, None, config)
+    compute, config, theirs = make_attack_auc("mia_min_k"), models.config, models.theirs
+    auc = compute(models)
     if theirs is None:
         if config.retrain_auc is None:
             raise NoRetainModel
         return auc, 1 - config.retrain_auc
     try:
-        return auc, of_min_k(theirs, None, config)
+        return auc, compute(ComparedModels(theirs, None, config))
     except NullFigure:
         raise
-    except MissingFigure:
-        known = theirs.metrics.get("mia_min_k")
-    if known is None:
+    except MissingFigure:  # published results may hold the AUC without its scores
+        retain_auc = theirs.metrics.get("mia_min_k")
+    if retain_auc is None:
         raise MissingFigure("the retain model's results hold no Min-K% scores")
-    return auc, known
+    return auc, retain_auc

@@ -27,7 +27,7 @@ class SpareLayer(DynamicLayer):
         self.keys, self.values = keys[:rows, :, :columns], values[:rows, :, :columns]
 
     def write(self, rows: Any, columns: slice, keys: Tensor, values: Tensor) -> None:
-        """Put keys and values at a place of the buffers."""
+        """Put keys and values into rows and columns of the buffers."""
         self.buffers[0][rows, :, columns] = keys
         self.buffers[1][rows, :, columns] = values
 

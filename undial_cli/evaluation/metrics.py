@@ -8,6 +8,7 @@ used.
 from __future__ import annotations
 
 import functools
+import types
 import warnings
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
@@ -57,13 +58,10 @@ def normalised_probability(answer_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDA
 
     Args:
         answer_ce: [N], end token counted.
-        perturbed_ce: [N, K], of the false answers.
+        perturbed_ce: [N, K], of the false answers; ValueError if K is 0 or the shapes do not fit.
 
     Returns:
         [N] in [0, 1]; nan where all K + 1 CEs are infinite.
-
-    Raises:
-        ValueError: the shapes do not fit, or K is 0.
     """
     return compute_truth_share(answer_ce, perturbed_ce, averaged=False)
 
@@ -79,13 +77,10 @@ def truth_ratio(paraphrase_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDArray[np
 
     Args:
         paraphrase_ce: [N].
-        perturbed_ce: [N, K].
+        perturbed_ce: [N, K]; ValueError if the shapes do not fit.
 
     Returns:
         [N]; infinite where the exponent overflows.
-
-    Raises:
-        ValueError: the shapes do not fit.
     """
     with np.errstate(over="ignore"):
         return np.exp(log_truth_ratio(paraphrase_ce, perturbed_ce))
@@ -99,13 +94,10 @@ def prob_mean_truth_ratio(true_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDArra
 
     Args:
         true_ce: [N], of the paraphrased answers (of the answers where there is no paraphrase).
-        perturbed_ce: [N, K].
+        perturbed_ce: [N, K]; ValueError if K is 0 or the shapes do not fit.
 
     Returns:
         [N] in [0, 1]; nan where all K + 1 CEs are infinite.
-
-    Raises:
-        ValueError: the shapes do not fit, or K is 0.
     """
     return compute_truth_share(true_ce, perturbed_ce, averaged=True)
 
@@ -136,24 +128,26 @@ def forget_quality(truth_ratio_unlearned: ArrayLike, truth_ratio_retain: ArrayLi
     """p-value of the two-sample Kolmogorov-Smirnov test between two sets of truth ratios.
 
     High: the unlearned model cannot be told from one that never saw the data. Ratios or their
-    logarithms may be given (the test depends on ranks alone), the same for both.
+    logarithms may be given (the test depends on ranks alone), the same for both. Exact where SciPy
+    can, else asymptotic.
     """
-    return run_ks_test(truth_ratio_unlearned, truth_ratio_retain)[1]
-
-
-def ks_distance(one: ArrayLike, other: ArrayLike) -> float:
-    """The Kolmogorov-Smirnov distance D behind `forget_quality`: in [0, 1], 0 is alike."""
-    return run_ks_test(one, other)[0]
-
-
-def run_ks_test(one: ArrayLike, other: ArrayLike) -> tuple[float, float]:
-    """Distance and p-value of the two-sample test; exact where SciPy can, else asymptotic."""
     from scipy.stats import ks_2samp
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # it falls back by itself, and says so
-        result: Any = ks_2samp(np.asarray(one), np.asarray(other))
-    return float(result.statistic), float(result.pvalue)
+        test: Any = ks_2samp(np.asarray(truth_ratio_unlearned), np.asarray(truth_ratio_retain))
+    return float(test.pvalue)
+
+
+def ks_distance(one: ArrayLike, other: ArrayLike) -> float:
+    """The Kolmogorov-Smirnov distance D behind `forget_quality`: in [0, 1], 0 is alike.
+
+    Without SciPy's test, which takes fifteen times as long: the bootstrap wants D alone.
+    """
+    samples = [np.sort(np.asarray(values)) for values in (one, other)]
+    points = np.concatenate(samples)
+    below = [np.searchsorted(x, points, side="right") / len(x) for x in samples]
+    return round(float(np.abs(below[0] - below[1]).max()), 12)  # 0.07, not 0.06999999999999995
 
 
 def model_utility(scores: Mapping[str, float]) -> float:
@@ -164,21 +158,14 @@ def model_utility(scores: Mapping[str, float]) -> float:
     return 0.0 if (values <= 0).any() else float(len(values) / (1 / values).sum())
 
 
-class UnicodeTokenizer:
-    """The tokenizer that the reference package is given for what its own cannot read."""
-
-    def tokenize(self, text: str) -> list[str]:
-        """The words of a text."""
-        return words.split_unicode_words(text)
-
-
 @functools.lru_cache(maxsize=4)
 def make_rouge_scorer(stemmed: bool, reading: str) -> RougeScorer:
     """The ROUGE-L scorer of the reference package, with the words of `words.choose_reading`."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    own = None if reading == words.FIELD_WORDS else UnicodeTokenizer()
-    return RougeScorer(["rougeL"], use_stemmer=stemmed, tokenizer=own)  # type: ignore[arg-type]
+    ours: Any = types.SimpleNamespace(tokenize=words.split_unicode_words)
+    tokenizer = None if reading == words.FIELD_WORDS else ours
+    return RougeScorer(["rougeL"], use_stemmer=stemmed, tokenizer=tokenizer)
 
 
 def rouge_l(prediction: str, reference: str, stemmed: bool) -> Any:
@@ -241,18 +228,6 @@ def extraction_strength(matches: Sequence[bool] | NDArray[Any]) -> float:
     return 1 - k / len(hits)
 
 
-def average_lowest(values: ArrayLike, k: float) -> float:
-    """Mean of the lowest share k of values [T], of at least one; nan if one is nan."""
-    scores = np.asarray(values, dtype=np.float64)
-    if scores.ndim != 1 or not len(scores):
-        raise ValueError(f"needs [T] with at least one token, not {scores.shape}")
-    if not 0 < k <= 1:
-        raise ValueError(f"k is a share in (0, 1], not {k}")
-    if np.isnan(scores).any():
-        return float("nan")
-    return float(np.sort(scores)[: max(1, int(len(scores) * k))].mean())
-
-
 def min_k(log_probs: ArrayLike, k: float = 0.4) -> float:
     """Min-K% Prob: the mean of the lowest share k of a text's token log-probabilities.
 
@@ -266,7 +241,14 @@ def min_k(log_probs: ArrayLike, k: float = 0.4) -> float:
     Raises:
         ValueError: no token, or k out of range.
     """
-    return average_lowest(log_probs, k)
+    scores = np.asarray(log_probs, dtype=np.float64)
+    if scores.ndim != 1 or not len(scores):
+        raise ValueError(f"needs [T] with at least one token, not {scores.shape}")
+    if not 0 < k <= 1:
+        raise ValueError(f"k is a share in (0, 1], not {k}")
+    if np.isnan(scores).any():  # sorted, a nan would be the highest and not count
+        return float("nan")
+    return float(np.sort(scores)[: max(1, int(len(scores) * k))].mean())
 
 
 def min_k_plus_plus(
@@ -289,7 +271,7 @@ def min_k_plus_plus(
     if len({a.shape for a in arrays}) > 1:
         raise ValueError(f"[T] must be the same for all, not {[a.shape for a in arrays]}")
     tokens, mu, var = arrays
-    return average_lowest((tokens - mu) / np.sqrt(np.maximum(var, MIN_VARIANCE)), k)
+    return min_k((tokens - mu) / np.sqrt(np.maximum(var, MIN_VARIANCE)), k)
 
 
 def zlib_score(ce: float, text: str) -> float:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
 
 from undial_cli import ui
 from undial_cli.config.schema import DataConfig
 from undial_cli.config.suites import EvalSetConfig
 from undial_cli.data import template
+from undial_cli.data.answers import replace_answer
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.rows import Row, find_row_kind
-from undial_cli.data.samples import replace_answer
 from undial_cli.data.template import Rendering
 from undial_cli.errors import RowError, UserError, suggest_nearest
 
@@ -51,6 +50,11 @@ class PromptItem:
         whole = self.prompt + self.reference if self.document else self.reference
         self.scored = self.scored or whole
 
+    def sequences(self) -> list[list[int]]:
+        """All token ids that a model is given of it."""
+        scored = [example.input_ids for kind in self.answers.values() for example in kind]
+        return [self.prompt_ids, self.document, *scored]
+
 
 def adapt_data_config(data: DataConfig, options: EvalSetConfig) -> DataConfig:
     """The data config as it holds for one set."""
@@ -82,33 +86,21 @@ def make_prompt_items(
     Raises:
         UserError: a row lacks a column, or none can be encoded.
     """
-    encoder = dataclasses.replace(encoder, data=adapt_data_config(encoder.data, options))
+    data = adapt_data_config(encoder.data, options)
     longest = (options.max_new_tokens or max_new_tokens) if "generation" in needs else None
     options = dataclasses.replace(options, max_new_tokens=longest)
-    data, items, refused = encoder.data, [], dict[int, str]()
     check_set_rows(rows, options.kind, data, f"eval.sets.{set_name}")
     check_set_rows(shots, "few_shot", data, f"eval.sets.{set_name}.shots")
     solved = "".join(  # as MUSE's evaluation code writes them
         f"Question: {shot[data.question_key]}\nAnswer: {shot[data.answer_key]}\n\n"
         for shot in shots
     )
+    encoder = dataclasses.replace(encoder, data=data)
+    maker = PromptMaker(encoder, set_name, options, "alternatives" in needs, solved)
+    items, refused = [], dict[int, str]()
     for index, row in enumerate(rows):
-        kind = choose_row_kind(row, options.kind, data)
         try:
-            if kind == "document":
-                items += make_document_items(encoder, set_name, index, row, options)
-            elif kind == "question":
-                items += make_question_items(
-                    encoder, set_name, index, row, options, "alternatives" in needs
-                )
-            elif kind == "few_shot":
-                items.append(
-                    make_continuation_item(
-                        encoder, set_name, index, row, options, solved, FEW_SHOT_STOPS
-                    )
-                )
-            else:
-                items.append(make_continuation_item(encoder, set_name, index, row, options))
+            items += maker.make_items(index, row)
         except RowError as error:
             refused[index + 1] = str(error)
     report_refused_rows(set_name, refused, len(rows))
@@ -122,22 +114,22 @@ def choose_row_kind(row: Row, kind: str, data: DataConfig) -> str:
     return "document" if find_row_kind(row, data) in ("text", "ids") else "question"
 
 
-def check_set_rows(rows: list[Row], set_kind: str, data: DataConfig, place: str) -> None:
+def check_set_rows(rows: list[Row], set_kind: str, data: DataConfig, source: str) -> None:
     """Raise UserError for the first row that cannot be asked as its set's kind."""
     for number, row in enumerate(rows, 1):
-        kind, found = choose_row_kind(row, set_kind, data), find_row_kind(row, data)
+        kind, row_kind = choose_row_kind(row, set_kind, data), find_row_kind(row, data)
         needed = [data.question_key, data.answer_key]
         if kind == "document":
-            fits, needed = found == "ids" or row.get(data.text_key) is not None, [data.text_key]
+            fits, needed = row_kind == "ids" or row.get(data.text_key) is not None, [data.text_key]
         elif kind == "question":
-            fits = found not in ("text", "ids", "")
+            fits = row_kind not in ("text", "ids", "")
         else:
             fits = all(row.get(column) is not None for column in needed)
         if not fits:
             columns = [column for column, value in row.items() if value is not None]
             missing = next((column for column in needed if column not in columns), needed[0])
             raise UserError(
-                f"{place}: row {number} has no column '{missing}', which a set of kind={kind} "
+                f"{source}: row {number} has no column '{missing}', which a set of kind={kind} "
                 f"needs; its columns are {', '.join(columns)}{suggest_nearest(missing, columns)}"
             )
 
@@ -159,119 +151,120 @@ def report_refused_rows(set_name: str, refused: dict[int, str], rows: int) -> No
     )
 
 
-def make_document_items(
-    encoder: Encoder, set_name: str, index: int, row: Row, options: EvalSetConfig
-) -> list[PromptItem]:
-    """A document: its pieces, or with `max_tokens` its beginning alone."""
-    pieces = encoder.documents(row)
-    cut = options.max_tokens is not None and (len(pieces) > 1 or any(p.cut for p in pieces))
-    items = []
-    for piece in pieces[:1] if options.max_tokens else pieces:
-        notes = [f"document cut at max_tokens={options.max_tokens}"] if cut else []
-        ids, start, whole = piece.input_ids, options.prompt_tokens, encoder.text(piece.input_ids)
-        if len(ids) <= start:
-            if options.max_new_tokens is not None:
-                notes.append(f"document of at most prompt_tokens={start}, not continued")
-            prompt, rest, prompt_ids = whole, "", []
-        else:
-            prompt_ids, rest_ids = ids[:start], ids[start:][: options.max_new_tokens]
-            if len(rest_ids) < len(ids) - start:
-                notes.append(f"reference cut at max_new_tokens={options.max_new_tokens}")
-            # A character of several tokens may be cut in two.
-            prompt = encoder.text(prompt_ids).strip("\ufffd")
-            rest = decode_added_text(encoder, prompt_ids, rest_ids).strip("\ufffd")
-        items.append(
-            PromptItem(
-                set_name, index, prompt, rest, prompt_ids, {"answer": [piece]}, ids,
-                notes=tuple(notes), scored=whole,
+@dataclass(frozen=True)
+class PromptMaker:
+    """Makes the items of one set, row by row.
+
+    `options`: of the set; its `max_new_tokens` is None where nothing is generated; `solved`: the
+    solved examples as one text; `alternatives`: whether other answers are scored too.
+    """
+
+    encoder: Encoder
+    set_name: str
+    options: EvalSetConfig
+    alternatives: bool
+    solved: str
+
+    def make_items(self, index: int, row: Row) -> list[PromptItem]:
+        """The items of one row, by the kind of its set."""
+        kind = choose_row_kind(row, self.options.kind, self.encoder.data)
+        if kind == "document":
+            return self.make_documents(index, row)
+        if kind == "question":
+            return self.make_questions(index, row)
+        return [self.make_continuation(index, row, few_shot=kind == "few_shot")]
+
+    def make_documents(self, index: int, row: Row) -> list[PromptItem]:
+        """A document: its pieces, or with `max_tokens` its beginning alone."""
+        encoder, options, items = self.encoder, self.options, []
+        pieces = encoder.encode_document(row)
+        cut = options.max_tokens is not None and (len(pieces) > 1 or any(p.cut for p in pieces))
+        for piece in pieces[:1] if options.max_tokens else pieces:
+            notes = [f"document cut at max_tokens={options.max_tokens}"] if cut else []
+            ids, start, whole = (
+                piece.input_ids,
+                options.prompt_tokens,
+                encoder.decode(piece.input_ids),
             )
-        )  # fmt: skip
-    return items
-
-
-def make_question_items(
-    encoder: Encoder,
-    set_name: str,
-    index: int,
-    row: Row,
-    options: EvalSetConfig,
-    alternatives: bool,
-) -> list[PromptItem]:
-    """A question in the model's own format, or each turn of a conversation.
-
-    The last has the row's paraphrased and perturbed answers.
-    """
-    data, items = encoder.data, []
-    for rendering in encoder.asked(row):
-        item = make_answer_item(encoder, set_name, index, rendering, options)
-        item.prompt = str(row.get(data.question_key) or rendering.prompt)
-        items.append(item)
-    if not (alternatives and row.get("perturbed_answer")):
+            prompt, rest, prompt_ids = whole, "", list[int]()
+            if len(ids) > start:
+                prompt_ids, rest_ids = ids[:start], ids[start:][: options.max_new_tokens]
+                if len(rest_ids) < len(ids) - start:
+                    notes.append(f"reference cut at max_new_tokens={options.max_new_tokens}")
+                # A character of several tokens may be cut in two.
+                prompt = encoder.decode(prompt_ids).strip("\ufffd")
+                rest = decode_added_text(encoder, prompt_ids, rest_ids).strip("\ufffd")
+            elif options.max_new_tokens is not None:
+                notes.append(f"document of at most prompt_tokens={start}, not continued")
+            items.append(
+                PromptItem(
+                    self.set_name, index, prompt, rest, prompt_ids, {"answer": [piece]}, ids,
+                    notes=tuple(notes), scored=whole,
+                )
+            )  # fmt: skip
         return items
-    false: Any = row["perturbed_answer"]
-    true = row.get("paraphrased_answer") or items[-1].scored
-    for kind, texts in (
-        ("paraphrase", [true]),
-        ("perturbed", [false] if isinstance(false, str) else false),
-    ):
-        others = [encoder.asked(replace_answer(row, str(text), data))[-1] for text in texts]
-        items[-1].answers[kind] = [encoder.tokenise_answers(other) for other in others]
-        if any(example.cut for example in items[-1].answers[kind]):
-            items[-1].notes += (f"{kind} answer cut at {name_length_limit(encoder, options)}",)
-    return items
 
+    def make_questions(self, index: int, row: Row) -> list[PromptItem]:
+        """A question in the model's own format, or each turn of a conversation.
 
-def make_continuation_item(
-    encoder: Encoder,
-    set_name: str,
-    index: int,
-    row: Row,
-    options: EvalSetConfig,
-    solved: str = "",
-    stops: tuple[str, ...] = (),
-) -> PromptItem:
-    """A prompt without chat format whose answer continues it: no end token is scored.
+        The last has the row's paraphrased and perturbed answers.
+        """
+        encoder, data, items = self.encoder, self.encoder.data, []
+        for rendering in encoder.render_asked(row):
+            item = self.make_answer(index, rendering)
+            item.prompt = str(row.get(data.question_key) or rendering.prompt)
+            items.append(item)
+        if not (self.alternatives and row.get("perturbed_answer")):
+            return items
+        last, perturbed = items[-1], row["perturbed_answer"]
+        texts = {
+            "paraphrase": [row.get("paraphrased_answer") or last.scored],
+            "perturbed": [perturbed] if isinstance(perturbed, str) else perturbed,
+        }
+        for kind, answers in texts.items():
+            others = [
+                encoder.render_asked(replace_answer(row, str(text), data))[-1] for text in answers
+            ]
+            last.answers[kind] = [encoder.tokenise_answers(other) for other in others]
+            if any(example.cut for example in last.answers[kind]):
+                last.notes += (f"{kind} answer cut at {self.length_limit}",)
+        return items
 
-    Args:
-        solved: questions with their answers; the row is then another question of theirs.
-    """
-    data = encoder.data
-    shown, answer = str(row[data.question_key]), str(row[data.answer_key])
-    prompt = f"{solved}Question: {shown}\nAnswer: " if stops else shown
-    rendering = template.render_plain(prompt, answer, closed=False)
-    item = make_answer_item(encoder, set_name, index, rendering, options)
-    item.prompt, item.stops = shown, stops
-    return item
+    def make_continuation(self, index: int, row: Row, few_shot: bool) -> PromptItem:
+        """A prompt without chat format whose answer continues it: no end token is scored."""
+        data = self.encoder.data
+        shown, answer = str(row[data.question_key]), str(row[data.answer_key])
+        prompt = f"{self.solved}Question: {shown}\nAnswer: " if few_shot else shown
+        item = self.make_answer(index, template.render_plain(prompt, answer, closed=False))
+        item.prompt, item.stops = shown, FEW_SHOT_STOPS if few_shot else ()
+        return item
 
+    def make_answer(self, index: int, rendering: Rendering) -> PromptItem:
+        """An answer and what is generated for it, which is held against no more than it can be.
 
-def make_answer_item(
-    encoder: Encoder, set_name: str, index: int, rendering: Rendering, options: EvalSetConfig
-) -> PromptItem:
-    """An answer and what is generated in its place, which is held against no more than it can be.
+        What data.max_length cuts off is in no figure; the reference of a generation is also cut to
+        the tokens that may be generated.
+        """
+        encoder, longest, notes = self.encoder, self.options.max_new_tokens, []
+        example = encoder.tokenise_answers(rendering)
+        reference = scored = rendering.answer
+        if example.cut:
+            reference = scored = encoder.cut_answer(rendering, example.answer_tokens)
+            phrase = "answer cut at" if example.num_targets else "no answer token within"
+            notes.append(f"{phrase} {self.length_limit}")
+        if longest is not None and example.answer_tokens > longest:
+            reference = encoder.cut_answer(rendering, longest)
+            notes.append(f"reference cut at max_new_tokens={longest}")
+        return PromptItem(
+            self.set_name, index, rendering.prompt, reference, example.prompt_ids,
+            {"answer": [example]}, notes=tuple(notes), scored=scored,
+        )  # fmt: skip
 
-    What data.max_length cuts off is in no figure; the reference of a generation is also cut to the
-    tokens that may be generated.
-    """
-    example = encoder.tokenise_answers(rendering)
-    scored, notes, longest = rendering.answer, [], options.max_new_tokens
-    if example.cut:
-        scored = encoder.beginning(rendering, example.answer_tokens)
-        kept = "answer cut at" if example.num_targets else "no answer token within"
-        notes.append(f"{kept} {name_length_limit(encoder, options)}")
-    reference = scored
-    if longest is not None and example.answer_tokens > longest:
-        reference = encoder.beginning(rendering, longest)
-        notes.append(f"reference cut at max_new_tokens={longest}")
-    return PromptItem(
-        set_name, index, rendering.prompt, reference, example.prompt_ids, {"answer": [example]},
-        notes=tuple(notes), scored=scored,
-    )  # fmt: skip
-
-
-def name_length_limit(encoder: Encoder, options: EvalSetConfig) -> str:
-    """The key that cuts a sequence, and its value."""
-    key = "max_tokens" if options.max_tokens else "data.max_length"
-    return f"{key}={encoder.data.max_length}"
+    @property
+    def length_limit(self) -> str:
+        """The key that cuts a sequence, and its value."""
+        key = "max_tokens" if self.options.max_tokens else "data.max_length"
+        return f"{key}={self.encoder.data.max_length}"
 
 
 def decode_added_text(encoder: Encoder, before: list[int], ids: list[int]) -> str:
@@ -279,8 +272,8 @@ def decode_added_text(encoder: Encoder, before: list[int], ids: list[int]) -> st
 
     Some tokenizers drop a blank that a text begins with, so that it is not the text of `ids`.
     """
-    start, whole = encoder.text(before), encoder.text([*before, *ids])
-    return whole.removeprefix(start) if whole.startswith(start) else encoder.text(ids)
+    start, whole = encoder.decode(before), encoder.decode([*before, *ids])
+    return whole.removeprefix(start) if whole.startswith(start) else encoder.decode(ids)
 
 
 def cut_at_stop_text(text: str, stops: tuple[str, ...]) -> str:

@@ -22,30 +22,22 @@ SamplesByRow = dict[tuple[str, int], dict[str, Any]]
 
 PUBLISHED_SETS = {"forget": FORGET, "retain": "retain", "ra": "real_authors", "wf": "world_facts"}
 UTILITY_SETS = ("retain", "real_authors", "world_facts")
+SETS_WITH_OPTIONS = ("real_authors", "world_facts")
 # open-unlearning's name of a figure: our set and metric, and the field of its score per sample.
-# Of the sets with options our probability is the normalised one.
 OPEN_UNLEARNING_FIGURES = {
     "forget_truth_ratio": (FORGET, "truth_ratio", "score"),
     "extraction_strength": (FORGET, "extraction_strength", "score"),
     "exact_memorization": (FORGET, "exact_memorization", "score"),
     "retain_extraction_strength": ("retain", "extraction_strength", "score"),
-    **{
-        f"{short}_Q_A_Prob": (PUBLISHED_SETS[short], "probability", "prob")
-        for short in ("forget", "retain")
-    },
-    **{
-        f"{short}_Q_A_Prob_normalised": (PUBLISHED_SETS[short], "probability", "prob")
-        for short in ("ra", "wf")
-    },
-    **{
-        f"{short}_Q_A_ROUGE": (name, "rouge", "rougeL_recall")
-        for short, name in PUBLISHED_SETS.items()
-    },
-    **{
-        f"{short}_Truth_Ratio": (name, "truth_ratio", "score")
-        for short, name in PUBLISHED_SETS.items()
-    },
 }
+for _short, _name in PUBLISHED_SETS.items():
+    # Of the sets with options our probability is the normalised one.
+    _kind = "Prob_normalised" if _name in SETS_WITH_OPTIONS else "Prob"
+    OPEN_UNLEARNING_FIGURES |= {
+        f"{_short}_Q_A_{_kind}": (_name, "probability", "prob"),
+        f"{_short}_Q_A_ROUGE": (_name, "rouge", "rougeL_recall"),
+        f"{_short}_Truth_Ratio": (_name, "truth_ratio", "score"),
+    }
 # Figures of no set, or of several: aggregates alone are read.
 OPEN_UNLEARNING_JOINT = (
     "model_utility", "mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_gradnorm",
@@ -69,57 +61,46 @@ def read_open_unlearning(content: dict[str, Any], where: str) -> Evaluation:
     """
     figures: dict[str, float] = {}
     samples: SamplesByRow = {}
-    for theirs, (set_name, metric, field) in OPEN_UNLEARNING_FIGURES.items():
-        entry, place = content.get(theirs), f"{where}: its {theirs}"
-        if (value := read_aggregate(entry)) is not None:
-            figures.setdefault(f"{set_name}_{metric}", value)
-        for index, scores in read_row_scores(entry, place):
-            sample = begin_sample(samples, set_name, index)
-            value = read_score(scores, field, place)
-            if value is not None and metric == "truth_ratio":
-                sample.setdefault("log_truth_ratio", math.log(value) if value else -math.inf)
-            elif value is not None:
-                sample.setdefault(metric, value)
-            if isinstance(scores.get("generation"), str):
-                sample.setdefault("generation", scores["generation"].strip())
-    for theirs in OPEN_UNLEARNING_JOINT:
-        entry = content.get(theirs)
-        if (value := read_aggregate(entry)) is not None:
-            figures[theirs] = value
-        if isinstance(entry, dict):  # an attack: which rows it was made on
-            for name in (FORGET, HOLDOUT):
-                for index, _ in read_row_scores(entry.get(name), f"{where}: its {theirs}"):
-                    begin_sample(samples, name, index)
-    return Evaluation({**figures}, [samples[place] for place in sorted(samples)])
+    for key in OPEN_UNLEARNING_KEYS:
+        try:
+            read_open_unlearning_figure(key, content.get(key), figures, samples)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{where}: its {key} holds no score per sample") from error
+    return Evaluation({**figures}, [samples[row] for row in sorted(samples)])
 
 
-def read_aggregate(entry: Any) -> float | None:
-    """A figure of TOFU_EVAL.json (an object) or TOFU_SUMMARY.json (the number itself)."""
+def read_open_unlearning_figure(
+    key: str, entry: Any, figures: dict[str, float], samples: SamplesByRow
+) -> None:
+    """Add a figure and its samples: of TOFU_EVAL.json (an object), TOFU_SUMMARY.json (a number)."""
+    set_name, metric, field = OPEN_UNLEARNING_FIGURES.get(key, ("", key, ""))
     value = entry.get("agg_value") if isinstance(entry, dict) else entry
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        return None
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        figures.setdefault(f"{set_name}_{metric}" if set_name else metric, float(value))
+    if not isinstance(entry, dict):
+        return
+    for name in (FORGET, HOLDOUT) if not set_name else ():  # an attack: the rows it was made on
+        part = entry.get(name)
+        for index in part.get("value_by_index") or () if isinstance(part, dict) else ():
+            begin_sample(samples, name, int(index))
+    if not set_name:
+        return
+    for index, scores in (entry.get("value_by_index") or {}).items():
+        sample = begin_sample(samples, set_name, int(index))
+        score = read_score(scores or {}, field)
+        if score is not None and metric == "truth_ratio":
+            sample.setdefault("log_truth_ratio", math.log(score) if score else -math.inf)
+        elif score is not None:
+            sample.setdefault(metric, score)
+        if scores and isinstance(scores.get("generation"), str):
+            sample.setdefault("generation", scores["generation"].strip())
 
 
-def read_row_scores(entry: Any, where: str) -> list[tuple[int, dict[str, Any]]]:
-    """The scores per sample of a figure, by index."""
-    by_index = entry.get("value_by_index") if isinstance(entry, dict) else None
-    if by_index is None:
-        return []
-    try:
-        return [(int(index), scores or {}) for index, scores in by_index.items()]
-    except (AttributeError, ValueError) as error:
-        raise UserError(f"{where} holds no score per sample") from error
-
-
-def read_score(scores: dict[str, Any], field: str, where: str) -> float | None:
+def read_score(scores: dict[str, Any], field: str) -> float | None:
     """A score per sample, None where they have none; a list (of one answer) is its mean."""
     if not scores or scores.get(field, 0) is None:
         return None
-    try:
-        value = float(np.mean(scores[field]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where} holds no score per sample") from error
+    value = float(np.mean(scores[field]))
     return value if math.isfinite(value) and value >= 0 else None
 
 
@@ -155,25 +136,25 @@ def read_tofu_section(
     section: dict[str, dict[str, Any]], set_name: str, samples: list[dict[str, Any]]
 ) -> dict[str, float]:
     """The figures of one set; its samples are appended."""
-    places = sorted(section["avg_paraphrased_loss"], key=int)
+    indices = sorted(section["avg_paraphrased_loss"], key=int)
 
     def column(name: str) -> np.ndarray:
-        return np.array([section[name][i] for i in places], dtype=np.float64)
+        return np.array([section[name][i] for i in indices], dtype=np.float64)
 
     answer_ce, paraphrase_ce = column("avg_gt_loss"), column("avg_paraphrased_loss")
     perturbed_ce = column("average_perturb_loss")
-    options = set_name in ("real_authors", "world_facts")
+    probability = metrics.probability(answer_ce)
+    if set_name in SETS_WITH_OPTIONS:
+        probability = metrics.normalised_probability(answer_ce, perturbed_ce)
     columns = {
         "answer_ce": answer_ce,
         "paraphrase_ce": paraphrase_ce,
         "perturbed_ce": perturbed_ce,
         "log_truth_ratio": metrics.log_truth_ratio(paraphrase_ce, perturbed_ce),
-        "probability": metrics.normalised_probability(answer_ce, perturbed_ce)
-        if options
-        else metrics.probability(answer_ce),
+        "probability": probability,
         "rouge": column("rougeL_recall"),
     }
-    for n, i in enumerate(places):
+    for n, i in enumerate(indices):
         sample = {"set": set_name, "index": int(i)}
         sample |= {key: values[n].tolist() for key, values in columns.items()}
         texts = section.get("generated_text", {}).get(i)  # prompt, generation, answer

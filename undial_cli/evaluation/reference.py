@@ -14,11 +14,11 @@ from undial_cli import ui
 from undial_cli.config.suites import FORGET, find_set_of_role
 from undial_cli.errors import UserError
 from undial_cli.evaluation import published
-from undial_cli.evaluation import results as store
 from undial_cli.evaluation.catalog import METRICS
 from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.figures import split_figure_name
 from undial_cli.evaluation.prompts import PromptItem
+from undial_cli.evaluation.results import load_evaluation
 from undial_cli.evaluation.suite import Suite
 
 
@@ -36,16 +36,15 @@ def read_reference(path: str) -> Evaluation:
         raise UserError(f"{where}: no such file") from error
     except ValueError as error:
         raise UserError(f"{where}: not a whole JSON file ({error})") from error
-    if isinstance(content, dict) and {"metrics", "samples"} <= set(content):
-        ours = store.load_evaluation(file.parent)
-        if ours is None:
+    keys = set(content) if isinstance(content, dict) else set[str]()
+    if {"metrics", "samples"} <= keys:
+        evaluation = load_evaluation(file.parent)
+        if evaluation is None:
             raise UserError(f"{where}: its samples.jsonl is not beside it, or not whole")
-        return ours
-    if isinstance(content, dict) and any(name in content for name in published.TOFU_SECTIONS):
+        return evaluation
+    if keys & set(published.TOFU_SECTIONS):
         return published.read_tofu_log(content, where)
-    if isinstance(content, dict) and any(
-        name in content for name in published.OPEN_UNLEARNING_KEYS
-    ):
+    if keys & set(published.OPEN_UNLEARNING_KEYS):
         return published.read_open_unlearning(content, where)
     raise UserError(
         f"{where}: allowed are results.json of undial (with its samples.jsonl), TOFU_EVAL.json of "
@@ -77,13 +76,9 @@ def match_to_suite(results: Evaluation, suite: Suite, where: str, chosen: str) -
             ui.say(f"{where}: its {name} set {reason}: its figures are left out", "yellow")
     if not strange:
         return results
-    figures = {
-        metric: value
-        for metric, value in results.metrics.items()
-        if split_figure_name(metric)[0] not in strange
-    }
+    figures = {k: v for k, v in results.metrics.items() if split_figure_name(k)[0] not in strange}
     if set(strange) & set(suite.config.utility):
-        figures.pop("model_utility", None)
+        figures.pop("model_utility", None)  # it averages a set that is left out
     samples = [s for s in results.samples if s["set"] not in strange]
     return Evaluation(figures, samples, dict(results.missing))
 

@@ -20,6 +20,7 @@ from undial_cli.config.suites import EvalConfig, resolve_role
 from undial_cli.evaluation import metrics
 from undial_cli.evaluation.catalog import METRICS, Metric, find_set_metric
 from undial_cli.evaluation.evidence import Evaluation, MissingFigure
+from undial_cli.evaluation.joint import ComparedModels
 from undial_cli.evaluation.subjects import find_resampling_unit
 
 RESAMPLES = 1000
@@ -97,6 +98,7 @@ class ResampledEvaluation(Evaluation):
 @functools.lru_cache(maxsize=16)
 def draw_unit_counts(set_name: str, units: int) -> NDArray[np.uint8]:
     """How often each of the units of a set is drawn: [B, units]; the same every time."""
+    # Seeded by the set's name alone: all models and metrics get the same draws, which pairs them.
     draws = np.random.default_rng(zlib.crc32(set_name.encode()))
     return draws.multinomial(units, [1 / units] * units, size=RESAMPLES).astype(np.uint8)
 
@@ -105,18 +107,16 @@ def draw_set(evaluation: Evaluation, set_name: str, key: str) -> DrawnSet:
     """The values of a set and the resamples of them.
 
     Raises:
-        Missing: there are none, or some are not finite.
+        MissingFigure: there are none, or some are not finite.
     """
     samples = evaluation.samples_with(set_name, key)
     if not samples:
         raise MissingFigure(f"no sample has {key}")
-    numbers: dict[Any, int] = {}
-    number_of = [
-        numbers.setdefault(find_resampling_unit(sample), len(numbers)) for sample in samples
-    ]
-    weights = draw_unit_counts(set_name, len(numbers))[:, number_of]
+    units = [find_resampling_unit(sample) for sample in samples]
+    numbers = {unit: number for number, unit in enumerate(dict.fromkeys(units))}
+    weights = draw_unit_counts(set_name, len(numbers))[:, [numbers[unit] for unit in units]]
     values = np.array([sample[key] for sample in samples], dtype=np.float64)
-    rows = tuple((find_resampling_unit(sample), sample.get("index")) for sample in samples)
+    rows = tuple((unit, s.get("index")) for unit, s in zip(units, samples, strict=True))
     return DrawnSet(set_name, values, weights, rows)
 
 
@@ -142,38 +142,38 @@ def resample_joint_metric(
     assert compute is not None
     drawn = ResampledEvaluation(ours.metrics, ours.samples, figures=figures)
     other = theirs and ResampledEvaluation(theirs.metrics, theirs.samples)
-    values = np.empty(RESAMPLES)
+    models, values = ComparedModels(drawn, other, config), np.empty(RESAMPLES)
     for number in range(RESAMPLES):
         for resample in filter(None, (drawn, other)):
             resample.number = number
-        values[number] = compute(drawn, other, config)
+        values[number] = compute(models)
     if metric.name != "forget_quality":
         return ResampledFigure(values, drawn.sets)
     # A distance of resamples is larger than that of the samples: they are shifted to it.
     assert other is not None
     sets = (*drawn.sets, *other.sets)
-    known = metrics.ks_distance(*(one.values for one in sets))
-    return ResampledFigure(np.clip(values + known - np.median(values), 0, 1), sets)
+    distance = metrics.ks_distance(*(one.values for one in sets))
+    return ResampledFigure(np.clip(values + distance - np.median(values), 0, 1), sets)
 
 
 def resample_figures(
     ours: Evaluation, theirs: Evaluation | None, config: EvalConfig
 ) -> dict[str, ResampledFigure]:
     """The resamples of all figures of an evaluation; of forget_quality those of its D."""
-    found: dict[str, ResampledFigure] = {}
-    # results that were made elsewhere may hold figures without their samples: these are left out
+    resampled: dict[str, ResampledFigure] = {}
+    # Results that were made elsewhere may hold figures without their samples: these are left out.
     for set_name, options in config.sets.items():
         for key in options.metrics:
-            metric = find_set_metric(key)
-            if metric is not None and ours.metrics.get(f"{set_name}_{key}") is not None:
+            name, metric = f"{set_name}_{key}", find_set_metric(key)
+            if metric is not None and ours.metrics.get(name) is not None:
                 with contextlib.suppress(MissingFigure):
                     role = resolve_role(set_name, options)
-                    found[f"{set_name}_{key}"] = resample_set_metric(ours, set_name, metric, role)
-    of_one_set = dict(found)
+                    resampled[name] = resample_set_metric(ours, set_name, metric, role)
+    of_one_set = dict(resampled)
     for name in config.metrics:
         if name in ours.metrics:
             with contextlib.suppress(MissingFigure):
-                resampled = resample_joint_metric(METRICS[name], ours, theirs, config, of_one_set)
-                if resampled.sets:
-                    found[name] = resampled
-    return found
+                figure = resample_joint_metric(METRICS[name], ours, theirs, config, of_one_set)
+                if figure.sets:
+                    resampled[name] = figure
+    return resampled

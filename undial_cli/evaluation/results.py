@@ -6,7 +6,6 @@ an interrupted one left a journal beside it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -17,30 +16,25 @@ from undial_cli.config.schema import hash_json
 from undial_cli.evaluation.evidence import Evaluation, replace_nonfinite
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.system import processes
-from undial_cli.system.files import cache_dir, hold_lock, write_whole_text
+from undial_cli.system.files import cache_dir, write_whole_text
 
 # Raised when the meaning of a stored figure changes.
 EVALUATION_VERSION = 3
 
 
+REQUIRED_FIELDS = ("metrics", "missing")
+# Results of earlier versions hold none of these.
+LATER_FIELDS = ("statistics", "notes", "rows")
+
+
 def save_evaluation(folder: Path, evaluation: Evaluation, extra: dict[str, Any]) -> None:
     """Write samples.jsonl, then results.json (its presence means that both are whole)."""
-    lines = (
-        json.dumps(replace_nonfinite(sample), ensure_ascii=False) for sample in evaluation.samples
-    )
-    write_whole_text(folder / "samples.jsonl", "".join(line + "\n" for line in lines), private=True)
-    results = {
-        **extra,
-        "metrics": evaluation.metrics,
-        "missing": evaluation.missing,
-        "statistics": evaluation.statistics,
-        "notes": evaluation.notes,
-        "rows": evaluation.rows,
-        "samples": len(evaluation.samples),
-    }
-    write_whole_text(
-        folder / "results.json", json.dumps(replace_nonfinite(results), indent=2) + "\n"
-    )
+    samples = replace_nonfinite(evaluation.samples)
+    lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    write_whole_text(folder / "samples.jsonl", "".join(lines), private=True)
+    fields = {name: getattr(evaluation, name) for name in (*REQUIRED_FIELDS, *LATER_FIELDS)}
+    results = replace_nonfinite({**extra, **fields, "samples": len(samples)})
+    write_whole_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
 
 
 def load_evaluation(folder: Path) -> Evaluation | None:
@@ -48,18 +42,13 @@ def load_evaluation(folder: Path) -> Evaluation | None:
     try:
         results = read_results_json(folder)
         text = (folder / "samples.jsonl").read_text(encoding="utf-8")
+        # Not by splitlines, which also breaks at characters that JSON leaves in a text (U+2028).
         samples = [json.loads(line) for line in text.split("\n") if line]
         if len(samples) != results["samples"] or not all("set" in s for s in samples):
             return None
-        return Evaluation(
-            dict(results["metrics"]),
-            samples,
-            dict(results["missing"]),
-            # results of before hold none of these
-            statistics=dict(results.get("statistics", {})),
-            notes=dict(results.get("notes", {})),
-            rows=dict(results.get("rows", {})),
-        )
+        fields: dict[str, Any] = {name: dict(results[name]) for name in REQUIRED_FIELDS}
+        fields |= {name: dict(results.get(name, {})) for name in LATER_FIELDS}
+        return Evaluation(samples=samples, **fields)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -77,14 +66,14 @@ def load_or_evaluate(depends_on: Any, compute: Callable[[Journal], Evaluation]) 
     """
     folder = locate_cached_evaluation(depends_on)
     partial = folder.with_name(f"{folder.name}.partial")
-    with hold_lock(folder) if processes.get_process_rank() == 0 else contextlib.nullcontext():
-        found = processes.run_on_main(lambda: load_evaluation(folder))
-        if found is None:
-            found = compute(Journal(partial))
-            if not found.incomplete:
-                processes.run_on_main(lambda: save_evaluation(folder, found, {}))
+    with processes.hold_lock_on_main(folder):
+        evaluation = processes.run_on_main(lambda: load_evaluation(folder))
+        if evaluation is None:
+            evaluation = compute(Journal(partial))
+            if not evaluation.incomplete:
+                processes.run_on_main(lambda: save_evaluation(folder, evaluation, {}))
                 processes.run_on_main(lambda: shutil.rmtree(partial, ignore_errors=True))
-    return found
+    return evaluation
 
 
 def read_results_json(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 The answers of one question share the forward pass of their common tokens, and only target
 positions reach the vocabulary projection. Knows examples and a model, no metric.
+
+Shapes: B rows of a batch, T tokens of this pass, P of the cached prompt, L = P + T; N target
+positions (or prompts), V vocabulary, D width, F figures of a target: 2, or 4 with its distribution.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ from undial_cli.evaluation.sharding import (
 )
 from undial_cli.losses.chunked import Projection
 from undial_cli.losses.positions import IGNORE, select_targets
+from undial_cli.models.adapters import make_position_argument
 from undial_cli.models.head import head_job
-from undial_cli.models.load import make_position_argument
 
 # Logits that exist at one time, as a number of elements.
 LOGIT_ELEMENTS = 2**25
@@ -86,16 +89,16 @@ def score_answers(
         sharing = has_plain_cache(model)
         together = {n: groups[n] for n in numbers if sharing and count_shared_tokens(groups[n])}
         single = {n: groups[n] for n in numbers if n not in together}
+        # In spans, since the common tokens of all groups of one stay in memory until it is scored.
         for part in (single, *split_spans(together, batch_size * BATCHES_PER_SPAN)):
-            for n, scores in score_in_batches(
-                model, part, batch_size, pad_id, wanted, part is not single
-            ):
-                keep(n, [dataclasses.asdict(s) for s in scores])
+            common = part is not single
+            scored = score_in_batches(model, part, batch_size, pad_id, distribution, common)
+            for n, scores in scored:
+                keep(n, [dataclasses.asdict(score) for score in scores])
 
-    wanted = 4 if distribution else 2
     sizes = [sum(len(e.input_ids) for e in group) for group in groups]
-    found = shard_work(f"scores-{name}", sizes, run, journal)
-    return [[Score(**one) for one in scores] for scores in found]
+    results = shard_work(f"scores-{name}", sizes, run, journal)
+    return [[Score(**fields) for fields in group] for group in results]
 
 
 def split_spans(groups: dict[int, list[Example]], rows: int) -> Iterator[dict[int, list[Example]]]:
@@ -115,7 +118,7 @@ def score_in_batches(
     groups: dict[int, list[Example]],
     batch_size: int,
     pad_id: int,
-    wanted: int,
+    distribution: bool,
     sharing: bool,
 ) -> Iterator[tuple[int, list[Score]]]:
     """Batches of sequences, longest first; a group is given out when all of it is scored.
@@ -124,40 +127,38 @@ def score_in_batches(
     what differs.
     """
     starts = {n: count_shared_tokens(group) if sharing else 0 for n, group in groups.items()}
-    common = [group[0].input_ids[: starts[n]] for n, group in groups.items()] if sharing else []
-    cache, mask_NP = prefill_prompts(model, common, pad_id) if sharing else (None, None)
+    prompts = [group[0].input_ids[: starts[n]] for n, group in groups.items()] if sharing else []
+    cache, mask_NP = prefill_prompts(model, prompts, pad_id) if sharing else (None, None)
     rows = [(row, n) for row, (n, group) in enumerate(groups.items()) for _ in group]
-    tails = [
-        cut_shared_prefix(example, starts[n]) for n, group in groups.items() for example in group
-    ]
-    found: dict[int, dict[int, Score]] = {n: {} for n in groups}
-    for chosen in batch_by_length([len(t.input_ids) for t in tails], batch_size):
+    tails = [cut_shared_prefix(e, starts[n]) for n, group in groups.items() for e in group]
+    scored: dict[int, dict[int, Score]] = {n: {} for n in groups}
+    for chosen in batch_by_length([len(tail.input_ids) for tail in tails], batch_size):
         batch = move_batch(pad_examples([tails[i] for i in chosen], pad_id), model)
-        mask, known = batch["attention_mask"], None
+        mask_BL, prefix = batch["attention_mask"], None
         if cache is not None and mask_NP is not None:
-            index = torch.tensor([rows[i][0] for i in chosen], device=model.device)
-            mask, known = torch.cat([mask_NP[index], mask], dim=1), select_cache_rows(cache, index)
-        scores = score_targets(model, batch["input_ids"], mask, batch["labels"], wanted, known)
-        for i, figures in zip(chosen, scores, strict=True):
+            index_B = torch.tensor([rows[i][0] for i in chosen], device=model.device)
+            mask_BL = torch.cat([mask_NP[index_B], mask_BL], dim=1)
+            prefix = select_cache_rows(cache, index_B)
+        figures = score_targets(
+            model, batch["input_ids"], mask_BL, batch["labels"], distribution, prefix
+        )
+        for i, figures_Fn in zip(chosen, figures, strict=True):
             n = rows[i][1]
-            found[n][i] = make_score(figures, tails[i])
-            if len(found[n]) == len(groups[n]):
-                yield n, [found[n][j] for j in sorted(found[n])]
+            scored[n][i] = make_score(figures_Fn, tails[i])
+            if len(scored[n]) == len(groups[n]):
+                yield n, [scored[n][j] for j in sorted(scored[n])]
     yield from ((n, []) for n, group in groups.items() if not group)
 
 
 def prefill_prompts(
     model: Any, prompts: list[list[int]], pad_id: int
 ) -> tuple[DynamicCache, Tensor]:
-    """Keys and values of prompts, and which of their places are no padding: [N, P]."""
+    """Keys and values of prompts, and which of their positions are no padding: [N, P]."""
     cache, batch = DynamicCache(), move_batch(pad_prompts(prompts, pad_id), model)
-    with head_job(model, lambda hidden, head: hidden[:, :1, :1]):
-        model(
-            **batch,
-            past_key_values=cache,
-            use_cache=True,
-            **make_position_argument(model, count_positions(batch["attention_mask"])),
-        )
+    positions = make_position_argument(model, count_positions(batch["attention_mask"]))
+    # Only the cache is wanted: the smallest result that a head's job may give.
+    with head_job(model, lambda hidden_BTD, head: hidden_BTD[:, :1, :1]):
+        model(**batch, past_key_values=cache, use_cache=True, **positions)
     return cache, batch["attention_mask"]
 
 
@@ -190,51 +191,53 @@ def score_targets(
     ids_BT: Tensor,
     mask_BL: Tensor,
     labels_BT: Tensor,
-    wanted: int,
+    distribution: bool,
     cache: DynamicCache | None = None,
 ) -> list[Tensor]:
-    """Figures of the targets of every row, [wanted, n] each: CE, match (and mean, variance).
+    """Figures of the targets of every row, [F, n] each: CE, match (and mean, variance).
 
     `mask_BL` covers the cached tokens as well.
     """
     mask_BT, targets_N, _ = select_targets(labels_BT)
 
     def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
-        hidden_ND = hidden_BTD[mask_BT]
-        figures = torch.zeros(wanted, len(hidden_ND), dtype=torch.double, device=ids_BT.device)
-        start, size = 0, max(1, LOGIT_ELEMENTS // model.config.vocab_size)
-        while start < len(hidden_ND):
-            logits_NV = head.logits(hidden_ND[start : start + size])
-            targets = targets_N[start : start + size]
-            place = figures[:, start : start + size]
-            place[0] = F.cross_entropy(logits_NV, targets, reduction="none")
-            place[1] = logits_NV.argmax(-1) == targets
-            if wanted == 4:
-                log_q = logits_NV.log_softmax(-1)
-                q = log_q.exp()
-                place[2] = (q * log_q).sum(-1)
-                place[3] = (q * log_q.square()).sum(-1) - place[2].square()
-            start += size
-        return figures
+        size = max(1, LOGIT_ELEMENTS // model.config.vocab_size)
+        parts = zip(hidden_BTD[mask_BT].split(size), targets_N.split(size), strict=True)
+        return torch.cat(
+            [compute_target_figures(head.logits(h_ND), y_N, distribution) for h_ND, y_N in parts],
+            dim=1,
+        )
 
     extra: dict[str, Any] = {"use_cache": False}
     if cache is not None:
-        extra = {
-            "past_key_values": cache,
-            "use_cache": True,
-            **make_position_argument(model, count_positions(mask_BL)[:, -ids_BT.shape[1] :]),
-        }
+        # Rows begin after prompts of different lengths: the model cannot count positions itself.
+        positions_BT = count_positions(mask_BL)[:, -ids_BT.shape[1] :]
+        extra = {"past_key_values": cache, "use_cache": True}
+        extra |= make_position_argument(model, positions_BT)
     with head_job(model, job):
         figures_FN = model(input_ids=ids_BT, attention_mask=mask_BL, **extra).logits
     return list(figures_FN.cpu().split(mask_BT.sum(1).tolist(), dim=1))
 
 
+def compute_target_figures(logits_NV: Tensor, targets_N: Tensor, distribution: bool) -> Tensor:
+    """CE and match of every target, and with `distribution` mean and variance of log q: [F, N]."""
+    figures = [
+        F.cross_entropy(logits_NV, targets_N, reduction="none"),
+        logits_NV.argmax(-1) == targets_N,
+    ]
+    if distribution:
+        log_q_NV = logits_NV.log_softmax(-1)
+        q_NV = log_q_NV.exp()
+        mean_N = (q_NV * log_q_NV).sum(-1).double()
+        figures += [mean_N, (q_NV * log_q_NV.square()).sum(-1) - mean_N.square()]
+    return torch.stack([figure_N.double() for figure_N in figures])
+
+
 def make_score(figures: Tensor, example: Example) -> Score:
     """Figures [2 or 4, n] as a Score."""
+    ce, matches, *moments = figures.tolist()
     answer_tokens = sum(y != IGNORE for y in example.labels[1 : example.answer_end])
-    mean, variance = figures[2:].tolist() if len(figures) == 4 else ([], [])
-    matches = (figures[1][:answer_tokens] > 0).tolist()
-    return Score(figures[0].tolist(), matches, mean, variance)
+    return Score(ce, [match > 0 for match in matches[:answer_tokens]], *moments)
 
 
 def compute_gradient_norms(

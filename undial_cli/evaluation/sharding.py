@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,6 +31,17 @@ def batch_by_length(lengths: list[int], size: int) -> Iterator[list[int]]:
     return (order[start : start + size] for start in range(0, len(order), size))
 
 
+def map_by_length(
+    lengths: list[int], size: int, run: Callable[[list[int]], Iterable[Any]]
+) -> list[Any]:
+    """What `run` gives of each item, in their order; it is called with the indices of a batch."""
+    results: list[Any] = [None] * len(lengths)
+    for chosen in batch_by_length(lengths, size):
+        for i, result in zip(chosen, run(chosen), strict=True):
+            results[i] = result
+    return results
+
+
 def make_journal_stem(engine: str) -> str:
     """An engine's name as the beginning of a file's name, whatever its set is called."""
     name = quote(engine, safe="").replace(".", "%2E")
@@ -48,28 +59,26 @@ class Journal:
 
     def read(self, engine: str) -> dict[int, Any]:
         """What earlier, interrupted evaluations found; a line cut short is no result."""
-        found: dict[int, Any] = {}
-        for file in (
-            sorted(self.folder.glob(f"{make_journal_stem(engine)}.*.jsonl")) if self.folder else ()
-        ):
+        results: dict[int, Any] = {}
+        if self.folder is None:
+            return results
+        for file in sorted(self.folder.glob(f"{make_journal_stem(engine)}.*.jsonl")):
             for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError, TypeError):
                     number, result = json.loads(line)
                     if type(number) is int:
-                        found[number] = result
-        return found
+                        results[number] = result
+        return results
 
     def add(self, engine: str, results: dict[int, Any]) -> None:
         """Append results; each process writes a file of its own."""
         if self.folder is None or not results:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        place = (
-            self.folder
-            / f"{make_journal_stem(engine)}.{processes.get_process_rank()}-{os.getpid()}.jsonl"
-        )
+        writer = f"{processes.get_process_rank()}-{os.getpid()}"
+        file = self.folder / f"{make_journal_stem(engine)}.{writer}.jsonl"
         lines = (json.dumps([n, result]) + "\n" for n, result in results.items())
-        append_private_text(place, "".join(lines))
+        append_private_text(file, "".join(lines))
 
 
 NO_JOURNAL = Journal()
@@ -93,13 +102,13 @@ def shard_work(
     known = {number: result for number, result in known.items() if number < len(sizes)}
     journal.advance(len(known))
     todo = [i for i in order_by_length(sizes) if i not in known]
-    found: dict[int, Any] = {}
+    computed: dict[int, Any] = {}
 
     def keep(number: int, result: Any) -> None:
-        found[number] = result
+        computed[number] = result
         journal.add(engine, {number: result})
         journal.advance(1)
 
     run(todo[processes.get_process_rank() :: processes.get_process_count()], keep)
-    known |= dict(processes.gather_items(list(found.items())))
+    known |= dict(processes.gather_items(list(computed.items())))
     return [known[i] for i in range(len(sizes))]

@@ -15,6 +15,7 @@ from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.resampling import RESAMPLES, ResampledFigure, resample_figures
 
 CONFIDENCE_LEVEL = 0.95
+NORMAL_QUANTILE = 1.959964  # of a normal distribution's middle 95 %
 
 
 def compute_statistics(
@@ -29,18 +30,20 @@ def compute_statistics(
         `statistics` of our figures and `NAME_statistics` of the others', by metric;
         `differences`: by NAME and metric, our figure less theirs.
     """
-    theirs, resampled = others.get("reference"), {}
-    for name, evaluation in {"": ours, **others}.items():
-        resampled[name] = (
-            resample_figures(evaluation, theirs, config) if evaluation is not None else {}
-        )
-    found: dict[str, Any] = {"statistics": describe_figures(ours, resampled[""]), "differences": {}}
+    reference = others.get("reference")
+    our_resamples = resample_figures(ours, reference, config)
+    results: dict[str, Any] = {
+        "statistics": describe_figures(ours, our_resamples),
+        "differences": {},
+    }
     for name, other in others.items():
-        known = other is not None
-        found[f"{name}_statistics"] = describe_figures(other, resampled[name]) if known else {}
-        pairs = compare_evaluations(ours, other, resampled[""], resampled[name]) if known else {}
-        found["differences"][name] = pairs
-    return found
+        statistics, differences = {}, {}
+        if other is not None:
+            resamples = resample_figures(other, reference, config)
+            statistics = describe_figures(other, resamples)
+            differences = compare_evaluations(ours, other, our_resamples, resamples)
+        results[f"{name}_statistics"], results["differences"][name] = statistics, differences
+    return results
 
 
 def describe_figures(
@@ -51,20 +54,22 @@ def describe_figures(
     forget_quality is a p-value: it has the distance D between the two distributions and D's
     interval too; its own is what that comes to.
     """
-    found = {name: describe_resamples(figure) for name, figure in resampled.items()}
-    if "forget_quality" in found:
+    entries = {name: describe_resamples(figure) for name, figure in resampled.items()}
+    if "forget_quality" in entries:
         figure = resampled["forget_quality"]
         sizes, bounds = [len(drawn.values) for drawn in figure.sets], compute_interval(figure)
-        found["forget_quality"] |= {
-            "interval": [compute_p_value_at(d, *sizes) for d in reversed(bounds)]
-            if bounds and evaluation.metrics["forget_quality"] is not None
-            else None,
+        p_bounds = None
+        if bounds and evaluation.metrics["forget_quality"] is not None:
+            # The larger the distance, the smaller p: the bounds change places.
+            p_bounds = [compute_p_value_at(d, *sizes) for d in reversed(bounds)]
+        entries["forget_quality"] |= {
+            "interval": p_bounds,
             "n_retain": sizes[1],
             "D": metrics.ks_distance(*(drawn.values for drawn in figure.sets)),
             "D_interval": bounds,
         }
-    known = evaluation.statistics
-    return found | {n: add_normal_interval(evaluation, n) for n in known if n not in found}
+    others = [name for name in evaluation.statistics if name not in entries]
+    return entries | {name: add_normal_interval(evaluation, name) for name in others}
 
 
 def compare_evaluations(
@@ -74,16 +79,18 @@ def compare_evaluations(
     other_resamples: dict[str, ResampledFigure],
 ) -> dict[str, dict[str, Any]]:
     """Our figures less another model's, with paired intervals where both have the same samples."""
-    found: dict[str, dict[str, Any]] = {}
+    differences: dict[str, dict[str, Any]] = {}
     for name, figure in ours.metrics.items():
-        known = other.metrics.get(name)
-        if figure is None or known is None or name == "forget_quality":
+        theirs = other.metrics.get(name)
+        # forget_quality is a comparison with the retain model already.
+        if figure is None or theirs is None or name == "forget_quality":
             continue
-        found[name] = {"difference": figure - known, "interval": None}
+        differences[name] = {"difference": figure - theirs, "interval": None}
         one, two = our_resamples.get(name), other_resamples.get(name)
         if one is not None and two is not None and one.is_paired_with(two):
-            found[name] |= describe_resamples(ResampledFigure(one.values - two.values, one.sets))
-    return found
+            difference = ResampledFigure(one.values - two.values, one.sets)
+            differences[name] |= describe_resamples(difference)
+    return differences
 
 
 def describe_resamples(resampled: ResampledFigure) -> dict[str, Any]:
@@ -112,6 +119,7 @@ def compute_interval(resampled: ResampledFigure) -> list[float] | None:
 def compute_p_value_at(known_distance: float, n: int, m: int) -> float:
     """The p-value of the KS test between n and m samples at a distance: of two even rows."""
     one, other = ((np.arange(size) + 0.5) / size for size in (n, m))
+    # A hair less, or rounding would count the steps that just touch as crossed.
     return metrics.forget_quality(one, other + known_distance - 1e-9)
 
 
@@ -121,7 +129,7 @@ def add_normal_interval(ours: Evaluation, name: str) -> dict[str, Any]:
     error = given.get("stderr")
     if error is None or figure is None or "interval" in given:
         return given
-    reach = 1.959964 * error
+    reach = NORMAL_QUANTILE * error
     return {
         **given, "interval": [figure - reach, figure + reach], "level": CONFIDENCE_LEVEL,
         "method": "normal, from the standard error",

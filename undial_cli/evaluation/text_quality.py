@@ -1,13 +1,14 @@
 """How good generated texts are, in the eyes of helper models: an oracle, an embedder, a classifier.
 
-Optional libraries (extra `quality`) are imported where they are used. `perplexity` is shared over
-the processes of a run; everything else runs on the process that calls it. Knows no suite.
+A helper that cannot be had does not end an evaluation: its metric is missing, with the reason.
+Knows no sets and no files.
+
+Shapes: N texts, B of them in a batch, T tokens, D the width of an embedding.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import os
 import sys
@@ -22,60 +23,34 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.config.schema import DataConfig, ModelConfig, TemplateConfig
+from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.suites import EvalConfig
 from undial_cli.data.collate import choose_pad_id, pad_examples
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.errors import UserError, first_line
+from undial_cli.evaluation.evidence import Evidence
+from undial_cli.evaluation.helper_models import (
+    HelperModel,
+    check_quality_libraries,
+    find_encoder_source,
+    load_encoder,
+    load_language_model,
+    measure_context,
+)
+from undial_cli.evaluation.prompts import PromptItem
 from undial_cli.evaluation.scoring import score_answers
-from undial_cli.evaluation.sharding import batch_by_length
+from undial_cli.evaluation.sharding import map_by_length
 from undial_cli.losses.chunked import Projection
 from undial_cli.models.head import head_job
-from undial_cli.models.load import load_model, load_tokenizer
-from undial_cli.system.sources import ModelSource, resolve_model_path
+from undial_cli.system import processes
+from undial_cli.system.sources import ModelSource
 
-# What a key's metric needs beside undial itself: modules, and the packages they come in.
-NEEDED_LIBRARIES = {
-    "eval.similarity_model": {"sentence_transformers": "sentence-transformers"},
-    "eval.coherence_model": {"sentence_transformers": "sentence-transformers"},
-    "eval.mauve_model": {"mauve": "mauve-text"},
-}
 # Tokens of a text that MAUVE's features see (the default of its authors' package).
 MAUVE_TOKENS = 1024
+# What an encoder sees of a text where its config does not say.
+ENCODER_TOKENS = 512
 
-
-def check_quality_libraries(key: str) -> None:
-    """Find out, without importing anything, whether the libraries behind a key are there.
-
-    Raises:
-        UserError: one is not.
-    """
-    for module, package in NEEDED_LIBRARIES.get(key, {}).items():
-        if importlib.util.find_spec(module) is None:
-            raise UserError(f"{key}: needs {package}: pip install 'undial[quality]'")
-
-
-def load_language_model(
-    path: str, key: str, device: torch.device | str, dtype: str = "float32"
-) -> tuple[Any, PreTrainedTokenizerBase]:
-    """A causal language model in eval mode and its tokenizer.
-
-    Args:
-        path: hub id, folder, .gguf file or pkg:// resource.
-        key: the config key that names it, for errors.
-    """
-    resolve_model_path(path, key)
-    config = ModelConfig(dtype=dtype)
-    try:
-        model: Any = load_model(config, path)
-        tokenizer = load_tokenizer(config, path)
-    except UserError as error:
-        raise UserError(str(error).replace("model.path=", f"{key}=", 1)) from error
-    return model.to(device), tokenizer
-
-
-def measure_context(model: Any, most: int = 10**6) -> int:
-    """Tokens that a model can see, at most `most`."""
-    return min(getattr(model.config, "max_position_embeddings", None) or most, most)
+EvidencePairs = list[tuple[PromptItem, Evidence]]
 
 
 def measure_perplexity(
@@ -103,149 +78,86 @@ def measure_perplexity(
     pieces = [
         (n, piece)
         for n, text in enumerate(texts)
-        for piece in cut_pieces(encoder.documents({config.text_key: text}), max_tokens)
+        for piece in cut_pieces(encoder.encode_document({config.text_key: text}), max_tokens)
     ]
-    scores = score_answers(
-        model,
-        [[piece] for _, piece in pieces],
-        batch_size,
-        choose_pad_id(tokenizer),
-        name="oracle",
-    )
+    groups, pad_id = [[piece] for _, piece in pieces], choose_pad_id(tokenizer)
+    scores = score_answers(model, groups, batch_size, pad_id, name="oracle")
     nll, tokens = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.int64)
-    for (n, _), (found,) in zip(pieces, scores, strict=True):
-        nll[n] += math.fsum(found.token_ce)
-        tokens[n] += found.tokens
+    for (n, _), (score,) in zip(pieces, scores, strict=True):
+        nll[n] += math.fsum(score.token_ce)
+        tokens[n] += score.tokens
     return nll, tokens
 
 
 def cut_pieces(pieces: list[Example], max_tokens: int | None) -> list[Example]:
     """The pieces of a text up to so many of its tokens."""
-    kept, spare = [], max_tokens or math.inf
+    cut, spare = [], max_tokens or math.inf
     for piece in pieces:
         size = int(min(spare, len(piece.input_ids)))
         ids = piece.input_ids[:size]
-        kept += [Example(ids, list(ids), size)] if size > 1 else []
+        cut += [Example(ids, list(ids), size)] if size > 1 else []
         spare -= size
-    return kept
+    return cut
 
 
 def measure_similarity(
-    a_texts: Sequence[str],
-    b_texts: Sequence[str],
-    path: str,
-    device: torch.device | str,
-    batch_size: int,
-    key: str = "eval.similarity_model",
-    max_tokens: int | None = None,
+    a_texts: Sequence[str], b_texts: Sequence[str], helper: HelperModel
 ) -> NDArray[np.float32]:
-    """Cosine of the embeddings of each pair of texts: [N] in [-1, 1]. Empty texts are allowed.
-
-    `max_tokens` as in `sentence_embeddings`.
-    """
+    """Cosine of the embeddings of each pair of texts: [N] in [-1, 1]. Empty texts are allowed."""
     if len(a_texts) != len(b_texts):
         raise ValueError(f"{len(a_texts)} and {len(b_texts)} texts do not make pairs")
-    both = embed_sentences([*a_texts, *b_texts], path, device, batch_size, key, max_tokens)
-    a_ND, b_ND = both[: len(a_texts)], both[len(a_texts) :]
-    return (a_ND * b_ND).sum(axis=1)
+    both_ND = embed_sentences([*a_texts, *b_texts], helper)
+    return (both_ND[: len(a_texts)] * both_ND[len(a_texts) :]).sum(axis=1)
 
 
-def embed_sentences(
-    texts: Sequence[str],
-    path: str,
-    device: torch.device | str,
-    batch_size: int,
-    key: str = "eval.similarity_model",
-    max_tokens: int | None = None,
-) -> NDArray[np.float32]:
+def embed_sentences(texts: Sequence[str], helper: HelperModel) -> NDArray[np.float32]:
     """Embeddings of unit norm, [N, D].
 
     A sentence-transformers model is used as it says of itself. Any other encoder gives its pooler
     output, which is what SimCSE's supervised models are trained for.
 
-    Args:
-        max_tokens: of each text the first so many count, special tokens included; None: as many
-            as the model can see.
-
     Raises:
         UserError: sentence-transformers is missing, or the model is no sentence encoder.
     """
-    check_quality_libraries(key)
-    source = find_encoder_source(path, key)
+    check_quality_libraries(helper.key)
+    source = find_encoder_source(helper)
     if not texts:
         return np.zeros((0, 0), dtype=np.float32)
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import is_sentence_transformer_model
 
     if not is_sentence_transformer_model(source.path, revision=source.revision):
-        return embed_with_pooler(texts, source, device, batch_size, f"{key}={path}", max_tokens)
+        model, untrained = load_encoder(AutoModel, source, f"{helper}: no sentence encoder")
+        if getattr(model, "pooler", None) is None or any("pooler" in name for name in untrained):
+            raise UserError(
+                f"{helper}: no sentence encoder (no modules.json, and no trained pooler)"
+            )
+        pooled_ND = run_encoder(texts, model, source, helper, lambda output: output.pooler_output)
+        return F.normalize(pooled_ND, dim=-1).numpy()
     try:
-        model = SentenceTransformer(source.path, revision=source.revision, device=str(device))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{key}={path}: no sentence encoder ({first_line(error)})") from error
-    if max_tokens is not None:
-        model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
-    found = model.encode(
-        list(texts), batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
-    )
-    return np.asarray(found, dtype=np.float32)
-
-
-def embed_with_pooler(
-    texts: Sequence[str],
-    source: ModelSource,
-    device: torch.device | str,
-    batch_size: int,
-    what: str,
-    max_tokens: int | None = None,
-) -> NDArray[np.float32]:
-    """Pooler outputs of a plain encoder, made unit norm: [N, D]."""
-    model, untrained = load_encoder(AutoModel, source, f"{what}: no sentence encoder")
-    if getattr(model, "pooler", None) is None or any("pooler" in name for name in untrained):
-        raise UserError(f"{what}: no sentence encoder (no modules.json, and no trained pooler)")
-    found = run_encoder(
-        texts, model, source, device, batch_size, lambda out: out.pooler_output, max_tokens
-    )
-    return F.normalize(found, dim=-1).numpy()
-
-
-def classify_texts(
-    texts: Sequence[str],
-    path: str,
-    device: torch.device | str,
-    batch_size: int,
-    key: str = "eval.gibberish_model",
-    max_tokens: int | None = None,
-) -> NDArray[np.float32]:
-    """Probability that a text classifier gives its first class: [N].
-
-    `max_tokens` as in `sentence_embeddings`.
-    """
-    source, what = find_encoder_source(path, key), f"{key}={path}: no text classifier"
-    model, _ = load_encoder(AutoModelForSequenceClassification, source, what)
-    found = run_encoder(
-        texts, model, source, device, batch_size, lambda out: out.logits, max_tokens
-    )
-    return found.softmax(-1)[:, 0].numpy()
-
-
-def find_encoder_source(path: str, key: str) -> ModelSource:
-    """The place of an encoder, which no GGUF file can hold."""
-    source = resolve_model_path(path, key)
-    if source.gguf_file:
-        raise UserError(f"{key}={path}: allowed is a hub id or a folder")
-    return source
-
-
-def load_encoder(kind: Any, source: ModelSource, what: str) -> tuple[Any, list[str]]:
-    """An encoder, and the names of its weights that its files lack; UserError says `what`."""
-    try:
-        model, report = kind.from_pretrained(
-            source.path, revision=source.revision or "main", output_loading_info=True
+        model = SentenceTransformer(
+            source.path, revision=source.revision, device=str(helper.device)
         )
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{what} ({first_line(error)})") from error
-    return model, list(report["missing_keys"])
+        raise UserError(f"{helper}: no sentence encoder ({first_line(error)})") from error
+    if helper.max_tokens is not None:
+        model.max_seq_length = min(helper.max_tokens, model.max_seq_length or helper.max_tokens)
+    embeddings_ND = model.encode(
+        list(texts),
+        batch_size=helper.batch_size,
+        normalize_embeddings=True,
+        show_progress_bar=False,
+    )
+    return np.asarray(embeddings_ND, dtype=np.float32)
+
+
+def classify_texts(texts: Sequence[str], helper: HelperModel) -> NDArray[np.float32]:
+    """Probability that a text classifier gives its first class: [N]."""
+    source = find_encoder_source(helper)
+    reason = f"{helper}: no text classifier"
+    model, _ = load_encoder(AutoModelForSequenceClassification, source, reason)
+    logits = run_encoder(texts, model, source, helper, lambda output: output.logits)
+    return logits.softmax(-1)[:, 0].numpy()
 
 
 @torch.no_grad()
@@ -253,35 +165,28 @@ def run_encoder(
     texts: Sequence[str],
     model: Any,
     source: ModelSource,
-    device: torch.device | str,
-    batch_size: int,
-    result: Callable[[Any], Tensor],
-    max_tokens: int | None = None,
+    helper: HelperModel,
+    read_output: Callable[[Any], Tensor],
 ) -> Tensor:
     """What an encoder says of each text, in float32 on the CPU: [N, ...]."""
-    model = model.to(device).eval()
+    model = model.to(helper.device).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(source.path, **source.arguments)
-    size = min(measure_context(model, max_tokens or 512), tokenizer.model_max_length)
-    found: list[Tensor] = [torch.empty(0)] * len(texts)
-    for chosen in batch_by_length([len(text) for text in texts], batch_size):
+    seen = measure_context(model, helper.max_tokens or ENCODER_TOKENS)
+    size = min(seen, tokenizer.model_max_length)
+
+    def run(chosen: list[int]) -> Tensor:
         batch = tokenizer(
             [texts[i] for i in chosen],
             padding=True, truncation=True, max_length=size, return_tensors="pt",
         )  # fmt: skip
-        rows = result(model(**batch.to(device))).float().cpu()
-        for i, row in zip(chosen, rows, strict=True):
-            found[i] = row
-    return torch.stack(found) if found else torch.zeros(0, 1)
+        return read_output(model(**batch.to(helper.device))).float().cpu()
+
+    rows = map_by_length([len(text) for text in texts], helper.batch_size, run)
+    return torch.stack(rows) if rows else torch.zeros(0, 1)
 
 
 def measure_mauve(
-    reference_texts: Sequence[str],
-    generated_texts: Sequence[str],
-    path: str,
-    device: torch.device | str,
-    batch_size: int,
-    seed: int,
-    key: str = "eval.mauve_model",
+    reference_texts: Sequence[str], generated_texts: Sequence[str], helper: HelperModel
 ) -> float:
     """MAUVE (Pillutla et al., NeurIPS 2021; arXiv 2102.01454) in (0, 1]; 1: as if drawn alike.
 
@@ -289,20 +194,21 @@ def measure_mauve(
     none is left on a side.
 
     Raises:
-        UserError: mauve-text is missing, or `path` holds no causal language model.
+        UserError: mauve-text is missing, or the path holds no causal language model.
     """
-    check_quality_libraries(key)
-    model, tokenizer = load_language_model(path, key, device)
+    check_quality_libraries(helper.key)
+    model, tokenizer = load_language_model(helper)
     p, q = (
-        compute_mauve_features(t, model, tokenizer, batch_size)
-        for t in (reference_texts, generated_texts)
+        compute_mauve_features(texts, model, tokenizer, helper.batch_size)
+        for texts in (reference_texts, generated_texts)
     )
     if not len(p) or not len(q):
         return math.nan
     from mauve import compute_mauve
 
     with silence_stderr():
-        return float(compute_mauve(p_features=p, q_features=q, seed=seed, verbose=False).mauve)
+        settings = {"seed": helper.seed, "verbose": False}
+        return float(compute_mauve(p_features=p, q_features=q, **settings).mauve)
 
 
 @torch.no_grad()
@@ -313,13 +219,13 @@ def compute_mauve_features(
     size = measure_context(model, MAUVE_TOKENS)
     ids = [tokenizer(text, truncation=True, max_length=size)["input_ids"] for text in texts]
     examples = [Example(list(i), list(i), len(i)) for i in ids if i]  # type: ignore[arg-type]
-    found: list[Any] = [None] * len(examples)
-    for chosen in batch_by_length([len(e.input_ids) for e in examples], batch_size):
+
+    def run(chosen: list[int]) -> NDArray[np.float32]:
         batch = pad_examples([examples[i] for i in chosen], choose_pad_id(tokenizer))
-        rows = compute_last_hidden(model, batch["input_ids"], batch["attention_mask"])
-        for i, row in zip(chosen, rows, strict=True):
-            found[i] = row
-    return np.array(found, dtype=np.float32)
+        return compute_last_hidden(model, batch["input_ids"], batch["attention_mask"])
+
+    lengths = [len(example.input_ids) for example in examples]
+    return np.array(map_by_length(lengths, batch_size, run), dtype=np.float32)
 
 
 def compute_last_hidden(model: Any, ids_BT: Tensor, mask_BT: Tensor) -> NDArray[np.float32]:
@@ -329,6 +235,7 @@ def compute_last_hidden(model: Any, ids_BT: Tensor, mask_BT: Tensor) -> NDArray[
     def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
         return hidden_BTD[torch.arange(len(last_B), device=last_B.device), last_B]
 
+    # As MAUVE's authors take it: after the final norm, which is what the head sees.
     with head_job(model, job):
         hidden_BD = model(
             input_ids=ids_BT.to(model.device),
@@ -341,12 +248,82 @@ def compute_last_hidden(model: Any, ids_BT: Tensor, mask_BT: Tensor) -> NDArray[
 @contextlib.contextmanager
 def silence_stderr() -> Iterator[None]:
     """Drop what compiled code writes to stderr (faiss, of cluster sizes that MAUVE chose)."""
+    # By file descriptor: contextlib.redirect_stderr reaches Python's own writing only.
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(screen, 2)
+        os.close(screen)
         os.close(nowhere)
+
+
+def join_with_prompt(item: PromptItem, text: str) -> str:
+    """A prompt and what follows it; the parts of a document hold the blank between them."""
+    return item.prompt + text if item.document else f"{item.prompt} {text}"
+
+
+def score_perplexity(pairs: EvidencePairs, helper: HelperModel) -> list[float | None]:
+    """Mean cross entropy of prompt and continuation together, under the oracle model."""
+    texts = [join_with_prompt(item, evidence.generation or "") for item, evidence in pairs]
+    model, tokenizer = load_language_model(helper)
+    nll, tokens = measure_perplexity(
+        texts, model, tokenizer, helper.batch_size, max_tokens=helper.max_tokens
+    )
+    return [
+        float(total / count) if count else None for total, count in zip(nll, tokens, strict=True)
+    ]
+
+
+def score_similarity(pairs: EvidencePairs, helper: HelperModel) -> list[float]:
+    """Cosine of the embeddings of the continuation and of the true text."""
+    generated = [evidence.generation or "" for _, evidence in pairs]
+    return measure_similarity(generated, [item.reference for item, _ in pairs], helper).tolist()
+
+
+def score_coherence(pairs: EvidencePairs, helper: HelperModel) -> list[float]:
+    """Cosine of the embeddings of the prompt and of the continuation."""
+    generated = [evidence.generation or "" for _, evidence in pairs]
+    return measure_similarity([item.prompt for item, _ in pairs], generated, helper).tolist()
+
+
+def score_mauve(pairs: EvidencePairs, helper: HelperModel) -> list[float]:
+    """One figure for the set: how alike true and generated texts are distributed."""
+    true = [join_with_prompt(item, item.reference) for item, _ in pairs]
+    generated = [join_with_prompt(item, evidence.generation or "") for item, evidence in pairs]
+    return [measure_mauve(true, generated, helper)] * len(pairs)
+
+
+def score_gibberish(pairs: EvidencePairs, helper: HelperModel) -> list[float]:
+    """Probability of the classifier's first class (clean text) for each generation."""
+    return classify_texts([evidence.generation or "" for _, evidence in pairs], helper).tolist()
+
+
+# What gives the figures of generations, by the key that names its model and that a metric needs.
+HELPER_MODELS: dict[str, Callable[[EvidencePairs, HelperModel], Sequence[float | None]]] = {
+    "oracle_model": score_perplexity,
+    "similarity_model": score_similarity,
+    "coherence_model": score_coherence,
+    "mauve_model": score_mauve,
+    "gibberish_model": score_gibberish,
+}
+
+
+def run_helper_model(
+    key: str, pairs: EvidencePairs, config: EvalConfig, device: torch.device, seed: int
+) -> Sequence[float | None]:
+    """The figures that a helper model gives of generations, on every process.
+
+    Raises:
+        UserError, WorldError: it cannot be had.
+    """
+    path = getattr(config, key)
+    if path is None:
+        raise UserError(f"eval.{key} is not set")
+    max_tokens = getattr(config, key.replace("_model", "_tokens"), None)
+    helper = HelperModel(f"eval.{key}", path, device, config.batch_size, max_tokens, seed)
+    if key == "oracle_model":  # its engine deals texts out to the processes by itself
+        return score_perplexity(pairs, helper)
+    return processes.run_on_main(lambda: HELPER_MODELS[key](pairs, helper))

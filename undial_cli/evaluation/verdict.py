@@ -46,9 +46,9 @@ def describe_damage(
 
 def list_watched_figures(before: FiguresByName, roles: Mapping[str, str]) -> list[str]:
     """The figures of utility (the joint one, else those of what is to be kept) and of fluency."""
-    kept = [
+    retained = [
         f"{name}_{key}" for name, role in roles.items() if role == RETAIN for key in UTILITY_METRICS
     ]
-    utility = ["model_utility"] if "model_utility" in before else kept
+    utility = ["model_utility"] if "model_utility" in before else retained
     fluency = [name for name in before if name.endswith(FLUENCY_METRICS)]
     return [name for name in (*utility, *fluency) if name in before]

@@ -2,6 +2,8 @@
 
 Source: Li et al., WMDP, 2024, https://arxiv.org/abs/2403.03218. They look at the target tokens' own
 positions, not at those that predict them.
+
+Shapes: B sequences, T tokens, N target tokens of all B, D width.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ def squared_error_sum(
 
 def target_token_mask(labels_BT: Tensor) -> Tensor:
     """Where the target tokens themselves are: bool [B, T], the first column always false."""
+    # The first token is predicted by none, so it is no target whatever its label says.
     return predicting_mask(labels_BT).roll(1, 1)
 
 

@@ -2,6 +2,8 @@
 
 Each chunk is projected, scored, turned into the gradient with respect to its logits and multiplied
 back to hidden states and head at once. Knows no loss: `targets` says what is done with a chunk.
+
+Shapes: N target positions, C of them in a chunk, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -42,10 +44,10 @@ class Projection:
         """Logits [N, V], in float32 at least."""
         return self.after(upcast_half(F.linear(hidden_ND, self.weight_VD, self.bias_V)))
 
-    def to(self, where: torch.dtype | torch.device) -> Projection:
+    def to(self, target: torch.dtype | torch.device) -> Projection:
         """The same projection in another dtype or on another device."""
-        bias_V = None if self.bias_V is None else self.bias_V.to(where)
-        return Projection(self.weight_VD.to(where), bias_V, self.scale, self.cap)
+        bias_V = None if self.bias_V is None else self.bias_V.to(target)
+        return Projection(self.weight_VD.to(target), bias_V, self.scale, self.cap)
 
     def detach(self) -> Projection:
         """The same projection, without gradient."""
@@ -58,14 +60,16 @@ def as_projection(head: Tensor | Projection) -> Projection:
     return head if isinstance(head, Projection) else Projection(head)
 
 
+# The logits [C, V] of a slice of the N positions.
 ProjectRows = Callable[[slice], Tensor]
 
-# Of each chunk: its rows, its share of the loss, and the gradient with respect to its logits.
+# Of each chunk: its rows, its share of the loss, and the gradient by its logits [C, V].
 ChunkGradients = Iterator[tuple[slice, Tensor, Tensor]]
 
 
 def split_into_chunks(start: int, end: int, size: int) -> list[slice]:
     """`start` to `end` in as few equal slices as hold at most `size` each."""
+    # Equal, as a short last chunk would use the device badly.
     even = math.ceil((end - start) / max(1, math.ceil((end - start) / size)))
     return [slice(i, min(i + even, end)) for i in range(start, end, max(1, even))]
 
@@ -75,17 +79,26 @@ def group_into_blocks(counts: list[int], size: int) -> list[list[slice]]:
 
     A unit that does not fit is a block of its own, of several chunks.
     """
-    found, start, end = [], 0, 0
+    blocks, start, end = [], 0, 0
     for count in counts:
         if end > start and end + count - start > size:
-            found.append(split_into_chunks(start, end, size))
+            blocks.append(split_into_chunks(start, end, size))
             start = end
         end += count
-    return [*found, split_into_chunks(start, end, size)] if end > start else found
+    return [*blocks, split_into_chunks(start, end, size)] if end > start else blocks
 
 
 class SumOverChunks(torch.autograd.Function):
-    """The sum of a loss over N positions; its gradients are computed in the forward pass."""
+    """The sum of a loss over N positions; its gradients are computed in the forward pass.
+
+    1. `score_chunks` asks for the logits of a chunk, [C, V];
+    2. and yields the chunk's share of the loss, with the gradient by its logits;
+    3. the chain rule through cap, scale and both products ends in the gradients [C, D] and [V, D];
+    4. the chunk's logits are freed, and the next chunk's take their memory.
+
+    Backward has nothing left to do but to multiply by what comes from above. Autograd alone would
+    keep the logits of every chunk until then, which is [N, V] after all.
+    """
 
     @staticmethod
     def forward(
@@ -94,46 +107,53 @@ class SumOverChunks(torch.autograd.Function):
         weight_VD: Tensor,
         bias_V: Tensor | None,
         head: Projection,
-        steps: Callable[[ProjectRows], ChunkGradients],
+        score_chunks: Callable[[ProjectRows], ChunkGradients],
     ) -> Tensor:
         kind, dtype = hidden_ND.device.type, head_compute_dtype(hidden_ND, head)
+        # Sums over chunks are of float32 at least, whatever the products are of: else the result
+        # would depend on the chunk size.
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        # Autocast off: what it would do is done here by hand, once for all chunks.
         with torch.autocast(kind, enabled=False):
-            low, hidden = head.detach().to(dtype), hidden_ND.detach().to(dtype)
-            total = torch.zeros((), dtype=wide, device=hidden.device)
-            grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-            grad_weight = None
+            low_head, low_hidden_ND = head.detach().to(dtype), hidden_ND.detach().to(dtype)
+            total = torch.zeros((), dtype=wide, device=hidden_ND.device)
+            grad_hidden_ND = torch.empty_like(low_hidden_ND) if needs_hidden else None
+            grad_weight_VD = grad_bias_V = None
             if needs_weight:
-                new = torch.empty_like if len(hidden) else torch.zeros_like
-                grad_weight = new(weight_VD, dtype=wide)
-            grad_bias = torch.zeros_like(low.weight_VD[:, 0], dtype=wide) if needs_bias else None
-            slope: list[Tensor] = []
-            first = True
+                # The first chunk's product is written over it, so that [V, D] is not filled first.
+                make = torch.empty_like if len(hidden_ND) else torch.zeros_like
+                grad_weight_VD = make(weight_VD, dtype=wide)
+            if needs_bias:
+                grad_bias_V = torch.zeros_like(low_head.weight_VD[:, 0], dtype=wide)
+            cap_slope_CV: Tensor | None = None
 
             def project(rows: slice) -> Tensor:
-                logits = low.logits(hidden[rows])
-                slope[:] = [1 - (logits / head.cap) ** 2] if head.cap is not None else []
-                return logits
+                nonlocal cap_slope_CV
+                logits_CV = low_head.logits(low_hidden_ND[rows])
+                if head.cap is not None:  # d/dx cap tanh(x / cap), of the rows projected last
+                    cap_slope_CV = 1 - (logits_CV / head.cap) ** 2
+                return logits_CV
 
-            for rows, loss, gradient in steps(project):
+            is_first = True
+            for rows, loss, gradient_CV in score_chunks(project):
                 total += loss
-                if slope:
-                    gradient *= slope[0]
+                if cap_slope_CV is not None:
+                    gradient_CV *= cap_slope_CV
                 if head.scale != 1.0:
-                    gradient *= head.scale
-                if grad_bias is not None:
-                    grad_bias += gradient.sum(0)
-                gradient = gradient.to(dtype)
-                if grad_hidden is not None:
-                    torch.mm(gradient, low.weight_VD, out=grad_hidden[rows])
-                if grad_weight is not None:
-                    add_product_(grad_weight, gradient.T, hidden[rows], first)
-                first = False
+                    gradient_CV *= head.scale
+                if grad_bias_V is not None:
+                    grad_bias_V += gradient_CV.sum(0)
+                gradient_CV = gradient_CV.to(dtype)
+                if grad_hidden_ND is not None:
+                    torch.mm(gradient_CV, low_head.weight_VD, out=grad_hidden_ND[rows])
+                if grad_weight_VD is not None:
+                    add_product_(grad_weight_VD, gradient_CV.T, low_hidden_ND[rows], is_first)
+                is_first = False
         ctx.gradients = [
             None if grad is None else grad.to(like.dtype)  # type: ignore[union-attr]
             for grad, like in (
-                (grad_hidden, hidden_ND), (grad_weight, weight_VD), (grad_bias, bias_V)
+                (grad_hidden_ND, hidden_ND), (grad_weight_VD, weight_VD), (grad_bias_V, bias_V)
             )
         ]  # fmt: skip
         return total
@@ -142,7 +162,7 @@ class SumOverChunks(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
+        if gradients is None:  # multiplied in place below, so a second time would be wrong
             raise RuntimeError("a fused loss goes backward once")
         for gradient in gradients:
             if gradient is not None:
@@ -150,21 +170,22 @@ class SumOverChunks(torch.autograd.Function):
         return (*gradients, None, None)
 
 
-def add_product_(total: Tensor, left: Tensor, right: Tensor, first: bool) -> None:
+def add_product_(total: Tensor, left: Tensor, right: Tensor, is_first: bool) -> None:
     """`total (+)= left @ right`; a total of higher precision takes the rounded product."""
-    if total.dtype != left.dtype:
-        total.copy_(left @ right) if first else total.add_(left @ right)
-    elif first:
+    if total.dtype != left.dtype:  # torch has no product into another dtype
+        total.copy_(left @ right) if is_first else total.add_(left @ right)
+    elif is_first:
         torch.mm(left, right, out=total)
     else:
         total.addmm_(left, right)
 
 
 def sum_over_chunks(
-    hidden_ND: Tensor, head: Projection, steps: Callable[[ProjectRows], ChunkGradients]
+    hidden_ND: Tensor, head: Projection, score_chunks: Callable[[ProjectRows], ChunkGradients]
 ) -> Tensor:
-    """A scalar of `steps`, differentiable in the hidden states and the head; 0 if N is 0."""
-    return SumOverChunks.apply(hidden_ND, head.weight_VD, head.bias_V, head, steps)  # type: ignore[no-any-return]
+    """A scalar, differentiable in the hidden states and the head; 0 if N is 0."""
+    # Weight and bias once more, by themselves: autograd sees no tensor inside `head`.
+    return SumOverChunks.apply(hidden_ND, head.weight_VD, head.bias_V, head, score_chunks)  # type: ignore[no-any-return]
 
 
 def head_compute_dtype(hidden: Tensor, head: Projection) -> torch.dtype:
@@ -174,21 +195,15 @@ def head_compute_dtype(hidden: Tensor, head: Projection) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if mixed else head.weight_VD.dtype
 
 
-def positions_per_chunk(hidden: Tensor, head: Projection, given: int | None = None) -> int:
-    """Positions per chunk."""
-    return given or max(
-        1, LOGITS_PER_CHUNK.get(hidden.device.type, LOGITS_PER_CHUNK["cuda"]) // len(head.weight_VD)
-    )
-
-
 def value_and_gradient(
-    loss: Callable[[Tensor, slice], Tensor], given: Tensor, rows: slice
+    loss: Callable[[Tensor, slice], Tensor], values: Tensor, rows: slice
 ) -> tuple[Tensor, Tensor]:
-    """The sum of a loss of what is given of some positions, and its gradient by that."""
+    """The sum of a loss of values at some positions, and its gradient by these."""
     with torch.enable_grad():
-        value = loss(given.requires_grad_(), rows).sum()
-    (gradient,) = torch.autograd.grad(value, given)
-    return value.detach(), gradient.contiguous()  # autograd's may be one number in many places
+        total = loss(values.requires_grad_(), rows).sum()
+    (gradient,) = torch.autograd.grad(total, values)
+    # Contiguous: autograd's may be one number that is expanded, and it is changed in place.
+    return total.detach(), gradient.contiguous()
 
 
 def gather_logps(log_q_CV: Tensor, targets_C: Tensor) -> Tensor:
@@ -198,10 +213,10 @@ def gather_logps(log_q_CV: Tensor, targets_C: Tensor) -> Tensor:
 
 def make_frozen_projection(hidden_ND: Tensor, head: Projection, dtype: torch.dtype) -> ProjectRows:
     """The logits of the positions in a slice, from products in `dtype`, without gradient."""
-    low = head.detach().to(dtype)
+    low_head = head.detach().to(dtype)  # once, not per chunk
 
     @torch.no_grad()
     def project(rows: slice) -> Tensor:
-        return low.logits(hidden_ND[rows].to(dtype))
+        return low_head.logits(hidden_ND[rows].to(dtype))
 
     return project

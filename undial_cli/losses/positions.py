@@ -1,10 +1,14 @@
-"""Target positions: where a causal model predicts a token that counts. Knows no loss."""
+"""Target positions: where a causal model predicts a token that counts. Knows no loss.
+
+Shapes: B sequences, T tokens, N target positions of all B.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+# The label of a token that is not scored, as in transformers.
 IGNORE = -100
 
 
@@ -55,8 +59,9 @@ def divide_sum(
 ) -> Tensor:
     """`total / num_items_in_batch`, or the mean over `count` (0 with its graph if that is 0)."""
     divisor = count if num_items_in_batch is None else num_items_in_batch
+    # Divided even where nothing counts: a loss without its graph could not go backward.
     if isinstance(divisor, Tensor):
-        return total / divisor.clamp(min=1)
+        return total / divisor.clamp(min=1)  # without reading it, for which a GPU would stop
     return total / max(divisor, 1)
 
 

@@ -2,6 +2,8 @@
 
 A formula gives the loss of each sequence, or of each pair of them; training and dense losses share
 it.
+
+Shapes: B sequences, T tokens, N target positions of all B, V vocabulary, D width.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 A loss is the formula of a chunk's logits or of the targets' log-probabilities, which is
 differentiated here; or, where that pays, of log q together with its gradient. Knows none by name.
+
+Shapes: B sequences, N target positions of all B, n or C of them in a chunk, V vocabulary, D width,
+U units: sequences, or groups of them that one loss needs together.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor
 
 from undial_cli.losses.chunked import (
+    LOGITS_PER_CHUNK,
     ChunkGradients,
     Projection,
     ProjectRows,
@@ -22,7 +26,6 @@ from undial_cli.losses.chunked import (
     group_into_blocks,
     head_compute_dtype,
     make_frozen_projection,
-    positions_per_chunk,
     split_into_chunks,
     sum_over_chunks,
     value_and_gradient,
@@ -68,15 +71,16 @@ class Targets:
     size: int | None = None
 
     @property
-    def teacher(self) -> tuple[Tensor, Projection]:
-        """The teacher's hidden states and what projects them."""
-        assert self.signal.hidden_ND is not None
-        return self.signal.hidden_ND, self.signal.head or self.head
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype of the head's products."""
+        return head_compute_dtype(self.hidden_ND, self.head)
 
     @functools.cached_property
     def teacher_logits(self) -> ProjectRows:
         """Gives the teacher's logits [n, V] of the positions in a slice; they have no gradient."""
-        return make_frozen_projection(*self.teacher, head_compute_dtype(self.hidden_ND, self.head))
+        assert self.signal.hidden_ND is not None
+        teacher_head = self.signal.head or self.head
+        return make_frozen_projection(self.signal.hidden_ND, teacher_head, self.compute_dtype)
 
     @property
     def reference_B(self) -> Tensor:
@@ -85,23 +89,24 @@ class Targets:
         return self.signal.logps_B
 
     @property
-    def chunk(self) -> int:
+    def chunk_size(self) -> int:
         """Positions per chunk."""
-        return positions_per_chunk(self.hidden_ND, self.head, self.size)
+        logits = LOGITS_PER_CHUNK.get(self.hidden_ND.device.type, LOGITS_PER_CHUNK["cuda"])
+        return self.size or max(1, logits // len(self.head.weight_VD))
 
     @property
     def chunks(self) -> list[slice]:
         """All positions, in chunks."""
-        return split_into_chunks(0, len(self.hidden_ND), self.chunk)
+        return split_into_chunks(0, len(self.hidden_ND), self.chunk_size)
 
     def logits_sum(self, loss: Callable[[Tensor, slice], Tensor]) -> Tensor:
         """Sum of a loss of positions' logits: given [n, V] and which of N they are, losses [n]."""
 
-        def steps(project: ProjectRows) -> ChunkGradients:
+        def score_chunks(project: ProjectRows) -> ChunkGradients:
             for rows in self.chunks:
                 yield rows, *value_and_gradient(loss, project(rows), rows)
 
-        return sum_over_chunks(self.hidden_ND, self.head, steps)
+        return sum_over_chunks(self.hidden_ND, self.head, score_chunks)
 
     def distribution_sum(self, loss: Callable[[Tensor, slice], tuple[Tensor, Tensor]]) -> Tensor:
         """Sum of a loss whose gradient is written by hand.
@@ -110,11 +115,12 @@ class Targets:
         their losses and its gradient with respect to the logits, [n, V].
         """
 
-        def steps(project: ProjectRows) -> ChunkGradients:
+        def score_chunks(project: ProjectRows) -> ChunkGradients:
             for rows in self.chunks:
+                # Not passed on by name: the logits are freed once log q is there.
                 yield rows, *loss(project(rows).log_softmax(-1), rows)
 
-        return sum_over_chunks(self.hidden_ND, self.head, steps)
+        return sum_over_chunks(self.hidden_ND, self.head, score_chunks)
 
     def token_sum(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
         """Sum of a loss of the targets' log-probabilities: given some of them [n], losses [n]."""
@@ -131,48 +137,48 @@ class Targets:
         starts = range(0, len(self.counts), group)
         units = [sum(self.counts[start : start + group]) for start in starts]
 
-        def of_block(logps_n: Tensor, rows: slice) -> Tensor:
-            rows_n = self.sequence_N[rows]
-            losses_U = loss(sum_by_sequence(logps_n, rows_n, len(self.counts)))
+        def sum_block(logps_n: Tensor, rows: slice) -> Tensor:
+            sequence_n = self.sequence_N[rows]
+            losses_U = loss(sum_by_sequence(logps_n, sequence_n, len(self.counts)))
             counted_U = torch.zeros_like(losses_U, dtype=torch.bool)
-            return sum_counted(counted_U.index_fill(0, rows_n // group, True), losses_U)
+            return sum_counted(counted_U.index_fill(0, sequence_n // group, True), losses_U)
 
-        return self.blocks_sum(of_block, group_into_blocks(units, self.chunk))
+        return self.blocks_sum(sum_block, group_into_blocks(units, self.chunk_size))
 
     def blocks_sum(
-        self, loss: Callable[[Tensor, slice], Tensor], parts: list[list[slice]]
+        self, loss: Callable[[Tensor, slice], Tensor], blocks: list[list[slice]]
     ) -> Tensor:
         """Sum of a loss of log-probabilities that must be seen whole by the block.
 
-        A block is one or more chunks; those before its last are projected twice.
+        A block is one or more chunks; those before its last are projected twice: their gradient
+        needs the loss's slope at the whole block, and their logits are not kept until it is known.
         """
 
-        def steps(project: ProjectRows) -> ChunkGradients:
-            for block in parts:
+        def score_chunks(project: ProjectRows) -> ChunkGradients:
+            for block in blocks:
                 first, last = block[0].start, block[-1]
                 logps = [
                     gather_logps(project(rows).log_softmax(-1), self.targets_N[rows])
                     for rows in block[:-1]
                 ]
-                log_q = project(last).log_softmax(-1)
-                logps_n = torch.cat([*logps, gather_logps(log_q, self.targets_N[last])])
+                log_q_CV = project(last).log_softmax(-1)
+                logps_n = torch.cat([*logps, gather_logps(log_q_CV, self.targets_N[last])])
                 value, slope_n = value_and_gradient(loss, logps_n, slice(first, last.stop))
-                for rows in reversed(block):
+                for rows in reversed(block):  # the last chunk's log q is still there
                     if rows is not last:
-                        log_q, value = project(rows).log_softmax(-1), torch.zeros_like(value)
-                    gradient_CV = log_q.exp_()  # slope * (onehot - q), from here on
-                    index = self.targets_N[rows, None]
-                    gradient_CV.scatter_add_(1, index, -torch.ones_like(index, dtype=log_q.dtype))
+                        log_q_CV, value = project(rows).log_softmax(-1), torch.zeros_like(value)
+                    # In place: slope (onehot - q), the gradient of log q_y times the loss's slope.
+                    gradient_CV, index = log_q_CV.exp_(), self.targets_N[rows, None]
+                    minus_one = -torch.ones_like(index, dtype=gradient_CV.dtype)
+                    gradient_CV.scatter_add_(1, index, minus_one)
                     gradient_CV *= -slope_n[rows.start - first : rows.stop - first, None]
                     yield rows, value, gradient_CV
 
-        return sum_over_chunks(self.hidden_ND, self.head, steps)
+        return sum_over_chunks(self.hidden_ND, self.head, score_chunks)
 
     def sequence_logps(self) -> Tensor:
         """The sequences' summed log-probabilities without gradient, float64 [B]."""
-        project = make_frozen_projection(
-            self.hidden_ND, self.head, head_compute_dtype(self.hidden_ND, self.head)
-        )
+        project = make_frozen_projection(self.hidden_ND, self.head, self.compute_dtype)
         logps = [
             gather_logps(project(rows).log_softmax(-1), self.targets_N[rows])
             for rows in self.chunks

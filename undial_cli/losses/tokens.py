@@ -2,7 +2,9 @@
 
 A formula is a function of N target tokens' log-probabilities, or of the logits of their positions,
 and gives N losses. Training runs it chunk by chunk (`Targets.token_sum`, `Targets.logits_sum`), a
-dense loss on all positions at once.
+dense loss on all positions at once. `fixed_N` is a value without gradient: a weight, or a target.
+
+Shapes: B sequences, T tokens, N target positions of all B, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -101,6 +103,7 @@ def wga_loss(
 def satimp_per_token(logps_N: Tensor, beta1: float, beta2: float) -> Tensor:
     """SatImp's loss of each token, see `satimp_loss`."""
     fixed_N = logps_N.detach()
+    # expm1: 1 - q_y where q_y is almost 1 has no digits left otherwise.
     weights_N = (beta1 * fixed_N).exp() * (-fixed_N.expm1()) ** beta2
     return weights_N * logps_N
 
@@ -136,6 +139,7 @@ def unilogit_per_token(logps_N: Tensor, vocabulary: int) -> Tensor:
     Its log-ratios have no share in the gradient, as `q` sums to 1.
     """
     fixed_N = logps_N.detach()
+    # Where q_y rounds to 1 the others' share is 0, whose logarithm the clamp keeps finite.
     others_N = (-fixed_N.expm1()).clamp(min=torch.finfo(fixed_N.dtype).eps)
     ratio_N = fixed_N + math.log(vocabulary)
     others_ratio_N = others_N.log() - math.log1p(-1 / vocabulary)
@@ -199,8 +203,8 @@ def ceu_loss(
         Scalar in nats.
     """
     mask, targets_N, sequence_N = select_targets(labels)
-    kept_N = count_targets_before(sequence_N, mask.sum(1)) >= skip
-    losses_N = ceu_per_position(upcast_half(logits[mask][kept_N]), targets_N[kept_N])
+    counted_N = count_targets_before(sequence_N, mask.sum(1)) >= skip
+    losses_N = ceu_per_position(upcast_half(logits[mask][counted_N]), targets_N[counted_N])
     return mean_loss(losses_N, num_items_in_batch)
 
 

@@ -1,9 +1,14 @@
 """UnDIAL, and KL to the teacher: cross entropy against a distribution that does not move.
 
-Both are trained by `cross_entropy_`, which is `cross_entropy` with its gradient `q - p` written by
-hand in place of log q: autograd would hold more buffers of the size of the logits.
+With student q and teacher logits t, UnDIAL is `-sum_k p_k log q_k` for the fixed distribution
+`p = softmax(t - strength * onehot(y))`: the model distilled into itself, target token y lowered.
+Training writes the gradient `q - p` by hand in place of log q (`cross_entropy_with_gradient_`):
+autograd would hold more buffers of the size of the logits.
 
 Source: Dong et al., UnDIAL, NAACL 2025, https://arxiv.org/abs/2402.10052.
+
+Shapes: B sequences, T tokens, N target positions of all B, C of them in a chunk, V vocabulary,
+D width.
 """
 
 from __future__ import annotations
@@ -26,9 +31,10 @@ def undial_target(teacher_NV: Tensor, targets_N: Tensor, strength: float) -> Ten
 
 def lower_target_logits_(logits_NV: Tensor, targets_N: Tensor, strength: float) -> Tensor:
     """`t - strength * onehot(y)`, in place."""
+    # One number of each row changes; a one-hot [N, V] would be as large as the logits.
     index = targets_N[:, None]
-    lowered = torch.full_like(index, -strength, dtype=logits_NV.dtype)
-    return logits_NV.scatter_add_(1, index, lowered)
+    minus_strength = torch.full_like(index, -strength, dtype=logits_NV.dtype)
+    return logits_NV.scatter_add_(1, index, minus_strength)
 
 
 def cross_entropy_per_position(log_q_NV: Tensor, target_NV: Tensor) -> Tensor:
@@ -40,6 +46,7 @@ def cross_entropy_with_gradient_(
     log_q_CV: Tensor, target_CV: Tensor, weights_C: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Sum of the (weighted) cross entropies, and its gradient `q - p` in place of log q."""
+    # A product of rows and columns: `p * log q` would be one more buffer of [C, V].
     loss_C = -torch.bmm(target_CV[:, None], log_q_CV[:, :, None])[:, 0, 0]
     gradient_CV = log_q_CV.exp_().sub_(target_CV)
     if weights_C is not None:
@@ -52,10 +59,8 @@ def undial_sum(targets: Targets, strength: float, weights_N: Tensor | None = Non
     """Sum of UnDIAL's loss, see `fused_undial_loss`."""
 
     def loss(log_q_CV: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        lowered_CV = lower_target_logits_(
-            targets.teacher_logits(rows), targets.targets_N[rows], strength
-        )
-        target_CV = lowered_CV.softmax(-1)
+        teacher_CV, targets_C = targets.teacher_logits(rows), targets.targets_N[rows]
+        target_CV = lower_target_logits_(teacher_CV, targets_C, strength).softmax(-1)
         weights_C = None if weights_N is None else weights_N[rows].to(log_q_CV.dtype)
         return cross_entropy_with_gradient_(log_q_CV, target_CV, weights_C)
 
@@ -139,6 +144,7 @@ def kl_sum(targets: Targets) -> Tensor:
     def loss(log_q_CV: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         log_p_CV = targets.teacher_logits(rows).log_softmax(-1)
         target_CV = log_p_CV.exp()
+        # The teacher's entropy: it moves no weight, and makes the logged loss 0 where both agree.
         entropy = -torch.bmm(target_CV[:, None], log_p_CV[:, :, None]).sum()
         total, gradient_CV = cross_entropy_with_gradient_(log_q_CV, target_CV)
         return total - entropy, gradient_CV

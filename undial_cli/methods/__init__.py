@@ -1,67 +1,19 @@
-"""Methods by name: every file here is one, but for the helpers. Imports no torch.
+"""Methods of unlearning: one small file each, with its config, its loss and what it needs.
 
-A file defines one `Method`, which is called like the file, and at most one `MethodConfig` (without
-it, the method has the keys that all have); or it says in `METHODS` what its names stand for.
+`base` is the seam to everything else, `registry` knows the files by name, `user_file` runs one of
+the user's own. Imports no torch, so that `--help` can read every method's keys.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import inspect
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from undial_cli.methods.base import Method, MethodConfig
+from undial_cli.methods.registry import METHODS
+from undial_cli.methods.user_file import load_method_file
 
-from undial_cli.errors import UserError
-from undial_cli.methods.base import Method, MethodConfig, MethodEntry
-
-NO_METHODS = ("__init__", "base", "own", "retain")
-
-
-def find_method_entry(module: ModuleType) -> MethodEntry:
-    """The one method that a module defines.
-
-    Raises:
-        UserError: it defines none or several, or keys that say nothing of themselves.
-    """
-    methods, configs = (
-        list_defined_subclasses(module, Method),
-        list_defined_subclasses(module, MethodConfig),
-    )
-    if len(methods) != 1 or len(configs) > 1:
-        raise UserError(
-            f"defines {len(methods)} subclasses of Method and {len(configs)} of MethodConfig; "
-            "needed are one Method and at most one MethodConfig (a dataclass)"
-        )
-    config = configs[0] if configs else MethodConfig
-    if not all(f.metadata.get("help") for f in dataclasses.fields(config)):
-        raise UserError(f"each key of {config.__name__} is made by key(...)")
-    return MethodEntry(config, methods[0])
-
-
-def list_defined_subclasses(module: ModuleType, kind: type) -> list[Any]:
-    """The subclasses of a class that a module itself defines."""
-    found = [c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, kind)]
-    return [c for c in found if c is not kind and c.__module__ == module.__name__]
-
-
-def find_methods() -> dict[str, MethodEntry]:
-    """The methods of all files of this folder, by name."""
-    found: dict[str, MethodEntry] = {}
-    for file in Path(__file__).parent.glob("*.py"):
-        if file.stem not in NO_METHODS:
-            module = importlib.import_module(f"{__name__}.{file.stem}")
-            found |= getattr(module, "METHODS", None) or {file.stem: find_method_entry(module)}
-    return dict(sorted(found.items()))
-
-
-METHODS = find_methods()
+__all__ = ["METHODS", "make_method"]
 
 
 def make_method(config: MethodConfig, seed: int = 0) -> Method:
     """A method from its config; `seed` fixes what it draws."""
-    from undial_cli.methods import own
-
-    entry = METHODS[config.name] if config.file is None else own.load_method_file(config.file)
+    entry = METHODS[config.name] if config.file is None else load_method_file(config.file)
     return entry.method(config, seed)

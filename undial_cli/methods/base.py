@@ -16,23 +16,14 @@ from undial_cli.config.schema import FocusSource, MethodConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from undial_cli.losses.targets import Targets, TeacherSignal
+    from undial_cli.losses.targets import Targets
 else:
-    TeacherSignal = Targets = Tensor = Any  # methods name them in annotations alone
+    Targets = Tensor = Any  # methods name them in annotations alone
 
 __all__ = [
-    "REFERENCE_LOGPS",
-    "TEACHER_LAYER",
-    "TEACHER_LOGITS",
-    "FocusSource",
-    "Loss",
-    "Method",
-    "MethodConfig",
-    "MethodEntry",
-    "Targets",
-    "TeacherSignal",
-    "Tensor",
-    "key",
+    "REFERENCE_LOGPS", "RETAIN_TERMS", "TEACHER_LAYER", "TEACHER_LOGITS", "CrossEntropy",
+    "FocusSource", "KlToTeacher", "Loss", "Method", "MethodConfig", "MethodEntry", "Targets",
+    "Tensor", "key",
 ]  # fmt: skip
 
 # What a loss can need of the frozen teacher: its logits, its sequences' log-probabilities, its
@@ -67,6 +58,27 @@ class Loss:
         raise NotImplementedError
 
 
+class CrossEntropy(Loss):
+    """Mean negative log-likelihood of the target tokens."""
+
+    def sum(self, targets: Targets) -> Tensor:
+        return targets.token_sum(lambda logps_N: -logps_N)
+
+
+class KlToTeacher(Loss):
+    """Mean `KL(teacher || student)` over the target positions."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({TEACHER_LOGITS})
+
+    def sum(self, targets: Targets) -> Tensor:
+        from undial_cli.losses.undial import kl_sum
+
+        return kl_sum(targets)
+
+
+RETAIN_TERMS: dict[str, Any] = {"gdr": CrossEntropy, "klr": KlToTeacher}
+
+
 class Method(Loss):
     """The forget loss of a method, and what the method does beyond it.
 
@@ -89,15 +101,17 @@ class Method(Loss):
 
     def retain(self) -> Loss | None:
         """The retain term that the config names, or None."""
-        from undial_cli.methods.retain import RETAIN_TERMS
-
         return None if self.config.retain == "none" else RETAIN_TERMS[self.config.retain]()
 
     def terms(self) -> dict[str, Loss]:
-        """The terms by the set that they are over; one of weight 0 is not there."""
-        found: dict[str, Loss] = {"forget": self} if self.config.gamma else {}
+        """The terms by the set that they are over; one of weight 0 is not computed."""
+        terms: dict[str, Loss] = {}
+        if self.config.gamma:
+            terms["forget"] = self
         retain = self.retain() if self.config.alpha else None
-        return found | ({"retain": retain} if retain is not None else {})
+        if retain is not None:
+            terms["retain"] = retain
+        return terms
 
     def coefficient(self, term: str) -> float:
         """What a term is multiplied with, now."""

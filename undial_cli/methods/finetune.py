@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from undial_cli.methods.base import Loss, Method, MethodConfig, MethodEntry, key
-from undial_cli.methods.retain import CrossEntropy
+from undial_cli.methods.base import CrossEntropy, Loss, Method, MethodConfig, MethodEntry, key
 
 
 @dataclass

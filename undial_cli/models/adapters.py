@@ -1,39 +1,39 @@
-"""PEFT adapters: a fresh LoRA on a model, a stored one on its base, and either merged into weights.
+"""Stored PEFT adapters: what lies in their folders, on which base, and merging them into weights.
 
-Knows what lies in an adapter's folder and what peft does with it, not how its base is loaded.
+Knows what peft does with an adapter, not how its base is loaded; a fresh one is `lora`'s.
 """
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from undial_cli import ui
-from undial_cli.config.schema import AdapterConfig
-from undial_cli.errors import UserError, WorldError, bad_value
-from undial_cli.models.head import TargetHead
+from undial_cli.config.schema import ModelConfig
+from undial_cli.errors import UserError, WorldError
 from undial_cli.system.sources import ModelSource, is_local_path, resolve_model_path
 
-# What a fresh LoRA is put on in a family that peft knows no modules for: the first that are there.
-ATTENTION_MODULES = (
-    ("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",), ("wqkv",),
-    ("in_proj",),
-)  # fmt: skip
 # How far merging may move a logit, as a share of the largest one: rounding, with room to spare.
 MERGE_TOLERANCE = {
     torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.25,
 }  # fmt: skip
 # Token ids on which merged and unmerged logits are compared, spread over the vocabulary.
 PROBE_TOKENS = 8
+ADAPTER_BASE_REMEDY = "model.adapter_base=PATH says where the base lies"
 
 
 def unwrap_adapter(model: Any) -> Any:
     """The model itself, without the adapter around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def make_position_argument(model: Any, positions_BT: Tensor) -> dict[str, Tensor]:
+    """The argument that gives positions, where a model takes one (ALiBi models do not)."""
+    known = "position_ids" in inspect.signature(unwrap_adapter(model).forward).parameters
+    return {"position_ids": positions_BT} if known else {}
 
 
 def flatten_error(error: Exception) -> str:
@@ -69,22 +69,20 @@ def read_peft_config(source: ModelSource) -> Any | None:
     return config
 
 
-def resolve_adapter_base(source: ModelSource, moved: str | None = None) -> str | None:
+def find_adapter_base(source: ModelSource, config: ModelConfig) -> str | None:
     """The model path (with @revision) of the base that an adapter lies on; None for no adapter.
 
-    A relative folder is looked for from here, then from the adapter's folder.
-
-    Args:
-        moved: where the base lies if it is not where the adapter says.
+    A relative folder is looked for from here, then from the adapter's folder; what is nowhere, at
+    `model.adapter_base`.
 
     Raises:
         UserError, WorldError: the base is nowhere; the line names it and the remedy.
     """
-    config = read_peft_config(source)
-    if config is None:
+    peft_config = read_peft_config(source)
+    if peft_config is None:
         return None
-    named = str(config.base_model_name_or_path or "")
-    path = named if config.revision is None else f"{named}@{config.revision}"
+    named = str(peft_config.base_model_name_or_path or "")
+    path = named if peft_config.revision is None else f"{named}@{peft_config.revision}"
     for folder in (Path(named).expanduser(), Path(source.path) / named):
         if named and folder.is_dir():
             return str(folder.resolve())
@@ -93,18 +91,15 @@ def resolve_adapter_base(source: ModelSource, moved: str | None = None) -> str |
             resolve_model_path(path, "base_model_name_or_path")
             return path
         except (UserError, WorldError) as error:
-            if moved is None:
+            if config.adapter_base is None:
                 raise type(error)(
                     f"adapter {source.path}: {error}; {ADAPTER_BASE_REMEDY}"
                 ) from error
-    if moved is None:
+    if config.adapter_base is None:
         raise UserError(
             f"adapter {source.path}: its base '{named}' is not there; {ADAPTER_BASE_REMEDY}"
         )
-    return moved
-
-
-ADAPTER_BASE_REMEDY = "model.adapter_base=PATH says where the base lies"
+    return config.adapter_base
 
 
 def attach_adapter(base: Any, source: ModelSource, base_path: str) -> Any:
@@ -153,116 +148,6 @@ def add_token_rows(base: Any, source: ModelSource) -> None:
             "modules_to_save needs both"
         )
     base.resize_token_embeddings(rows, mean_resizing=False)
-
-
-def choose_lora_modules(model: nn.Module, config: AdapterConfig) -> list[str] | str:
-    """What LoRA is put on: the config's modules, peft's for the family, or what its names tell.
-
-    Raises:
-        UserError: the head is named, or a module that is not there.
-    """
-    names = [name for name, _ in model.named_modules()]
-    if config.target_modules == ["all-linear"]:
-        return "all-linear"
-    if config.target_modules is None:
-        return choose_default_modules(model)
-    head = next(name for name, m in model.named_modules() if isinstance(m, TargetHead))
-    for module in config.target_modules:
-        if is_named_module(head, module):
-            raise UserError(f"adapter.target_modules={module}: the output head takes no adapter")
-        if not any(is_named_module(name, module) for name in names):
-            linear = {n.split(".")[-1] for n, m in model.named_modules() if is_linear_layer(m)}
-            linear -= {head.split(".")[-1]}
-            raise bad_value("adapter.target_modules", module, [*linear, "all-linear"])
-    return config.target_modules
-
-
-def choose_default_modules(model: Any) -> list[str] | str:
-    """peft's modules for a family; else the inputs of its mixer by name; else `all-linear`."""
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-
-    linear = [name for name, module in model.named_modules() if is_linear_layer(module)]
-    known = KNOWN.get(model.config.model_type)
-    for modules in (*([tuple(known)] if isinstance(known, list) else []), *ATTENTION_MODULES):
-        if all(any(is_named_module(name, module) for name in linear) for module in modules):
-            return list(modules)
-    return "all-linear"
-
-
-def is_named_module(name: str, module: str) -> bool:
-    """Whether a module's full name is meant by a name of `adapter.target_modules`."""
-    return name == module or name.endswith(f".{module}")
-
-
-def is_linear_layer(module: nn.Module) -> bool:
-    """Whether an adapter can be put on a module."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-@torch.no_grad()
-def is_plain_product(module: Any) -> bool:
-    """Whether a linear layer gives one product, as its class says; a family's router gives more."""
-    special = type(module).__module__.startswith("transformers.models.")
-    if not special or type(module).forward is nn.Linear.forward:
-        return True
-    try:
-        output = module(module.weight.new_zeros(1, module.in_features))
-    except (IndexError, RuntimeError, ValueError):
-        return False
-    return isinstance(output, Tensor) and output.shape == (1, module.out_features)
-
-
-def add_lora(
-    model: PreTrainedModel, config: AdapterConfig, seed: int, revision: str | None = None
-) -> Any:
-    """A model with a fresh LoRA of random numbers that the seed alone fixes.
-
-    Args:
-        revision: of the model on the hub; the adapter remembers it.
-
-    Raises:
-        UserError: peft cannot put one there.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    modules = choose_lora_modules(model, config)
-    # Routers are linear layers by class that give something else than a product.
-    special = [
-        n for n, m in model.named_modules() if is_linear_layer(m) and not is_plain_product(m)
-    ]
-    torch.manual_seed(seed)
-    try:
-        return get_peft_model(
-            model,
-            LoraConfig(
-                r=config.rank,
-                lora_alpha=config.alpha,  # type: ignore[arg-type]
-                lora_dropout=config.dropout,
-                target_modules=modules,
-                exclude_modules=special if modules == "all-linear" and special else None,
-                task_type="CAUSAL_LM",
-                revision=revision,
-            ),
-        )
-    except ValueError as error:
-        given = "null" if config.target_modules is None else ",".join(config.target_modules)
-        if "lora_dropout" in str(error):
-            raise UserError(
-                f"adapter.dropout={config.dropout}: allowed is 0 on weights that experts share, "
-                f"which adapter.target_modules={given} names here"
-            ) from error
-        raise UserError(f"adapter.target_modules={given}: {flatten_error(error)}") from error
-
-
-def announce_modules(model: PreTrainedModel, config: AdapterConfig) -> None:
-    """Say what an adapter is put on, where the config leaves it open."""
-    if config.name != "none" and config.target_modules is None:
-        modules = choose_lora_modules(model, config)
-        ui.say(
-            f"adapter: on {modules if isinstance(modules, str) else ', '.join(modules)} "
-            "(adapter.target_modules names others)",
-            "dim",
-        )
 
 
 @torch.no_grad()

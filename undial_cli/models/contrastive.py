@@ -44,9 +44,9 @@ class ContrastProjection(Projection):
         own_NV, memorised_NV = super().logits(own_ND), self.memorised.logits(memorised_ND)
         return own_NV - self.coefficient * F.relu(memorised_NV - own_NV)
 
-    def to(self, where: torch.dtype | torch.device) -> ContrastProjection:
+    def to(self, target: torch.dtype | torch.device) -> ContrastProjection:
         """The same in another dtype or on another device."""
-        return contrast_projections(super().to(where), self.memorised.to(where), self.coefficient)
+        return contrast_projections(super().to(target), self.memorised.to(target), self.coefficient)
 
     def detach(self) -> ContrastProjection:
         """The same, without gradient."""

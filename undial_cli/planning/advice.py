@@ -31,9 +31,9 @@ def advise_settings(
         usable: bytes that the peak may take.
         again: the plan of a changed run.
     """
-    found: dict[str, float] = {}
+    peaks: dict[str, float] = {}
 
-    def peak(words: str, **changes: Any) -> float:
+    def plan_with(words: str, **changes: Any) -> float:
         """The peak of the run with other values of `section__key`; noted where it is lower."""
         changed = copy.deepcopy(run)
         for name, value in changes.items():
@@ -44,27 +44,28 @@ def advise_settings(
         except (UserError, WorldError):  # not possible here
             return plan.memory.peak
         if bytes_taken < (1 - WORTHWHILE_SHARE) * plan.memory.peak:
-            found[words] = bytes_taken
+            peaks[words] = bytes_taken
         return bytes_taken
 
     micro = plan.micro
     while micro > 1:
         micro //= 2
-        if peak(f"hardware.micro_batch_size={micro}", hardware__micro_batch_size=micro) <= usable:
+        words = f"hardware.micro_batch_size={micro}"
+        if plan_with(words, hardware__micro_batch_size=micro) <= usable:
             break
         if micro > 1:  # a smaller one takes less still
-            found.pop(f"hardware.micro_batch_size={micro}", None)
+            peaks.pop(words, None)
     if not run.train.activation_checkpointing:
-        peak("train.activation_checkpointing=true", train__activation_checkpointing=True)
+        plan_with("train.activation_checkpointing=true", train__activation_checkpointing=True)
     on_gpu = plan.device.type == "cuda"
     if run.adapter.name == "none":
-        peak("adapter=lora", adapter=AdapterConfig(name="lora"))
+        plan_with("adapter=lora", adapter=AdapterConfig(name="lora"))
     elif run.adapter.name == "lora" and on_gpu:
-        peak("adapter=qlora", adapter=AdapterConfig(name="qlora"))
+        plan_with("adapter=qlora", adapter=AdapterConfig(name="qlora"))
     if plan.memory.teacher_signal and hasattr(run, "teacher"):
-        peak("teacher.cache=disk", teacher__cache="disk")
+        plan_with("teacher.cache=disk", teacher__cache="disk")
     if run.model.dtype == "float32":
-        peak("model.dtype=bfloat16", model__dtype="bfloat16")
+        plan_with("model.dtype=bfloat16", model__dtype="bfloat16")
     if torch.cuda.device_count() > 1 and on_gpu and not is_sharded(run):
-        peak("hardware=fsdp", hardware__args={"fsdp": True}, hardware__num_processes=None)
-    return sorted(found.items(), key=lambda item: item[1])
+        plan_with("hardware=fsdp", hardware__args={"fsdp": True}, hardware__num_processes=None)
+    return sorted(peaks.items(), key=lambda item: item[1])

@@ -30,13 +30,13 @@ def estimate_missing_runs(cost: CostConfig, missing: list[Run], finished: list[f
     if mean:
         slots = getattr(missing[0].hardware, "slots", None) or 1
         each = f"{mean:.1f} s" if finished else f"{mean:g} s"
-        beside = f" / {slots} slots" if slots > 1 else ""
+        shared = f" / {slots} slots" if slots > 1 else ""
         source = f"measured on {cost.measured}; models made on first use come on top"
         if finished:
             source = f"the mean of {len(finished)} finished runs of this table"
         return (
-            f"estimated time: {format_duration(mean * len(missing) / slots)} ({len(missing)} missing runs "
-            f"x {each}{beside}; {source})"
+            f"estimated time: {format_duration(mean * len(missing) / slots)} "
+            f"({len(missing)} missing runs x {each}{shared}; {source})"
         )
     counts = [count_training_operations(run, cost.parameters, cost.tokens) for run in missing]
     total = sum(count for count in counts if count is not None)
@@ -45,9 +45,10 @@ def estimate_missing_runs(cost: CostConfig, missing: list[Run], finished: list[f
     hours = total / (cost.tflops * 1e12 * cost.share) / 3600
     return (
         f"estimated training alone: {total:.2g} FLOP, {hours:.3g} hours of one {cost.device} at "
-        f"{cost.share:.0%} of its {cost.tflops:g} TFLOP/s ({FORWARD_OPERATIONS + BACKWARD_OPERATIONS} operations per "
-        f"parameter and token, {FORWARD_OPERATIONS} for the teacher; nothing of this was measured; evaluation "
-        "comes on top)"
+        f"{cost.share:.0%} of its {cost.tflops:g} TFLOP/s "
+        f"({FORWARD_OPERATIONS + BACKWARD_OPERATIONS} operations per parameter and token, "
+        f"{FORWARD_OPERATIONS} for the teacher; nothing of this was measured; evaluation comes on "
+        "top)"
     )
 
 

@@ -50,18 +50,18 @@ def show_training_plan(
         f"and moves {plan.step.moved / 1e9:.3g} GB",
         "dim",
     )
-    there = measure_available_memory(plan)
-    line = f"peak {format_memory(plan.memory.peak)} of {format_memory(there)}"
-    if plan.memory.peak <= USABLE_SHARE * there:
+    available = measure_available_memory(plan)
+    line = f"peak {format_memory(plan.memory.peak)} of {format_memory(available)}"
+    if plan.memory.peak <= USABLE_SHARE * available:
         ui.say(f"it fits: {line}", "green")
     else:
-        verdict = "it hardly fits" if plan.memory.peak <= there else "it does not fit"
+        verdict = "it hardly fits" if plan.memory.peak <= available else "it does not fit"
         ui.say(f"{verdict}: {line}", "red")
-        less = advise_settings(run, plan, USABLE_SHARE * there, again)
+        less = advise_settings(run, plan, USABLE_SHARE * available, again)
         for words, peak in less:
             ui.say(
                 f"with {words}: peak {format_memory(peak)}",
-                "green" if peak <= USABLE_SHARE * there else "red",
+                "green" if peak <= USABLE_SHARE * available else "red",
             )
         if not less:
             ui.say("no setting takes less: a smaller model", "red")

@@ -1,6 +1,6 @@
 """Run PyTorch code on tensors that have shapes and no numbers, and note what it would take.
 
-Memory of a device is followed storage by storage, as its allocator would see it; beside it the
+Memory of a device is followed storage by storage, as its allocator would see it; so are the
 floating point operations of matrix products and the bytes that all other operations move. Integer
 tensors are real: which way a model's code goes often hangs on them. Knows nothing of runs; sees
 neither an allocator's rounding nor what a kernel takes for itself.
@@ -81,7 +81,7 @@ class WorkCost:
     calls: float = 0
     start: int = 0
     highest: int = 0
-    kept: int = 0
+    growth: int = 0
 
     @property
     def rise(self) -> int:
@@ -120,7 +120,7 @@ class Replay(TorchDispatchMode):
         try:
             yield inner
         finally:
-            self.cost, inner.kept = outer, self.level - inner.start
+            self.cost, inner.growth = outer, self.level - inner.start
             outer.flops += inner.flops
             outer.moved += inner.moved
             outer.calls += inner.calls
@@ -132,24 +132,24 @@ class Replay(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace == "prim":  # what a tensor is, no work
             return func(*args, **kwargs)
-        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        if func in NUMBERLESS_ANSWERS and any(isinstance(x, FakeTensor) for x in given):
+        operands = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if func in NUMBERLESS_ANSWERS and any(isinstance(x, FakeTensor) for x in operands):
             return NUMBERLESS_ANSWERS[func]
         if func._overloadpacket is GROUPED_PRODUCT:
             left, right, ends, *_ = [*args, kwargs.get("offs")]
             with self.fake:
                 shape = grouped_product_shape(left, right, ends)
                 result = torch.empty(shape, dtype=left.dtype, device=left.device)
-        elif given:
+        elif operands:  # a fake one makes fake results by itself, and real ones stay real
             result = func(*args, **kwargs)
         else:
             with self.fake:
                 result = func(*args, **kwargs)
             if isinstance(result, Tensor) and not result.is_floating_point():
                 result = func(*args, **kwargs)
-        found = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
-        self.count(func, args, kwargs, result, given, found)
-        for tensor in found:
+        results = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        self.count(func, args, kwargs, result, operands, results)
+        for tensor in results:
             self.follow(tensor)
         return result
 
@@ -159,44 +159,46 @@ class Replay(TorchDispatchMode):
         args: tuple,
         kwargs: dict[str, Any],
         result: Any,
-        given: list[Tensor],
-        found: list[Tensor],
+        operands: list[Tensor],
+        results: list[Tensor],
     ) -> None:
         """Add an operation's floating point operations, or the bytes that it moves."""
         packet, name = func._overloadpacket, func._schema.name.split("::")[1]
-        there = {id(x.untyped_storage()) for x in given}
-        new = [x for x in found if id(x.untyped_storage()) not in there]
+        operand_storages = {id(x.untyped_storage()) for x in operands}
+        new = [x for x in results if id(x.untyped_storage()) not in operand_storages]
+        # A view moves nothing, and memory that is only reserved is not written either.
         if name in MAKING_OPERATIONS or not (new or func._schema.is_mutable):
             return
         self.cost.calls += 1
         if packet in FLOP_COUNTERS:
             self.cost.flops += FLOP_COUNTERS[packet](*args, **kwargs, out_val=result)
         else:
-            written = sum(x.nbytes for x in new or found)
-            read = written if name in GATHERING_OPERATIONS else sum(x.nbytes for x in given)
+            written = sum(x.nbytes for x in new or results)
+            read = written if name in GATHERING_OPERATIONS else sum(x.nbytes for x in operands)
             self.cost.moved += written + read
 
     def bring(self, model: nn.Module) -> None:
         """Take a model from the meta device to this one, in place; not while open."""
-        made: dict[int, tuple[Tensor, Tensor]] = {}
+        copies: dict[int, tuple[Tensor, Tensor]] = {}  # the original too, so that its id stays its
 
-        def here(tensor: Tensor) -> Tensor:
-            if id(tensor) not in made:
-                parameter = isinstance(tensor, nn.Parameter)
-                blank = parameter or tensor.is_floating_point()
-                with self.fake if blank else contextlib.nullcontext():
-                    found = torch.zeros(tensor.shape, dtype=tensor.dtype, device=self.device)
-                    found = nn.Parameter(found, tensor.requires_grad) if parameter else found
-                made[id(tensor)] = tensor, found
-                self.follow(found)
-            return made[id(tensor)][1]
+        def copy_here(tensor: Tensor) -> Tensor:
+            if id(tensor) not in copies:
+                is_parameter = isinstance(tensor, nn.Parameter)
+                is_blank = is_parameter or tensor.is_floating_point()
+                with self.fake if is_blank else contextlib.nullcontext():
+                    copy = torch.zeros(tensor.shape, dtype=tensor.dtype, device=self.device)
+                    copy = nn.Parameter(copy, tensor.requires_grad) if is_parameter else copy
+                copies[id(tensor)] = tensor, copy
+                self.follow(copy)
+            return copies[id(tensor)][1]
 
         for module in model.modules():
-            places: list[dict[str, Any]] = [module._parameters, module._buffers, vars(module)]  # type: ignore[list-item]
-            for held in places:
-                for name, tensor in held.items():
+            # Plain attributes as well: `Module.to` would leave them on the meta device.
+            for tensors in (module._parameters, module._buffers, vars(module)):
+                fields: dict[str, Any] = tensors  # type: ignore[assignment]
+                for name, tensor in fields.items():
                     if isinstance(tensor, Tensor):
-                        held[name] = here(tensor)
+                        fields[name] = copy_here(tensor)
 
     def has(self, thing: Any) -> bool:
         """Whether something is a tensor on the device."""
@@ -210,8 +212,8 @@ class Replay(TorchDispatchMode):
         self.known[id(storage)] = size = storage.nbytes()
         self.level += size
         self.cost.highest = max(self.cost.highest, self.level)
-        weakref.finalize(storage, self.forget, id(storage)).atexit = False
+        weakref.finalize(storage, self.release, id(storage)).atexit = False
 
-    def forget(self, key: int) -> None:
-        """A storage is freed."""
+    def release(self, key: int) -> None:
+        """Take a freed storage off the level."""
         self.level -= self.known.pop(key, 0)

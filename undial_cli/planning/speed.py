@@ -45,11 +45,14 @@ def measure_speed(
     )
     left = torch.randn(rows, inner, device=device).to(dtype)
     right = torch.randn(inner, outer, device=device).to(dtype)
-    there = torch.randn(product[0], outer, device=device).to(dtype)
+    activations = torch.randn(product[0], outer, device=device).to(dtype)
     one = torch.ones(1, device=device)
     return DeviceSpeed(
         2 * rows * inner * outer / measure_least_seconds(lambda: left @ right) / sharing,
-        2 * there.nbytes / measure_least_seconds(lambda: nn.functional.silu(there)) / sharing,
+        2
+        * activations.nbytes
+        / measure_least_seconds(lambda: nn.functional.silu(activations))
+        / sharing,
         1 / measure_least_seconds(lambda: one + 1) / HOST_CALLS_PER_OPERATION,
     )
 

@@ -42,7 +42,7 @@ def check_run(resolved: ResolvedRun) -> None:
         check_hub_access(run)
     if isinstance(run, UnlearnRun) and resolved.method is not None:
         check_method(run, resolved.method)
-    _ = resolved.target  # refused where none is known
+    _ = resolved.target_model  # refused where none is known
 
 
 def check_run_name(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""From overrides or a run.yaml to a typed Run. The only file that talks to Hydra's composition.
+"""From the words of a command to a typed Run. The only file that talks to Hydra's composition.
 
 What groups choose is composed once and kept; values are set on a copy of it. Imports no torch. It
 knows the schema and the configs folder, and nothing of what a run does.
@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,29 +27,19 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from undial_cli import ui
 from undial_cli.config.launchers import HYDRA_SCHEMAS
 from undial_cli.config.schema import RUN_TYPES, MethodConfig, Run, UnlearnRun, check_ranges
 from undial_cli.config.splits import cut_slice
 from undial_cli.config.suites import FORGET_SET
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation.catalog import check_metric_names
-from undial_cli.methods import METHODS, own
+from undial_cli.methods import METHODS, user_file
 from undial_cli.runs import config_errors
+from undial_cli.runs.experiments import fit_experiments
+from undial_cli.runs.overrides import normalise_overrides
 
 PACKAGE_FOLDER = Path(__file__).parent.parent
-SLICED_SPLIT = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
-PROMPT_OVERRIDE = re.compile(
-    r"^(model\.template\.(?:prompt|system_prompt)=)(?!['\"])(.*\{.*)$", re.DOTALL
-)
-ONE_WORD = re.compile(r"[\w./@:+-]+")
-OPEN_KEYS = (
-    "train.args", "hardware.args", "model.targets", "model.template.args", "eval.sets",
-)  # fmt: skip
-# Bundled files that a run.yaml of before names, and where they are now.
-MOVED_RESOURCES = {
-    "pkg://undial_cli/assets/demo": "pkg://undial_cli/data/demo",
-    "pkg://undial_cli/assets/tiny": "pkg://undial_cli/models/tiny",
-}
 # What Hydra raises for words that it cannot compose.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
@@ -85,14 +74,30 @@ def compose_run(command: str, overrides: list[str], extra_configs: str | None = 
     """
     if command not in RUN_TYPES:
         raise bad_value("command", command, RUN_TYPES)
-    words = normalise_overrides(replace_method_file(overrides))
     folder = str(Path(extra_configs).resolve()) if extra_configs else None
+    words = translate_words(command, overrides, folder, aloud=True)
+    # The quick way sets values one by one, and its errors do not name the key: where it fails,
+    # Hydra is asked again with all words together.
     with contextlib.suppress(*COMPOSITION_ERRORS):
         return build_run(compose_from_groups(command, words, folder))
-    try:  # given all words together, Hydra says what is wrong
+    try:
         return build_run(compose_config(command, words, folder))
     except COMPOSITION_ERRORS as error:
         raise config_errors.explain_composition_error(error, command, words) from error
+
+
+def translate_words(
+    command: str, words: list[str], folder: str | None, aloud: bool = False
+) -> list[str]:
+    """The words of a command line as Hydra takes them.
+
+    Args:
+        aloud: say in a line what of an experiment the command leaves out.
+    """
+    words, left_out = fit_experiments(command, replace_method_file(words), list_folders(folder))
+    for line in left_out if aloud else ():
+        ui.say(line, "dim")
+    return normalise_overrides(words)
 
 
 def compose_from_groups(command: str, words: list[str], folder: str | None) -> DictConfig:
@@ -137,9 +142,10 @@ def start_hydra(folder: str | None) -> None:
     register_schemas()
     search_path = create_config_search_path(str(find_config_folder()))
     if folder is not None:
-        place = f"file://{Path(folder).resolve()}"
-        search_path.prepend("command-line", place, SearchPathQuery(provider="schema"))
+        source = f"file://{Path(folder).resolve()}"
+        search_path.prepend("command-line", source, SearchPathQuery(provider="schema"))
     version.setbase("1.3")
+    # Hydra keeps one search path per process, and refuses a second one without this.
     GlobalHydra.instance().clear()
     Hydra.create_main_hydra2("undial", search_path)
 
@@ -153,8 +159,13 @@ def is_group_choice(override: Override, folder: str | None) -> bool:
 @functools.cache
 def list_config_groups(folder: str | None) -> frozenset[str]:
     """The config groups, shipped ones and those in a folder of the user's."""
-    folders = [find_config_folder(), *([Path(folder)] if folder else [])]
-    return frozenset(p.name for f in folders if f.is_dir() for p in f.iterdir() if p.is_dir())
+    folders = [f for f in list_folders(folder) if f.is_dir()]
+    return frozenset(p.name for f in folders for p in f.iterdir() if p.is_dir())
+
+
+def list_folders(folder: str | None) -> list[Path]:
+    """The folders of configs: the shipped one and that of the user, if there is one."""
+    return [find_config_folder(), *([Path(folder)] if folder else [])]
 
 
 def replace_method_file(words: list[str]) -> list[str]:
@@ -169,8 +180,8 @@ def replace_method_file(words: list[str]) -> list[str]:
     other = next((word for word in words if word.startswith("method=")), None)
     if other or len(given) > 1:
         raise UserError(f"{other or given[1]}: not possible together with {given[0]}")
-    name = own.allow_method_file(given[0].partition("=")[2])
-    register_user_method(name, METHODS[name].config, os.environ[own.METHOD_FILE_VARIABLE])
+    name = user_file.allow_method_file(given[0].partition("=")[2])
+    register_user_method(name, METHODS[name].config, os.environ[user_file.METHOD_FILE_VARIABLE])
     return [f"method={name}" if word is given[0] else word for word in words]
 
 
@@ -181,32 +192,6 @@ def register_user_method(name: str, config: type[MethodConfig], file: str) -> No
     compose_groups.cache_clear()
 
 
-def normalise_overrides(overrides: list[str]) -> list[str]:
-    """Spare users five surprises of Hydra.
-
-    `eval=auto` is dropped: it is the default, the suite that the data set names. Keys of open
-    dictionaries (`train.args.x=1`) need no plus sign in front, slices (`forget10[:20]`) and texts
-    with `{question}` no quotes, and a list of one word (`train.report_to=wandb`) no brackets.
-    """
-    free = tuple(f"{key}{end}" for key in OPEN_KEYS for end in ".=")
-    quoted = [
-        SLICED_SPLIT.sub(r"\1='\2'", bracket_single_word(o)) for o in overrides if o != "eval=auto"
-    ]
-    quoted = [
-        PROMPT_OVERRIDE.sub(lambda m: m[1] + "'" + m[2].replace("'", r"\'") + "'", o)
-        for o in quoted
-    ]
-    return [f"++{o}" if o.startswith(free) else o for o in quoted]
-
-
-def bracket_single_word(override: str) -> str:
-    """`key=word` as `key=[word]`, where the key holds a list."""
-    key, _, word = override.partition("=")
-    if config_errors.is_list_key(key) and ONE_WORD.fullmatch(word) and word != "null":
-        return f"{key}=[{word}]"
-    return override
-
-
 def build_run(config: DictConfig) -> Run:
     """A resolved, typed and range-checked Run from a composed config."""
     run = OmegaConf.to_object(config)
@@ -215,9 +200,9 @@ def build_run(config: DictConfig) -> Run:
     if isinstance(run, UnlearnRun) and not isinstance(run.method, MethodConfig):
         raise bad_value("method", run.method, METHODS)
     if isinstance(run, UnlearnRun) and run.method.file is not None:
-        own.check_method_file(run.method.file)
+        user_file.check_method_file(run.method.file)
     for name in find_unknown_keys(config, run):
-        raise config_errors.explain_unknown_key(name, run.command)
+        raise config_errors.explain_unknown_key(name, run.command, [])
     fill_dependent_splits(run)
     check_ranges(run)
     check_metric_names(run.eval)
@@ -230,18 +215,21 @@ def fill_dependent_splits(run: Run) -> None:
     forget = cut_slice(data.forget_split or "")[0]
     if data.retain_split is None:
         data.retain_split = data.retain_of.get(forget)
-    known = {
-        FORGET_SET: (data.forget_split if data.path is not None else data.forget_file)
-        or FORGET_SET,
+    source = data.forget_split if data.path is not None else data.forget_file
+    splits = {
+        FORGET_SET: source or FORGET_SET,
         "{holdout_split}": data.holdout_of.get(forget),
     }
-    for chosen in run.eval.sets.values():
-        if isinstance(chosen.split, str):
-            chosen.split = known.get(chosen.split, chosen.split)
+    for options in run.eval.sets.values():
+        if isinstance(options.split, str):
+            options.split = splits.get(options.split, options.split)
 
 
 def find_unknown_keys(config: DictConfig, run: Any, prefix: str = "") -> Iterator[str]:
-    """Keys that were appended (`+key=value`) and that no dataclass knows."""
+    """Keys that were appended (`+key=value`) and that no dataclass knows.
+
+    OmegaConf lets them into a typed config and drops them without a word when it is made an object.
+    """
     for name in config:
         value = getattr(run, str(name), None)
         if str(name) not in {f.name for f in dataclasses.fields(run)}:
@@ -252,83 +240,3 @@ def find_unknown_keys(config: DictConfig, run: Any, prefix: str = "") -> Iterato
             for key, inner in value.items():
                 if dataclasses.is_dataclass(inner):
                     yield from find_unknown_keys(config[name][key], inner, f"{prefix}{name}.{key}.")
-
-
-def dump_run_yaml(run: Run) -> str:
-    """The fully resolved run, as `run.yaml` holds it."""
-    return OmegaConf.to_yaml(OmegaConf.structured(run))
-
-
-def load_run(path: str | os.PathLike, overrides: list[str] | None = None) -> Run:
-    """Read a run.yaml (or the folder that holds one) back into a checked Run.
-
-    Raises:
-        UserError: no such file, not a run.yaml, or a wrong override.
-    """
-    file = Path(path)
-    file = file / "run.yaml" if file.is_dir() else file
-    if not file.is_file():
-        raise UserError(f"--from {path}: no such file")
-    return parse_run_yaml(file.read_text(encoding="utf-8", errors="replace"), overrides, str(path))
-
-
-def parse_run_yaml(text: str, overrides: list[str] | None = None, where: str = "-") -> Run:
-    """A checked Run from the text of a run.yaml; errors name it as `--from WHERE`.
-
-    Raises:
-        UserError: not a run.yaml, or a wrong override.
-    """
-    try:
-        content: Any = OmegaConf.create(upgrade_resources(text))
-    except Exception as error:
-        raise UserError(f"--from {where}: not a YAML file ({type(error).__name__})") from error
-    command = content.get("command") if isinstance(content, DictConfig) else None
-    if command not in RUN_TYPES:
-        raise UserError(f"--from {where}: not a run.yaml (no known command in it)")
-    base = OmegaConf.structured(RUN_TYPES[command])
-    try:
-        upgrade_recipe_keys(content)
-        if RUN_TYPES[command] is UnlearnRun:
-            for override in overrides or []:
-                if override.startswith("method.file="):
-                    own.allow_method_file(override.partition("=")[2])
-                    content.method.file = os.environ[own.METHOD_FILE_VARIABLE]
-            if content.method.get("file"):
-                own.load_method_file(content.method.file)
-            name = content.method.name
-            if name not in METHODS:
-                raise bad_value("method.name", name, METHODS)
-            base.method = OmegaConf.structured(METHODS[name].config)
-        changes = []
-        for override in overrides or []:
-            if "=" not in override:
-                raise UserError(f"{override}: expected key=value")
-            if override.split("=")[0] in ("model", "data", "method", "adapter", "hardware", "eval"):
-                raise UserError(f"{override}: --from fixes the groups; override single keys only")
-            if not override.startswith("method.file="):
-                changes.append(bracket_single_word(override))
-        return build_run(OmegaConf.merge(base, content, OmegaConf.from_dotlist(changes)))  # type: ignore[arg-type]
-    except OmegaConfBaseException as error:
-        raise config_errors.explain_composition_error(error, command, overrides or []) from error
-
-
-def upgrade_resources(text: str) -> str:
-    """A run.yaml's text with the bundled files where they are now."""
-    for old, new in MOVED_RESOURCES.items():
-        text = text.replace(old, new)
-    return text
-
-
-def upgrade_recipe_keys(content: DictConfig) -> None:
-    """Read a run.yaml of before: what `model` said of training is in `train` and `target` now."""
-    model = content.get("model")
-    if not (isinstance(model, DictConfig) and {"unlearn", "finetune"} <= model.keys()):
-        return
-    unlearn, finetune = model.pop("unlearn"), model.pop("finetune")
-    for recipe in (unlearn, finetune):
-        recipe.learning_rates = recipe.pop("learning_rate")
-    if content.command != "finetune":
-        content.target = finetune
-    if content.command != "evaluate":  # train's other values were resolved already
-        recipe = unlearn if content.command == "unlearn" else finetune
-        content.train.learning_rates = recipe.learning_rates

@@ -6,7 +6,6 @@ Knows their exceptions and the schema's keys, and nothing else.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from collections.abc import Iterable
 
@@ -14,7 +13,6 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from undial_cli.config.fields import walk_fields
-from undial_cli.config.schema import RUN_TYPES
 from undial_cli.config.suites import EvalSetConfig
 from undial_cli.config.training_arguments import (
     ARGUMENT_KEYS,
@@ -23,7 +21,9 @@ from undial_cli.config.training_arguments import (
     REFUSED_ARGUMENTS,
 )
 from undial_cli.errors import UserError, bad_value, suggest_nearest
-from undial_cli.methods import METHODS
+from undial_cli.runs.known_keys import is_list_key, list_known_keys
+
+Keys = dict[str, dataclasses.Field]
 
 # Sections of keys that are gone, by command (None: any other), and where they are now.
 MOVED_SECTIONS = {
@@ -41,45 +41,15 @@ TYPE_PHRASES = {
 }
 
 
-def list_known_keys(command: str) -> dict[str, dataclasses.Field]:
-    """Every dotted key of a command, with its field."""
-    if command == "reproduce":
-        from undial_cli.config.tables import ReproduceConfig
-
-        return {name: f for name, _, f in walk_fields(ReproduceConfig())}
-    keys = {name: f for name, _, f in walk_fields(RUN_TYPES[command]())}
-    keys.pop("method", None)
-    if command == "unlearn":
-        for entry in METHODS.values():
-            keys |= {name: f for name, _, f in walk_fields(entry.config(), "method.")}
-    return keys
-
-
-@functools.cache
-def find_list_keys() -> frozenset[str]:
-    """Every dotted key that holds a list of words; of a set in `eval.sets` without its name."""
-    fields = {f"eval.sets.{name}": f for name, _, f in walk_fields(EvalSetConfig())}
-    for command in RUN_TYPES:
-        fields |= list_known_keys(command)
-    return frozenset(name for name, f in fields.items() if str(f.type).startswith("list["))
-
-
-def is_list_key(key: str) -> bool:
-    """Whether a dotted key holds a list of words."""
-    return re.sub(r"^eval\.sets\.[^.]+", "eval.sets", key) in find_list_keys()
-
-
-def accepts_several_texts(key: str, command: str) -> bool:
-    """Whether a dotted key takes a list of texts as well as one text."""
-    field = list_known_keys(command).get(key)
-    return field is not None and bool(field.metadata.get("several"))
-
-
 def explain_composition_error(
-    error: BaseException, command: str, overrides: Iterable[str]
+    error: BaseException, command: str, overrides: list[str], keys: Keys | None = None
 ) -> UserError:
-    """The one line for a composition error."""
-    overrides = list(overrides)
+    """The one line for a composition error.
+
+    Args:
+        keys: of a command that composes no Run.
+    """
+    keys = list_known_keys(command) if keys is None else keys
     if isinstance(error, OverrideParseException):
         if "=" in str(error.override).rstrip("="):
             return UserError(f"{error.override}: the value cannot be read; quote it: key='...'")
@@ -87,10 +57,10 @@ def explain_composition_error(
     chain = list(iterate_causes(error))
     for cause in chain:
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
-            return explain_missing_option(cause, command)
+            return explain_missing_option(cause, command, keys)
     keyed = [c for c in chain if isinstance(c, OmegaConfBaseException) and c.full_key]
     if keyed:
-        return explain_wrong_key(keyed[-1], command, overrides)
+        return explain_wrong_key(keyed[-1], command, overrides, keys)
     text = str(chain[-1]).strip().splitlines()[0]
     if text.startswith("Config group override"):
         given = next((o for o in overrides if o.endswith(("=", "=null"))), "a group")
@@ -99,12 +69,12 @@ def explain_composition_error(
         given = next(o for o in overrides if o in text)
         key, _, words = given.lstrip("+").partition("=")
         each = "--multirun for one run each"
-        if is_list_key(key) or accepts_several_texts(key, command):
+        if is_list_key(key) or (key in keys and keys[key].metadata.get("several")):
             each = f"{key}=[{words}] for a list, or {each}"
         return UserError(f"{key}={words}: several values need {each}")
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match:
-        return explain_unknown_key(match.group(1), command, overrides)
+        return explain_unknown_key(match.group(1), command, overrides, keys)
     return UserError(text)
 
 
@@ -116,17 +86,19 @@ def iterate_causes(error: BaseException) -> Iterable[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-def explain_missing_option(error: MissingConfigException, command: str) -> UserError:
+def explain_missing_option(error: MissingConfigException, command: str, keys: Keys) -> UserError:
     """An option (method=undail) or a group that does not exist."""
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     if group and error.options:
         return bad_value(group, option, [o for o in error.options if not o.endswith("_schema")])
-    return explain_unknown_key(group or option, command)
+    return explain_unknown_key(group or option, command, [], keys)
 
 
-def explain_unknown_key(name: str, command: str, overrides: Iterable[str] = ()) -> UserError:
+def explain_unknown_key(
+    name: str, command: str, overrides: list[str], keys: Keys | None = None
+) -> UserError:
     """A misspelt key, with the nearest one; one of another tool's; or a key of another method."""
-    keys, overrides = list_known_keys(command), list(overrides)
+    keys = list_known_keys(command) if keys is None else keys
     given = [o.lstrip("+~").partition("=")[0] for o in overrides]
     for old, sections in MOVED_SECTIONS.items():
         if name == old or name.startswith(f"{old}."):
@@ -135,8 +107,8 @@ def explain_unknown_key(name: str, command: str, overrides: Iterable[str] = ()) 
             key = typed.replace(old, section).replace("learning_rate.", "learning_rates.")
             return UserError(f"{typed}: no such key any more; here that is {key}")
     if name.startswith("eval.sets."):
-        own = name.rsplit(".", 1)[0] + "."
-        keys |= {key: f for key, _, f in walk_fields(EvalSetConfig(), own)}
+        a_set = name.rsplit(".", 1)[0] + "."
+        keys = keys | {key: f for key, _, f in walk_fields(EvalSetConfig(), a_set)}
     if name in keys and name.startswith("method."):
         method = next((o for o in overrides if o.startswith("method=")), "this method")
         return UserError(f"{name}: {method} has no such key; undial {command} --help lists them")
@@ -168,22 +140,21 @@ def suggest_key(name: str, keys: Iterable[str]) -> str:
 
 
 def explain_wrong_key(
-    error: OmegaConfBaseException, command: str, overrides: list[str]
+    error: OmegaConfBaseException, command: str, overrides: list[str], keys: Keys
 ) -> UserError:
     """A key that is not there, or a value of the wrong type."""
     name = re.sub(r"\[\d+\]$", "", str(error.full_key))
     given = next(
         (o.split("=", 1)[1] for o in overrides if o.lstrip("+~").split("=")[0] == name), None
     )
-    first_line = str(error.msg or error).strip().splitlines()[0]
-    if re.search(r"not in|is not in struct", first_line):
-        return explain_unknown_key(name, command, overrides)
-    if "not a subclass of EvalSetConfig" in first_line:
+    reason = str(error.msg or error).strip().splitlines()[0]
+    if "not in" in reason:  # as in "Key 'x' is not in struct"
+        return explain_unknown_key(name, command, overrides, keys)
+    if "not a subclass of EvalSetConfig" in reason:
         return UserError(
             f"eval.sets.{name.removeprefix('eval.sets.')}: this suite has no such set; a new one "
             "is added in a YAML file of your own (--config-dir)"
         )
-    keys = list_known_keys(command)
     field, inner = keys.get(name), [key for key in keys if key.startswith(f"{name}.")]
     if inner:
         value = given if given is not None else getattr(error, "value", "(what was given)")
@@ -195,4 +166,4 @@ def explain_wrong_key(
             allowed += " or null"
         value = given if given is not None else getattr(error, "value", None) or "(what was given)"
         return bad_value(name, value, allowed)
-    return UserError(f"{name}: {first_line}")
+    return UserError(f"{name}: {reason}")

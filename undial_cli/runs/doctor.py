@@ -8,6 +8,7 @@ import platform
 import shutil
 import threading
 from importlib import metadata
+from pathlib import Path
 
 from undial_cli import ui
 from undial_cli.errors import UserError
@@ -38,18 +39,14 @@ def examine_machine(rest: list[str]) -> int:
             rows.append((name, metadata.version(name)))
         except metadata.PackageNotFoundError:
             rows.append((name, "missing"))
-            missing = missing or name != "undial"
+            missing = missing or name != "undial"  # undial itself may run from a checkout
     for module, (extra, purpose) in OPTIONAL_PACKAGES.items():
-        there = importlib.util.find_spec(module) is not None
-        rows.append(
-            (module, "there" if there else f"not there: pip install 'undial[{extra}]' ({purpose})")
-        )
+        hint = f"not there: pip install 'undial[{extra}]' ({purpose})"
+        rows.append((module, "there" if importlib.util.find_spec(module) else hint))
     rows += list_devices()
     folder = cache_dir()
-    place = (
-        folder if folder.exists() else folder.parent if folder.parent.exists() else folder.home()
-    )
-    rows.append(("cache", f"{folder} ({shutil.disk_usage(place).free / 1e9:.0f} GB free)"))
+    existing = next(f for f in (folder, folder.parent, Path.home()) if f.exists())
+    rows.append(("cache", f"{folder} ({shutil.disk_usage(existing).free / 1e9:.0f} GB free)"))
     rows.append(("hub", describe_hub_state()))
     ui.say(make_two_columns(rows))
     return 1 if missing else 0
@@ -62,12 +59,11 @@ def list_devices() -> list[tuple[str, str]]:
     count = torch.cuda.device_count()
     if not count:
         return [("device", f"cpu, {os.cpu_count()} cores; no GPU visible")]
-    found = []
-    for i in range(count):
-        properties = torch.cuda.get_device_properties(i)
-        memory = properties.total_memory / 2**30
-        found.append((f"gpu {i}", f"{properties.name}, {memory:.0f} GiB"))
-    return found
+    gpus = [torch.cuda.get_device_properties(i) for i in range(count)]
+    return [
+        (f"gpu {i}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+        for i, gpu in enumerate(gpus)
+    ]
 
 
 def describe_hub_state(seconds: float = 3) -> str:

@@ -21,12 +21,12 @@ from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import reference
 from undial_cli.evaluation.evidence import Evaluation
-from undial_cli.evaluation.helpers import HELPER_MODELS
 from undial_cli.evaluation.kvcache import has_plain_cache
 from undial_cli.evaluation.prompts import adapt_data_config, check_set_rows
 from undial_cli.evaluation.suite import SetRows, Suite
+from undial_cli.evaluation.text_quality import HELPER_MODELS
 from undial_cli.methods.base import Method
-from undial_cli.models import load
+from undial_cli.models import load, paths
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.targets import ModelLocation, find_results_file
 from undial_cli.system.sources import find_package_resource, is_local_path, resolve_model_path
@@ -36,34 +36,37 @@ from undial_cli.system.sources import find_package_resource, is_local_path, reso
 class RetainReference:
     """What an evaluation is compared with: a retain model, its results, or why there is neither."""
 
-    place: ModelLocation | None = None
+    location: ModelLocation | None = None
     results: Evaluation | None = None
     missing: str = ""
 
 
 def find_retain_reference(resolved: ResolvedRun, suite: Suite) -> RetainReference:
     """The retain model or its results; one that only the configs name may be out of reach."""
-    run, place = resolved.run, resolved.retain
+    run, location = resolved.run, resolved.retain_model
     file = find_results_file(run)
     if file is not None:
-        where, chosen = f"eval.retain_model={file}", describe_chosen_rows(run)
-        return RetainReference(
-            results=reference.match_to_suite(reference.read_reference(file), suite, where, chosen)
+        results = reference.match_to_suite(
+            reference.read_reference(file),
+            suite,
+            f"eval.retain_model={file}",
+            describe_chosen_rows(run),
         )
+        return RetainReference(results=results)
     if run.eval.retain_model == "none":
         return RetainReference(missing="eval.retain_model=none")
-    if place is None or place.path is None:
-        return RetainReference(place)
+    if location is None or location.path is None:
+        return RetainReference(location)
     try:
-        resolve_model_path(place.path, "eval.retain_model")
+        resolve_model_path(location.path, "eval.retain_model")
     except (UserError, WorldError) as error:
         if run.eval.retain_model is not None:
             raise
         ui.say(f"without a retain model: {error}", "yellow")
         return RetainReference(missing=str(error))
-    check_contrasted_models(run, place.path)
-    check_same_tokenizer(run, suite, place.path)
-    return RetainReference(place)
+    check_contrasted_models(run, location.path)
+    check_same_tokenizer(run, suite, location.path)
+    return RetainReference(location)
 
 
 def describe_chosen_rows(run: Run) -> str:
@@ -80,7 +83,7 @@ def check_contrasted_models(run: Run, path: str, method: Method | None = None) -
         path: of a model that the run works on or compares with.
         method: what the model is trained with, if it is.
     """
-    contrasted = load.is_contrasted_model(run.model, path)
+    contrasted = paths.is_contrasted_model(run.model, path)
     if contrasted and method is not None:
         raise UserError(
             f"model.path={path}: two models that are decoded together cannot be trained; allowed "
@@ -88,9 +91,9 @@ def check_contrasted_models(run: Run, path: str, method: Method | None = None) -
         )
     contrasts = method is not None and method.contrasts
     if (contrasted or contrasts) and run.eval.backend == "vllm":
-        what = f"method={method.config.name}" if method is not None else path
+        pair = f"method={method.config.name}" if method is not None else path
         raise UserError(
-            f"eval.backend=vllm: cannot decode the two models of {what} together; allowed is "
+            f"eval.backend=vllm: cannot decode the two models of {pair} together; allowed is "
             "transformers"
         )
     if method is not None and contrasts:
@@ -144,7 +147,7 @@ def check_path_exists(key: str, path: str | None) -> None:
 
 def load_evaluation_rows(run: Run, encoder: Encoder) -> dict[str, SetRows]:
     """The rows of every set of the suite that has a split."""
-    found = {}
+    rows = {}
     for name, options in run.eval.sets.items() if run.eval.name != "none" else ():
         unnamed = options.split == FORGET_SET
         if unnamed and run.command == "evaluate":
@@ -154,12 +157,12 @@ def load_evaluation_rows(run: Run, encoder: Encoder) -> dict[str, SetRows]:
             continue
         check_path_exists(f"eval.sets.{name}.path", options.path)
         try:
-            found[name] = load_set_rows(run, encoder, name, options)
+            rows[name] = load_set_rows(run, encoder, name, options)
         except (UserError, WorldError) as error:
             if not options.optional:
                 raise
-            found[name] = SetRows(missing=str(error))
-    return found
+            rows[name] = SetRows(missing=str(error))
+    return rows
 
 
 def load_set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig) -> SetRows:
@@ -167,15 +170,15 @@ def load_set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig)
     key, data = f"eval.sets.{name}", adapt_data_config(run.data, options)
     splits = list_splits(options.split) or [""]
     rows = load_rows(data, splits, f"{key}.split", options.path)
-    place = f"{key}.split={','.join(splits) or options.path}"
-    check_set_rows(rows, options.kind, data, place)
+    source = f"{key}.split={','.join(splits) or options.path}"
+    check_set_rows(rows, options.kind, data, source)
     counts = {"held": len(rows)}
     for phrase, is_taken in build_row_filters(encoder, data, options).items():
-        taken = [row for row in rows if is_taken(row)]
-        counts[phrase], rows = len(rows) - len(taken), taken
+        remaining = [row for row in rows if is_taken(row)]
+        counts[phrase], rows = len(rows) - len(remaining), remaining
     if not rows:
         raise UserError(
-            f"{place}: no document has {options.min_tokens or 1} tokens (min_tokens) and is "
+            f"{source}: no document has {options.min_tokens or 1} tokens (min_tokens) and is "
             f"without '{options.exclude}' (exclude)"
         )
     limited = rows[: run.eval.limit]

@@ -17,10 +17,10 @@ from undial_cli.config.schema import Run
 from undial_cli.config.suites import resolve_role
 from undial_cli.evaluation import results, statistics, verdict
 from undial_cli.evaluation.catalog import add_joint_metrics
+from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.evidence import Evaluation
-from undial_cli.evaluation.helpers import HELPER_MODELS
-from undial_cli.evaluation.suite import evaluate_suite
-from undial_cli.models import load as models
+from undial_cli.evaluation.text_quality import HELPER_MODELS
+from undial_cli.models import fingerprints
 from undial_cli.reporting import summary
 from undial_cli.runs.inputs import RunInputs
 from undial_cli.runs.resolved import ResolvedRun
@@ -29,7 +29,7 @@ from undial_cli.system import processes
 from undial_cli.system.files import hash_folder_state
 from undial_cli.training.session import is_quantized, load_run_model
 
-# Keys of eval that change nothing of what is found on a model.
+# Keys of eval that change no score of a model, so that a cached evaluation stays good.
 KEYS_WITHOUT_EFFECT = (
     "retain_model",
     "retrain_auc",
@@ -49,7 +49,7 @@ def list_dependencies(run: Run, inputs: RunInputs, path: str) -> Any:
     folders = [run.eval.harness.include_path, *(getattr(run.eval, key) for key in HELPER_MODELS)]
     sampled = any(s.top_p or s.top_k or s.prefixes == "authors" for s in run.eval.sets.values())
     return [
-        processes.run_on_main(lambda: models.fingerprint_weights(run.model, path, run.seed)),
+        processes.run_on_main(lambda: fingerprints.fingerprint_weights(run.model, path, run.seed)),
         dataclasses.asdict(run.model.template),
         [
             run.model.dtype,
@@ -77,7 +77,7 @@ def evaluate_model_at(
         model = load_run_model(run, path, device)
         return evaluate_suite(model, inputs.suite, title, journal, path)
 
-    gc.collect()
+    gc.collect()  # the model before is in reference cycles, and two do not fit
     return results.load_or_evaluate(list_dependencies(run, inputs, path), compute)
 
 
@@ -87,15 +87,16 @@ def evaluate_retain_model(
     """The evaluation of the retain model, or its given results, where there are any."""
     if inputs.suite.empty or inputs.reference.results is not None:
         return inputs.reference.results
-    place = inputs.reference.place
-    if place is None:
+    location = inputs.reference.location
+    if location is None:
         return None
-    return evaluate_model_at(resolved.run, inputs, resolved.path_of(place), "retain model", device)
+    path = resolved.find_path(location)
+    return evaluate_model_at(resolved.run, inputs, path, "retain model", device)
 
 
 def load_target_evaluation(run: Run, inputs: RunInputs) -> Evaluation | None:
     """The target's evaluation beside that of another model, if it is in the cache."""
-    path = inputs.target_beside
+    path = inputs.published_target
     if path is None or inputs.suite.empty:
         return None
     return results.load_evaluation(
@@ -152,28 +153,27 @@ def add_compared_scores(ours: Evaluation, name: str, other: Evaluation | None, t
     order there. One of another prompt is another row; results made elsewhere may hold no prompt.
     """
     theirs = index_samples(other) if other is not None else {}
-    for place, mine in index_samples(ours).items():
-        found = theirs.get(place, {})
-        if found.get("prompt", mine.get("prompt")) != mine.get("prompt", found.get("prompt")):
+    for position, sample in index_samples(ours).items():
+        compared = theirs.get(position, {})
+        if len({s["prompt"] for s in (sample, compared) if "prompt" in s}) > 1:
             continue
-        scores = [
-            key
-            for key, value in mine.items()
-            if isinstance(value, float) and not key.startswith(("target_", "retain_"))
-        ]
-        mine.update(
-            {f"{name}_{key}": found[key] for key in scores if isinstance(found.get(key), float)}
-        )
-        if texts and "generation" in found:
-            mine[f"{name}_generation"] = found["generation"]
+        sample |= {
+            f"{name}_{key}": compared[key]
+            for key, value in sample.items()
+            if isinstance(value, float)
+            and isinstance(compared.get(key), float)
+            and not key.startswith(("target_", "retain_"))
+        }
+        if texts and "generation" in compared:
+            sample[f"{name}_generation"] = compared["generation"]
 
 
 def index_samples(evaluation: Evaluation) -> dict[tuple[str, int, int], dict[str, Any]]:
     """The samples by set, index, and their number among those of that index."""
-    found: dict[tuple[str, int, int], dict[str, Any]] = {}
+    samples: dict[tuple[str, int, int], dict[str, Any]] = {}
     count: Counter[tuple[str, int]] = Counter()
     for sample in evaluation.samples:
         row = sample["set"], sample["index"]
-        found[(*row, count[row])] = sample
+        samples[(*row, count[row])] = sample
         count[row] += 1
-    return found
+    return samples

@@ -120,8 +120,9 @@ def show_command_help(command: str) -> None:
         for key, _, f in walk_fields(RUN_TYPES[command]())
         if key not in ("command", "method")
     ]
-    place = next(i for i, (key, _) in enumerate(rows) if key == "eval.sets") + 1
-    rows[place:place] = [
+    # eval.sets is empty by default, so that the walk does not reach the keys of a set.
+    after_sets = [key for key, _ in rows].index("eval.sets") + 1
+    rows[after_sets:after_sets] = [
         (key, f.metadata["help"]) for key, _, f in walk_fields(EvalSetConfig(), "eval.sets.NAME.")
     ]
     if command == "unlearn":

@@ -48,7 +48,7 @@ def push_checkpoint(run: TrainingRun, folder: RunFolder) -> None:
     try:
         api = HfApi()
         api.create_repo(name, private=run.push_private, exist_ok=True)
-        found = api.upload_folder(
+        commit = api.upload_folder(
             repo_id=name,
             folder_path=folder.checkpoint.resolve(),
             commit_message=f"{run.command}: {run.model.name} on {run.data.name}",
@@ -59,4 +59,4 @@ def push_checkpoint(run: TrainingRun, folder: RunFolder) -> None:
             f"({type(error).__name__}: {first_line(error)}); the run is done, and the "
             "same command tries again"
         ) from error
-    ui.say(f"uploaded to {found}")
+    ui.say(f"uploaded to {commit}")

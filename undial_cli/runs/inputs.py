@@ -15,7 +15,7 @@ from typing import Any
 
 from undial_cli.config.schema import DataConfig, Run, TrainingRun, UnlearnRun, hash_json
 from undial_cli.config.splits import list_splits
-from undial_cli.data import samples
+from undial_cli.data import alternatives, samples
 from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import load_rows
@@ -25,7 +25,7 @@ from undial_cli.data.template import describe_unread_keys
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation.suite import Suite, check_suite_fits
 from undial_cli.methods.base import Method
-from undial_cli.models import load
+from undial_cli.models import fingerprints, load
 from undial_cli.models.capacity import check_training_set_fits
 from undial_cli.runs.evaluation_inputs import (
     RetainReference,
@@ -49,26 +49,19 @@ from undial_cli.training.fit import check_fit
 
 @dataclass
 class RunInputs:
-    """What a run reads.
-
-    Training sets by name (`forget`, `retain`, `train`), and of some the samples that their examples
-    make; the suite with its rows, the encoder, and what the evaluation is compared with;
-    `target_beside`: path of the data's own target where another model is evaluated; `watched`: the
-    texts of `train.stop`; `counts`: what became of the rows of each training set; `notes`: what is
-    to be said of the rows before anything is computed, a line each.
-    """
+    """What a run reads; its training sets by name (`forget`, `retain`, `train`)."""
 
     encoder: Encoder
     sets: dict[str, list[Example]]
-    samples: dict[str, list[TrainingSample]]
-    suite: Suite
+    samples: dict[str, list[TrainingSample]]  # of a set whose samples are several examples
+    suite: Suite  # with its rows
     reference: RetainReference
-    target_beside: str | None
+    published_target: str | None  # the data's own, where another model is evaluated
     tokenizer_fingerprint: str
     fingerprint: dict[str, str]
-    watched: list[Example] = field(default_factory=list)
-    counts: dict[str, RowCounts] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    watched: list[Example] = field(default_factory=list)  # the texts of train.stop
+    counts: dict[str, RowCounts] = field(default_factory=dict)  # what became of a set's rows
+    notes: list[str] = field(default_factory=list)  # lines on the rows, for the user to read
 
     def record(self) -> dict[str, Any]:
         """What the run folder keeps of them: hashes, and what became of the rows."""
@@ -82,6 +75,16 @@ class RunInputs:
         return [examples[i] for i in sorted({p[0][0] for p in pairs})] if pairs else examples
 
 
+@dataclass
+class TrainingRows:
+    """The rows that a run trains on, by set, and what goes with them."""
+
+    read: dict[str, list[Row]]
+    used: dict[str, list[Row]]  # those within data.limit
+    preferred: list[list[list[str]]]  # answers to prefer over those of the forget set
+    watched: list[Row]  # the texts of train.stop
+
+
 def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
     """Load and encode what the run needs.
 
@@ -92,18 +95,14 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
         UserError: data or model are not what the config says.
         WorldError: the hub cannot be reached.
     """
-    run, method, place = resolved.run, resolved.method, resolved.target
+    run, method, path = resolved.run, resolved.method, resolved.base
     check_data_keys(run.data)
-    held = {name: load_training_rows(run.data, name) for name in (method.terms() if method else ())}
-    rows = {name: part[: run.data.limit] for name, part in held.items()}
-    notes = describe_overlap(run.data, rows)
-    answers = collect_preferred_answers(run, method, rows)
-    texts = load_watched_rows(run)
-    if place.path is not None:
-        resolve_model_path(place.path, "model.path")
-    path = resolved.base
-    adapter = run.adapter if isinstance(run, TrainingRun) else None
+    rows = load_all_training_rows(run, method)
+    notes = describe_overlap(run.data, rows.used)
+    if resolved.target_model.path is not None:
+        resolve_model_path(resolved.target_model.path, "model.path")
     check_contrasted_models(run, path, method)
+    adapter = run.adapter if isinstance(run, TrainingRun) else None
     capacity = load.check_model(run.model, path, adapter, weights, find_deepest_layer(method))
     check_fit(run, path)
     tokenizer = load.load_tokenizer(run.model, path, weights)
@@ -112,49 +111,73 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
     suite = Suite(run.eval, encoder, load_evaluation_rows(run, encoder), run.seed)
     check_suite_fits(capacity, suite, run.data.max_length)  # encodes, and says what cannot be
     check_helper_models(run.eval)
-    model = "made" if place.path is None else ""
-    if place.path is not None and weights:
-        model = load.fingerprint_weights(run.model, place.path)
-    read = [rows, {name: part.content() for name, part in suite.rows.items()}]
-    fingerprint = {
-        "data": hash_json([*read, answers, texts] if answers or texts else read),
-        "model": model,
-    }
-    if isinstance(run, UnlearnRun) and run.method.file is not None:
-        fingerprint["method"] = hash_file(Path(run.method.file))
-    encoded = {
-        name: samples.encode_preference_pairs(encoder, part, name, answers)
-        if name == "forget" and answers
-        else samples.encode_training_set(
-            encoder, part, name, method.focus if name == "forget" else None
-        )
-        for name, part in rows.items()
-        if method is not None
-    }
-    for name, part in encoded.items():
-        part.counts.beyond = len(held[name]) - len(rows[name])
-        part.counts.repeated = count_repeated_rows(rows[name], run.data)
+    fingerprint = fingerprint_inputs(resolved, rows, suite, weights)
+    sets = encode_training_sets(run, method, encoder, rows)
+    for name, part in sets.items():
         notes.append(part.counts.line(name, run.data.max_length))
         check_training_set_fits(
             capacity, run.data.max_length, name, part.examples, part.row_numbers
         )
-    notes += describe_unread_columns(run, rows, suite)
-    watched = encode_watched_texts(encoder, run, texts)
+    notes += describe_unread_columns(run, rows.used, suite)
+    watched = encode_watched_texts(encoder, run, rows.watched)
     if watched:
-        notes.append(f"train.stop: {len(watched):,} texts watched, of {len(texts):,} read")
+        notes.append(f"train.stop: {len(watched):,} texts watched, of {len(rows.watched):,} read")
     return RunInputs(
         encoder,
-        {name: part.examples for name, part in encoded.items()},
-        {name: part.samples for name, part in encoded.items() if part.samples},
+        {name: part.examples for name, part in sets.items()},
+        {name: part.samples for name, part in sets.items() if part.samples},
         suite,
         find_retain_reference(resolved, suite),
         locate_published_target(resolved),
-        load.fingerprint_tokenizer(encoder.tokenizer),
+        fingerprints.fingerprint_tokenizer(encoder.tokenizer),
         fingerprint,
         watched,
-        {name: part.counts for name, part in encoded.items()},
+        {name: part.counts for name, part in sets.items()},
         notes,
     )
+
+
+def load_all_training_rows(run: Run, method: Method | None) -> TrainingRows:
+    """The rows of each set that a term of the method trains on, and those that go with them."""
+    names = method.terms() if method is not None else ()
+    read = {name: load_training_rows(run.data, name) for name in names}
+    used = {name: rows[: run.data.limit] for name, rows in read.items()}
+    preferred = collect_preferred_answers(run, method, used)
+    return TrainingRows(read, used, preferred, load_watched_rows(run))
+
+
+def fingerprint_inputs(
+    resolved: ResolvedRun, rows: TrainingRows, suite: Suite, weights: bool
+) -> dict[str, str]:
+    """Hashes of what a run reads; a folder whose run read something else is never resumed."""
+    run, path = resolved.run, resolved.target_model.path
+    model = "made" if path is None else ""
+    if path is not None and weights:
+        model = fingerprints.fingerprint_weights(run.model, path)
+    data = [rows.used, {name: part.content() for name, part in suite.rows.items()}]
+    if rows.preferred or rows.watched:
+        data += [rows.preferred, rows.watched]
+    fingerprint = {"data": hash_json(data), "model": model}
+    if isinstance(run, UnlearnRun) and run.method.file is not None:
+        fingerprint["method"] = hash_file(Path(run.method.file))
+    return fingerprint
+
+
+def encode_training_sets(
+    run: Run, method: Method | None, encoder: Encoder, rows: TrainingRows
+) -> dict[str, samples.TrainingSet]:
+    """The examples of each training set, with what became of its rows."""
+    sets = {}
+    for name, used in rows.used.items():
+        if name == "forget" and rows.preferred:
+            encoded = samples.encode_preference_pairs(encoder, used, name, rows.preferred)
+        else:
+            focus = method.focus if method is not None and name == "forget" else None
+            encoded = samples.encode_training_set(encoder, used, name, focus)
+        encoded.counts.beyond = len(rows.read[name]) - len(used)
+        encoded.counts.repeated = count_repeated_rows(used, run.data)
+        sets[name] = encoded
+    return sets
 
 
 def collect_preferred_answers(
@@ -168,9 +191,9 @@ def collect_preferred_answers(
     drawn = train.epochs * len(rows[run.data.anchor])
     if train.max_steps is not None:
         drawn = train.max_steps * train.batch_size
-    turns = drawn / len(forget)
+    turns = drawn / len(forget)  # how often each row comes up, each time with another answer
     key = f"method={run.method.name}" if isinstance(run, UnlearnRun) else "data.forget_split"
-    return samples.collect_alternatives(
+    return alternatives.collect_alternatives(
         forget, run.data, method.alternatives, math.ceil(turns) + 1, run.seed, key
     )
 
@@ -195,26 +218,27 @@ def encode_watched_texts(encoder: Encoder, run: Run, rows: list[Row]) -> list[Ex
     if not rows:
         return []
     assert isinstance(run, TrainingRun)
-    stop, found = run.train.stop, []
+    stop, watched = run.train.stop, []
     short = dataclasses.replace(encoder, data=dataclasses.replace(run.data, max_length=stop.tokens))
     for row in rows:
-        pieces = short.documents(row) if str(row.get(run.data.text_key, "")).strip() else []
-        found += [p for p in pieces[:1] if len(p.input_ids) == stop.tokens]
-        if len(found) == stop.limit:
+        pieces = short.encode_document(row) if str(row.get(run.data.text_key, "")).strip() else []
+        watched += [p for p in pieces[:1] if len(p.input_ids) == stop.tokens]
+        if len(watched) == stop.limit:
             break
-    if not found:
+    if not watched:
         raise UserError(f"train.stop.split={stop.split}: no text of {stop.tokens} tokens in it")
-    return found
+    return watched
 
 
 def locate_published_target(resolved: ResolvedRun) -> str | None:
     """The path of the data's own target, where another model is evaluated."""
     run = resolved.run
-    place = resolve_published_target(run) if run.command == "evaluate" else None
-    if place is None:
+    location = resolve_published_target(run) if run.command == "evaluate" else None
+    if location is None:
         return None
+    # Only shown for comparison: a target out of reach is no reason to refuse the run.
     with contextlib.suppress(UserError, WorldError, OSError):
-        path = resolved.path_of(place)
+        path = resolved.find_path(location)
         resolve_model_path(path)
         return path
     return None

@@ -18,13 +18,13 @@ import torch
 from undial_cli import ui
 from undial_cli.config.schema import Run
 from undial_cli.errors import UserError, WorldError
-from undial_cli.system import processes as distributed
 from undial_cli.system.hardware import is_cpu_run
+from undial_cli.system.processes import is_launched
 
 
 def needs_workers(run: Run, processes: int) -> bool:
     """Whether other processes are to be started: several, or one that must see one GPU only."""
-    if distributed.is_launched():
+    if is_launched():
         return False
     return processes > 1 or (not is_cpu_run(run) and torch.cuda.device_count() > 1)
 
@@ -40,10 +40,12 @@ def start_workers(processes: int, folder: Path) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # What failed is said in one line below; elastic would print a page. Each has its own level.
     for name in list(logging.root.manager.loggerDict):
-        if name.startswith("torch.distributed.elastic"):  # each has a level of its own
+        if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     ui.say(f"starting {processes} processes", "dim")
+    # Unset, torch gives each process all cores, and they wait for one another.
     threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     with tempfile.TemporaryDirectory(prefix="undial-") as logs:
@@ -52,10 +54,10 @@ def start_workers(processes: int, folder: Path) -> None:
             max_nodes=1,
             nproc_per_node=processes,
             rdzv_backend="c10d",
-            rdzv_endpoint="127.0.0.1:0",
-            local_addr="127.0.0.1",
+            rdzv_endpoint="127.0.0.1:0",  # any free port: several runs share a machine
+            local_addr="127.0.0.1",  # or the host's name is looked up, which may hang offline
             run_id=str(os.getpid()),
-            max_restarts=0,
+            max_restarts=0,  # what a restart would do, the same command does: it resumes
             monitor_interval=0.1,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
@@ -64,7 +66,7 @@ def start_workers(processes: int, folder: Path) -> None:
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             raise translate_worker_failure(rank, failure) from error
-        except SignalException as error:
+        except SignalException as error:  # elastic turns Ctrl-C into an exception of its own
             raise KeyboardInterrupt from error
 
 

@@ -63,8 +63,8 @@ def collect_card_settings(run: TrainingRun, how: str) -> dict[str, Any]:
             stated |= {"data source": data.path, "forget set": data.forget_split}
             stated |= {"retain set": data.retain_split}
         stated["requests"] = len(data.requests) or None
-        own = {k.replace("_", " "): v for k, v in vars(run.method).items() if v != ""}
-        stated |= {**own, "name": None, "file": None}
+        method = {key.replace("_", " "): v for key, v in vars(run.method).items() if v != ""}
+        stated |= {**method, "name": None, "file": None}  # `method` has it; a path is nobody's
     stated |= {
         "adapter": lora if adapter.name != "none" else "none (full fine-tuning)",
         "learning rate": run.train.learning_rate,

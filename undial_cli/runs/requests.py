@@ -11,6 +11,7 @@ import dataclasses
 import os
 import re
 import shutil
+from functools import partial
 from typing import Any
 
 from undial_cli.config.schema import Run, UnlearnRun, make_default_name
@@ -76,23 +77,13 @@ def build_request_sets(run: UnlearnRun, number: int) -> dict[str, EvalSetConfig]
 
 def replace_forget_split(run: UnlearnRun, config: EvalSetConfig, number: int) -> EvalSetConfig:
     """A set's config, with a request in place of the forget split it was written for."""
-    known = run.data.forget_split if run.data.path is not None else run.data.forget_file
-    known, split, request = known or FORGET_SET, config.split, run.data.requests[number - 1]
-    if split == known:
+    forget = run.data.forget_split if run.data.path is not None else run.data.forget_file
+    forget, split, request = forget or FORGET_SET, config.split, run.data.requests[number - 1]
+    if split == forget:
         split = request
-    elif isinstance(split, str) and isinstance(known, str) and split.startswith(known):
-        split = request + split.removeprefix(known)
+    elif isinstance(split, str) and isinstance(forget, str) and split.startswith(forget):
+        split = request + split.removeprefix(forget)  # as of forget10_perturbed
     return dataclasses.replace(config, split=split)
-
-
-def rename_request_set(by_name: dict[str, Any], asked: str, number: int) -> dict[str, Any]:
-    """What one request's run says by metric (or set), its own set `asked` under its number."""
-    lead = re.compile(rf"{re.escape(asked)}(?=_|$)")
-    return {
-        lead.sub(f"request_{number}", name) if lead.match(name) else name: value
-        for name, value in by_name.items()
-        if name != "forget_quality"
-    }
 
 
 def combine_requests(run: UnlearnRun, folder: RunFolder, folders: list[RunFolder]) -> None:
@@ -101,47 +92,71 @@ def combine_requests(run: UnlearnRun, folder: RunFolder, folders: list[RunFolder
     Args:
         folders: of the requests, in order.
     """
-    found = [results.read_results_json(part.evaluation) for part in folders]
-    last, count = results.load_evaluation(folders[-1].evaluation), len(folders)
+    last = results.load_evaluation(folders[-1].evaluation)
     if last is not None:
-        asked = find_set_of_role(run.eval, FORGET) or FORGET
-        figures = [rename_request_set(f["metrics"], asked, n) for n, f in enumerate(found, 1)]
-        at_start, at_end = found[0], found[-1]
-        extra = {
-            "suite": run.eval.name,
-            "model": run.model.name,
-            "data": run.data.name,
-            "roles": rename_request_set(at_end.get("roles", {}), asked, count),
-            "target": rename_request_set(at_start["target"], asked, 1),
-            "target_statistics": rename_request_set(
-                at_start.get("target_statistics", {}), asked, 1
-            ),
-            "reference": rename_request_set(at_end["reference"], asked, count),
-            "reference_statistics": rename_request_set(
-                at_end.get("reference_statistics", {}), asked, count
-            ),
-            "requests": [
-                {"request": request, "metrics": metrics}
-                for request, metrics in zip(run.data.requests, figures, strict=True)
-            ],
-        }
+        extra = combine_results(run, [results.read_results_json(f.evaluation) for f in folders])
+        asked, count = find_set_of_role(run.eval, FORGET) or FORGET, len(folders)
+        at_end = partial(rename_request_set, asked=asked, number=count)
         whole = Evaluation(
-            order_request_metrics(figures[-1]),
+            order_request_metrics(at_end(last.metrics)),
             [{**s, "set": f"request_{count}"} if s["set"] == asked else s for s in last.samples],
-            rename_request_set(last.missing, asked, count),
-            statistics=rename_request_set(last.statistics, asked, count),
-            notes=rename_request_set(last.notes, asked, count),
-            rows=rename_request_set(last.rows, asked, count),
+            at_end(last.missing),
+            statistics=at_end(last.statistics),
+            notes=at_end(last.notes),
+            rows=at_end(last.rows),
         )
         results.save_evaluation(folder.evaluation, whole, extra)
         summary.write_summary(run, folder.path)
     link = folder.checkpoint
     if link.is_symlink() or link.exists():
         link.unlink() if link.is_symlink() else shutil.rmtree(link)
+    # Relative, so that the run's folder can be moved as a whole.
     link.symlink_to(os.path.relpath(folders[-1].checkpoint, folder.path), target_is_directory=True)
 
 
-def order_request_metrics(figures: dict[str, Any]) -> dict[str, Any]:
-    """Figures with those of the requests first, in their order."""
-    first = sorted(name for name in figures if name.startswith("request_"))
-    return {name: figures[name] for name in [*first, *figures]}
+def combine_results(run: UnlearnRun, served: list[dict[str, Any]]) -> dict[str, Any]:
+    """What results.json says beside the metrics: the target as it was at the first request.
+
+    Args:
+        served: the results of each request, in order.
+    """
+    asked = find_set_of_role(run.eval, FORGET) or FORGET
+    at_start = partial(rename_request_set, asked=asked, number=1)
+    at_end = partial(rename_request_set, asked=asked, number=len(served))
+    first, last = served[0], served[-1]
+    return {
+        "suite": run.eval.name,
+        "model": run.model.name,
+        "data": run.data.name,
+        "roles": at_end(last.get("roles", {})),
+        "target": at_start(first["target"]),
+        "target_statistics": at_start(first.get("target_statistics", {})),
+        "reference": at_end(last["reference"]),
+        "reference_statistics": at_end(last.get("reference_statistics", {})),
+        "requests": [
+            {
+                "request": request,
+                "metrics": rename_request_set(part["metrics"], asked, number),
+            }
+            for number, (request, part) in enumerate(zip(run.data.requests, served, strict=True), 1)
+        ],
+    }
+
+
+def rename_request_set(by_name: dict[str, Any], asked: str, number: int) -> dict[str, Any]:
+    """What one request's run says by metric (or set), its own set `asked` under its number.
+
+    Forget quality is left out: it compares one request with a model that never saw it.
+    """
+    lead = re.compile(rf"{re.escape(asked)}(?=_|$)")
+    return {
+        lead.sub(f"request_{number}", name) if lead.match(name) else name: value
+        for name, value in by_name.items()
+        if name != "forget_quality"
+    }
+
+
+def order_request_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics with those of the requests first, in their order."""
+    first = sorted(name for name in metrics if name.startswith("request_"))
+    return {name: metrics[name] for name in [*first, *metrics]}

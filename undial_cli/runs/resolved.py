@@ -12,7 +12,7 @@ from undial_cli.data.load import load_rows
 from undial_cli.methods import make_method
 from undial_cli.methods.base import Method
 from undial_cli.methods.finetune import Supervised
-from undial_cli.models import load
+from undial_cli.models import fingerprints
 from undial_cli.runs.requests import build_request_runs
 from undial_cli.runs.run_folder import RunFolder, locate_run_folder
 from undial_cli.runs.targets import (
@@ -33,15 +33,15 @@ class ResolvedRun:
     def __init__(self, run: Run, folder: RunFolder | None = None) -> None:
         self.run = run
         self.folder = folder or locate_run_folder(run)
-        self._made: dict[ModelLocation, ResolvedRun] = {}
+        self._finetune_runs: dict[ModelLocation, ResolvedRun] = {}
 
     @cached_property
-    def target(self) -> ModelLocation:
+    def target_model(self) -> ModelLocation:
         """The model that the run works on."""
         return resolve_target(self.run)
 
     @cached_property
-    def retain(self) -> ModelLocation | None:
+    def retain_model(self) -> ModelLocation | None:
         """The retain model, or None where none is known or needed."""
         return resolve_retain_model(self.run)
 
@@ -83,33 +83,36 @@ class ResolvedRun:
     @property
     def base(self) -> str:
         """The model whose shape and tokenizer the run has, made or not."""
-        return str(self.target.path or self.run.model.base)
+        return str(self.target_model.path or self.run.model.base)
 
-    def made(self, place: ModelLocation) -> ResolvedRun:
-        """The finetune run behind a place without a path; the same on every hardware of a kind."""
-        if place not in self._made:
+    def make_finetune_run(self, location: ModelLocation) -> ResolvedRun:
+        """The run that trains a model without a path; the same on every hardware of a kind.
+
+        Its name says what it reads and on what it computes, so that runs share what they make.
+        """
+        if location not in self._finetune_runs:
             run = self.run
-            rows = load_rows(run.data, list(place.splits), "data.train_split")
-            base = load.fingerprint_weights(run.model, str(run.model.base))
+            rows = load_rows(run.data, list(location.splits), "data.train_split")
+            base = fingerprints.fingerprint_weights(run.model, str(run.model.base))
             machine = HardwareConfig(
                 name="cpu" if hardware.is_cpu_run(run) else "auto",
                 precision=hardware.choose_autocast_dtype(run),
             )
-            finetune = build_finetune_run(run, place.splits, machine, [rows, base])
-            self._made[place] = ResolvedRun(finetune)
-        return self._made[place]
+            finetune = build_finetune_run(run, location.splits, machine, [rows, base])
+            self._finetune_runs[location] = ResolvedRun(finetune)
+        return self._finetune_runs[location]
 
     def missing_models(self) -> dict[str, ResolvedRun]:
         """The runs that make the target and the retain model, where no path is known of them."""
         if isinstance(self.run, FinetuneRun):
             return {}
-        locations = {"target": self.target, "retain": self.retain}
+        locations = {"target": self.target_model, "retain": self.retain_model}
         return {
-            role: self.made(location)
+            role: self.make_finetune_run(location)
             for role, location in locations.items()
             if location is not None and location.path is None
         }
 
-    def path_of(self, place: ModelLocation) -> str:
+    def find_path(self, location: ModelLocation) -> str:
         """Where a model lies: as configured, or where it is made."""
-        return place.path or str(self.made(place).folder.checkpoint)
+        return location.path or str(self.make_finetune_run(location).folder.checkpoint)

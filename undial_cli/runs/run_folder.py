@@ -16,7 +16,8 @@ from typing import Any
 
 from undial_cli.config.schema import Run, collect_identity, make_default_name
 from undial_cli.errors import UserError
-from undial_cli.runs.compose import PACKAGE_FOLDER, dump_run_yaml, load_run
+from undial_cli.runs.compose import PACKAGE_FOLDER
+from undial_cli.runs.run_yaml import dump_run_yaml, load_run
 from undial_cli.system.files import write_whole_text
 
 RECORDED_PACKAGES = (
@@ -119,7 +120,7 @@ def check_run_folder(run: Run, folder: RunFolder) -> None:
             "overwrite=true"
         ) from error
     ours = collect_identity(run)
-    differing = sorted(k for k in ours | other if ours.get(k) != other.get(k))
+    differing = sorted(key for key in ours | other if ours.get(key) != other.get(key))
     if differing:
         raise UserError(
             f"name={run.name}: {folder.path} holds a run with other settings "
@@ -132,10 +133,10 @@ def check_input_fingerprint(run: Run, folder: RunFolder, fingerprint: dict[str, 
     if run.overwrite or run.command == "evaluate":
         return
     try:
-        known = json.loads(folder.inputs.read_text(encoding="utf-8"))
+        recorded = json.loads(folder.inputs.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    changed = [name for name in fingerprint if known.get(name) != fingerprint[name]]
+    changed = [name for name in fingerprint if recorded.get(name) != fingerprint[name]]
     if changed:
         raise UserError(
             f"{folder.path}: the {' and the '.join(changed)} changed since this run began; take "
@@ -189,21 +190,12 @@ def read_commit() -> str | None:
     if not (PACKAGE_FOLDER.parent / ".git").exists():
         return None
     try:
-        found = subprocess.run(
-            [
-                "git",
-                "-C",
-                str(PACKAGE_FOLDER.parent),
-                "describe",
-                "--always",
-                "--dirty",
-                "--abbrev=12",
-            ],
-            capture_output=True,
+        return subprocess.check_output(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=PACKAGE_FOLDER.parent,
+            stderr=subprocess.DEVNULL,
             text=True,
             timeout=10,
-            check=True,
-        )
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from undial_cli.config.schema import (
     AdapterConfig,
+    DataConfig,
     EvaluateRun,
     FinetuneRun,
     HardwareConfig,
     Run,
+    TargetConfig,
     TrainConfig,
     UnlearnRun,
     hash_json,
@@ -48,11 +50,9 @@ def resolve_target(run: Run) -> ModelLocation:
         return ModelLocation(path)
     if model.path is not None:
         return ModelLocation(model.path)
-    known = model.targets.get(data.name)
-    if known is not None and known.path is not None:
-        return ModelLocation(known.path)
-    if known is not None and known.make:
-        return ModelLocation(None, tuple(data.train_split))
+    config = model.targets.get(data.name)
+    if config is not None and (config.path is not None or config.make):
+        return locate_own_target(config, data)
     rows = "" if data.train_split else " data.train_file=..."
     raise UserError(
         f"model={model.name} data={data.name}: no target model is known for this data; name one: "
@@ -61,13 +61,16 @@ def resolve_target(run: Run) -> ModelLocation:
 
 
 def resolve_published_target(run: Run) -> ModelLocation | None:
-    """The data's own target beside another model that is evaluated, or None."""
-    known = run.model.targets.get(run.data.name)
-    if run.model.path is None or known is None:
+    """The data's own target, where another model is evaluated in its place."""
+    config = run.model.targets.get(run.data.name)
+    if run.model.path is None or config is None or not (config.path or config.make):
         return None
-    return (
-        ModelLocation(known.path, tuple(run.data.train_split)) if known.path or known.make else None
-    )
+    return locate_own_target(config, run.data)
+
+
+def locate_own_target(config: TargetConfig, data: DataConfig) -> ModelLocation:
+    """The target that belongs to a data set: published, or to be made."""
+    return ModelLocation(config.path, () if config.path else tuple(data.train_split))
 
 
 def find_results_file(run: Run) -> str | None:
@@ -82,16 +85,16 @@ def resolve_retain_model(run: Run) -> ModelLocation | None:
         return None
     if run.eval.retain_model is not None:
         return None if run.eval.retain_model == "none" else ModelLocation(run.eval.retain_model)
-    known = run.model.targets.get(run.data.name)
-    if known is None:
+    config = run.model.targets.get(run.data.name)
+    if config is None:
         return None
-    if known.retain is not None and "{retain_split}" not in known.retain:
-        return ModelLocation(known.retain)
-    if known.retain is not None:
+    if config.retain is not None and "{retain_split}" not in config.retain:
+        return ModelLocation(config.retain)
+    if config.retain is not None:
         split = run.data.retain_of.get(cut_slice(run.data.forget_split or "")[0])
-        return ModelLocation(known.retain.replace("{retain_split}", split)) if split else None
+        return ModelLocation(config.retain.replace("{retain_split}", split)) if split else None
     splits = run.data.reference_split or [run.data.retain_split or ""]
-    return ModelLocation(None, tuple(splits)) if known.make else None
+    return ModelLocation(None, tuple(splits)) if config.make else None
 
 
 def build_finetune_run(

@@ -16,9 +16,9 @@ from typing import NoReturn
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from undial_cli import ui
-from undial_cli.runs.compose import load_run
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RunFolder
+from undial_cli.runs.run_yaml import load_run
 from undial_cli.system import processes
 from undial_cli.system.quiet import silence_libraries
 
@@ -27,7 +27,7 @@ def exit_with_parent(parent: int) -> None:
     """End this process when the one that started it is gone, however that was killed."""
     while os.getppid() == parent:
         time.sleep(1)
-    os._exit(1)
+    os._exit(1)  # sys.exit would end this thread alone
 
 
 @record

@@ -15,9 +15,9 @@ from typing import Any
 
 from undial_cli.config.schema import Run
 from undial_cli.errors import UserError, WorldError
-from undial_cli.methods import own
-from undial_cli.runs.compose import dump_run_yaml, parse_run_yaml
+from undial_cli.methods import user_file
 from undial_cli.runs.run_folder import locate_run_folder
+from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def pack_job(job: Job) -> dict[str, Any]:
     return {
         "run": dump_run_yaml(job.run),
         "folder": str(Path.cwd()),
-        "method_file": os.environ.get(own.METHOD_FILE_VARIABLE, ""),
+        "method_file": os.environ.get(user_file.METHOD_FILE_VARIABLE, ""),
     }
 
 
@@ -61,7 +61,7 @@ def run_job(packed: dict[str, Any]) -> dict[str, Any]:
     begin = time.monotonic()
     os.chdir(packed["folder"])
     if packed["method_file"]:
-        os.environ[own.METHOD_FILE_VARIABLE] = packed["method_file"]
+        os.environ[user_file.METHOD_FILE_VARIABLE] = packed["method_file"]
     run = parse_run_yaml(packed["run"])
     status, reason = "done", ""
     try:

@@ -28,9 +28,8 @@ from undial_cli.runs.compose import (
     compose_config,
     compose_run,
     is_group_choice,
-    normalise_overrides,
-    replace_method_file,
     start_hydra,
+    translate_words,
 )
 from undial_cli.sweeps.executors import make_executor
 from undial_cli.sweeps.jobs import Job
@@ -46,7 +45,7 @@ def run_sweep(command: str, words: list[str], folder: str | None) -> int:
     Raises:
         UserError: one of the runs is wrong; none of its batch has begun.
     """
-    words = normalise_overrides(replace_method_file(words))
+    words = translate_words(command, words, folder, aloud=True)
     try:
         launcher, sweeper, overrides = parse_sweep_words(command, words, folder)
         searches = sweeper.get("library") == "optuna"

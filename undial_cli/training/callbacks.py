@@ -39,8 +39,8 @@ class MetricsLog(TrainerCallback):
     ) -> None:
         """Forget what was logged after the step that the run resumes from."""
         if state.is_world_process_zero:
-            kept = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
-            self.path.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+            rows = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
+            self.path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
 
     def on_log(
         self,

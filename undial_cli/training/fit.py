@@ -8,7 +8,7 @@ import torch
 
 from undial_cli.config.schema import Run, TrainingRun
 from undial_cli.errors import UserError
-from undial_cli.models import load
+from undial_cli.models import load, paths
 from undial_cli.training import packing
 
 
@@ -29,7 +29,7 @@ def check_untrained_base(run: Run, path: str) -> None:
     """A base that is initialised from the seed must not hold weights that would be left unused."""
     if not (run.model.from_scratch and path == run.model.base):
         return
-    source = load.resolve_model_folder(path, run.model, "model.base", weights=False)
+    source = paths.resolve_model_folder(path, run.model, "model.base", weights=False)
     folder = Path(source.path)
     if not source.local or source.gguf_file or any(
         file for ending in ("*.safetensors", "pytorch_model*.bin") for file in folder.glob(ending)

@@ -1,4 +1,7 @@
-"""One layer of a model: its activations in a forward pass, and what lies beyond it frozen."""
+"""One layer of a model: its activations in a forward pass, and what lies beyond it frozen.
+
+Shapes: B sequences, T tokens, D width.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from torch import Tensor, nn
 
 from undial_cli.errors import UserError
 from undial_cli.methods.base import Method
+from undial_cli.models.adapters import unwrap_adapter
 from undial_cli.models.head import head_job
-from undial_cli.models.load import unwrap_adapter
 
 
 def find_decoder_layers(model: Any) -> nn.ModuleList:
@@ -31,6 +34,7 @@ def find_decoder_layers(model: Any) -> nn.ModuleList:
         for name, module in part.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == count
     ]
+    # A layer may hold lists as long as the model's own (of experts, say).
     outermost = {id(m): m for depth, m in lists if depth == min(d for d, _ in lists)}
     if len(outermost) != 1:
         raise UserError(
@@ -45,20 +49,21 @@ def capture_layer_states(model: Any, layer: int | None) -> Iterator[list[Tensor]
 
     Nothing after the layer is given a gradient. Without a layer the list stays empty.
     """
-    found: list[Tensor] = []
+    states: list[Tensor] = []
     if layer is None:
-        yield found
+        yield states
         return
 
-    def keep(module: nn.Module, inputs: Any, output: Any) -> Any:
-        whole = isinstance(output, tuple)
-        found.append(output[0] if whole else output)
-        ends = found[-1].detach()
-        return (ends, *output[1:]) if whole else ends
+    def capture(module: nn.Module, inputs: Any, output: Any) -> Any:
+        is_tuple = isinstance(output, tuple)
+        states.append(output[0] if is_tuple else output)
+        # The layers above run, as the head must be reached, but keep no activations.
+        without_graph = states[-1].detach()
+        return (without_graph, *output[1:]) if is_tuple else without_graph
 
-    handle = find_decoder_layers(model)[layer].register_forward_hook(keep)
+    handle = find_decoder_layers(model)[layer].register_forward_hook(capture)
     try:
-        yield found
+        yield states
     finally:
         handle.remove()
 
@@ -86,6 +91,7 @@ def choose_trained_parameters(model: Any, method: Method) -> None:
 def freeze_beyond_layer(model: Any, layer: int) -> None:
     """Freeze the layers after one, and what else its activations do not depend on."""
     layers = find_decoder_layers(model)
+    # Embeddings are outside the layers and reached; a final norm or the head is not.
     inside = {id(p) for part in layers for p in part.parameters()}
     up_to = {id(p) for part in layers[: layer + 1] for p in part.parameters()}
     outside = [p for p in model.parameters() if p.requires_grad and id(p) not in inside]
@@ -104,9 +110,9 @@ def find_unreached_parameters(
     """
     ids_BT = torch.tensor([[3, 4]], device=next(model.parameters()).device)
     job = head_job(model, lambda hidden_BTD, head: hidden_BTD[:, :1])
-    with torch.enable_grad(), capture_layer_states(model, layer) as found, job:
+    with torch.enable_grad(), capture_layer_states(model, layer) as states, job:
         model(input_ids=ids_BT, use_cache=False)
-    hidden_BTD = found.pop()
+    hidden_BTD = states.pop()
     if hidden_BTD.ndim != 3 or hidden_BTD.shape[:2] != ids_BT.shape:
         kind = unwrap_adapter(model).config.model_type
         raise UserError(

@@ -3,6 +3,9 @@
 Every layer but attention works on the packed tokens as they are. Attention gathers queries, keys
 and values of each sequence, the shared beginning before its keys, and puts the results back: the
 same mathematics as separate rows. Knows a model's attention interface, no loss.
+
+Shapes: N tokens in the packed row, R sequences of one group, T tokens of the longest of them,
+L = shared + T, H heads (of keys and values G), d width of a head.
 """
 
 from __future__ import annotations
@@ -30,11 +33,14 @@ from undial_cli.losses.positions import IGNORE
 from undial_cli.models.head import head_job
 
 PACKED_ATTENTION = "undial_packed"
-# Sequences attend together unless one is shorter than this share of the longest.
+# Sequences attend together unless one is shorter than this share of the longest: then filling it
+# up costs more than an attention call of its own.
 SIMILAR_SHARE = 0.75
-# What some models ask of their attention, and this one does not do.
+# What some models ask of their attention, and this one does not do: ignored, it would give other
+# results and no error.
 UNSERVED_ARGUMENTS = {"softcap", "s_aux", "position_bias"}
-# Where configs and attention modules say how many tokens a layer attends to.
+# Where configs and attention modules say how many tokens a layer attends to: transformers has no
+# one name for it.
 WINDOW_FIELDS = (
     "sliding_window", "attention_chunk_size", "sliding_window_size", "attention_window_size",
     "window_size", "local_attention", "local_window_size", "keep_window_size",
@@ -43,11 +49,12 @@ WINDOW_FIELDS = (
 
 @dataclass(frozen=True)
 class Pack:
-    """Where the tokens of R sequences lie in one row of N: `shared` first, then the rest of each.
+    """Where the tokens of the sequences lie in one row of N: `shared` first, then the rest of each.
 
-    `groups`: sequences of similar length that attend together, each with the place of its tokens
-    [R, T] (any place where a row is shorter) and what they see, [T, shared + T] (None: those before
-    them); `back`: where among all these R x T the tokens after the shared ones are.
+    `groups`: sequences that attend together, with the index of each of their tokens in the row,
+    [R, T] (a shorter sequence's last one again, to fill up), and what they see, [T, shared + T]
+    (None: every token before). `back`: which of all groups' R x T outputs is the output of each
+    token after the shared ones.
     """
 
     shared: int
@@ -57,35 +64,41 @@ class Pack:
     def to(self, device: torch.device, non_blocking: bool = False) -> Pack:
         """The same pack on a device."""
 
-        def moved(tensor: Tensor) -> Tensor:
+        def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
 
-        groups = [(moved(t), None if m is None else moved(m)) for t, m in self.groups]
-        return Pack(self.shared, groups, moved(self.back))
+        groups = [(move(t), None if m is None else move(m)) for t, m in self.groups]
+        return Pack(self.shared, groups, move(self.back))
 
 
 def pack_batch(examples: list[Example], indices: list[int]) -> Batch:
     """A micro-batch as one row [1, N] without padding; empty rows take no token."""
-    held = [e for e, i in zip(examples, indices, strict=True) if i >= 0] or examples[:1]
-    shared = count_shared_tokens(held)
-    lengths = [len(e.input_ids) - shared for e in held]
-    ids = held[0].input_ids[:shared] + [i for e in held for i in e.input_ids[shared:]]
-    begins = [shared + sum(lengths[:row]) for row in range(len(held))]
+    # A batch of empty rows alone still needs a token to run on.
+    sequences = [e for e, i in zip(examples, indices, strict=True) if i >= 0] or examples[:1]
+    shared = count_shared_tokens(sequences)
+    lengths = [len(e.input_ids) - shared for e in sequences]
+    ids = sequences[0].input_ids[:shared] + [i for e in sequences for i in e.input_ids[shared:]]
+    begins = [shared + sum(lengths[:row]) for row in range(len(sequences))]
+    # Every sequence counts its positions from the shared beginning, as if it stood alone.
     positions = [torch.arange(shared), *(torch.arange(n) + shared for n in lengths)]
-    groups, back, places = [], torch.empty(len(ids) - shared, dtype=torch.long), 0
+    groups, back, outputs_before = [], torch.empty(len(ids) - shared, dtype=torch.long), 0
     for rows in group_similar_lengths(lengths):
         longest = lengths[rows[0]]
         for row in rows:
-            own = slice(begins[row] - shared, begins[row] - shared + lengths[row])
-            back[own] = torch.arange(places, places + lengths[row])
-            places += longest
+            begin = begins[row] - shared
+            outputs = torch.arange(outputs_before, outputs_before + lengths[row])
+            back[begin : begin + lengths[row]] = outputs
+            outputs_before += longest
         within_RT = torch.arange(longest).minimum(torch.tensor([[lengths[r] - 1] for r in rows]))
         mask_TL = None
         if shared:
+            # All of the shared tokens, and of its own those up to itself.
             mask_TL = torch.ones(longest, shared + longest, dtype=torch.bool).tril(shared)
         groups.append((within_RT + torch.tensor([[begins[r]] for r in rows]), mask_TL))
-    where = iter(begins)
-    starts = [next(where) - shared if i >= 0 else 0 for i in indices]
+    # Where each sequence would begin if its shared tokens stood before its others: no target is
+    # predicted by a shared token (`count_shared_tokens`), so what lies there does not matter.
+    next_begin = iter(begins)
+    starts = [next(next_begin) - shared if i >= 0 else 0 for i in indices]
     layout = {"position_ids": torch.cat(positions)[None], "pack": Pack(shared, groups, back)}
     return build_batch(torch.tensor([ids]), examples, indices, starts, layout)
 
@@ -121,18 +134,18 @@ def attend_packed(
     del module
     shared = pack.shared
     if shared and query.is_cuda:  # its fast kernels take a mask or grouped heads, not both
-        groups = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+        queries_per_key = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(queries_per_key, dim=1) for x in (key, value))
 
     def attend(query: Tensor, key: Tensor, value: Tensor, mask_TL: Tensor | None) -> Tensor:
         """Attention of R rows of T queries, as [R x T, H, d]."""
-        found = F.scaled_dot_product_attention(
+        output_RHTd = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask_TL, dropout_p=dropout, is_causal=mask_TL is None,
             scale=scaling, enable_gqa=query.shape[1] != key.shape[1],
         )  # fmt: skip
-        return found.transpose(1, 2).flatten(0, 1)
+        return output_RHTd.transpose(1, 2).flatten(0, 1)
 
-    def gathered(states: Tensor, tokens_RT: Tensor, before: int) -> Tensor:
+    def gather(states: Tensor, tokens_RT: Tensor, before: int) -> Tensor:
         """[R, heads, before + T, d] of states [1, heads, N, d]."""
         tokens = states[0].index_select(1, tokens_RT.flatten())
         tokens = tokens.unflatten(1, tokens_RT.shape).transpose(0, 1)
@@ -140,16 +153,18 @@ def attend_packed(
             return tokens
         return torch.cat([states[:, :, :before].expand(len(tokens), -1, -1, -1), tokens], dim=2)
 
-    found = [
+    # Group by group, as rows of one length are what the kernels take; shared keys and values stand
+    # before each sequence's, and the shared tokens themselves attend once, to each other.
+    outputs = [
         attend(
-            gathered(query, tokens_RT, 0),
-            gathered(key, tokens_RT, shared),
-            gathered(value, tokens_RT, shared),
+            gather(query, tokens_RT, 0),
+            gather(key, tokens_RT, shared),
+            gather(value, tokens_RT, shared),
             mask_TL,
         )
         for tokens_RT, mask_TL in pack.groups
     ]
-    output_NHd = torch.cat(found).index_select(0, pack.back)
+    output_NHd = torch.cat(outputs).index_select(0, pack.back)
     if shared:
         first = attend(query[:, :, :shared], key[:, :, :shared], value[:, :, :shared], None)
         output_NHd = torch.cat([first, output_NHd])
@@ -182,11 +197,13 @@ def why_not_packed(model: Any, max_length: int) -> str | None:
     text = model.config.get_text_config(decoder=True)
     longest = min(max_length, getattr(text, "max_position_embeddings", None) or max_length)
     near = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.02
+    # A model may mix tokens of a row outside attention (convolutions, state spaces) or number them
+    # itself: no config tells, so it is tried.
     try:
         same = all(
             measure_packing_gap(model, examples) < near for examples in make_probe_batches(longest)
         )
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError):  # a model's own code fails as it likes
         same = False
     kind = model.config.model_type
     return None if same else f"model of type '{kind}' gives something else for it"
@@ -196,7 +213,7 @@ def find_shortest_window(model: Any, default: int) -> int:
     """The fewest tokens that any of a model's layers attends to, by its config and its modules."""
     config = model.config.get_text_config(decoder=True)
     layers = [vars(module) for module in model.modules()]
-    limits = [held.get(name) for held in (vars(config), *layers) for name in WINDOW_FIELDS]
+    limits = [fields.get(name) for fields in (vars(config), *layers) for name in WINDOW_FIELDS]
     return min((x for x in limits if type(x) is int and x > 0), default=default)
 
 

@@ -1,7 +1,7 @@
 """Rows of numbers per sample, in one file: written once, checked, mapped into memory.
 
 What survives a kill, a truncation or a flipped bit is what its checksum says; everything else is
-`missing` and can be put again. Knows nothing of what the numbers mean.
+`missing` and can be put again. Knows nothing of the numbers' meaning.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from undial_cli.errors import WorldError
 class SampleRows:
     """`counts[i]` rows of `width` numbers for sample i, in `file`, with a checksum of each sample.
 
-    Several processes and runs may hold the same file, each for other samples: it has a place for
+    Several processes and runs may hold the same file, each for other samples: it has a range for
     every sample and takes room for those that are `used` alone. `prepare` makes it.
     """
 
@@ -37,8 +37,8 @@ class SampleRows:
         self.file, self.width, self.dtype = file, width, dtype
         self.starts = [0, *itertools.accumulate(counts)]
         self.used = sorted(range(len(counts)) if used is None else set(used))
-        # Where a sample's rows are in `data`, which mirrors the file until it is loaded.
-        self.places = {i: slice(self.starts[i], self.starts[i + 1]) for i in self.used}
+        # A sample's rows in `data`, which mirrors the file until it is loaded.
+        self.ranges = {i: slice(self.starts[i], self.starts[i + 1]) for i in self.used}
 
     @property
     def row_bytes(self) -> int:
@@ -48,18 +48,18 @@ class SampleRows:
     @property
     def nbytes(self) -> int:
         """Size of the rows that are used."""
-        return self.row_bytes * sum(place.stop - place.start for place in self.places.values())
+        return self.row_bytes * sum(rows.stop - rows.start for rows in self.ranges.values())
 
     def stretches(self) -> list[tuple[int, int]]:
         """Where the used rows lie in the file, in bytes; neighbours are one."""
-        found: list[tuple[int, int]] = []
-        for place in self.places.values():
-            start, stop = place.start * self.row_bytes, place.stop * self.row_bytes
-            if found and found[-1][1] == start:
-                found[-1] = found[-1][0], stop
+        stretches: list[tuple[int, int]] = []
+        for rows in self.ranges.values():
+            start, stop = rows.start * self.row_bytes, rows.stop * self.row_bytes
+            if stretches and stretches[-1][1] == start:
+                stretches[-1] = stretches[-1][0], stop
             elif stop > start:
-                found.append((start, stop))
-        return found
+                stretches.append((start, stop))
+        return stretches
 
     @property
     def sums_file(self) -> Path:
@@ -83,6 +83,8 @@ class SampleRows:
             try:
                 if os.fstat(handle).st_size != size:
                     os.ftruncate(handle, size)
+                # The file is sparse, and on a full disk writing into its mapped memory would end
+                # the process with SIGBUS: room is asked for now, where it can be refused in words.
                 for start, stop in stretches if hasattr(os, "posix_fallocate") else ():
                     os.posix_fallocate(handle, start, stop - start)
             except OSError as error:
@@ -105,16 +107,17 @@ class SampleRows:
 
     def get(self, sample: int) -> Tensor:
         """The rows of a sample that is used, [count, width]."""
-        return self.data[self.places[sample]]
+        return self.data[self.ranges[sample]]
 
     def checksum(self, sample: int) -> int:
-        """What the checksum of a sample's rows is, never 0."""
-        held = self.get(sample).contiguous().view(torch.uint8).numpy()
-        return zlib.crc32(held.data) + 1
+        """The checksum of a sample's rows, never 0, which stands for none."""
+        rows = self.get(sample).contiguous().view(torch.uint8).numpy()
+        return zlib.crc32(rows.data) + 1
 
     def put(self, sample: int, rows: Tensor) -> None:
         """Keep a sample's rows."""
         self.get(sample).copy_(rows)
+        # After the rows: a process that is killed in between leaves them missing, not wrong.
         self.sums[sample] = self.checksum(sample)
 
     def missing(self, samples: list[int]) -> list[int]:
@@ -127,7 +130,7 @@ class SampleRows:
         ends = list(itertools.accumulate(len(part) for part in rows))
         self.data = torch.cat([self.data[:0], *rows])
         self.sums = self.sums.clone()
-        self.places = {
+        self.ranges = {
             i: slice(end - len(part), end)
             for i, part, end in zip(self.used, rows, ends, strict=True)
         }

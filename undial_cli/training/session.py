@@ -18,16 +18,18 @@ from undial_cli import ui
 from undial_cli.config.schema import Run, TeacherConfig, TrainingRun, is_sharded
 from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Schedule, TrainingSample
-from undial_cli.evaluation.harness import preserve_random_state
-from undial_cli.evaluation.suite import Suite, evaluate_suite
+from undial_cli.evaluation.evaluate import evaluate_suite
+from undial_cli.evaluation.suite import Suite
 from undial_cli.methods.base import Method
-from undial_cli.models import adapters, lean, load
+from undial_cli.models import adapters, fingerprints, lean, load, lora, paths
 from undial_cli.system.files import whole_folder
 from undial_cli.system.processes import run_on_main, wait_for_all
+from undial_cli.system.random_state import preserve_random_state
 from undial_cli.training.callbacks import PeriodicEvaluation, Watcher
 from undial_cli.training.layers import choose_trained_parameters
-from undial_cli.training.loop import is_packed, make_schedule, make_teacher, run_training
+from undial_cli.training.loop import is_packed, make_schedule, run_training
 from undial_cli.training.stopping import EarlyStop, measure_stop_figures
+from undial_cli.training.teacher import make_teacher
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,17 @@ def train_and_save(session: TrainingSession, device: torch.device) -> None:
         lean.make_lean(model)
     if method.from_start and (run.adapter.name == "none" or merges):
         run_on_main(lambda: save_start_weights(model, session.start_weights))
-    adapters.announce_modules(model, run.adapter)
-    revision = load.find_adapter_revision(run.model, path)
-    model = load.adapt_model(model, run.adapter, run.seed, revision)
+    lora.announce_modules(model, run.adapter)
+    revision = fingerprints.find_adapter_revision(run.model, path)
+    model = lora.adapt_model(model, run.adapter, run.seed, revision)
     choose_trained_parameters(model, method)
     packs = is_packed(run, model)
     schedule = make_schedule(run, session.sets, session.samples, session.anchor, packs)
-    for line in schedule.unseen():
+    for line in schedule.describe_unseen():
         ui.say(line)
-    weights = run_on_main(lambda: load.fingerprint_weights(run.model, path, run.seed))
+    weights = run_on_main(lambda: fingerprints.fingerprint_weights(run.model, path, run.seed))
     teacher = make_teacher(run, session.teacher, model, method.terms(), schedule, weights)
-    base = load.unwrap_adapter(model)
+    base = adapters.unwrap_adapter(model)
     use_cache = getattr(base.config, "use_cache", None)
     watchers = make_watchers(session, model, schedule)
     trainer = run_training(run, model, method, schedule, teacher, session.folder, watchers)
@@ -94,7 +96,7 @@ def train_and_save(session: TrainingSession, device: torch.device) -> None:
 def is_saved_merged(session: TrainingSession) -> bool:
     """Whether a fresh adapter is saved as part of the weights: as asked, or as it must be."""
     run = session.run
-    reason = load.explain_merge(run.model, session.path)
+    reason = paths.explain_merge(run.model, session.path)
     if run.adapter.name != "none" and not run.adapter.merge and reason is not None:
         ui.say(f"{reason}: the checkpoint is saved merged", "yellow")
         return True

@@ -87,10 +87,9 @@ class EarlyStop(Watcher):
             ratio is not None
             and not figures[VALIDATION_PERPLEXITY] <= ratio * self.start[VALIDATION_PERPLEXITY]
         ):
-            return (
-                f"validation perplexity {figures[VALIDATION_PERPLEXITY]:.2f} is above {ratio:g} x its start, "
-                f"{self.start[VALIDATION_PERPLEXITY]:.2f}"
-            )
+            now, start = figures[VALIDATION_PERPLEXITY], self.start[VALIDATION_PERPLEXITY]
+            return f"validation perplexity {now:.2f} is above {ratio:g} x its start, {start:.2f}"
         if level is not None and figures[FORGET_PROBABILITY] <= level:
-            return f"the forget set's mean probability {figures[FORGET_PROBABILITY]:.3f} is at most {level:g}"
+            now = figures[FORGET_PROBABILITY]
+            return f"the forget set's mean probability {now:.3f} is at most {level:g}"
         return ""

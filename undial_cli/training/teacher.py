@@ -1,39 +1,34 @@
-"""The frozen teacher's signal: the model at the start of the request, never a second full model.
+"""The frozen teacher: the model at the start of the request, never a second full model in memory.
 
-`CachedTeacher` runs it once before the first step and keeps, per target position, the final hidden
-state (plus one frozen head) or the activations of a layer, or per sequence one log-probability;
-what it keeps lies in the user's cache folder for other runs on the same target and data.
-`AdapterTeacher` switches the fresh adapter off. Knows what a loss needs, but no loss by name.
+`AdapterTeacher` is the model with its fresh adapter switched off, asked again at every micro-batch;
+a `CachedTeacher` has run once before training. `make_teacher` decides which a run gets. Knows what
+a loss needs, and no loss by name.
 """
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
 import torch
-from torch import Tensor, nn
+import transformers
+from torch import nn
 
-from undial_cli.config.schema import hash_json
-from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, order_by_length
-from undial_cli.data.encode import Example
+from undial_cli import ui
+from undial_cli.config.schema import TeacherConfig, TrainingRun, hash_json
+from undial_cli.data.collate import Batch
+from undial_cli.data.schedule import Schedule
 from undial_cli.errors import WorldError
-from undial_cli.losses.chunked import Projection, head_compute_dtype
-from undial_cli.losses.targets import Targets, TeacherSignal
-from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS
-from undial_cli.models.head import evaluation_mode, find_output_head, head_job
-from undial_cli.models.load import unwrap_adapter
+from undial_cli.losses.targets import TeacherSignal
+from undial_cli.methods.base import Loss
 from undial_cli.system import processes
-from undial_cli.training.layers import capture_layer_states
-from undial_cli.training.rows import SampleRows
-
-# Tokens of one teacher pass, which keeps no activations.
-TEACHER_PASS_TOKENS = {"cpu": 2048, "cuda": 16384}
-
-TeacherNeeds = frozenset[str]
-CollateExamples = Callable[[list[Example], list[int]], Batch]
+from undial_cli.system.files import cache_dir
+from undial_cli.system.hardware import choose_autocast_dtype
+from undial_cli.training.teacher_cache import CachedTeacher
+from undial_cli.training.teacher_pass import TeacherNeeds, run_teacher
 
 
 class Teacher(Protocol):
@@ -49,52 +44,8 @@ class Teacher(Protocol):
     ) -> TeacherSignal: ...
 
 
-def forward_batch(model: nn.Module, batch: Batch) -> Tensor:
-    """What the head's job returned for a batch."""
-    return model(input_ids=batch.input_ids, use_cache=False, **batch.layout).logits
-
-
-def select_predicting_states(hidden_BTD: Tensor, batch: Batch) -> Tensor:
-    """The hidden states that predict a target, [N, D]."""
-    return hidden_BTD.flatten(0, 1).index_select(0, batch.positions_N)
-
-
-def select_target_states(hidden_BTD: Tensor, batch: Batch) -> Tensor:
-    """The hidden states of the targets themselves, [N, D]."""
-    return hidden_BTD.flatten(0, 1).index_select(0, batch.positions_N + 1)
-
-
-def make_targets(
-    hidden_ND: Tensor, head: Projection, batch: Batch, signal: TeacherSignal
-) -> Targets:
-    """A batch's target positions, with the student's hidden states and what the teacher says."""
-    return Targets(
-        hidden_ND, head, batch.targets_N, batch.sequence_N, batch.counts, batch.focus_N, signal
-    )
-
-
-def run_teacher(
-    model: nn.Module, batch: Batch, needs: TeacherNeeds, layer: int | None = None
-) -> TeacherSignal:
-    """What a model says of a batch; the hidden states are of as low a precision as the head's."""
-    signal = TeacherSignal()
-
-    def job(hidden_BTD: Tensor, head: Projection) -> Tensor:
-        hidden_ND = select_predicting_states(hidden_BTD, batch)
-        if REFERENCE_LOGPS in needs:
-            signal.logps_B = make_targets(hidden_ND, head, batch, signal).sequence_logps()
-        if TEACHER_LAYER in needs:
-            signal.layer_ND = select_target_states(found.pop(), batch).to(head.weight_VD.dtype)
-        return hidden_ND.to(head_compute_dtype(hidden_ND, head))
-
-    with evaluation_mode(model), capture_layer_states(model, layer) as found, head_job(model, job):
-        hidden_ND = forward_batch(model, batch)
-    signal.hidden_ND = hidden_ND if TEACHER_LOGITS in needs else None
-    return signal
-
-
 class AdapterTeacher:
-    """The model with its fresh adapter switched off, asked again for every micro-batch."""
+    """The model with its fresh adapter switched off: what is left is the model before training."""
 
     def signal(
         self,
@@ -105,236 +56,117 @@ class AdapterTeacher:
         layer: int | None = None,
     ) -> TeacherSignal:
         del name
+        # The adapter can be switched off in the model itself; DDP's wrapper knows none.
         inner: Any = getattr(model, "module", model)
         with inner.disable_adapter():
             return run_teacher(inner, batch, needs, layer)
 
 
-@dataclass
-class CachedSet:
-    """One set of a run: its examples, those of them the run sees, and what is kept of them.
-
-    `folder`: where it is kept. `layer`: whose activations are kept, if any are.
-    """
-
-    folder: Path
-    examples: list[Example]
-    used: list[int]
-    rows: dict[str, SampleRows]
-    layer: int | None = None
-
-    @property
-    def needs(self) -> TeacherNeeds:
-        """What is kept."""
-        return frozenset(self.rows)
-
-
-class CachedTeacher:
-    """The teacher's signal computed once, held in a file by set and sample.
+def make_teacher(
+    run: TrainingRun,
+    config: TeacherConfig,
+    model: nn.Module,
+    terms: dict[str, Loss],
+    schedule: Schedule,
+    target: str,
+) -> Teacher | None:
+    """The teacher that the terms need: adapter off, or its signal computed once and kept.
 
     Args:
-        model: the teacher, as it is before training.
-        folder: where the files lie; `fingerprint` is all that the signal depends on but the data.
-        share_head: the model's head is not trained, so it is the teacher's as well.
-
-    `in_memory`: hold the signal in memory, not mapped from the file.
+        target: fingerprint of the model's weights and tokenizer.
     """
-
-    in_memory = True
-
-    def __init__(self, model: nn.Module, folder: Path, fingerprint: str, share_head: bool) -> None:
-        head = find_output_head(model)
-        hidden = head.weight.new_empty(0, head.in_features)
-        self.dtype, self.layer_dtype = (
-            head_compute_dtype(hidden, head.projection()),
-            head.weight.dtype,
-        )
-        self.width = head.in_features
-        shape = unwrap_adapter(model).config.get_text_config(decoder=True)
-        self.layer_width = getattr(shape, "hidden_size", self.width)
-        self.own = None if share_head else head.projection()
-        self.head: Projection | None = None
-        self.folder, self.fingerprint = folder, fingerprint
-        self.sets: dict[str, CachedSet] = {}
-
-    def add(
-        self,
-        name: str,
-        examples: list[Example],
-        used: list[int],
-        needs: TeacherNeeds,
-        layer: int | None = None,
-    ) -> None:
-        """A set that the run will ask for."""
-        content = [[e.input_ids, e.labels] for e in examples]
-        folder = self.folder / hash_json([self.fingerprint, str(self.dtype), content])
-        counts = [e.num_targets for e in examples]
-        rows = {}
-        if TEACHER_LOGITS in needs:
-            if self.own is not None and self.head is None:
-                self.head = clone_frozen_head(self.own, self.dtype)
-            rows[TEACHER_LOGITS] = SampleRows(
-                folder / "hidden.bin", counts, self.width, self.dtype, used
-            )
-        if REFERENCE_LOGPS in needs:
-            ones = [1] * len(examples)
-            rows[REFERENCE_LOGPS] = SampleRows(folder / "logps.bin", ones, 1, torch.float64, used)
-        if TEACHER_LAYER in needs:
-            file = folder / f"layer{layer}.bin"
-            rows[TEACHER_LAYER] = SampleRows(file, counts, self.layer_width, self.layer_dtype, used)
-        self.sets[name] = CachedSet(folder, examples, used, rows, layer)
-
-    @property
-    def nbytes(self) -> int:
-        """Size of all that the run keeps."""
-        return sum(rows.nbytes for kept in self.sets.values() for rows in kept.rows.values())
-
-    @property
-    def samples(self) -> int:
-        """How many samples the run asks about."""
-        return sum(len(kept.used) for kept in self.sets.values())
-
-    def fill(
-        self,
-        model: nn.Module,
-        collate: CollateExamples,
-        advance: Callable[[int], None] = lambda n: None,
-        resumed: bool = False,
-    ) -> int:
-        """Run the teacher over what is missing, in batches of similar length, shared out.
-
-        Every process runs as many batches, so that sharded models keep step. A set is locked while
-        it is filled, so that only runs on the same teacher and the same set wait for each other.
-
-        Args:
-            resumed: the model has been trained already: nothing may be missing.
-
-        Returns:
-            How many samples were missing.
-
-        Raises:
-            WorldError: something is, or the processes do not see the same cache folder.
-        """
-        device = next(model.parameters()).device
-        self.head = None if self.head is None else self.head.to(device)
-        total = 0
-        for kept in self.sets.values():
-            with processes.hold_lock_on_main(kept.folder):
-                missing = open_set_rows(kept)
-                if missing and resumed:
-                    raise WorldError(
-                        f"teacher cache: {self.folder} no longer holds what this run began with; "
-                        "resume=false starts it again"
-                    )
-                total += len(missing)
-                advance(len(kept.used) - len(missing))
-                self.compute(model, kept, missing, collate, advance, device)
-            if any(rows.missing(kept.used) for rows in kept.rows.values()):
-                raise WorldError(
-                    f"teacher cache: not every process sees {self.folder}; UNDIAL_CACHE_DIR must "
-                    "be a folder that all of them share"
-                )
-            if self.in_memory:
-                for rows in kept.rows.values():
-                    rows.load()
-        return total
-
-    def compute(
-        self,
-        model: nn.Module,
-        kept: CachedSet,
-        missing: list[int],
-        collate: CollateExamples,
-        advance: Callable[[int], None],
-        device: torch.device,
-    ) -> None:
-        """Ask the teacher about samples of a set, this process about its share of the batches.
-
-        What it says is kept.
-        """
-        batches = batch_by_tokens(
-            kept.examples,
-            missing,
-            TEACHER_PASS_TOKENS.get(device.type, TEACHER_PASS_TOKENS["cuda"]),
-        )
-        world = processes.get_process_count()
-        for turn in range(0, len(batches), world):
-            turns = batches[turn : turn + world]
-            chosen = (
-                turns[processes.get_process_rank()]
-                if processes.get_process_rank() < len(turns)
-                else []
-            )
-            examples = [kept.examples[i] for i in chosen] or [EMPTY_EXAMPLE]
-            batch = collate(examples, chosen or [-1]).to(device)
-            signal = run_teacher(model, batch, kept.needs, kept.layer)
-            by_need: dict[str, tuple[Tensor, ...]] = {}
-            if signal.hidden_ND is not None:
-                by_need[TEACHER_LOGITS] = signal.hidden_ND.cpu().split(batch.counts)
-            if signal.layer_ND is not None:
-                by_need[TEACHER_LAYER] = signal.layer_ND.cpu().split(batch.counts)
-            if signal.logps_B is not None:
-                by_need[REFERENCE_LOGPS] = signal.logps_B.cpu()[:, None, None].unbind()
-            for need, parts in by_need.items():
-                for i, part in zip(chosen, parts, strict=False):
-                    kept.rows[need].put(i, part)
-            advance(sum(map(len, turns)))
-        processes.wait_for_all()
-
-    def signal(
-        self,
-        model: nn.Module,
-        name: str,
-        batch: Batch,
-        needs: TeacherNeeds,
-        layer: int | None = None,
-    ) -> TeacherSignal:
-        del model, layer
-        rows, device = self.sets[name].rows, batch.input_ids.device
-
-        def kept(need: str) -> Tensor:
-            none = torch.empty(0, rows[need].width, dtype=rows[need].dtype)
-            parts = [rows[need].get(i) for i in batch.index if i >= 0]
-            return torch.cat([none, *parts]).to(device)
-
-        signal = TeacherSignal(head=self.head)
-        if TEACHER_LOGITS in needs:
-            signal.hidden_ND = kept(TEACHER_LOGITS)
-        if TEACHER_LAYER in needs:
-            signal.layer_ND = kept(TEACHER_LAYER)
-        if REFERENCE_LOGPS in needs:
-            zero = torch.zeros(1, 1, dtype=torch.float64)
-            values = [rows[REFERENCE_LOGPS].get(i) if i >= 0 else zero for i in batch.index]
-            signal.logps_B = torch.cat(values)[:, 0].to(device)
-        return signal
+    asking = {name: loss for name, loss in terms.items() if loss.needs}
+    if not asking:
+        return None
+    adapted = run.adapter.name != "none"
+    # All that the signal depends on besides the data. Another version of torch or transformers may
+    # round differently, and a run that resumed half on one and half on the other is no run.
+    content = [target, run.adapter.name == "qlora", run.model.dtype, run.model.attn_implementation,
+               choose_autocast_dtype(run), torch.__version__, transformers.__version__]  # fmt: skip
+    with open_autocast(run, next(model.parameters()).device):
+        teacher = CachedTeacher(model, cache_dir() / "teacher", hash_json(content), adapted)
+    for name, loss in asking.items():
+        teacher.add(name, schedule.sets[name], schedule.list_used(name), loss.needs, loss.layer)
+    asked = sum(schedule.count_draws(name) for name in asking)
+    cache, reason = choose_teacher_cache(
+        config, teacher.nbytes, adapted, is_asked_again=asked > teacher.samples
+    )
+    ui.say(f"teacher: {reason}", "dim")
+    if cache == "off":
+        return AdapterTeacher()
+    teacher.in_memory = cache == "memory"
+    return teacher
 
 
-def open_set_rows(kept: CachedSet) -> list[int]:
-    """Open the files of a set; the samples that are still missing in them, on every process."""
-    share = kept.used[processes.get_process_rank() :: processes.get_process_count()]
-    for rows in kept.rows.values():
-        processes.run_on_main(rows.prepare)
-        rows.open()
-    missing = {i for rows in kept.rows.values() for i in rows.missing(share)}
-    return sorted(processes.gather_items(sorted(missing)))
+def choose_teacher_cache(
+    config: TeacherConfig, nbytes: int, adapted: bool, is_asked_again: bool
+) -> tuple[str, str]:
+    """Where the teacher's signal of `nbytes` lives (memory, disk or off), and that in words.
+
+    Args:
+        adapted: the teacher can be asked again, its adapter off.
+        is_asked_again: a sample is seen more than once; else caching costs a pass and saves none.
+
+    Raises:
+        WorldError: it fits nowhere.
+    """
+    memory, disk = measure_teacher_room(config)
+    size = f"{nbytes / 1e6:.1f} MB"
+    if config.cache == "off" or (config.cache == "auto" and adapted and not is_asked_again):
+        return "off", "the adapter is switched off at every step"
+    if config.cache == "memory" or (config.cache == "auto" and nbytes <= memory):
+        return "memory", f"{size} kept, in memory"
+    if config.cache == "disk" or nbytes <= disk:
+        return "disk", f"{size} kept, mapped from disk (memory budget: {memory / 1e6:.1f} MB)"
+    if adapted:
+        return "off", f"{size} would not fit: the adapter is switched off at every step"
+    raise WorldError(
+        f"teacher cache: {size} fit neither into memory ({memory / 1e6:.1f} MB) nor on the disk of "
+        f"{cache_dir()} ({disk / 1e6:.1f} MB); UNDIAL_CACHE_DIR moves it, adapter=lora needs none"
+    )
 
 
-def clone_frozen_head(head: Projection, dtype: torch.dtype) -> Projection:
-    """A frozen copy of a head."""
-    bias_V = None if head.bias_V is None else head.bias_V.detach().to(dtype, copy=True)
-    weight_VD = head.weight_VD.detach().to(dtype, copy=True)
-    return Projection(weight_VD, bias_V, head.scale, head.cap)
+def measure_teacher_room(config: TeacherConfig) -> tuple[float, float]:
+    """Bytes that the teacher's signal may take in memory (per process) and on disk."""
+    # A quarter and a half: other runs and the model's own growth need the rest.
+    memory = config.memory_gb
+    if memory is None:
+        memory = psutil.virtual_memory().available / 4 / processes.get_process_count() / 1e9
+    folder = next(p for p in (cache_dir(), *cache_dir().parents) if p.exists())
+    return memory * 1e9, shutil.disk_usage(folder).free / 2
 
 
-def batch_by_tokens(examples: list[Example], samples: list[int], tokens: int) -> list[list[int]]:
-    """Samples in batches of similar length and at most `tokens` tokens, padding counted."""
-    batches: list[list[int]] = []
-    lengths = [len(examples[i].input_ids) for i in samples]
-    longest = tokens + 1
-    for place in order_by_length(lengths):
-        if batches and (len(batches[-1]) + 1) * longest <= tokens:
-            batches[-1].append(samples[place])
-        else:
-            batches.append([samples[place]])
-            longest = lengths[place]
-    return batches
+def fill_teacher(
+    run: TrainingRun,
+    teacher: Teacher | None,
+    model: nn.Module,
+    schedule: Schedule,
+    advance: Callable[[int], None] = lambda n: None,
+    resumed: bool = False,
+) -> None:
+    """Compute what the teacher keeps and what is not there yet.
+
+    Args:
+        advance: told how many samples are done.
+        resumed: the model is not the teacher any more, and everything must be there.
+
+    Raises:
+        WorldError: it is not.
+    """
+    if not isinstance(teacher, CachedTeacher):
+        return
+    device = next(model.parameters()).device
+    with open_autocast(run, device):
+        computed = teacher.fill(model, schedule.make_batch, advance, resumed)
+    if computed < teacher.samples:
+        cached = teacher.samples - computed
+        ui.say(f"teacher: {cached} of {teacher.samples} samples were there already", "dim")
+
+
+def open_autocast(run: TrainingRun, device: torch.device) -> contextlib.AbstractContextManager:
+    """The same mixed precision for the teacher as for the student."""
+    precision = choose_autocast_dtype(run)
+    if precision == "no":
+        return contextlib.nullcontext()
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    return torch.autocast(device.type, dtype)

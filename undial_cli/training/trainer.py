@@ -1,8 +1,10 @@
-"""One subclass of transformers.Trainer: terms, global-batch normalisation, logged parts.
+"""The step on one screen: a micro-batch becomes a loss and gradients, term by term.
 
-The terms of a method go forward and backward one after the other, so that the activations of one
-are gone before the next begins. Everything else (checkpoints, resume, FSDP, DeepSpeed, mixed
-precision, loggers) is the Trainer's. Knows a teacher, and no method by name.
+A term is a loss on one set (forget, retain). One subclass of transformers.Trainer steers it and
+logs its parts; checkpoints, resume, FSDP, DeepSpeed, mixed precision and loggers are the Trainer's.
+Knows a teacher, and no method by name.
+
+Shapes: B sequences, T tokens, N target positions of all B, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -28,20 +30,14 @@ from transformers.training_args import OptimizerNames
 from undial_cli.data.collate import Batch
 from undial_cli.errors import WorldError
 from undial_cli.losses.chunked import Projection
-from undial_cli.losses.targets import TeacherSignal
+from undial_cli.losses.targets import Targets, TeacherSignal
 from undial_cli.methods.base import Loss, Method
 from undial_cli.models.head import head_job
 from undial_cli.system import processes
 from undial_cli.training.layers import capture_layer_states
-from undial_cli.training.teacher import (
-    Teacher,
-    forward_batch,
-    make_targets,
-    select_predicting_states,
-    select_target_states,
-)
+from undial_cli.training.teacher import Teacher
 
-# What a method carries along, beside the Trainer's own files of a saved state.
+# What a method carries along, next to the Trainer's own files of a saved state.
 METHOD_STATE_FILE = "method.json"
 
 
@@ -49,13 +45,42 @@ class Diverged(WorldError):
     """Training met a number that is none."""
 
 
+def compute_term_sum(
+    model: nn.Module, teacher: Teacher | None, name: str, loss: Loss, batch: Batch
+) -> Tensor:
+    """From a micro-batch of the set `name` to a loss, summed over its targets: a scalar."""
+    # 1. What the frozen teacher says: read from its cache, or computed with the adapter off. Before
+    #    the student's forward, whose activations would otherwise lie beside the teacher's.
+    signal = TeacherSignal()
+    if loss.needs:
+        assert teacher is not None
+        signal = teacher.signal(model, name, batch, loss.needs, loss.layer)
+
+    def sum_over_targets(final_BTD: Tensor, head: Projection) -> Tensor:
+        # 3. The model has come to its head. A token is predicted at the position before it; a loss
+        #    on a layer's activations looks at the token's own. Popped: the list must not keep them.
+        if loss.layer is None:
+            states_BTD, positions_N = final_BTD, batch.positions_N
+        else:
+            states_BTD, positions_N = layer_states.pop(), batch.positions_N + 1
+        hidden_ND = states_BTD.flatten(0, 1).index_select(0, positions_N)
+        targets = Targets(
+            hidden_ND, head, batch.targets_N, batch.sequence_N, batch.counts, batch.focus_N, signal
+        )
+        # 4. The formula, chunk by chunk of N: no [B, T, V] exists (losses/chunked.py).
+        return loss.sum(targets)
+
+    # 2. One forward of the whole wrapped model, whose `.logits` is then the loss. Calling its body
+    #    and the head apart would go past the hooks of DDP and FSDP: silently wrong gradients.
+    with capture_layer_states(model, loss.layer) as layer_states, head_job(model, sum_over_targets):
+        return model(input_ids=batch.input_ids, use_cache=False, **batch.layout).logits
+
+
 class UnlearningTrainer(Trainer):
     """Minimises the sum of a method's terms, each divided by its weight in the *global* batch.
 
-    Micro-batches come as `{term: Batch}`.
+    Micro-batches come as `{set: Batch}`.
     """
-
-    loss_is_scaled_for_ga = True
 
     def __init__(
         self,
@@ -68,28 +93,14 @@ class UnlearningTrainer(Trainer):
         super().__init__(**kwargs)
         self.method, self.terms, self.teacher = method, method.terms(), teacher
         self.steps_per_epoch = steps_per_epoch
-        shape = (3, len(self.terms))  # of a step; since the last logged one, plain and weighed
-        self.step_parts, self.parts, self.weighed = torch.zeros(
+        # Of this step; since the last logged one, plain and times its coefficient. float64: many
+        # steps may lie between two logged ones.
+        shape = (3, len(self.terms))
+        self.step_parts, self.parts, self.weighed_parts = torch.zeros(
             shape, dtype=torch.float64, device=self.args.device
         )
         self.tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
         self.logged_at, self.logged_step = time.monotonic(), -1
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
-        """The schedule is read in its own order."""
-        return SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]
-
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
-        """Per term, the weight of the global batch: all micro-batches of all processes. [terms]"""
-        weights = [
-            [loss.weight(batch[name].counts) for batch in batch_samples]
-            for name, loss in self.terms.items()
-        ]
-        tokens = [[batch[name].tokens for batch in batch_samples] for name in self.terms]
-        counts = torch.tensor([[*map(sum, weights), sum(map(sum, tokens))]], device=device)
-        totals = self.accelerator.gather(counts).sum(0)  # type: ignore[union-attr]
-        self.tokens += totals[-1]
-        return totals[:-1]
 
     def training_step(
         self,
@@ -97,53 +108,78 @@ class UnlearningTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Forward and backward of a micro-batch, term by term; its share of the loss.
+        """From one micro-batch to its gradients; returns its share of the step's loss.
 
-        A share is multiplied by the number of processes, over which gradients are averaged.
+        `num_items_in_batch`: of each term the weight of the global batch, see below.
         """
         assert isinstance(num_items_in_batch, Tensor)
         if self.logged_step < 0:  # the first step of this process, which may resume a run
             self.logged_step = self.state.global_step
         model.train()
-        if callable(getattr(self.optimizer, "train", None)):
+        if callable(getattr(self.optimizer, "train", None)):  # schedule-free ones have modes too
             self.optimizer.train()  # type: ignore[union-attr]
-        inputs = self._prepare_inputs(inputs)
-        total = torch.zeros((), device=self.args.device)
-        last = next(reversed(self.terms))
+        batches: dict[str, Batch] = self._prepare_inputs(inputs)  # type: ignore[assignment]
+        micro_loss = torch.zeros((), device=self.args.device)
+        last_term = next(reversed(self.terms))
         for i, (name, loss) in enumerate(self.terms.items()):
-            with contextlib.nullcontext() if name == last else self.unfinished(model):
-                with self.compute_loss_context_manager():
-                    share = compute_term_sum(model, self.teacher, name, loss, inputs[name])
-                    share = share / num_items_in_batch[i].clamp(min=1)
-                self.step_parts[i] += share.detach()
-                share = share * self.method.coefficient(name) * self.accelerator.num_processes
-                self.accelerator.backward(share, **self.backward_arguments())
-                total += share.detach()
-        return total
+            # A term goes backward before the next goes forward: only one holds activations. Their
+            # gradients add up, and cross between processes once, with the last term's.
+            with contextlib.nullcontext() if name == last_term else self.skip_gradient_sync(model):
+                with self.compute_loss_context_manager():  # mixed precision
+                    term_sum = compute_term_sum(model, self.teacher, name, loss, batches[name])
+                    # By the weight of the *global* batch: however it is cut into micro-batches and
+                    # dealt to processes, the step is the same. It is 0 where nothing is scored.
+                    term_part = term_sum / num_items_in_batch[i].clamp(min=1)
+                self.step_parts[i] += term_part.detach()
+                # Gradients are averaged over processes, but these are parts of one sum.
+                term_loss = term_part * self.method.coefficient(name)
+                term_loss = term_loss * self.accelerator.num_processes
+                self.accelerator.backward(term_loss, **self.backward_arguments())
+                micro_loss += term_loss.detach()
+        return micro_loss
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
+        """Per term, the weight of the global batch: all micro-batches of all processes. [terms]"""
+        counts = [
+            sum(loss.weight(batch[name].counts) for batch in batch_samples)
+            for name, loss in self.terms.items()
+        ]
+        tokens = sum(batch[name].tokens for batch in batch_samples for name in self.terms)
+        # The tokens are for the log alone; one exchange of numbers serves both.
+        totals = self.accelerator.gather(torch.tensor([[*counts, tokens]], device=device)).sum(0)  # type: ignore[union-attr]
+        self.tokens += totals[-1]
+        return totals[:-1]
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
+        """The schedule is read in its own order."""
+        return SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
-    def unfinished(self, model: nn.Module) -> Iterator[None]:
+    def skip_gradient_sync(self, model: nn.Module) -> Iterator[None]:
         """While open, gradients are added up and not yet exchanged between processes.
 
         Sharded models exchange theirs all the same: whole ones would not fit.
         """
+        # Not accelerate's `no_sync`, which holds a sharded model's gradients back as well; the flag
+        # is what its DeepSpeed backward reads.
         state, due = self.accelerator.gradient_state, self.accelerator.sync_gradients
-        alone = getattr(model, "no_sync", contextlib.nullcontext)
+        without_sync = getattr(model, "no_sync", contextlib.nullcontext)
+        is_ddp = type(model) is DistributedDataParallel
         state._set_sync_gradients(False)
         try:
-            with alone() if type(model) is DistributedDataParallel else contextlib.nullcontext():
+            with without_sync() if is_ddp else contextlib.nullcontext():
                 yield
         finally:
             state._set_sync_gradients(due)
 
     def backward_arguments(self) -> dict[str, Any]:
-        """What the Trainer gives to accelerate's backward."""
-        found: dict[str, Any] = {}
+        """What the Trainer's own step gives to accelerate's backward."""
+        arguments: dict[str, Any] = {}
         if self.args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO):
-            found["learning_rate"] = self._get_learning_rate()
+            arguments["learning_rate"] = self._get_learning_rate()  # they update in backward
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            found["scale_wrt_gas"] = False
-        return found
+            arguments["scale_wrt_gas"] = False  # divided by the global batch's weight already
+        return arguments
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm of the whole gradient, when it is known and before a weight is changed by it.
@@ -151,6 +187,7 @@ class UnlearningTrainer(Trainer):
         Raises:
             Diverged: it or the step's loss is not finite, on any process; the step is logged.
         """
+        # The one hook between the last backward of a step and its update.
         norm = super()._get_grad_norm(model, grad_norm)
         if self.is_broken(norm):
             self.state.global_step += 1
@@ -170,19 +207,18 @@ class UnlearningTrainer(Trainer):
         A norm that float16's loss scaling answers by skipping the step is none of these, as long
         as there is a scale left to lower.
         """
-        bad = ~torch.isfinite(self.step_parts.sum())
-        if norm is not None:
-            off = not math.isfinite(float(norm))
+        broken = ~torch.isfinite(self.step_parts.sum())
+        if norm is not None and not math.isfinite(float(norm)):
             scaler = self.accelerator.scaler
-            if off and self.args.fp16:
-                off = scaler is not None and scaler.get_scale() <= 1
-            bad = bad | off
-        return bool(self.accelerator.reduce(bad.float(), reduction="sum") > 0)  # type: ignore[operator]
+            is_skipped = self.args.fp16 and (scaler is None or scaler.get_scale() > 1)
+            broken = broken | (not is_skipped)
+        # A loss is a process's own, and one that stopped alone would leave the others waiting.
+        return bool(self.accelerator.reduce(broken.float(), reduction="sum") > 0)  # type: ignore[operator]
 
     def end_step(self) -> None:
         """Add up the parts of an optimiser step, and let a method that adapts learn them."""
         for i, name in enumerate(self.terms):
-            self.weighed[i] += self.method.coefficient(name) * self.step_parts[i]
+            self.weighed_parts[i] += self.method.coefficient(name) * self.step_parts[i]
         if self.method.adapts:
             means = self.accelerator.reduce(self.step_parts, reduction="sum").tolist()  # type: ignore[union-attr]
             epoch = self.state.global_step / self.steps_per_epoch
@@ -204,12 +240,13 @@ class UnlearningTrainer(Trainer):
         """Add the loss's parts, the speed and the memory to what the Trainer logs."""
         if "loss" in logs:
             logs = {**logs, **self.step_figures()}
+        # To the Trainer the whole schedule is one epoch.
         self.state.epoch = self.state.global_step / self.steps_per_epoch
         super().log(logs, start_time)
 
     def step_figures(self) -> dict[str, float]:
         """Means since the last logged step, over all processes."""
-        sums = torch.stack([self.parts, self.weighed])
+        sums = torch.stack([self.parts, self.weighed_parts])
         steps = self.state.global_step - self.logged_step
         sums = self.accelerator.reduce(sums, reduction="sum") / max(steps, 1)  # type: ignore[operator]
         means, weighed = sums.tolist()
@@ -222,32 +259,10 @@ class UnlearningTrainer(Trainer):
             "peak_memory_bytes": measure_peak_memory(),
         }
         self.parts.zero_()
-        self.weighed.zero_()
+        self.weighed_parts.zero_()
         self.tokens.zero_()
         self.logged_at, self.logged_step = now, self.state.global_step
         return figures
-
-
-def compute_term_sum(
-    model: nn.Module, teacher: Teacher | None, name: str, loss: Loss, batch: Batch
-) -> Tensor:
-    """A loss summed over one micro-batch of the set `name`, inside the model's own forward."""
-    signal = TeacherSignal()
-    if loss.needs:
-        assert teacher is not None
-        signal = teacher.signal(model, name, batch, loss.needs, loss.layer)
-
-    def job(final_BTD: Tensor, head: Projection) -> Tensor:
-        layer = loss.layer is not None
-        hidden_ND = (
-            select_target_states(found.pop(), batch)
-            if layer
-            else select_predicting_states(final_BTD, batch)
-        )
-        return loss.sum(make_targets(hidden_ND, head, batch, signal))
-
-    with capture_layer_states(model, loss.layer) as found, head_job(model, job):
-        return forward_batch(model, batch)
 
 
 def spell_number(number: float) -> str:

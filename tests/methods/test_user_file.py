@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 import undial_cli
 from undial_cli.cli import run_command
-from undial_cli.methods import make_method, own
-from undial_cli.runs.compose import PACKAGE_FOLDER, compose_run, dump_run_yaml, load_run
+from undial_cli.methods import make_method, user_file
+from undial_cli.runs.compose import PACKAGE_FOLDER, compose_run
+from undial_cli.runs.run_yaml import dump_run_yaml, load_run
 
 SHORT = ["hardware=cpu", "eval.limit=2", "eval.max_new_tokens=4", "train.max_steps=3"]
 
@@ -89,7 +90,7 @@ class Flatten(Method):
     needs = frozenset({TEACHER_LOGITS})
 
     def sum(self, targets: Targets):
-        hidden, head = targets.teacher
+        hidden, head = targets.signal.hidden_ND, targets.signal.head
 
         def loss(log_q, rows):
             teacher, share = head.logits(hidden[rows]).softmax(-1), self.config.share
@@ -182,7 +183,7 @@ def test_a_file_that_the_command_line_did_not_name_is_not_run(
         ["unlearn", "--config-dir", "mine", "method=sly"],
         ["unlearn", "--config-dir", "mine", "method=sly", "--multirun"],
     ):
-        monkeypatch.setenv(own.METHOD_FILE_VARIABLE, "")
+        monkeypatch.setenv(user_file.METHOD_FILE_VARIABLE, "")
         capfd.readouterr()
         assert run_command(words) == 2, words
         err = capfd.readouterr().err
@@ -198,16 +199,16 @@ def test_a_run_yaml_is_repeated_where_the_command_line_names_the_file(
 ) -> None:
     run = compose_run("unlearn", [f"method.file={file}", "method.floor=-2"])
     (tmp_path / "run.yaml").write_text(dump_run_yaml(run))
-    monkeypatch.setenv(own.METHOD_FILE_VARIABLE, "")
+    monkeypatch.setenv(user_file.METHOD_FILE_VARIABLE, "")
     assert load_run(tmp_path, [f"method.file={file}"]) == run
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     file.rename(moved / file.name)
-    monkeypatch.setenv(own.METHOD_FILE_VARIABLE, "")
+    monkeypatch.setenv(user_file.METHOD_FILE_VARIABLE, "")
     again = load_run(tmp_path, [f"method.file={moved / file.name}", "seed=3"])
     assert (again.method.floor, again.method.file) == (-2, str(moved / file.name))
     assert again.seed == 3
-    monkeypatch.setenv(own.METHOD_FILE_VARIABLE, "")
+    monkeypatch.setenv(user_file.METHOD_FILE_VARIABLE, "")
     refused(lambda: load_run(tmp_path), "runs code")
 
 
@@ -289,7 +290,7 @@ def test_another_method_under_the_name_of_an_own_one_is_refused(
     (folder / "run.yaml").write_text(
         dump_run_yaml(compose_run("unlearn", [*words, f"method.file={file}"]))
     )
-    monkeypatch.setenv(own.METHOD_FILE_VARIABLE, "")
+    monkeypatch.setenv(user_file.METHOD_FILE_VARIABLE, "")
     refused(lambda: undial_cli.run([*words, "method=npo"]), "name=run", "another name")
 
 

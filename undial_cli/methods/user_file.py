@@ -1,6 +1,6 @@
 """A method of the user's own, from a Python file: `method.file=my_method.py`.
 
-It is a file like those beside this one. It is run, so it is taken from the command line only: never
+It is a file like those of this folder. It is run, so it is taken from the command line only: never
 from a YAML file or a run.yaml.
 """
 
@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from undial_cli.errors import UserError, bad_value
-from undial_cli.methods import METHODS, find_method_entry
 from undial_cli.methods.base import MethodEntry
+from undial_cli.methods.registry import METHODS, find_method_entry
 
 SHIPPED_METHODS = frozenset(METHODS)
 
@@ -58,7 +58,7 @@ def load_method_file(path: str) -> MethodEntry:
 
 @functools.lru_cache(maxsize=8)
 def run_method_file(path: str, changed: int) -> MethodEntry:
-    """Run a file and find what it defines."""
+    """Run a file and find what it defines; once, as long as it is not `changed`."""
     del changed
     file = Path(path)
     name = file.stem
@@ -70,7 +70,7 @@ def run_method_file(path: str, changed: int) -> MethodEntry:
     if spec is None or spec.loader is None:
         raise bad_value("method.file", path, "a Python file (.py)")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules[spec.name] = module  # where dataclasses looks up the annotations of its configs
     try:
         spec.loader.exec_module(module)
     except Exception as error:

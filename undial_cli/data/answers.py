@@ -1,0 +1,62 @@
+"""What of a row is scored: its answers, or all of it; and the messages that a row holds.
+
+Knows no tokenizer and no template.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from undial_cli.config.schema import DataConfig
+from undial_cli.data.rows import Row, find_row_kind
+from undial_cli.data.spans import BLANK_LINE
+from undial_cli.errors import UserError
+
+Message = dict[str, Any]
+
+
+def read_messages(row: Row) -> list[Message]:
+    """The messages of a row, without the fields that only other messages of its file have."""
+    return [
+        {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
+        for message in row["messages"]
+    ]
+
+
+def is_answer_message(message: Message) -> bool:
+    """Whether a message is text of the assistant."""
+    return message["role"] == "assistant" and isinstance(message["content"], str)
+
+
+def read_answer_texts(row: Row, config: DataConfig) -> list[str]:
+    """The texts of a row that are scored: its answers, or all of it.
+
+    Raises:
+        UserError: the row holds token ids, which have no text, or messages without an answer.
+    """
+    kind = find_row_kind(row, config)
+    if kind == "messages":
+        texts = [m["content"] for m in read_messages(row) if is_answer_message(m)]
+        return texts[-1:] if config.turns == "last" else texts
+    if kind == "ids":
+        raise UserError(
+            "method.focus: rows of token ids (column 'input_ids') have no text to focus on; use "
+            "data with text, or method=undial"
+        )
+    column = {"qa": config.answer_key, "completion": "completion", "text": config.text_key}
+    return [str(row[column[kind]])]
+
+
+def read_scored_text(row: Row, config: DataConfig) -> str:
+    """The text that spans count in: `answer_texts`, a blank line between them."""
+    return BLANK_LINE.join(read_answer_texts(row, config))
+
+
+def replace_answer(row: Row, text: str, data: DataConfig) -> Row:
+    """A row with another answer; of messages, in place of the last one."""
+    kind = find_row_kind(row, data)
+    if kind == "qa":
+        return {**row, data.answer_key: text}
+    if kind == "completion":
+        return {**row, "completion": text}
+    return {**row, "messages": [*row["messages"][:-1], {**row["messages"][-1], "content": text}]}

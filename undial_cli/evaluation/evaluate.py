@@ -1,0 +1,277 @@
+"""An evaluation, from the top down: the engines on every set, helper models, aggregates, figures.
+
+Joins a suite and a model into per-sample scores and aggregates. Knows no method and no run folder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+from undial_cli import ui
+from undial_cli.config.suites import resolve_role
+from undial_cli.data.collate import choose_pad_id
+from undial_cli.errors import UserError, WorldError
+from undial_cli.evaluation import extraction, words
+from undial_cli.evaluation.catalog import METRICS, Metric, add_joint_metrics, find_set_metric
+from undial_cli.evaluation.decoding import Decoding
+from undial_cli.evaluation.evidence import (
+    Evaluation,
+    Evidence,
+    MissingFigure,
+    replace_nonfinite,
+)
+from undial_cli.evaluation.generation import (
+    GeneratingModel,
+    collect_end_tokens,
+    generate_answers,
+)
+from undial_cli.evaluation.harness import run_harness_tasks
+from undial_cli.evaluation.prompts import (
+    PromptItem,
+    collect_end_labels,
+    cut_at_stop_text,
+    decode_added_text,
+)
+from undial_cli.evaluation.scoring import compute_gradient_norms, score_answers
+from undial_cli.evaluation.sharding import Journal
+from undial_cli.evaluation.subjects import number_subjects
+from undial_cli.evaluation.suite import SetRows, Suite
+from undial_cli.evaluation.text_quality import HELPER_MODELS, EvidencePairs, run_helper_model
+from undial_cli.models.head import evaluation_mode
+
+# The items of every set, each with what the engines give of it.
+SetEvidence = dict[str, EvidencePairs]
+
+
+def evaluate_suite(
+    model: Any,
+    suite: Suite,
+    title: str,
+    journal: Journal | None = None,
+    path: str | None = None,
+    alone: bool = False,
+) -> Evaluation:
+    """Evaluate a suite on a model, on all processes of the run.
+
+    Args:
+        model: in any mode; it is put into eval mode and back.
+        title: what the progress bar says.
+        journal: where an interrupted evaluation left off.
+        path: folder or hub id of the model, for vLLM.
+        alone: the model as it stands in memory and no other: no helper model, harness or vLLM.
+    """
+    journal = journal or Journal()
+    backend = "transformers" if alone else suite.config.backend
+    generator = GeneratingModel(model, suite.encoder.tokenizer, backend, path)
+    with evaluation_mode(model):
+        with ui.show_progress(f"evaluating {title}", sum(map(suite.jobs, suite.items))) as bar:
+            journal.advance = bar.advance
+            evidence = score_sets(model, suite, journal)
+            continue_prompts(generator, suite, evidence, journal)
+            continue_documents(generator, suite, evidence, journal)
+        missing = {} if alone else add_helper_figures(suite, model, evidence)
+        evaluation = aggregate_sets(suite, evidence, missing)
+        if not alone:
+            missing |= add_harness_tasks(suite, model, evaluation)
+        # Only what another try may find: a helper model, a library, a task's data.
+        evaluation.incomplete = bool(missing)
+        add_joint_metrics(evaluation, None, suite.config, relative=False)
+        return evaluation
+
+
+def score_sets(model: Any, suite: Suite, journal: Journal) -> SetEvidence:
+    """The scores of all answers of all sets, and gradient norms where a set needs them."""
+    config, evidence_of = suite.config, {}
+    pad_id = choose_pad_id(suite.encoder.tokenizer)
+    for name, items in suite.items.items():
+        needs = suite.needs(name)
+        pairs = evidence_of[name] = [
+            (item, Evidence(config.sets[name], item.reference, item.scored, {})) for item in items
+        ]
+        if "answer" in needs:
+            groups = [[e for kind in item.answers.values() for e in kind] for item in items]
+            full = "distribution" in needs
+            scores = score_answers(model, groups, config.batch_size, pad_id, full, journal, name)
+            for (item, evidence), of_item in zip(pairs, scores, strict=True):
+                rest = iter(of_item)
+                evidence.answers = {
+                    kind: [next(rest) for _ in examples] for kind, examples in item.answers.items()
+                }
+        if "gradient" in needs:
+            answers = [item.answers["answer"][0] for item in items]
+            norms = compute_gradient_norms(model, answers, journal, name)
+            for (_, evidence), norm in zip(pairs, norms, strict=True):
+                evidence.figures["mia_gradnorm"] = norm
+    return evidence_of
+
+
+def continue_prompts(
+    generator: GeneratingModel, suite: Suite, evidence_of: SetEvidence, journal: Journal
+) -> None:
+    """The generations of all sets whose metrics need them.
+
+    Sets that are decoded alike share batches, but not sampled ones: their draws depend on a
+    prompt's number in its set.
+    """
+    config = suite.config
+    alike: dict[tuple[str, Decoding], EvidencePairs] = {}
+    for name, pairs in evidence_of.items():
+        if "generation" not in suite.needs(name):
+            continue
+        options = config.sets[name]
+        length = options.max_new_tokens or config.max_new_tokens
+        ends = collect_end_tokens(generator, collect_end_labels([item for item, _ in pairs]))
+        how = Decoding(length, ends, options.top_p, seed=suite.seed, top_k=options.top_k)
+        asked = [pair for pair in pairs if pair[0].prompt_ids]
+        alike.setdefault(("" if how.greedy else name, how), []).extend(asked)
+    for (_, how), pairs in alike.items():
+        prompts = [item.prompt_ids for item, _ in pairs]
+        engine = ",".join(dict.fromkeys(item.set_name for item, _ in pairs))
+        answers = generate_answers(generator, engine, prompts, how, config.batch_size, journal)
+        for (item, evidence), ids in zip(pairs, answers, strict=True):
+            if item.document:
+                evidence.generation = decode_added_text(suite.encoder, item.prompt_ids, ids)
+            else:
+                text = suite.encoder.decode(ids)
+                evidence.generation = cut_at_stop_text(text, item.stops).strip()
+
+
+def continue_documents(
+    generator: GeneratingModel, suite: Suite, evidence_of: SetEvidence, journal: Journal
+) -> None:
+    """Extraction figures of the documents of all sets whose metrics need them."""
+    for name, rows in evidence_of.items():
+        options, size = suite.config.sets[name], suite.config.batch_size
+        pairs = [pair for pair in rows if pair[0].document]
+        if "continuations" not in suite.needs(name) or not pairs:
+            continue
+        names = [metric.name for metric in suite.metrics(name)]
+        lengths = sorted(int(n.removeprefix("el_")) for n in names if n.startswith("el_"))
+        extracted = generator.model, name, [item.document for item, _ in pairs], lengths
+        if options.prefixes == "authors":
+            how = Decoding(
+                extraction.AUTHORS_TOKENS,
+                collect_end_tokens(generator, set()),
+                options.top_p or extraction.AUTHORS_TOP_P,
+                seed=suite.seed,
+                top_k=options.top_k or extraction.AUTHORS_TOP_K,
+            )
+            figures = extraction.extract_sampled(*extracted, how, size, journal)
+        else:
+            figures = extraction.extract_greedily(*extracted, options.stride, size, journal)
+        for (_, evidence), of_document in zip(pairs, figures, strict=True):
+            evidence.figures |= of_document
+
+
+def add_helper_figures(suite: Suite, model: Any, evidence_of: SetEvidence) -> dict[str, str]:
+    """Add the figures of helper models to the evidence; returns what is missing, and why."""
+    missing = {}
+    for key in HELPER_MODELS:
+        metric = next(metric for metric in METRICS.values() if key in metric.needs)
+        for name, rows in evidence_of.items():
+            if key not in suite.needs(name):
+                continue
+            pairs = [pair for pair in rows if pair[1].generation is not None]
+            try:
+                values = run_helper_model(key, pairs, suite.config, model.device, suite.seed)
+            except (UserError, WorldError) as error:
+                missing[f"{name}_{metric.name}"] = str(error)
+                continue
+            for (_, evidence), value in zip(pairs, values, strict=True):
+                evidence.figures[metric.key] = value
+    return missing
+
+
+def add_harness_tasks(suite: Suite, model: Any, evaluation: Evaluation) -> dict[str, str]:
+    """Add the tasks of lm-evaluation-harness; returns what is missing, and why."""
+    config = suite.config
+    figures, missing, statistics = run_harness_tasks(
+        model, suite.encoder.tokenizer, config.harness, config.limit, config.batch_size, suite.seed
+    )
+    evaluation.metrics |= figures
+    evaluation.missing |= missing
+    evaluation.statistics |= statistics
+    return missing
+
+
+def aggregate_sets(suite: Suite, evidence_of: SetEvidence, missing: dict[str, str]) -> Evaluation:
+    """Per-sample scores and their aggregates, set by set.
+
+    Args:
+        missing: why metrics of helper models could not be computed.
+    """
+    evaluation = Evaluation({}, [], dict(missing))
+    for name, options in suite.config.sets.items():
+        rows = suite.rows.get(name)
+        if rows is None:
+            continue
+        if rows.missing:
+            evaluation.missing[name] = rows.missing
+            for metric in options.metrics:
+                evaluation.missing[f"{name}_{metric}"] = f"the set '{name}' is missing"
+            continue
+        chosen, pairs = suite.metrics(name), evidence_of[name]
+        subjects = number_subjects(rows.rows, options, suite.encoder.data.subject_key)
+        for item, evidence in pairs:
+            line = make_sample_line(suite, item, evidence, subjects.get(item.index))
+            line |= compute_sample_values(chosen, evidence)
+            evaluation.samples.append(replace_nonfinite(line))
+        for key in options.metrics:
+            add_set_aggregate(evaluation, name, key, resolve_role(name, options))
+        evaluation.rows[name] = count_set_rows(rows, pairs)
+        note = words.describe_readings([e.reference for _, e in pairs if e.generation is not None])
+        if note and "rouge" in options.metrics:
+            evaluation.notes[f"{name}_rouge"] = note
+    return evaluation
+
+
+def compute_sample_values(chosen: list[Metric], evidence: Evidence) -> dict[str, float]:
+    """The values of a sample that apply, by their stored names; nan if it is broken."""
+    values = {metric.key: metric.sample(evidence) for metric in chosen if metric.sample}
+    return {
+        key: math.nan if evidence.broken else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def add_set_aggregate(evaluation: Evaluation, name: str, key: str, role: str) -> None:
+    """Add the aggregate of a set's metric: a number, null with its reason, or why there is none."""
+    metric = find_set_metric(key)
+    assert metric is not None
+
+    def compute() -> float:
+        values = evaluation.values(name, metric.key)
+        if not values:
+            reason = evaluation.missing.get(f"{name}_{key}", "no sample it applies to")
+            raise MissingFigure(reason)
+        return metric.aggregate(values, role)
+
+    evaluation.record(f"{name}_{key}", compute)
+
+
+def count_set_rows(rows: SetRows, pairs: EvidencePairs) -> dict[str, int]:
+    """What became of the rows of a set; `scored` and what follows it count rows or their pieces."""
+    scored = sum(e.answer is not None or e.generation is not None for _, e in pairs)
+    notes = Counter(note for item, _ in pairs for note in item.notes)
+    return {"read": len(rows.rows), **rows.counts, "scored": scored, **notes}
+
+
+def make_sample_line(
+    suite: Suite, item: PromptItem, evidence: Evidence, subject: int | None
+) -> dict[str, Any]:
+    """One line of samples.jsonl, without the values of metrics."""
+    line: dict[str, Any] = {"set": item.set_name, "index": item.index}
+    line |= {"subject": subject} if subject is not None else {}
+    if suite.config.store_text == "full":
+        line |= {"prompt": item.prompt, "reference": item.reference}
+        line |= {"generation": evidence.generation} if evidence.generation is not None else {}
+    if evidence.answers.get("answer"):
+        answer = evidence.answers["answer"][0]
+        line |= {"answer_ce": evidence.answer and answer.ce, "answer_tokens": answer.tokens}
+    alternatives = evidence.alternatives()
+    if alternatives is not None:
+        line["paraphrase_ce"], line["perturbed_ce"] = alternatives
+    return line

@@ -1,0 +1,97 @@
+"""What a model path holds: whole weights, a shape alone, an adapter, two contrasted models, GGUF.
+
+Loads nothing, but a GGUF file's weights to write them as an ordinary folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from undial_cli.config.schema import ModelConfig
+from undial_cli.errors import UserError
+from undial_cli.models.adapters import find_adapter_base, read_peft_config
+from undial_cli.models.contrastive import read_contrast_folders
+from undial_cli.system.files import cache_dir, hash_model_folder, hold_lock, whole_folder
+from undial_cli.system.sources import ModelSource, resolve_model_path
+
+
+def resolve_model_folder(
+    path: str, config: ModelConfig, key: str = "model.path", weights: bool = True
+) -> ModelSource:
+    """Where a model lies, a GGUF file replaced by the folder that it is converted to.
+
+    Without `weights` no file is converted for it: a GGUF file may stay what it is.
+    """
+    source = resolve_model_path(path, key)
+    return convert_gguf(source, config, weights) if source.gguf_file else source
+
+
+def convert_gguf(source: ModelSource, config: ModelConfig, weights: bool = True) -> ModelSource:
+    """A GGUF file as an ordinary model folder in the cache, converted once (for `weights`)."""
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "a .gguf model needs the Python package gguf: pip install 'undial[gguf]'"
+        ) from error
+    file = Path(source.path) / str(source.gguf_file)
+    stamp = f"{file.stem}-{hash_model_folder(file.parent, (file.suffix,))[:12]}-{config.dtype}"
+    folder = cache_dir() / "gguf" / stamp
+    if not weights:
+        return ModelSource(str(folder)) if (folder / "config.json").is_file() else source
+    with hold_lock(folder):
+        if not (folder / "config.json").is_file():
+            from transformers import GgufConfig
+
+            model = AutoModelForCausalLM.from_pretrained(
+                source.path,
+                gguf_file=source.gguf_file,
+                dtype=getattr(torch, config.dtype),
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf_file)
+            with whole_folder(folder) as unfinished:
+                model.save_pretrained(unfinished)
+                tokenizer.save_pretrained(unfinished)
+    return ModelSource(str(folder))
+
+
+def read_contrast(source: ModelSource, config: ModelConfig) -> tuple[str, str, float] | None:
+    """If `source` is a contrasted model: the paths of target and memorised, the coefficient."""
+    stored = read_contrast_folders(Path(source.path)) if source.local else None
+    if stored is None:
+        return None
+    target: str | None = str(stored.target)
+    if stored.target is None:
+        target = find_adapter_base(ModelSource(str(stored.memorised)), config)
+        if target is None:
+            raise UserError(f"model.path={source.path}: the target's weights are not there")
+    return str(target), str(stored.memorised), stored.coefficient
+
+
+def find_part_paths(source: ModelSource, config: ModelConfig) -> list[str]:
+    """The paths of the models that one is made of: contrasted ones, an adapter's base, or none."""
+    contrast, base = read_contrast(source, config), find_adapter_base(source, config)
+    return list(contrast[:2]) if contrast else [base] if base else []
+
+
+def is_contrasted_model(config: ModelConfig, path: str) -> bool:
+    """Whether a model path holds two models that are decoded together."""
+    return read_contrast(resolve_model_folder(path, config, weights=False), config) is not None
+
+
+def is_from_scratch(config: ModelConfig, path: str) -> bool:
+    """Whether a path holds no weights and is initialised from the seed."""
+    return config.from_scratch and path == config.base
+
+
+def explain_merge(config: ModelConfig, path: str) -> str | None:
+    """Why a fresh adapter on a model is saved merged into it, in words; None if it need not be."""
+    if read_peft_config(resolve_model_folder(path, config)) is not None:
+        return "the target is an adapter itself"
+    if is_from_scratch(config, path):
+        return "the base lies nowhere with weights"
+    return None

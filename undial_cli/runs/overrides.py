@@ -1,0 +1,42 @@
+"""The words of a command line as Hydra takes them. Knows which keys hold lists, and no values."""
+
+from __future__ import annotations
+
+import re
+
+from undial_cli.runs.known_keys import is_list_key
+
+SLICED_SPLIT = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
+PROMPT_OVERRIDE = re.compile(
+    r"^(model\.template\.(?:prompt|system_prompt)=)(?!['\"])(.*\{.*)$", re.DOTALL
+)
+ONE_WORD = re.compile(r"[\w./@:+-]+")
+OPEN_KEYS = ("train.args", "hardware.args", "model.targets", "model.template.args", "eval.sets")
+OPEN_STARTS = tuple(f"{key}{end}" for key in OPEN_KEYS for end in ".=")
+
+
+def normalise_overrides(overrides: list[str]) -> list[str]:
+    """Spare users five surprises of Hydra.
+
+    `eval=auto` is dropped: it is the default, the suite that the data set names. Keys of open
+    dictionaries (`train.args.x=1`) need no plus sign in front, slices (`forget10[:20]`) and texts
+    with `{question}` no quotes, and a list of one word (`train.report_to=wandb`) no brackets.
+    """
+    return [normalise_override(word) for word in overrides if word != "eval=auto"]
+
+
+def normalise_override(override: str) -> str:
+    """One override as Hydra takes it."""
+    override = SLICED_SPLIT.sub(r"\1='\2'", bracket_single_word(override))
+    override = PROMPT_OVERRIDE.sub(
+        lambda match: match[1] + "'" + match[2].replace("'", r"\'") + "'", override
+    )
+    return f"++{override}" if override.startswith(OPEN_STARTS) else override
+
+
+def bracket_single_word(override: str) -> str:
+    """`key=word` as `key=[word]`, where the key holds a list."""
+    key, _, word = override.partition("=")
+    if is_list_key(key) and ONE_WORD.fullmatch(word) and word != "null":
+        return f"{key}=[{word}]"
+    return override

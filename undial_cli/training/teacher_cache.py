@@ -1,0 +1,248 @@
+"""The teacher's signal computed once, before the first step, and kept for every later epoch.
+
+Per target position the final hidden state (plus one frozen head) or a layer's activations, per
+sequence one log-probability; in the user's cache folder, where other runs on the same target and
+data find it. Knows what a loss can need, and no loss by name.
+
+Shapes: B sequences, N target positions of all B, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from undial_cli.config.schema import hash_json
+from undial_cli.data.collate import EMPTY_EXAMPLE, Batch
+from undial_cli.data.encode import Example
+from undial_cli.errors import WorldError
+from undial_cli.losses.chunked import Projection, head_compute_dtype
+from undial_cli.losses.targets import TeacherSignal
+from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS
+from undial_cli.models.adapters import unwrap_adapter
+from undial_cli.models.head import find_output_head
+from undial_cli.system import processes
+from undial_cli.training.rows import SampleRows
+from undial_cli.training.teacher_pass import (
+    TEACHER_PASS_TOKENS,
+    TeacherNeeds,
+    batch_by_tokens,
+    run_teacher,
+)
+
+CollateExamples = Callable[[list[Example], list[int]], Batch]
+
+
+@dataclass
+class CachedSet:
+    """One set of a run: its examples, those of them the run sees, and what is cached of them.
+
+    `rows`: by need; `layer`: whose activations are cached, if any are.
+    """
+
+    folder: Path
+    examples: list[Example]
+    used: list[int]
+    rows: dict[str, SampleRows]
+    layer: int | None = None
+
+    @property
+    def needs(self) -> TeacherNeeds:
+        return frozenset(self.rows)
+
+
+class CachedTeacher:
+    """The teacher's signal computed once, held in a file by set and sample.
+
+    Args:
+        model: the teacher, as it is before training.
+        folder: where the files lie; `fingerprint` is all that the signal depends on but the data.
+        share_head: the model's head is not trained, so it is the teacher's as well.
+
+    `in_memory`: hold the signal in memory, not mapped from the file.
+    """
+
+    in_memory = True
+
+    def __init__(self, model: nn.Module, folder: Path, fingerprint: str, share_head: bool) -> None:
+        head = find_output_head(model)
+        no_hidden = head.weight.new_empty(0, head.in_features)
+        self.dtype = head_compute_dtype(no_hidden, head.projection())
+        self.layer_dtype = head.weight.dtype
+        self.width = head.in_features
+        shape = unwrap_adapter(model).config.get_text_config(decoder=True)
+        self.layer_width = getattr(shape, "hidden_size", self.width)
+        # Of a trained head a copy is made (in `add`), but only for a loss that asks for logits.
+        self.trained_head = None if share_head else head.projection()
+        self.head: Projection | None = None
+        self.folder, self.fingerprint = folder, fingerprint
+        self.sets: dict[str, CachedSet] = {}
+
+    def add(
+        self,
+        name: str,
+        examples: list[Example],
+        used: list[int],
+        needs: TeacherNeeds,
+        layer: int | None = None,
+    ) -> None:
+        """A set that the run will ask for."""
+        # All examples are hashed and have room in the files, not the used ones: runs that see other
+        # parts of the same set share its files.
+        content = [[e.input_ids, e.labels] for e in examples]
+        folder = self.folder / hash_json([self.fingerprint, str(self.dtype), content])
+        counts = [e.num_targets for e in examples]
+        rows = {}
+        if TEACHER_LOGITS in needs:
+            if self.trained_head is not None and self.head is None:
+                self.head = clone_frozen_head(self.trained_head, self.dtype)
+            rows[TEACHER_LOGITS] = SampleRows(
+                folder / "hidden.bin", counts, self.width, self.dtype, used
+            )
+        if REFERENCE_LOGPS in needs:
+            ones = [1] * len(examples)
+            rows[REFERENCE_LOGPS] = SampleRows(folder / "logps.bin", ones, 1, torch.float64, used)
+        if TEACHER_LAYER in needs:
+            file = folder / f"layer{layer}.bin"
+            rows[TEACHER_LAYER] = SampleRows(file, counts, self.layer_width, self.layer_dtype, used)
+        self.sets[name] = CachedSet(folder, examples, used, rows, layer)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all that the run needs."""
+        return sum(rows.nbytes for cached in self.sets.values() for rows in cached.rows.values())
+
+    @property
+    def samples(self) -> int:
+        """How many samples the run asks about."""
+        return sum(len(cached.used) for cached in self.sets.values())
+
+    def fill(
+        self,
+        model: nn.Module,
+        collate: CollateExamples,
+        advance: Callable[[int], None] = lambda n: None,
+        resumed: bool = False,
+    ) -> int:
+        """Run the teacher over what is missing, in batches of similar length, shared out.
+
+        A set is locked while it is filled, so that only runs on the same teacher and the same set
+        wait for each other.
+
+        Args:
+            resumed: the model has been trained already: nothing may be missing.
+
+        Returns:
+            How many samples were missing.
+
+        Raises:
+            WorldError: something is, or the processes do not see the same cache folder.
+        """
+        device = next(model.parameters()).device
+        self.head = None if self.head is None else self.head.to(device)
+        total = 0
+        for cached in self.sets.values():
+            with processes.hold_lock_on_main(cached.folder):
+                missing = open_set_rows(cached)
+                if missing and resumed:
+                    raise WorldError(
+                        f"teacher cache: {self.folder} no longer holds what this run began with; "
+                        "resume=false starts it again"
+                    )
+                total += len(missing)
+                advance(len(cached.used) - len(missing))
+                self.compute(model, cached, missing, collate, advance, device)
+            # Each process reads what the others wrote: on a folder of one machine's own, it cannot.
+            if any(rows.missing(cached.used) for rows in cached.rows.values()):
+                raise WorldError(
+                    f"teacher cache: not every process sees {self.folder}; UNDIAL_CACHE_DIR must "
+                    "be a folder that all of them share"
+                )
+            if self.in_memory:
+                for rows in cached.rows.values():
+                    rows.load()
+        return total
+
+    def compute(
+        self,
+        model: nn.Module,
+        cached: CachedSet,
+        missing: list[int],
+        collate: CollateExamples,
+        advance: Callable[[int], None],
+        device: torch.device,
+    ) -> None:
+        """Run the teacher over samples of a set, in this process over its share of the batches."""
+        tokens = TEACHER_PASS_TOKENS.get(device.type, TEACHER_PASS_TOKENS["cuda"])
+        batches = batch_by_tokens(cached.examples, missing, tokens)
+        rank, world = processes.get_process_rank(), processes.get_process_count()
+        for start in range(0, len(batches), world):
+            turn = batches[start : start + world]
+            # Without a batch left, an empty one: the layers of a sharded model are gathered in all
+            # processes' forwards together, and one that stayed away would stop the others.
+            samples = turn[rank] if rank < len(turn) else []
+            examples = [cached.examples[i] for i in samples] or [EMPTY_EXAMPLE]
+            batch = collate(examples, samples or [-1]).to(device)
+            signal = run_teacher(model, batch, cached.needs, cached.layer)
+            for need, rows in cached.rows.items():
+                if need == REFERENCE_LOGPS:
+                    assert signal.logps_B is not None
+                    parts = signal.logps_B[:, None].cpu().split(1)
+                else:
+                    states_ND = signal.hidden_ND if need == TEACHER_LOGITS else signal.layer_ND
+                    assert states_ND is not None
+                    parts = states_ND.cpu().split(batch.counts)
+                for i, part in zip(samples, parts, strict=False):
+                    rows.put(i, part)
+            advance(sum(map(len, turn)))
+        processes.wait_for_all()
+
+    def signal(
+        self,
+        model: nn.Module,
+        name: str,
+        batch: Batch,
+        needs: TeacherNeeds,
+        layer: int | None = None,
+    ) -> TeacherSignal:
+        del model, layer
+        rows, device = self.sets[name].rows, batch.input_ids.device
+
+        def read_rows(need: str) -> Tensor:
+            none = torch.empty(0, rows[need].width, dtype=rows[need].dtype)
+            parts = [rows[need].get(i) for i in batch.index if i >= 0]
+            return torch.cat([none, *parts]).to(device)
+
+        signal = TeacherSignal(head=self.head)
+        if TEACHER_LOGITS in needs:
+            signal.hidden_ND = read_rows(TEACHER_LOGITS)
+        if TEACHER_LAYER in needs:
+            signal.layer_ND = read_rows(TEACHER_LAYER)
+        if REFERENCE_LOGPS in needs:
+            # One per row of the batch, those that are empty included (-1).
+            zero = torch.zeros(1, 1, dtype=torch.float64)
+            values = [rows[REFERENCE_LOGPS].get(i) if i >= 0 else zero for i in batch.index]
+            signal.logps_B = torch.cat(values)[:, 0].to(device)
+        return signal
+
+
+def open_set_rows(cached: CachedSet) -> list[int]:
+    """Open the files of a set; the samples that are still missing in them, on every process."""
+    # Checksums read every byte: each process looks at its share.
+    share = cached.used[processes.get_process_rank() :: processes.get_process_count()]
+    for rows in cached.rows.values():
+        processes.run_on_main(rows.prepare)
+        rows.open()
+    missing = {i for rows in cached.rows.values() for i in rows.missing(share)}
+    return sorted(processes.gather_items(sorted(missing)))
+
+
+def clone_frozen_head(head: Projection, dtype: torch.dtype) -> Projection:
+    """A copy of a head that its training does not change."""
+    bias_V = None if head.bias_V is None else head.bias_V.detach().to(dtype, copy=True)
+    weight_VD = head.weight_VD.detach().to(dtype, copy=True)
+    return Projection(weight_VD, bias_V, head.scale, head.cap)
