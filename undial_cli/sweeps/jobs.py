@@ -19,6 +19,9 @@ from undial_cli.methods import user_file
 from undial_cli.runs.run_folder import locate_run_folder
 from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
 
+# Of the command that carries out a run, by how the run ended.
+EXIT_CODES = {"done": 0, "failed": 1, "refused": 2}
+
 
 @dataclass(frozen=True)
 class Job:

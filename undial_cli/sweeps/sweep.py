@@ -24,14 +24,13 @@ from undial_cli.evaluation import results as store
 from undial_cli.reporting.collect import RunRecord, make_sweep_text
 from undial_cli.reporting.sheet import format_csv
 from undial_cli.reporting.summary import make_sweep_table
-from undial_cli.sweeps.jobs import Job, Outcome, pack_job, run_job, unpack_outcome
+from undial_cli.sweeps.jobs import EXIT_CODES, Job, Outcome, pack_job, run_job, unpack_outcome
 from undial_cli.sweeps.slots import run_in_slots
 from undial_cli.system import processes
 from undial_cli.system.files import write_whole_text
 
 # Carries out jobs, tells when each begins, yields (number of the job, outcome) as they end.
 Executor = Callable[[list[Job], Callable[[int], None]], Iterator[tuple[int, Outcome]]]
-EXIT_CODES = {"refused": 2, "failed": 1}
 
 
 @dataclass
@@ -57,7 +56,7 @@ class SweepRun:
     def describe_status(self) -> str:
         """The status in words, with the last logged step of one that runs."""
         status = self.record.status
-        if status in EXIT_CODES:
+        if status in ("failed", "refused"):
             return f"{status}: {self.record.reason}"
         step = read_last_step(self.job.folder / "metrics.jsonl") if status == "running" else None
         return f"running, step {step}" if step else status

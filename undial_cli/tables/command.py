@@ -12,6 +12,7 @@ from undial_cli.config.tables import TableConfig
 from undial_cli.errors import UserError
 from undial_cli.planning.estimate import estimate_missing_runs
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_screen_table
+from undial_cli.sweeps.jobs import EXIT_CODES, Job
 from undial_cli.tables import load, render
 from undial_cli.tables.figures import FilledTable, fill_table, list_failures
 from undial_cli.tables.runs import (
@@ -24,8 +25,6 @@ from undial_cli.tables.runs import (
     find_lacking_keys,
     list_table_lines,
 )
-
-EXIT_CODES = {DONE: 0, FAILED: 1, REFUSED: 2}
 
 
 def run_reproduce_command(words: list[str]) -> int:
@@ -67,7 +66,6 @@ def run_table(missing: list[TableRun], title: str) -> int:
     """Run what is missing, and note how it ended; the worst exit code."""
     if not missing:
         return 0
-    from undial_cli.sweeps.jobs import Job
     from undial_cli.sweeps.sweep import run_jobs
 
     jobs = [Job(entry.label, entry.run, entry.values) for entry in missing]
