@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from undial_cli.errors import UserError
-from undial_cli.runs.compose import PACKAGE_FOLDER
+from undial_cli.runs.compose import PACKAGE_FOLDER, find_config_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -121,6 +121,11 @@ def write_qa(file: Path, count: int, first: int = 0) -> Path:
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
+
+
+def list_options(group: str) -> list[str]:
+    """The options of a config group, as they lie in configs/."""
+    return sorted(file.stem for file in (find_config_folder() / group).glob("*.yaml"))
 
 
 def write_rows(file: Path, rows: list[dict[str, Any]]) -> str:

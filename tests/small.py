@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -187,10 +188,10 @@ def without_float32(model: Any) -> Any:
     return model
 
 
-def disturb_weights(model: torch.nn.Module, by: float = 0.3, seed: int = 5) -> None:
+def disturb_weights(model: nn.Module, scale: float = 0.3, seed: int = 5) -> None:
     """Move every weight that is trained, as training does."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter += by * torch.randn_like(parameter)
+                parameter += scale * torch.randn_like(parameter)

@@ -361,7 +361,7 @@ def test_training_sees_the_dense_loss_and_its_gradients(
     )
     chosen, indices = make_examples(), [0, 1, 2, 3]
     teacher = CachedTeacher(model, tmp_path, "", share_head=False)
-    teacher.add("forget", chosen, indices, loss.needs)
+    teacher.add("forget", chosen, indices, loss)
     teacher.fill(model, make_padded_batch)
     batch = pad_examples(chosen, 0)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}

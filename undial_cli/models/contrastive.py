@@ -45,8 +45,9 @@ class ContrastProjection(Projection):
         target_NV, memorised_NV = super().logits(target_ND), self.memorised.logits(memorised_ND)
         return target_NV - self.coefficient * F.relu(memorised_NV - target_NV)
 
-    def to(self, target: torch.dtype | torch.device) -> ContrastProjection:
-        return contrast_projections(super().to(target), self.memorised.to(target), self.coefficient)
+    def to(self, target: torch.dtype | torch.device, copy: bool = False) -> ContrastProjection:
+        moved = super().to(target, copy), self.memorised.to(target, copy)
+        return contrast_projections(*moved, self.coefficient)
 
     def detach(self) -> ContrastProjection:
         return contrast_projections(super().detach(), self.memorised.detach(), self.coefficient)

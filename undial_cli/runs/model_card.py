@@ -12,7 +12,7 @@ from typing import Any
 from undial_cli import __version__
 from undial_cli.config.schema import TrainingRun, UnlearnRun
 from undial_cli.models.contrastive import read_contrast_coefficient
-from undial_cli.reporting.model_figures import format_marked_figure, list_model_figures
+from undial_cli.reporting.cells import format_marked_figure, list_model_figures
 from undial_cli.reporting.page import fill_template
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, format_markdown
 from undial_cli.system.files import write_whole_text
