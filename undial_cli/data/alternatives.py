@@ -28,9 +28,6 @@ def collect_alternatives(
 
     Returns:
         Of each row, its samples; of each sample, the other answer turn by turn.
-
-    Raises:
-        UserError: rows are no questions with answers, or there are no other answers.
     """
     for number, row in enumerate(rows, 1):
         if is_document(row, data):

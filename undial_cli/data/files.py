@@ -27,10 +27,6 @@ def load_row_file(name: str, piece: str, key: str) -> list[Row]:
 
     Args:
         piece: `[a:b]`, or "" for all.
-        key: the config key to name in an error.
-
-    Raises:
-        UserError: no such file, or it cannot be read.
     """
     path = Path(name).expanduser()
     if is_saved_dataset(path):

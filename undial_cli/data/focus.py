@@ -41,10 +41,6 @@ def find_focus_spans(
     Args:
         source: method.focus: `column` (`data.focus_key`), `entities` or `noun_chunks`.
         pipeline: method.spacy_model, for the latter two: an installed spaCy pipeline or a folder.
-
-    Raises:
-        UserError: a row without text, a column or a pipeline that cannot be used, or nothing found
-            in any row.
     """
     check_focus(source, pipeline)
     texts = [read_scored_text(row, data) for row in rows]
@@ -62,11 +58,7 @@ def find_focus_spans(
 
 
 def check_focus(source: str, pipeline: str | None) -> None:
-    """Find what is wrong with the keys before any data is read; spaCy is not imported.
-
-    Raises:
-        UserError: an unknown source, spaCy is missing, or no pipeline is named or installed.
-    """
+    """Find what is wrong with the keys before any data is read; spaCy is not imported."""
     if source not in FOCUS_SOURCES:
         raise bad_value("method.focus", source, FOCUS_SOURCES)
     if source == "column":

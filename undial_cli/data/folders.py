@@ -38,13 +38,7 @@ def load_set(path: str, name: str, piece: str, key: str, path_key: str) -> list[
     Args:
         path: hub id, folder or pkg://...
         name: `CONFIGURATION` (its split `train`) or `CONFIGURATION/SPLIT`.
-        piece: a slice, or "".
-        key: the config key of the name, as errors name it.
-        path_key: that of the path.
-
-    Raises:
-        UserError: no such data or set.
-        WorldError: the hub cannot be asked.
+        key: the config key of the name; `path_key`: that of the path.
     """
     folder = find_package_resource(path, path_key) if path.startswith("pkg://") else Path(path)
     folder = folder.expanduser()

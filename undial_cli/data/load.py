@@ -1,7 +1,8 @@
 """Load the sets of a run as rows: hub ids, folders of the same layout, or files.
 
 A split may carry a slice (`forget05_perturbed[:160]`). The rows come in one form (`formats`), and
-`columns` says in one line what is wrong with them. Knows nothing of tokens.
+`columns` says in one line what is wrong with them; `key` is everywhere the config key that such a
+line names. Knows nothing of tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ def load_split(config: DataConfig, split: str, key: str, source: str | None = No
         config: the data config; with `path` set, `split` names a configuration of that data set,
             or `CONFIGURATION/SPLIT` (a configuration alone means its split `train`).
         split: name with an optional `[a:b]`; a file path where there is no `config.path`.
-        key: the config key to name in an error.
         source: hub id, folder or file to read instead of `config.path`; a file has no splits, and
             only the slice of `split` counts.
 

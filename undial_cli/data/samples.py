@@ -36,11 +36,7 @@ class TrainingSet:
 def encode_training_set(
     encoder: Encoder, rows: list[Row], name: str, words: FocusSource | None = None
 ) -> TrainingSet:
-    """Rows as examples; those that keep no target token are skipped and counted.
-
-    Raises:
-        UserError: nothing is left, or no word to focus on.
-    """
+    """Rows as examples; those that keep no target token are skipped and counted."""
     spans: list[list[Span]] | None = None
     if words is not None:
         spans = focus.find_focus_spans(rows, encoder.data, words.source, words.pipeline)
@@ -79,10 +75,7 @@ def encode_preference_pairs(
     """Rows as pairs of an answer (of messages: the last) and another one that is to be preferred.
 
     Args:
-        answers: of each row, its samples; of each sample, the other answer turn by turn.
-
-    Raises:
-        UserError: nothing is left.
+        answers: what `collect_alternatives` gives for these rows.
     """
     # A pair differs in one answer: the turns before it are the prompt of both.
     encoder = dataclasses.replace(encoder, data=dataclasses.replace(encoder.data, turns="last"))

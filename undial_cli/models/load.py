@@ -111,18 +111,12 @@ def check_model(
     weights: bool = True,
     layer: int | None = None,
 ) -> ModelCapacity:
-    """Find what is wrong with a model without loading its weights.
+    """Find what is wrong with a model without loading its weights; what it holds.
 
     Args:
         weights: they must be there.
+        adapter: it must have the modules that this one names.
         layer: it must have this one, counted from 0.
-
-    Returns:
-        What the model holds.
-
-    Raises:
-        UserError: it is no causal language model, holds no weights, or has no module that the
-            adapter names, or no such layer.
     """
     source = resolve_model_folder(path, config, weights=weights)
     contrast = read_contrast(source, config)

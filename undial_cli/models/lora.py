@@ -59,9 +59,6 @@ def add_lora(
 
     Args:
         revision: of the model on the hub; the adapter remembers it.
-
-    Raises:
-        UserError: peft cannot put one there.
     """
     from peft import LoraConfig, get_peft_model
 
