@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 
 from undial_cli.errors import UserError, first_line
 from undial_cli.losses.chunked import Projection
-from undial_cli.system.random_state import preserve_random_state
 
 HeadJob = Callable[[Tensor, Projection], Tensor]
 
@@ -121,7 +120,7 @@ def check_head(model: PreTrainedModel) -> None:
     kind = model.config.model_type
     try:
         # The trial draws random numbers, and a run's must not depend on it.
-        with evaluation_mode(model), preserve_random_state():
+        with evaluation_mode(model), torch.random.fork_rng(devices=[]):
             reason = find_head_fault(model)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = f"it does not run on a row of plain tokens ({first_line(error)[:120]})"
