@@ -65,8 +65,7 @@ def load_table(words: list[str], folder: str | None) -> ReproduceConfig:
     try:
         asked: Any = OmegaConf.to_object(compose_config("reproduce", words, folder))
     except COMPOSITION_ERRORS as error:
-        keys = {name: f for name, _, f in walk_fields(ReproduceConfig())}
-        raise config_errors.explain_composition_error(error, "reproduce", words, keys) from error
+        raise config_errors.explain_composition_error(error, "reproduce", words) from error
     assert isinstance(asked, ReproduceConfig)
     complete_table(asked.table)
     return asked
