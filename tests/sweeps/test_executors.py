@@ -1,34 +1,185 @@
-"""Sweeps through slots by joblib's name, Ray, submitit and optuna: real local runs of each."""
+"""Runs through Ray and submitit: their keys, what is sent, and a real local run of each."""
 
 from __future__ import annotations
 
-import csv
 import json
-import math
-import os
-from importlib.util import find_spec
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import refused, undial
-from omegaconf import OmegaConf
+from swept import rows_of
 
-from undial_cli.cli import run_command
 from undial_cli.runs.compose import compose_run
+from undial_cli.sweeps import executors
 from undial_cli.sweeps.executors import make_remote_executor
 from undial_cli.sweeps.jobs import Job, Outcome
-from undial_cli.sweeps.launchers import count_slots, parse_sweep_words
-from undial_cli.sweeps.optimise import format_drawn_value, parse_directions
 
 SHORT = ["hardware=cpu", "eval=none", "report=false", "data.retain_split=retain90"]
-needs_optuna = pytest.mark.skipif(not find_spec("optuna"), reason="optuna is not installed")
 
 
-def rows_of(folder: Path) -> dict[str, dict[str, str]]:
-    """results.csv of the one sweep below a folder, by run."""
-    (file,) = (folder / "outputs" / "sweep").glob("*/results.csv")
-    with open(file, newline="", encoding="utf-8") as stream:
-        return {row["run"]: row for row in csv.DictReader(stream)}
+def test_a_lost_executor_fails_the_runs_that_it_had_left() -> None:
+    jobs = [Job(str(n), compose_run("unlearn", [f"seed={n}"])) for n in range(3)]
+
+    def answers(orders):
+        assert json.loads(json.dumps(orders)) == orders
+        yield 1, {"status": "done", "reason": "", "seconds": 1.0}
+        raise OSError("first line\n  the cluster is gone")
+
+    begun: list[int] = []
+    found = dict(make_remote_executor(answers)(jobs, begun.append))
+    assert begun == [0, 1, 2]
+    assert found[1].status == "done"
+    for number in (0, 2):
+        assert isinstance(found[number], Outcome)
+        assert found[number].status == "failed"
+        assert found[number].reason == "OSError: the cluster is gone"
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        {"library": "slots"},
+        {"library": "joblib", "n_jobs": 2},
+        {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
+    ],
+)
+def test_slots_by_any_name_are_of_this_machine(launcher: dict[str, Any], tmp_path: Path) -> None:
+    assert executors.make_executor(launcher, tmp_path) is None
+
+
+def test_an_unknown_launcher_and_one_whose_library_is_missing_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused(
+        lambda: executors.make_executor({"library": "rai"}, tmp_path), "hydra/launcher=rai", "'ray'"
+    )
+    monkeypatch.setattr(executors, "find_spec", lambda name: None)
+    refused(
+        lambda: executors.make_executor({"library": "ray"}, tmp_path),
+        "hydra/launcher: ray is not installed", "pip install 'undial[ray]'",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError("first\n  last words \n"), "OSError: last words"),
+        (ValueError(""), "ValueError: "),
+    ],
+)
+def test_an_error_of_an_executor_is_its_last_line(error: Exception, line: str) -> None:
+    assert executors.describe_executor_error(error) == line
+    answer = executors.make_failed_answer(error)
+    assert answer == {"status": "failed", "reason": line, "seconds": 0.0}
+
+
+def test_a_run_that_is_sent_away_says_nothing_on_the_screen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_job(packed: dict[str, Any]) -> dict[str, Any]:
+        print("training ...")
+        return {"status": packed["status"]}
+
+    monkeypatch.setattr(executors, "run_job", run_job)
+    assert executors.run_job_silently({"status": "done"}) == {"status": "done"}
+    assert capsys.readouterr().out == ""
+
+
+class Submitted:
+    """A job of the fake submitit below."""
+
+    def __init__(self, packed: dict[str, Any]) -> None:
+        self.packed = packed
+
+    def result(self) -> dict[str, Any]:
+        if "lost" in self.packed:
+            raise RuntimeError("node failure\nslurmstepd: cancelled")
+        return {"status": "done", **self.packed}
+
+
+class Executor:
+    """submitit.AutoExecutor, which notes what it was given."""
+
+    last: Executor
+
+    def __init__(self, **options: Any) -> None:
+        self.options, self.parameters = options, {}
+        Executor.last = self
+
+    def update_parameters(self, **parameters: Any) -> None:
+        self.parameters = parameters
+
+    def map_array(self, call: Any, packed: list[dict[str, Any]]) -> list[Submitted]:
+        assert isinstance(call, executors.ResumableJob)
+        return [Submitted(one) for one in packed]
+
+
+def test_keys_of_the_cluster_carry_its_name_and_the_shared_ones_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitit, helpers = ModuleType("submitit"), ModuleType("submitit.helpers")
+    submitit.AutoExecutor = Executor  # type: ignore[attr-defined]
+    helpers.as_completed = reversed  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "submitit", submitit)
+    monkeypatch.setitem(sys.modules, "submitit.helpers", helpers)
+    options = {
+        "cluster": "slurm", "submitit_folder": None, "timeout_min": 60, "partition": "gpu",
+        "account": None, "setup": ["module load cuda"], "max_num_timeout": 3,
+    }  # fmt: skip
+    answers = list(executors.submit_to_submitit(options, tmp_path, [{"a": 1}, {"lost": 1}]))
+    assert Executor.last.options == {
+        "folder": f"{tmp_path}/.submitit/%j", "cluster": "slurm", "slurm_max_num_timeout": 3,
+    }  # fmt: skip
+    assert Executor.last.parameters == {
+        "timeout_min": 60, "slurm_partition": "gpu", "slurm_setup": ["module load cuda"],
+    }  # fmt: skip
+    lost, done = answers  # in the order in which they ended
+    assert lost == (1, executors.make_failed_answer(RuntimeError("slurmstepd: cancelled")))
+    assert done == (0, {"status": "done", "a": 1})
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_ray_that_was_running_is_not_shut_down(
+    ours: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    class RayError(Exception):
+        pass
+
+    def get(ready: Any) -> Any:
+        if ready == ("sent", 1):
+            raise RayError("worker died")
+        return {"status": "done"}
+
+    ray, errors = ModuleType("ray"), ModuleType("ray.exceptions")
+    ray.is_initialized = lambda: not ours  # type: ignore[attr-defined]
+    ray.init = lambda **keys: said.append(f"init {keys}")  # type: ignore[attr-defined]
+    ray.shutdown = lambda: said.append("shutdown")  # type: ignore[attr-defined]
+    ray.wait = lambda waiting, num_returns: (waiting[-1:], waiting[:-1])  # type: ignore[attr-defined]
+    ray.get = get  # type: ignore[attr-defined]
+    task = SimpleNamespace(remote=lambda number: ("sent", number))
+    ray.remote = lambda **keys: lambda function: task  # type: ignore[attr-defined]
+    errors.RayError = RayError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.exceptions", errors)
+    keys = {"ray": {"init": {"num_cpus": 2}, "remote": {"num_cpus": 1}}}
+    packed: list[Any] = [0, 1]
+    answers = list(executors.submit_to_ray(keys, tmp_path, packed))
+    assert answers == [
+        (1, executors.make_failed_answer(RayError("worker died"))), (0, {"status": "done"}),
+    ]  # fmt: skip
+    assert said == (["init {'num_cpus': 2}", "shutdown"] if ours else [])
+
+
+def test_a_run_whose_time_is_up_is_submitted_again_as_it_was() -> None:
+    pytest.importorskip("submitit")
+    resumable = executors.ResumableJob()
+    again = resumable.checkpoint({"run": "text"})
+    assert (again.function, again.args) == (resumable, ({"run": "text"},))
 
 
 @pytest.mark.slow
@@ -54,157 +205,3 @@ def test_a_launcher_carries_out_all_runs_and_reports_one_that_failed(
     again = undial(*command, cwd=tmp_path)
     assert again.returncode == 1
     assert rows_of(tmp_path)["train.learning_rate=0.0001"]["status"] == "done"
-
-
-@pytest.mark.slow
-@needs_optuna
-def test_a_study_searches_two_objectives_and_goes_on_with_the_same_command(
-    random_model: Path, tmp_path: Path
-) -> None:
-    words = [
-        "unlearn", "--multirun", "hydra/sweeper=optuna", f"model.path={random_model}",
-        f"eval.retain_model={random_model}", "eval.limit=4", "eval.max_new_tokens=4",
-        "train.learning_rate=tag(log,interval(1e-5,1e-2))", "method.strength=choice(3,10)",
-        "objective=[forget_probability,retain_probability]", "train.max_steps=2", "hardware=cpu",
-        "hydra.sweeper.direction=[minimize,maximize]", "report=false",
-    ]  # fmt: skip
-    assert undial(*words, "hydra.sweeper.n_trials=2", cwd=tmp_path).returncode == 0
-    first = rows_of(tmp_path)
-    assert len(first) == 2
-    files = {f: f.stat().st_mtime_ns for f in tmp_path.glob("outputs/unlearn/*/status.json")}
-    done = undial(*words, "hydra.sweeper.n_trials=4", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    rows = rows_of(tmp_path)
-    assert len(rows) == 4
-    assert {name: rows[name] for name in first} == first
-    assert {f: f.stat().st_mtime_ns for f in files} == files
-    (found,) = tmp_path.glob("outputs/sweep/*/optimization_results.yaml")
-    best = OmegaConf.load(found).solutions
-    points = [(float(r["forget_probability"]), float(r["retain_probability"]))
-              for r in rows.values()]  # fmt: skip
-    front = {
-        (x, y) for x, y in points if not any(a <= x and b >= y and (a, b) != (x, y)
-                                             for a, b in points)
-    }  # fmt: skip
-    said_best = {
-        (s["values"]["forget_probability"], s["values"]["retain_probability"]) for s in best
-    }
-    assert said_best == front
-    assert (
-        f"best: train.learning_rate={format_drawn_value(best[0].params['train.learning_rate'])}"
-        in done.stdout
-    )
-
-
-@pytest.mark.slow
-@needs_optuna
-def test_what_an_optimising_sweep_needs_is_said_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    optuna = ["unlearn", "-m", "hydra/sweeper=optuna", "hardware=cpu"]
-    aims = "objective=[forget_rouge,retain_rouge]"
-    both = "hydra.sweeper.direction=[minimize,maximize]"
-    cases = {
-        ("seed=1,2",): ["objective=[]", "forget_rouge"],
-        ("seed=1,2", aims): ["hydra.sweeper.direction=[minimize]", "2 metrics"],
-        ("seed=1,2", aims, "hydra.sweeper.direction=[minimize,up]"): ["up", "maximize"],
-        ("seed=1", aims, both): ["no key to search"],
-        ("seed=1,2", aims, both, "hydra.sweeper.sampler=tpf"): ["sampler=tpf", "'tpe'"],
-        ("train.learning_rate=interval(0.1,1)", aims, both, "hydra.sweeper.sampler=grid"): [
-            "train.learning_rate", "choices and ranges"
-        ],
-    }  # fmt: skip
-    for words, parts in cases.items():
-        assert run_command([*optuna, *words]) == 2, words
-        err = capfd.readouterr().err
-        assert err.count("\n") == 1, err
-        for part in parts:
-            assert part in err
-        assert not list(tmp_path.rglob("run.yaml"))
-
-
-def test_an_interval_is_for_an_optimising_sweeper_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run_command(["unlearn", "-m", "train.learning_rate=interval(0.1,1)"]) == 2
-    assert capfd.readouterr().err.count("\n") == 1
-    assert run_command(["unlearn", "-m", "seed=1,2", "hydra/launcher=jobbib"]) == 2
-    assert "did you mean 'joblib'" in capfd.readouterr().err
-
-
-def test_directions_belong_to_objectives() -> None:
-    assert parse_directions("minimize", ["a"]) == ["minimize"]
-    assert parse_directions(["maximize", "minimize"], ["a", "b"]) == ["maximize", "minimize"]
-    refused(lambda: parse_directions("minimize", []), "objective=[]")
-    assert format_drawn_value(0.00044303752452182633) == "0.000443038"
-    assert float(format_drawn_value(math.pi)) == pytest.approx(math.pi, rel=1e-5)
-    assert [format_drawn_value(v) for v in (3, True, "npo", None)] == ["3", "True", "npo", "null"]
-
-
-def test_a_lost_executor_fails_the_runs_that_it_had_left() -> None:
-    jobs = [Job(str(n), compose_run("unlearn", [f"seed={n}"])) for n in range(3)]
-
-    def answers(orders):
-        assert json.loads(json.dumps(orders)) == orders
-        yield 1, {"status": "done", "reason": "", "seconds": 1.0}
-        raise OSError("first line\n  the cluster is gone")
-
-    begun: list[int] = []
-    found = dict(make_remote_executor(answers)(jobs, begun.append))
-    assert begun == [0, 1, 2]
-    assert found[1].status == "done"
-    for number in (0, 2):
-        assert isinstance(found[number], Outcome)
-        assert found[number].status == "failed"
-        assert found[number].reason == "OSError: the cluster is gone"
-
-
-def test_the_keys_of_a_launcher_and_a_sweeper_are_plain_values() -> None:
-    words = [
-        "hydra/launcher=submitit_slurm", "hydra.launcher.setup=[a,b]", "method=npo",
-        "seed=0,1", "experiment=sequential,tofu_smollm2_cpu",
-    ]  # fmt: skip
-    launcher, sweeper, overrides = parse_sweep_words("unlearn", words, None)
-    assert (launcher["library"], launcher["cluster"]) == ("submitit", "slurm")
-    assert (launcher["setup"], launcher["max_num_timeout"]) == (["a", "b"], 3)
-    assert sweeper["max_batch_size"] is None
-    assert [o.get_key_element() for o in overrides] == ["method", "seed", "experiment"]
-    words = ["hydra/sweeper=optuna", "+hydra.sweeper.params.seed='range(0,2)'", "method=npo"]
-    launcher, sweeper, overrides = parse_sweep_words("unlearn", words, None)
-    assert (launcher["library"], sweeper["library"]) == ("slots", "optuna")
-    assert [(o.key_or_group, o.is_sweep_override()) for o in overrides] == [
-        ("seed", True), ("method", False)
-    ]  # fmt: skip
-    refused(lambda: parse_sweep_words("unlearn", ["hydra/launcher=ray,joblib"], None), "ray,joblib")
-    assert [count_slots(n) for n in (1, 3, -(os.cpu_count() or 1))] == [1, 3, 1]
-
-
-@needs_optuna
-def test_a_swept_key_is_drawn_from_what_the_command_line_says() -> None:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
-
-    from undial_cli.sweeps.optimise import list_grid_choices, make_distribution
-
-    expected = {
-        "a=choice(1,2.5,npo)": CategoricalDistribution([1, 2.5, "npo"]),
-        "a=npo,ga": CategoricalDistribution(["npo", "ga"]),
-        "a=range(0,5)": IntDistribution(0, 4),
-        "a=range(1,8,3)": IntDistribution(1, 7, step=3),
-        "a=range(1,7,3)": IntDistribution(1, 4, step=3),
-        "a=int(interval(1,9))": IntDistribution(1, 9),
-        "a=interval(0.0,1.0)": FloatDistribution(0, 1),
-        "a=tag(log,interval(0.1,1))": FloatDistribution(0.1, 1, log=True),
-    }
-    parser = OverridesParser.create()
-    for word, wanted in expected.items():
-        (override,) = parser.parse_overrides([word])
-        assert make_distribution(override) == wanted, word
-    assert list_grid_choices("a", expected["a=range(1,8,3)"]) == [1, 4, 7]
-    assert list_grid_choices("a", expected["a=npo,ga"]) == ["npo", "ga"]

@@ -1,4 +1,4 @@
-"""Sweeps: what is composed, how runs share a machine, and that nothing done is done again."""
+"""A sweep: how runs stand, what is written after each, and that nothing done is done again."""
 
 from __future__ import annotations
 
@@ -9,104 +9,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import HURRIED, refused, undial
+from conftest import HURRIED, undial
+from swept import rows_of, seeds
 
-from undial_cli.runs.compose import compose_run
-from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
-from undial_cli.sweeps import slots
+from undial_cli.reporting import report
+from undial_cli.sweeps import sweep as sweeps
 from undial_cli.sweeps.jobs import Job, Outcome
-from undial_cli.sweeps.launchers import list_swept_values, make_sweep, read_objective
-from undial_cli.sweeps.sweep import Sweep, read_last_step
+from undial_cli.sweeps.sweep import Sweep, SweepRun, read_last_step
 
 SIX = ["method=undial,npo,ga", "seed=0,1", "train.max_steps=4", *HURRIED]
 
 
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    """results.csv of the one sweep below a folder."""
-    (file,) = (folder / "outputs" / "sweep").glob("*/results.csv")
-    with open(file, newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def figures(row: dict[str, str]) -> dict[str, str]:
-    """A row without where and how it came about."""
-    return {k: v for k, v in row.items() if k != "folder"}
-
-
-def test_a_run_is_named_by_what_the_command_line_leaves_open() -> None:
-    given = ["data=demo", "method=undial,npo", "train.learning_rate=1e-4", "seed=range(0,2)"]
-    words = ["data=demo", "method=npo", "train.learning_rate=0.0001", "seed=1"]
-    assert list_swept_values(words, given) == {"method": "npo", "seed": "1"}
-    assert list_swept_values(words, words) == {}
-
-
-def test_the_folder_of_a_sweep_does_not_depend_on_where_it_runs() -> None:
-    words = ["method=undial,npo", "seed=0,1"]
-    same = [*reversed(words), "hardware.slots=2", "hydra/launcher=joblib", "report=false"]
-    assert make_sweep("unlearn", words).folder == make_sweep("unlearn", same).folder
-    assert make_sweep("unlearn", words).folder != make_sweep("unlearn", ["seed=0,1"]).folder
-    assert make_sweep("finetune", words).folder != make_sweep("unlearn", words).folder
-    rates = [
-        make_sweep("unlearn", [f"train.learning_rates.none={r}"]).folder for r in ("1,2", "1,3")
-    ]
-    assert rates[0] != rates[1]
-    named = make_sweep("unlearn", [*words, "hydra.sweep.dir=mine"]).folder
-    assert named == Path("mine")
-
-
-def test_where_and_how_runs_are_carried_out_is_not_part_of_a_run() -> None:
-    plain = compose_run("unlearn", [])
-    other = compose_run(
-        "unlearn", ["hardware.slots=3", "hardware.gpus_per_run=2", "objective=[a]", "report=false"]
-    )
-    from undial_cli.config.schema import make_default_name
-
-    assert make_default_name(plain) == make_default_name(other)
-    assert parse_run_yaml(dump_run_yaml(plain)) == plain
-
-
-def test_slots_share_gpus_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = compose_run("unlearn", ["hardware.gpus_per_run=2"])
-    monkeypatch.setattr(slots, "list_visible_gpus", lambda run: ["0", "1", "5", "6", "7"])
-    assert slots.make_slot_environments(run) == [
-        {"CUDA_VISIBLE_DEVICES": g} for g in ("0,1", "5,6")
-    ]
-    whole = compose_run("unlearn", [])
-    assert slots.make_slot_environments(whole) == [{"CUDA_VISIBLE_DEVICES": "0,1,5,6,7"}]
-    few = compose_run("unlearn", ["hardware.gpus_per_run=1", "hardware.slots=2"])
-    assert [e["CUDA_VISIBLE_DEVICES"] for e in slots.make_slot_environments(few)] == ["0", "1"]
-    much = compose_run("unlearn", ["hardware.gpus_per_run=6"])
-    refused(lambda: slots.make_slot_environments(much), "hardware.gpus_per_run=6", "up to 5")
-
-    monkeypatch.undo()
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    words = ["hardware=cpu", "hardware.slots=2", "hardware.num_processes=2"]
-    assert (
-        slots.make_slot_environments(compose_run("unlearn", words))
-        == [{"OMP_NUM_THREADS": "2"}] * 2
-    )
-    assert slots.make_slot_environments(compose_run("unlearn", ["hardware=cpu"])) == [{}]
-
-
-def test_a_run_that_failed_has_no_value_to_optimise() -> None:
-    job = Job("a", compose_run("unlearn", ["objective=[forget_rouge,retain_rouge]"]))
-    assert read_objective(job, {"forget_rouge": 0.5, "retain_rouge": 1.0}) == [0.5, 1.0]
-    lost = read_objective(job, {})
-    assert isinstance(lost, list)
-    assert [value == value for value in lost] == [False, False]
-    refused(
-        lambda: read_objective(job, {"forget_rouge": 1.0}), "objective=retain_rouge", "forget_rouge"
-    )
-    assert read_objective(Job("a", compose_run("unlearn", [])), {"forget_rouge": 0.5}) is None
-
-
 def test_results_are_whole_after_every_run(tmp_path: Path) -> None:
-    runs = [compose_run("unlearn", [f"seed={n}", f"output_dir={tmp_path}"]) for n in range(3)]
-    jobs = [Job(f"seed={n}", run, {"seed": str(n)}) for n, run in enumerate(runs)]
+    jobs = seeds(3, tmp_path)
     sweep = Sweep("title", "unlearn", ["seed=0,1,2"], tmp_path / "sweep")
     seen = []
 
@@ -146,25 +65,128 @@ def test_the_last_step_is_read_from_a_log_that_grows(tmp_path: Path) -> None:
     assert read_last_step(log) is None
 
 
-@pytest.mark.slow
-def test_a_wrong_value_in_one_run_is_refused_before_any_begins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from undial_cli.cli import run_command
+def ended(status: str, reason: str = "") -> Callable:
+    """An executor whose runs all end like this."""
 
-    monkeypatch.chdir(tmp_path)
-    assert run_command(["unlearn", "--multirun", "seed=0,1", "method=undial,npi"]) == 2
-    words = ["train.batch_size=4,0", "hardware=cpu", "hydra.sweep.dir=mine"]
-    assert run_command(["unlearn", "--multirun", *words]) == 2
-    assert run_command(["unlearn", "--multirun", "seed=0,1", "name=mine", "hardware=cpu"]) == 2
-    for aim in ("objective=[forget_rogue]", "objective=[forget_rouge] eval=none"):
-        assert run_command(["unlearn", "--multirun", "seed=0,1", *aim.split()]) == 2
-    err = capfd.readouterr().err.splitlines()
-    assert len(err) == 5
-    parts = ("did you mean 'npo'", "train.batch_size=0", "name=mine", "'forget_rouge'", "eval=none")
-    for line, part in zip(err, parts, strict=True):
-        assert part in line
-    assert not list(tmp_path.iterdir())
+    def executor(jobs: list[Job], started: Callable[[int], None]) -> Iterator[tuple[int, Outcome]]:
+        for number, job in enumerate(jobs):
+            started(number)
+            yield number, Outcome(status, job.folder, reason, 1.26)
+
+    return executor
+
+
+def finish(job: Job, **metrics: float) -> None:
+    """The results of a run that is done."""
+    folder = job.folder / "evaluation"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps({"metrics": metrics}))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [(["done"], 0), (["done", "failed"], 1), (["refused", "failed"], 2), ([], 0)],
+)
+def test_the_exit_code_is_that_of_the_worst_run(
+    statuses: list[str], code: int, tmp_path: Path
+) -> None:
+    sweep = Sweep("t")
+    for job, status in zip(seeds(len(statuses), tmp_path), statuses, strict=True):
+        sweep.run([job], ended(status))
+    assert sweep.conclude() == code
+
+
+def test_results_have_a_column_for_every_swept_key_and_every_metric(tmp_path: Path) -> None:
+    jobs = seeds(2, tmp_path)
+    finish(jobs[0], forget_rouge=0.25)
+    finish(jobs[1], retain_rouge=0.5)
+    sweep = Sweep("t")
+    sweep.run(jobs, ended("done"))
+    rows = list(csv.DictReader(sweep.format_results().splitlines()))
+    assert [(r["run"], r["seed"], r["forget_rouge"], r["retain_rouge"]) for r in rows] == [
+        ("seed=0", "0", "0.25", ""), ("seed=1", "1", "", "0.5"),
+    ]  # fmt: skip
+
+
+def test_a_failed_run_has_no_figures_even_where_old_results_lie(tmp_path: Path) -> None:
+    (job,) = seeds(1, tmp_path)
+    finish(job, forget_rouge=0.25)
+    sweep = Sweep("t")
+    sweep.run([job], ended("failed", "NaN"))
+    assert sweep.runs[0].record.figures() == {}
+
+
+def test_nothing_is_written_while_all_were_refused(tmp_path: Path) -> None:
+    first, second = seeds(2, tmp_path)
+    sweep = Sweep("t", folder=tmp_path / "sweep")
+    sweep.run([first], ended("refused", "no such model"))
+    assert not (tmp_path / "sweep").exists()
+    sweep.run([second], ended("failed", "NaN"))
+    written = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert [(run["status"], run["seconds"]) for run in written["runs"]] == [
+        ("refused", 1.3), ("failed", 1.3),
+    ]  # fmt: skip
+
+
+def test_a_run_that_is_running_shows_its_last_step(tmp_path: Path) -> None:
+    (job,) = seeds(1, tmp_path)
+    run = SweepRun.waiting(job)
+    assert run.describe_status() == "waiting"
+    run.record.status = "running"
+    assert run.describe_status() == "running"
+    job.folder.mkdir(parents=True)
+    (job.folder / "metrics.jsonl").write_text('{"step": 7}\n')
+    assert run.describe_status() == "running, step 7"
+    run.end(Outcome("failed", job.folder, "NaN"))
+    assert run.describe_status() == "failed: NaN"
+
+
+def test_each_run_that_ends_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    jobs = seeds(3, tmp_path)
+    sweep = Sweep("t")
+    sweep.run(jobs[:2], ended("done"))
+    sweep.run(jobs[2:], ended("failed", "out of memory"))
+    out, err = capfd.readouterr()
+    assert out.splitlines() == ["1/2 seed=0: 1 s", "2/2 seed=1: 1 s"]
+    assert "seed=2: out of memory" in err
+
+
+def test_plans_are_printed_one_by_one_without_a_table_or_files(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs = seeds(2, tmp_path, "plan=true")
+    sweep = Sweep("t", folder=tmp_path / "sweep")
+    sweep.run(jobs, ended("done"))
+    assert sweep.conclude() == 0
+    assert capfd.readouterr().out.splitlines() == ["seed=0", "seed=1"]
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_runs_are_carried_out_here_where_plans_are_printed_or_processes_are_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps.processes, "is_launched", lambda: False)
+    assert sweeps.choose_executor(seeds(1, tmp_path)) is sweeps.run_in_slots
+    planned = seeds(1, tmp_path, "plan=true")
+    assert sweeps.choose_executor(planned) is sweeps.run_one_by_one
+    monkeypatch.setattr(sweeps.processes, "is_launched", lambda: True)
+    assert sweeps.choose_executor(seeds(1, tmp_path)) is sweeps.run_one_by_one
+
+
+def test_a_report_is_made_of_a_sweep_whose_runs_want_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[list[Path]] = []
+    monkeypatch.setattr(report, "try_write_report", lambda paths, to: reported.append(paths))
+    for number, words in enumerate(([], ["report=false"])):
+        sweep = Sweep("t", folder=tmp_path / str(number))
+        sweep.run(seeds(1, tmp_path, *words), ended("done"))
+        sweep.conclude()
+    assert reported == [[tmp_path / "0"]]
+
+
+def test_no_jobs_are_no_sweep() -> None:
+    assert sweeps.run_jobs([], "t") == []
 
 
 @pytest.mark.slow
@@ -193,7 +215,9 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     assert undisturbed.returncode == 0, undisturbed.stderr
     table, other = rows_of(killed), rows_of(whole)
     assert len(table) == 6
-    assert [figures(row) for row in table] == [figures(row) for row in other]
+    for run in (*table.values(), *other.values()):
+        del run["folder"]
+    assert list(table.items()) == list(other.items())
 
 
 @pytest.mark.slow
@@ -227,7 +251,7 @@ def test_a_run_out_of_its_depth_is_a_row_with_its_reason(tmp_path: Path) -> None
     words = ["train.learning_rate=1e6,1e-4", "method=ga,undial", "train.max_grad_norm=0"]
     done = undial("unlearn", "--multirun", *words, "train.max_steps=4", *HURRIED, cwd=tmp_path)
     assert done.returncode == 1
-    rows = {row["run"]: row for row in rows_of(tmp_path)}
+    rows = rows_of(tmp_path)
     assert len(rows) == 4
     for name, row in rows.items():
         wild = "1000000" in name
@@ -235,37 +259,3 @@ def test_a_run_out_of_its_depth_is_a_row_with_its_reason(tmp_path: Path) -> None
         assert ("NaN" in row["reason"]) == wild
         assert bool(row["forget_rouge"]) == (not wild)
     assert "NaN" in done.stdout
-
-
-@pytest.mark.slow
-def test_a_slot_that_is_killed_fails_its_run_alone(tmp_path: Path) -> None:
-    words = ["seed=0,1", "train.max_steps=4000", *HURRIED, "report=false", "eval=none"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "undial_cli.cli", "unlearn", "--multirun", *words],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # A shell's job in the background ignores SIGINT, and so does all that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    deadline = time.monotonic() + 200
-    slot = None
-    while slot is None and time.monotonic() < deadline and process.poll() is None:
-        started = list(tmp_path.glob("outputs/unlearn/*/metrics.jsonl"))
-        if started:
-            found = subprocess.run(
-                ["pgrep", "-P", str(process.pid), "-f", "undial_cli.sweeps.slot"],
-                capture_output=True, text=True,
-            )  # fmt: skip
-            slot = int(found.stdout.split()[0])
-        time.sleep(0.2)
-    assert slot is not None
-    os.kill(slot, signal.SIGKILL)
-    while (
-        time.monotonic() < deadline
-        and len(list(tmp_path.glob("outputs/unlearn/*/metrics.jsonl"))) < 2
-    ):
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "SIGKILL" in err
-    assert len(list(tmp_path.glob("outputs/unlearn/*/metrics.jsonl"))) == 2

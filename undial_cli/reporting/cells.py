@@ -120,11 +120,7 @@ def describe_direction(name: str, run: RunRecord) -> str:
 
 
 def make_run_sheet(run: RunRecord) -> Sheet:
-    """The figures of one run, by set.
-
-    The last column is the model's figure minus the retain model's, or, without a retain model,
-    minus the target's.
-    """
+    """The figures of one run, by set; last their gaps to the retain model, else to the target."""
     models = list_model_figures(run.command, run.results)
     columns = [Column("metric", numeric=False), *(Column(model.title) for model in models)]
     reference = run.figures("reference")
@@ -182,10 +178,7 @@ def choose_headlines(run: RunRecord) -> list[list[str]]:
 
 
 def make_comparison_sheet(runs: Sequence[RunRecord], keys: Sequence[str]) -> Sheet:
-    """A row per run: its keys (or its label), status and time, then the metrics, main ones first.
-
-    Above them the target and the retain model, where all runs share them.
-    """
+    """A row per run: its keys (or label), status and time, then the metrics, main ones first."""
     measured = list(dict.fromkeys(name for run in runs for name in list_metric_names(run)))
     main = [name for name in MAIN_FIGURES if name in measured] or measured
     main = main[:MOST_MAIN_METRICS]
@@ -254,18 +247,13 @@ def shorten_text(whole: str, most: int) -> str:
 def make_settings_sheet(runs: Sequence[RunRecord]) -> Sheet:
     """Every key that is not the same in all runs, with its value in each; none of a single run."""
     known = [run.settings for run in runs if run.settings]
-    rows = [
-        [
-            key,
-            *(
-                text.format_setting_value(r.settings[key]) if key in r.settings else "–"
-                for r in runs
-            ),
-        ]
-        for key in dict.fromkeys(key for settings in known for key in settings)
-        if key not in KEYS_NOT_COMPARED
-        and len({serialise_value(settings.get(key)) for settings in known}) > 1
-    ]
+    rows = []
+    for key in dict.fromkeys(key for settings in known for key in settings):
+        values = {serialise_value(settings.get(key)) for settings in known}
+        if key not in KEYS_NOT_COMPARED and len(values) > 1:
+            shown = text.format_setting_value
+            cells = (shown(r.settings[key]) if key in r.settings else "–" for r in runs)
+            rows.append([key, *cells])
     return make_text_sheet(["key", *(run.short for run in runs)], rows)
 
 

@@ -70,6 +70,13 @@ class RunRecord:
         return str(self.settings.get("command") or self.folder.parent.name)
 
     @property
+    def title(self) -> str:
+        """The run in words: unlearn tiny on demo with undial."""
+        names = [self.settings.get(f"{key}.name") for key in ("model", "data", "method")]
+        words = f"{self.command} {names[0]} on {names[1]}" if names[0] else self.folder.name
+        return words + (f" with {names[2]}" if names[0] and names[2] else "")
+
+    @property
     def group(self) -> str:
         """What points of a picture are grouped by: the method."""
         return str(self.values.get("method") or self.settings.get("method.name") or self.command)
@@ -139,15 +146,8 @@ def collect_runs(paths: list[Path]) -> RunCollection:
             records.setdefault(os.path.realpath(folder), read_run_record(folder))
     runs = list(records.values())
     if not titles:
-        titles.append(make_run_title(runs[0]) if len(runs) == 1 else f"{len(runs)} runs")
+        titles.append(runs[0].title if len(runs) == 1 else f"{len(runs)} runs")
     return RunCollection(", ".join(titles), runs, words)
-
-
-def make_run_title(run: RunRecord) -> str:
-    model, data, method = (run.settings.get(f"{key}.name") for key in ("model", "data", "method"))
-    if not model:
-        return run.folder.name
-    return f"{run.command} {model} on {data}" + (f" with {method}" if method else "")
 
 
 def read_sweep_entry(folder: Path, entry: dict[str, Any]) -> RunRecord:

@@ -90,8 +90,4 @@ def format_typed_value(value: Any) -> str:
 def find_swept_numbers(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
     """The keys other than the seed that are numbers in all runs and take two values or more."""
     numbers = {key: {parse_number(run.values.get(key)) for run in runs} for key in keys}
-    return [
-        key
-        for key, values in numbers.items()
-        if key != SEED_KEY and None not in values and len(values) > 1
-    ]
+    return [k for k, v in numbers.items() if k != SEED_KEY and None not in v and len(v) > 1]

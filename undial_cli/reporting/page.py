@@ -56,9 +56,7 @@ def render_report(
     """The page and its Markdown, by the names of their files.
 
     Args:
-        keys: what tells the runs apart.
         pictures: (name of the PNG, SVG, caption) of each.
-        notes: what a reader must know.
         folder: where they will stand; run folders are named relative to it.
     """
     from markupsafe import Markup
@@ -114,8 +112,8 @@ def list_report_facts(collection: RunCollection) -> list[str]:
         lines = [f"{len(runs)} runs", *(f"{n} {status}" for status, n in counts.items())]
         return [*lines, words] if words else lines
     (run,) = runs
-    lines = [run.status] + ([format_run_time(run.seconds)] if run.seconds is not None else [])
-    for key, title in (("eval.name", "suite"), ("adapter.name", "adapter"), ("seed", "seed")):
-        if key in run.settings:
-            lines.append(f"{title} {format_setting_value(run.settings[key])}")
-    return [*lines, run.folder.name]
+    time = [format_run_time(run.seconds)] if run.seconds is not None else []
+    titles = {"eval.name": "suite", "adapter.name": "adapter", "seed": "seed"}
+    known = [key for key in titles if key in run.settings]
+    settings = [f"{titles[key]} {format_setting_value(run.settings[key])}" for key in known]
+    return [run.status, *time, *settings, run.folder.name]

@@ -17,7 +17,7 @@ from undial_cli.reporting.cells import choose_metric_pairs, find_shared_figures
 from undial_cli.reporting.collect import RunRecord, get_part, list_request_figures
 from undial_cli.reporting.labels import SEED_KEY, describe_values, find_swept_numbers
 from undial_cli.reporting.plot_style import to_float_array
-from undial_cli.reporting.text import parse_number
+from undial_cli.reporting.text import capitalise_metric, parse_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,11 +50,6 @@ def choose_plots(runs: list[RunRecord], keys: list[str]) -> list[ReportPlot]:
     """The plots of a report, in the order in which they are shown."""
     over_runs = [*choose_trade_offs(runs), *choose_heat_maps(runs, keys)]
     return [*over_runs, *choose_dynamics(runs), *choose_spreads(runs), *choose_request_plots(runs)]
-
-
-def capitalise_metric(name: str) -> str:
-    """A metric's name at the beginning of a sentence."""
-    return text.capitalise_first(find_figure_title(name))
 
 
 def choose_trade_offs(runs: list[RunRecord]) -> Iterator[ReportPlot]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Curve = dict[float, tuple[Any, "float | None"]]
+Ticks = Mapping[float, str]
 MOST_POINTS = 600  # of one line
 MOST_ACROSS = 3  # panels that are wide enough next to each other
 # Ticks that span more than this are read better on a logarithmic axis.
@@ -76,18 +77,12 @@ def draw_panel(
 
 
 def draw_lines(
-    panels: Sequence[LinePanel],
-    x: str,
-    y: str,
-    marks: Marks,
-    ticks: Mapping[float, str] | None = None,
+    panels: Sequence[LinePanel], x: str, y: str, marks: Marks, ticks: Ticks | None = None
 ) -> Figure:
-    """Panels of lines with one legend.
+    """Panels of lines with one legend; the marks are horizontal lines.
 
-    Args:
-        x, y: what the axes are; y "": the titles of the panels say it, each has its own scale.
-        marks: {"retain model": {metric: value}, ...}, drawn as horizontal lines.
-        ticks: x values and their labels; none: whole numbers.
+    Without y the titles of the panels say what it is, and each has its own scale. `ticks` are
+    x values with their labels; none: whole numbers.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -125,8 +120,7 @@ def draw_dynamics(
 ) -> Figure:
     """Scores or the loss against training steps: a panel per metric, a line per label.
 
-    Args:
-        rows: label -> rows {"step": s, metric: y, ...}; a row may lack a score.
+    `rows`: label -> rows {"step": s, metric: y, ...}; a row may lack a score.
     """
     panels = []
     for name in metrics:

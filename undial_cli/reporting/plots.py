@@ -41,10 +41,7 @@ def draw_trade_off(
     """Two metrics of many runs against each other, with the Pareto front; a legend names them.
 
     In a crowd only the runs on the front have an entry of their own, the others their group's.
-
-    Args:
-        x, y: the metrics' names; better: `lower` or `higher`, for x and y.
-        marks: {"target": {x: value, y: value}, ...}, drawn as stars. They are on no front.
+    `better` is `lower` or `higher`, for x and y. The marks are drawn as stars and on no front.
     """
     with plot_style.use_plot_style():
         figure, (axes,) = plot_style.make_blank_figure(plot_style.PAGE_WIDTH, 3.5)
@@ -93,12 +90,7 @@ def draw_heat_map(
     row_name: str = "",
     column_name: str = "",
 ) -> Figure:
-    """A figure per cell, in colour and as text; a cell without one is hatched.
-
-    Args:
-        values: [rows][columns]; title: what the figures are, in words.
-        row_name, column_name: what rows and columns are.
-    """
+    """A figure per cell ([rows][columns]), in colour and as text; one without it is hatched."""
     with plot_style.use_plot_style():
         width = min(plot_style.PAGE_WIDTH, 2.6 + 0.85 * len(columns))
         figure, (axes,) = plot_style.make_blank_figure(width, 1.0 + 0.42 * len(rows))
@@ -123,11 +115,8 @@ def draw_distributions(curves: Mapping[str, Sequence[float | None]], name: str) 
     """How a score is spread over samples: empirical distribution functions.
 
     Of one run ("before", "after", "retain model") the Kolmogorov-Smirnov distance after unlearning
-    is marked: to the retain model, or to before where there is none.
-
-    Args:
-        curves: label -> scores of its samples; one without any is left out.
-        name: the score's name.
+    is marked: to the retain model, or to before where there is none. A curve without scores is
+    left out.
     """
     with plot_style.use_plot_style():
         figure, (axes,) = plot_style.make_blank_figure(plot_style.PAGE_WIDTH, 2.9)
@@ -171,10 +160,7 @@ def find_pareto_front(
     """Indices of the points that no other point beats, by rising x.
 
     A point is beaten by one that is at least as good on both axes and better on one. Of equal
-    points all are kept. A point with a missing or infinite coordinate is on no front.
-
-    Args:
-        better: `lower` or `higher`, for x and for y.
+    points all stay. A point with a missing or infinite coordinate is on no front.
     """
     x_sign, y_sign = (1 if way == "lower" else -1 for way in better)
     costs = {
@@ -204,11 +190,9 @@ def compute_ecdf(values: Sequence[float | None], at: float | np.ndarray) -> np.n
 def locate_ks_distance(
     first: Sequence[float | None], second: Sequence[float | None]
 ) -> tuple[float, float] | None:
-    """The largest distance of two empirical distribution functions, and the value where it is.
+    """The largest distance of two empirical distribution functions, and the lowest value with it.
 
-    Returns:
-        (distance in 0..1, value), or None where a side has no values. Of several values with
-        the same distance it is the lowest.
+    None where a side has no values.
     """
     if not len(sort_known_values(first)) or not len(sort_known_values(second)):
         return None

@@ -78,11 +78,7 @@ def try_write_report(paths: list[Path], folder: Path) -> Path | None:
 
 
 def write_report(paths: list[Path], folder: Path) -> Path:
-    """Write the report of all runs at the paths (run or sweep folders, or above); its page.
-
-    Raises:
-        UserError: there is no run at the paths.
-    """
+    """Write the report of all runs at the paths (run or sweep folders, or above); its page."""
     collection = collect_runs(paths)
     if not collection.runs:
         raise UserError(f"report {' '.join(map(str, paths))}: there are no runs")

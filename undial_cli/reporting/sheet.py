@@ -168,11 +168,7 @@ def format_latex(sheet: Sheet, caption: str, label: str) -> str:
 
 
 def make_screen_table(sheet: Sheet, headings: bool = True) -> Table:
-    """A sheet for the console.
-
-    Args:
-        headings: groups of rows begin with their name, not only with a rule.
-    """
+    """A sheet for the console; groups of rows begin with their name, or only with a rule."""
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text

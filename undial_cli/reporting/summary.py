@@ -41,13 +41,10 @@ def read_evaluated_run(run: Run, folder: Path) -> RunRecord | None:
     evaluation = store.load_evaluation(folder / "evaluation")
     if evaluation is None:
         return None
-    return RunRecord(
-        folder,
-        status="done",
-        settings={"command": run.command},
-        results=store.read_results_json(folder / "evaluation"),
-        samples=evaluation.samples,
-    )
+    record = RunRecord(folder, "done", settings={"command": run.command})
+    record.results = store.read_results_json(folder / "evaluation")
+    record.samples = evaluation.samples
+    return record
 
 
 def write_summary(run: Run, folder: Path) -> None:
@@ -142,10 +139,7 @@ def make_summary_table(run: Run, results: dict[str, Any], models: Sequence[Model
 
 
 def make_sweep_table(runs: Sequence[RunRecord], title: str) -> Table:
-    """A row per run of a sweep with its main metrics.
-
-    The target and the retain model stand above, where all runs share them.
-    """
+    """A row per run of a sweep with its main metrics; above them the models that all share."""
     metrics = {name for run in runs for name in run.figures()}
     chosen = [name for name in MAIN_FIGURES if name in metrics][:MOST_SWEEP_METRICS]
     columns = [Column("run", numeric=False), Column("status", numeric=False)]

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from undial_cli.evaluation.catalog import METRICS
+from undial_cli.evaluation.figures import find_figure_title
 
 # Sets by which the figures of a report are grouped.
 SHOWN_SETS = ("forget", "retain", "holdout", "real_authors", "world_facts", "facts")
@@ -68,6 +69,11 @@ def format_gap(value: float | None) -> str:
 def capitalise_first(text: str) -> str:
     """A text with its first letter large; str.capitalize would make the others small."""
     return text[:1].upper() + text[1:]
+
+
+def capitalise_metric(name: str) -> str:
+    """A metric at the beginning of a sentence."""
+    return capitalise_first(find_figure_title(name))
 
 
 def format_setting_value(value: Any) -> str:

@@ -77,7 +77,10 @@ def run_study(
         return [value if isinstance(value, list) else [value] for value in carry_out(words)]
 
     study = make_study(options, directions, space, folder)
-    run_trials(study, options, space, measure)
+    count = options["n_trials"]
+    if options["sampler"] == "grid":
+        count = min(count, math.prod(len(list_grid_choices(*one)) for one in space.items()))
+    run_trials(study, count, options["n_jobs"], space, measure)
     write_best_runs(study, names, folder)
 
 
@@ -112,21 +115,23 @@ def make_study(
 
 def run_trials(
     study: Any,
-    options: dict[str, Any],
+    count: int,
+    at_once: int,
     space: dict[str, Any],
     measure: Callable[[Sequence[dict[str, Any]]], list[list[float]]],
 ) -> None:
     """Runs of before into the table; those that were cut off, and new ones, until all are."""
     from optuna.trial import TrialState
 
+    # A grid that is worked off stops its study, which optuna allows inside optimize() only.
+    study.stop = lambda: None
     ended = [t for t in study.trials if t.state.is_finished()]
     cut = [t for t in study.trials if t.state == TrialState.RUNNING]
     if ended:
         measure([t.params for t in ended])
-    while len(study.trials) < options["n_trials"] or cut:
-        size = options["n_jobs"]
-        batch, cut = cut[:size], cut[size:]
-        asked = min(size - len(batch), options["n_trials"] - len(study.trials))
+    while len(study.trials) < count or cut:
+        batch, cut = cut[:at_once], cut[at_once:]
+        asked = min(at_once - len(batch), count - len(study.trials))
         batch += [study.ask(space) for _ in range(asked)]
         for trial, values in zip(batch, measure([t.params for t in batch]), strict=True):
             if any(math.isnan(value) for value in values):

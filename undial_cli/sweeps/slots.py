@@ -132,8 +132,8 @@ def run_in_slots(jobs: list[Job], started: Callable[[int], None]) -> Iterator[tu
     Args:
         started: told the number of each job that begins.
     """
-    slots = [Slot(environment) for environment in make_slot_environments(jobs[0].run)]
-    slots = slots[: len(jobs)]
+    environments = make_slot_environments(jobs[0].run)[: len(jobs)]
+    slots = [Slot(environment) for environment in environments]
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     ended: queue.SimpleQueue[tuple[int, Outcome | BaseException]] = queue.SimpleQueue()
     for number in range(len(jobs)):

@@ -16,9 +16,6 @@ from undial_cli.config.tables import ColumnConfig, TableConfig
 from undial_cli.reporting.collect import RunRecord, list_request_figures
 from undial_cli.tables.runs import DONE, FAILED, REFUSED, TableLine, TableRun
 
-# What results.json calls the figures of a model.
-RESULT_NAMES = {"target": "target", "retain": "reference"}
-
 
 @dataclass(frozen=True)
 class FigureCell:
@@ -108,8 +105,7 @@ def make_run_cell(runs: list[TableRun], column: ColumnConfig, of: str) -> Figure
 def list_column_figures(runs: list[TableRun], column: ColumnConfig, of: str) -> list[float | None]:
     """A column's figure of each run that is done; None where a part of it is missing.
 
-    Args:
-        of: `target` or `retain`: the figure of that model; empty: of the run itself.
+    `of`: `target` or `retain`, the figure of that model; empty: of the run itself.
     """
     figures: list[float | None] = []
     for entry in runs:
@@ -133,7 +129,7 @@ def average_figures(values: Iterable[float | None]) -> tuple[float | None, float
 def select_run_figures(record: RunRecord, column: ColumnConfig, of: str) -> dict[str, Any]:
     """The figures among which a column's is: at the end, at a step, or after a request."""
     if of:
-        return record.figures(RESULT_NAMES[of])
+        return record.figures("reference" if of == "retain" else "target")
     if column.step is not None:
         rows = [row for row in record.steps if row.get("step") == column.step]
         return {name: value for row in rows for name, value in row.items()}

@@ -57,11 +57,7 @@ def split_table_words(words: list[str]) -> tuple[list[str], list[str], str | Non
 
 
 def load_table(words: list[str], folder: str | None) -> ReproduceConfig:
-    """The table and the command's own keys.
-
-    Raises:
-        UserError: no such table, a value of the wrong kind, or a table that is not sound.
-    """
+    """The table and the command's own keys."""
     if not any(word.startswith("table=") for word in words):
         names = ", ".join(list_table_names(folder))
         raise UserError(f"table: say which one, table=NAME; allowed is one of {names}")
@@ -82,11 +78,7 @@ def list_table_names(folder: str | None) -> list[str]:
 
 
 def complete_table(table: TableConfig) -> None:
-    """Fill in what follows from the metrics of a table, and check it.
-
-    Raises:
-        UserError: a value is out of range, or names do not fit together.
-    """
+    """Fill in what follows from the metrics of a table, and refuse one that is not sound."""
     for column in table.columns:
         complete_column(column)
     for name, value, field in walk_fields(table, "table."):

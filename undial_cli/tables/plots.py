@@ -48,15 +48,11 @@ def draw_table_trade_off(filled: FilledTable, plot: PlotConfig) -> Figure | None
             points.append(TradeOffPoint(label, x, y, line.section or line.row.label))
     if not points:
         return None
-    x_name, y_name = map(name_axis, columns)
+    # by its metric a plot knows how to name and scale an axis
+    x_name, y_name = (c.metric[0] if len(c.metric) == 1 else c.title for c in columns)
     x_way, y_way = ("higher" if c.better == "higher" else "lower" for c in columns)
     marks = collect_marks(filled, {x_name: columns[0], y_name: columns[1]})
     return draw_trade_off(points, x_name, y_name, (x_way, y_way), marks)
-
-
-def name_axis(column: ColumnConfig) -> str:
-    """What a plot calls a column: its metric, which plots know how to name and scale."""
-    return column.metric[0] if len(column.metric) == 1 else column.title
 
 
 def collect_marks(filled: FilledTable, axes: dict[str, ColumnConfig]) -> Marks:

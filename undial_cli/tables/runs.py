@@ -25,10 +25,6 @@ class TableLine:
     row: RowConfig
     section: str
 
-    @property
-    def name(self) -> str:
-        return f"{self.section}: {self.row.label}" if self.section else self.row.label
-
 
 @dataclass
 class TableRun:
@@ -46,7 +42,8 @@ class TableRun:
     @property
     def position(self) -> str:
         """The line and column group that it is of."""
-        return ", ".join(filter(None, (self.line.name, self.across)))
+        line = ": ".join(filter(None, (self.line.section, self.line.row.label)))
+        return ", ".join(filter(None, (line, self.across)))
 
     @property
     def label(self) -> str:
@@ -80,11 +77,7 @@ class TableRun:
 
 
 def list_table_lines(table: TableConfig, wanted: list[str]) -> list[TableLine]:
-    """The table's lines in order: those without a run first, then section by section.
-
-    Raises:
-        UserError: a wanted row or section does not exist.
-    """
+    """The wanted lines in order: those without a run first, then section by section."""
     lines = [TableLine(row, row.section) for row in table.rows if row.of and not row.section]
     for section in table.sections or [""]:
         lines += [
@@ -109,15 +102,7 @@ def list_table_lines(table: TableConfig, wanted: list[str]) -> list[TableLine]:
 def compose_table_runs(
     asked: ReproduceConfig, lines: list[TableLine], words: list[str], folder: str | None
 ) -> list[TableRun]:
-    """All runs of the lines, composed and looked up; seeds stand side by side.
-
-    Args:
-        words: overrides of the command line, stronger than the table's.
-        folder: of the user, with more config groups.
-
-    Raises:
-        UserError: an override is wrong.
-    """
+    """All runs of the lines, composed and looked up; `words` are stronger than the table's."""
     table, runs = asked.table, []
     # quoted as Hydra reads it, whatever is in a path
     output = "'" + asked.output_dir.replace("\\", "\\\\").replace("'", "\\'") + "'"
