@@ -123,7 +123,7 @@ def continue_prompts(
         engine = ",".join(dict.fromkeys(item.set_name for item, _ in pairs))
         answers = generate_answers(generator, engine, prompts, how, config.batch_size, journal)
         for (item, evidence), ids in zip(pairs, answers, strict=True):
-            if item.document:
+            if item.document:  # it goes on: no stop text, and blanks stay
                 evidence.generation = decode_added_text(suite.encoder, item.prompt_ids, ids)
             else:
                 text = suite.encoder.decode(ids)

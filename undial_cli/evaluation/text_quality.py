@@ -81,7 +81,7 @@ def measure_perplexity(
     scores = score_answers(model, groups, batch_size, pad_id, name="oracle")
     nll, tokens = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.int64)
     for (n, _), (score,) in zip(pieces, scores, strict=True):
-        nll[n] += math.fsum(score.token_ce)
+        nll[n] += math.fsum(score.token_ce)  # exact, in whatever order an engine gave them
         tokens[n] += score.tokens
     return nll, tokens
 
