@@ -11,71 +11,13 @@ from pathlib import Path
 
 import pytest
 from conftest import HURRIED
+from recipes import read_recipe
 
 from undial_cli.runs.compose import PACKAGE_FOLDER
 
 ROOT = PACKAGE_FOLDER.parent
 FOLDERS = ("undial_cli", "configs", "docs", "scripts", "tests")
-FILES = {
-    "undial_cli/methods/flatten.py": """\
-\"\"\"Flattening: towards the teacher's distribution mixed with the uniform one.\"\"\"
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import ClassVar
-
-from undial_cli.methods.base import TEACHER_LOGITS, Method, MethodConfig, Targets, Tensor, key
-
-
-@dataclass
-class FlattenConfig(MethodConfig):
-    share: float = key(0.5, "of the uniform distribution in what is learnt", minimum=0, maximum=1)
-
-
-class Flatten(Method):
-    needs: ClassVar[frozenset[str]] = frozenset({TEACHER_LOGITS})
-    config: FlattenConfig
-
-    def sum(self, targets: Targets) -> Tensor:
-        def loss(logits_NV: Tensor, rows: slice) -> Tensor:
-            teacher_NV = targets.teacher_logits(rows).softmax(-1)
-            share, vocabulary = self.config.share, teacher_NV.shape[-1]
-            target_NV = (1 - share) * teacher_NV + share / vocabulary
-            return -(target_NV * logits_NV.log_softmax(-1)).sum(-1)
-
-        return targets.logits_sum(loss)
-""",
-    "configs/method/flatten.yaml": """\
-# Flattening: towards the teacher mixed with the uniform distribution.
-defaults:
-  - flatten_schema
-name: flatten
-share: 0.25
-""",
-    "tests/methods/test_flatten.py": """\
-import torch
-
-from undial_cli.losses.chunked import Projection
-from undial_cli.losses.targets import TeacherSignal, as_targets
-from undial_cli.methods import METHODS, make_method
-
-
-def test_flatten_is_its_formula_and_its_gradient_is_that_of_the_formula() -> None:
-    torch.manual_seed(0)
-    hidden, before = torch.randn(2, 5, 3, dtype=torch.float64)
-    head = torch.randn(7, 3, dtype=torch.float64)
-    hidden.requires_grad_()
-    method = make_method(METHODS["flatten"].config(name="flatten", share=0.25))
-    signal = TeacherSignal(before, Projection(head))
-    found = method.sum(as_targets(hidden, head, torch.arange(5), signal=signal, size=2))
-    target = 0.75 * (before @ head.T).softmax(-1) + 0.25 / 7
-    expected = -(target * (hidden @ head.T).log_softmax(-1)).sum()
-    torch.testing.assert_close(found, expected)
-    ours, theirs = (torch.autograd.grad(total, hidden)[0] for total in (found, expected))
-    torch.testing.assert_close(ours, theirs)
-""",
-}
+FILES = read_recipe("A method")  # of docs/extending.md
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Resolved configs as they are to stay: of every pair of options, every experiment and table.
 
-`python tests/runs/resolved.py` writes resolved.json.xz anew from what is composed now: words of the
-command line -> the run, as dotted keys and values. tests/runs/test_resolved.py compares.
+`PYTHONPATH=tests python tests/runs/resolved.py` writes resolved.json.xz anew from what is composed
+now: words of the command line -> the run, as dotted keys and values. test_resolved.py compares.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import lzma
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from conftest import list_options
 
 from undial_cli.config.schema import Run
 from undial_cli.runs.compose import compose_run, find_config_folder
@@ -38,7 +40,7 @@ def settings_of(run: Run) -> dict[str, Any]:
 
 def list_commands() -> list[str]:
     """What is compared: command and overrides, one line each."""
-    from test_compose import covering_set, options
+    from test_compose import covering_set
 
     lines = [
         " ".join(["unlearn", *(f"{g}={o}" for g, o in config.items())]) for config in covering_set()
@@ -46,11 +48,11 @@ def list_commands() -> list[str]:
     lines += [
         f"{command} model={model} data={data}"
         for command in ("finetune", "evaluate")
-        for model, data in itertools.product(options("model"), options("data"))
+        for model, data in itertools.product(list_options("model"), list_options("data"))
     ]
     lines += [
         f"unlearn experiment={name}{end}"
-        for name in options("experiment")
+        for name in list_options("experiment")
         for end in ("", " method=npo", " method=npo method.retain=gdr", " adapter=lora")
     ]
     lines += [
@@ -59,7 +61,7 @@ def list_commands() -> list[str]:
             ("llama7b", "tofu"), ("phi1_5", "tofu"), ("llama7b_base", "muse_news"),
             ("llama7b_base", "muse_books"), ("tiny", "demo"),
         )
-        for method in options("method")
+        for method in list_options("method")
         for adapter in ("none", "lora", "auto")
     ]  # fmt: skip
     return [line for line in dict.fromkeys(lines) if not is_refused(line)]

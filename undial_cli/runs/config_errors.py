@@ -5,7 +5,6 @@ Knows their exceptions and the schema's keys, and nothing else.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable
 
@@ -22,8 +21,6 @@ from undial_cli.config.training_arguments import (
 )
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.runs.known_keys import is_list_key, list_known_keys
-
-Keys = dict[str, dataclasses.Field]
 
 # Sections of keys that are gone, by command (None: any other), and where they are now.
 MOVED_SECTIONS = {
@@ -42,14 +39,9 @@ TYPE_PHRASES = {
 
 
 def explain_composition_error(
-    error: BaseException, command: str, overrides: list[str], keys: Keys | None = None
+    error: BaseException, command: str, overrides: list[str]
 ) -> UserError:
-    """The one line for a composition error.
-
-    Args:
-        keys: of a command that composes no Run.
-    """
-    keys = list_known_keys(command) if keys is None else keys
+    """The one line for a composition error."""
     if isinstance(error, OverrideParseException):
         if "=" in str(error.override).rstrip("="):
             return UserError(f"{error.override}: the value cannot be read; quote it: key='...'")
@@ -57,10 +49,10 @@ def explain_composition_error(
     chain = list(iterate_causes(error))
     for cause in chain:
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
-            return explain_missing_option(cause, command, keys)
+            return explain_missing_option(cause, command)
     keyed = [c for c in chain if isinstance(c, OmegaConfBaseException) and c.full_key]
     if keyed:
-        return explain_wrong_key(keyed[-1], command, overrides, keys)
+        return explain_wrong_key(keyed[-1], command, overrides)
     text = str(chain[-1]).strip().splitlines()[0]
     if text.startswith("Config group override"):
         given = next((o for o in overrides if o.endswith(("=", "=null"))), "a group")
@@ -69,12 +61,13 @@ def explain_composition_error(
         given = next(o for o in overrides if o in text)
         key, _, words = given.lstrip("+").partition("=")
         each = "--multirun for one run each"
+        keys = list_known_keys(command)
         if is_list_key(key) or (key in keys and keys[key].metadata.get("several")):
             each = f"{key}=[{words}] for a list, or {each}"
         return UserError(f"{key}={words}: several values need {each}")
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match:
-        return explain_unknown_key(match.group(1), command, overrides, keys)
+        return explain_unknown_key(match.group(1), command, overrides)
     return UserError(text)
 
 
@@ -86,19 +79,17 @@ def iterate_causes(error: BaseException) -> Iterable[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-def explain_missing_option(error: MissingConfigException, command: str, keys: Keys) -> UserError:
+def explain_missing_option(error: MissingConfigException, command: str) -> UserError:
     """An option (method=undail) or a group that does not exist."""
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     if group and error.options:
         return bad_value(group, option, [o for o in error.options if not o.endswith("_schema")])
-    return explain_unknown_key(group or option, command, [], keys)
+    return explain_unknown_key(group or option, command, [])
 
 
-def explain_unknown_key(
-    name: str, command: str, overrides: list[str], keys: Keys | None = None
-) -> UserError:
+def explain_unknown_key(name: str, command: str, overrides: list[str]) -> UserError:
     """A misspelt key, with the nearest one; one of another tool's; or a key of another method."""
-    keys = list_known_keys(command) if keys is None else keys
+    keys = list_known_keys(command)
     given = [o.lstrip("+~").partition("=")[0] for o in overrides]
     for old, sections in MOVED_SECTIONS.items():
         if name == old or name.startswith(f"{old}."):
@@ -108,7 +99,7 @@ def explain_unknown_key(
             return UserError(f"{typed}: no such key any more; here that is {key}")
     if name.startswith("eval.sets."):
         a_set = name.rsplit(".", 1)[0] + "."
-        keys = keys | {key: f for key, _, f in walk_fields(EvalSetConfig(), a_set)}
+        keys |= {key: f for key, _, f in walk_fields(EvalSetConfig(), a_set)}
     if name in keys and name.startswith("method."):
         method = next((o for o in overrides if o.startswith("method=")), "this method")
         return UserError(f"{name}: {method} has no such key; undial {command} --help lists them")
@@ -140,7 +131,7 @@ def suggest_key(name: str, keys: Iterable[str]) -> str:
 
 
 def explain_wrong_key(
-    error: OmegaConfBaseException, command: str, overrides: list[str], keys: Keys
+    error: OmegaConfBaseException, command: str, overrides: list[str]
 ) -> UserError:
     """A key that is not there, or a value of the wrong type."""
     name = re.sub(r"\[\d+\]$", "", str(error.full_key))
@@ -149,12 +140,13 @@ def explain_wrong_key(
     )
     reason = str(error.msg or error).strip().splitlines()[0]
     if "not in" in reason:  # as in "Key 'x' is not in struct"
-        return explain_unknown_key(name, command, overrides, keys)
+        return explain_unknown_key(name, command, overrides)
     if "not a subclass of EvalSetConfig" in reason:
         return UserError(
             f"eval.sets.{name.removeprefix('eval.sets.')}: this suite has no such set; a new one "
             "is added in a YAML file of your own (--config-dir)"
         )
+    keys = list_known_keys(command)
     field, inner = keys.get(name), [key for key in keys if key.startswith(f"{name}.")]
     if inner:
         value = given if given is not None else getattr(error, "value", "(what was given)")

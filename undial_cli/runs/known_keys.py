@@ -12,12 +12,14 @@ import re
 from undial_cli.config.fields import walk_fields
 from undial_cli.config.schema import RUN_TYPES
 from undial_cli.config.suites import EvalSetConfig
+from undial_cli.config.tables import ReproduceConfig
 from undial_cli.methods import METHODS
 
 
 def list_known_keys(command: str) -> dict[str, dataclasses.Field]:
     """Every dotted key of a command, with its field; those of all methods for `unlearn`."""
-    keys = {name: f for name, _, f in walk_fields(RUN_TYPES[command]())}
+    config = ReproduceConfig if command == "reproduce" else RUN_TYPES[command]
+    keys = {name: f for name, _, f in walk_fields(config())}
     keys.pop("method", None)
     if command == "unlearn":
         for entry in METHODS.values():

@@ -55,7 +55,7 @@ def start_workers(processes: int, folder: Path) -> None:
             nproc_per_node=processes,
             rdzv_backend="c10d",
             rdzv_endpoint="127.0.0.1:0",  # any free port: several runs share a machine
-            local_addr="127.0.0.1",  # or the host's name is looked up, which may hang offline
+            local_addr="127.0.0.1",  # or the host's name would be looked up
             run_id=str(os.getpid()),
             max_restarts=0,  # what a restart would do, the same command does: it resumes
             monitor_interval=0.1,

@@ -1,4 +1,4 @@
-"""Keys of model.template on the command line, and messages the whole way through the command."""
+"""Words as they are typed reach the run: prompts, slices, keys of the template, and messages."""
 
 from __future__ import annotations
 
@@ -49,6 +49,18 @@ def test_variables_of_the_template_and_turns_are_keys() -> None:
     assert compose_run("unlearn", ["model.template.system_prompt='a\\nb'"]).model.template == (
         type(run.model.template)(system_prompt="a\nb")
     )
+
+
+def test_a_slice_needs_no_quotes_and_keeps_its_retain_model() -> None:
+    from undial_cli.runs.targets import resolve_retain_model
+
+    words = ["model=llama1b", "data=tofu", "data.forget_split=forget05[:20]"]
+    run = compose_run("unlearn", words)
+    assert run.data.forget_split == "forget05[:20]"
+    assert run.eval.sets["forget"].split == "forget05[:20]_perturbed"
+    reference = resolve_retain_model(run)
+    assert reference is not None
+    assert str(reference.path).endswith("_retain95")
 
 
 def turns(*texts: str) -> dict[str, Any]:

@@ -1,0 +1,20 @@
+"""The names of runs follow from the settings that make them what they are."""
+
+from __future__ import annotations
+
+import re
+
+from undial_cli.config.schema import (
+    make_default_name,
+)
+from undial_cli.runs.compose import compose_run
+
+
+def test_the_default_name_ignores_processes_and_places_but_not_settings() -> None:
+    base = make_default_name(compose_run("unlearn", []))
+    assert re.fullmatch(r"tiny-demo-undial-[0-9a-f]{10}", base)
+    same = ["hardware.num_processes=2", "output_dir=elsewhere", "overwrite=true", "resume=false"]
+    same += ["train.learning_rates.lora=1e-2"]
+    assert make_default_name(compose_run("unlearn", same)) == base
+    for word in ("seed=1", "method.strength=3", "train.learning_rate=1e-3", "data.limit=4"):
+        assert make_default_name(compose_run("unlearn", [word])) != base

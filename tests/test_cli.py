@@ -1,0 +1,59 @@
+"""Flags, overrides and what is printed in place of a run; help imports no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import list_options
+
+from undial_cli.cli import run_command, split_flags
+from undial_cli.runs.help import CONFIG_GROUPS
+from undial_cli.runs.known_keys import list_known_keys
+
+SPY = """
+import sys
+from undial_cli.cli import run_command
+code = run_command(sys.argv[1:]) if len(sys.argv) > 1 else 0
+heavy = {"torch", "transformers", "datasets", "peft", "accelerate"} & set(sys.modules)
+sys.exit(code or (f"imported {heavy}" if heavy else 0))
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["--help"], ["unlearn", "--help"], ["unlearn", "--cfg", "job"], ["--version"]],
+    ids=lambda words: " ".join(words) or "import",
+)
+def test_help_and_cfg_job_do_not_import_torch(words: list[str], tmp_path: Path) -> None:
+    spy = [sys.executable, "-c", SPY, *words]
+    done = subprocess.run(spy, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_stand_anywhere_among_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in ("--cfg job seed=3 data.limit=2", "seed=3 --cfg job data.limit=2",
+                 "seed=3 data.limit=2 --cfg=job"):  # fmt: skip
+        assert run_command(["unlearn", *line.split()]) == 0
+        said = capsys.readouterr().out
+        assert "seed: 3" in said
+        assert "limit: 2" in said
+    words = ["seed=1,2", "--multirun", "-cd", "a=b", "--info", "plan=true", "-i", "defaults", "x=1"]
+    assert split_flags(words) == (
+        {"--multirun": "", "-cd": "a=b", "--info": "", "-i": "defaults"},
+        ["seed=1,2", "plan=true", "x=1"],
+    )
+
+
+def test_help_names_every_option_and_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["unlearn", "--help"]) == 0
+    words = set(capsys.readouterr().out.split())
+    assert {o for group in CONFIG_GROUPS for o in list_options(group)} <= words
+    keys = {k for k in list_known_keys("unlearn") if not k.startswith("model.")} - {"command"}
+    assert keys <= words
