@@ -21,7 +21,6 @@ from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.prompts import PromptItem, decode_added_text, make_prompt_items
 from undial_cli.evaluation.suite import SetRows, Suite
-from undial_cli.evaluation.text_quality import join_with_prompt
 
 VOCAB, TOKENS = 64, 30
 LINE = ["the", "old", "river", "keeps", "its", "slow", "counsel"]
@@ -150,7 +149,7 @@ def test_a_documents_prompt_and_continuation_join_to_its_text(tokenizer: Any) ->
     text = " ".join(LINE)
     (item,) = make_prompt_items(encoder, "forget", options, [{"text": text}], [], set(), 200)
     assert item.prompt + item.reference == text
-    assert join_with_prompt(item, item.reference) == text
+    assert item.followed_by(item.reference) == text
     new = tokenizer(text)["input_ids"][3:]
     assert item.prompt + decode_added_text(encoder, item.prompt_ids, new) == text
 
@@ -163,7 +162,7 @@ def test_a_character_cut_in_two_leaves_the_rest_as_it_can_be_read() -> None:
 
 
 def test_a_question_and_its_answer_are_two_words() -> None:
-    assert join_with_prompt(PromptItem("forget", 0, "Who?", "Ann", [1]), "Ann.") == "Who? Ann."
+    assert PromptItem("forget", 0, "Who?", "Ann", [1]).followed_by("Ann.") == "Who? Ann."
 
 
 def test_a_generation_keeps_the_blank_between_it_and_its_prompt() -> None:

@@ -58,6 +58,7 @@ class Metric:
     better: tuple[str, str] = HIGHER
     sample: SampleFunction | None = None
     needs: tuple[str, ...] = ("answer",)
+    # Apart from `finish`, so that the bootstrap weighs the terms of all resamples in one product.
     term: Callable[[NDArray[np.float64], str], NDArray[np.float64]] = keep_values
     finish: Callable[[Any], Any] = np.asarray
     stored: str = ""

@@ -31,8 +31,8 @@ KeepIds = Callable[[int, list[int]], None]
 # Share of the batch that must be free before waiting prompts are prefilled: a prefill stops the
 # rows that are decoding, and does not pay for a single one.
 REFILL_SHARE = 1 / 4
-# How many of the likeliest tokens are looked at for the top-p set before all are sorted, which
-# takes longer than the rest of a step.
+# How many of the likeliest tokens are looked at for the top-p set; only where they do not make it
+# up is the whole vocabulary sorted.
 LIKELIEST_TOKENS = 4096
 
 
@@ -124,7 +124,7 @@ def choose_next_tokens(logits_BV: Tensor, rows: Sequence[DecodingRow], how: Deco
     """
     if how.greedy:
         return logits_BV.argmax(-1).tolist()
-    # In double: in single precision the sum over a large vocabulary is off by more than a token.
+    # In double: in single precision small probabilities vanish in the sum over a vocabulary.
     cumulative_BV = filter_distribution(logits_BV, how).double().cumsum(-1)
     draws = [torch.rand(1, generator=row.draws, dtype=torch.float64) for row in rows]
     u_B1 = torch.stack(draws).to(cumulative_BV.device) * cumulative_BV[:, -1:]

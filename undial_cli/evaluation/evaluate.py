@@ -29,10 +29,11 @@ from undial_cli.evaluation.scoring import compute_gradient_norms, score_answers
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.evaluation.subjects import number_subjects
 from undial_cli.evaluation.suite import SetRows, Suite
-from undial_cli.evaluation.text_quality import HELPER_MODELS, EvidencePairs, run_helper_model
+from undial_cli.evaluation.text_quality import HELPER_MODELS, GeneratedTexts, run_helper_model
 from undial_cli.models.head import evaluation_mode
 
-# The items of every set, each with what the engines give of it.
+# The items of a set, each with what the engines give of it; and those of every set.
+EvidencePairs = list[tuple[PromptItem, Evidence]]
 SetEvidence = dict[str, EvidencePairs]
 
 
@@ -122,7 +123,7 @@ def continue_prompts(
         engine = ",".join(dict.fromkeys(item.set_name for item, _ in pairs))
         answers = generate_answers(generator, engine, prompts, how, config.batch_size, journal)
         for (item, evidence), ids in zip(pairs, answers, strict=True):
-            if item.document:
+            if item.document:  # it goes on: no stop text, and blanks stay
                 evidence.generation = decode_added_text(suite.encoder, item.prompt_ids, ids)
             else:
                 text = suite.encoder.decode(ids)
@@ -165,8 +166,16 @@ def add_helper_figures(suite: Suite, model: Any, evidence_of: SetEvidence) -> di
             if key not in suite.needs(name):
                 continue
             pairs = [pair for pair in rows if pair[1].generation is not None]
+            items, generations = [item for item, _ in pairs], [e.generation or "" for _, e in pairs]
+            texts = GeneratedTexts(
+                [item.prompt for item in items],
+                [item.reference for item in items],
+                generations,
+                list(map(PromptItem.followed_by, items, generations)),
+                [item.followed_by(item.reference) for item in items],
+            )
             try:
-                values = run_helper_model(key, pairs, suite.config, model.device, suite.seed)
+                values = run_helper_model(key, texts, suite.config, model.device, suite.seed)
             except (UserError, WorldError) as error:
                 missing[f"{name}_{metric.name}"] = str(error)
                 continue

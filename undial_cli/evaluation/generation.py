@@ -59,6 +59,7 @@ def generate_answers(
     Args:
         name: of the set, for the journal.
     """
+    # Prompt and answer share a table of positions: a long prompt leaves fewer new tokens.
     how = dataclasses.replace(how, positions=count_table_positions(generator.model))
 
     def run(numbers: list[int], keep: KeepResult) -> None:

@@ -213,7 +213,7 @@ def shard_requests(requests: list[Any], answer: Callable[[list[Any]], list[Any]]
     Raises:
         RuntimeError: it failed on some process (on all of them the same).
     """
-    groups: dict[str, list[int]] = {}
+    groups: dict[str, list[int]] = {}  # by context
     for i, request in enumerate(requests):
         groups.setdefault(request.args[0], []).append(i)
     members = list(groups.values())

@@ -83,7 +83,7 @@ def compute_forget_quality(models: ComparedModels) -> float:
     """p-value of the KS test between the forget truth ratios of two models."""
     ratios = collect_truth_ratios(models)
     count = min(map(len, ratios))
-    if count < FEWEST_SAMPLES:
+    if count < FEWEST_SAMPLES:  # so few hardly tell any two models apart
         raise NullFigure(f"n = {count}: fewer than {FEWEST_SAMPLES} samples")
     return metrics.forget_quality(*ratios)
 

@@ -43,6 +43,7 @@ class SpareLayer(DynamicLayer):
             return key_states, value_states
         keys, values = self.buffers
         if old + new > keys.shape[2]:
+            # Grown by a share, so that copying costs a constant per token.
             spare = (0, 0, 0, new + max(32, old // 4))
             keys, values = F.pad(keys[:, :, :old], spare), F.pad(values[:, :, :old], spare)
         self.hold(keys, values, rows, old + new)
@@ -51,7 +52,10 @@ class SpareLayer(DynamicLayer):
 
 
 def make_spare_cache() -> Cache:
-    """An empty cache that keeps every position, in layers with a window too."""
+    """An empty cache that keeps every position, in layers with a window too.
+
+    Transformers' own layers drop what the window has passed, and continuations go back to it.
+    """
     return Cache(layer_class_to_replicate=SpareLayer)
 
 

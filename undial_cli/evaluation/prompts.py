@@ -50,6 +50,10 @@ class PromptItem:
         whole = self.prompt + self.reference if self.document else self.reference
         self.scored = self.scored or whole
 
+    def followed_by(self, text: str) -> str:
+        """The prompt with a text after it; the parts of a document hold the blank between them."""
+        return self.prompt + text if self.document else f"{self.prompt} {text}"
+
     def sequences(self) -> list[list[int]]:
         """All token ids that a model is given of it."""
         scored = [example.input_ids for kind in self.answers.values() for example in kind]

@@ -76,6 +76,7 @@ def read_open_unlearning_figure(
     set_name, metric, field = OPEN_UNLEARNING_FIGURES.get(key, ("", key, ""))
     value = entry.get("agg_value") if isinstance(entry, dict) else entry
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        # Two of their names may stand for one figure of ours: the first wins.
         figures.setdefault(f"{set_name}_{metric}" if set_name else metric, float(value))
     if not isinstance(entry, dict):
         return

@@ -35,7 +35,7 @@ from undial_cli.losses.positions import IGNORE, select_targets
 from undial_cli.models.adapters import make_position_argument
 from undial_cli.models.head import head_job
 
-# Logits that exist at one time, as a number of elements.
+# Logits that exist at one time, as a number of elements: 128 MiB in single precision.
 LOGIT_ELEMENTS = 2**25
 # Questions whose answers are sorted by length together: rows of this many batches.
 BATCHES_PER_SPAN = 4

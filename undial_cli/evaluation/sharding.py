@@ -66,7 +66,7 @@ class Journal:
             for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError, TypeError):
                     number, result = json.loads(line)
-                    if type(number) is int:
+                    if type(number) is int:  # not true, which is an int to isinstance
                         results[number] = result
         return results
 
@@ -109,6 +109,7 @@ def shard_work(
         journal.add(engine, {number: result})
         journal.advance(1)
 
+    # Every n-th of the longest first: the processes end at about the same time.
     run(todo[processes.get_process_rank() :: processes.get_process_count()], keep)
     known |= dict(processes.gather_items(list(computed.items())))
     return [known[i] for i in range(len(sizes))]

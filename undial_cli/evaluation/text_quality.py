@@ -13,6 +13,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,6 @@ from undial_cli.config.suites import EvalConfig
 from undial_cli.data.collate import choose_pad_id, pad_examples
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.errors import UserError, first_line
-from undial_cli.evaluation.evidence import Evidence
 from undial_cli.evaluation.helper_models import (
     HelperModel,
     check_quality_libraries,
@@ -37,7 +37,6 @@ from undial_cli.evaluation.helper_models import (
     load_language_model,
     measure_context,
 )
-from undial_cli.evaluation.prompts import PromptItem
 from undial_cli.evaluation.scoring import score_answers
 from undial_cli.evaluation.sharding import map_by_length
 from undial_cli.losses.chunked import Projection
@@ -49,8 +48,6 @@ from undial_cli.system.sources import ModelSource
 MAUVE_TOKENS = 1024
 # What an encoder sees of a text where its config does not say.
 ENCODER_TOKENS = 512
-
-EvidencePairs = list[tuple[PromptItem, Evidence]]
 
 
 def measure_perplexity(
@@ -84,7 +81,7 @@ def measure_perplexity(
     scores = score_answers(model, groups, batch_size, pad_id, name="oracle")
     nll, tokens = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.int64)
     for (n, _), (score,) in zip(pieces, scores, strict=True):
-        nll[n] += math.fsum(score.token_ce)
+        nll[n] += math.fsum(score.token_ce)  # exact, in whatever order an engine gave them
         tokens[n] += score.tokens
     return nll, tokens
 
@@ -260,60 +257,48 @@ def silence_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def join_with_prompt(item: PromptItem, text: str) -> str:
-    """A prompt and what follows it; the parts of a document hold the blank between them."""
-    return item.prompt + text if item.document else f"{item.prompt} {text}"
+@dataclass(frozen=True)
+class GeneratedTexts:
+    """What was generated for the prompts of one set, in their order.
+
+    `continuations`, `true_continuations`: each prompt with what was generated, or is true, after.
+    """
+
+    prompts: list[str]
+    references: list[str]
+    generations: list[str]
+    continuations: list[str]
+    true_continuations: list[str]
 
 
-def score_perplexity(pairs: EvidencePairs, helper: HelperModel) -> list[float | None]:
+def score_perplexity(texts: GeneratedTexts, helper: HelperModel) -> list[float | None]:
     """Mean cross entropy of prompt and continuation together, under the oracle model."""
-    texts = [join_with_prompt(item, evidence.generation or "") for item, evidence in pairs]
     model, tokenizer = load_language_model(helper)
     nll, tokens = measure_perplexity(
-        texts, model, tokenizer, helper.batch_size, max_tokens=helper.max_tokens
+        texts.continuations, model, tokenizer, helper.batch_size, helper.max_tokens
     )
-    return [
-        float(total / count) if count else None for total, count in zip(nll, tokens, strict=True)
-    ]
-
-
-def score_similarity(pairs: EvidencePairs, helper: HelperModel) -> list[float]:
-    """Cosine of the embeddings of the continuation and of the true text."""
-    generated = [evidence.generation or "" for _, evidence in pairs]
-    return measure_similarity(generated, [item.reference for item, _ in pairs], helper).tolist()
-
-
-def score_coherence(pairs: EvidencePairs, helper: HelperModel) -> list[float]:
-    """Cosine of the embeddings of the prompt and of the continuation."""
-    generated = [evidence.generation or "" for _, evidence in pairs]
-    return measure_similarity([item.prompt for item, _ in pairs], generated, helper).tolist()
-
-
-def score_mauve(pairs: EvidencePairs, helper: HelperModel) -> list[float]:
-    """One figure for the set: how alike true and generated texts are distributed."""
-    true = [join_with_prompt(item, item.reference) for item, _ in pairs]
-    generated = [join_with_prompt(item, evidence.generation or "") for item, evidence in pairs]
-    return [measure_mauve(true, generated, helper)] * len(pairs)
-
-
-def score_gibberish(pairs: EvidencePairs, helper: HelperModel) -> list[float]:
-    """Probability of the classifier's first class (clean text) for each generation."""
-    return classify_texts([evidence.generation or "" for _, evidence in pairs], helper).tolist()
+    return [float(sum_ / n) if n else None for sum_, n in zip(nll, tokens, strict=True)]
 
 
 # What gives the figures of generations, by the key that names its model and that a metric needs.
-HELPER_MODELS: dict[str, Callable[[EvidencePairs, HelperModel], Sequence[float | None]]] = {
+HELPER_MODELS: dict[str, Callable[[GeneratedTexts, HelperModel], Any]] = {
     "oracle_model": score_perplexity,
-    "similarity_model": score_similarity,
-    "coherence_model": score_coherence,
-    "mauve_model": score_mauve,
-    "gibberish_model": score_gibberish,
+    "similarity_model": lambda texts, helper: measure_similarity(
+        texts.generations, texts.references, helper
+    ).tolist(),
+    "coherence_model": lambda texts, helper: measure_similarity(
+        texts.prompts, texts.generations, helper
+    ).tolist(),
+    "mauve_model": lambda texts, helper: (  # one figure for the set
+        [measure_mauve(texts.true_continuations, texts.continuations, helper)] * len(texts.prompts)
+    ),
+    "gibberish_model": lambda texts, helper: classify_texts(texts.generations, helper).tolist(),
 }
 
 
 def run_helper_model(
-    key: str, pairs: EvidencePairs, config: EvalConfig, device: torch.device, seed: int
-) -> Sequence[float | None]:
+    key: str, texts: GeneratedTexts, config: EvalConfig, device: torch.device, seed: int
+) -> list[float | None]:
     """The figures that a helper model gives of generations, on every process.
 
     Raises:
@@ -325,5 +310,5 @@ def run_helper_model(
     max_tokens = getattr(config, key.replace("_model", "_tokens"), None)
     helper = HelperModel(f"eval.{key}", path, device, config.batch_size, max_tokens, seed)
     if key == "oracle_model":  # its engine deals texts out to the processes by itself
-        return score_perplexity(pairs, helper)
-    return processes.run_on_main(lambda: HELPER_MODELS[key](pairs, helper))
+        return score_perplexity(texts, helper)
+    return processes.run_on_main(lambda: HELPER_MODELS[key](texts, helper))
