@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from undial_cli.config.schema import Run, collect_identity, make_default_name
+from undial_cli.config.identity import collect_identity, make_default_name
+from undial_cli.config.schema import Run
 from undial_cli.errors import UserError
 from undial_cli.runs.compose import PACKAGE_FOLDER
 from undial_cli.runs.run_yaml import dump_run_yaml, load_run
