@@ -77,7 +77,6 @@ def run_command(argv: list[str]) -> int:
 
 
 def dispatch_command(argv: list[str]) -> int:
-    """Choose the command."""
     from undial_cli import __version__
     from undial_cli.runs import help
 

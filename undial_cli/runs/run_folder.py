@@ -33,51 +33,30 @@ RECORDED_PACKAGES = (
 )
 
 
+class InFolder:
+    """A file or folder of a run, by its name in the run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: RunFolder, owner: type) -> Path:
+        return folder.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of one run."""
 
     path: Path
 
-    @property
-    def run_yaml(self) -> Path:
-        """The fully resolved run."""
-        return self.path / "run.yaml"
-
-    @property
-    def inputs(self) -> Path:
-        """Hashes of the data and the model that the run read, and what became of the rows."""
-        return self.path / "inputs.json"
-
-    @property
-    def environment(self) -> Path:
-        """What the run ran on; there once it has begun."""
-        return self.path / "environment.json"
-
-    @property
-    def log(self) -> Path:
-        """What the screen said, and tracebacks."""
-        return self.path / "log.txt"
-
-    @property
-    def checkpoint(self) -> Path:
-        """The trained model, in Hugging Face format."""
-        return self.path / "checkpoint"
-
-    @property
-    def resume(self) -> Path:
-        """Trainer state, until the run is done."""
-        return self.path / "resume"
-
-    @property
-    def evaluation(self) -> Path:
-        """results.json and samples.jsonl."""
-        return self.path / "evaluation"
-
-    @property
-    def report(self) -> Path:
-        """The summary table as files."""
-        return self.path / "report"
+    run_yaml = InFolder("run.yaml")  # the fully resolved run
+    inputs = InFolder("inputs.json")  # hashes of what the run read, and what became of the rows
+    environment = InFolder("environment.json")  # what it ran on; exists once it has begun
+    log = InFolder("log.txt")  # what the screen said, and tracebacks
+    checkpoint = InFolder("checkpoint")  # the trained model, in Hugging Face format
+    resume = InFolder("resume")  # trainer state, until the run is done
+    evaluation = InFolder("evaluation")  # results.json and samples.jsonl
+    report = InFolder("report")  # the page, its pictures, the summary table as files
 
     def status(self) -> str:
         """`planned`, `running`, `done`, `failed`, or `""` where there is no readable status."""
