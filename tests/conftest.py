@@ -119,6 +119,11 @@ def list_options(group: str) -> list[str]:
     return sorted(file.stem for file in (find_config_folder() / group).glob("*.yaml"))
 
 
+def read_jsonl(file: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
 def refused(call: Callable[[], object], *parts: str) -> None:
     """The call is refused in one line that holds all the parts."""
     with pytest.raises(UserError) as caught:
