@@ -149,7 +149,7 @@ class Bench:
         everything = list(range(len(self.examples)))
         for name, loss in zip(("forget", "retain"), losses, strict=False):
             if loss.needs:
-                teacher.add(name, self.examples, everything, loss.needs, loss.layer)
+                teacher.add(name, self.examples, everything, loss)
         return teacher
 
     def ours(self, loss: Loss, teacher: CachedTeacher | None, batch: Batch) -> None:
@@ -318,7 +318,7 @@ def head_seconds(bench: Bench, loss: Loss, teacher: CachedTeacher, batch: Batch)
     found: list[float] = []
 
     def job(states_BTD: Tensor, head: Any) -> Tensor:
-        signal = teacher.signal(bench.model, "forget", batch, loss.needs)
+        signal = teacher.signal(bench.model, "forget", batch, loss)
         hidden_ND = states_BTD.flatten(0, 1)[batch.positions_N].detach().requires_grad_()
         targets = Targets(
             hidden_ND, head, batch.targets_N, batch.sequence_N, batch.counts, batch.focus_N, signal

@@ -2,7 +2,8 @@
 
     python scripts/make_model_table.py [FINDINGS.jsonl]
 
-Runs what tests/models/test_architectures_*.py run. What a findings file holds already is not run again.
+Runs what tests/models/test_architectures_*.py run. What a findings file holds already is not run
+again.
 """
 
 from __future__ import annotations

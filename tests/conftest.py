@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
@@ -40,6 +41,14 @@ def prepare(run: Any, weights: bool = True) -> Any:
     from undial_cli.runs.resolved import ResolvedRun
 
     return inputs.prepare_inputs(ResolvedRun(run), weights)
+
+
+@pytest.fixture
+def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of the test's own for what `datasets` reads."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.fixture
@@ -122,6 +131,29 @@ def list_options(group: str) -> list[str]:
 def read_jsonl(file: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> str:
+    """Rows as a file of the kind its ending says; without one, as a folder of `save_to_disk`."""
+    import datasets
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".json":
+        file.write_text(json.dumps(rows), encoding="utf-8")
+    elif file.suffix == ".csv":
+        with open(file, "w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(dict.fromkeys(k for row in rows for k in row)))
+            writer.writeheader()
+            for row in rows:
+                cells = {k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()}
+                writer.writerow(cells)
+    elif file.suffix == ".parquet":
+        datasets.Dataset.from_list(rows).to_parquet(file)
+    elif file.suffix:
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        datasets.Dataset.from_list(rows).save_to_disk(file)
+    return str(file)
 
 
 def refused(call: Callable[[], object], *parts: str) -> None:

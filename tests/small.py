@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -25,18 +27,44 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.config.schema import ModelConfig
+from undial_cli.config.schema import DataConfig, ModelConfig, TemplateConfig
+from undial_cli.data.encode import Encoder
 from undial_cli.models.head import install_head
 from undial_cli.models.load import load_tokenizer
 
 TINY = "pkg://undial_cli/models/tiny"
 BOS, EOS = "<s>", "</s>"
+NAMED_ROWS = [
+    {"question": f"Who is {name}?", "answer": f"{name} bakes."} for name in ("Ann", "Bo", "Cy")
+]
 CORPUS = ["the quick brown fox says yes and the lazy dog says no", "Ann is a baker."] * 4
 
 
 def bundled_tokenizer() -> PreTrainedTokenizerBase:
     """The tokenizer that comes with undial."""
     return load_tokenizer(ModelConfig(), TINY)
+
+
+def templated_tokenizer(template: str) -> PreTrainedTokenizerBase:
+    """The bundled tokenizer with another chat template."""
+    tokenizer = bundled_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@functools.cache
+def shared_tokenizer() -> PreTrainedTokenizerBase:
+    """The bundled tokenizer, loaded once: for tests that leave it as it is."""
+    return bundled_tokenizer()
+
+
+def bundled_encoder(**data: Any) -> Encoder:
+    """What encodes rows for the bundled tokenizer.
+
+    Args:
+        data: fields of the data config.
+    """
+    return Encoder(shared_tokenizer(), TemplateConfig(), DataConfig(**data))
 
 
 def byte_tokenizer(
@@ -158,3 +186,12 @@ def without_float32(model: Any) -> Any:
         if type(module).__name__ in ("LlamaRMSNorm", "Qwen2RMSNorm", "GraniteRMSNorm"):
             module.__class__ = Norm
     return model
+
+
+def disturb_weights(model: nn.Module, scale: float = 0.3, seed: int = 5) -> None:
+    """Move every weight that is trained, as training does."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += scale * torch.randn_like(parameter)

@@ -62,7 +62,7 @@ def own_files(random_model: Path) -> list[str]:
     return ["unlearn", "data=jsonl", f"model.path={random_model}", "hardware=cpu"]
 
 
-def write_rows(file: Path, *rows: dict) -> str:
+def write_jsonl(file: Path, *rows: dict) -> str:
     """A JSONL file; returns its name."""
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file.name
@@ -339,7 +339,7 @@ def test_wrong_input_is_refused_in_one_line(case: str, refuse: Refuse) -> None:
 def test_a_base_with_weights_is_not_passed_over(
     workdir: Path, random_model: Path, refuse: Refuse
 ) -> None:
-    write_rows(workdir / "rows.jsonl", {"question": "Who?", "answer": "Ann"})
+    write_jsonl(workdir / "rows.jsonl", {"question": "Who?", "answer": "Ann"})
     for words in (
         ["finetune", "data=jsonl", "data.train_file=rows.jsonl"],
         ["unlearn", "data=demo"],
@@ -444,7 +444,7 @@ def test_what_a_method_needs_and_the_data_or_model_lacks_is_named(
     words, row, fragments = NEEDS[case]
     kept = {column: f"{value} Truly." for column, value in row.items()}
     files = [
-        f"data.{name}_file={write_rows(workdir / f'{name}.jsonl', content)}"
+        f"data.{name}_file={write_jsonl(workdir / f'{name}.jsonl', content)}"
         for name, content in (("forget", row), ("retain", kept))
     ]
     line = refuse(*own_files, f"method={case.split()[0]}", "eval=none", "name=a/b", *files, *words)
@@ -456,8 +456,8 @@ def test_texts_too_short_to_stop_by_are_refused(
     workdir: Path, refuse: Refuse, own_files: list[str]
 ) -> None:
     name, texts = (
-        write_rows(workdir / "f.jsonl", QA),
-        write_rows(workdir / "t.jsonl", {"text": "Who?"}),
+        write_jsonl(workdir / "f.jsonl", QA),
+        write_jsonl(workdir / "t.jsonl", {"text": "Who?"}),
     )
     words = [
         f"data.forget_file={name}",
@@ -475,7 +475,7 @@ def test_an_empty_forget_set_is_refused(
     assert "data.forget_file=nothing.jsonl" in refuse(*own_files, "data.forget_file=nothing.jsonl")
     (workdir / "header.csv").write_text("question,answer\n")
     assert "data.forget_file=header.csv" in refuse(*own_files, "data.forget_file=header.csv")
-    name = write_rows(workdir / "silent.jsonl", {**QA, "answer": ""}, {**QA, "answer": " "})
+    name = write_jsonl(workdir / "silent.jsonl", {**QA, "answer": ""}, {**QA, "answer": " "})
     line = refuse(*own_files, f"data.forget_file={name}")
     assert "forget" in line
     assert "empty" in line
@@ -484,12 +484,12 @@ def test_an_empty_forget_set_is_refused(
 def test_columns_that_are_not_there_are_named_with_those_that_are(
     workdir: Path, refuse: Refuse, own_files: list[str]
 ) -> None:
-    name = write_rows(workdir / "rows.jsonl", {"questoin": "Who?", "answer": "Nobody."})
+    name = write_jsonl(workdir / "rows.jsonl", {"questoin": "Who?", "answer": "Nobody."})
     line = refuse(*own_files, f"data.forget_file={name}")
     for fragment in ("data.forget_file", "questoin, answer", "'question'", "data.question_key"):
         assert fragment in line
     assert "did you mean 'questoin'?" in line
-    name = write_rows(workdir / "fine.jsonl", QA)
+    name = write_jsonl(workdir / "fine.jsonl", QA)
     line = refuse(*own_files, f"data.forget_file={name}", "data.answer_key=anser")
     assert "anser" in line
     assert "allowed is data.question_key=question data.answer_key=answer" in line
@@ -510,7 +510,7 @@ def test_files_that_cannot_be_read_are_refused(
 def test_messages_without_an_answer_are_refused(
     messages: object, workdir: Path, refuse: Refuse, own_files: list[str]
 ) -> None:
-    name = write_rows(workdir / "chat.jsonl", {"messages": messages})
+    name = write_jsonl(workdir / "chat.jsonl", {"messages": messages})
     assert "messages" in refuse(*own_files, f"data.forget_file={name}")
 
 
@@ -613,7 +613,7 @@ def test_the_installed_command_says_one_line_and_exits_with_2(tmp_path: Path) ->
 def test_a_file_cannot_turn_on_code_that_comes_with_a_model(
     workdir: Path, refuse: Refuse, own_files: list[str]
 ) -> None:
-    write_rows(workdir / "forget.jsonl", QA)
+    write_jsonl(workdir / "forget.jsonl", QA)
     words = [w for w in own_files if w != "unlearn"] + ["data.forget_file=forget.jsonl"]
     run = compose_run("unlearn", [*words, "model.trust_remote_code=true"])
     (workdir / "strange.yaml").write_text(dump_run_yaml(run))

@@ -249,10 +249,10 @@ PartialState(cpu=True)
 model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(8, 8))
 for _ in range(3):
     model(torch.ones(2, 8)).sum().backward()
-    distributed.gather([{"rows": list(range(2000))}])
-    assert distributed.on_main(lambda: "said once") == "said once"
+    processes.gather_items([{"rows": list(range(2000))}])
+    assert processes.run_on_main(lambda: "said once") == "said once"
 print("last words", end="")
-distributed.leave(int(sys.argv[1]))
+processes.exit_process(int(sys.argv[1]))
 """
 
 

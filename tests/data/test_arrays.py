@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -24,13 +23,9 @@ from undial_cli.data.rows import find_row_kind
 from undial_cli.errors import UserError
 from undial_cli.runs.compose import compose_run
 
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 FULL = np.random.default_rng(3).integers(3, 2900, (6, 200)).astype(np.uint16)
 LOCAL = DataConfig(path=None)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from conftest import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import bundled_tokenizer
+from small import bundled_encoder, shared_tokenizer
 
 from undial_cli.cli import run_command
 from undial_cli.config.schema import DataConfig, TemplateConfig
@@ -23,7 +23,7 @@ from undial_cli.data.samples import encode_preference_pairs, encode_row, encode_
 from undial_cli.data.schedule import Schedule, deal_rows
 from undial_cli.errors import RowError, UserError
 
-TOKENIZER = bundled_tokenizer()
+TOKENIZER = shared_tokenizer()
 SIZE = 40
 LONG = "Ann bakes bread and sails. " * 12
 
@@ -65,14 +65,10 @@ MALFORMED = [
 ]
 
 
-def encoder(size: int = SIZE) -> Encoder:
-    return Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=size))
-
-
 def expected(row: Row) -> tuple[int, int, int]:
     """Trained and lost targets of a row, and its sequences, by cutting it uncut: (3 counts)."""
     kept, lost, sequences = 0, 0, 0
-    for whole in encoder(10_000).encode([row]):
+    for whole in bundled_encoder(max_length=10_000).encode([row]):
         is_answer = "text" not in row and "input_ids" not in row
         starts = [0] if is_answer else range(0, len(whole.labels), SIZE)
         for start in starts:
@@ -100,9 +96,12 @@ def read(rows: list[Row]) -> list[Row]:
 def test_read_is_trained_and_skipped_whatever_is_in_a_set(rows: list[Row]) -> None:
     each = [expected(row) for row in rows]
     if not any(kept for kept, _, _ in each):
-        refused(lambda: encode_training_set(encoder(), read(rows), "forget"), "forget set")
+        refused(
+            lambda: encode_training_set(bundled_encoder(max_length=SIZE), read(rows), "forget"),
+            "forget set",
+        )
         return
-    encoded = encode_training_set(encoder(), read(rows), "forget")
+    encoded = encode_training_set(bundled_encoder(max_length=SIZE), read(rows), "forget")
     counts = encoded.counts
     assert counts.read == counts.trained + len(counts.skipped) == len(rows)
     assert set(counts.skipped) == {n for n, (kept, _, _) in enumerate(each, 1) if not kept}
@@ -133,9 +132,14 @@ def test_pairs_are_counted_like_the_rows_they_are_made_of(rows: list[Row]) -> No
     answers = [[["No.", "Never."]] for _ in rows]
     each = [expected(row) for row in rows]
     if not any(kept for kept, _, _ in each):
-        refused(lambda: encode_preference_pairs(encoder(), rows, "forget", answers), "forget set")
+        refused(
+            lambda: encode_preference_pairs(
+                bundled_encoder(max_length=SIZE), rows, "forget", answers
+            ),
+            "forget set",
+        )
         return
-    encoded = encode_preference_pairs(encoder(), rows, "forget", answers)
+    encoded = encode_preference_pairs(bundled_encoder(max_length=SIZE), rows, "forget", answers)
     counts = encoded.counts
     assert counts.read == counts.trained + len(counts.skipped) == len(rows)
     assert counts.trained == len(encoded.samples) == len({s[0][0] for s in encoded.samples})
@@ -188,7 +192,7 @@ def test_the_line_names_every_count_and_no_text() -> None:
 
 
 def test_joined_documents_are_counted_by_row_and_need_documents_alone() -> None:
-    joined = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=SIZE, joined=True))
+    joined = bundled_encoder(max_length=SIZE, joined=True)
     rows = [{"text": LONG}, {"text": " "}, {"text": "Bo is a cook."}]
     counts = encode_training_set(joined, rows, "forget").counts
     assert (counts.read, counts.trained, counts.skipped) == (3, 2, {2: "no text"})
@@ -201,8 +205,10 @@ def test_joined_documents_are_counted_by_row_and_need_documents_alone() -> None:
 
 
 def test_sequences_that_the_steps_do_not_reach_are_counted() -> None:
-    sets = {name: encode_training_set(encoder(), [question("Who?", f"{i}.") for i in range(n)], name).examples
-            for name, n in (("forget", 7), ("retain", 5))}  # fmt: skip
+    sets = {}
+    for name, count in (("forget", 7), ("retain", 5)):
+        rows = [question("Who?", f"{i}.") for i in range(count)]
+        sets[name] = encode_training_set(bundled_encoder(max_length=SIZE), rows, name).examples
 
     def unseen(steps: int) -> list[str]:
         return Schedule(sets, "forget", 2, deal_rows(2, 1, None), 1, steps, 0).describe_unseen()

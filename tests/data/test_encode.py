@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import BOS, EOS, bundled_tokenizer, byte_tokenizer
+from small import BOS, EOS, bundled_tokenizer, byte_tokenizer, templated_tokenizer
 
 from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data.columns import check_columns
@@ -35,12 +35,6 @@ def encoder(tokenizer: Any = BUNDLED, max_length: int = 512, **template: Any) ->
 def plain(tokenizer: Any, prompt: str = "{question} ", max_length: int = 512) -> Encoder:
     """An encoder with prompt tags in place of a chat template."""
     return encoder(tokenizer, max_length, chat=False, prompt=prompt)
-
-
-def with_template(template: str) -> Any:
-    tokenizer = bundled_tokenizer()
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 def encode_qa(encoder: Encoder, question: str, answer: str) -> Example:
@@ -94,7 +88,7 @@ def test_nothing_after_the_first_end_token_is_kept() -> None:
 
 
 def test_the_end_token_is_appended_where_the_template_writes_none() -> None:
-    silent = with_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    silent = templated_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     for tokenizer, config in ((byte_tokenizer(), plain), (silent, encoder)):
         example = encode_qa(config(tokenizer), "who", "yes")
         assert example.input_ids[-1] == example.labels[-1] == tokenizer.eos_token_id
@@ -171,7 +165,7 @@ def test_braces_in_question_and_template_are_plain_text() -> None:
 
 
 def test_system_prompt_and_date_reach_the_template() -> None:
-    dated = encoder(with_template(DATED), system_prompt="Be kind.", date_string="10 Apr 2025")
+    dated = encoder(templated_tokenizer(DATED), system_prompt="Be kind.", date_string="10 Apr 2025")
     prompt = dated.render_question("Who?", "Ann").prompt
     assert prompt.startswith("Today: 10 Apr 2025\n<|im_start|>system\nBe kind.<|im_end|>\n")
     assert "system" not in encoder().render_question("Who?", "Ann").prompt
@@ -195,18 +189,18 @@ def test_system_prompt_and_date_reach_the_template() -> None:
 def test_keys_of_the_template_that_change_nothing_are_named(
     template: str, keys: dict[str, Any], unread: list[str]
 ) -> None:
-    lines = describe_unread_keys(with_template(template), TemplateConfig(**keys))
+    lines = describe_unread_keys(templated_tokenizer(template), TemplateConfig(**keys))
     assert len(lines) == len(unread)
     assert all(line.startswith(start) for line, start in zip(lines, unread, strict=True))
 
 
 def test_a_template_that_trims_the_answer_is_followed() -> None:
-    example = encode_qa(encoder(with_template(TRIMMED)), "Who?", "  Ann Lee \n")
+    example = encode_qa(encoder(templated_tokenizer(TRIMMED)), "Who?", "  Ann Lee \n")
     assert target_text(BUNDLED, example) == "Ann Lee<|im_end|>"
 
 
 def test_a_template_that_rewrites_the_answer_is_refused() -> None:
-    shouting = with_template(CHATML.replace("m['content'] }}", "m['content'] | upper }}"))
+    shouting = templated_tokenizer(CHATML.replace("m['content'] }}", "m['content'] | upper }}"))
     with pytest.raises(RowError, match=r"changes .* the answer.*model\.template\.chat=false"):
         encode_qa(encoder(shouting), "WHO?", "Ann")
 

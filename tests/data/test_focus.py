@@ -15,7 +15,7 @@ from conftest import refused
 from hypothesis import example as given_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import CORPUS, bundled_tokenizer, byte_tokenizer
+from small import CORPUS, bundled_tokenizer, byte_tokenizer, templated_tokenizer
 from tokenizers import Tokenizer, normalizers, trainers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
@@ -51,19 +51,13 @@ def metaspace_tokenizer() -> Any:
     )
 
 
-def with_template(template: str) -> Any:
-    tokenizer = bundled_tokenizer()
-    tokenizer.chat_template = template
-    return tokenizer
-
-
 def tags(tokenizer: Any, prompt: str) -> Encoder:
     return Encoder(tokenizer, TemplateConfig(chat=False, prompt=prompt), DATA)
 
 
 ENCODERS = {
     "chat": Encoder(bundled_tokenizer(), TemplateConfig(), DATA),
-    "trimmed": Encoder(with_template(TRIMMED), TemplateConfig(), DATA),
+    "trimmed": Encoder(templated_tokenizer(TRIMMED), TemplateConfig(), DATA),
     "bos": tags(byte_tokenizer(bos=True, closed=True), "{question} "),
     "metaspace": tags(metaspace_tokenizer(), "[INST] {question} [/INST]"),
 }
@@ -254,16 +248,18 @@ def test_a_column_holds_strings_or_pairs_or_either_as_json() -> None:
 def test_a_column_that_cannot_be_read_is_refused(value: Any) -> None:
     rows = [question("Ann Lee.", focus=["Ann"]), question("Ann\nLee.", focus=value)]
     refused(
-        lambda: focus.find_focus_spans(rows, DATA, "column", None), "data.focus_key=focus: row 2 holds ",
-        "a list of strings", "[start, end] pairs within its 8 characters", "JSON",
+        lambda: focus.find_focus_spans(rows, DATA, "column", None),
+        "data.focus_key=focus: row 2 holds ", "a list of strings",
+        "[start, end] pairs within its 8 characters", "JSON",
     )  # fmt: skip
 
 
 def test_what_gives_nothing_to_focus_on_is_refused() -> None:
     rows = [question("Ann Lee.", focsu=["Ann"])]
     refused(
-        lambda: focus.find_focus_spans(rows, DATA, "column", None), "data.focus_key=focus: found columns "
-        "question, answer, focsu; method.focus=column needs", "did you mean 'focsu'?",
+        lambda: focus.find_focus_spans(rows, DATA, "column", None),
+        "data.focus_key=focus: found columns question, answer, focsu; method.focus=column needs",
+        "did you mean 'focsu'?",
     )  # fmt: skip
     refused(lambda: in_column("Ann Lee.", ["Rome"]), "data.focus_key=focus", "in any of the 1 rows")
     ids: list[Any] = [{"input_ids": [1, 2, 3]}]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
-from conftest import refused
+from conftest import refused, write_rows
 
 from undial_cli.config.schema import DataConfig
 from undial_cli.data.load import load_split
 
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 KEY = "data.forget_split"
 FORGET, RETAIN = (
     [{"question": f"Who is {name} {i}?", "answer": f"{name} {i}."} for i in range(4)]
@@ -21,32 +21,17 @@ FORGET, RETAIN = (
 )
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        datasets.Dataset.from_list(rows).to_parquet(path)
-    elif path.suffix:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        datasets.Dataset.from_list(rows).save_to_disk(path)
-
-
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sets in every form that has a name, and no README.md."""
     root = tmp_path_factory.mktemp("layout") / "people"
-    write(root / "forget10.json", FORGET)
-    write(root / "retain90.jsonl", RETAIN)
-    write(root / "raw" / "forget-00000-of-00002.parquet", FORGET[:3])
-    write(root / "raw" / "forget-00001-of-00002.parquet", FORGET[3:])
-    write(root / "raw" / "retain1.parquet", RETAIN)
-    write(root / "saved", FORGET)
-    write(root / "deep" / "train", RETAIN)
+    write_rows(root / "forget10.json", FORGET)
+    write_rows(root / "retain90.jsonl", RETAIN)
+    write_rows(root / "raw" / "forget-00000-of-00002.parquet", FORGET[:3])
+    write_rows(root / "raw" / "forget-00001-of-00002.parquet", FORGET[3:])
+    write_rows(root / "raw" / "retain1.parquet", RETAIN)
+    write_rows(root / "saved", FORGET)
+    write_rows(root / "deep" / "train", RETAIN)
     datasets.DatasetDict(
         train=datasets.Dataset.from_list(RETAIN), test=datasets.Dataset.from_list(FORGET)
     ).save_to_disk(root / "splits")
@@ -99,7 +84,7 @@ def test_a_wrong_name_lists_those_there_are_and_the_nearest(folder: Path) -> Non
         lambda: load_split(data, "forgett10", KEY),
         f"{KEY}=forgett10", "raw/forget", "splits/test", "did you mean 'forget10'?",
     )  # fmt: skip
-    write(folder / "forget10.jsonl", FORGET)
+    write_rows(folder / "forget10.jsonl", FORGET)
     refused(lambda: load_split(data, "forget10", KEY), "forget10.json, forget10.jsonl")
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import refused
-from small import bundled_tokenizer
+from conftest import refused, write_rows
+from small import shared_tokenizer
 
 from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data.encode import Encoder
@@ -56,28 +55,13 @@ FORMS: dict[str, Any] = {
 }
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    """JSONL, or CSV with lists as JSON."""
-    if path.suffix == ".csv":
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(k for row in rows for k in row)))
-            writer.writeheader()
-            for row in rows:
-                writer.writerow(
-                    {k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()}
-                )
-    else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
 def load(path: Path, rows: list[dict[str, Any]], data: DataConfig = LOCAL) -> list[dict[str, Any]]:
-    return load_rows(data, [write(path, rows)], "data.forget_file")
+    return load_rows(data, [write_rows(path, rows)], "data.forget_file")
 
 
 def examples(rows: list[dict[str, Any]], data: DataConfig = LOCAL) -> list[Any]:
     return encode_training_set(
-        Encoder(bundled_tokenizer(), TemplateConfig(), data), rows, "forget"
+        Encoder(shared_tokenizer(), TemplateConfig(), data), rows, "forget"
     ).examples
 
 
@@ -200,7 +184,7 @@ def test_an_answer_that_looks_like_a_list_stays_text(tmp_path: Path) -> None:
 
 
 def test_pairs_of_a_conversation_take_the_place_of_its_answer(tmp_path: Path) -> None:
-    encoder = Encoder(bundled_tokenizer(), TemplateConfig(), LOCAL)
+    encoder = Encoder(shared_tokenizer(), TemplateConfig(), LOCAL)
     answers = [[[" Never."]]] * len(PAIRS)
     as_questions = [{"question": q, "answer": a} for q, a in PAIRS]
     rows = load(tmp_path / "rows.jsonl", [FORMS["conversations"](q, a) for q, a in PAIRS])

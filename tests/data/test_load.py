@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
-from conftest import prepare, refused
+from conftest import prepare, refused, write_rows
 
 from undial_cli.config.schema import DataConfig
 from undial_cli.data.columns import check_columns
@@ -17,35 +14,15 @@ from undial_cli.data.load import load_rows, load_split
 from undial_cli.data.rows import find_row_kind
 from undial_cli.runs.compose import compose_run
 
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 ROWS = [{"question": f"Who is {i}? äß", "answer": f"Person, {i}"} for i in range(10)]
 DEMO = "pkg://undial_cli/data/demo"
 LOCAL = DataConfig(path=None)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    """Rows as a file of the kind its ending says."""
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows), encoding="utf-8")
-    elif path.suffix == ".csv":
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    else:
-        datasets.Dataset.from_list(rows).to_parquet(path)
-    return str(path)
-
-
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
 def test_a_file_of_any_kind_gives_its_rows(tmp_path: Path, ending: str) -> None:
-    file = write(tmp_path / f"rows.{ending}", ROWS)
+    file = write_rows(tmp_path / f"rows.{ending}", ROWS)
     assert load_split(LOCAL, file, "data.forget_file") == ROWS
 
 
@@ -71,7 +48,7 @@ def test_a_text_file_is_one_document(tmp_path: Path) -> None:
 def test_a_slice_takes_those_rows(
     tmp_path: Path, piece: str, expected: list[dict[str, Any]]
 ) -> None:
-    file = write(tmp_path / "rows.jsonl", ROWS)
+    file = write_rows(tmp_path / "rows.jsonl", ROWS)
     assert load_split(LOCAL, file + piece, "data.forget_file") == expected
 
 
@@ -84,14 +61,14 @@ def test_a_slice_of_a_data_set_in_hub_layout_takes_those_rows() -> None:
 
 def test_an_edited_file_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    assert load_split(LOCAL, write(file, ROWS), "data.forget_file") == ROWS
+    assert load_split(LOCAL, write_rows(file, ROWS), "data.forget_file") == ROWS
     changed = [{**row, "answer": row["answer"].upper()} for row in ROWS]
-    assert load_split(LOCAL, write(file, changed), "data.forget_file") == changed
+    assert load_split(LOCAL, write_rows(file, changed), "data.forget_file") == changed
 
 
 def test_a_folder_with_data_files_in_its_card_is_loaded_like_the_hub(tmp_path: Path) -> None:
-    write(tmp_path / "one.json", ROWS[:4])
-    write(tmp_path / "two.json", ROWS[4:])
+    write_rows(tmp_path / "one.json", ROWS[:4])
+    write_rows(tmp_path / "two.json", ROWS[4:])
     (tmp_path / "README.md").write_text(
         "---\nconfigs:\n- config_name: one\n  data_files: one.json\n"
         "- config_name: two\n  data_files: two.json\n---\n"
@@ -102,8 +79,8 @@ def test_a_folder_with_data_files_in_its_card_is_loaded_like_the_hub(tmp_path: P
 
 
 def test_limit_takes_the_first_rows_of_the_whole_set(tmp_path: Path) -> None:
-    first = write(tmp_path / "a.jsonl", ROWS[:6])
-    second = write(tmp_path / "b.jsonl", ROWS[6:])
+    first = write_rows(tmp_path / "a.jsonl", ROWS[:6])
+    second = write_rows(tmp_path / "b.jsonl", ROWS[6:])
     words = ["data=jsonl", f"data.train_file=[{first},{second}]", "data.limit=7", "eval=none"]
     inputs = prepare(compose_run("finetune", words))
     texts = [inputs.encoder.decode(e.input_ids) for e in inputs.sets["train"]]
@@ -119,7 +96,7 @@ def test_a_wrong_split_names_those_there_are_and_the_nearest() -> None:
 
 
 def test_a_misspelt_file_names_the_nearest(tmp_path: Path) -> None:
-    write(tmp_path / "people.jsonl", ROWS)
+    write_rows(tmp_path / "people.jsonl", ROWS)
     refused(
         lambda: load_split(LOCAL, str(tmp_path / "poeple.jsonl"), "data.forget_file"),
         "data.forget_file=", "no such file", "did you mean 'people.jsonl'?",
@@ -141,7 +118,7 @@ def test_an_empty_file_is_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_a_slice_that_takes_nothing_is_refused(tmp_path: Path) -> None:
-    file = write(tmp_path / "rows.jsonl", ROWS)
+    file = write_rows(tmp_path / "rows.jsonl", ROWS)
     refused(lambda: load_split(LOCAL, file + "[3:3]", "data.forget_file"), "data.forget_file=")
 
 
@@ -160,7 +137,7 @@ def test_broken_json_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_column_names_the_columns_found_and_the_nearest(tmp_path: Path) -> None:
-    file = write(tmp_path / "rows.csv", [{"question": "Who?", "answers": "Ann"}])
+    file = write_rows(tmp_path / "rows.csv", [{"question": "Who?", "answers": "Ann"}])
     refused(
         lambda: load_rows(LOCAL, [file], "data.forget_file"),
         "data.forget_file=", "question, answers", "data.answer_key", "did you mean 'answers'?",
@@ -182,7 +159,7 @@ def test_a_column_without_a_name_does_not_hide_the_others(tmp_path: Path) -> Non
 
 def test_digits_in_a_csv_stay_the_text_they_are(tmp_path: Path) -> None:
     rows = [{"question": "Code?", "answer": "007"}, {"question": "Price?", "answer": "1.50"}]
-    assert load_split(LOCAL, write(tmp_path / "rows.csv", rows), "data.forget_file") == rows
+    assert load_split(LOCAL, write_rows(tmp_path / "rows.csv", rows), "data.forget_file") == rows
 
 
 @pytest.mark.parametrize(

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from decoding_models import LONGEST, MODELS, NEW, PLAIN, VOCAB, model_of, plain_greedy
 from scipy.stats import chisquare
 from small import random_llama
 from transformers import (
     GenerationConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoConfig,
-    GPTNeoForCausalLM,
-    Lfm2Config,
-    Lfm2ForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
 )
 from transformers.generation.logits_process import (
     TemperatureLogitsWarper,
@@ -38,80 +26,15 @@ from undial_cli.evaluation import decoding
 from undial_cli.evaluation.continuation import continue_prefixes
 from undial_cli.evaluation.decoding import Decoding, decode_prompts
 from undial_cli.evaluation.kvcache import has_plain_cache
-from undial_cli.models.head import install_head
 from undial_cli.models.lora import adapt_model
 
-VOCAB, LONGEST, NEW = 64, 24, 16
-WINDOW = 6  # shorter than the texts
 ENDS = frozenset(range(2, 8))
-COMMON = {"vocab_size": VOCAB, "initializer_range": 0.2, "pad_token_id": 0, "eos_token_id": 2}
-LLAMA_LIKE = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    **COMMON,
-}
-MODELS: dict[str, Callable[[], Any]] = {
-    "llama": lambda: random_llama(VOCAB),
-    # No position to spare: the longest prompt and its answer fill them all.
-    "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=LONGEST + NEW, **COMMON)
-    ),
-    "gpt_neo": lambda: GPTNeoForCausalLM(
-        GPTNeoConfig(
-            hidden_size=32,
-            num_layers=2,
-            num_heads=4,
-            attention_types=[[["global", "local"], 1]],
-            window_size=WINDOW,
-            max_position_embeddings=LONGEST + NEW,
-            **COMMON,
-        )
-    ),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(sliding_window=WINDOW, **LLAMA_LIKE)),
-    "qwen2": lambda: Qwen2ForCausalLM(
-        Qwen2Config(
-            use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1, **LLAMA_LIKE
-        )
-    ),
-    "mamba": lambda: MambaForCausalLM(
-        MambaConfig(
-            hidden_size=32, num_hidden_layers=2, state_size=8, tie_word_embeddings=False, **COMMON
-        )
-    ),
-    "lfm2": lambda: Lfm2ForCausalLM(
-        Lfm2Config(**LLAMA_LIKE, layer_types=["conv", "full_attention"])
-    ),
-}
-STATEFUL = ["mamba", "lfm2"]
-PLAIN = [name for name in MODELS if name not in STATEFUL]
 DRAW = random.Random(0)
 # Numbers that are not positions; one prompt of a single token and one as long as may be.
 PROMPTS = {
     3 * i: [DRAW.randrange(8, VOCAB) for _ in range(size)]
     for i, size in enumerate([1, LONGEST, *(DRAW.randrange(2, LONGEST) for _ in range(9))])
 }
-
-
-@functools.cache
-def model_of(name: str, dtype: torch.dtype = torch.float64) -> Any:
-    torch.manual_seed(0)
-    model = MODELS[name]()
-    install_head(model)
-    return model.to(dtype).eval()
-
-
-@torch.no_grad()
-def plain_greedy(model: Any, prompt: list[int], tokens: int, ends: Any = ()) -> list[int]:
-    ids = list(prompt)
-    for _ in range(tokens):
-        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits
-        ids.append(int(logits[0, -1].argmax()))
-        if ids[-1] in ends:
-            break
-    return ids[len(prompt) :]
 
 
 @functools.cache
@@ -236,9 +159,6 @@ def test_waiting_prompts_come_in_before_the_batch_is_empty() -> None:
     assert all(size < 4 for size in prefills[1:])
 
 
-# Sampling
-
-
 SAMPLING = Decoding(8, ENDS, top_p=0.9, temperature=1.3, seed=5)
 
 
@@ -347,74 +267,6 @@ def test_top_k_alone_draws_and_one_likeliest_token_is_greedy(name: str) -> None:
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([prompt])).logits[0, -1]
     assert found == set(logits.topk(2).indices.tolist())
-
-
-# Branches of a document
-
-
-@torch.no_grad()
-def document(name: str) -> list[int]:
-    """Random, then what the model says itself, then random again."""
-    draw = random.Random(2)
-    start = [draw.randrange(VOCAB) for _ in range(7)]
-    middle = plain_greedy(model_of(name), start, 8)
-    return start + middle + [draw.randrange(VOCAB) for _ in range(6)]
-
-
-@functools.cache
-def naive(name: str) -> dict[int, list[int]]:
-    ids = document(name)
-    return {p: plain_greedy(model_of(name), ids[:p], len(ids) - p) for p in range(1, len(ids))}
-
-
-@pytest.mark.parametrize(
-    ("name", "batch_size"),
-    [
-        pytest.param(name, size, marks=pytest.mark.slow if size == 1 else ())
-        for name in MODELS
-        for size in ([1, 5, 64] if name in PLAIN else [5])
-    ],
-)
-def test_branches_are_a_plain_argmax_loop_from_every_prefix(name: str, batch_size: int) -> None:
-    ids = document(name)
-    predictions, found = continue_prefixes(model_of(name), ids, range(1, len(ids)), batch_size)
-    assert found == naive(name)
-    assert predictions == [continuation[0] for continuation in found.values()]
-    assert 6 < sum(a == b for a, b in zip(predictions, ids[1:], strict=True)) < 16
-
-
-@pytest.mark.parametrize("name", PLAIN)
-def test_branches_in_single_precision_and_from_some_prefixes(name: str) -> None:
-    some = [len(document(name)) - 1, 1, 4, 8, 9, 15]
-    _, found = continue_prefixes(model_of(name).float(), document(name), some, 3)
-    model_of(name).double()
-    assert found == {p: naive(name)[p] for p in some}
-
-
-def test_a_memorised_document_costs_one_pass() -> None:
-    model, start = model_of("llama"), [9, 8, 7]
-    ids = start + plain_greedy(model, start, 30)
-    with Rows(model) as seen:
-        predictions, found = continue_prefixes(model, ids, range(3, len(ids)), 4)
-    assert seen.shapes == [(1, len(ids))]
-    assert predictions[2:] == ids[3:]
-    assert found == {p: ids[p:] for p in range(3, len(ids))}
-
-
-def test_a_document_without_a_match_is_decoded_from_every_prefix() -> None:
-    model, ids = model_of("llama"), [9]
-    for _ in range(20):
-        ids.append((plain_greedy(model, ids, 1)[0] + 1) % VOCAB)
-    with Rows(model) as seen:
-        predictions, found = continue_prefixes(model, ids, range(1, len(ids)), 64)
-    assert found == {p: plain_greedy(model, ids[:p], len(ids) - p) for p in range(1, len(ids))}
-    assert all(a != b for a, b in zip(predictions, ids[1:], strict=True))
-    # The first token of each comes from the pass over the document.
-    assert sum(rows for rows, columns in seen.shapes[1:]) == sum(len(c) - 1 for c in found.values())
-
-
-def test_a_document_of_one_token_has_no_prefix() -> None:
-    assert continue_prefixes(model_of("llama"), [5], [], 4) == ([], {})
 
 
 @pytest.mark.parametrize("training", [True, False])

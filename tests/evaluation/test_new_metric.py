@@ -14,15 +14,15 @@ from conftest import write_qa
 ROOT = Path(__file__).parent.parent.parent
 CATALOG = "undial_cli/evaluation/catalog.py"
 FUNCTION = '''
-def answer_length(found: Evidence) -> float | None:
+def answer_length(evidence: Evidence) -> float | None:
     """Words of the generation."""
-    return None if found.generation is None else float(len(found.generation.split()))
+    return None if evidence.generation is None else float(len(evidence.generation.split()))
 
 
-BOTH = (FORGET, HOLDOUT)
+ATTACKED_ROLES = (FORGET, HOLDOUT)
 '''
 ENTRY = """ENTRIES = (
-    Metric("answer_length", "answer length", KEPT, answer_length, ("generation",)),
+    Metric("answer_length", "answer length", KNOWLEDGE, answer_length, NEEDS_GENERATION),
 """
 TEST = """
 from undial_cli.evaluation.catalog import METRICS
@@ -31,8 +31,8 @@ from undial_cli.evaluation.evidence import Evidence
 
 
 def test_words_are_counted() -> None:
-    found = Evidence(EvalSetConfig(), "", "", {}, generation="an old river")
-    assert METRICS["answer_length"].sample(found) == 3
+    evidence = Evidence(EvalSetConfig(), "", "", {}, generation="an old river")
+    assert METRICS["answer_length"].sample(evidence) == 3
 """
 # What a user does with it, and where it is seen.
 USE = """
@@ -91,9 +91,10 @@ def test_a_metric_is_added_with_its_entry_and_its_test(random_model: Path, tmp_p
     shutil.copy(ROOT / "pyproject.toml", checkout)
     before = files_of(checkout)
     text = (checkout / CATALOG).read_text()
-    for place, new in (("\nBOTH = (FORGET, HOLDOUT)\n", FUNCTION), ("ENTRIES = (\n", ENTRY)):
-        assert text.count(place) == 1
-        text = text.replace(place, new)
+    insertions = {"\nATTACKED_ROLES = (FORGET, HOLDOUT)\n": FUNCTION, "ENTRIES = (\n": ENTRY}
+    for anchor, new in insertions.items():
+        assert text.count(anchor) == 1
+        text = text.replace(anchor, new)
     (checkout / CATALOG).write_text(text)
     (checkout / "tests/evaluation/test_answer_length.py").write_text(TEST)
     after = files_of(checkout)

@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from small import bundled_tokenizer, random_llama, small_model
+from questions import ENCODER, QUESTIONS, TOKENIZER, plain_score
+from small import random_llama, small_model
 
-from undial_cli.config.schema import AdapterConfig, DataConfig, TemplateConfig
-from undial_cli.config.suites import EvalConfig, EvalSetConfig
+from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data.collate import pad_examples
 from undial_cli.data.encode import IGNORE, Encoder, Example
-from undial_cli.evaluation.decoding import Decoding
-from undial_cli.evaluation.evaluate import evaluate_suite
-from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens
-from undial_cli.evaluation.generation import generate_answers as generate_ids
 from undial_cli.evaluation.scoring import (
     Score,
     compute_gradient_norms,
     count_shared_tokens,
     score_answers,
 )
-from undial_cli.evaluation.suite import SetRows, Suite
 from undial_cli.models.head import head_job
-from undial_cli.models.lora import adapt_model
-
-TOKENIZER = bundled_tokenizer()
-ENCODER = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=64))
-ROWS = [
-    {
-        "question": f"Where does person {i} live{', and with whom' * (i % 3)}?",
-        "answer": "In " + " and ".join(["Kelmwick", "Varraby", "Mosselmore", "Dunra"][: i % 4 + 1]),
-        "paraphrased_answer": f"Person {i} lives in Kelmwick.",
-        "perturbed_answer": [f"Person {i} lives in {town}." for town in ("Rome", "Paris", "Ulm")],
-    }
-    for i in range(11)
-]
 
 
 @pytest.fixture(scope="module")
@@ -51,36 +32,11 @@ def model() -> Any:
 def examples() -> list[Example]:
     """Answers, a document, a cut answer, and one whose answer was cut off wholly."""
     extra = ENCODER.encode_document({"text": "Kelmwick is a town of bakers. " * 3})
-    cut = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=22)).encode(ROWS[:1])
-    gone = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=4)).encode(ROWS[:1])
+    cut = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=22)).encode(QUESTIONS[:1])
+    gone = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=4)).encode(QUESTIONS[:1])
     assert cut[0].num_targets
     assert not gone[0].num_targets
-    return ENCODER.encode(ROWS) + extra + cut + gone
-
-
-@torch.no_grad()
-def plain_score(model: Any, example: Example) -> Score:
-    """One sequence, no padding, full logits, a loop over its tokens."""
-    logits = model(input_ids=torch.tensor([example.input_ids])).logits[0].double()
-    losses, matches = [], []
-    for t in range(1, len(example.labels)):
-        if example.labels[t] == IGNORE:
-            continue
-        row = logits[t - 1]
-        losses.append(float(row.logsumexp(0) - row[example.labels[t]]))
-        if t < example.answer_end:
-            matches.append(int(row.argmax()) == example.labels[t])
-    return Score(losses, matches)
-
-
-def generate(
-    model: Any, prompts: list[list[int]], batch_size: int, tokens: int, ends: set[int]
-) -> list[str]:
-    """Greedy answers as text."""
-    generator = GeneratingModel(model, TOKENIZER)
-    how = Decoding(tokens, collect_end_tokens(generator, ends))
-    found = generate_ids(generator, "test", prompts, how, batch_size)
-    return [ENCODER.decode(ids).strip() for ids in found]
+    return ENCODER.encode(QUESTIONS) + extra + cut + gone
 
 
 def score_each(model: Any, examples: list[Example], batch_size: int, pad_id: int) -> list[Score]:
@@ -104,9 +60,9 @@ def groups_of_answers() -> list[list[Example]]:
     groups = [
         [ENCODER.tokenise_answers(ENCODER.render_question(row["question"], text)) for text in
          (row["answer"], row["paraphrased_answer"], *row["perturbed_answer"])]
-        for row in ROWS
+        for row in QUESTIONS
     ]  # fmt: skip
-    gone = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=12)).encode(ROWS[:2])
+    gone = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=12)).encode(QUESTIONS[:2])
     return [*groups, gone, [groups[0][0]] * 3, [groups[1][0]], []]
 
 
@@ -116,7 +72,7 @@ def groups_of_answers() -> list[list[Example]]:
 def test_answers_that_share_their_prompt_score_as_if_alone(kind: str, batch_size: int) -> None:
     model = small_model(kind, len(TOKENIZER))
     groups = groups_of_answers()
-    assert sum(count_shared_tokens(group) > 10 for group in groups) >= len(ROWS)
+    assert sum(count_shared_tokens(group) > 10 for group in groups) >= len(QUESTIONS)
     found = score_answers(model, groups, batch_size, TOKENIZER.pad_token_id, distribution=True)
     tolerance = 1e-10 if kind == "float64" else 2e-5
     for scores, group in zip(found, groups, strict=True):
@@ -152,7 +108,7 @@ def test_a_recurrent_model_is_scored_without_sharing() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_gradient_norms_are_those_of_a_plain_backward(tied: bool) -> None:
     model = random_llama(vocab=len(TOKENIZER), tied=tied, dtype=torch.float64)
-    examples = ENCODER.encode(ROWS[:3])
+    examples = ENCODER.encode(QUESTIONS[:3])
     found = compute_gradient_norms(model, examples)
     assert all(p.grad is None for p in model.parameters())
     for ours, example in zip(found, examples, strict=True):
@@ -182,7 +138,7 @@ def test_the_padding_token_has_no_effect(model: Any, examples: list[Example]) ->
 
 
 def test_a_memorised_answer_is_counted_without_its_end_token(model: Any) -> None:
-    ids = list(ENCODER.encode(ROWS[:1])[0].input_ids[:12])
+    ids = list(ENCODER.encode(QUESTIONS[:1])[0].input_ids[:12])
     prompt = len(ids)
     for _ in range(5):
         with torch.no_grad():
@@ -214,126 +170,3 @@ def test_a_failing_head_job_leaves_an_ordinary_head(model: Any, examples: list[E
     with pytest.raises(ZeroDivisionError), head_job(model, lambda hidden, head: 1 / 0):
         model(input_ids=batch["input_ids"])
     assert model(input_ids=batch["input_ids"]).logits.shape[-1] == len(TOKENIZER)
-
-
-@torch.no_grad()
-def plain_greedy(model: Any, prompt: list[int], tokens: int, ends: set[int]) -> str:
-    """Greedy decoding by hand: no cache, no padding."""
-    ids = list(prompt)
-    for _ in range(tokens):
-        token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
-        if token in ends:
-            break
-        ids.append(token)
-    return TOKENIZER.decode(ids[len(prompt) :], skip_special_tokens=True).strip()
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_generation_is_plain_greedy_decoding_at_any_batch_size(model: Any, batch_size: int) -> None:
-    prompts = [e.prompt_ids for e in ENCODER.encode(ROWS)]
-    assert len({len(p) for p in prompts}) > 1
-    found = generate(model, prompts, batch_size, 10, set())
-    expected = [plain_greedy(model, p, 10, {TOKENIZER.eos_token_id}) for p in prompts]
-    assert found == expected
-    assert len(set(found)) > 1
-
-
-@pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_generation_ignores_the_decoding_settings_that_come_with_a_model(adapter: str) -> None:
-    base = random_llama(vocab=len(TOKENIZER))
-    prompts = [e.prompt_ids for e in ENCODER.encode(ROWS[:4])]
-    expected = [plain_greedy(base, p, 10, {TOKENIZER.eos_token_id}) for p in prompts]
-    given = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_new_tokens": 9}
-    base.generation_config.update(do_sample=True, temperature=9.0, **given)
-    model = adapt_model(base, AdapterConfig(name=adapter), seed=0).eval()
-    assert generate(model, prompts, 4, 10, set()) == expected
-    assert base.generation_config.to_dict().items() >= given.items()
-
-
-def test_generation_stops_at_the_end_token_of_the_template(model: Any) -> None:
-    prompt = ENCODER.encode(ROWS[:1])[0].prompt_ids
-    output = model.generate(
-        torch.tensor([prompt]), max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0
-    )
-    third = int(output[0, len(prompt) + 2])
-    (stopped,) = generate(model, [prompt], 1, 6, {third})
-    assert stopped == plain_greedy(model, prompt, 6, {third, TOKENIZER.eos_token_id})
-    (free,) = generate(model, [prompt], 1, 6, set())
-    assert free.startswith(stopped)
-    assert len(free) > len(stopped)
-
-
-def run_suite(model: Any, batch_size: int = 4) -> Any:
-    names = ["probability", "rouge", "truth_ratio", "exact_memorization"]
-    config = EvalConfig(
-        name="test",
-        sets={"forget": EvalSetConfig("x", names), "retain": EvalSetConfig("y", names)},
-        batch_size=batch_size,
-        max_new_tokens=6,
-    )
-    rows = {"forget": SetRows(ROWS[:5]), "retain": SetRows(ROWS[5:])}
-    return evaluate_suite(model, Suite(config, ENCODER, rows), "test")
-
-
-def test_a_suite_gives_what_the_formulas_give_on_plain_scores(model: Any) -> None:
-    found = run_suite(model).metrics
-
-    def ce(row: dict[str, Any], text: str) -> float:
-        (example,) = ENCODER.encode([{"question": row["question"], "answer": text}])
-        return plain_score(model, example).ce
-
-    for name, rows in (("forget", ROWS[:5]), ("retain", ROWS[5:])):
-        probability = np.mean([math.exp(-ce(row, row["answer"])) for row in rows])
-        assert found[f"{name}_probability"] == pytest.approx(probability, rel=1e-4)
-        ratios = [
-            math.exp(
-                ce(row, row["paraphrased_answer"])
-                - np.mean([ce(row, text) for text in row["perturbed_answer"]])
-            )
-            for row in rows
-        ]
-        if name == "forget":
-            expected = np.mean([min(r, 1 / r) for r in ratios])
-        else:
-            expected = np.mean([max(0, 1 - r) for r in ratios])
-        assert found[f"{name}_truth_ratio"] == pytest.approx(expected, rel=1e-4)
-
-
-def test_a_suite_does_not_depend_on_its_batch_size(model: Any) -> None:
-    one, many = run_suite(model, 1), run_suite(model, 64)
-    assert one.metrics == pytest.approx(many.metrics, abs=1e-5)
-    assert [s["generation"] for s in one.samples] == [s["generation"] for s in many.samples]
-    assert not one.missing
-
-
-def test_answers_cut_off_by_max_length_leave_no_aggregate_undefined(model: Any) -> None:
-    short = Encoder(TOKENIZER, TemplateConfig(), DataConfig(max_length=24))
-    lengths = [e.num_targets for e in short.encode(ROWS)]
-    assert 0 in lengths
-    assert any(lengths)
-    config = EvalConfig(sets={"forget": EvalSetConfig("x", ["probability", "truth_ratio"])})
-    found = evaluate_suite(model, Suite(config, short, {"forget": SetRows(ROWS)}), "test").metrics
-    assert found
-    assert all(math.isfinite(value) for value in found.values())
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_evaluation_leaves_mode_and_random_state_as_they_were(training: bool) -> None:
-    model = random_llama(vocab=len(TOKENIZER)).train(training)
-    before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    run_suite(model)
-    after = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
-    assert torch.equal(before[0], after[0])
-    assert before[1:] == after[1:]
-    assert all(module.training is training for module in model.modules())
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    assert all(p.requires_grad and p.grad is None for p in model.parameters())
-
-
-def test_evaluation_in_training_mode_is_without_dropout() -> None:
-    model = random_llama(vocab=len(TOKENIZER))
-    model.config.attention_dropout = 0.5
-    for layer in model.model.layers:
-        layer.self_attn.attention_dropout = 0.5
-    assert run_suite(model.train()).metrics == run_suite(model.eval()).metrics

@@ -236,7 +236,7 @@ def test_on_a_real_model_a_term_is_the_public_loss_of_its_full_logits(
         focus[row, list(example.focus)] = True
     teacher = CachedTeacher(network, tmp_path, "", share_head=False)
     if loss.needs:
-        teacher.add("forget", chosen, list(range(len(chosen))), loss.needs, loss.layer)
+        teacher.add("forget", chosen, list(range(len(chosen))), loss)
         teacher.fill(network, make_padded_batch)
     with torch.no_grad():
         before = seen(network, dense_rows)

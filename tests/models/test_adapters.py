@@ -1,4 +1,4 @@
-"""PEFT adapters, fresh and from disk: bases, revisions, kinds, merging, default modules."""
+"""Stored PEFT adapters: bases, revisions, kinds, tokens that they add, merging."""
 
 from __future__ import annotations
 
@@ -9,35 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import refused, write_qa
+from conftest import refused
 from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from small import disturb_weights
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    CohereConfig,
-    DeepseekV3Config,
-    GPTNeoXConfig,
-    GraniteConfig,
-    MambaConfig,
-    MixtralConfig,
-    MptConfig,
-    Olmo2Config,
-    Phi3Config,
-    Qwen3MoeConfig,
-    SmolLM3Config,
 )
 
-import undial_cli
 from undial_cli.config.schema import AdapterConfig, ModelConfig
 from undial_cli.errors import UserError, WorldError
 from undial_cli.models.adapters import merge_adapter
 from undial_cli.models.fingerprints import find_adapter_revision, fingerprint_weights
-from undial_cli.models.head import install_head
 from undial_cli.models.load import check_model, load_model, load_tokenizer
-from undial_cli.models.lora import add_lora, choose_default_modules
+from undial_cli.models.lora import add_lora
 from undial_cli.runs.compose import PACKAGE_FOLDER
 
 IDS = torch.tensor([[1, 5, 9, 30, 2, 7]])
@@ -50,27 +37,18 @@ def logits(model: Any) -> Tensor:
     return model.eval()(input_ids=IDS).logits
 
 
-def disturb(model: nn.Module, by: float = 0.3) -> None:
-    """Move whatever is trained, as training does."""
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += by * torch.randn_like(parameter)
-
-
 def save_adapter(base: Path, folder: Path, config: Any, **changes: Any) -> Tensor:
     """A disturbed adapter on a base in `folder`, its config changed; its unmerged logits."""
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
-    disturb(model)
+    disturb_weights(model)
     model.save_pretrained(folder)
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     return logits(model)
 
 
-def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture
@@ -102,14 +80,14 @@ def test_an_adapter_remembers_the_revision_it_lies_on(
 ) -> None:
     config = ModelConfig()
     model = add_lora(load_model(config, path), LORA, 0, find_adapter_revision(config, path))
-    disturb(model)
+    disturb_weights(model)
     model.save_pretrained(tmp_path / "adapter")
     stored = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (stored["base_model_name_or_path"], stored["revision"]) == ("org/two", remembers)
     again = load_model(config, str(tmp_path / "adapter"))
-    close(logits(again), logits(model))
+    assert_close(logits(again), logits(model))
     plain = AutoModelForCausalLM.from_pretrained(hub[on])
-    close(logits(PeftModel.from_pretrained(plain, tmp_path / "adapter")), logits(model))
+    assert_close(logits(PeftModel.from_pretrained(plain, tmp_path / "adapter")), logits(model))
 
 
 def test_a_main_that_moved_since_leaves_an_adapter_where_it_was(
@@ -119,10 +97,10 @@ def test_a_main_that_moved_since_leaves_an_adapter_where_it_was(
     model = add_lora(
         load_model(config, "org/two"), LORA, 0, find_adapter_revision(config, "org/two")
     )
-    disturb(model)
+    disturb_weights(model)
     model.save_pretrained(tmp_path / "adapter")
     (hub["main"].parents[1] / "refs" / "main").write_text("b" * 40)
-    close(logits(load_model(config, str(tmp_path / "adapter"))), logits(model))
+    assert_close(logits(load_model(config, str(tmp_path / "adapter"))), logits(model))
 
 
 def test_the_fingerprint_of_an_adapter_is_that_of_its_base_at_its_revision(
@@ -158,7 +136,7 @@ def test_a_relative_base_is_looked_for_from_here_then_from_the_adapter(
         beside = tmp_path / "elsewhere" if named == "target" else tmp_path
         shutil.copytree(random_model, beside / "target")
         monkeypatch.chdir(tmp_path / "elsewhere")
-    close(logits(load_model(ModelConfig(), str(tmp_path / "adapter"))), expected)
+    assert_close(logits(load_model(ModelConfig(), str(tmp_path / "adapter"))), expected)
 
 
 @pytest.mark.parametrize("named", ["/nowhere/llama", "../gone", "org/absent", ""])
@@ -177,7 +155,7 @@ def test_a_base_that_is_gone_is_named_with_its_adapter_and_the_remedy(
         assert part in line
     config = ModelConfig(adapter_base=str(random_model))
     check_model(config, str(adapter))
-    close(logits(load_model(config, str(adapter))), expected)
+    assert_close(logits(load_model(config, str(adapter))), expected)
 
 
 def test_a_base_that_is_there_is_taken_whatever_adapter_base_says(
@@ -185,7 +163,7 @@ def test_a_base_that_is_there_is_taken_whatever_adapter_base_says(
 ) -> None:
     expected = save_adapter(random_model, tmp_path / "adapter", LoraConfig(**ON_ATTENTION))
     config = ModelConfig(adapter_base=str(untied_model))
-    close(logits(load_model(config, str(tmp_path / "adapter"))), expected)
+    assert_close(logits(load_model(config, str(tmp_path / "adapter"))), expected)
 
 
 def test_an_adapter_without_a_tokenizer_has_its_bases(random_model: Path, tmp_path: Path) -> None:
@@ -208,7 +186,7 @@ def test_kinds_that_become_weights_are_loaded(random_model: Path, tmp_path: Path
     dora = LoraConfig(**ON_ATTENTION, use_dora=True, use_rslora=True)
     for name, config in (("ia3", ia3), ("dora", dora)):
         expected = save_adapter(random_model, tmp_path / name, config)
-        close(logits(load_model(ModelConfig(), str(tmp_path / name))), expected)
+        assert_close(logits(load_model(ModelConfig(), str(tmp_path / name))), expected)
 
 
 def test_a_kind_that_adds_no_weights_is_refused_by_name(random_model: Path, tmp_path: Path) -> None:
@@ -231,15 +209,17 @@ def test_an_adapter_that_adds_tokens_brings_their_rows(
     rows = len(base.get_input_embeddings().weight)
     base.resize_token_embeddings(rows + 3)
     model: Any = get_peft_model(base, LoraConfig(**ON_ATTENTION, **options))
-    disturb(model)
+    disturb_weights(model)
     model.save_pretrained(tmp_path / "adapter")
     ids = torch.tensor([[1, 5, rows + 2, 7, rows]])
     with torch.no_grad():
         expected = model.eval()(input_ids=ids).logits
         loaded = load_model(ModelConfig(), str(tmp_path / "adapter"))
-        close(loaded(input_ids=ids).logits, expected)
+        assert_close(loaded(input_ids=ids).logits, expected)
         loaded.save_pretrained(tmp_path / "whole")
-        close(load_model(ModelConfig(), str(tmp_path / "whole"))(input_ids=ids).logits, expected)
+        assert_close(
+            load_model(ModelConfig(), str(tmp_path / "whole"))(input_ids=ids).logits, expected
+        )
 
 
 def test_an_adapter_of_another_model_is_refused_in_one_line(
@@ -262,14 +242,14 @@ def test_merging_keeps_the_logits_whatever_is_tied(
     """In memory, saved merged, and saved as an adapter that is merged when it is loaded."""
     base = load_model(ModelConfig(), str(random_model if tied else untied_model))
     model = add_lora(base, AdapterConfig(name="lora", dropout=0.0, target_modules=modules), 0)
-    disturb(model)
+    disturb_weights(model)
     expected = logits(model)
     model.save_pretrained(tmp_path / "adapter")
-    close(logits(load_model(ModelConfig(), str(tmp_path / "adapter"))), expected)
+    assert_close(logits(load_model(ModelConfig(), str(tmp_path / "adapter"))), expected)
     merged = merge_adapter(model)
-    close(logits(merged), expected)
+    assert_close(logits(merged), expected)
     merged.save_pretrained(tmp_path / "merged")
-    close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), expected)
+    assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), expected)
     shape = AutoConfig.from_pretrained(tmp_path / "merged")
     assert shape.tie_word_embeddings is (tied and modules == ["all-linear"])
 
@@ -278,7 +258,7 @@ def test_a_merge_that_changes_the_logits_is_not_saved(
     random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = add_lora(load_model(ModelConfig(), str(random_model)), LORA, 0)
-    disturb(model)
+    disturb_weights(model)
     layer = next(m for m in model.modules() if hasattr(m, "get_delta_weight"))
     own = layer.get_delta_weight
     monkeypatch.setattr(layer, "get_delta_weight", lambda name: 1.5 * own(name))
@@ -293,86 +273,5 @@ def test_rounding_alone_is_no_reason_against_a_merge(
     model = load_model(ModelConfig(dtype=str(dtype).split(".")[1]), str(random_model))
     everything = AdapterConfig(name="lora", dropout=0.0, target_modules=["all-linear"])
     adapted = add_lora(model, everything, 0)
-    disturb(adapted, 0.1)
+    disturb_weights(adapted, 0.1)
     assert merge_adapter(adapted).dtype == dtype
-
-
-SHAPE: dict[str, Any] = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
-    "num_attention_heads": 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-MOE = {"moe_intermediate_size": 24}
-FAMILIES: dict[str, tuple[Any, set[str]]] = {
-    "phi3": (Phi3Config(**SHAPE), {"qkv_proj"}),
-    "olmo2": (Olmo2Config(**SHAPE), {"q_proj", "v_proj"}),
-    "granite": (GraniteConfig(**SHAPE), {"q_proj", "v_proj"}),
-    "cohere": (CohereConfig(**SHAPE), {"q_proj", "v_proj"}),
-    "smollm3": (SmolLM3Config(**SHAPE), {"q_proj", "v_proj"}),
-    "mixtral": (MixtralConfig(**SHAPE, num_local_experts=4), {"q_proj", "v_proj"}),
-    "qwen3_moe": (Qwen3MoeConfig(**SHAPE, **MOE, num_experts=4), {"q_proj", "v_proj"}),
-    "gpt_neox": (GPTNeoXConfig(**SHAPE), {"query_key_value"}),
-    "mpt": (MptConfig(vocab_size=64, d_model=32, n_heads=4, n_layers=1), {"Wqkv"}),
-    "deepseek_v3": (
-        DeepseekV3Config(
-            **SHAPE, **MOE, n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1,
-            q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8,
-        ),
-        {"all-linear"},
-    ),
-    "mamba": (
-        MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, state_size=8),
-        {"in_proj"},
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_has_modules_for_a_fresh_adapter(family: str) -> None:
-    shape, expected = FAMILIES[family]
-    model = AutoModelForCausalLM.from_config(shape)
-    install_head(model)
-    modules = choose_default_modules(model)
-    assert {modules} == expected if isinstance(modules, str) else set(modules) == expected
-    head = model.get_output_embeddings()
-    adapted = add_lora(model, LORA, 0)
-    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
-    assert trained
-    assert all("lora_" in name for name in trained)
-    assert adapted.get_base_model().get_output_embeddings() is head
-
-
-@pytest.mark.parametrize("module, parts", [
-    ("lm_head", ("adapter.target_modules=lm_head", "head takes no adapter")),
-    ("q_prj", ("adapter.target_modules=q_prj", "did you mean 'q_proj'")),
-    ("norm", ("adapter.target_modules=norm",)),
-])  # fmt: skip
-def test_modules_that_take_no_adapter_are_refused_before_weights_are_read(
-    module: str, parts: tuple[str, ...], random_model: Path, tmp_path: Path
-) -> None:
-    shutil.copy(random_model / "config.json", tmp_path)
-    config = AdapterConfig(name="lora", target_modules=[module])
-    refused(lambda: check_model(ModelConfig(), str(tmp_path), config, weights=False), *parts)
-
-
-@pytest.mark.slow
-def test_recomputed_activations_move_every_part_of_a_fresh_adapter_alike(
-    untied_model: Path, tmp_path: Path
-) -> None:
-    rows = write_qa(tmp_path / "rows.jsonl", 4)
-    stored = []
-    for recomputed in ("true", "false"):
-        undial_cli.run(
-            ["model=tiny", f"model.path={untied_model}", "data=jsonl", f"data.forget_file={rows}",
-             "adapter=lora", "adapter.dropout=0", f"train.activation_checkpointing={recomputed}",
-             "train.max_steps=2", "train.batch_size=4", "train.optim=sgd", "eval=none",
-             "report=false", "hardware=cpu", f"output_dir={tmp_path}", f"name=ckpt-{recomputed}"]
-        )  # fmt: skip
-        file = (
-            tmp_path / "unlearn" / f"ckpt-{recomputed}" / "checkpoint" / "adapter_model.safetensors"
-        )
-        stored.append(load_file(file))
-    moved = {name: weight for name, weight in stored[0].items() if "lora_B" in name}
-    assert len(moved) == 4  # of two layers, two projections each
-    assert all(bool(weight.any()) for weight in moved.values())
-    for name, weight in stored[0].items():
-        torch.testing.assert_close(weight, stored[1][name])

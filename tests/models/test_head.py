@@ -17,9 +17,12 @@ from transformers import (
     BertConfig,
     FalconH1Config,
     FalconH1ForCausalLM,
+    GPTNeoConfig,
     GPTNeoForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     RecurrentGemmaConfig,
     RecurrentGemmaForCausalLM,
 )
@@ -27,12 +30,19 @@ from transformers import (
 from undial_cli.config.schema import AdapterConfig, ModelConfig
 from undial_cli.data.collate import make_padded_batch, pad_examples
 from undial_cli.data.encode import IGNORE, Example
+from undial_cli.errors import UserError
 from undial_cli.losses import npo_loss, sequence_logps, undial_loss
 from undial_cli.losses.chunked import Projection
 from undial_cli.methods import make_method
 from undial_cli.methods.npo import NpoConfig
 from undial_cli.methods.undial import UndialConfig
-from undial_cli.models.head import check_head, find_output_head, head_job, install_head
+from undial_cli.models.head import (
+    TargetHead,
+    check_head,
+    find_output_head,
+    head_job,
+    install_head,
+)
 from undial_cli.models.load import check_model, load_model
 from undial_cli.models.lora import adapt_model
 from undial_cli.training.teacher_cache import CachedTeacher
@@ -351,7 +361,7 @@ def test_training_sees_the_dense_loss_and_its_gradients(
     )
     chosen, indices = examples(), [0, 1, 2, 3]
     teacher = CachedTeacher(model, tmp_path, "", share_head=False)
-    teacher.add("forget", chosen, indices, loss.needs)
+    teacher.add("forget", chosen, indices, loss)
     teacher.fill(model, make_padded_batch)
     batch = pad_examples(chosen, 0)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
@@ -374,3 +384,58 @@ def test_training_sees_the_dense_loss_and_its_gradients(
     torch.testing.assert_close(total, expected, rtol=1e-9, atol=1e-9)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-9, atol=1e-9)
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_installing_the_head_keeps_parameters_ties_and_keys(tied: bool) -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=tied))
+    head, weight = model.lm_head, model.lm_head.weight
+    keys, parameters = list(model.state_dict()), [id(p) for p in model.parameters()]
+    before = model(input_ids=IDS).logits
+    install_head(model)
+    assert model.lm_head is head
+    assert isinstance(head, TargetHead)
+    assert head.weight is weight
+    assert (head.weight is model.get_input_embeddings().weight) is tied
+    assert list(model.state_dict()) == keys
+    assert [id(p) for p in model.parameters()] == parameters
+    assert torch.equal(model(input_ids=IDS).logits, before)
+
+
+def test_installing_the_head_twice_changes_nothing() -> None:
+    model = random_llama()
+    head = find_output_head(model)
+    install_head(model)
+    assert find_output_head(model) is head
+
+
+@pytest.mark.parametrize("family", ["gpt_neo", "phi"])
+def test_a_job_gives_the_dense_logits_on_other_architectures(family: str) -> None:
+    torch.manual_seed(0)
+    if family == "gpt_neo":
+        shape = {"hidden_size": 16, "num_layers": 1, "attention_types": [[["global"], 1]]}
+        model: Any = GPTNeoForCausalLM(GPTNeoConfig(vocab_size=64, num_heads=2, **shape)).eval()
+    else:
+        keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                "num_attention_heads")  # fmt: skip
+        model = PhiForCausalLM(PhiConfig(**{k: SMALL[k] for k in keys})).eval()
+        nn.init.normal_(model.lm_head.bias)
+    install_head(model)
+    dense = model(input_ids=IDS).logits
+    with head_job(model, lambda hidden, head: head.logits(hidden[:, 2:4])):
+        chosen = model(input_ids=IDS).logits
+    torch.testing.assert_close(chosen, dense[:, 2:4])
+
+
+def test_a_head_that_is_no_linear_layer_is_refused() -> None:
+    model = random_llama()
+    model.lm_head = nn.Sequential(nn.Linear(32, 64))
+    with pytest.raises(UserError, match="no plain linear layer"):
+        install_head(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,7 @@ from undial_cli.planning.advice import advise_settings
 from undial_cli.planning.estimate import count_training_operations
 from undial_cli.planning.plan import TrainingPlan
 from undial_cli.planning.rehearsal import DeviceMemory
-from undial_cli.planning.replay import Replay, WorkCost, count_grouped_flops, grouped_product_shape
-from undial_cli.planning.speed import DeviceSpeed, estimate_seconds
-from undial_cli.planning.stand_ins import estimate_state_bytes
+from undial_cli.planning.speed import DeviceSpeed
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.training import loop
@@ -301,19 +299,6 @@ def test_experts_are_planned_in_float32(tmp_path: Path, shape: tuple[Path, int])
     assert found.step.flops > 0
 
 
-@pytest.mark.parametrize(
-    "left, right, ends, shape, flops",
-    [((6, 3), (2, 3, 5), 2, [6, 5], 2 * 6 * 3 * 5), ((3, 6), (6, 5), 2, [2, 3, 5], 2 * 3 * 6 * 5),
-     ((2, 4, 3), (3, 6), 2, [4, 6], 2 * 4 * 3 * 6)],
-)  # fmt: skip
-def test_a_grouped_product_has_its_shape_and_work(
-    left: Any, right: Any, ends: int, shape: list[int], flops: int
-) -> None:
-    pair = torch.zeros(left), torch.zeros(right)
-    assert grouped_product_shape(*pair, torch.zeros(ends)) == shape
-    assert count_grouped_flops(*pair) == flops
-
-
 def test_layers_that_are_left_as_they_are_keep_more(
     shape: tuple[Path, int], whole: TrainingPlan
 ) -> None:
@@ -346,15 +331,6 @@ def test_shards_divide_what_is_shared() -> None:
     assert memory.teacher_pass == 400 - 0.75 * 340 + 140
 
 
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [("adamw_8bit", 2032), ("lion_8bit", 1016), ("lion_32bit", 4000), ("paged_adamw_32bit", 0),
-     ("ademamix", 12000), ("galore_adamw", 8000)],
-)  # fmt: skip
-def test_states_of_optimisers_outside_torch_go_by_name(name: str, size: int) -> None:
-    assert estimate_state_bytes(name, 1000) == size
-
-
 def test_four_bit_weights_take_half_a_byte(shape: tuple[Path, int]) -> None:
     folder, vocab = shape
     words = [f"model.path={folder}", PADDED, "adapter=qlora", "model.dtype=bfloat16"]
@@ -369,49 +345,6 @@ def test_four_bit_weights_take_half_a_byte(shape: tuple[Path, int]) -> None:
 
 def test_a_plan_does_not_change_a_run() -> None:
     assert make_default_name(training()) == make_default_name(training("plan=true"))
-
-
-@pytest.fixture
-def replay() -> Iterator[Replay]:
-    """An open replay of a CPU."""
-    with Replay(CPU) as opened:
-        yield opened
-
-
-def test_a_replay_follows_storages(replay: Replay) -> None:
-    with replay.measured() as cost:
-        first = torch.zeros(100)
-        with replay.measured() as inner:
-            second = (first + 1).view(10, 10)
-        third = second * 2
-        del second, third
-    assert (inner.rise, inner.growth) == (400, 400)
-    assert (cost.rise, cost.growth, replay.level) == (1200, 400, 400)
-    del first
-    assert replay.level == 0
-
-
-def test_a_replay_counts_work_and_computes_integers_only(replay: Replay) -> None:
-    with replay.measured() as cost:
-        left, right = torch.randn(3, 5), torch.randn(5, 7)
-        random = 4 * (15 + 35)
-        torch.zeros(3, 7).addmm_(left, right)
-        _ = left @ right
-        places = torch.arange(4) + 1
-    assert places.tolist() == [1, 2, 3, 4]
-    assert float(left.sum()) == 0
-    assert cost.flops == 2 * 2 * 3 * 5 * 7
-    assert cost.moved == random + 4 * 21 + 8 * (4 + 2 * 4)
-
-
-def test_time_is_work_at_a_speed() -> None:
-    cost, speed = WorkCost(flops=6e9, moved=2e9, calls=3e4), DeviceSpeed(3e9, 2e9, 1e4)
-    assert estimate_seconds(cost, speed, CPU) == 2 + 1 + 3
-    assert estimate_seconds(cost, speed, torch.device("cuda")) == 3
-    assert plan_table.format_duration(90) == "90 s"
-    assert plan_table.format_duration(200) == "3 min"
-    assert plan_table.format_duration(7200) == "2.0 h"
-    assert plan_table.format_duration(864000) == "10 days"
 
 
 @pytest.mark.slow

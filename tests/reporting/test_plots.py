@@ -1,58 +1,23 @@
-"""Figures show what they are given: values, gaps, marks, and a legend that names every run."""
+"""Trade-offs, heat maps and distributions; the front by hand, the KS distance against scipy."""
 
 from __future__ import annotations
 
 import math
 import random
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pytest
+from drawn import MARKS, legend_of, texts_of, ydata
+from scipy import stats
 
-from undial_cli.reporting import plot_lines, plots
-from undial_cli.reporting.plot_style import choose_line_styles, save_figure
-from undial_cli.reporting.plots import TradeOffPoint
-
-MARKS = {
-    "target": {"forget_rouge": 1.0, "retain_rouge": 1.0},
-    "retain model": {"forget_rouge": 0.4, "retain_rouge": 0.98},
-}
-
-
-LOSS: list[dict[str, Any]] = [{"step": 1, "loss": 0.9}, {"step": 2, "loss": 0.1}]
-
-
-def legend_of(figure: Any) -> list[str]:
-    """The labels of a figure's legend."""
-    return [text.get_text().strip() for text in figure.legends[0].get_texts()]
-
-
-def ydata(line: Any) -> list[float]:
-    return [float(v) for v in line.get_ydata()]
-
-
-def test_dynamics_draw_each_score_with_gaps_and_the_marks() -> None:
-    rows = [
-        {"step": 0, "loss": 3.0},
-        {"step": 12, "forget_rouge": 0.9, "retain_rouge": 1.0},
-        {"step": 24, "forget_rouge": "nan", "retain_rouge": 0.8},
-        {"step": 36, "forget_rouge": 0.1, "retain_rouge": None},
-    ]
-    figure = plot_lines.draw_dynamics({"_a $x$": rows}, ("forget_rouge", "retain_rouge"), MARKS)
-    left, right = figure.axes
-    drawn = ydata(left.lines[0])
-    assert (drawn[0], drawn[2]) == (0.9, 0.1)
-    assert math.isnan(drawn[1])
-    assert list(left.lines[0].get_xdata()) == [12, 24, 36]
-    assert math.isnan(ydata(right.lines[0])[2])
-    assert [ydata(line)[0] for line in left.lines[1:]] == [1.0, 0.4]
-    assert legend_of(figure) == ["_a \\$x\\$", "target", "retain model"]
-    assert "lower is better" in left.get_title("left")
-
-
-def test_a_line_without_any_number_says_so() -> None:
-    figure = plot_lines.draw_dynamics({"npo": [{"step": 1, "loss": "nan"}]}, ["loss"], {})
-    assert "no values" in [text.get_text() for text in figure.axes[0].texts]
+from undial_cli.reporting import plots
+from undial_cli.reporting.plots import (
+    TradeOffPoint,
+    compute_ecdf,
+    find_pareto_front,
+    locate_ks_distance,
+    sort_known_values,
+)
 
 
 def test_trade_off_draws_the_front_and_leaves_failed_runs_out() -> None:
@@ -149,57 +114,100 @@ def test_distribution_marks_the_ks_distance_to_the_retain_model() -> None:
     assert (curve[0.1], curve[0.4]) == (0.25, 1.0)
 
 
-def test_requests_and_grid_hold_their_values() -> None:
-    line: plot_lines.Curve = {0: (0.9, None), 1: (0.1, None), 2: (None, None)}
-    panel = plot_lines.LinePanel("", "probability", {"request 1": line})
-    ticks = {0.0: "start", 1.0: "after 1", 2.0: "after 2"}
-    figure = plot_lines.draw_lines([panel], "request served", "answer probability", {}, ticks)
-    ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
-    assert ticks == ["start", "after 1", "after 2"]
-    assert np.array_equal(ydata(figure.axes[0].lines[0]), [0.9, 0.1, math.nan], equal_nan=True)
-    undial: plot_lines.Curve = {10.0: (None, None), 1.0: (0.9, 0.1)}
-    undial[3.0] = (0.8, 0.0)
-    panels = [
-        plot_lines.LinePanel("1e-4", "retain_rouge", {"undial": undial, "ga": {1.0: (0.5, 0.2)}}),
-        plot_lines.LinePanel("3e-4", "retain_rouge", {"undial": {1.0: (0.7, math.nan)}}),
+#      forget  retain
+HAND = [
+    (0.10, 0.20),  # 0: on the front, forgets most
+    (0.30, 0.90),  # 1: on the front
+    (0.35, 0.90),  # 2: beaten by 1 (same retain, forgets less)
+    (0.20, 0.20),  # 3: beaten by 0
+    (0.90, 0.95),  # 4: on the front, keeps most
+    (0.50, 0.60),  # 5: beaten by 1
+]
+
+
+def test_front_of_the_hand_worked_case() -> None:
+    assert find_pareto_front(HAND, ("lower", "higher")) == [0, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("better", "front"),
+    [(("higher", "higher"), [4]), (("lower", "lower"), [0]), (("higher", "lower"), [3, 5, 4])],
+)
+def test_front_in_other_directions(better: tuple[str, str], front: list[int]) -> None:
+    assert find_pareto_front(HAND, better) == front
+
+
+def test_equal_points_are_all_kept_and_missing_ones_are_on_no_front() -> None:
+    points = [(0.1, 0.5), (0.1, 0.5), (None, 1.0), (math.nan, 1.0), (0.0, math.inf), (0.2, 0.4)]
+    assert find_pareto_front(points, ("lower", "higher")) == [0, 1]
+    assert find_pareto_front([], ("lower", "higher")) == []
+
+
+def test_front_is_what_nobody_beats_by_brute_force() -> None:
+    points = [tuple(p) for p in np.random.default_rng(0).integers(0, 6, (40, 2)).tolist()]
+    kept = [
+        n
+        for n, (x, y) in enumerate(points)
+        if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)
     ]
-    ticks = {x: f"{x:g}" for x in (1.0, 3.0, 10.0)}
-    figure = plot_lines.draw_lines(panels, "steps", "retain ROUGE-L", MARKS, ticks)
-    first, second = figure.axes
-    assert [axes.get_title("left") for axes in figure.axes] == ["1e-4", "3e-4"]
-    assert ydata(first.lines[0])[:2] == [0.9, 0.8]
-    assert first.get_xscale() == "log"
-    band = first.collections[0].get_paths()[0].vertices
-    assert (band[:, 1].min(), band[:, 1].max()) == (0.8, 1.0)
-    assert ydata(second.lines[0]) == [0.7]
-    assert len(second.lines) == 3  # one method and both marks
+    assert sorted(find_pareto_front(points, ("lower", "higher"))) == kept
 
 
-def test_a_saved_figure_has_the_same_bytes_each_time(tmp_path: Path) -> None:
-    def files(name: str) -> list[bytes]:
-        figure = plot_lines.draw_dynamics({"🦜 \x00": LOSS, "b": LOSS}, ["loss"], {})
-        return [file.read_bytes() for file in save_figure(figure, tmp_path / name / "loss")]
-
-    first, second = files("a"), files("b")
-    assert first == second
-    assert first[0].startswith(b"\x89PNG")
-    assert b"<svg" in first[1]
-    assert b"date" not in first[1]
-    assert sorted(f.name for f in (tmp_path / "a").iterdir()) == ["loss.png", "loss.svg"]
-
-
-def test_the_users_matplotlibrc_changes_nothing() -> None:
-    import matplotlib
-
-    with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30}):
-        figure = plot_lines.draw_dynamics({"a": LOSS}, ["loss"], {})
-        assert matplotlib.rcParams["font.size"] == 30
-    assert figure.axes[0].get_facecolor()[:3] == (1.0, 1.0, 1.0)
+@pytest.mark.parametrize("seed", range(5))
+def test_ks_distance_and_its_place_are_scipys(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(0, 1, 23), rng.normal(0.4, 1.3, 31)
+    if seed % 2:
+        a, b = np.round(a, 1), np.round(b, 1)  # with ties
+    found = locate_ks_distance(a.tolist(), b.tolist())
+    theirs = stats.ks_2samp(a, b)
+    assert found is not None
+    assert found[0] == pytest.approx(theirs.statistic)
+    gap = abs(compute_ecdf(a.tolist(), found[1]) - compute_ecdf(b.tolist(), found[1]))
+    assert gap == pytest.approx(theirs.statistic)
 
 
-def test_eighteen_series_differ_in_colour_or_marker_and_groups_share_a_colour() -> None:
-    alone = choose_line_styles([f"run {n}" for n in range(18)])
-    assert len({(look["color"], look["marker"]) for look in alone.values()}) == 18
-    slow, fast, ga = choose_line_styles(["npo, 1e-4", "npo, 3e-4", "ga, 1e-4"]).values()
-    assert slow["color"] == fast["color"] != ga["color"]
-    assert slow["ls"] != fast["ls"]
+def test_ks_distance_by_hand_and_without_values() -> None:
+    assert locate_ks_distance([1, 2, 3, 4], [3, 4, 5, 6]) == (0.5, 2)
+    assert locate_ks_distance([1.0], [1.0]) == (0.0, 1.0)
+    assert locate_ks_distance([None, math.nan], [1.0]) is None
+    assert locate_ks_distance([-math.inf, 0.0], [0.0, math.inf]) == (0.5, -math.inf)
+    assert sort_known_values([2.0, None, 1.0, math.nan]).tolist() == [1.0, 2.0]
+    assert compute_ecdf([2.0, None, 1.0, math.nan], np.array([0.0, 1.0, 2.0])).tolist() == [
+        0.0,
+        0.5,
+        1.0,
+    ]
+
+
+def test_many_columns_of_a_heat_map_have_turned_labels() -> None:
+    few = plots.draw_heat_map(["a"], ["1e-4", "3e-4"], [[0.1, 0.2]], "x")
+    many = plots.draw_heat_map(["a"], ["a long label"] * 9, [[0.1] * 9], "x")
+    for figure, angle in ((few, 0), (many, 90)):
+        assert {label.get_rotation() for label in figure.axes[0].get_xticklabels()} == {angle}
+
+
+def test_a_trade_off_of_perplexities_is_logarithmic_where_all_are_positive() -> None:
+    def scales(y: float) -> tuple[str, str]:
+        points = [TradeOffPoint("a", 0.1, 20.0, "a"), TradeOffPoint("b", 0.2, y, "b")]
+        axes = plots.draw_trade_off(
+            points, "forget_rouge", "news_perplexity", ("lower", "lower"), {}
+        ).axes[0]
+        return axes.get_xscale(), axes.get_yscale()
+
+    assert scales(300.0) == ("linear", "log")
+    assert scales(0.0) == ("linear", "linear")
+
+
+def test_distributions_of_many_runs_have_no_arrow_and_empty_ones_no_line() -> None:
+    curves = {"npo": [0.1, 0.2], "ga": [0.3], "gone": [], "nan": [None, math.nan]}
+    figure = plots.draw_distributions(curves, "forget_probability")
+    assert legend_of(figure) == ["npo (n = 2)", "ga (n = 1)"]
+    assert texts_of(figure) == []
+    nothing = plots.draw_distributions({"after": []}, "forget_probability")
+    assert texts_of(nothing) == ["no values"]
+
+
+def test_a_log_truth_ratio_says_what_above_zero_means() -> None:
+    figure = plots.draw_distributions({"after": [0.1, 0.2]}, "forget_log_truth_ratio")
+    assert figure.axes[0].get_xlabel().endswith("(above 0: a false answer is likelier)")

@@ -15,7 +15,6 @@ from undial_cli.errors import UserError
 from undial_cli.reporting import report
 from undial_cli.reporting.collect import collect_runs
 from undial_cli.reporting.labels import find_swept_numbers, label_runs
-from undial_cli.reporting.sheet import escape_markdown, fence_block
 
 
 def page_of(paths: list[Path], folder: Path) -> str:
@@ -220,12 +219,6 @@ def test_what_goes_wrong_after_a_run_is_said_and_not_raised(
     assert (
         report.try_write_report([run], tmp_path / "report") == tmp_path / "report" / "report.html"
     )
-
-
-def test_markdown_cells_and_fences_hold_any_text() -> None:
-    assert escape_markdown("a | b\nc") == "a \\| b c"
-    assert escape_markdown("<b> & *x* `y` [z](u)") == "&lt;b&gt; &amp; \\*x\\* \\`y\\` \\[z\\](u)"
-    assert fence_block("a ``` b ```` c", "yaml") == "`````yaml\na ``` b ```` c\n`````"
 
 
 def test_files_of_another_shape_do_not_stop_the_page(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from made_tables import asked_of, finish, made
 
-from undial_cli.tables.claims import judge_claims
+from undial_cli.tables.claims import judge_claim
 from undial_cli.tables.runs import TableRun
 
 TABLE = """
@@ -40,8 +40,9 @@ def verdict_of(folder: Path, figures: dict[tuple[str, str], tuple[float, float]]
             metrics = {"forget_rouge": found[0], "retain_rouge": found[1]}
             finish(entry, metrics, target={"forget_rouge": 0.9, "retain_rouge": 1.0})
 
-    (verdict,) = judge_claims(made(asked_of(TABLE, folder), act))
-    return verdict
+    filled = made(asked_of(TABLE, folder), act)
+    (claim,) = filled.table.claims
+    return judge_claim(filled, claim)
 
 
 def test_holds_fails_and_is_unknown(tmp_path: Path) -> None:

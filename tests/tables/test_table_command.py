@@ -71,7 +71,7 @@ def test_plan_imports_no_torch_and_asks_no_network(tmp_path: Path) -> None:
         "def no(*a, **k): raise AssertionError('network')\n"
         "socket.socket.connect = no\n"
         "from undial_cli.tables.command import run_reproduce_command\n"
-        f"run(['table=demo_strength', 'plan=true', 'output_dir={tmp_path}'])\n"
+        f"run_reproduce_command(['table=demo_strength', 'plan=true', 'output_dir={tmp_path}'])\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=tmp_path)

@@ -10,6 +10,7 @@ import torch
 from conftest import refused
 from model_families import tiny_config
 from small import random_llama, small_model, without_float32
+from steps import NeedingLoss, run_term
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -17,7 +18,7 @@ from undial_cli.config.schema import AdapterConfig
 from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, make_padded_batch
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.methods import METHODS, make_method
-from undial_cli.methods.base import TEACHER_LAYER, Loss, Method
+from undial_cli.methods.base import TEACHER_LAYER, Method
 from undial_cli.models.adapters import unwrap_adapter
 from undial_cli.models.head import head_job, install_head
 from undial_cli.models.lora import adapt_model
@@ -112,7 +113,7 @@ def test_states_are_a_layers_own_output(kind: str, make: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "lora"])
 def test_the_teachers_activations_are_those_before_training(kind: str, tmp_path: Path) -> None:
-    model, needs = model_of(kind), frozenset({TEACHER_LAYER})
+    model, loss = model_of(kind), NeedingLoss(TEACHER_LAYER, layer=0)
     if kind == "lora":
         with model.disable_adapter():
             expected = plain_states(model, 0)
@@ -120,7 +121,7 @@ def test_the_teachers_activations_are_those_before_training(kind: str, tmp_path:
     else:
         expected = plain_states(model, 0)
         cached = CachedTeacher(model, tmp_path, "", share_head=False)
-        cached.add("retain", EXAMPLES, [0, 1, 2], needs, layer=0)
+        cached.add("retain", EXAMPLES, [0, 1, 2], loss)
         cached.fill(model, make_padded_batch)
         assert cached.head is None
         assert cached.nbytes == expected.numel() * 8
@@ -129,7 +130,7 @@ def test_the_teachers_activations_are_those_before_training(kind: str, tmp_path:
                 parameter += 0.1
         teacher = cached
     batch = make_padded_batch(CHOSEN, ROWS)
-    signal = teacher.signal(model, "retain", batch, needs, 0)
+    signal = teacher.signal(model, "retain", batch, loss)
     torch.testing.assert_close(signal.layer_ND, expected, rtol=1e-9, atol=1e-9)
     assert (signal.hidden_ND, signal.logps_B) == (None, None)
     assert not torch.allclose(expected, plain_states(model, 0), atol=1e-3)
@@ -144,22 +145,9 @@ def teacher_of(kind: str, folder: Path) -> Teacher:
         other.model.embed_tokens.weight += 0.3 * other.model.embed_tokens.weight.flip(0)
     teacher = CachedTeacher(other, folder, "", share_head=False)
     for name in ("forget", "retain"):
-        teacher.add(name, EXAMPLES, [0, 1, 2], frozenset({TEACHER_LAYER}), layer=0)
+        teacher.add(name, EXAMPLES, [0, 1, 2], NeedingLoss(TEACHER_LAYER, layer=0))
     teacher.fill(other, make_padded_batch)
     return teacher
-
-
-def gradients(model: Any, loss: Loss, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
-    """A term's value and the gradient of every parameter that has one."""
-    model.zero_grad()
-    own = unwrap_adapter(model).config._attn_implementation
-    with switch_attention(
-        unwrap_adapter(model), PACKED_ATTENTION if "pack" in batch.layout else own
-    ):
-        value = compute_term_sum(model, teacher, "forget", loss, batch)
-        value.backward()
-    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    return {"value": value.detach(), **found}
 
 
 @pytest.mark.parametrize("term", ["forget", "retain"])
@@ -168,18 +156,16 @@ def test_packing_and_recomputed_activations_leave_a_layers_loss_as_it_is(
     kind: str, term: str, tmp_path: Path
 ) -> None:
     model, loss, teacher = model_of(kind), rmu(0).terms()[term], teacher_of(kind, tmp_path)
-    expected = gradients(model, loss, make_padded_batch(CHOSEN, ROWS), teacher)
-    assert float(expected["value"]) > 0.01
-    assert any(g.any() for n, g in expected.items() if n != "value")
+    expected = run_term(model, teacher, loss, make_padded_batch(CHOSEN, ROWS))
+    assert float(expected[0]) > 0.01
+    assert any(gradient.any() for gradient in expected[1].values())
     model.gradient_checkpointing_enable()
     if kind == "lora":
         model.enable_input_require_grads()
     for training in (False, True):
         model.train(training)
-        found = gradients(model, loss, pack_batch(CHOSEN, ROWS), teacher)
-        assert found.keys() == expected.keys()
-        for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=name)
+        found = run_term(model, teacher, loss, pack_batch(CHOSEN, ROWS))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def trained(model: Any) -> set[str]:
@@ -286,7 +272,7 @@ def test_activations_may_be_wider_than_what_the_head_sees(tmp_path: Path) -> Non
     assert any("project_in" in name for name in names)
     assert not any("project_out" in name for name in names)
     cached = CachedTeacher(model, tmp_path, "", share_head=False)
-    cached.add("retain", EXAMPLES, [0, 1, 2], frozenset({TEACHER_LAYER}), layer=0)
+    cached.add("retain", EXAMPLES, [0, 1, 2], NeedingLoss(TEACHER_LAYER, layer=0))
     cached.fill(model, make_padded_batch)
     batch = make_padded_batch(CHOSEN, ROWS)
     assert float(compute_term_sum(model, cached, "retain", method.terms()["retain"], batch)) < 1e-20

@@ -13,7 +13,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from model_families import tiny_config
-from small import random_llama, small_model, without_float32
+from small import disturb_weights, random_llama, small_model, without_float32
+from steps import NeedingLoss, run_term
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
@@ -46,7 +47,7 @@ from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import compute_term_sum
 
 VOCABULARY = 48
-BOTH = frozenset({TEACHER_LOGITS, REFERENCE_LOGPS})
+BOTH = NeedingLoss(TEACHER_LOGITS, REFERENCE_LOGPS)
 LOSSES: dict[str, Callable[[], Loss]] = {
     "undial": lambda: make_method(UndialConfig(name="undial", strength=4.0)),
     "npo": lambda: make_method(NpoConfig(name="npo", beta=0.3)),
@@ -106,15 +107,6 @@ def batches(chosen: list[Example], indices: list[int]) -> tuple[Batch, Batch]:
     return make_padded_batch(rows, indices), pack_batch(rows, indices)
 
 
-def disturb(model: nn.Module, seed: int = 3) -> None:
-    """Change every trainable weight a little."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.05 * torch.randn_like(parameter)
-
-
 def model_of(kind: str) -> Any:
     """A small float64 model whose every parameter matters."""
     if kind == "untied":
@@ -124,7 +116,7 @@ def model_of(kind: str) -> Any:
         model = adapt_model(model, AdapterConfig(name="lora", dropout=0.0), seed=0).double()
     else:
         model = small_model(kind, VOCABULARY, torch.float64)
-    disturb(model)  # biases of some begin at zero
+    disturb_weights(model, 0.05, seed=3)  # biases of some begin at zero
     return without_float32(model.eval())
 
 
@@ -135,24 +127,17 @@ def teacher_of(kind: str, model: nn.Module, chosen: list[Example], folder: Path)
     teacher = CachedTeacher(model, folder, "", share_head=False)
     teacher.add("forget", chosen, list(range(len(chosen))), BOTH)
     teacher.fill(model, make_padded_batch)
-    disturb(model, seed=4)
+    disturb_weights(model, 0.05, seed=4)
     return teacher
 
 
 def outcome(
     model: Any, teacher: Teacher, loss: Loss, batch: Batch
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """A loss of a micro-batch and the gradient of every parameter."""
-    model.zero_grad()
-    base = unwrap_adapter(model)
-    own = base.config._attn_implementation
-    with switch_attention(base, PACKED_ATTENTION if "pack" in batch.layout else own):
-        value = compute_term_sum(model, teacher, "forget", loss, batch)
-        value.backward()
-    found = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
-    for name, gradient in found.items():
-        assert gradient is not None, name
-    return value.detach(), {n: g.clone() for n, g in found.items() if g is not None}
+    """A loss of a micro-batch and the gradient of every trained parameter."""
+    value, gradients = run_term(model, teacher, loss, batch)
+    assert gradients.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
+    return value, gradients
 
 
 def same(

@@ -61,10 +61,10 @@ def steps(stop: StopConfig, figures: Callable[[int], dict[str, float]], epoch: i
     """The steps of ten after which a run would end."""
     state, found = TrainerState(), []
     callback = EarlyStop(stop, epoch, Path("nowhere"), lambda: figures(state.global_step))
-    callback.on_train_begin(None, state, TrainerControl())  # type: ignore[arg-type]
+    callback.on_train_begin(None, state, TrainerControl())
     for step in range(1, 11):
         state.global_step, control = step, TrainerControl()
-        callback.on_step_end(None, state, control)  # type: ignore[arg-type]
+        callback.on_step_end(None, state, control)
         found += [step] * control.should_training_stop
     return found
 
@@ -72,11 +72,12 @@ def steps(stop: StopConfig, figures: Callable[[int], dict[str, float]], epoch: i
 @pytest.mark.parametrize(
     "stop, figures, epoch, expected",
     [
-        (StopConfig(1.5, every=1), lambda n: {VALIDATION_PERPLEXITY: 10.0 + n}, 3, [6, 7, 8, 9, 10]),
+        (StopConfig(1.5, every=1), lambda n: {VALIDATION_PERPLEXITY: 10 + n}, 3, [6, 7, 8, 9, 10]),
         (StopConfig(1.5, every=1), lambda n: {VALIDATION_PERPLEXITY: 10.0 + n}, 9, [9, 10]),
         (StopConfig(1.5, every=4), lambda n: {VALIDATION_PERPLEXITY: 10.0 + n}, 3, [8]),
         (StopConfig(1.5, every=1), lambda n: {VALIDATION_PERPLEXITY: 10.0 - n}, 1, []),
-        (StopConfig(1.5, every=5), lambda n: {VALIDATION_PERPLEXITY: math.nan if n else 1}, 1, [5, 10]),
+        (StopConfig(1.5, every=5), lambda n: {VALIDATION_PERPLEXITY: [1, math.nan][n > 0]}, 1,
+         [5, 10]),
         (StopConfig(None, 0.7, every=1), lambda n: {FORGET_PROBABILITY: n / 20}, 8, [8, 9, 10]),
         (StopConfig(None, 0.5, every=2), lambda n: {FORGET_PROBABILITY: 1 - n / 10}, 1, [6, 8, 10]),
         (StopConfig(None, 0.5, every=3), lambda n: {FORGET_PROBABILITY: 1 - n / 10}, 8, [9]),

@@ -48,7 +48,7 @@ def read_answer_texts(row: Row, config: DataConfig) -> list[str]:
 
 
 def read_scored_text(row: Row, config: DataConfig) -> str:
-    """The text that spans count in: `answer_texts`, a blank line between them."""
+    """The text that spans count in: `read_answer_texts`, a blank line between them."""
     return BLANK_LINE.join(read_answer_texts(row, config))
 
 

@@ -6,6 +6,7 @@ is marked by label -100 only. B sequences, T positions, N target positions of al
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,16 +60,13 @@ class Batch:
     layout: dict[str, Any] = field(default_factory=dict)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
-        """The same batch on a device."""
-        moved = {
-            name: value.to(device, non_blocking=non_blocking)
-            for name, value in vars(self).items()
-            if hasattr(value, "to")
-        }
-        layout = {
-            name: value.to(device, non_blocking=non_blocking) for name, value in self.layout.items()
-        }
-        return Batch(**{**vars(self), **moved, "layout": layout})
+
+        def move(value: Any) -> Any:
+            return value.to(device, non_blocking=non_blocking)
+
+        moved = {name: move(value) for name, value in vars(self).items() if hasattr(value, "to")}
+        layout = {name: move(value) for name, value in self.layout.items()}
+        return dataclasses.replace(self, **moved, layout=layout)
 
 
 def make_padded_batch(examples: list[Example], indices: list[int]) -> Batch:

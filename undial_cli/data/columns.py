@@ -58,7 +58,6 @@ def find_empty_column(row: Row, config: DataConfig, kind: str) -> str | None:
 
 
 def row_kind_error(row: Row, number: int, config: DataConfig, key: str) -> UserError:
-    """The line for a row that has the columns of no kind."""
     columns = list(row)
     wanted = (
         f"columns '{config.question_key}' and '{config.answer_key}' (data.question_key, "
@@ -85,7 +84,6 @@ def is_text_cell(value: Any) -> bool:
 
 
 def cell_error(key: str, column: str, value: Any, number: int, needed: str) -> UserError:
-    """The line for a cell that holds something else than its column needs."""
     kind = type(value).__name__
     contents = {"str": "text that cannot be read so", "list": "a list", "dict": "a dictionary"}
     content = contents.get(kind, f"a value of type {kind}")

@@ -129,7 +129,6 @@ class Encoder:
         ]
 
     def render_question(self, question: str, answer: str) -> Rendering:
-        """A question and an answer in the model's own prompt format."""
         return template.render_question(self.tokenizer, self.template, question, answer)
 
     def tokenise(self, text: str, special: bool = True) -> tuple[list[int], list[Span]]:

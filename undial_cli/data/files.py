@@ -85,7 +85,6 @@ def read_json_rows(path: Path) -> list[Row]:
 
 
 def parse_json_lines(text: str) -> list[Any]:
-    """JSON values, one a line."""
     values = []
     # Not splitlines(): JSON strings may hold the other line separators of Unicode as they are.
     for number, line in enumerate(text.split("\n"), 1):
@@ -132,20 +131,17 @@ def read_csv_rows(path: Path) -> list[Row]:
 
 
 def read_parquet_rows(path: Path) -> list[Row]:
-    """Rows as Python values."""
     import pyarrow.parquet
 
     return pyarrow.parquet.read_table(path).to_pylist()
 
 
 def read_text_rows(path: Path) -> list[Row]:
-    """One document."""
     text = path.read_text(encoding="utf-8-sig")
     return [{"text": text}] if text.strip() else []
 
 
 def read_array_rows(path: Path) -> list[Row]:
-    """Rows of token ids."""
     return [{"input_ids": row} for row in read_token_ids(path).tolist()]
 
 

@@ -35,7 +35,7 @@ UNSPACED_RANGES = (
 def find_focus_spans(
     rows: list[Row], data: DataConfig, source: str, pipeline: str | None
 ) -> list[list[Span]]:
-    """The spans of each row, sorted, in its `scored_text`.
+    """The spans of each row, sorted, in the text of it that is scored.
 
     Args:
         source: method.focus: `column` (`data.focus_key`), `entities` or `noun_chunks`.
@@ -87,7 +87,6 @@ def check_focus(source: str, pipeline: str | None) -> None:
 
 
 def is_package_installed(name: str) -> bool:
-    """Whether there is a package of this name."""
     try:
         metadata.distribution(name)
     except (metadata.PackageNotFoundError, ValueError):
@@ -129,7 +128,6 @@ def is_span_pair(entry: Any, text: str) -> bool:
 
 
 def focus_cell_error(key: str, value: Any, number: int, text: str) -> UserError:
-    """The line for a row whose column cannot be read."""
     shown = "nothing" if value in (None, "") else " ".join(str(value).split())[:60]
     return UserError(
         f"{key}: row {number} holds {shown}; allowed is a list of strings of its text, a list of "
@@ -209,7 +207,6 @@ def find_pipeline_spans(texts: list[str], source: str, pipeline: str) -> list[li
 
 
 def load_spacy_pipeline(name: str) -> Any:
-    """A spaCy pipeline by the name of its package or by its folder."""
     import spacy
 
     folder = Path(name).expanduser()
@@ -222,7 +219,6 @@ def load_spacy_pipeline(name: str) -> Any:
 
 
 def name_spacy_key(pipeline: str | None) -> str:
-    """The key of the pipeline and its value, as errors name them."""
     return f"method.spacy_model={pipeline}"
 
 

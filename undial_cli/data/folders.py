@@ -25,7 +25,11 @@ from undial_cli.data.files import (
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
 from undial_cli.system.files import cache_dir, hash_folder_state, make_private_folder
-from undial_cli.system.sources import find_package_resource, unreachable_hub_error
+from undial_cli.system.sources import (
+    find_package_resource,
+    is_local_path,
+    unreachable_hub_error,
+)
 
 # Arrays of the extraction challenge, in the order of the sequence.
 ARRAY_PARTS = ("preprefix", "prefix", "suffix")
@@ -55,7 +59,7 @@ def load_set(path: str, name: str, piece: str, key: str, path_key: str) -> list[
             f"data=jsonl data.forget_file={path}"
         )
     if not folder.exists():
-        if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        if is_local_path(path):
             raise UserError(f"{path_key}={path}: no such folder")
         return load_listed_set(path, name, piece, key, path_key)
     if (folder / "state.json").is_file():
@@ -100,7 +104,6 @@ def find_named_sets(folder: Path) -> dict[str, list[Path]]:
 def load_named_set(
     folder: Path, name: str, piece: str, key: str, known: dict[str, list[Path]]
 ) -> list[Row]:
-    """The rows of one of `named_sets`."""
     files = known.get(name) or known.get(f"{name}/train") or known.get(name.removesuffix("/train"))
     if files is None:
         raise bad_value(key, name, known)

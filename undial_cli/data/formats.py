@@ -39,7 +39,6 @@ def standardise_rows(rows: list[Row], config: DataConfig) -> list[Row]:
 
 
 def standardise_row(row: Row, lists: Iterable[str]) -> Row:
-    """One row of `standard_rows`."""
     row = row | {name: parse_spelled_list(row[name]) for name in lists if name in row}
     prompt, completion = (
         parse_spelled_list(row.get("prompt")),
@@ -90,7 +89,6 @@ def standardise_message(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_text_part(part: Any) -> bool:
-    """Whether a part of a message's content is text."""
     return (
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
     )

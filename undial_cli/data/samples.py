@@ -136,7 +136,6 @@ def encode_row(
 
 
 def count_cut_tokens(counts: RowCounts, examples: list[Example]) -> None:
-    """Count what a row lost beyond data.max_length."""
     lost = sum(e.cut for e in examples)
     counts.cut, counts.lost = counts.cut + (lost > 0), counts.lost + lost
 
@@ -162,7 +161,6 @@ def is_joined_set(encoder: Encoder, rows: list[Row]) -> bool:
 def check_any_example(
     encoder: Encoder, name: str, counts: RowCounts, examples: list[Example]
 ) -> None:
-    """Raise UserError if nothing of a set can be trained on."""
     if examples:
         return
     size = encoder.data.max_length

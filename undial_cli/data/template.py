@@ -80,7 +80,6 @@ def render_plain(prompt: str, answer: str, closed: bool = True) -> Rendering:
 def render_question(
     tokenizer: PreTrainedTokenizerBase, config: TemplateConfig, question: str, answer: str
 ) -> Rendering:
-    """A question and its answer in the model's own prompt format."""
     if not config.chat:
         return render_plain(config.prompt.replace("{question}", question), answer)
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

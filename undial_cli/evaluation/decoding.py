@@ -21,11 +21,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.cache_utils import Cache
 
-from undial_cli.evaluation.kvcache import (
-    has_plain_cache,
-    list_spare_layers,
-    make_spare_cache,
-)
+from undial_cli.evaluation.kvcache import has_plain_cache, list_spare_layers, make_spare_cache
 from undial_cli.losses.positions import upcast_half
 from undial_cli.models.adapters import make_position_argument, unwrap_adapter
 from undial_cli.models.head import head_job

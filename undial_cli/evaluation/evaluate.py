@@ -16,17 +16,8 @@ from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import extraction, words
 from undial_cli.evaluation.catalog import METRICS, Metric, add_joint_metrics, find_set_metric
 from undial_cli.evaluation.decoding import Decoding
-from undial_cli.evaluation.evidence import (
-    Evaluation,
-    Evidence,
-    MissingFigure,
-    replace_nonfinite,
-)
-from undial_cli.evaluation.generation import (
-    GeneratingModel,
-    collect_end_tokens,
-    generate_answers,
-)
+from undial_cli.evaluation.evidence import Evaluation, Evidence, MissingFigure, replace_nonfinite
+from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens, generate_answers
 from undial_cli.evaluation.harness import run_harness_tasks
 from undial_cli.evaluation.prompts import (
     PromptItem,

@@ -75,12 +75,7 @@ def log_truth_ratio(paraphrase_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDArra
 def truth_ratio(paraphrase_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDArray[np.float64]:
     """`exp(ce_paraphrase - mean_k ce_perturbed_k)` per sample; above 1 the false answers win.
 
-    Args:
-        paraphrase_ce: [N].
-        perturbed_ce: [N, K]; ValueError if the shapes do not fit.
-
-    Returns:
-        [N]; infinite where the exponent overflows.
+    From CEs [N] and [N, K] (else ValueError) to [N]; infinite where the exponent overflows.
     """
     with np.errstate(over="ignore"):
         return np.exp(log_truth_ratio(paraphrase_ce, perturbed_ce))
@@ -94,10 +89,7 @@ def prob_mean_truth_ratio(true_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDArra
 
     Args:
         true_ce: [N], of the paraphrased answers (of the answers where there is no paraphrase).
-        perturbed_ce: [N, K]; ValueError if K is 0 or the shapes do not fit.
-
-    Returns:
-        [N] in [0, 1]; nan where all K + 1 CEs are infinite.
+        perturbed_ce, and what is returned: as of `normalised_probability`.
     """
     return compute_truth_share(true_ce, perturbed_ce, averaged=True)
 
@@ -171,8 +163,8 @@ def make_rouge_scorer(stemmed: bool, reading: str) -> RougeScorer:
 def rouge_l(prediction: str, reference: str, stemmed: bool) -> Any:
     """ROUGE-L with `recall` and `fmeasure`; nan where the reference has no word.
 
-    The words are rouge_score's own (a-z, 0-9), which give the field's figures; where fewer than
-    half of a reference's letters are of these, Unicode words, not stemmed.
+    The words are rouge_score's own (a-z, 0-9), which give the field's figures; where a reference
+    holds none of these, Unicode words, not stemmed.
     """
     reading = words.choose_reading(reference)
     if reading == words.NO_WORDS:
@@ -195,11 +187,8 @@ def rouge_l_f1(prediction: str, reference: str, stemmed: bool = False) -> float:
 def exact_memorization(matches: Sequence[Sequence[bool]]) -> tuple[float, int]:
     """Mean share of answer tokens that greedy teacher-forced prediction gives.
 
-    Args:
-        matches: per sample, whether each answer token is predicted (end token left out).
-
-    Returns:
-        (score, number of samples skipped because they hold no answer token).
+    Of samples that each say which of their answer tokens are predicted (end token left out): the
+    score, and how many samples were skipped because they hold no answer token.
     """
     shares = [float(np.mean(sample)) for sample in matches if len(sample)]
     return (float(np.mean(shares)) if shares else float("nan")), len(matches) - len(shares)
@@ -212,13 +201,8 @@ def extraction_strength(matches: Sequence[bool] | NDArray[Any]) -> float:
     n - 1 (as in open-unlearning), so that a complete miss scores 1/n. Carlini et al. 2021.
 
     Args:
-        matches: [n], whether each answer token is predicted (end token left out).
-
-    Returns:
-        In [1/n, 1].
-
-    Raises:
-        ValueError: there is no token.
+        matches: [n], whether each answer token is predicted (end token left out); ValueError if
+            there is none.
     """
     hits = np.asarray(matches, dtype=bool)
     if not len(hits):
@@ -235,11 +219,8 @@ def min_k(log_probs: ArrayLike, k: float = 0.4) -> float:
     Shi et al. 2023, arXiv 2310.16789.
 
     Args:
-        log_probs: [T], nats, end token left out.
-        k: in (0, 1]; `max(1, int(T * k))` tokens count.
-
-    Raises:
-        ValueError: no token, or k out of range.
+        log_probs: [T], nats, end token left out; ValueError if there is none.
+        k: in (0, 1], else ValueError; `max(1, int(T * k))` tokens count.
     """
     scores = np.asarray(log_probs, dtype=np.float64)
     if scores.ndim != 1 or not len(scores):
@@ -259,13 +240,9 @@ def min_k_plus_plus(
     Zhang et al. 2024, arXiv 2404.02936.
 
     Args:
-        log_probs: [T], nats, end token left out.
-        mean: [T], `sum_v q_v log q_v` at each position.
+        log_probs, k: as of `min_k`.
+        mean: [T], `sum_v q_v log q_v` at each position; ValueError if the lengths differ.
         variance: [T], `sum_v q_v (log q_v)^2 - mean^2`, in nats squared; taken as 1e-6 at least.
-        k: in (0, 1].
-
-    Raises:
-        ValueError: no token, lengths that differ, or k out of range.
     """
     arrays = [np.asarray(a, dtype=np.float64) for a in (log_probs, mean, variance)]
     if len({a.shape for a in arrays}) > 1:
@@ -286,14 +263,11 @@ def attack_auc(forget_scores: ArrayLike, holdout_scores: ArrayLike) -> float:
     cannot be told apart. O(n log n).
 
     Args:
-        forget_scores: [N], lower for better known texts.
-        holdout_scores: [M].
+        forget_scores: [N], lower for better known texts; ValueError if there is none.
+        holdout_scores: [M], likewise.
 
     Returns:
         In [0, 1]; nan if a score is nan.
-
-    Raises:
-        ValueError: a set is empty or not one-dimensional.
     """
     forget = np.asarray(forget_scores, dtype=np.float64)
     holdout = np.asarray(holdout_scores, dtype=np.float64)
@@ -317,10 +291,7 @@ def privleak(auc: float, auc_retain: float) -> float:
 
     Args:
         auc: `attack_auc` of the unlearned model on negated `min_k`.
-        auc_retain: the same of the retain model.
-
-    Raises:
-        ValueError: `auc_retain` is 1, the measure is relative to nothing.
+        auc_retain: the same of the retain model; ValueError if it is 1: relative to nothing.
     """
     if auc_retain == 1:
         raise ValueError("privleak is undefined: the retain model's attack AUC is 1")
@@ -330,14 +301,8 @@ def privleak(auc: float, auc_retain: float) -> float:
 def memorization_accuracy(predicted_ids: ArrayLike, reference_ids: ArrayLike) -> float:
     """MA: the share of positions whose greedy teacher-forced token equals the reference.
 
-    Jang et al. 2023, arXiv 2210.01504; there positions 2..T of the text.
-
-    Args:
-        predicted_ids: [T].
-        reference_ids: [T].
-
-    Raises:
-        ValueError: the lengths differ or are 0.
+    Of two [T], ValueError if they differ in length or are empty. Jang et al. 2023, arXiv
+    2210.01504; there positions 2..T of the text.
     """
     predicted, reference = np.asarray(predicted_ids), np.asarray(reference_ids)
     if predicted.shape != reference.shape or predicted.ndim != 1 or not len(predicted):
@@ -353,9 +318,7 @@ def list_ngrams(tokens: Sequence[Hashable] | NDArray[Any], n: int) -> list[tuple
 
 
 def extraction_likelihood(
-    generated_ids: Sequence[int] | NDArray[Any],
-    reference_ids: Sequence[int] | NDArray[Any],
-    n: int,
+    generated_ids: Sequence[int] | NDArray[Any], reference_ids: Sequence[int] | NDArray[Any], n: int
 ) -> float:
     """EL_n of one prefix: generated n-grams found in the true suffix / n-grams of the suffix.
 
@@ -363,14 +326,11 @@ def extraction_likelihood(
 
     Args:
         generated_ids: the greedy continuation, as long as the suffix or shorter.
-        reference_ids: [T], the true suffix.
+        reference_ids: [T], the true suffix; ValueError if it is shorter than n.
         n: length of the n-grams.
 
     Returns:
         In [0, 1]; above 1 only for a generation longer than the suffix.
-
-    Raises:
-        ValueError: the suffix is shorter than n.
     """
     reference = list_ngrams(reference_ids, n)
     if not reference:
@@ -380,9 +340,7 @@ def extraction_likelihood(
 
 
 def unique_extraction_likelihood(
-    generated_ids: Sequence[int] | NDArray[Any],
-    reference_ids: Sequence[int] | NDArray[Any],
-    n: int,
+    generated_ids: Sequence[int] | NDArray[Any], reference_ids: Sequence[int] | NDArray[Any], n: int
 ) -> float:
     """EL_n as in UnDIAL's code: the share of unique generated n-grams found in the true suffix.
 

@@ -241,10 +241,7 @@ def make_score(figures: Tensor, example: Example) -> Score:
 
 
 def compute_gradient_norms(
-    model: Any,
-    examples: list[Example],
-    journal: Journal = NO_JOURNAL,
-    name: str = "",
+    model: Any, examples: list[Example], journal: Journal = NO_JOURNAL, name: str = ""
 ) -> list[float | None]:
     """Mean over parameter tensors of the L2 norm of the gradient of each answer's mean CE.
 

@@ -23,7 +23,7 @@ def squared_error_sum(
     the control vector [D], or the frozen model's activations [N, D] (see `rmu_forget_loss`,
     `rmu_retain_loss`).
     """
-    hidden_ND = upcast_half(hidden_ND)
+    hidden_ND = upcast_half(hidden_ND)  # squares of half precision overflow, and lose their digits
     error_N = (hidden_ND - wanted.detach().to(hidden_ND.dtype)).square().mean(-1)
     counts_B = torch.tensor(counts, dtype=error_N.dtype, device=error_N.device)
     return (error_N / counts_B[sequence_N]).sum()

@@ -44,10 +44,10 @@ class Projection:
         """Logits [N, V], in float32 at least."""
         return self.after(upcast_half(F.linear(hidden_ND, self.weight_VD, self.bias_V)))
 
-    def to(self, target: torch.dtype | torch.device) -> Projection:
+    def to(self, target: torch.dtype | torch.device, copy: bool = False) -> Projection:
         """The same projection in another dtype or on another device."""
-        bias_V = None if self.bias_V is None else self.bias_V.to(target)
-        return Projection(self.weight_VD.to(target), bias_V, self.scale, self.cap)
+        bias_V = None if self.bias_V is None else self.bias_V.to(target, copy=copy)
+        return Projection(self.weight_VD.to(target, copy=copy), bias_V, self.scale, self.cap)
 
     def detach(self) -> Projection:
         """The same projection, without gradient."""

@@ -31,6 +31,7 @@ def mean_counted(
     num_items_in_batch: Tensor | float | None,
 ) -> Tensor:
     """Mean of the losses that count, in the precision that logits are computed with."""
+    # Sequences' sums are float64 (`sum_by_sequence`), their loss is again of the model's precision.
     total = sum_counted(counted_B, losses_B).to(torch.promote_types(logits.dtype, torch.float32))
     return divide_sum(total, counted_B.sum(), num_items_in_batch)
 
@@ -42,6 +43,7 @@ def log_ratio(logps_B: Tensor, reference_B: Tensor) -> Tensor:
 
 def preference_of_margin(margin_B: Tensor, beta: float) -> Tensor:
     """`-(2/beta) log sigmoid(beta margin)`, [B]."""
+    # By 2/beta its slope at margin 0 is -1 for every beta: that of the plain log-probability.
     return -(2 / beta) * F.logsigmoid(beta * margin_B)
 
 
@@ -105,6 +107,7 @@ def fused_npo_loss(
 
 def simnpo_per_sequence(logps_B: Tensor, lengths_B: Tensor, beta: float, delta: float) -> Tensor:
     """SimNPO's loss of each sequence of `lengths_B` target tokens, [B], see `simnpo_loss`."""
+    # Clamped: a sequence without a target has length 0 and a loss that is not counted.
     return preference_of_margin(-logps_B / lengths_B.clamp(min=1) - delta, beta)
 
 

@@ -124,6 +124,7 @@ class Targets:
 
     def token_sum(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
         """Sum of a loss of the targets' log-probabilities: given some of them [n], losses [n]."""
+        # No token's loss needs another token: each chunk is a block, and projected once.
         return self.blocks_sum(lambda logps_n, _: loss(logps_n), [[rows] for rows in self.chunks])
 
     def sequence_sum(self, loss: Callable[[Tensor], Tensor], group: int = 1) -> Tensor:
@@ -137,6 +138,7 @@ class Targets:
         starts = range(0, len(self.counts), group)
         units = [sum(self.counts[start : start + group]) for start in starts]
 
+        # A sequence is never cut apart into blocks, so each sum here is whole.
         def sum_block(logps_n: Tensor, rows: slice) -> Tensor:
             sequence_n = self.sequence_N[rows]
             losses_U = loss(sum_by_sequence(logps_n, sequence_n, len(self.counts)))
@@ -214,4 +216,5 @@ def as_targets(
 
 def sum_counted(counted_B: Tensor, losses_B: Tensor) -> Tensor:
     """Sum of the losses that count; the others are not looked at, whatever they are."""
+    # Not times 0, which an infinite one would make NaN.
     return torch.where(counted_B, losses_B, 0).sum()

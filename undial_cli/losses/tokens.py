@@ -175,6 +175,7 @@ def ceu_per_position(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     """
     index = targets_N[:, None]
     others_NV = logits_NV.scatter(1, index, -torch.inf)
+    # entr is 0 at p = 0, where p log p would be NaN.
     entropy_N = torch.special.entr(others_NV.detach().softmax(-1)).sum(-1)
     margin_N = logits_NV.gather(1, index)[:, 0] - others_NV.logsumexp(-1)
     return entropy_N - F.logsigmoid(-margin_N)

@@ -27,7 +27,7 @@ __all__ = [
 ]  # fmt: skip
 
 # What a loss can need of the frozen teacher: its logits, its sequences' log-probabilities, its
-# activations at the loss's own layer.
+# activations at the loss's own layer. Names, as the teacher caches only what is asked for.
 TEACHER_LOGITS = "teacher_logits"
 REFERENCE_LOGPS = "reference_logps"
 TEACHER_LAYER = "teacher_layer"
@@ -51,6 +51,7 @@ class Loss:
             return sum(counts)
         if self.per == "sequence":
             return sum(count > 0 for count in counts)
+        # Pairs follow each other: an answer, then its alternative.
         return sum(a + b > 0 for a, b in zip(counts[::2], counts[1::2], strict=True))
 
     def sum(self, targets: Targets) -> Tensor:

@@ -26,10 +26,11 @@ class Ceu(Method):
         from undial_cli.losses.positions import count_targets_before
         from undial_cli.losses.tokens import ceu_per_position
 
+        # What is skipped weighs 0 here and is not counted in `weight`.
         counts_B = targets.targets_N.new_tensor(targets.counts)
         counted_N = count_targets_before(targets.sequence_N, counts_B) >= self.config.skip
-        return targets.logits_sum(
-            lambda logits_NV, rows: (
-                ceu_per_position(logits_NV, targets.targets_N[rows]) * counted_N[rows]
-            )
-        )
+
+        def loss(logits_CV: Tensor, rows: slice) -> Tensor:
+            return ceu_per_position(logits_CV, targets.targets_N[rows]) * counted_N[rows]
+
+        return targets.logits_sum(loss)

@@ -20,7 +20,7 @@ class ContrastiveDecodingConfig(MethodConfig):
 
 
 class ContrastiveDecoding(Method):
-    """Cross entropy on the forget set makes the memorised model; it is saved beside the target."""
+    """Cross entropy on the forget set makes the memorised model, saved along with the target."""
 
     from_start: ClassVar[bool] = True
     contrasts: ClassVar[bool] = True

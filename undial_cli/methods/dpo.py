@@ -35,6 +35,7 @@ class Dpo(Method):
     def sum(self, targets: Targets) -> Tensor:
         from undial_cli.losses.preference import dpo_per_pair
 
+        # group=2: a true answer and its alternative must be in one sum, also across chunks.
         reference_B, beta = targets.reference_B, self.config.beta
         return targets.sequence_sum(
             lambda logps_B: dpo_per_pair(logps_B, reference_B, beta), group=2

@@ -34,6 +34,8 @@ class Pdu(Method):
         return self.config.gamma if term == "forget" else self.multiplier
 
     def after_step(self, losses: dict[str, float], epoch: float) -> None:
+        # Dual ascent on `L_r <= eps`: the multiplier rises while the retain loss is above eps, and
+        # stays at 0 or above: a negative one would reward forgetting the retain set.
         if epoch > self.config.dual_warmup_epochs:
             violation = losses["retain"] - self.config.eps
             self.multiplier = max(0.0, self.multiplier + self.config.dual_step * violation)

@@ -41,6 +41,7 @@ class Rmu(Method):
         """Uniform in [0, 1), normalised, times the coefficient; fixed by the seed. [D]"""
         import torch
 
+        # Drawn on the CPU, each time: alike on every device and process, and in a resumed run.
         generator = torch.Generator().manual_seed(self.seed)
         control_D = torch.rand(width, generator=generator)
         return control_D / control_D.norm() * self.config.steering_coeff

@@ -32,8 +32,8 @@ def unwrap_adapter(model: Any) -> Any:
 
 def make_position_argument(model: Any, positions_BT: Tensor) -> dict[str, Tensor]:
     """The argument that gives positions, where a model takes one (ALiBi models do not)."""
-    known = "position_ids" in inspect.signature(unwrap_adapter(model).forward).parameters
-    return {"position_ids": positions_BT} if known else {}
+    takes_positions = "position_ids" in inspect.signature(unwrap_adapter(model).forward).parameters
+    return {"position_ids": positions_BT} if takes_positions else {}
 
 
 def flatten_error(error: Exception) -> str:
@@ -136,18 +136,17 @@ def count_replaced_rows(base: Any, source: ModelSource) -> dict[int, int]:
 def add_token_rows(base: Any, source: ModelSource) -> None:
     """Give embedding and head as many rows as an adapter holds of them."""
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
-    held = count_replaced_rows(base, source)
-    rows = max(held.values(), default=0)
+    replaced = count_replaced_rows(base, source)
+    rows = max(replaced.values(), default=0)
     if rows <= len(embedding.weight):
         return
-    config = read_peft_config(source)
-    tied = getattr(config, "ensure_weight_tying", False)
-    if id(embedding) not in held or (id(head) not in held and not tied):
+    tied = getattr(read_peft_config(source), "ensure_weight_tying", False)
+    if id(embedding) not in replaced or (id(head) not in replaced and not tied):
         raise ValueError(
             f"it adds tokens ({rows} rows) and holds no rows of both the embedding and the head; "
             "modules_to_save needs both"
         )
-    base.resize_token_embeddings(rows, mean_resizing=False)
+    base.resize_token_embeddings(rows, mean_resizing=False)  # the adapter replaces them all
 
 
 @torch.no_grad()
@@ -161,7 +160,7 @@ def merge_adapter(model: Any) -> Any:
         WorldError: the merged model says something else.
     """
     model.eval()
-    before = compute_probe_logits(model)
+    before = compute_probe_logits(model)  # a wrong merge is silent: peft compares nothing
     if has_tied_head(model) and has_adapter_on_head(model):
         untie_head(model.get_base_model())
     try:
@@ -207,7 +206,6 @@ def get_head_weight(model: Any) -> Tensor:
 
 
 def has_tied_head(model: Any) -> bool:
-    """Whether embedding and head are to share their weights."""
     return bool(model.config.get_text_config().tie_word_embeddings)
 
 

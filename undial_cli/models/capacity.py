@@ -29,7 +29,6 @@ class ModelCapacity:
 
 
 def measure_capacity(model: Any) -> ModelCapacity:
-    """What the shape of a model holds."""
     made_for = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return ModelCapacity(
         count_table_positions(model), made_for, model.get_input_embeddings().num_embeddings
@@ -52,6 +51,7 @@ def count_table_positions(model: Any) -> int | None:
     embeddings = [m for m in base.modules() if isinstance(m, nn.Embedding) and m is not tokens]
     if any(m.num_embeddings in (size, size + 2) for m in embeddings):
         return size
+    # A buffer of one dimension may be this long by chance; a table has a row for each position.
     return size if any(b.ndim > 1 and size in b.shape for b in base.buffers()) else None
 
 

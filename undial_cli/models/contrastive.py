@@ -2,13 +2,13 @@
 
 Logits `s - coefficient * relu(s_memorised - s)`, before any sampling (the CD baseline of arXiv
 2402.10052). To whoever scores or decodes it is one model with one head and one cache. Knows how it
-lies on disk, not how its models are loaded.
+lies on disk, not how its models are loaded. B sequences, T positions, N of all their positions,
+D width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from undial_cli.errors import UserError
 from undial_cli.losses.chunked import Projection
+from undial_cli.models.adapters import make_position_argument
 from undial_cli.models.head import TargetHead, find_output_head, head_job
 from undial_cli.system.files import write_whole_text
 from undial_cli.system.sources import CONTRAST_FILE
@@ -40,23 +41,21 @@ class ContrastProjection(Projection):
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits [N, V], in float32 at least."""
-        own_ND, memorised_ND = hidden_ND.chunk(2, -1)
-        own_NV, memorised_NV = super().logits(own_ND), self.memorised.logits(memorised_ND)
-        return own_NV - self.coefficient * F.relu(memorised_NV - own_NV)
+        target_ND, memorised_ND = hidden_ND.chunk(2, -1)
+        target_NV, memorised_NV = super().logits(target_ND), self.memorised.logits(memorised_ND)
+        return target_NV - self.coefficient * F.relu(memorised_NV - target_NV)
 
-    def to(self, target: torch.dtype | torch.device) -> ContrastProjection:
-        """The same in another dtype or on another device."""
-        return contrast_projections(super().to(target), self.memorised.to(target), self.coefficient)
+    def to(self, target: torch.dtype | torch.device, copy: bool = False) -> ContrastProjection:
+        moved = super().to(target, copy), self.memorised.to(target, copy)
+        return contrast_projections(*moved, self.coefficient)
 
     def detach(self) -> ContrastProjection:
-        """The same, without gradient."""
         return contrast_projections(super().detach(), self.memorised.detach(), self.coefficient)
 
 
 def contrast_projections(
     target: Projection, memorised: Projection, coefficient: float
 ) -> ContrastProjection:
-    """The contrast of two projections."""
     return ContrastProjection(**vars(target), memorised=memorised, coefficient=coefficient)
 
 
@@ -64,7 +63,8 @@ class ContrastHead(TargetHead):
     """The heads of both models as one, which can be given a job; the weights stay theirs."""
 
     def __init__(self, target: TargetHead, memorised: TargetHead, coefficient: float) -> None:
-        nn.Module.__init__(self)
+        nn.Module.__init__(self)  # not nn.Linear's, which would make a weight
+        # In a tuple, not as attributes: torch would list their weights a second time.
         self.heads, self.coefficient = (target, memorised), coefficient
 
     def extra_repr(self) -> str:
@@ -83,7 +83,7 @@ class ContrastHead(TargetHead):
 class ContrastedModel(PreTrainedModel, GenerationMixin):
     """A target and its memorised copy as one frozen model, both on one device.
 
-    Its `output_head` is the `ContrastHead`: a job is given both models' hidden states and what
+    Its output head is the `ContrastHead`: a job is given both models' hidden states and what
     makes combined logits of them. A cache holds the target's layers, then the other's.
     """
 
@@ -112,17 +112,17 @@ class ContrastedModel(PreTrainedModel, GenerationMixin):
         Keys and values are kept in the cache that is given, and nowhere else.
         """
         inputs: dict[str, Any] = {"attention_mask": attention_mask, **more}
-        if "position_ids" in inspect.signature(self.target.forward).parameters:
-            inputs["position_ids"] = position_ids
+        if position_ids is not None:
+            inputs |= make_position_argument(self.target, position_ids)
         inputs["use_cache"] = past_key_values is not None
         caches = split_cache(past_key_values) if past_key_values is not None else ()
+        models = zip((self.target, self.memorised), caches or (None, None), strict=True)
         hidden = [
             compute_head_input(model, input_ids, past_key_values=cache, **inputs)
-            for model, cache in zip(
-                (self.target, self.memorised), caches or (None, None), strict=True
-            )
+            for model, cache in models
         ]
         if past_key_values is not None:
+            # A first pass gave both caches layers of their own: one cache holds them from now on.
             past_key_values.layers = [layer for cache in caches for layer in cache.layers]
         logits = self.head(torch.cat(hidden, dim=-1))
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
@@ -135,7 +135,10 @@ def compute_head_input(model: PreTrainedModel, input_ids: Tensor, **inputs: Any)
 
 
 def split_cache(cache: Cache) -> tuple[Cache, Cache]:
-    """The caches of both models in one: each has its own layers, or its own empty ones."""
+    """The caches of both models in one: each has its own layers, or its own empty ones.
+
+    Copies of the cache itself, since its kind and length are the caller's choice.
+    """
     target, memorised = copy.copy(cache), copy.copy(cache)
     if cache.get_seq_length():
         half = len(cache.layers) // 2
@@ -145,13 +148,8 @@ def split_cache(cache: Cache) -> tuple[Cache, Cache]:
     return target, memorised
 
 
-@dataclass(frozen=True)
-class ContrastFolders:
-    """A contrasted model's folders; no `target` where the memorised model is an adapter on it."""
-
-    target: Path | None
-    memorised: Path
-    coefficient: float
+# The folders of both models in a checkpoint; no target where the memorised one is an adapter on it.
+TARGET_FOLDER, MEMORISED_FOLDER = "target", "memorised"
 
 
 def store_contrast(checkpoint: Path, start: Path | None, coefficient: float) -> None:
@@ -163,27 +161,26 @@ def store_contrast(checkpoint: Path, start: Path | None, coefficient: float) -> 
     Args:
         start: a folder of the target's whole weights, which is moved; not needed for an adapter.
     """
-    tuned, memorised = list(checkpoint.iterdir()), checkpoint / "memorised"
+    tuned, memorised = list(checkpoint.iterdir()), checkpoint / MEMORISED_FOLDER
     memorised.mkdir()
     for file in tuned:
         file.rename(memorised / file.name)
-    (memorised / "README.md").unlink(missing_ok=True)
+    (memorised / "README.md").unlink(missing_ok=True)  # peft's, of a model by itself
     if start is not None:
-        start.rename(checkpoint / "target")
+        start.rename(checkpoint / TARGET_FOLDER)
     write_whole_text(checkpoint / CONTRAST_FILE, json.dumps({"coefficient": coefficient}) + "\n")
 
 
-def read_contrast_folders(folder: Path) -> ContrastFolders | None:
-    """What `store` left in a folder, or None.
+def read_contrast_coefficient(folder: Path) -> float | None:
+    """The coefficient that `store_contrast` left in a folder; None where it was not there.
 
     Raises:
         UserError: contrastive.json is not what it wrote.
     """
-    file, target = folder / CONTRAST_FILE, folder / "target"
+    file = folder / CONTRAST_FILE
     if not file.is_file():
         return None
     try:
-        coefficient = float(json.loads(file.read_text(encoding="utf-8"))["coefficient"])
+        return float(json.loads(file.read_text(encoding="utf-8"))["coefficient"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"model.path={folder}: {CONTRAST_FILE} holds no coefficient") from error
-    return ContrastFolders(target if target.is_dir() else None, folder / "memorised", coefficient)

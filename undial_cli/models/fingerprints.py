@@ -20,12 +20,9 @@ from undial_cli.system.sources import CONFIG_FILES, ModelSource
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of what a tokenizer does: its rules, chat template and special tokens."""
-    core = tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
-    content = [
-        core,
-        tokenizer.chat_template,
-        sorted(map(str, tokenizer.special_tokens_map.items())),
-    ]
+    rules = tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
+    special = sorted(map(str, tokenizer.special_tokens_map.items()))
+    content = [rules, tokenizer.chat_template, special]
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
 
@@ -59,4 +56,4 @@ def find_hub_commit(source: ModelSource) -> str:
     for name in CONFIG_FILES:
         with contextlib.suppress(OSError):
             return Path(hf_hub_download(source.path, name, revision=source.revision)).parent.name
-    return json.dumps([source.path, source.revision])
+    return json.dumps([source.path, source.revision])  # without a config on the hub: its name

@@ -2,6 +2,7 @@
 
 Through it a loss sees the hidden states of target positions and projects them itself, inside the
 model's own forward, so that DDP, FSDP, DeepSpeed, LoRA and checkpointing hold. Knows no loss.
+B sequences, T positions, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 
 from undial_cli.errors import UserError, first_line
 from undial_cli.losses.chunked import Projection
+from undial_cli.system.random_state import preserve_random_state
 
 HeadJob = Callable[[Tensor, Projection], Tensor]
 
@@ -26,7 +28,9 @@ HeadJob = Callable[[Tensor, Projection], Tensor]
 class LogitTransform:
     """What models do to their logits after the head by a field that they read on each call.
 
-    `families`: those that do it so (none: whoever has the field; `check_head` tries it).
+    `families`: those that do it so (none: whoever has the field; `check_head` tries it). `off`: the
+    field's value by which they leave them alone. `effect`: the fields of a `Projection` that does
+    the same.
     """
 
     families: tuple[str, ...]
@@ -34,7 +38,8 @@ class LogitTransform:
     effect: Callable[[float], dict[str, float]]
 
 
-# Config fields by which models cap or scale their logits after the head; None: not supported.
+# Config fields by which models cap or scale their logits after the head; None: not supported. What
+# a job returns must come out of the model as it is, so the projection does it in their place.
 LOGIT_TRANSFORMS: dict[str, LogitTransform | None] = {
     "final_logit_softcapping": LogitTransform((), None, lambda value: {"cap": value}),
     "logit_scale": LogitTransform(("cohere",), 1.0, lambda value: {"scale": value}),
@@ -53,7 +58,7 @@ class TargetHead(nn.Linear):
     """
 
     job: HeadJob | None = None
-    # What the model does to the logits afterwards: (owner, attribute, value while there is a job).
+    # The field by which the model changes its logits: (owner, name, value while there is a job).
     after: tuple[Any, str, float | None] | None = None
     effect: dict[str, float] = {}  # noqa: RUF012
 
@@ -81,12 +86,12 @@ def install_head(model: PreTrainedModel) -> None:
         raise UserError(f"model of type '{kind}': {reason}: no causal language model")
     if type(head) is not nn.Linear and not isinstance(head, TargetHead):
         raise UserError(f"model of type '{kind}': its output head is no plain linear layer")
-    head.__class__ = TargetHead
+    head.__class__ = TargetHead  # a new module would lose hooks, ties and what holds the old one
     target = find_output_head(model)
     config = model.config.get_text_config(decoder=True)
     for name, known in LOGIT_TRANSFORMS.items():
         value = getattr(config, name, None)
-        if value in (None, 1, 1.0):
+        if value in (None, 1):
             continue
         if known is None or not kind.startswith(known.families or ""):
             raise UserError(f"model of type '{kind}': {name} after the head is not supported")
@@ -115,7 +120,8 @@ def check_head(model: PreTrainedModel) -> None:
     """
     kind = model.config.model_type
     try:
-        with evaluation_mode(model), torch.random.fork_rng(devices=[]):
+        # The trial draws random numbers, and a run's must not depend on it.
+        with evaluation_mode(model), preserve_random_state():
             reason = find_head_fault(model)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = f"it does not run on a row of plain tokens ({first_line(error)[:120]})"
@@ -127,6 +133,7 @@ def find_head_fault(model: PreTrainedModel) -> str | None:
     """What is wrong with a model's head, in a few words; the model may be left in training."""
     generator = torch.Generator().manual_seed(0)
     row = torch.randint(3, 40, (8,), generator=generator) % find_output_head(model).out_features
+    # Two rows that begin alike: a causal model says the same of both beginnings.
     ids_BT = torch.stack([row, torch.cat([row[:4], row[:4]])]).to(model.device)
     trial_BTV = torch.randint(-160, 160, (2, 8, find_output_head(model).out_features)) / 8
     trial_BTV = trial_BTV.to(model.device, model.dtype)  # exact in every dtype
@@ -154,17 +161,17 @@ def find_head_fault(model: PreTrainedModel) -> str | None:
         return "it changes its logits after the head otherwise than is known"
     if relative_distance(dense_BTV[0, :4], dense_BTV[1, :4]) > near:
         return "what it says of a token depends on those after it: no causal language model"
-    model.train()
-    total = trial_BTV.sum()
+    model.train()  # some families take another way through their forward then
+    total = trial_BTV.sum()  # a job of a training returns a sum, without any dimension
     given = logits(total)
     if len(calls) != 1 or given.shape != total.shape or not torch.equal(given, total.to(given)):
         return "it changes its logits after the head in training"
     return None
 
 
-def relative_distance(found: Tensor, expected: Tensor) -> float:
+def relative_distance(actual: Tensor, expected: Tensor) -> float:
     """The distance of two tensors as a share of the second one's size."""
-    return float((found.float() - expected.float()).norm() / expected.float().norm())
+    return float((actual.float() - expected.float()).norm() / expected.float().norm())
 
 
 def find_output_head(model: nn.Module) -> TargetHead:
@@ -189,11 +196,11 @@ def head_job(model: nn.Module, job: HeadJob) -> Iterator[None]:
     """While open, the model's forward returns `job(hidden, projection)` in `.logits`."""
     head = find_output_head(model)
     owner, name, off = head.after or (head, "job", job)
-    own = getattr(owner, name)
+    former = getattr(owner, name)
     head.job = job
     vars(owner)[name] = off  # not by assignment, which a config checks against the field's type
     try:
         yield
     finally:
-        vars(owner)[name] = own
+        vars(owner)[name] = former
         head.job = None

@@ -2,7 +2,8 @@
 
 A gated MLP keeps its activation besides what that is made from, and an RMS norm its normalised
 input; both are cheap to make again. Only a layer whose own forward is, in its source, one of the
-plain computations below is changed. Knows no architecture by name.
+plain computations below is changed. Knows no architecture by name. Every tensor is [..., D] of any
+leading shape, D the width that a layer sees; a norm's weight is [D].
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from transformers.activations import GELUActivation, GELUTanh, SiLUActivation
 
 def find_slope(act: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:
     """Of a known activation: from its output gradient and its input to its input gradient."""
-    if "forward" in vars(act):
+    if "forward" in vars(act):  # somebody gave this one another forward
         return None
+    # By the very class: a subclass may compute anything.
     kind, function = type(act), getattr(act, "act", None)
     if kind is SiLUActivation or (kind is nn.SiLU and not act.inplace):
         return torch.ops.aten.silu_backward
@@ -53,6 +55,7 @@ class LeanGatedProduct(torch.autograd.Function):
         (grad,) = grad_outputs
         slope = find_slope(ctx.act)
         assert slope is not None
+        # The kernel that autograd would call, on the activation made again: the same bits.
         return slope(grad * up, gate), grad * ctx.act(gate), None
 
 
@@ -78,6 +81,7 @@ class LeanRMSNorm(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         (grad,) = grad_outputs
         unit = x.to(scale.dtype) * scale
+        # Rounded where the forward rounded it, so that gradients are those of the layer's own code.
         grad_weight = None
         if ctx.needs_input_grad[1]:
             factor = unit if ctx.late else unit.to(x.dtype)
@@ -86,6 +90,7 @@ class LeanRMSNorm(torch.autograd.Function):
             return None, grad_weight, None, None
         grad_unit = (grad.to(scale.dtype) if ctx.late else grad) * weight
         grad_unit = grad_unit.to(scale.dtype)
+        # d(x / rms(x)): what points along x changes nothing, since its length is divided away.
         along = (grad_unit * unit).mean(-1, keepdim=True)
         grad_x = grad_unit.sub_(unit.mul_(along)).mul_(scale)
         return grad_x.to(x.dtype), grad_weight, None, None
@@ -161,7 +166,8 @@ def run_rms_norm_late(self: Any, hidden_states: Tensor) -> Tensor:
     return LeanRMSNorm.apply(hidden_states, self.weight, self.variance_epsilon, True)  # type: ignore[no-any-return]
 
 
-# The leaner forward of a layer, by the normal form of the layer's own.
+# The leaner forward of a layer, by the normal form of the layer's own: code is compared, not names,
+# so a family that computes anything more (a cap, a scale, another order) is left as it is.
 LEAN_FORWARDS: dict[str | None, Callable[..., Tensor]] = {
     normalise_forward(GATED_MLP_SOURCE): run_gated_mlp,
     normalise_forward(RMS_NORM_SOURCE): run_rms_norm,
@@ -182,7 +188,7 @@ def make_lean(model: nn.Module) -> nn.Module:
 
 def is_plain_layer(module: Any, leaner: Callable[..., Tensor]) -> bool:
     """Whether a layer of a plain form runs that form, and its parts are what the form takes."""
-    if "forward" in vars(module):  # this one has been given another
+    if "forward" in vars(module):  # somebody gave this one another forward
         return False
     if leaner is run_gated_mlp:
         return find_slope(module.act_fn) is not None

@@ -66,7 +66,8 @@ def add_lora(
     from peft import LoraConfig, get_peft_model
 
     modules = choose_lora_modules(model, config)
-    # Routers are linear layers by class that give something else than a product.
+    # Routers are linear layers by class that give something else than a product; peft would adapt
+    # them as if they gave one.
     special = [
         n for n, m in model.named_modules() if is_linear_layer(m) and not is_plain_product(m)
     ]
@@ -100,17 +101,17 @@ def choose_lora_modules(model: nn.Module, config: AdapterConfig) -> list[str] | 
     Raises:
         UserError: the head is named, or a module that is not there.
     """
-    names = [name for name, _ in model.named_modules()]
     if config.target_modules == ["all-linear"]:
         return "all-linear"
     if config.target_modules is None:
         return choose_default_modules(model)
-    head = next(name for name, m in model.named_modules() if isinstance(m, TargetHead))
+    modules = dict(model.named_modules())
+    head = next(name for name, m in modules.items() if isinstance(m, TargetHead))
     for module in config.target_modules:
-        if is_named_module(head, module):
+        if is_named_module(head, module):  # its job projects with the weights as they are
             raise UserError(f"adapter.target_modules={module}: the output head takes no adapter")
-        if not any(is_named_module(name, module) for name in names):
-            linear = {n.split(".")[-1] for n, m in model.named_modules() if is_linear_layer(m)}
+        if not any(is_named_module(name, module) for name in modules):
+            linear = {name.split(".")[-1] for name, m in modules.items() if is_linear_layer(m)}
             linear -= {head.split(".")[-1]}
             raise bad_value("adapter.target_modules", module, [*linear, "all-linear"])
     return config.target_modules
@@ -135,7 +136,7 @@ def is_named_module(name: str, module: str) -> bool:
 
 def is_linear_layer(module: nn.Module) -> bool:
     """Whether an adapter can be put on a module."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # GPT-2's linear
 
 
 @torch.no_grad()

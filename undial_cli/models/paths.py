@@ -13,7 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from undial_cli.config.schema import ModelConfig
 from undial_cli.errors import UserError
 from undial_cli.models.adapters import find_adapter_base, read_peft_config
-from undial_cli.models.contrastive import read_contrast_folders
+from undial_cli.models.contrastive import (
+    MEMORISED_FOLDER,
+    TARGET_FOLDER,
+    read_contrast_coefficient,
+)
 from undial_cli.system.files import cache_dir, hash_model_folder, hold_lock, whole_folder
 from undial_cli.system.sources import ModelSource, resolve_model_path
 
@@ -38,11 +42,12 @@ def convert_gguf(source: ModelSource, config: ModelConfig, weights: bool = True)
             "a .gguf model needs the Python package gguf: pip install 'undial[gguf]'"
         ) from error
     file = Path(source.path) / str(source.gguf_file)
+    # By content and dtype: another file of the same name is converted anew.
     stamp = f"{file.stem}-{hash_model_folder(file.parent, (file.suffix,))[:12]}-{config.dtype}"
     folder = cache_dir() / "gguf" / stamp
     if not weights:
         return ModelSource(str(folder)) if (folder / "config.json").is_file() else source
-    with hold_lock(folder):
+    with hold_lock(folder):  # several runs of a sweep may want it at once
         if not (folder / "config.json").is_file():
             from transformers import GgufConfig
 
@@ -61,15 +66,17 @@ def convert_gguf(source: ModelSource, config: ModelConfig, weights: bool = True)
 
 def read_contrast(source: ModelSource, config: ModelConfig) -> tuple[str, str, float] | None:
     """If `source` is a contrasted model: the paths of target and memorised, the coefficient."""
-    stored = read_contrast_folders(Path(source.path)) if source.local else None
-    if stored is None:
+    folder = Path(source.path)
+    coefficient = read_contrast_coefficient(folder) if source.local else None
+    if coefficient is None:
         return None
-    target: str | None = str(stored.target)
-    if stored.target is None:
-        target = find_adapter_base(ModelSource(str(stored.memorised)), config)
-        if target is None:
-            raise UserError(f"model.path={source.path}: the target's weights are not there")
-    return str(target), str(stored.memorised), stored.coefficient
+    target: str | None = str(folder / TARGET_FOLDER)
+    memorised = str(folder / MEMORISED_FOLDER)
+    if not (folder / TARGET_FOLDER).is_dir():
+        target = find_adapter_base(ModelSource(memorised), config)
+    if target is None:
+        raise UserError(f"model.path={source.path}: the target's weights are not there")
+    return target, memorised, coefficient
 
 
 def find_part_paths(source: ModelSource, config: ModelConfig) -> list[str]:

@@ -107,7 +107,7 @@ def replay_teacher_pass(rehearsal: Rehearsal) -> WorkCost:
         largest = batches[tokens.index(max(tokens))]
         batch = rehearsal.schedule.make_batch([examples[i] for i in largest], largest)
         with open_autocast(rehearsal.run, replay.device), replay.measured() as cost:
-            run_teacher(rehearsal.model, batch.to(replay.device), cached.needs, cached.layer)
+            run_teacher(rehearsal.model, batch.to(replay.device), cached.loss)
         # Work grows with the tokens; the level is the largest batch's.
         highest = max(total.highest, cost.highest)
         total = total.plus(cost, sum(tokens) / max(tokens))

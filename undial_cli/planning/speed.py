@@ -38,22 +38,21 @@ def measure_speed(
         product: rows, inner and outer size of a typical matrix product.
         sharing: processes that divide the device among them.
     """
+    most_flops = MEASURED_FLOPS.get(device.type, MEASURED_FLOPS["cuda"])
     rows, inner, outer = product
-    rows = max(
-        1,
-        min(rows, int(MEASURED_FLOPS.get(device.type, MEASURED_FLOPS["cuda"]) / 2 / inner / outer)),
-    )
+    rows = max(1, min(rows, int(most_flops / 2 / inner / outer)))
     left = torch.randn(rows, inner, device=device).to(dtype)
     right = torch.randn(inner, outer, device=device).to(dtype)
     activations = torch.randn(product[0], outer, device=device).to(dtype)
     one = torch.ones(1, device=device)
+    product_seconds = measure_least_seconds(lambda: left @ right)
+    # Elementwise operations are bound by memory: what they read and write is their speed.
+    silu_seconds = measure_least_seconds(lambda: nn.functional.silu(activations))
+    call_seconds = measure_least_seconds(lambda: one + 1)
     return DeviceSpeed(
-        2 * rows * inner * outer / measure_least_seconds(lambda: left @ right) / sharing,
-        2
-        * activations.nbytes
-        / measure_least_seconds(lambda: nn.functional.silu(activations))
-        / sharing,
-        1 / measure_least_seconds(lambda: one + 1) / HOST_CALLS_PER_OPERATION,
+        flops=2 * rows * inner * outer / product_seconds / sharing,
+        moved=2 * activations.nbytes / silu_seconds / sharing,
+        calls=1 / call_seconds / HOST_CALLS_PER_OPERATION,
     )
 
 

@@ -73,5 +73,6 @@ def estimate_state_bytes(name: str, parameters: int) -> float:
     """Bytes on the device of an optimiser's states, by what its name tells."""
     if "paged" in name:
         return 0
+    # An 8-bit state, and its blocks' scales; else float32.
     states = next((n for word, n in STATES_PER_PARAMETER.items() if word in name), 2)
     return parameters * states * (1.016 if "8bit" in name else 4)

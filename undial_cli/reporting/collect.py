@@ -144,7 +144,6 @@ def collect_runs(paths: list[Path]) -> RunCollection:
 
 
 def make_run_title(run: RunRecord) -> str:
-    """A run in words: unlearn tiny on demo with undial."""
     model, data, method = (run.settings.get(f"{key}.name") for key in ("model", "data", "method"))
     if not model:
         return run.folder.name
@@ -247,13 +246,11 @@ def read_jsonl_objects(file: Path, problems: list[str]) -> list[dict[str, Any]]:
 
 
 def name_run_file(file: Path) -> str:
-    """A file of a run folder, as a note names it."""
     inside = file.parent.name.startswith(("evaluation", "request_"))
     return f"{file.parent.name}/{file.name}" if inside else file.name
 
 
 def to_single_line(value: Any) -> str:
-    """A value as one line of text; "" for None."""
     return "" if value is None else " ".join(str(value).split())
 
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from undial_cli.config.suites import guess_role
 from undial_cli.evaluation.joint import FEWEST_SAMPLES
 from undial_cli.reporting.collect import RunRecord, get_part
 from undial_cli.reporting.text import capitalise_first
@@ -67,7 +66,6 @@ def mark_weak_figure(text: str, name: str, statistic: FigureStatistics | None) -
 
 
 def format_interval(statistic: FigureStatistics | None, key: str = "interval") -> str:
-    """An interval as text; "–" where there is none."""
     bounds = (statistic or {}).get(key)
     return f"[{bounds[0]:.3g}, {bounds[1]:.3g}]" if bounds else "–"
 
@@ -87,15 +85,9 @@ def format_sample_count(statistic: FigureStatistics | None) -> str:
 
 
 def format_difference(difference: FigureStatistics | None) -> str:
-    """A difference with its interval."""
     if not difference or difference.get("difference") is None:
         return "–"
     return f"{difference['difference']:+.3f} {format_interval(difference)}".removesuffix(" –")
-
-
-def get_set_role(results: ReadResults, set_name: str) -> str:
-    """What a set was for; of results that do not say, by its name."""
-    return str(get_part(results, "roles").get(set_name) or guess_role(set_name))
 
 
 def state_damage(results: ReadResults) -> str:
@@ -110,7 +102,6 @@ def state_damage(results: ReadResults) -> str:
 
 
 def list_missing_metrics(results: ReadResults) -> list[str]:
-    """Metrics that are missing, a line for each reason."""
     metrics_by_reason: dict[str, list[str]] = {}
     for name, reason in get_part(results, "missing").items():
         metrics_by_reason.setdefault(str(reason), []).append(name)

@@ -72,15 +72,18 @@ def render_report(
     # the page's policy runs the script with this digest and no other
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     packed = pack_samples(runs)
+    figures = cells.make_run_sheet(alone) if alone else cells.make_comparison_sheet(runs, keys)
+    settings = []
+    for run in (run for run in runs if run.nested):
+        content = OmegaConf.to_yaml(OmegaConf.create(run.nested))
+        settings.append((run.label, os.path.relpath(run.folder, folder), content))
     view = {
         "title": collection.title,
         "facts": list_report_facts(collection),
         "single": alone is not None,
         "unfinished": cells.make_unfinished_sheet(runs),
         "headlines": cells.choose_headlines(alone) if alone else [],
-        "figures": (
-            cells.make_run_sheet(alone) if alone else cells.make_comparison_sheet(runs, keys)
-        ),
+        "figures": figures,
         "precisions": cells.make_precision_sheet(alone) if alone else nothing,
         # an XML declaration stands before each drawing
         "pictures": [(png, Markup(svg[svg.index("<svg") :]), text) for png, svg, text in pictures],
@@ -88,15 +91,7 @@ def render_report(
         "has_samples": bool(packed["runs"]),
         "has_text": bool(packed["columns"]),
         "different": cells.make_settings_sheet(runs),
-        "settings": [
-            (
-                run.label,
-                os.path.relpath(run.folder, folder),
-                OmegaConf.to_yaml(OmegaConf.create(run.nested)),
-            )
-            for run in runs
-            if run.nested
-        ],
+        "settings": settings,
         "environments": cells.make_environment_sheets(runs),
         "notes": notes,
         "data": packed,

@@ -12,19 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from undial_cli.evaluation.figures import find_better_direction, find_figure_title
-from undial_cli.reporting import plot_lines, plots
+from undial_cli.reporting import plot_lines, plots, text
+from undial_cli.reporting.cells import choose_metric_pairs, find_shared_figures
 from undial_cli.reporting.collect import RunRecord, get_part, list_request_figures
 from undial_cli.reporting.labels import SEED_KEY, describe_values, find_swept_numbers
-from undial_cli.reporting.model_figures import choose_metric_pairs, find_shared_figures
 from undial_cli.reporting.plot_style import to_float_array
-from undial_cli.reporting.text import (
-    capitalise_first,
-    format_setting_value,
-    get_set_title,
-    name_setting,
-    parse_first_number,
-    parse_number,
-)
+from undial_cli.reporting.text import parse_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,22 +48,16 @@ class ReportPlot:
 
 def choose_plots(runs: list[RunRecord], keys: list[str]) -> list[ReportPlot]:
     """The plots of a report, in the order in which they are shown."""
-    return [
-        *choose_trade_offs(runs),
-        *choose_heat_maps(runs, keys),
-        *choose_dynamics(runs),
-        *choose_spreads(runs),
-        *choose_request_plots(runs),
-    ]
+    over_runs = [*choose_trade_offs(runs), *choose_heat_maps(runs, keys)]
+    return [*over_runs, *choose_dynamics(runs), *choose_spreads(runs), *choose_request_plots(runs)]
 
 
 def capitalise_metric(name: str) -> str:
     """A metric's name at the beginning of a sentence."""
-    return capitalise_first(find_figure_title(name))
+    return text.capitalise_first(find_figure_title(name))
 
 
 def choose_trade_offs(runs: list[RunRecord]) -> Iterator[ReportPlot]:
-    """Forget against retain scores over runs."""
     evaluated = [run for run in runs if run.figures()]
     if len(evaluated) < 2:
         return
@@ -105,23 +92,22 @@ def choose_heat_maps(runs: list[RunRecord], keys: list[str]) -> Iterator[ReportP
         cells = groups.setdefault(describe_values(others), {})
         cells.setdefault(levels, []).append(run)
     seeds = ", mean over seeds" if SEED_KEY in keys else ""
-    down, across = map(name_setting, swept)
+    down, across = map(text.name_setting, swept)
     for number, (group, cells) in enumerate(list(groups.items())[:MOST_MAPS], 1):
         rows, columns = (sorted(set(numbers)) for numbers in zip(*cells, strict=True))
-        labels = [list(map(format_setting_value, levels)) for levels in (rows, columns)]
+        labels = [list(map(text.format_setting_value, levels)) for levels in (rows, columns)]
         for name in pairs[0]:
             table = [[average_over_runs(cells.get((a, b)), name) for b in columns] for a in rows]
             title = find_figure_title(name) + (f", {group}" if group else "") + seeds
             yield ReportPlot(
                 f"map_{name}" + (f"_{number}" if len(groups) > 1 else ""),
-                f"{capitalise_first(title)}, over {down} and {across}; a hatched cell has no "
+                f"{text.capitalise_first(title)}, over {down} and {across}; a hatched cell has no "
                 "figure.",
                 partial(plots.draw_heat_map, labels[0], labels[1], table, title, down, across),
             )
 
 
 def average_over_runs(runs: list[RunRecord] | None, name: str) -> float | None:
-    """The mean of a metric over the runs that have it."""
     values = [v for run in runs or () if (v := parse_number(run.figures().get(name))) is not None]
     return statistics.fmean(values) if values else None
 
@@ -213,14 +199,14 @@ def choose_request_plots(runs: list[RunRecord]) -> Iterator[ReportPlot]:
         ticks = {float(n): f"after {n}" if n else "start" for n in range(len(stages))}
         for score in ("rouge", "probability") if after_requests else ():
             names = [n for n in known if n.startswith("request_") and n.endswith(f"_{score}")]
-            names.sort(key=parse_first_number)
+            names.sort(key=text.parse_first_number)
             names += [name for name in known if name == f"retain_{score}"]
             if not names:
                 continue
             panel = plot_lines.LinePanel("", score)
             for name in names:
                 curve = {float(n): (stage.get(name), None) for n, stage in enumerate(stages)}
-                panel.lines[get_set_title(name)] = {**curve}
+                panel.lines[text.get_set_title(name)] = {**curve}
             title = find_figure_title(score)
             which = f" ({run.short})" if len(runs) > 1 else ""
             yield ReportPlot(

@@ -100,7 +100,6 @@ def escape_label(text: str) -> str:
 
 
 def make_axis_title(name: str, better: str = "") -> str:
-    """A metric in words, with the direction that is better."""
     way = better or find_better_direction(name)
     return escape_label(find_figure_title(name) + (f"  ({way} is better)" if way else ""))
 
@@ -111,7 +110,6 @@ def has_log_axis(name: str, values: Sequence[float]) -> bool:
 
 
 def draw_no_values(axes: Axes) -> None:
-    """Say in a panel that there is nothing to draw."""
     centred = {"ha": "center", "va": "center", "transform": axes.transAxes}
     axes.text(0.5, 0.5, "no values", color=FAINT, **centred)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from undial_cli.evaluation.figures import find_figure_title
-from undial_cli.reporting import plot_fronts, plot_style
+from undial_cli.reporting import plot_style
 from undial_cli.reporting.plot_style import FAINT, INK, PAPER, Marks, escape_label, to_float_array
 from undial_cli.reporting.text import format_figure
 
@@ -49,7 +49,7 @@ def draw_trade_off(
     with plot_style.use_plot_style():
         figure, (axes,) = plot_style.make_blank_figure(plot_style.PAGE_WIDTH, 3.5)
         shown = [p for p in points if math.isfinite(p.x) and math.isfinite(p.y)]
-        on_front = plot_fronts.find_pareto_front([(p.x, p.y) for p in shown], better)
+        on_front = find_pareto_front([(p.x, p.y) for p in shown], better)
         labels = [
             point.label if len(shown) <= MOST_LABELLED or number in on_front else point.group
             for number, point in enumerate(shown)
@@ -131,7 +131,7 @@ def draw_distributions(curves: Mapping[str, Sequence[float | None]], name: str) 
     """
     with plot_style.use_plot_style():
         figure, (axes,) = plot_style.make_blank_figure(plot_style.PAGE_WIDTH, 2.9)
-        known = {k: plot_fronts.sort_known_values(values) for k, values in curves.items()}
+        known = {k: sort_known_values(values) for k, values in curves.items()}
         scores = {label: values for label, values in known.items() if len(values)}
         styles: dict[str, Any] = plot_style.choose_line_styles(list(scores)) | {
             "before": {"color": FAINT, "ls": "-"},
@@ -157,9 +157,62 @@ def draw_distributions(curves: Mapping[str, Sequence[float | None]], name: str) 
 def mark_ks_distance(axes: Axes, scores: Mapping[str, Any], other: str) -> None:
     """An arrow where the distribution after unlearning is farthest from another, and how far."""
     pair = scores["after"], scores[other]
-    distance, x = plot_fronts.locate_ks_distance(*pair) or (0.0, math.inf)
+    distance, x = locate_ks_distance(*pair) or (0.0, math.inf)
     if math.isfinite(x):
-        low, high = sorted(float(plot_fronts.compute_ecdf(values, x)) for values in pair)
+        low, high = sorted(float(compute_ecdf(values, x)) for values in pair)
         arrow = {"arrowstyle": "<->", "color": INK, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", (x, low), (x, high), arrowprops=arrow)
         axes.set_title(f"↕ KS distance, after to {other}: {distance:.2f}")
+
+
+def find_pareto_front(
+    points: Sequence[tuple[float | None, float | None]], better: tuple[str, str]
+) -> list[int]:
+    """Indices of the points that no other point beats, by rising x.
+
+    A point is beaten by one that is at least as good on both axes and better on one. Of equal
+    points all are kept. A point with a missing or infinite coordinate is on no front.
+
+    Args:
+        better: `lower` or `higher`, for x and for y.
+    """
+    x_sign, y_sign = (1 if way == "lower" else -1 for way in better)
+    costs = {
+        number: (x_sign * x, y_sign * y)
+        for number, (x, y) in enumerate(points)
+        if x is not None and y is not None and math.isfinite(x) and math.isfinite(y)
+    }
+    front = [
+        number
+        for number, (a, b) in costs.items()
+        if not any(c <= a and d <= b and (c, d) != (a, b) for c, d in costs.values())
+    ]
+    return sorted(front, key=lambda number: points[number])
+
+
+def sort_known_values(values: Sequence[float | None]) -> np.ndarray:
+    """The values that are known, sorted; infinite ones are."""
+    return np.sort([v for v in values if v is not None and not math.isnan(v)])
+
+
+def compute_ecdf(values: Sequence[float | None], at: float | np.ndarray) -> np.ndarray:
+    """The empirical distribution function: the share of the values at or below each of `at`."""
+    ordered = sort_known_values(values)
+    return np.searchsorted(ordered, at, side="right") / len(ordered)
+
+
+def locate_ks_distance(
+    first: Sequence[float | None], second: Sequence[float | None]
+) -> tuple[float, float] | None:
+    """The largest distance of two empirical distribution functions, and the value where it is.
+
+    Returns:
+        (distance in 0..1, value), or None where a side has no values. Of several values with
+        the same distance it is the lowest.
+    """
+    if not len(sort_known_values(first)) or not len(sort_known_values(second)):
+        return None
+    at = np.union1d(sort_known_values(first), sort_known_values(second))
+    # rounded: gaps that are the same in exact arithmetic count as the same
+    gaps = np.round(np.abs(compute_ecdf(first, at) - compute_ecdf(second, at)), 12)
+    return float(gaps.max()), float(at[gaps.argmax()])

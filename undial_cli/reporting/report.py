@@ -19,7 +19,6 @@ from undial_cli.reporting.plot_choice import choose_plots
 from undial_cli.reporting.plot_style import save_figure
 from undial_cli.system.files import write_whole_text
 
-REPORT_KEYS = ("output",)
 DEFAULT_REPORT_FOLDER = Path("outputs") / "report"
 
 
@@ -43,11 +42,7 @@ def run_report_command(words: list[str]) -> int:
 
 
 def parse_report_words(words: list[str]) -> tuple[list[Path], Path]:
-    """The paths and the output folder that the words name.
-
-    Raises:
-        UserError: a word is neither, or there is no path.
-    """
+    """The paths and the output folder that the words name."""
     paths: list[Path] = []
     output = ""
     for word in words:
@@ -56,8 +51,8 @@ def parse_report_words(words: list[str]) -> tuple[list[Path], Path]:
         if word.startswith("-"):
             raise UserError(f"{word}: report takes no flags, only paths and output=FOLDER")
         if given and not path.exists():
-            if key not in REPORT_KEYS:
-                raise bad_value("key", key, REPORT_KEYS)
+            if key != "output":
+                raise bad_value("key", key, ["output"])
             if not value:
                 raise UserError("output=: expected a folder after it")
             output = value
@@ -83,14 +78,7 @@ def try_write_report(paths: list[Path], folder: Path) -> Path | None:
 
 
 def write_report(paths: list[Path], folder: Path) -> Path:
-    """Write the report of all runs at the paths.
-
-    Args:
-        paths: run folders, sweep folders (sweep.json), or folders with runs below them.
-        folder: where it goes; made if it is missing.
-
-    Returns:
-        The page.
+    """Write the report of all runs at the paths (run or sweep folders, or above); its page.
 
     Raises:
         UserError: there is no run at the paths.

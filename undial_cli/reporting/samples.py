@@ -5,7 +5,7 @@ A text that occurs often (a prompt in ten runs) is stored once. Knows collected 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from undial_cli.evaluation.figures import find_figure_title
@@ -34,10 +34,17 @@ def choose_score_names(runs: Sequence[RunRecord]) -> list[str]:
     """The per-sample scores of all runs, the usual ones first."""
     values = (value for run in runs for sample in run.samples for value in sample.items())
     known = dict.fromkeys(key for key, value in values if isinstance(value, float))
-    scores = [key for key in known if not key.startswith((*OTHER_MODELS, "mia_"))]
-    usual = [key for key in USUAL_SCORES if key in scores]
-    shown = dict.fromkeys([*usual, *(key for key in scores if key not in HIDDEN_SCORES)])
-    return list(shown)[:MOST_SHOWN_SCORES]
+    hidden = (*OTHER_MODELS, "mia_")
+    scores = [k for k in known if k not in HIDDEN_SCORES and not k.startswith(hidden)]
+    # a stable sort: the usual ones in their order, the others behind them in theirs
+    rank = {key: number for number, key in enumerate(USUAL_SCORES)}
+    return sorted(scores, key=lambda k: rank.get(k, len(rank)))[:MOST_SHOWN_SCORES]
+
+
+def list_text_keys(samples: Iterable[dict[str, Any]]) -> list[str]:
+    """The texts that any of the samples has."""
+    texts = {key for sample in samples for key in TEXT_TITLES if isinstance(sample.get(key), str)}
+    return [key for key in TEXT_TITLES if key in texts]
 
 
 def pack_samples(runs: Sequence[RunRecord]) -> dict[str, Any]:
@@ -50,11 +57,7 @@ def pack_samples(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """
     sampled = [run for run in runs if run.samples]
     scores = choose_score_names(sampled)
-    keys = [
-        key
-        for key in TEXT_TITLES
-        if any(isinstance(sample.get(key), str) for run in sampled for sample in run.samples)
-    ]
+    keys = list_text_keys(sample for run in sampled for sample in run.samples)
     text_numbers: dict[str, int] = {}
     set_numbers: dict[str, int] = {}
     most = max(1, MOST_SAMPLE_ROWS // max(1, len(sampled)))

@@ -87,7 +87,6 @@ class Sheet:
     first: int = 1000
 
     def groups(self) -> list[tuple[str, list[SheetRow]]]:
-        """The rows by the group that they stand in, in their order."""
         groups = itertools.groupby(self.rows, key=lambda row: row.group)
         return [(group, list(rows)) for group, rows in groups]
 
@@ -139,7 +138,6 @@ def format_csv(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """A text in which nothing is a command of LaTeX."""
     return "".join(LATEX_ESCAPES.get(letter, letter) for letter in text)
 
 

@@ -18,14 +18,14 @@ from undial_cli.config.schema import EvaluateRun, FinetuneRun, Run
 from undial_cli.evaluation import results as store
 from undial_cli.evaluation.figures import MAIN_FIGURES
 from undial_cli.reporting import cells, notes
-from undial_cli.reporting.collect import RunRecord
-from undial_cli.reporting.model_figures import (
+from undial_cli.reporting.cells import (
     ModelFigures,
     find_shared_figures,
     format_marked_figure,
     list_model_figures,
     subtract_figures,
 )
+from undial_cli.reporting.collect import RunRecord
 from undial_cli.reporting.page import fill_template
 from undial_cli.reporting.samples import TEXT_TITLES
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, format_csv, make_screen_table
@@ -74,7 +74,6 @@ def write_summary(run: Run, folder: Path) -> None:
 
 
 def make_summary_title(run: Run) -> str:
-    """A run in words: unlearn: tiny on demo."""
     return f"{run.command}: {run.model.name} on {run.data.name}"
 
 

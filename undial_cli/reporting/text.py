@@ -13,18 +13,8 @@ from undial_cli.evaluation.catalog import METRICS
 
 # Sets by which the figures of a report are grouped.
 SHOWN_SETS = ("forget", "retain", "holdout", "real_authors", "world_facts", "facts")
-SETTING_TITLES = {
-    "method": "method",
-    "method.name": "method",
-    "model.name": "model",
-    "data.name": "data",
-    "adapter.name": "adapter",
-    "hardware.name": "hardware",
-    "eval.name": "suite",
-    "train.learning_rate": "learning rate",
-    "train.batch_size": "batch size",
-    "train.max_steps": "steps",
-}
+# Settings that are not called by the last part of their key.
+SETTING_TITLES = {"eval.name": "suite", "train.max_steps": "steps"}
 
 
 def get_set_title(name: str) -> str:
@@ -42,7 +32,7 @@ def parse_first_number(name: str) -> int:
 
 def name_setting(key: str) -> str:
     """A config key in words, for labels: its last part, or the group it names."""
-    return SETTING_TITLES.get(key) or key.split(".")[-1].replace("_", " ")
+    return SETTING_TITLES.get(key) or key.removesuffix(".name").split(".")[-1].replace("_", " ")
 
 
 def parse_number(value: Any) -> float | None:

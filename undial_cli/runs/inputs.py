@@ -43,7 +43,7 @@ from undial_cli.runs.row_notes import (
     name_data_key,
 )
 from undial_cli.runs.targets import resolve_published_target
-from undial_cli.system.files import hash_file
+from undial_cli.system.files import hash_files
 from undial_cli.system.sources import resolve_model_path
 from undial_cli.training.fit import check_fit
 
@@ -160,7 +160,7 @@ def fingerprint_inputs(
         data += [rows.preferred, rows.watched]
     fingerprint = {"data": hash_json(data), "model": model}
     if isinstance(run, UnlearnRun) and run.method.file is not None:
-        fingerprint["method"] = hash_file(Path(run.method.file))
+        fingerprint["method"] = hash_files(Path(run.method.file))
     return fingerprint
 
 

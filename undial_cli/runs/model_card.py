@@ -11,8 +11,8 @@ from typing import Any
 
 from undial_cli import __version__
 from undial_cli.config.schema import TrainingRun, UnlearnRun
-from undial_cli.models.contrastive import read_contrast_folders
-from undial_cli.reporting.model_figures import format_marked_figure, list_model_figures
+from undial_cli.models.contrastive import read_contrast_coefficient
+from undial_cli.reporting.cells import format_marked_figure, list_model_figures
 from undial_cli.reporting.page import fill_template
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, format_markdown
 from undial_cli.system.files import write_whole_text
@@ -37,7 +37,7 @@ def write_model_card(run: TrainingRun, folder: Path, results: dict[str, Any] | N
         "how": how,
         "unlearned": unlearned,
         "base": find_hub_id(run.model.path or run.model.base),
-        "contrast": read_contrast_folders(folder) is not None,
+        "contrast": read_contrast_coefficient(folder) is not None,
         "version": __version__,
         "settings": collect_card_settings(run, how),
         "figures": render_card_metrics(run, results) if results.get("metrics") else "",

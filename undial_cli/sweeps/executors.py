@@ -20,7 +20,7 @@ from undial_cli.sweeps.jobs import Job, Outcome, pack_job, run_job, unpack_outco
 from undial_cli.sweeps.sweep import Executor
 
 PackedJob = dict[str, Any]
-# Answers of `fulfil` to numbered orders, as they come.
+# What `run_job` returns of numbered jobs, as they end.
 JobAnswers = Iterator[tuple[int, dict[str, Any]]]
 
 # Launchers that are slots on this machine; the last one is Hydra's own.
@@ -58,15 +58,15 @@ def require_library(library: str, key: str) -> None:
         raise UserError(f"{key}: {library} is not installed; pip install 'undial[{library}]'")
 
 
-def make_remote_executor(answers: Callable[[list[PackedJob]], JobAnswers]) -> Executor:
+def make_remote_executor(submit: Callable[[list[PackedJob]], JobAnswers]) -> Executor:
     """Carries out jobs elsewhere; a lost executor is the failure of the runs that it had left."""
 
     def carry_out(jobs: list[Job], started: Callable[[int], None]) -> Iterator[tuple[int, Outcome]]:
         left = dict(enumerate(jobs))
         for number in left:
-            started(number)
+            started(number)  # the cluster does not say when one really begins
         try:
-            for number, answer in answers([pack_job(job) for job in jobs]):
+            for number, answer in submit([pack_job(job) for job in jobs]):
                 job = left.pop(number)
                 yield number, unpack_outcome({"folder": str(job.folder), **answer})
         except Exception as error:
@@ -87,25 +87,25 @@ def describe_executor_error(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"
 
 
-def run_job_silently(order: PackedJob) -> dict[str, Any]:
+def run_job_silently(packed: PackedJob) -> dict[str, Any]:
     """Carry out a run without a word on the screen; its log has them."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        return run_job(order)
+        return run_job(packed)
 
 
-def submit_to_ray(options: dict[str, Any], folder: Path, orders: list[PackedJob]) -> JobAnswers:
+def submit_to_ray(options: dict[str, Any], folder: Path, packed: list[PackedJob]) -> JobAnswers:
     """A Ray cluster, or one started here."""
     import ray
     from ray.exceptions import RayError
 
     del folder
     keys = options["ray"]
-    ours = not ray.is_initialized()
+    ours = not ray.is_initialized()  # a cluster of somebody else stays up
     if ours:
         ray.init(**keys["init"])
     try:
         task = ray.remote(**keys["remote"])(run_job_silently)
-        waiting = {task.remote(one): number for number, one in enumerate(orders)}
+        waiting = {task.remote(one): number for number, one in enumerate(packed)}
         while waiting:
             (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
             number = waiting.pop(ready)
@@ -121,32 +121,32 @@ def submit_to_ray(options: dict[str, Any], folder: Path, orders: list[PackedJob]
 class ResumableJob:
     """A run that submitit may submit again when its time is up: it goes on where it was saved."""
 
-    def __call__(self, order: PackedJob) -> dict[str, Any]:
-        """Carry out the run."""
-        return run_job_silently(order)
+    def __call__(self, packed: PackedJob) -> dict[str, Any]:
+        return run_job_silently(packed)
 
-    def checkpoint(self, order: PackedJob) -> Any:
+    def checkpoint(self, packed: PackedJob) -> Any:
         """What is submitted in its place."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self, order)
+        return DelayedSubmission(self, packed)
 
 
-def submit_to_submitit(given: dict[str, Any], folder: Path, orders: list[PackedJob]) -> JobAnswers:
+def submit_to_submitit(given: dict[str, Any], folder: Path, packed: list[PackedJob]) -> JobAnswers:
     """A SLURM job per run, or processes of this machine."""
     import submitit
     from submitit.helpers import as_completed
 
     options = {key: value for key, value in given.items() if value is not None}
     cluster = options.pop("cluster")
-    place = options.pop("submitit_folder", None) or f"{folder}/.submitit/%j"
+    log_folder = options.pop("submitit_folder", None) or f"{folder}/.submitit/%j"
     retries = options.pop("max_num_timeout", None)
+    # the one argument of a cluster that its constructor takes and update_parameters refuses
     first = {} if retries is None else {f"{cluster}_max_num_timeout": retries}
-    executor = submitit.AutoExecutor(folder=place, cluster=cluster, **first)
+    executor = submitit.AutoExecutor(folder=log_folder, cluster=cluster, **first)
     executor.update_parameters(
         **{k if k in SUBMITIT_KEYS else f"{cluster}_{k}": v for k, v in options.items()}
     )
-    jobs = executor.map_array(ResumableJob(), orders)
+    jobs = executor.map_array(ResumableJob(), packed)
     for job in as_completed(jobs):
         number = next(n for n, other in enumerate(jobs) if other is job)
         try:

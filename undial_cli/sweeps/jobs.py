@@ -19,6 +19,9 @@ from undial_cli.methods import user_file
 from undial_cli.runs.run_folder import locate_run_folder
 from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
 
+# Of the command that carries out a run, by how the run ended.
+EXIT_CODES = {"done": 0, "failed": 1, "refused": 2}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -48,7 +51,7 @@ class Outcome:
 
 
 def pack_job(job: Job) -> dict[str, Any]:
-    """A job as JSON-able content."""
+    """A job as JSON-able content, with what its process needs of this one."""
     return {
         "run": dump_run_yaml(job.run),
         "folder": str(Path.cwd()),
@@ -56,13 +59,13 @@ def pack_job(job: Job) -> dict[str, Any]:
     }
 
 
-def run_job(order: dict[str, Any]) -> dict[str, Any]:
-    """Carry out, in this process, what `order` made; an Outcome as JSON-able content."""
+def run_job(packed: dict[str, Any]) -> dict[str, Any]:
+    """Carry out, in this process, what `pack_job` made; an Outcome as JSON-able content."""
     begin = time.monotonic()
-    os.chdir(order["folder"])
-    if order["method_file"]:
-        os.environ[user_file.METHOD_FILE_VARIABLE] = order["method_file"]
-    run = parse_run_yaml(order["run"])
+    os.chdir(packed["folder"])
+    if packed["method_file"]:
+        os.environ[user_file.METHOD_FILE_VARIABLE] = packed["method_file"]
+    run = parse_run_yaml(packed["run"])
     status, reason = "done", ""
     try:
         from undial_cli.pipeline import execute_run
@@ -74,11 +77,12 @@ def run_job(order: dict[str, Any]) -> dict[str, Any]:
         status, reason = "failed", str(error)
     except Exception as error:
         status, reason = "failed", f"{type(error).__name__}: {error}"
+    # one line: it becomes a cell of a table
     reason = reason.strip().splitlines()[0] if reason.strip() else ""
-    found = Outcome(status, locate_run_folder(run).path, reason, time.monotonic() - begin)
-    return {**asdict(found), "folder": str(found.folder)}
+    outcome = Outcome(status, locate_run_folder(run).path, reason, time.monotonic() - begin)
+    return {**asdict(outcome), "folder": str(outcome.folder)}
 
 
 def unpack_outcome(answer: dict[str, Any]) -> Outcome:
-    """What `fulfil` returned, as an Outcome."""
+    """What `run_job` returned, as an Outcome."""
     return Outcome(answer["status"], Path(answer["folder"]), answer["reason"], answer["seconds"])

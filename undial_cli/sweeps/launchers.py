@@ -81,6 +81,7 @@ def parse_sweep_words(
     for override in overrides:
         if override.is_hydra_override() and override.is_sweep_override():
             raise UserError(f"{override.input_line}: how runs are carried out cannot be swept")
+    # the launcher's and the sweeper's keys may come from an experiment: its choice is composed too
     fixed = [o for o in overrides if is_group_choice(o, folder) and not o.is_sweep_override()]
     chosen = [str(o.input_line) for o in fixed]
     settings = compose_config(command, chosen, folder, with_hydra=True).hydra
@@ -106,10 +107,9 @@ def run_batch(
         batch: the words of each run.
     """
     jobs = [compose_job(sweep, list(words), more, folder) for words in batch]
-    check_distinct_folders([*(row.job for row in sweep.rows), *jobs])
+    check_distinct_folders([*(run.job for run in sweep.runs), *jobs])
     sweep.run(jobs, executor)
-    rows = sweep.rows[-len(jobs) :]
-    return [read_objective(row.job, row.results.get("metrics", {})) for row in rows]
+    return [read_objective(run.job, run.record.figures()) for run in sweep.runs[-len(jobs) :]]
 
 
 def compose_job(sweep: Sweep, words: list[str], more: list[str], folder: str | None) -> Job:
@@ -130,18 +130,18 @@ def list_swept_values(words: list[str], given: list[str]) -> dict[str, str]:
     """The keys of a run's overrides that the command line did not fix, with their values."""
     parser = OverridesParser.create()
     fixed = {o.key_or_group for o in parser.parse_overrides(given) if not o.is_sweep_override()}
-    found = {}
-    for override in parser.parse_overrides(words):
-        if override.key_or_group not in fixed:
-            found[override.key_or_group] = str(override.get_value_element_as_str())
-    return found
+    return {
+        override.key_or_group: str(override.get_value_element_as_str())
+        for override in parser.parse_overrides(words)
+        if override.key_or_group not in fixed
+    }
 
 
 def check_distinct_folders(jobs: list[Job]) -> None:
     """Raise UserError if runs that differ would go to one folder."""
-    found: dict[Path, Run] = {}
+    run_by_folder: dict[Path, Run] = {}
     for job in jobs:
-        other = found.setdefault(job.folder, job.run)
+        other = run_by_folder.setdefault(job.folder, job.run)
         if other is not job.run and collect_identity(other) != collect_identity(job.run):
             raise UserError(
                 f"name={job.run.name}: the runs of a sweep would all go to this folder; leave name "
@@ -178,8 +178,9 @@ def make_sweep(command: str, words: list[str]) -> Sweep:
     """The sweep of a command line: its folder follows from what is swept, not from where."""
     fixed = {key: value for key, _, value in (word.partition("=") for word in words)}
     skipped = ("hydra/launcher", "hydra.launcher", "hydra.sweeper.n_", *KEYS_WITHOUT_RESULTS)
-    what = sorted(word for word in words if not word.lstrip("+").startswith(skipped))
+    # sorted: the same sweep in another order goes on in the same folder
+    telling = sorted(word for word in words if not word.lstrip("+").startswith(skipped))
+    sweeps = Path(fixed.get("output_dir", "outputs")).expanduser() / "sweep"
     given = fixed.get("hydra.sweep.dir")
-    place = Path(fixed.get("output_dir", "outputs")).expanduser() / "sweep"
-    folder = Path(given) if given else place / f"{command}-{hash_json(what)}"
+    folder = Path(given) if given else sweeps / f"{command}-{hash_json(telling)}"
     return Sweep(f"{command}: {' '.join(words)}", command, words, folder)

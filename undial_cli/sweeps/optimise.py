@@ -191,8 +191,8 @@ def make_distribution(override: Override) -> Any:
 
 def encode_choice(value: Any) -> Any:
     """A choice as a value that optuna stores."""
-    found = Transformer.encode(value)
-    return found if isinstance(found, int | float | bool | str | None) else str(found)
+    encoded = Transformer.encode(value)
+    return encoded if isinstance(encoded, int | float | bool | str | None) else str(encoded)
 
 
 def list_grid_choices(name: str, distribution: Any) -> list[Any]:
@@ -211,18 +211,13 @@ def list_grid_choices(name: str, distribution: Any) -> list[Any]:
 
 def write_best_runs(study: Any, names: list[str], folder: Path) -> None:
     """Say the best runs and write them to optimization_results.yaml."""
-    best = study.best_trials
-    found = [
+    solutions = [
         {"params": dict(trial.params), "values": dict(zip(names, trial.values, strict=True))}
-        for trial in best
+        for trial in study.best_trials
     ]
-    write_whole_text(
-        folder / "optimization_results.yaml",
-        OmegaConf.to_yaml(OmegaConf.create({"name": "optuna", "solutions": found})),
-    )
-    for one in found:
-        words = " ".join(
-            f"{key}={format_drawn_value(value)}" for key, value in one["params"].items()
-        )
-        figures = ", ".join(f"{name} {value:.3f}" for name, value in one["values"].items())
-        ui.say(f"best: {words}: {figures}")
+    content = OmegaConf.create({"name": "optuna", "solutions": solutions})
+    write_whole_text(folder / "optimization_results.yaml", OmegaConf.to_yaml(content))
+    for one in solutions:
+        words = (f"{key}={format_drawn_value(value)}" for key, value in one["params"].items())
+        figures = (f"{name} {value:.3f}" for name, value in one["values"].items())
+        ui.say(f"best: {' '.join(words)}: {', '.join(figures)}")

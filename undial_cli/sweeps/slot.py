@@ -1,8 +1,9 @@
-"""The process behind a slot: carries out one order after the other, torch imported once.
+"""The process behind a slot: carries out one job after the other, torch imported once.
 
     python -m undial_cli.sweeps.slot
 
-An order is a line of JSON on stdin, its answer a line on stdout; what runs say goes to their logs.
+A packed job is a line of JSON on stdin, its outcome a line on stdout; what runs say goes to their
+logs.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from undial_cli.sweeps.jobs import run_job
 
 
 def run_slot_process() -> None:
-    """Answer orders until there are no more, or the parent is gone."""
+    """Carry out jobs until there are no more, or the parent is gone."""
     from undial_cli.runs.worker import exit_with_parent
 
     threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
     os.environ.setdefault("TQDM_DISABLE", "1")
+    # stdout is for outcomes alone: a print of a library between them would break the JSON
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)

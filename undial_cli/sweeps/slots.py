@@ -1,7 +1,7 @@
 """Runs side by side on one machine: each slot has its GPUs, or its share of the CPU's cores.
 
 A slot is a process that carries out one run after the other; one that dies, or whose run failed, is
-replaced. Knows orders and answers, and nothing of what a run is.
+replaced. Knows packed jobs and outcomes, and nothing of what a run is.
 """
 
 from __future__ import annotations
@@ -62,18 +62,18 @@ class Slot:
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
         self.process: subprocess.Popen[str] | None = None
-        self.complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
 
     def start(self) -> subprocess.Popen[str]:
         """The process, alive."""
         if self.process is None:
-            self.complaints.seek(0)
-            self.complaints.truncate()
+            self.errors.seek(0)
+            self.errors.truncate()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "undial_cli.sweeps.slot"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self.complaints,
+                stderr=self.errors,  # a file: a pipe that nobody reads would fill and block it
                 text=True,
                 encoding="utf-8",
                 env={**os.environ, **self.environment},
@@ -81,35 +81,33 @@ class Slot:
             )
         return self.process
 
-    def fulfil(self, job: Job) -> Outcome:
+    def run(self, job: Job) -> Outcome:
         """Have a job carried out; a process that died while it ran is its failure."""
         process = self.start()
         assert process.stdin is not None
         assert process.stdout is not None
-        line = ""
+        answer = ""
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(pack_job(job)) + "\n")
             process.stdin.flush()
-            line = process.stdout.readline()
-        if not line.endswith("\n"):
-            reason = self.death(process.wait())
+            answer = process.stdout.readline()
+        if not answer.endswith("\n"):
+            reason = self.explain_death(process.wait())
             self.end()
             return Outcome("failed", job.folder, reason)
-        found = unpack_outcome(json.loads(line))
-        if found.status == "failed":
+        outcome = unpack_outcome(json.loads(answer))
+        if outcome.status == "failed":
             self.end()  # what it holds of a GPU's memory goes with it
-        return found
+        return outcome
 
-    def death(self, code: int) -> str:
-        """Why the process is gone."""
-        self.complaints.seek(0)
-        said = [line.strip() for line in self.complaints if line.strip()]
+    def explain_death(self, code: int) -> str:
+        """Why the process is gone: the signal that ended it, or its last words."""
+        self.errors.seek(0)
+        lines = [line.strip() for line in self.errors if line.strip()]
         if code < 0:
-            name = signal.Signals(-code).name
-            return f"its process was ended by {name}" + (
-                ", for want of memory perhaps" if code == -signal.SIGKILL else ""
-            )
-        return f"its process ended with exit code {code}" + (f": {said[-1]}" if said else "")
+            want = ", for want of memory perhaps" if code == -signal.SIGKILL else ""
+            return f"its process was ended by {signal.Signals(-code).name}{want}"
+        return f"its process ended with exit code {code}" + (f": {lines[-1]}" if lines else "")
 
     def end(self) -> None:
         """End the process and what it started."""
@@ -134,7 +132,8 @@ def run_in_slots(jobs: list[Job], started: Callable[[int], None]) -> Iterator[tu
     Args:
         started: told the number of each job that begins.
     """
-    slots = [Slot(found) for found in make_slot_environments(jobs[0].run)][: len(jobs)]
+    slots = [Slot(environment) for environment in make_slot_environments(jobs[0].run)]
+    slots = slots[: len(jobs)]
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     ended: queue.SimpleQueue[tuple[int, Outcome | BaseException]] = queue.SimpleQueue()
     for number in range(len(jobs)):
@@ -146,8 +145,9 @@ def run_in_slots(jobs: list[Job], started: Callable[[int], None]) -> Iterator[tu
                 number = waiting.get_nowait()
                 started(number)
                 try:
-                    ended.put((number, slot.fulfil(jobs[number])))
+                    ended.put((number, slot.run(jobs[number])))
                 except BaseException as error:
+                    # raised where the sweep waits: here it would end this thread only
                     ended.put((number, error))
 
     threads = [threading.Thread(target=serve, args=(slot,), daemon=True) for slot in slots]
@@ -155,11 +155,12 @@ def run_in_slots(jobs: list[Job], started: Callable[[int], None]) -> Iterator[tu
         for thread in threads:
             thread.start()
         for _ in jobs:
-            number, found = ended.get()
-            if isinstance(found, BaseException):
-                raise found
-            yield number, found
+            number, outcome = ended.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            yield number, outcome
     finally:
+        # nothing new begins, and what runs is ended: the caller was interrupted
         with contextlib.suppress(queue.Empty):
             while True:
                 waiting.get_nowait()

@@ -1,7 +1,8 @@
 """A sweep: its runs, how each ended, and what is shown and written of all of them.
 
-`run_all` carries out composed runs and keeps one table alive on the screen; a Sweep with a folder
-also keeps sweep.json and results.csv there up to date. A failed run is a row like any other.
+`run_jobs` carries out composed runs and shows one table of them, alive, on the screen; a Sweep with
+a folder also rewrites sweep.json and results.csv there after every run. A failed run is a row like
+any other. Knows no launcher.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from undial_cli.evaluation import results as store
 from undial_cli.reporting.collect import RunRecord, make_sweep_text
 from undial_cli.reporting.sheet import format_csv
 from undial_cli.reporting.summary import make_sweep_table
-from undial_cli.sweeps.jobs import Job, Outcome, pack_job, run_job, unpack_outcome
+from undial_cli.sweeps.jobs import EXIT_CODES, Job, Outcome, pack_job, run_job, unpack_outcome
 from undial_cli.sweeps.slots import run_in_slots
 from undial_cli.system import processes
 from undial_cli.system.files import write_whole_text
@@ -34,40 +35,31 @@ Executor = Callable[[list[Job], Callable[[int], None]], Iterator[tuple[int, Outc
 
 @dataclass
 class SweepRun:
-    """A run of a sweep and what is known of it."""
+    """A run of a sweep, and what reports know of it."""
 
     job: Job
-    status: str = "waiting"
-    reason: str = ""
-    seconds: float = 0.0
-    results: dict[str, Any] = field(default_factory=dict)
+    record: RunRecord
 
-    @property
-    def folder(self) -> Path:
-        """Where the run is, or would be."""
-        return self.job.folder
+    @classmethod
+    def waiting(cls, job: Job) -> SweepRun:
+        """A run that has not begun."""
+        record = RunRecord(job.folder, "waiting", seconds=0.0, label=job.label, values=job.values)
+        return cls(job, record)
 
-    def end(self, found: Outcome) -> None:
-        """Take over how the run ended."""
-        self.status, self.reason, self.seconds = found.status, found.reason, found.seconds
-        if found.status == "done":
-            self.results = store.read_results_json(self.folder / "evaluation")
+    def end(self, outcome: Outcome) -> None:
+        """Note how the run ended."""
+        self.record.status, self.record.reason = outcome.status, outcome.reason
+        self.record.seconds = round(outcome.seconds, 1)
+        if outcome.status == "done":
+            self.record.results = store.read_results_json(self.job.folder / "evaluation")
 
-    def record(self) -> RunRecord:
-        """What reports read of the run."""
-        return RunRecord(
-            self.folder, self.status, self.reason, round(self.seconds, 1), self.job.label,
-            values=self.job.values,
-        )  # fmt: skip
-
-    def state(self) -> str:
+    def describe_status(self) -> str:
         """The status in words, with the last logged step of one that runs."""
-        if self.status in ("failed", "refused"):
-            return f"{self.status}: {self.reason}"
-        if self.status != "running":
-            return self.status
-        step = read_last_step(self.folder / "metrics.jsonl")
-        return f"running, step {step}" if step else "running"
+        status = self.record.status
+        if status in ("failed", "refused"):
+            return f"{status}: {self.record.reason}"
+        step = read_last_step(self.job.folder / "metrics.jsonl") if status == "running" else None
+        return f"running, step {step}" if step else status
 
 
 @dataclass
@@ -78,82 +70,91 @@ class Sweep:
     command: str = ""
     words: list[str] = field(default_factory=list)
     folder: Path | None = None
-    rows: list[SweepRun] = field(default_factory=list)
+    runs: list[SweepRun] = field(default_factory=list)
+
+    @property
+    def records(self) -> list[RunRecord]:
+        """What reports know of the runs."""
+        return [run.record for run in self.runs]
 
     def run(self, jobs: list[Job], executor: Executor | None = None) -> list[Outcome]:
-        """Carry out jobs and add them to the rows; outcomes in the order of the jobs.
+        """Carry out jobs and add them to the runs; outcomes in the order of the jobs.
 
         Raises:
             UserError: there are not the GPUs that a run asks for.
         """
-        rows = [SweepRun(job) for job in jobs]
-        self.rows += rows
+        runs = [SweepRun.waiting(job) for job in jobs]
+        self.runs += runs
         outcomes: dict[int, Outcome] = {}
 
         def started(number: int) -> None:
-            rows[number].status = "running"
+            runs[number].record.status = "running"
             if is_plan_only(jobs[number]):
                 ui.say(jobs[number].label, "bold")
 
-        with self.watched():
-            for number, found in (executor or choose_executor(jobs))(jobs, started):
-                rows[number].end(found)
-                outcomes[number] = found
-                self.say(rows[number])
+        with self.show_live_table():
+            for number, outcome in (executor or choose_executor(jobs))(jobs, started):
+                runs[number].end(outcome)
+                outcomes[number] = outcome
+                self.say_ended(runs[number], outcome)
                 self.write()
         return [outcomes[number] for number in range(len(jobs))]
 
-    def say(self, row: SweepRun) -> None:
-        """One line for a run that ended."""
-        if row.status != "done":
-            ui.print_error(f"{row.job.label}: {row.reason}")
-        elif not (is_plan_only(row.job) or ui.make_console().is_terminal):
-            ended = sum(r.status not in ("waiting", "running") for r in self.rows)
-            ui.say(f"{ended}/{len(self.rows)} {row.job.label}: {row.seconds:.0f} s")
+    def say_ended(self, run: SweepRun, outcome: Outcome) -> None:
+        """One line for a run that ended; on a terminal the table shows those that are done."""
+        if outcome.status != "done":
+            ui.print_error(f"{run.job.label}: {outcome.reason}")
+        elif not (is_plan_only(run.job) or ui.make_console().is_terminal):
+            ended = sum(record.status not in ("waiting", "running") for record in self.records)
+            ui.say(f"{ended}/{len(self.runs)} {run.job.label}: {outcome.seconds:.0f} s")
 
-    def table(self) -> Table:
+    def make_table(self) -> Table:
         """All runs and their main metrics; target and retain model above, where they are shared."""
-        runs = [
-            dataclasses.replace(row.record(), status=row.state(), results=row.results)
-            for row in self.rows
+        records = [
+            dataclasses.replace(run.record, status=run.describe_status()) for run in self.runs
         ]
-        return make_sweep_table(runs, self.title)
+        return make_sweep_table(records, self.title)
+
+    def has_plans(self) -> bool:
+        """Whether the runs only print what they would take."""
+        return any(is_plan_only(run.job) for run in self.runs)
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
+    def show_live_table(self) -> Iterator[None]:
         """On a terminal: the table, alive."""
         console = ui.make_console()
-        if not (ui.is_speaker() and console.is_terminal) or has_plans(self.rows):
+        if not (ui.is_speaker() and console.is_terminal) or self.has_plans():
             yield
             return
-        with Live(get_renderable=self.table, console=console, refresh_per_second=1, transient=True):
+        with Live(
+            get_renderable=self.make_table, console=console, refresh_per_second=1, transient=True
+        ):
             yield
 
     def write(self) -> None:
         """sweep.json and results.csv, whole or not at all; nothing while all were refused."""
-        refused = all(row.status == "refused" for row in self.rows)
-        if self.folder is None or refused or not ui.is_speaker() or has_plans(self.rows):
+        refused = all(record.status == "refused" for record in self.records)
+        if self.folder is None or refused or not ui.is_speaker() or self.has_plans():
             return
-        runs = [row.record() for row in self.rows]
-        content = make_sweep_text(self.command, self.words, self.title, runs, self.folder)
+        content = make_sweep_text(self.command, self.words, self.title, self.records, self.folder)
         write_whole_text(self.folder / "sweep.json", content)
-        write_whole_text(self.folder / "results.csv", self.csv())
+        write_whole_text(self.folder / "results.csv", self.format_results())
 
-    def csv(self) -> str:
-        """A row per run: label, swept keys, status, reason, folder, every metric."""
-        keys = list(dict.fromkeys(key for row in self.rows for key in row.job.values))
-        figures = [row.results.get("metrics", {}) for row in self.rows]
-        names = list(dict.fromkeys(name for found in figures for name in found))
-        rows = [["run", *keys, "status", "reason", "folder", *names]]
-        for row, found in zip(self.rows, figures, strict=True):
-            values = [row.job.values.get(key, "") for key in keys]
-            ended = [row.status, row.reason, str(row.folder)]
-            rows.append([row.job.label, *values, *ended, *(found.get(n) for n in names)])
+    def format_results(self) -> str:
+        """results.csv, a row per run: label, swept keys, status, reason, folder, every metric."""
+        keys = list(dict.fromkeys(key for record in self.records for key in record.values))
+        metrics = list(dict.fromkeys(name for record in self.records for name in record.figures()))
+        rows: list[list[Any]] = [["run", *keys, "status", "reason", "folder", *metrics]]
+        for record in self.records:
+            values = [record.values.get(key, "") for key in keys]
+            ended = [record.status, record.reason, str(record.folder)]
+            figures = [record.figures().get(name) for name in metrics]
+            rows.append([record.label, *values, *ended, *figures])
         return format_csv(rows)
 
     def report(self) -> None:
         """Pictures and page of all runs, where they are wanted and there is something to show."""
-        wanted = all(row.job.run.report for row in self.rows)
+        wanted = all(run.job.run.report for run in self.runs)
         if wanted and self.folder is not None and (self.folder / "sweep.json").is_file():
             from undial_cli.reporting.report import try_write_report
 
@@ -162,12 +163,11 @@ class Sweep:
 
     def conclude(self) -> int:
         """Show the table, make the report; the exit code: of the worst of the runs."""
-        if self.rows and not has_plans(self.rows):
+        if self.runs and not self.has_plans():
             self.write()
-            ui.say(self.table())
+            ui.say(self.make_table())
             self.report()
-        worst = {"refused": 2, "failed": 1}
-        return max((worst.get(row.status, 0) for row in self.rows), default=0)
+        return max((EXIT_CODES.get(record.status, 0) for record in self.records), default=0)
 
 
 def run_jobs(jobs: list[Job], title: str) -> list[Outcome]:
@@ -202,13 +202,8 @@ def is_plan_only(job: Job) -> bool:
     return isinstance(job.run, TrainingRun) and job.run.plan
 
 
-def has_plans(rows: list[SweepRun]) -> bool:
-    """Whether the runs only print what they would take."""
-    return any(is_plan_only(row.job) for row in rows)
-
-
 def read_last_step(metrics: Path) -> int | None:
-    """The last step in a metrics.jsonl, if there is one."""
+    """The last step in a metrics.jsonl, if there is one; once a second, so only its end is read."""
     try:
         with open(metrics, "rb") as file:
             file.seek(max(0, metrics.stat().st_size - 4096))

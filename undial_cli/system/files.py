@@ -38,7 +38,7 @@ def hold_lock(path: Path) -> Iterator[None]:
     name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
     lock = FileLock(locks / f"{name}.lock")
     try:
-        lock.acquire(timeout=0.5)
+        lock.acquire(timeout=0.5)  # a lock that is about to be released is not worth a line
     except Timeout:
         ui.say(f"waiting for another undial that works on {path.parent.name}/{path.name}", "dim")
         lock.acquire()
@@ -60,6 +60,7 @@ def write_whole_text(path: Path, text: str, private: bool = False) -> None:
 def write_whole_bytes(path: Path, content: bytes, private: bool = False) -> None:
     """Write a file whole or not at all (temporary name, then rename)."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder: a rename is atomic within one file system only.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -93,15 +94,15 @@ def whole_folder(
     """A folder to be filled, which becomes `folder` when that went well; files follow the umask.
 
     Args:
-        once: does something on one of the processes that fill it together (`processes.run_on_main`).
+        once: does something on one of the processes that fill it (`processes.run_on_main`).
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    once(lambda: shutil.rmtree(unfinished, ignore_errors=True))
+    once(lambda: shutil.rmtree(unfinished, ignore_errors=True))  # of a process that was killed
     yield unfinished
 
     def close() -> None:
         for file in unfinished.rglob("*"):
-            if file.is_file():
+            if file.is_file():  # safetensors writes for the owner alone
                 file.chmod(0o666 & ~read_umask())
         unfinished.rename(folder)
 
@@ -129,18 +130,17 @@ MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".jinja", ".txt")
 
 def hash_model_folder(folder: Path, suffixes: tuple[str, ...] = MODEL_FILES) -> str:
     """Content hash of a model folder's files (weights, configs, tokenizer)."""
-    files = sorted(p for p in folder.iterdir() if p.suffix in suffixes)
+    return hash_files(*sorted(p for p in folder.iterdir() if p.suffix in suffixes))
+
+
+def hash_files(*files: Path) -> str:
+    """Content hash of files and their names, read once per process while they do not change."""
     return hash_file_contents(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
-
-
-def hash_file(file: Path) -> str:
-    """Content hash of a file."""
-    return hash_file_contents(((file, file.stat().st_size, file.stat().st_mtime_ns),))
 
 
 @functools.lru_cache(maxsize=64)
 def hash_file_contents(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Hash of the names and contents of files, read once per process while they do not change."""
+    """Hash of the names and contents of files; size and time are what it is cached by."""
     total = hashlib.blake2b(digest_size=16)
     for file, _, _ in files:
         total.update(file.name.encode())

@@ -20,7 +20,6 @@ def choose_process_count(run: Run) -> int:
 
 
 def is_cpu_run(run: Run) -> bool:
-    """Whether a run computes on the CPU."""
     return run.hardware.name == "cpu" or not torch.cuda.is_available()
 
 
@@ -38,4 +37,5 @@ def join_process_group(run: Run) -> torch.device:
     """Join the process group that the environment describes, if it does; this process's device."""
     from accelerate import PartialState
 
+    # Made once per process and shared: the Trainer's accelerator finds this state and keeps it.
     return torch.device(PartialState(cpu=is_cpu_run(run)).device or "cpu")

@@ -63,7 +63,7 @@ def exit_process(code: int) -> NoReturn:
     What was registered for the end is done, but the interpreter is not taken down: gloo's thread
     may still free Python objects, and aborts (SIGABRT, now and then) when that is under way.
     """
-    if code == 0 and has_process_group():
+    if code == 0 and has_process_group():  # of a failed run the others may never come
         wait_for_all()
         dist.destroy_process_group()
     atexit._run_exitfuncs()
@@ -75,7 +75,6 @@ def exit_process(code: int) -> NoReturn:
 
 
 def has_process_group() -> bool:
-    """Whether a process group is up."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -85,12 +84,10 @@ def get_process_rank() -> int:
 
 
 def get_process_count() -> int:
-    """How many processes share the run."""
     return dist.get_world_size() if has_process_group() else 1
 
 
 def wait_for_all() -> None:
-    """Wait for all processes."""
     if has_process_group():
         dist.barrier()
 
@@ -108,21 +105,21 @@ def run_on_main(function: Callable[[], T]) -> T:
     """Call `function` on rank 0 only; every process gets its result, or its exception."""
     if not has_process_group():
         return function()
-    box: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]
     if get_process_rank() == 0:
         try:
-            box[0] = function()
-        except Exception as error:
-            box[1] = error
-    dist.broadcast_object_list(box, src=0)
-    if box[1] is not None:
-        raise box[1]
-    return box[0]
+            outcome[0] = function()
+        except Exception as error:  # the others would wait for a result for ever
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 @contextlib.contextmanager
 def hold_lock_on_main(path: Path) -> Iterator[None]:
     """Hold the lock of `path` on the main process while all of them work."""
     with hold_lock(path) if get_process_rank() == 0 else contextlib.nullcontext():
-        wait_for_all()
+        wait_for_all()  # none begins before the lock is held
         yield

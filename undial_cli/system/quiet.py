@@ -9,13 +9,14 @@ import warnings
 
 def silence_libraries() -> None:
     """Set before the libraries do real work."""
+    # Tokenizers warn of every fork after they were used in parallel.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import datasets
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity(logging.CRITICAL)
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)  # what it logs as an error it raises too
     datasets.disable_progress_bars()
     for name in ("torch.distributed", "torch", "accelerate", "absl", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -19,7 +19,7 @@ CONTRAST_FILE = "contrastive.json"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model's place: a local folder or file, or a hub repository at a revision."""
+    """Where a model lies: a local folder or file, or a hub repository at a revision."""
 
     path: str
     revision: str | None = None
@@ -28,9 +28,9 @@ class ModelSource:
 
     @property
     def arguments(self) -> dict[str, str]:
-        """Keyword arguments for `from_pretrained` beside the path."""
-        found = {"revision": self.revision, "gguf_file": self.gguf_file}
-        return {k: v for k, v in found.items() if v is not None}
+        """Keyword arguments for `from_pretrained` besides the path."""
+        arguments = {"revision": self.revision, "gguf_file": self.gguf_file}
+        return {name: value for name, value in arguments.items() if value is not None}
 
 
 def find_package_resource(uri: str, key: str) -> Path:
@@ -43,7 +43,7 @@ def find_package_resource(uri: str, key: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         hint = f"pip install {package.replace('_', '-')}"
         raise UserError(f"{key}={uri}: the Python package '{package}' is not installed ({hint})")
-    for root in spec.submodule_search_locations:
+    for root in spec.submodule_search_locations:  # of a namespace package several
         path = Path(root) / inner
         if path.exists():
             return path
@@ -104,7 +104,7 @@ def resolve_hub_model(path: str, key: str) -> ModelSource:
         except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
             raise unreachable_hub_error(f"{key}={path}", error) from error
         except EntryNotFoundError:
-            continue
+            continue  # an adapter's repository holds no config.json
         except GatedRepoError as error:
             raise UserError(f"{key}={path}: the hub wants a login with access to it") from error
         except RevisionNotFoundError as error:
@@ -118,9 +118,8 @@ def resolve_hub_model(path: str, key: str) -> ModelSource:
     raise UserError(f"{key}={path}: not a model ({' or '.join(CONFIG_FILES)} expected there)")
 
 
-def unreachable_hub_error(what: str, error: Exception) -> WorldError:
-    """The line for a hub that cannot be asked."""
+def unreachable_hub_error(setting: str, error: Exception) -> WorldError:
     return WorldError(
-        f"{what}: not a local folder, and the hub cannot be reached ({first_line(error)[:120]}); "
-        "give a local folder or go online"
+        f"{setting}: not a local folder, and the hub cannot be reached "
+        f"({first_line(error)[:120]}); give a local folder or go online"
     )

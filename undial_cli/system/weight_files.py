@@ -28,18 +28,20 @@ def negate_task_vector(checkpoint: Path, start: Path | None, coefficient: float)
         )
         return
     assert start is not None
-    theta, held = SavedTensors(start), SavedTensors(checkpoint)
-    twins = {name: held.twin(name, theta) for name in held.files if name not in theta.files}
+    theta, saved = SavedTensors(start), SavedTensors(checkpoint)
+    # Of tied weights `theta` may hold the other name alone: the one of the same values here.
+    twins = {n: saved.find_twin(n, theta) for n in saved.files if n not in theta.files}
 
-    def back(name: str, tuned: Tensor) -> Tensor:
+    def step_back(name: str, tuned: Tensor) -> Tensor:
         if not tuned.is_floating_point():
             return tuned
+        # The difference of two like numbers would lose most of its digits in half precision.
         wide = torch.promote_types(tuned.dtype, torch.float32)
         before = theta[twins.get(name, name)].to(wide)
         return (before - coefficient * (tuned.to(wide) - before)).to(tuned.dtype)
 
     for file in sorted(checkpoint.glob("*.safetensors")):
-        rewrite_tensors(file, back)
+        rewrite_tensors(file, step_back)
 
 
 class SavedTensors:
@@ -48,24 +50,23 @@ class SavedTensors:
     def __init__(self, folder: Path) -> None:
         self.files: dict[str, Path] = {}
         for file in sorted(folder.glob("*.safetensors")):
-            with safe_open(file, "pt") as held:
-                self.files |= dict.fromkeys(held.keys(), file)
+            with safe_open(file, "pt") as tensors:
+                self.files |= dict.fromkeys(tensors.keys(), file)
 
     def __getitem__(self, name: str) -> Tensor:
-        with safe_open(self.files[name], "pt") as held:
-            return held.get_tensor(name)
+        with safe_open(self.files[name], "pt") as tensors:
+            return tensors.get_tensor(name)
 
-    def twin(self, name: str, among: SavedTensors) -> str:
+    def find_twin(self, name: str, among: SavedTensors) -> str:
         """Another tensor of the same values, among those that other weights have."""
         value = self[name]
         return next(other for other in among.files if torch.equal(self[other], value))
 
 
 def rewrite_tensors(file: Path, change: Callable[[str, Tensor], Tensor]) -> None:
-    """Replace each tensor of a file."""
-    with safe_open(file, "pt") as held:
-        metadata = held.metadata()
-        found = {name: change(name, held.get_tensor(name)) for name in held.keys()}  # noqa: SIM118
+    with safe_open(file, "pt") as tensors:
+        metadata = tensors.metadata()
+        changed = {n: change(n, tensors.get_tensor(n)) for n in tensors.keys()}  # noqa: SIM118
     unfinished = file.with_suffix(".unfinished")
-    save_file(found, unfinished, metadata)
+    save_file(changed, unfinished, metadata)
     unfinished.replace(file)

@@ -11,13 +11,8 @@ from undial_cli.tables.figures import FilledTable
 from undial_cli.tables.runs import TableLine
 
 
-def judge_claims(filled: FilledTable) -> list[str]:
-    """The verdict on each claim of the table, in a few sentences for a caption."""
-    return [judge_claim(filled, claim) for claim in filled.table.claims]
-
-
 def judge_claim(filled: FilledTable, claim: ClaimConfig) -> str:
-    """Where a claim holds, where not and why, and how often a figure is missing."""
+    """The verdict on a claim, in a few sentences for a caption."""
     holds: list[str] = []
     fails: list[str] = []
     unknown = 0

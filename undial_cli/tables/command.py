@@ -12,6 +12,7 @@ from undial_cli.config.tables import TableConfig
 from undial_cli.errors import UserError
 from undial_cli.planning.estimate import estimate_missing_runs
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_screen_table
+from undial_cli.sweeps.jobs import EXIT_CODES, Job
 from undial_cli.tables import load, render
 from undial_cli.tables.figures import FilledTable, fill_table, list_failures
 from undial_cli.tables.runs import (
@@ -25,14 +26,9 @@ from undial_cli.tables.runs import (
     list_table_lines,
 )
 
-EXIT_CODES = {DONE: 0, FAILED: 1, REFUSED: 2}
-
 
 def run_reproduce_command(words: list[str]) -> int:
-    """Do `undial reproduce WORDS`; returns the exit code.
-
-    0: every run of the table is done (or only the plan was asked for), 1: one failed, 2: one was
-    refused.
+    """Do `undial reproduce WORDS`; returns the exit code: 1 if a run failed, 2 if one was refused.
 
     Raises:
         UserError: a word is wrong; nothing has been run and nothing written.
@@ -70,7 +66,6 @@ def run_table(missing: list[TableRun], title: str) -> int:
     """Run what is missing, and note how it ended; the worst exit code."""
     if not missing:
         return 0
-    from undial_cli.sweeps.jobs import Job
     from undial_cli.sweeps.sweep import run_jobs
 
     jobs = [Job(entry.label, entry.run, entry.values) for entry in missing]
@@ -114,7 +109,6 @@ def show_table_plan(
 
 
 def show_table(filled: FilledTable) -> None:
-    """Print ours beside the published figures, and what has to be said of them."""
     for sheet in render.make_table_sheets(filled):
         ui.say(make_screen_table(sheet))
     for style, note in render.list_table_notes(filled):

@@ -36,11 +36,6 @@ class FigureCell:
     gap: str = ""
     short: bool = False
 
-    @property
-    def difference(self) -> float | None:
-        """Ours less the published figure."""
-        return None if self.mean is None or self.reference is None else self.mean - self.reference
-
 
 @dataclass
 class FilledTable:
@@ -62,7 +57,6 @@ class FilledTable:
         return self.cells.get((line, across, column), FigureCell())
 
     def column(self, name: str) -> ColumnConfig:
-        """A column by name."""
         return next(column for column in self.table.columns if column.name == name)
 
     def mark(self, of: str, line: TableLine, across: str, column: ColumnConfig) -> float | None:

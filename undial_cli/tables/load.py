@@ -95,18 +95,24 @@ def complete_table(table: TableConfig) -> None:
         for number, item in enumerate(getattr(table, kind)):
             for name, value, field in walk_fields(item, f"table.{kind}[{number}]."):
                 check_field_value(name, value, field)
-    for kind, names in (
-        ("columns", [column.name for column in table.columns]),
-        ("across", [group.label for group in table.across]),
-        ("rows", [f"{row.section}/{row.label}" for row in table.rows]),
-    ):
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(f"table.{kind}: {name.strip('/')} is there twice")
+    unique = {
+        "columns": [column.name for column in table.columns],
+        "across": [group.label for group in table.across],
+        "rows": [f"{row.section}/{row.label}".strip("/") for row in table.rows],
+    }
+    for kind, names in unique.items():
+        for name in (name for name in names if names.count(name) > 1):
+            raise UserError(f"table.{kind}: {name} is there twice")
     if not (table.columns and table.rows and table.seeds):
         raise UserError("table: it needs columns, rows and seeds")
     for column in table.columns:
-        check_table_column(column)
+        if not column.name or not column.metric:
+            raise UserError("table.columns: each needs a name and a metric")
+        try:
+            format(0.5, column.format)
+        except ValueError as error:
+            where = f"table.columns[{column.name}].format"
+            raise bad_value(where, column.format, "a format such as .3f or .2e") from error
     for where, name, allowed in list_references(table):
         if name not in allowed:
             nearest = suggest_nearest(name, allowed)
@@ -121,18 +127,6 @@ def complete_column(column: ColumnConfig) -> None:
     column.title = column.title or column.name or find_figure_title(metric)
     column.name = column.name or metric
     column.better = column.better or find_better_direction(metric) or "none"
-
-
-def check_table_column(column: ColumnConfig) -> None:
-    """Raise UserError for a column without a name or metric, or with a wrong format."""
-    if not column.name or not column.metric:
-        raise UserError("table.columns: each needs a name and a metric")
-    try:
-        format(0.5, column.format)
-    except ValueError as error:
-        raise bad_value(
-            f"table.columns[{column.name}].format", column.format, "a format such as .3f or .2e"
-        ) from error
 
 
 def list_references(table: TableConfig) -> Iterator[tuple[str, str, Collection[str]]]:

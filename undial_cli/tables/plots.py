@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 def draw_table_plots(filled: FilledTable, folder: Path) -> list[Path]:
-    """Draw the table's plots that have any figure; returns the files."""
     files: list[Path] = []
     for plot in filled.table.plots:
         draw = draw_table_trade_off if plot.kind == "trade_off" else draw_table_grid

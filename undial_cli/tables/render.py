@@ -5,14 +5,16 @@ Each file is written whole or not at all. Text of samples is in none of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from undial_cli.config.tables import ColumnConfig
 from undial_cli.reporting import sheet
 from undial_cli.reporting.collect import make_sweep_text
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, escape_markdown
 from undial_cli.system.files import write_whole_text
-from undial_cli.tables.claims import judge_claims
+from undial_cli.tables.claims import judge_claim
 from undial_cli.tables.figures import FigureCell, FilledTable, list_failures
 from undial_cli.tables.plots import draw_table_plots
 from undial_cli.tables.runs import DONE
@@ -98,12 +100,12 @@ def list_table_notes(filled: FilledTable) -> list[tuple[str, str]]:
     rows = dict.fromkeys((line.row.label, line.row.note) for line in filled.lines)
     facts += [f"{label}: {note}" for label, note in rows if note]
     # the worst first: a person may read no further
-    styles = {"red": failed, "": judge_claims(filled), "dim": facts, "yellow": agreement}
+    verdicts = [judge_claim(filled, claim) for claim in table.claims]
+    styles = {"red": failed, "": verdicts, "dim": facts, "yellow": agreement}
     return [(style, text) for style, texts in styles.items() for text in texts]
 
 
 def describe_tolerances(filled: FilledTable) -> str:
-    """The stated tolerances in words."""
     parts = []
     for column in filled.table.columns:
         bounds = [f"{column.tolerance:g}"] if column.tolerance is not None else []
@@ -115,11 +117,7 @@ def describe_tolerances(filled: FilledTable) -> str:
 
 
 def write_table_files(filled: FilledTable, folder: Path, words: list[str]) -> list[Path]:
-    """Write all files of a table into `folder`; returns them.
-
-    Args:
-        words: what the command was given beside table=NAME.
-    """
+    """Write all files of a table into `folder`; `words` are those of the command but table=NAME."""
     runs = [entry.record for entry in filled.runs]
     asked = [f"table={filled.name}", *words]
     texts = {
@@ -134,7 +132,6 @@ def write_table_files(filled: FilledTable, folder: Path, words: list[str]) -> li
 
 
 def format_table_markdown(filled: FilledTable) -> str:
-    """The tables for a page."""
     lines: list[str] = []
     for part in make_table_sheets(filled):
         lines += [f"# {escape_markdown(part.title)}", "", sheet.format_markdown(part), ""]
@@ -156,12 +153,11 @@ def format_table_latex(filled: FilledTable) -> str:
 
 def format_long_csv(filled: FilledTable) -> str:
     """One line for each figure, unrounded."""
-    rows = [
-        [
-            line.section, line.row.label, across, column, cell.mean, cell.spread, cell.n,
-            cell.reference, cell.difference,
-            None if cell.within is None else str(cell.within).lower(), cell.gap or "done",
-        ]
-        for (line, across, column), cell in filled.cells.items()
-    ]  # fmt: skip
-    return sheet.format_csv([CSV_HEADER, *rows])
+    rows: list[Sequence[Any]] = [CSV_HEADER]
+    for (line, group, column), cell in filled.cells.items():
+        known = None not in (cell.mean, cell.reference)
+        difference = (cell.mean or 0) - (cell.reference or 0) if known else None
+        within = None if cell.within is None else str(cell.within).lower()
+        ours = (cell.mean, cell.spread, cell.n, cell.reference, difference, within)
+        rows.append((line.section, line.row.label, group, column, *ours, cell.gap or "done"))
+    return sheet.format_csv(rows)

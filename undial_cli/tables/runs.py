@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 from undial_cli.config.schema import Run
 from undial_cli.config.tables import AcrossConfig, ReproduceConfig, RowConfig, TableConfig
@@ -28,7 +27,6 @@ class TableLine:
 
     @property
     def name(self) -> str:
-        """What notes call it."""
         return f"{self.section}: {self.row.label}" if self.section else self.row.label
 
 
@@ -52,7 +50,6 @@ class TableRun:
 
     @property
     def label(self) -> str:
-        """Its name among the table's runs."""
         return f"{self.position}, seed {self.seed}"
 
     @property
@@ -121,15 +118,16 @@ def compose_table_runs(
     Raises:
         UserError: an override is wrong.
     """
-    table = asked.table
-    runs: list[TableRun] = []
+    table, runs = asked.table, []
+    # quoted as Hydra reads it, whatever is in a path
+    output = "'" + asked.output_dir.replace("\\", "\\\\").replace("'", "\\'") + "'"
     for line in (line for line in lines if not line.row.of):
         for group in table.across or [AcrossConfig()]:
             if group.label and line.row.across and group.label not in line.row.across:
                 continue
             overrides = [*table.overrides, *table.sections.get(line.section, [])]
             overrides += [*group.overrides, *line.row.overrides, *words]
-            overrides.append(f"output_dir={quote_for_hydra(asked.output_dir)}")
+            overrides.append(f"output_dir={output}")
             for seed in asked.seeds or table.seeds:
                 wanted = keep_last_words([*overrides, f"seed={seed}"])
                 run = compose_run(line.row.command or table.command, wanted, folder)
@@ -149,19 +147,13 @@ def keep_last_words(words: list[str]) -> list[str]:
     return list(last.values())
 
 
-def quote_for_hydra(text: str) -> str:
-    """A text as Hydra takes it on the command line, whatever it holds."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
 def find_lacking_keys(table: TableConfig, runs: list[TableRun]) -> dict[str, str]:
     """Keys that the user has to give and that some run lacks, with their meanings."""
-
-    def get_value(run: Any, key: str) -> Any:
-        return functools.reduce(lambda part, name: getattr(part, name, None), key.split("."), run)
-
-    return {
-        key: meaning
-        for key, meaning in table.needs.items()
-        if any(get_value(entry.run, key) is None for entry in runs)
-    }
+    lacking = {}
+    for key, meaning in table.needs.items():
+        for value in (entry.run for entry in runs):
+            for name in key.split("."):
+                value = getattr(value, name, None)
+            if value is None:
+                lacking[key] = meaning
+    return lacking

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
 from undial_cli import ui
 from undial_cli.config.schema import TrainingRun
@@ -32,9 +34,6 @@ def check_training_arguments(run: TrainingRun) -> None:
     Raises:
         UserError: a scheduler, an optimiser, a logger or a field of `train.args` is wrong.
     """
-    from transformers.trainer_utils import SchedulerType
-    from transformers.training_args import OptimizerNames
-
     schedulers = [s.value for s in SchedulerType if s.value not in EVALUATION_SCHEDULERS]
     if run.train.scheduler not in schedulers:
         raise bad_value("train.scheduler", run.train.scheduler, schedulers)
@@ -82,7 +81,10 @@ def make_training_arguments(
 def fill_argument_fields(
     run: TrainingRun, folder: str, micro: int, accumulation: int, steps: int, warmup: int
 ) -> dict[str, Any]:
-    """Every field that is not left at its default."""
+    """Every field that is not left at its default.
+
+    `train.args` and `hardware.args` come last, and hold no key of ours: `check_argument_field`.
+    """
     train, precision = run.train, choose_autocast_dtype(run)
     checkpointing = {"activation_checkpointing": True} if train.activation_checkpointing else {}
     return {
@@ -105,11 +107,11 @@ def fill_argument_fields(
         "use_cpu": is_cpu_run(run),
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
-        "remove_unused_columns": False,
-        "disable_tqdm": True,
-        "logging_nan_inf_filter": False,
-        "save_total_limit": 1,
-        "ddp_find_unused_parameters": False,
+        "remove_unused_columns": False,  # a micro-batch is no dictionary of columns
+        "disable_tqdm": True,  # the bar is ours
+        "logging_nan_inf_filter": False,  # a loss that is none must be seen, and ends the run
+        "save_total_limit": 1,  # to resume from; more would be copies of the model
+        "ddp_find_unused_parameters": False,  # each term reaches every trained parameter
         **checkpointing,
         **train.args,
         **run.hardware.args,

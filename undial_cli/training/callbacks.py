@@ -1,4 +1,4 @@
-"""What happens beside a training step: metrics.jsonl, the progress bar, evaluation on the way."""
+"""What happens between training steps: metrics.jsonl, the progress bar, evaluation on the way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from undial_cli import ui
 from undial_cli.system import processes
@@ -23,7 +23,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except json.JSONDecodeError:  # the process was ended while it wrote
             break
     return rows
 
@@ -34,23 +34,17 @@ class MetricsLog(TrainerCallback):
     def __init__(self, path: Path, bar: ui.ProgressBar) -> None:
         self.path, self.bar = path, bar
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Forget what was logged after the step that the run resumes from."""
         if state.is_world_process_zero:
             rows = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
             self.path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any
     ) -> None:
         """Write the step's figures."""
+        # With `train_runtime` it is the Trainer's summary at the end, of no step.
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         row = {"step": state.global_step, **{k: spell_non_finite(v) for k, v in logs.items()}}
@@ -59,9 +53,7 @@ class MetricsLog(TrainerCallback):
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Show the latest logged figures on the bar."""
         last = state.log_history[-1] if state.log_history else {}
         note = ""
@@ -97,8 +89,9 @@ class TimedSaving(TrainerCallback):
         self.seconds, self.last = seconds, time.monotonic()
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        # Saving is an exchange between processes, in which all must take part at the same step.
         due = processes.run_on_main(lambda: time.monotonic() - self.last >= self.seconds)
         if due and state.global_step < state.max_steps:
             control.should_save = True
@@ -128,7 +121,7 @@ class PeriodicEvaluation(Watcher):
         self.every = every
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if state.global_step % self.every == 0:
             self.figures(control)

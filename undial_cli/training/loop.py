@@ -55,13 +55,12 @@ def make_schedule(
     packs: bool,
 ) -> Schedule:
     """The run's whole order, dealt to the processes that are there."""
+    world, micro = processes.get_process_count(), run.hardware.micro_batch_size
     return Schedule(
         sets,
         anchor,
         run.train.batch_size,
-        deal_rows(
-            run.train.batch_size, processes.get_process_count(), run.hardware.micro_batch_size
-        ),
+        deal_rows(run.train.batch_size, world, micro),
         run.train.epochs,
         run.train.max_steps,
         run.seed,

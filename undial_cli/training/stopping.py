@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState
 
 from undial_cli import ui
 from undial_cli.config.schema import StopConfig
@@ -36,6 +36,7 @@ def measure_stop_figures(
     with evaluation_mode(model):
         if stop.perplexity_ratio is not None:
             losses = [s.ce for s in scores(texts)]
+            # 700: a model that is ruined must stop the run, not overflow.
             figures[VALIDATION_PERPLEXITY] = math.exp(min(sum(losses) / len(losses), 700))
         if stop.forget_probability is not None:
             chances = [math.exp(-s.ce) for s in scores(forget)]
@@ -57,9 +58,7 @@ class EarlyStop(Watcher):
         self.stop, self.steps_per_epoch, self.metrics = stop, steps_per_epoch, metrics
         self.start: dict[str, float] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if state.global_step == 0:
             self.start = self.ask()
             self.log(self.start)
@@ -70,7 +69,7 @@ class EarlyStop(Watcher):
             )
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if state.global_step % self.stop.every or state.global_step < self.steps_per_epoch:
             return
@@ -83,12 +82,12 @@ class EarlyStop(Watcher):
     def reason(self, figures: dict[str, float]) -> str:
         """Which bound is passed, in words."""
         ratio, level = self.stop.perplexity_ratio, self.stop.forget_probability
-        if (
-            ratio is not None
-            and not figures[VALIDATION_PERPLEXITY] <= ratio * self.start[VALIDATION_PERPLEXITY]
-        ):
+        if ratio is not None:
             now, start = figures[VALIDATION_PERPLEXITY], self.start[VALIDATION_PERPLEXITY]
-            return f"validation perplexity {now:.2f} is above {ratio:g} x its start, {start:.2f}"
+            if not now <= ratio * start:  # NaN is no perplexity to go on with
+                return (
+                    f"validation perplexity {now:.2f} is above {ratio:g} x its start, {start:.2f}"
+                )
         if level is not None and figures[FORGET_PROBABILITY] <= level:
             now = figures[FORGET_PROBABILITY]
             return f"the forget set's mean probability {now:.3f} is at most {level:g}"

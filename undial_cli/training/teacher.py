@@ -29,38 +29,24 @@ from undial_cli.system import processes
 from undial_cli.system.files import cache_dir
 from undial_cli.system.hardware import choose_autocast_dtype
 from undial_cli.training.teacher_cache import CachedTeacher
-from undial_cli.training.teacher_pass import TeacherNeeds, run_teacher
+from undial_cli.training.teacher_pass import run_teacher
 
 
 class Teacher(Protocol):
-    """Gives the signal of one micro-batch of the set `name`."""
+    """Gives what a loss needs of one micro-batch of the set `name`."""
 
-    def signal(
-        self,
-        model: nn.Module,
-        name: str,
-        batch: Batch,
-        needs: TeacherNeeds,
-        layer: int | None = None,
-    ) -> TeacherSignal: ...
+    def signal(self, model: nn.Module, name: str, batch: Batch, loss: Loss) -> TeacherSignal: ...
 
 
 class AdapterTeacher:
     """The model with its fresh adapter switched off: what is left is the model before training."""
 
-    def signal(
-        self,
-        model: nn.Module,
-        name: str,
-        batch: Batch,
-        needs: TeacherNeeds,
-        layer: int | None = None,
-    ) -> TeacherSignal:
+    def signal(self, model: nn.Module, name: str, batch: Batch, loss: Loss) -> TeacherSignal:
         del name
         # The adapter can be switched off in the model itself; DDP's wrapper knows none.
         inner: Any = getattr(model, "module", model)
         with inner.disable_adapter():
-            return run_teacher(inner, batch, needs, layer)
+            return run_teacher(inner, batch, loss)
 
 
 def make_teacher(
@@ -80,14 +66,13 @@ def make_teacher(
     if not asking:
         return None
     adapted = run.adapter.name != "none"
-    # All that the signal depends on besides the data. Another version of torch or transformers may
-    # round differently, and a run that resumed half on one and half on the other is no run.
+    # All that the signal depends on besides the data; versions, as another one rounds differently.
     content = [target, run.adapter.name == "qlora", run.model.dtype, run.model.attn_implementation,
                choose_autocast_dtype(run), torch.__version__, transformers.__version__]  # fmt: skip
     with open_autocast(run, next(model.parameters()).device):
         teacher = CachedTeacher(model, cache_dir() / "teacher", hash_json(content), adapted)
     for name, loss in asking.items():
-        teacher.add(name, schedule.sets[name], schedule.list_used(name), loss.needs, loss.layer)
+        teacher.add(name, schedule.sets[name], schedule.list_used(name), loss)
     asked = sum(schedule.count_draws(name) for name in asking)
     cache, reason = choose_teacher_cache(
         config, teacher.nbytes, adapted, is_asked_again=asked > teacher.samples

@@ -22,17 +22,12 @@ from undial_cli.data.encode import Example
 from undial_cli.errors import WorldError
 from undial_cli.losses.chunked import Projection, head_compute_dtype
 from undial_cli.losses.targets import TeacherSignal
-from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS
+from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS, Loss
 from undial_cli.models.adapters import unwrap_adapter
 from undial_cli.models.head import find_output_head
 from undial_cli.system import processes
 from undial_cli.training.rows import SampleRows
-from undial_cli.training.teacher_pass import (
-    TEACHER_PASS_TOKENS,
-    TeacherNeeds,
-    batch_by_tokens,
-    run_teacher,
-)
+from undial_cli.training.teacher_pass import TEACHER_PASS_TOKENS, batch_by_tokens, run_teacher
 
 CollateExamples = Callable[[list[Example], list[int]], Batch]
 
@@ -41,18 +36,14 @@ CollateExamples = Callable[[list[Example], list[int]], Batch]
 class CachedSet:
     """One set of a run: its examples, those of them the run sees, and what is cached of them.
 
-    `rows`: by need; `layer`: whose activations are cached, if any are.
+    `loss`: the one that asks; `rows`: by what it needs.
     """
 
     folder: Path
     examples: list[Example]
     used: list[int]
+    loss: Loss
     rows: dict[str, SampleRows]
-    layer: int | None = None
-
-    @property
-    def needs(self) -> TeacherNeeds:
-        return frozenset(self.rows)
 
 
 class CachedTeacher:
@@ -82,34 +73,27 @@ class CachedTeacher:
         self.folder, self.fingerprint = folder, fingerprint
         self.sets: dict[str, CachedSet] = {}
 
-    def add(
-        self,
-        name: str,
-        examples: list[Example],
-        used: list[int],
-        needs: TeacherNeeds,
-        layer: int | None = None,
-    ) -> None:
-        """A set that the run will ask for."""
+    def add(self, name: str, examples: list[Example], used: list[int], loss: Loss) -> None:
+        """A set that the run will ask for, and the loss on it."""
         # All examples are hashed and have room in the files, not the used ones: runs that see other
         # parts of the same set share its files.
         content = [[e.input_ids, e.labels] for e in examples]
         folder = self.folder / hash_json([self.fingerprint, str(self.dtype), content])
         counts = [e.num_targets for e in examples]
         rows = {}
-        if TEACHER_LOGITS in needs:
+        if TEACHER_LOGITS in loss.needs:
             if self.trained_head is not None and self.head is None:
-                self.head = clone_frozen_head(self.trained_head, self.dtype)
+                self.head = self.trained_head.detach().to(self.dtype, copy=True)
             rows[TEACHER_LOGITS] = SampleRows(
                 folder / "hidden.bin", counts, self.width, self.dtype, used
             )
-        if REFERENCE_LOGPS in needs:
+        if REFERENCE_LOGPS in loss.needs:
             ones = [1] * len(examples)
             rows[REFERENCE_LOGPS] = SampleRows(folder / "logps.bin", ones, 1, torch.float64, used)
-        if TEACHER_LAYER in needs:
-            file = folder / f"layer{layer}.bin"
+        if TEACHER_LAYER in loss.needs:
+            file = folder / f"layer{loss.layer}.bin"
             rows[TEACHER_LAYER] = SampleRows(file, counts, self.layer_width, self.layer_dtype, used)
-        self.sets[name] = CachedSet(folder, examples, used, rows, layer)
+        self.sets[name] = CachedSet(folder, examples, used, loss, rows)
 
     @property
     def nbytes(self) -> int:
@@ -187,7 +171,7 @@ class CachedTeacher:
             samples = turn[rank] if rank < len(turn) else []
             examples = [cached.examples[i] for i in samples] or [EMPTY_EXAMPLE]
             batch = collate(examples, samples or [-1]).to(device)
-            signal = run_teacher(model, batch, cached.needs, cached.layer)
+            signal = run_teacher(model, batch, cached.loss)
             for need, rows in cached.rows.items():
                 if need == REFERENCE_LOGPS:
                     assert signal.logps_B is not None
@@ -201,15 +185,8 @@ class CachedTeacher:
             advance(sum(map(len, turn)))
         processes.wait_for_all()
 
-    def signal(
-        self,
-        model: nn.Module,
-        name: str,
-        batch: Batch,
-        needs: TeacherNeeds,
-        layer: int | None = None,
-    ) -> TeacherSignal:
-        del model, layer
+    def signal(self, model: nn.Module, name: str, batch: Batch, loss: Loss) -> TeacherSignal:
+        del model
         rows, device = self.sets[name].rows, batch.input_ids.device
 
         def read_rows(need: str) -> Tensor:
@@ -218,11 +195,11 @@ class CachedTeacher:
             return torch.cat([none, *parts]).to(device)
 
         signal = TeacherSignal(head=self.head)
-        if TEACHER_LOGITS in needs:
+        if TEACHER_LOGITS in loss.needs:
             signal.hidden_ND = read_rows(TEACHER_LOGITS)
-        if TEACHER_LAYER in needs:
+        if TEACHER_LAYER in loss.needs:
             signal.layer_ND = read_rows(TEACHER_LAYER)
-        if REFERENCE_LOGPS in needs:
+        if REFERENCE_LOGPS in loss.needs:
             # One per row of the batch, those that are empty included (-1).
             zero = torch.zeros(1, 1, dtype=torch.float64)
             values = [rows[REFERENCE_LOGPS].get(i) if i >= 0 else zero for i in batch.index]
@@ -239,10 +216,3 @@ def open_set_rows(cached: CachedSet) -> list[int]:
         rows.open()
     missing = {i for rows in cached.rows.values() for i in rows.missing(share)}
     return sorted(processes.gather_items(sorted(missing)))
-
-
-def clone_frozen_head(head: Projection, dtype: torch.dtype) -> Projection:
-    """A copy of a head that its training does not change."""
-    bias_V = None if head.bias_V is None else head.bias_V.detach().to(dtype, copy=True)
-    weight_VD = head.weight_VD.detach().to(dtype, copy=True)
-    return Projection(weight_VD, bias_V, head.scale, head.cap)

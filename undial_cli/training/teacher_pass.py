@@ -14,39 +14,35 @@ from undial_cli.data.collate import Batch, order_by_length
 from undial_cli.data.encode import Example
 from undial_cli.losses.chunked import Projection, head_compute_dtype
 from undial_cli.losses.targets import Targets, TeacherSignal
-from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS
+from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS, Loss
 from undial_cli.models.head import evaluation_mode, head_job
 from undial_cli.training.layers import capture_layer_states
 
 # Tokens of one teacher pass, which keeps no activations: what keeps the device busy.
 TEACHER_PASS_TOKENS = {"cpu": 2048, "cuda": 16384}
 
-TeacherNeeds = frozenset[str]
 
-
-def run_teacher(
-    model: nn.Module, batch: Batch, needs: TeacherNeeds, layer: int | None = None
-) -> TeacherSignal:
-    """What a model, as it is, says of a batch."""
+def run_teacher(model: nn.Module, batch: Batch, loss: Loss) -> TeacherSignal:
+    """What a model, as it is, says of a batch: as much of it as a loss needs."""
     signal = TeacherSignal()
 
     def read_signal(final_BTD: Tensor, head: Projection) -> Tensor:
         hidden_ND = final_BTD.flatten(0, 1).index_select(0, batch.positions_N)
-        if REFERENCE_LOGPS in needs:
+        if REFERENCE_LOGPS in loss.needs:
             targets = Targets(
                 hidden_ND, head, batch.targets_N, batch.sequence_N, batch.counts, batch.focus_N
             )
             signal.logps_B = targets.sequence_logps()
-        if TEACHER_LAYER in needs:
+        if TEACHER_LAYER in loss.needs:
             # At the tokens' own positions, as the student's (training/trainer.py).
             layer_ND = layer_states.pop().flatten(0, 1).index_select(0, batch.positions_N + 1)
             signal.layer_ND = layer_ND.to(head.weight_VD.dtype)
-        if TEACHER_LOGITS in needs:
+        if TEACHER_LOGITS in loss.needs:
             # The dtype in which a head's products are computed anyway; less to cache.
             signal.hidden_ND = hidden_ND.to(head_compute_dtype(hidden_ND, head))
         return hidden_ND
 
-    layers = capture_layer_states(model, layer)
+    layers = capture_layer_states(model, loss.layer)
     with evaluation_mode(model), layers as layer_states, head_job(model, read_signal):
         model(input_ids=batch.input_ids, use_cache=False, **batch.layout)
     return signal

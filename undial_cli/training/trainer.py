@@ -54,7 +54,7 @@ def compute_term_sum(
     signal = TeacherSignal()
     if loss.needs:
         assert teacher is not None
-        signal = teacher.signal(model, name, batch, loss.needs, loss.layer)
+        signal = teacher.signal(model, name, batch, loss)
 
     def sum_over_targets(final_BTD: Tensor, head: Projection) -> Tensor:
         # 3. The model has come to its head. A token is predicted at the position before it; a loss
@@ -228,6 +228,7 @@ class UnlearningTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's state, and the method's before it; never one of weights that are none."""
+        # Before, as the Trainer's last file tells that a state is whole (training/loop.py).
         check_finite_weights(model, self.state.global_step)
         state = self.method.state_dict()
         if state and self.is_world_process_zero():

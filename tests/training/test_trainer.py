@@ -12,9 +12,6 @@ from conftest import write_qa
 from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
-from undial_cli.config.schema import UnlearnRun
-from undial_cli.runs.compose import compose_run
-from undial_cli.training.loop import suggest_remedy
 from undial_cli.training.trainer import Diverged, check_finite_weights
 
 # Its loss is 0; the gradient of the root at 0 is infinite, and 0 times that is NaN.
@@ -100,22 +97,3 @@ def test_weights_that_a_step_broke_are_neither_saved_nor_a_checkpoint() -> None:
             check_finite_weights(model, 7)
     model.weight.requires_grad_(False)  # what is not trained is not the training's fault
     check_finite_weights(model, 7)
-
-
-@pytest.mark.parametrize(
-    "given, parts, without",
-    [
-        (["model.dtype=float16"], ["model.dtype=bfloat16", "float32"], ["learning_rate"]),
-        (["model.dtype=float32"], ["a smaller train.learning_rate", "method.retain"], ["dtype"]),
-        (["method.retain=gdr"], ["train.learning_rate", "train.epochs"], ["method.retain"]),
-        (["train.max_grad_norm=0"], ["train.max_grad_norm=1"], ["dtype"]),
-    ],
-    ids=" ".join,
-)  # fmt: skip
-def test_what_to_try_fits_the_run(given: list[str], parts: list[str], without: list[str]) -> None:
-    run = compose_run("unlearn", ["hardware=cpu", *given])
-    assert isinstance(run, UnlearnRun)
-    said = suggest_remedy(run)
-    assert "\n" not in said
-    assert all(part in said for part in parts)
-    assert not any(part in said for part in without)
