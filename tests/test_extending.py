@@ -59,7 +59,7 @@ def test_the_recipe_of_a_metric_is_what_its_test_adds() -> None:
     test = Path(__file__).parent / "evaluation" / "test_new_metric.py"
     function, entry = read_code("A metric")
     assert function in test.read_text()
-    assert entry in test.read_text()
+    assert entry.partition("    ...")[0] in test.read_text()
 
 
 def test_a_suite_a_data_set_and_a_model_of_ones_own_compose(configs: str) -> None:
