@@ -1,6 +1,7 @@
 """The command line: `undial COMMAND [group=option] [key=value ...]`. The only file that knows argv.
 
-Exit codes: 0 done, 2 the input is wrong, 1 anything else, 130 interrupted.
+Exit codes: 0 done, 2 the input is wrong, 1 anything else, 130 interrupted. Modules are imported
+where they are used: `--help` is to answer at once, and torch takes seconds.
 """
 
 from __future__ import annotations

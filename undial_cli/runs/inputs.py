@@ -87,7 +87,7 @@ class TrainingRows:
 
 
 def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
-    """Load and encode what the run needs.
+    """Load and encode what the run needs, but weights: what is wrong is to be said within seconds.
 
     Args:
         weights: those of the model must be there; without, their fingerprint is "".

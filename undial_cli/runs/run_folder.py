@@ -87,6 +87,7 @@ def check_run_folder(run: Run, folder: RunFolder) -> None:
     if not folder.path.is_dir():
         raise UserError(f"name={run.name}: {folder.path} is a file")
     if not folder.run_yaml.is_file():
+        # Hidden files may be leftovers of a write that was killed, or of a file system.
         if any(not p.name.startswith(".") for p in folder.path.iterdir()):
             raise UserError(f"name={run.name}: {folder.path} is not empty and holds no run.yaml")
         return
