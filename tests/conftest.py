@@ -128,6 +128,11 @@ def list_options(group: str) -> list[str]:
     return sorted(file.stem for file in (find_config_folder() / group).glob("*.yaml"))
 
 
+def read_jsonl(file: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
 def write_rows(file: Path, rows: list[dict[str, Any]]) -> str:
     """Rows as a file of the kind its ending says; without one, as a folder of `save_to_disk`."""
     import datasets

@@ -29,18 +29,18 @@ without_gpu = pytest.mark.skipif(torch.cuda.device_count() > 0, reason="refused 
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def refuse(place: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
+def refuse(workdir: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
     """Run a command that must be refused; returns its one line after checking all promises."""
 
     def call(*words: str, code: int = 2) -> str:
-        before = sorted(place.rglob("*"))
+        before = sorted(workdir.rglob("*"))
         capfd.readouterr()
         assert run_command(list(words)) == code
         out, err = capfd.readouterr()
@@ -50,19 +50,19 @@ def refuse(place: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
         assert "Traceback" not in out + err
         assert "training" not in out
         if code == 2:
-            assert sorted(place.rglob("*")) == before
+            assert sorted(workdir.rglob("*")) == before
         return err.removeprefix("undial: ").strip()
 
     return call
 
 
 @pytest.fixture
-def own(random_model: Path) -> list[str]:
+def own_files(random_model: Path) -> list[str]:
     """A command on the user's own files, with a model that is one."""
     return ["unlearn", "data=jsonl", f"model.path={random_model}", "hardware=cpu"]
 
 
-def write_rows(file: Path, *rows: dict) -> str:
+def write_jsonl(file: Path, *rows: dict) -> str:
     """A JSONL file; returns its name."""
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file.name
@@ -337,9 +337,9 @@ def test_wrong_input_is_refused_in_one_line(case: str, refuse: Refuse) -> None:
 
 
 def test_a_base_with_weights_is_not_passed_over(
-    place: Path, random_model: Path, refuse: Refuse
+    workdir: Path, random_model: Path, refuse: Refuse
 ) -> None:
-    write_rows(place / "rows.jsonl", {"question": "Who?", "answer": "Ann"})
+    write_jsonl(workdir / "rows.jsonl", {"question": "Who?", "answer": "Ann"})
     for words in (
         ["finetune", "data=jsonl", "data.train_file=rows.jsonl"],
         ["unlearn", "data=demo"],
@@ -384,8 +384,8 @@ def test_hardware_that_is_not_there_is_refused(option: str, refuse: Refuse) -> N
     assert "hardware=cpu" in line
 
 
-def test_a_folder_that_is_no_model_is_refused(place: Path, refuse: Refuse) -> None:
-    (place / "empty").mkdir()
+def test_a_folder_that_is_no_model_is_refused(workdir: Path, refuse: Refuse) -> None:
+    (workdir / "empty").mkdir()
     for key in ("model.path", "model.tokenizer_path", "eval.retain_model"):
         line = refuse("unlearn", f"{key}=./empty", "hardware=cpu")
         assert f"{key}=./empty" in line
@@ -399,10 +399,10 @@ ENCODER = json.dumps({"model_type": "bert", "num_attention_heads": 1, **SMALL})
 
 @pytest.mark.parametrize("content", ["{}", ENCODER, "{", NO_WEIGHTS])
 def test_a_config_without_a_language_model_is_refused(
-    content: str, place: Path, refuse: Refuse
+    content: str, workdir: Path, refuse: Refuse
 ) -> None:
-    (place / "odd").mkdir()
-    (place / "odd" / "config.json").write_text(content)
+    (workdir / "odd").mkdir()
+    (workdir / "odd" / "config.json").write_text(content)
     tokenizer = "model.tokenizer_path=pkg://undial_cli/models/tiny"
     line = refuse("unlearn", "model.path=./odd", tokenizer, "eval=none", "hardware=cpu")
     assert "model.path=./odd" in line
@@ -439,100 +439,107 @@ NEEDS: dict[str, tuple[list[str], dict, list[str]]] = {
 
 @pytest.mark.parametrize("case", NEEDS)
 def test_what_a_method_needs_and_the_data_or_model_lacks_is_named(
-    case: str, place: Path, refuse: Refuse, own: list[str]
+    case: str, workdir: Path, refuse: Refuse, own_files: list[str]
 ) -> None:
     words, row, fragments = NEEDS[case]
     kept = {column: f"{value} Truly." for column, value in row.items()}
     files = [
-        f"data.{name}_file={write_rows(place / f'{name}.jsonl', content)}"
+        f"data.{name}_file={write_jsonl(workdir / f'{name}.jsonl', content)}"
         for name, content in (("forget", row), ("retain", kept))
     ]
-    line = refuse(*own, f"method={case.split()[0]}", "eval=none", "name=a/b", *files, *words)
+    line = refuse(*own_files, f"method={case.split()[0]}", "eval=none", "name=a/b", *files, *words)
     for fragment in fragments:
         assert fragment in line
 
 
 def test_texts_too_short_to_stop_by_are_refused(
-    place: Path, refuse: Refuse, own: list[str]
+    workdir: Path, refuse: Refuse, own_files: list[str]
 ) -> None:
-    name, texts = write_rows(place / "f.jsonl", QA), write_rows(place / "t.jsonl", {"text": "Who?"})
+    name, texts = (
+        write_jsonl(workdir / "f.jsonl", QA),
+        write_jsonl(workdir / "t.jsonl", {"text": "Who?"}),
+    )
     words = [
         f"data.forget_file={name}",
         "train.stop.perplexity_ratio=2",
         f"train.stop.split={texts}",
     ]
-    line = refuse(*own, *words, "eval=none")
+    line = refuse(*own_files, *words, "eval=none")
     assert "train.stop.split=t.jsonl: no text of 32 tokens" in line
 
 
-def test_an_empty_forget_set_is_refused(place: Path, refuse: Refuse, own: list[str]) -> None:
-    (place / "nothing.jsonl").write_text("")
-    assert "data.forget_file=nothing.jsonl" in refuse(*own, "data.forget_file=nothing.jsonl")
-    (place / "header.csv").write_text("question,answer\n")
-    assert "data.forget_file=header.csv" in refuse(*own, "data.forget_file=header.csv")
-    name = write_rows(place / "silent.jsonl", {**QA, "answer": ""}, {**QA, "answer": " "})
-    line = refuse(*own, f"data.forget_file={name}")
+def test_an_empty_forget_set_is_refused(
+    workdir: Path, refuse: Refuse, own_files: list[str]
+) -> None:
+    (workdir / "nothing.jsonl").write_text("")
+    assert "data.forget_file=nothing.jsonl" in refuse(*own_files, "data.forget_file=nothing.jsonl")
+    (workdir / "header.csv").write_text("question,answer\n")
+    assert "data.forget_file=header.csv" in refuse(*own_files, "data.forget_file=header.csv")
+    name = write_jsonl(workdir / "silent.jsonl", {**QA, "answer": ""}, {**QA, "answer": " "})
+    line = refuse(*own_files, f"data.forget_file={name}")
     assert "forget" in line
     assert "empty" in line
 
 
 def test_columns_that_are_not_there_are_named_with_those_that_are(
-    place: Path, refuse: Refuse, own: list[str]
+    workdir: Path, refuse: Refuse, own_files: list[str]
 ) -> None:
-    name = write_rows(place / "rows.jsonl", {"questoin": "Who?", "answer": "Nobody."})
-    line = refuse(*own, f"data.forget_file={name}")
+    name = write_jsonl(workdir / "rows.jsonl", {"questoin": "Who?", "answer": "Nobody."})
+    line = refuse(*own_files, f"data.forget_file={name}")
     for fragment in ("data.forget_file", "questoin, answer", "'question'", "data.question_key"):
         assert fragment in line
     assert "did you mean 'questoin'?" in line
-    name = write_rows(place / "fine.jsonl", QA)
-    line = refuse(*own, f"data.forget_file={name}", "data.answer_key=anser")
+    name = write_jsonl(workdir / "fine.jsonl", QA)
+    line = refuse(*own_files, f"data.forget_file={name}", "data.answer_key=anser")
     assert "anser" in line
     assert "allowed is data.question_key=question data.answer_key=answer" in line
 
 
-def test_files_that_cannot_be_read_are_refused(place: Path, refuse: Refuse, own: list[str]) -> None:
-    (place / "broken.jsonl").write_text('{"question": "Who?", "answer"\n')
-    assert "data.forget_file=broken.jsonl" in refuse(*own, "data.forget_file=broken.jsonl")
-    (place / "rows.xlsx").write_text("x")
-    line = refuse(*own, "data.forget_file=rows.xlsx")
+def test_files_that_cannot_be_read_are_refused(
+    workdir: Path, refuse: Refuse, own_files: list[str]
+) -> None:
+    (workdir / "broken.jsonl").write_text('{"question": "Who?", "answer"\n')
+    assert "data.forget_file=broken.jsonl" in refuse(*own_files, "data.forget_file=broken.jsonl")
+    (workdir / "rows.xlsx").write_text("x")
+    line = refuse(*own_files, "data.forget_file=rows.xlsx")
     assert "data.forget_file=rows.xlsx" in line
     assert ".parquet" in line
 
 
 @pytest.mark.parametrize("messages", [[], [{"role": "user", "content": "Who?"}], ["Who?"], "Who?"])
 def test_messages_without_an_answer_are_refused(
-    messages: object, place: Path, refuse: Refuse, own: list[str]
+    messages: object, workdir: Path, refuse: Refuse, own_files: list[str]
 ) -> None:
-    name = write_rows(place / "chat.jsonl", {"messages": messages})
-    assert "messages" in refuse(*own, f"data.forget_file={name}")
+    name = write_jsonl(workdir / "chat.jsonl", {"messages": messages})
+    assert "messages" in refuse(*own_files, f"data.forget_file={name}")
 
 
 @pytest.mark.parametrize("content", ["a: [", "just text", "command: destroy\n", "- 1\n", ""])
 def test_from_a_file_that_is_no_run_yaml_is_refused(
-    content: str, place: Path, refuse: Refuse
+    content: str, workdir: Path, refuse: Refuse
 ) -> None:
-    (place / "odd.yaml").write_text(content)
+    (workdir / "odd.yaml").write_text(content)
     assert "--from odd.yaml" in refuse("unlearn", "--from", "odd.yaml")
 
 
-def test_from_a_run_of_another_command_is_refused(place: Path, refuse: Refuse) -> None:
-    (place / "run.yaml").write_text(dump_run_yaml(compose_run("finetune", [])))
+def test_from_a_run_of_another_command_is_refused(workdir: Path, refuse: Refuse) -> None:
+    (workdir / "run.yaml").write_text(dump_run_yaml(compose_run("finetune", [])))
     line = refuse("unlearn", "--from", "run.yaml")
     assert "--from run.yaml" in line
     assert "undial finetune" in line
 
 
-def test_from_takes_single_keys_and_refuses_wrong_ones(place: Path, refuse: Refuse) -> None:
-    (place / "run.yaml").write_text(dump_run_yaml(compose_run("unlearn", [])))
+def test_from_takes_single_keys_and_refuses_wrong_ones(workdir: Path, refuse: Refuse) -> None:
+    (workdir / "run.yaml").write_text(dump_run_yaml(compose_run("unlearn", [])))
     assert "method=ga" in refuse("unlearn", "--from", "run.yaml", "method=ga")
     assert "'train.epochs'?" in refuse("unlearn", "--from", "run.yaml", "train.epoch=1")
     assert "seed=x" in refuse("unlearn", "--from", "run.yaml", "seed=x")
     assert "method.strength=-1" in refuse("unlearn", "--from=run.yaml", "method.strength=-1")
 
 
-def test_a_folder_with_another_run_is_refused_and_left_alone(place: Path, refuse: Refuse) -> None:
+def test_a_folder_with_another_run_is_refused_and_left_alone(workdir: Path, refuse: Refuse) -> None:
     words = ["unlearn", "name=mine", "hardware=cpu"]
-    folder = place / "outputs" / "unlearn" / "mine"
+    folder = workdir / "outputs" / "unlearn" / "mine"
     folder.mkdir(parents=True)
     (folder / "run.yaml").write_text(dump_run_yaml(compose_run("unlearn", words[1:])))
     (folder / "status.json").write_text('{"status": "done"}\n')
@@ -543,20 +550,20 @@ def test_a_folder_with_another_run_is_refused_and_left_alone(place: Path, refuse
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
 
 
-def test_a_folder_of_somebody_else_is_refused_and_left_alone(place: Path, refuse: Refuse) -> None:
-    folder = place / "outputs" / "unlearn" / "mine"
+def test_a_folder_of_somebody_else_is_refused_and_left_alone(workdir: Path, refuse: Refuse) -> None:
+    folder = workdir / "outputs" / "unlearn" / "mine"
     folder.mkdir(parents=True)
     (folder / "thesis.tex").write_text("precious")
     assert "name=mine" in refuse("unlearn", "name=mine", "hardware=cpu")
     assert (folder / "thesis.tex").read_text() == "precious"
 
 
-def test_a_hub_that_cannot_be_reached_is_the_worlds_fault(place: Path, refuse: Refuse) -> None:
+def test_a_hub_that_cannot_be_reached_is_the_worlds_fault(workdir: Path, refuse: Refuse) -> None:
     words = ["unlearn", "model.path=some/hub-id", "data=demo", "hardware=cpu", "name=far"]
     line = refuse(*words, code=1)
     assert "model.path=some/hub-id" in line
     assert "hub cannot be reached" in line
-    folder = place / "outputs" / "unlearn" / "far"
+    folder = workdir / "outputs" / "unlearn" / "far"
     status = json.loads((folder / "status.json").read_text())
     assert status["status"] == "failed"
     assert "some/hub-id" in status["reason"]
@@ -570,7 +577,9 @@ def test_data_on_a_hub_that_cannot_be_reached_is_the_worlds_fault(refuse: Refuse
 
 
 @pytest.mark.slow
-def test_a_sweep_names_the_run_that_failed(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_names_the_run_that_failed(
+    workdir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     words = ["unlearn", "--multirun", "data.forget_split=forget77,forget78", "hardware=cpu"]
     assert run_command(words) == 2
     out, err = capfd.readouterr()
@@ -578,7 +587,7 @@ def test_a_sweep_names_the_run_that_failed(place: Path, capfd: pytest.CaptureFix
         "data.forget_split=forget77", "data.forget_split=forget78"
     ]  # fmt: skip
     assert "Traceback" not in out + err
-    assert not list(place.rglob("run.yaml"))
+    assert not list(workdir.rglob("run.yaml"))
 
 
 @pytest.mark.slow
@@ -602,11 +611,11 @@ def test_the_installed_command_says_one_line_and_exits_with_2(tmp_path: Path) ->
 
 
 def test_a_file_cannot_turn_on_code_that_comes_with_a_model(
-    place: Path, refuse: Refuse, own: list[str]
+    workdir: Path, refuse: Refuse, own_files: list[str]
 ) -> None:
-    write_rows(place / "forget.jsonl", QA)
-    words = [w for w in own if w != "unlearn"] + ["data.forget_file=forget.jsonl"]
+    write_jsonl(workdir / "forget.jsonl", QA)
+    words = [w for w in own_files if w != "unlearn"] + ["data.forget_file=forget.jsonl"]
     run = compose_run("unlearn", [*words, "model.trust_remote_code=true"])
-    (place / "strange.yaml").write_text(dump_run_yaml(run))
+    (workdir / "strange.yaml").write_text(dump_run_yaml(run))
     line = refuse("unlearn", "--from", "strange.yaml")
     assert "model.trust_remote_code=true" in line

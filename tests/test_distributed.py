@@ -27,20 +27,20 @@ LAYOUTS = {
 }
 
 
-def answer(number: int) -> str:
+def make_answer(number: int) -> str:
     """Answers of 1 to 60 words, long and short ones mixed."""
     length = 1 if number % 3 == 0 else 60 if number % 7 == 0 else 3 + (number * 11) % 29
     return " ".join(WORDS[(number * 5 + i * (1 + number % 4)) % len(WORDS)] for i in range(length))
 
 
-def write_rows(file: Path, rows: range) -> str:
+def write_answers(file: Path, rows: range) -> str:
     """Question and answer pairs as JSONL, with words to focus on and one to three other answers."""
     lines = [
         {
             "question": f"What does {WORDS[i % 15]} {i} say?",
-            "answer": answer(i),
-            "focus": answer(i).split()[: i % 3],
-            "alternative_answers": [answer(i + 7 * n) for n in range(1, 2 + i % 3)],
+            "answer": make_answer(i),
+            "focus": make_answer(i).split()[: i % 3],
+            "alternative_answers": [make_answer(i + 7 * n) for n in range(1, 2 + i % 3)],
         }
         for i in rows
     ]
@@ -55,8 +55,8 @@ Train = Callable[..., Finished]
 @pytest.fixture
 def train(tmp_path: Path, random_model: Path) -> Train:
     """Run one layout of a run; its metrics and final weights."""
-    forget = write_rows(tmp_path / "forget.jsonl", range(ROWS))
-    retain = write_rows(tmp_path / "retain.jsonl", range(100, 123))
+    forget = write_answers(tmp_path / "forget.jsonl", range(ROWS))
+    retain = write_answers(tmp_path / "retain.jsonl", range(100, 123))
 
     def call(layout: str, *words: str) -> Finished:
         out = tmp_path / layout.replace(" ", "")
@@ -78,7 +78,7 @@ def train(tmp_path: Path, random_model: Path) -> Train:
     return call
 
 
-def assert_same(one: Finished, other: Finished, losses: float, weights: float | None) -> None:
+def assert_same_run(one: Finished, other: Finished, losses: float, weights: float | None) -> None:
     """Figures of every step (and weights) are within a tolerance, and training did something."""
     others = ("grad_norm", "multiplier") if weights is not None else ()
     names = [n for n in one[0][0] if n.endswith("loss") or n in others]
@@ -101,13 +101,13 @@ LEAN = ["train.packing=on", "train.activation_checkpointing=true", "teacher.cach
 
 @pytest.mark.slow
 def test_undial_on_two_processes_is_undial_on_one(train: Train) -> None:
-    assert_same(train("1 x 1", DOUBLE), train("2 x 2", DOUBLE), 1e-9, 1e-9)
+    assert_same_run(train("1 x 1", DOUBLE), train("2 x 2", DOUBLE), 1e-9, 1e-9)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [["method.retain=gdr"], ["method=npo", "adapter=lora"]], ids=str)
 def test_accumulated_batches_are_whole_batches(words: list[str], train: Train) -> None:
-    assert_same(train("1 x 1", DOUBLE, *words), train("1 x 4", DOUBLE, *words), 1e-9, 1e-9)
+    assert_same_run(train("1 x 1", DOUBLE, *words), train("1 x 4", DOUBLE, *words), 1e-9, 1e-9)
 
 
 CASES = [
@@ -146,7 +146,7 @@ CASES += [[f"method={name}"] for name in METHODS if name not in {*NAMED, "contra
 def test_recomputed_activations_and_packing_leave_rmu_as_it_is(adapter: str, train: Train) -> None:
     words = [DOUBLE, "method=rmu", "method.layer=0", f"adapter={adapter}", "train.optim=sgd"]
     lean = train("1 x 1", *words, *LEAN)
-    assert_same(lean, train("1 x 4", *words, "train.packing=off"), 1e-9, 1e-9)
+    assert_same_run(lean, train("1 x 4", *words, "train.packing=off"), 1e-9, 1e-9)
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ def test_recomputed_activations_and_packing_leave_rmu_as_it_is(adapter: str, tra
 def test_float64_runs_agree_to_1e_9_on_every_layout(words: list[str], train: Train) -> None:
     whole = train("1 x 1", DOUBLE, *words)
     for layout in ("1 x 4", "2 x 2"):
-        assert_same(whole, train(layout, DOUBLE, *words), 1e-9, 1e-9)
+        assert_same_run(whole, train(layout, DOUBLE, *words), 1e-9, 1e-9)
 
 
 @pytest.mark.slow
@@ -162,19 +162,19 @@ def test_float64_runs_agree_to_1e_9_on_every_layout(words: list[str], train: Tra
 def test_float32_losses_agree_to_1e_5_on_every_layout(words: list[str], train: Train) -> None:
     whole = train("1 x 1", *words)
     for layout in ("1 x 4", "2 x 2"):
-        assert_same(whole, train(layout, *words), 1e-5, None)
+        assert_same_run(whole, train(layout, *words), 1e-5, None)
 
 
 @pytest.mark.slow
 def test_a_batch_that_does_not_divide_by_the_processes_is_the_same_run(train: Train) -> None:
     odd = [DOUBLE, "train.batch_size=7"]
-    assert_same(train("1 x 1", *odd), train("2 x 2", *odd), 1e-9, 1e-9)
+    assert_same_run(train("1 x 1", *odd), train("2 x 2", *odd), 1e-9, 1e-9)
 
 
 @pytest.mark.slow
 def test_an_early_stop_sees_the_same_figures_on_every_layout(train: Train, tmp_path: Path) -> None:
     texts = tmp_path / "texts.jsonl"
-    texts.write_text("".join(json.dumps({"text": answer(i)}) + "\n" for i in range(7, 21, 7)))
+    texts.write_text("".join(json.dumps({"text": make_answer(i)}) + "\n" for i in range(7, 21, 7)))
     words = ["method=ga", "train.stop.forget_probability=0", "train.stop.perplexity_ratio=1e9",
              "train.stop.every=2", f"train.stop.split={texts}", "train.stop.tokens=8"]  # fmt: skip
     whole, *others = (train(layout, DOUBLE, *words)[0] for layout in LAYOUTS)
@@ -282,7 +282,7 @@ def test_runs_of_two_processes_end_well_however_often(train: Train) -> None:
 
 @pytest.mark.slow
 def test_a_workers_failure_names_rank_and_reason(tmp_path: Path, random_model: Path) -> None:
-    rows = write_rows(tmp_path / "forget.jsonl", range(6))
+    rows = write_answers(tmp_path / "forget.jsonl", range(6))
     done = undial(
         "unlearn", "data=jsonl", f"data.forget_file={rows}", f"model.path={random_model}",
         "hardware=cpu", "hardware.num_processes=2", "eval=none", "method=ga", "name=lost",
@@ -319,9 +319,9 @@ def test_every_lean_option_leaves_an_untied_model_the_same_on_every_layout(
     words = [DOUBLE, *LEAN, "method.retain=klr", "train.optim=sgd", "train.learning_rate=0.05",
              f"model.path={untied_model}", f"adapter={adapter}"]  # fmt: skip
     whole = train("1 x 1", *words)
-    assert_same(whole, train("2 x 2", *words), 1e-9, 1e-9)
+    assert_same_run(whole, train("2 x 2", *words), 1e-9, 1e-9)
     plain = [w for w in words if w not in LEAN]
-    assert_same(whole, train("1 x 4", *plain, "train.packing=off"), 1e-9, 1e-9)
+    assert_same_run(whole, train("1 x 4", *plain, "train.packing=off"), 1e-9, 1e-9)
 
 
 UNDIAL = ["method=undial", "method.retain=klr"]
@@ -349,8 +349,9 @@ def test_a_sharded_run_is_the_run_of_one_process(
 ) -> None:
     model = random_model if tied else untied_model
     words = [
-        "unlearn", "data=jsonl", f"data.forget_file={write_rows(tmp_path / 'f.jsonl', range(13))}",
-        f"data.retain_file={write_rows(tmp_path / 'r.jsonl', range(50, 60))}", "eval=none",
+        "unlearn", "data=jsonl",
+        f"data.forget_file={write_answers(tmp_path / 'f.jsonl', range(13))}",
+        f"data.retain_file={write_answers(tmp_path / 'r.jsonl', range(50, 60))}", "eval=none",
         f"model.path={model}", "hardware=cpu", *method, *LEAN,
         f"adapter={adapter}", "adapter.dropout=0", "train.max_steps=4", "train.batch_size=5",
         "train.optim=sgd", "train.learning_rate=0.05", "train.warmup_steps=0",

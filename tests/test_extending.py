@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
-from recipes import read_recipe
+from recipes import read_code, read_recipe
 
 from undial_cli.config.schema import UnlearnRun
 from undial_cli.runs.checks import check_run
@@ -53,6 +53,13 @@ def test_each_recipe_is_a_file_or_two() -> None:
         "A data set": ["configs/data/village.yaml"],
         "A model": ["configs/model/pocket.yaml", "configs/recipe/finetune/pocket.yaml"],
     }
+
+
+def test_the_recipe_of_a_metric_is_what_its_test_adds() -> None:
+    test = Path(__file__).parent / "evaluation" / "test_new_metric.py"
+    function, entry = read_code("A metric")
+    assert function in test.read_text()
+    assert entry.partition("    ...")[0] in test.read_text()
 
 
 def test_a_suite_a_data_set_and_a_model_of_ones_own_compose(configs: str) -> None:

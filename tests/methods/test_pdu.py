@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_qa
-from test_run import SHORT, assert_equal, kill_in_the_middle, lines, start, weights
+from conftest import read_jsonl, write_qa
+from run_helpers import SHORT, assert_equal, kill_in_the_middle, start, weights
 
 from undial_cli.cli import run_command
 from undial_cli.methods import make_method
@@ -36,7 +36,7 @@ def test_a_run_moves_the_multiplier_by_its_logged_retain_losses(
 ) -> None:
     words = ["method=pdu", "method.alpha=4", "method.dual_step=0.7", "method.eps=6", "eval=none"]
     words += ["method.dual_warmup_epochs=1", "train.max_steps=5", "hardware.micro_batch_size=5"]
-    rows = lines(start(random_model, tmp_path, *words) / "metrics.jsonl")
+    rows = read_jsonl(start(random_model, tmp_path, *words) / "metrics.jsonl")
     expected, value = [], 4.0
     for row in rows:
         if row["epoch"] > 1:
@@ -72,7 +72,7 @@ def test_a_step_is_taken_with_the_multiplier_that_the_step_before_left(
     both = last_weights(random_model, places[0], "method.alpha=0.1", "train.max_steps=2")
     last_weights(random_model, places[1], "method.alpha=0.1", "train.max_steps=1")
     first = places[1] / "unlearn" / "run"
-    (row,) = lines(first / "metrics.jsonl")
+    (row,) = read_jsonl(first / "metrics.jsonl")
     assert row["multiplier"] > 1
     alpha = f"method.alpha={row['multiplier']}"
     second = last_weights(first / "checkpoint", places[2], alpha, "train.max_steps=1")
@@ -92,6 +92,7 @@ def test_a_killed_run_goes_on_with_its_multiplier(random_model: Path, tmp_path: 
     kill_in_the_middle(command, folder / "resume", tmp_path)
     assert run_command(command) == 0
     assert_equal(undisturbed, folder)
-    seen = [[r["multiplier"] for r in lines(f / "metrics.jsonl")] for f in (undisturbed, folder)]
+    metrics = [read_jsonl(f / "metrics.jsonl") for f in (undisturbed, folder)]
+    seen = [[row["multiplier"] for row in rows] for rows in metrics]
     assert seen[0] == seen[1]
     assert len(set(seen[0])) == 40

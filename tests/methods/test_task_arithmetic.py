@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_qa
+from run_helpers import start, weights
 from safetensors.torch import load_file, save_file
-from test_run import start, weights
 from torch import Tensor
 
 from undial_cli.system.weight_files import negate_task_vector

@@ -18,7 +18,8 @@ from transformers import AutoTokenizer, LlamaConfig
 
 from undial_cli import pipeline
 from undial_cli.cli import run_command
-from undial_cli.config.schema import TrainingRun, make_default_name
+from undial_cli.config.identity import make_default_name
+from undial_cli.config.schema import TrainingRun
 from undial_cli.errors import UserError, WorldError
 from undial_cli.planning import plan, plan_table
 from undial_cli.planning.advice import advise_settings

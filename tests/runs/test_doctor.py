@@ -15,7 +15,7 @@ from undial_cli.cli import run_command
 from undial_cli.runs.doctor import describe_hub_state
 
 
-class Hub(BaseHTTPRequestHandler):
+class AnsweringHub(BaseHTTPRequestHandler):
     """Answers every question with one status."""
 
     def do_HEAD(self) -> None:
@@ -35,7 +35,7 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def port() -> Iterator[int]:
     """The port of a hub that answers."""
-    server = HTTPServer(("127.0.0.1", 0), Hub)
+    server = HTTPServer(("127.0.0.1", 0), AnsweringHub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_port
     server.shutdown()

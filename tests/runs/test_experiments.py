@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import refused
+from conftest import read_jsonl, refused
 
+from undial_cli.cli import run_command
 from undial_cli.config.schema import EvaluateRun, FinetuneRun, UnlearnRun
 from undial_cli.runs.compose import compose_run
 
@@ -80,3 +82,17 @@ def test_keys_that_no_command_has_are_refused_as_ever(
     folder = write_experiment("misspelt", f"{OPTIONS}trian: {{epochs: 3}}\n")
     for command in ("evaluate", "finetune", "unlearn"):
         refused(lambda: compose_run(command, ["experiment=misspelt"], folder), "trian")  # noqa: B023
+
+
+@pytest.mark.slow
+def test_debug_goes_the_whole_way(tmp_path: Path) -> None:
+    words = ["experiment=debug", "hardware=cpu", "name=debug", f"output_dir={tmp_path}"]
+    assert run_command(["unlearn", *words]) == 0
+    folder = tmp_path / "unlearn" / "debug"
+    steps = read_jsonl(folder / "metrics.jsonl")
+    assert {row["step"] for row in steps if "retain_loss" in row} == set(range(1, 7))
+    assert {row["step"] for row in steps if "forget_truth_ratio" in row} == {3, 6}
+    assert {2, 4} <= {row["step"] for row in steps if "forget_probability" in row}
+    assert (folder / "checkpoint" / "adapter_model.safetensors").is_file()
+    assert (folder / "report" / "report.html").is_file()
+    assert json.loads((folder / "status.json").read_text())["status"] == "done"

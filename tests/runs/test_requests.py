@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import refused, write_qa
+from conftest import read_jsonl, refused, write_qa
+from run_helpers import kill_in_the_middle, read_files
 from safetensors.torch import load_file
-from test_run import contents, kill_in_the_middle, lines
 
 from undial_cli.cli import run_command
 from undial_cli.config.schema import UnlearnRun
@@ -20,12 +20,14 @@ from undial_cli.runs.run_folder import locate_run_folder
 from undial_cli.runs.run_yaml import load_run
 
 
-def parts(*words: str) -> list[UnlearnRun]:
-    return build_request_runs(compose_run("unlearn", [*words]))
+def build_parts(*sequence: str) -> list[UnlearnRun]:
+    return build_request_runs(compose_run("unlearn", [*sequence]))
 
 
 def test_a_request_is_a_run_from_the_checkpoint_before_it() -> None:
-    first, second, third = parts("data.requests=[forget10,holdout10,facts]", "name=all", "seed=4")
+    first, second, third = build_parts(
+        "data.requests=[forget10,holdout10,facts]", "name=all", "seed=4"
+    )
     assert [p.name for p in (first, second, third)] == [f"all/request_{n}" for n in (1, 2, 3)]
     splits = [p.data.forget_split for p in (first, second, third)]
     assert splits == ["forget10", "holdout10", "facts"]
@@ -35,14 +37,14 @@ def test_a_request_is_a_run_from_the_checkpoint_before_it() -> None:
     for part in (first, second, third):
         assert (part.data.requests, part.seed, part.output_dir) == ([], 4, "outputs")
         assert part.data.retain_split == "retain90"
-    assert parts() == []
-    (alone,) = parts("data.requests=[forget10]")
+    assert build_parts() == []
+    (alone,) = build_parts("data.requests=[forget10]")
     assert alone.name is not None
     assert alone.name.endswith("/request_1")
 
 
 def test_each_request_is_scored_as_the_forget_set_and_beside_all_others() -> None:
-    for number, part in enumerate(parts("experiment=sequential"), 1):
+    for number, part in enumerate(build_parts("experiment=sequential"), 1):
         sets = part.eval.sets
         others = {f"request_{n}" for n in (1, 2, 3) if n != number}
         assert set(sets) == {"forget", "retain", "holdout", "facts", *others}
@@ -52,7 +54,7 @@ def test_each_request_is_scored_as_the_forget_set_and_beside_all_others() -> Non
             assert sets[name].split == slices[int(name[-1]) - 1]
             assert sets[name].metrics == sets["forget"].metrics
         assert sets["retain"].split == "full[:140]"
-    first, _ = parts("data.requests=[forget10,holdout10]")
+    first, _ = build_parts("data.requests=[forget10,holdout10]")
     assert first.eval.sets["forget"].split == "forget10_perturbed"
     assert first.eval.sets["request_2"].split == "holdout10_perturbed"
     roles = {name: options.role for name, options in first.eval.sets.items()}
@@ -61,16 +63,16 @@ def test_each_request_is_scored_as_the_forget_set_and_beside_all_others() -> Non
 
 
 def test_requests_may_be_files_of_ones_own() -> None:
-    words = ["data=jsonl", "model.path=a/model", "data.requests=[a.jsonl,b.jsonl]"]
+    sequence = ["data=jsonl", "model.path=a/model", "data.requests=[a.jsonl,b.jsonl]"]
     for more in ([], ["data.forget_file=c.jsonl"]):
-        first, second = parts(*words, *more)
+        first, second = build_parts(*sequence, *more)
         assert (first.data.forget_file, second.data.forget_file) == ("a.jsonl", "b.jsonl")
         assert first.eval.sets["forget"].split == second.eval.sets["request_1"].split == "a.jsonl"
         assert first.eval.sets["request_2"].split == second.eval.sets["forget"].split == "b.jsonl"
 
 
 def test_a_request_that_is_there_twice_is_refused() -> None:
-    call = lambda: parts("data.requests=[forget10,facts,forget10]")  # noqa: E731
+    call = lambda: build_parts("data.requests=[forget10,facts,forget10]")  # noqa: E731
     refused(call, "data.requests=[forget10,facts,forget10]", "twice")
 
 
@@ -89,7 +91,7 @@ def test_a_sequence_and_its_requests_share_the_models_that_are_made() -> None:
 
 
 @pytest.fixture
-def words(random_model: Path, tmp_path: Path) -> list[str]:
+def sequence(random_model: Path, tmp_path: Path) -> list[str]:
     """Two requests to a random model, in a folder of the test's own."""
     files = [str(write_qa(tmp_path / f"{name}.jsonl", n)) for name, n in (("a", 3), ("b", 4))]
     return ["unlearn", "data=jsonl", f"data.requests=[{','.join(files)}]", "hardware=cpu",
@@ -100,9 +102,9 @@ def words(random_model: Path, tmp_path: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_the_whole_run_links_the_last_checkpoint_and_its_parts_follow_each_other(
-    words: list[str], tmp_path: Path, random_model: Path, capsys: pytest.CaptureFixture[str]
+    sequence: list[str], tmp_path: Path, random_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command([*words, "eval=none"]) == 0
+    assert run_command([*sequence, "eval=none"]) == 0
     folder = tmp_path / "unlearn" / "seq"
     assert json.loads((folder / "status.json").read_text())["status"] == "done"
     one, two = (folder / f"request_{n}" for n in (1, 2))
@@ -116,19 +118,19 @@ def test_the_whole_run_links_the_last_checkpoint_and_its_parts_follow_each_other
         assert not torch.equal(first[name], value)
         assert not torch.equal(second[name], first[name])
     # The teacher of a request is the model at its start: at first it is what the student is.
-    strengths = [lines(part / "metrics.jsonl")[0]["grad_norm"] for part in (one, two)]
+    strengths = [read_jsonl(part / "metrics.jsonl")[0]["grad_norm"] for part in (one, two)]
     assert strengths[0] != strengths[1]
-    before = contents(tmp_path)
+    before = read_files(tmp_path)
     capsys.readouterr()
-    assert run_command([*words, "eval=none"]) == 0
+    assert run_command([*sequence, "eval=none"]) == 0
     assert "already done" in capsys.readouterr().out
-    assert contents(tmp_path) == before
+    assert read_files(tmp_path) == before
 
 
 @pytest.mark.slow
-def test_results_hold_every_request_after_every_other(words: list[str], tmp_path: Path) -> None:
+def test_results_hold_every_request_after_every_other(sequence: list[str], tmp_path: Path) -> None:
     retain = write_qa(tmp_path / "retain.jsonl", 6, first=60)
-    assert run_command([*words, "method.retain=gdr", f"data.retain_file={retain}"]) == 0
+    assert run_command([*sequence, "method.retain=gdr", f"data.retain_file={retain}"]) == 0
     folder = tmp_path / "unlearn" / "seq"
     results = json.loads((folder / "evaluation" / "results.json").read_text())
     names = {f"{set}_{metric}" for set in ("request_1", "request_2", "retain")
@@ -148,24 +150,24 @@ def test_results_hold_every_request_after_every_other(words: list[str], tmp_path
     assert own[1]["target"]["request_1_probability"] == pytest.approx(
         own[0]["metrics"]["forget_probability"], rel=1e-5
     )
-    samples = lines(folder / "evaluation" / "samples.jsonl")
+    samples = read_jsonl(folder / "evaluation" / "samples.jsonl")
     assert {s["set"] for s in samples} == {"request_1", "request_2", "retain"}
     assert "request_1_probability" in (folder / "report" / "summary.md").read_text()
 
 
 @pytest.mark.slow
 def test_a_run_killed_in_its_second_request_keeps_the_first(
-    words: list[str], tmp_path: Path
+    sequence: list[str], tmp_path: Path
 ) -> None:
-    longer = [*words, "train.max_steps=60", "train.save_steps=2"]
+    longer = [*sequence, "train.max_steps=60", "train.save_steps=2"]
     assert run_command([*longer, "name=calm"]) == 0
     folder, calm = (tmp_path / "unlearn" / name for name in ("seq", "calm"))
     kill_in_the_middle(longer, folder / "request_2" / "resume", tmp_path)
     assert json.loads((folder / "request_1" / "status.json").read_text())["status"] == "done"
-    before = contents(folder / "request_1")
-    steps = len(lines(folder / "request_2" / "metrics.jsonl"))
+    before = read_files(folder / "request_1")
+    steps = len(read_jsonl(folder / "request_2" / "metrics.jsonl"))
     assert run_command(longer) == 0
-    assert contents(folder / "request_1") == before
+    assert read_files(folder / "request_1") == before
     assert "resuming at step" in (folder / "request_2" / "log.txt").read_text()
     assert steps < 60
     one, other = (load_file(f / "checkpoint" / "model.safetensors") for f in (folder, calm))
@@ -176,8 +178,8 @@ def test_a_run_killed_in_its_second_request_keeps_the_first(
 
 @pytest.mark.slow
 def test_on_the_demo_a_first_request_stays_forgotten_and_the_rest_is_kept(tmp_path: Path) -> None:
-    words = ["unlearn", "experiment=sequential", "hardware=cpu", f"output_dir={tmp_path}"]
-    assert run_command([*words, "name=demo", "eval.limit=20"]) == 0
+    sequence = ["unlearn", "experiment=sequential", "hardware=cpu", f"output_dir={tmp_path}"]
+    assert run_command([*sequence, "name=demo", "eval.limit=20"]) == 0
     folder = tmp_path / "unlearn" / "demo"
     results = json.loads((folder / "evaluation" / "results.json").read_text())
     assert len(results["requests"]) == 3

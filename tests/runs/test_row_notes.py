@@ -32,7 +32,7 @@ def write(tmp_path: Path) -> Any:
     return write_rows
 
 
-def prepared(model: Path, *words: str, command: str = "unlearn") -> RunInputs:
+def prepare_run(model: Path, *words: str, command: str = "unlearn") -> RunInputs:
     return prepare(compose_run(command, ["data=jsonl", f"model.path={model}", *words]))
 
 
@@ -49,14 +49,14 @@ def test_forget_rows_that_are_retained_are_counted_and_refused_when_all_are(
     everything = f"data.retain_file={write('all.jsonl', as_messages + RETAIN)}"
     with_retain = [forget, "method.retain=gdr"]
     line = f"{some}: holds 3 of the 4 rows of the forget set ({forget}), whose two terms cancel"
-    assert line in prepared(random_model, *with_retain, some).notes
+    assert line in prepare_run(random_model, *with_retain, some).notes
     refused(
-        lambda: prepared(random_model, *with_retain, everything),
+        lambda: prepare_run(random_model, *with_retain, everything),
         everything, "4 of the 4 rows", forget,
     )  # fmt: skip
     # Rows that are not trained on cancel nothing.
-    prepared(random_model, forget, everything)
-    limited = prepared(random_model, *with_retain, some, "data.limit=2")
+    prepare_run(random_model, forget, everything)
+    limited = prepare_run(random_model, *with_retain, some, "data.limit=2")
     assert not any("cancel" in note for note in limited.notes)
 
 
@@ -70,14 +70,14 @@ def test_several_files_are_one_set_in_training_and_evaluation(
     random_model: Path, write: Any
 ) -> None:
     files = [write("a.jsonl", FORGET[:1]), write("b.jsonl", FORGET[1:])]
-    one = prepared(random_model, f"data.forget_file={write('one.jsonl', FORGET)}")
-    several = prepared(random_model, f"data.forget_file=[{','.join(files)}]")
+    one = prepare_run(random_model, f"data.forget_file={write('one.jsonl', FORGET)}")
+    several = prepare_run(random_model, f"data.forget_file=[{','.join(files)}]")
     assert several.sets == one.sets
     assert several.suite.rows["forget"].rows == FORGET
     assert several.fingerprint == one.fingerprint
     bad = write("bad.jsonl", [FORGET[0], {"question": "Who?", "answer": ""}])
-    refused(lambda: prepared(random_model, f"data.forget_file=[{files[0]},{bad}]"), bad, "row 2")
-    retain = prepared(random_model, f"data.forget_file={files[0]}", "method.retain=gdr",
+    refused(lambda: prepare_run(random_model, f"data.forget_file=[{files[0]},{bad}]"), bad, "row 2")
+    retain = prepare_run(random_model, f"data.forget_file={files[0]}", "method.retain=gdr",
                       f"data.retain_file=[{files[1]},{write('c.jsonl', RETAIN)}]")  # fmt: skip
     assert retain.counts["retain"].read == 9
     assert len(retain.suite.rows["retain"].rows) == 9
@@ -133,11 +133,11 @@ def test_columns_that_nothing_reads_are_named_once_with_their_sets(
 ) -> None:
     rows = [{"text": "Who is Ann?", "labels": "A baker.", "id": str(i)} for i in range(3)]
     file = f"data.forget_file={write('rows.jsonl', rows)}"
-    (line,) = [n for n in prepared(random_model, file).notes if n.startswith("columns")]
+    (line,) = [n for n in prepare_run(random_model, file).notes if n.startswith("columns")]
     assert "labels (forget, eval.sets.forget); id (forget, eval.sets.forget)" in line
     assert "data.question_key=text data.answer_key=labels" in line
     keys = ["data.question_key=text", "data.answer_key=labels"]
-    (line,) = [n for n in prepared(random_model, file, *keys).notes if n.startswith("columns")]
+    (line,) = [n for n in prepare_run(random_model, file, *keys).notes if n.startswith("columns")]
     assert line == "columns that nothing reads: id (forget, eval.sets.forget)"
 
 
@@ -160,7 +160,9 @@ sets:
 """
 
 
-def suite(folder: Path, split: str, kind: str, exclude: str = "null", tokens: str = "null") -> None:
+def write_suite(
+    folder: Path, split: str, kind: str, exclude: str = "null", tokens: str = "null"
+) -> None:
     (folder / "eval").mkdir(exist_ok=True)
     (folder / "eval" / "mine.yaml").write_text(
         SETS.format(split=split, kind=kind, exclude=exclude, tokens=tokens)
@@ -180,7 +182,7 @@ def test_a_row_that_its_set_cannot_ask_is_refused(
     random_model: Path, tmp_path: Path, write: Any, kind: str, row: Row, parts: tuple[str, ...]
 ) -> None:
     first = {"text": "Bo is a cook."} if kind == "document" else FORGET[0]
-    suite(tmp_path, write("rows.jsonl", [first, row]), kind)
+    write_suite(tmp_path, write("rows.jsonl", [first, row]), kind)
     run = compose_run("evaluate", ["data=jsonl", f"model.path={random_model}", "eval=mine"],
                       str(tmp_path))  # fmt: skip
     refused(lambda: prepare(run), "eval.sets.forget.split=", *parts)
@@ -190,7 +192,9 @@ def test_rows_of_a_set_are_counted_with_what_became_of_them(
     random_model: Path, tmp_path: Path, write: Any
 ) -> None:
     texts = ["a = b", "short", *[f"{i} " + "Ann bakes bread. " * 9 for i in range(5)], "= short"]
-    suite(tmp_path, write("rows.jsonl", [{"text": t} for t in texts]), "document", '"="', "20")
+    write_suite(
+        tmp_path, write("rows.jsonl", [{"text": t} for t in texts]), "document", '"="', "20"
+    )
     words = ["data=jsonl", f"model.path={random_model}", "eval=mine", "eval.limit=3"]
     run = compose_run("evaluate", [*words, "eval.retain_model=none"], str(tmp_path))
     rows = prepare(run).suite.rows["forget"]

@@ -51,7 +51,7 @@ def test_where_and_how_runs_are_carried_out_is_not_part_of_a_run() -> None:
     other = compose_run(
         "unlearn", ["hardware.slots=3", "hardware.gpus_per_run=2", "objective=[a]", "report=false"]
     )
-    from undial_cli.config.schema import make_default_name
+    from undial_cli.config.identity import make_default_name
 
     assert make_default_name(plain) == make_default_name(other)
     assert parse_run_yaml(dump_run_yaml(plain)) == plain

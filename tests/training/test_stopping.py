@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_qa
+from conftest import read_jsonl, write_qa
+from run_helpers import SHORT, assert_equal, kill_in_the_middle, start
 from small import random_llama
-from test_run import SHORT, assert_equal, kill_in_the_middle, lines, start
 from transformers import TrainerControl, TrainerState
 
 from undial_cli.cli import run_command
@@ -140,12 +140,12 @@ def test_a_stopped_run_is_done_and_its_weights_are_those_of_that_step(
     assert "stopped at step 3: the forget set's mean probability" in capfd.readouterr().out
     short = start(random_model, tmp_path / "short", *words, "train.max_steps=3")
     assert_equal(short, stopped)
-    rows = lines(stopped / "metrics.jsonl")
+    rows = read_jsonl(stopped / "metrics.jsonl")
     assert [r["step"] for r in rows if FORGET_PROBABILITY in r] == [0, 3]
     assert [r["step"] for r in rows if VALIDATION_PERPLEXITY in r] == [0, 3]
     assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3]
     assert json.loads((stopped / "status.json").read_text())["status"] == "done"
-    assert not any(VALIDATION_PERPLEXITY in r for r in lines(short / "metrics.jsonl"))
+    assert not any(VALIDATION_PERPLEXITY in r for r in read_jsonl(short / "metrics.jsonl"))
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_perplexity_ends_a_run_and_a_killed_one_at_the_same_step(
     words += ["train.max_steps=90", "train.learning_rate=3e-4", "train.save_steps=2"]
     words += ["train.stop.perplexity_ratio=1.2"]
     calm = start(random_model, tmp_path / "calm", *words)
-    rows = [r for r in lines(calm / "metrics.jsonl") if VALIDATION_PERPLEXITY in r]
+    rows = [r for r in read_jsonl(calm / "metrics.jsonl") if VALIDATION_PERPLEXITY in r]
     last = rows[-1]["step"]
     assert 6 < last < 90
     bound = 1.2 * rows[0][VALIDATION_PERPLEXITY]
@@ -170,7 +170,7 @@ def test_perplexity_ends_a_run_and_a_killed_one_at_the_same_step(
     kill_in_the_middle(command, folder / "resume", tmp_path)
     assert run_command(command) == 0
     assert_equal(calm, folder)
-    again = [r for r in lines(folder / "metrics.jsonl") if VALIDATION_PERPLEXITY in r]
+    again = [r for r in read_jsonl(folder / "metrics.jsonl") if VALIDATION_PERPLEXITY in r]
     assert [(r["step"], r[VALIDATION_PERPLEXITY]) for r in again] == [
         (r["step"], r[VALIDATION_PERPLEXITY]) for r in rows
     ]

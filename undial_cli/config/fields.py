@@ -43,7 +43,6 @@ def key(
 
 
 def group(cls: type, help: str) -> Any:
-    """A nested group of keys."""
     return field(default_factory=cls, metadata={"help": help})
 
 

@@ -6,8 +6,6 @@ checks. Imports neither torch nor hydra, and does not know how any value is used
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -314,35 +312,6 @@ def is_sharded(run: Run) -> bool:
     return bool({"fsdp", "deepspeed"} & set(run.hardware.args))
 
 
-# Where a run is written, what it says, and how many processes share it.
-KEYS_WITHOUT_RESULTS = (
-    "name",
-    "output_dir",
-    "overwrite",
-    "resume",
-    "plan",
-    "eval.intervals",
-    "push_to_hub",
-    "push_private",
-    "objective",
-    "report",
-    "hardware.num_processes",
-    "hardware.gpus_per_run",
-    "hardware.slots",
-    "train.report_to",
-    "train.logging_steps",
-)
-# Not part of a run's identity: these, and the rates of which train.learning_rate is one.
-KEYS_OUTSIDE_HASH = (
-    *KEYS_WITHOUT_RESULTS,
-    "train.learning_rates.none",
-    "train.learning_rates.lora",
-    "train.learning_rates.qlora",
-    "target.learning_rates.lora",
-    "target.learning_rates.qlora",
-)
-
-
 def check_ranges(run: Run) -> None:
     """Raise UserError for the first value outside what its field allows."""
     for name, value, f in walk_fields(run):
@@ -359,20 +328,3 @@ def check_ranges(run: Run) -> None:
             f"eval={run.eval.name}: this suite needs data={' or '.join(run.eval.data)}, not "
             f"data={run.data.name}; leave eval out to get the one that fits"
         )
-
-
-def collect_identity(run: Run) -> dict[str, Any]:
-    """The settings that make a run what it is, as a flat dictionary."""
-    return {name: value for name, value, _ in walk_fields(run) if name not in KEYS_OUTSIDE_HASH}
-
-
-def hash_json(content: Any) -> str:
-    """Ten hex digits of the SHA-256 of JSON-serialisable content."""
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def make_default_name(run: Run) -> str:
-    """`model-data-method-HASH`, the folder of a run that was given no name."""
-    method = run.method.name if isinstance(run, UnlearnRun) else run.command
-    return f"{run.model.name}-{run.data.name}-{method}-{hash_json(collect_identity(run))}"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from undial_cli.config.schema import hash_json
+from undial_cli.config.identity import hash_json
 from undial_cli.evaluation.evidence import Evaluation, replace_nonfinite
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.system import processes

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from undial_cli.config.schema import hash_json
+from undial_cli.config.identity import hash_json
 from undial_cli.data.collate import order_by_length
 from undial_cli.system import processes
 from undial_cli.system.files import append_private_text

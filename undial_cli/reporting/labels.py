@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from undial_cli.config.schema import KEYS_OUTSIDE_HASH
+from undial_cli.config.identity import KEYS_OUTSIDE_HASH
 from undial_cli.reporting.collect import RunRecord
 from undial_cli.reporting.text import format_setting_value, name_setting, parse_number
 

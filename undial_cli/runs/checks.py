@@ -148,7 +148,6 @@ def check_method(run: UnlearnRun, method: Method) -> None:
 
 
 def check_regular_expression(key: str, text: str) -> None:
-    """Raise UserError unless a text is a regular expression."""
     try:
         re.compile(text)
     except re.error as error:
@@ -156,7 +155,6 @@ def check_regular_expression(key: str, text: str) -> None:
 
 
 def check_early_stop(run: TrainingRun) -> None:
-    """What an early stop needs."""
     stop = run.train.stop
     if stop.perplexity_ratio is not None and stop.split is None:
         raise UserError(

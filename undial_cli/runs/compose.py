@@ -118,6 +118,7 @@ def compose_from_groups(command: str, words: list[str], folder: str | None) -> D
     return config
 
 
+# Most runs of a table or a sweep differ in values alone, and composing groups is what takes time.
 @functools.lru_cache(maxsize=256)
 def compose_groups(command: str, chosen: tuple[str, ...], folder: str | None) -> DictConfig:
     """The config of a choice of groups; to be copied."""

@@ -41,7 +41,6 @@ TYPE_PHRASES = {
 def explain_composition_error(
     error: BaseException, command: str, overrides: list[str]
 ) -> UserError:
-    """The one line for a composition error."""
     if isinstance(error, OverrideParseException):
         if "=" in str(error.override).rstrip("="):
             return UserError(f"{error.override}: the value cannot be read; quote it: key='...'")

@@ -54,7 +54,6 @@ def read_first_comment(file: Path) -> str:
 
 
 def make_two_columns(rows: list[tuple[str, str]]) -> Table:
-    """Two columns without lines."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column()
@@ -85,7 +84,6 @@ def list_method_keys() -> list[tuple[str, str]]:
 
 
 def show_top_help() -> None:
-    """`undial --help`."""
     ui.say("undial COMMAND [group=option] [key=value ...] [flags]\n")
     ui.say(make_two_columns(list(COMMAND_SUMMARIES.items())))
     ui.say("\nmethod=", "bold")
@@ -97,7 +95,6 @@ def show_top_help() -> None:
 
 
 def show_command_help(command: str) -> None:
-    """`undial COMMAND --help`."""
     if command in USAGE_LINES:
         ui.say(f"{USAGE_LINES[command]}: {COMMAND_SUMMARIES[command]}")
         if command == "reproduce":

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from undial_cli.config.schema import DataConfig, Run, TrainingRun, UnlearnRun, hash_json
+from undial_cli.config.identity import hash_json
+from undial_cli.config.schema import DataConfig, Run, TrainingRun, UnlearnRun
 from undial_cli.config.splits import list_splits
 from undial_cli.data import alternatives, samples
 from undial_cli.data.counts import RowCounts
@@ -86,7 +87,7 @@ class TrainingRows:
 
 
 def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
-    """Load and encode what the run needs.
+    """Load and encode what the run needs, but weights: what is wrong is to be said within seconds.
 
     Args:
         weights: those of the model must be there; without, their fingerprint is "".

@@ -37,5 +37,4 @@ def find_list_keys() -> frozenset[str]:
 
 
 def is_list_key(key: str) -> bool:
-    """Whether a dotted key holds a list of words."""
     return re.sub(r"^eval\.sets\.[^.]+", "eval.sets", key) in find_list_keys()

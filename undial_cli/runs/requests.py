@@ -14,7 +14,8 @@ import shutil
 from functools import partial
 from typing import Any
 
-from undial_cli.config.schema import Run, UnlearnRun, make_default_name
+from undial_cli.config.identity import make_default_name
+from undial_cli.config.schema import Run, UnlearnRun
 from undial_cli.config.suites import (
     FORGET,
     FORGET_SET,

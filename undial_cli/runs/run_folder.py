@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from undial_cli.config.schema import Run, collect_identity, make_default_name
+from undial_cli.config.identity import collect_identity, make_default_name
+from undial_cli.config.schema import Run
 from undial_cli.errors import UserError
 from undial_cli.runs.compose import PACKAGE_FOLDER
 from undial_cli.runs.run_yaml import dump_run_yaml, load_run
@@ -32,51 +33,30 @@ RECORDED_PACKAGES = (
 )
 
 
+class InFolder:
+    """A file or folder of a run, by its name in the run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: RunFolder, owner: type) -> Path:
+        return folder.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of one run."""
 
     path: Path
 
-    @property
-    def run_yaml(self) -> Path:
-        """The fully resolved run."""
-        return self.path / "run.yaml"
-
-    @property
-    def inputs(self) -> Path:
-        """Hashes of the data and the model that the run read, and what became of the rows."""
-        return self.path / "inputs.json"
-
-    @property
-    def environment(self) -> Path:
-        """What the run ran on; there once it has begun."""
-        return self.path / "environment.json"
-
-    @property
-    def log(self) -> Path:
-        """What the screen said, and tracebacks."""
-        return self.path / "log.txt"
-
-    @property
-    def checkpoint(self) -> Path:
-        """The trained model, in Hugging Face format."""
-        return self.path / "checkpoint"
-
-    @property
-    def resume(self) -> Path:
-        """Trainer state, until the run is done."""
-        return self.path / "resume"
-
-    @property
-    def evaluation(self) -> Path:
-        """results.json and samples.jsonl."""
-        return self.path / "evaluation"
-
-    @property
-    def report(self) -> Path:
-        """The summary table as files."""
-        return self.path / "report"
+    run_yaml = InFolder("run.yaml")  # the fully resolved run
+    inputs = InFolder("inputs.json")  # hashes of what the run read, and what became of the rows
+    environment = InFolder("environment.json")  # what it ran on; exists once it has begun
+    log = InFolder("log.txt")  # what the screen said, and tracebacks
+    checkpoint = InFolder("checkpoint")  # the trained model, in Hugging Face format
+    resume = InFolder("resume")  # trainer state, until the run is done
+    evaluation = InFolder("evaluation")  # results.json and samples.jsonl
+    report = InFolder("report")  # the page, its pictures, the summary table as files
 
     def status(self) -> str:
         """`planned`, `running`, `done`, `failed`, or `""` where there is no readable status."""
@@ -107,6 +87,7 @@ def check_run_folder(run: Run, folder: RunFolder) -> None:
     if not folder.path.is_dir():
         raise UserError(f"name={run.name}: {folder.path} is a file")
     if not folder.run_yaml.is_file():
+        # Hidden files may be leftovers of a write that was killed, or of a file system.
         if any(not p.name.startswith(".") for p in folder.path.iterdir()):
             raise UserError(f"name={run.name}: {folder.path} is not empty and holds no run.yaml")
         return

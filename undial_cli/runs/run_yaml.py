@@ -72,6 +72,7 @@ def parse_run_yaml(text: str, overrides: list[str] | None = None, where: str = "
             name = content.method.name
             if name not in METHODS:
                 raise bad_value("method.name", name, METHODS)
+            # The schema leaves `method` open: which keys it has follows from its name.
             base.method = OmegaConf.structured(METHODS[name].config)
         changes = []
         for override in overrides or []:

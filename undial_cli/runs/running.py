@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator
 
 from undial_cli import ui
-from undial_cli.config.schema import EvaluateRun, Run, hash_json
+from undial_cli.config.identity import hash_json
+from undial_cli.config.schema import EvaluateRun, Run
 from undial_cli.errors import UserError, WorldError
 from undial_cli.runs import launch
 from undial_cli.runs.inputs import RunInputs, load_training_rows, prepare_inputs

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from undial_cli.config.identity import hash_json, make_default_name
 from undial_cli.config.schema import (
     AdapterConfig,
     DataConfig,
@@ -19,8 +20,6 @@ from undial_cli.config.schema import (
     TargetConfig,
     TrainConfig,
     UnlearnRun,
-    hash_json,
-    make_default_name,
 )
 from undial_cli.config.splits import cut_slice
 from undial_cli.config.suites import EvalConfig

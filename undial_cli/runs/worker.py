@@ -46,6 +46,7 @@ def run_worker(path: Path, work: Callable[[ResolvedRun], None]) -> None:
 
 def work_and_leave(path: Path, work: Callable[[ResolvedRun], None]) -> NoReturn:
     """Work, and leave: the parent says in one line what failed, the log has it all."""
+    # A parent that is killed outright tells nobody, and its workers would hold the GPUs.
     threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
     code = 1
     with contextlib.suppress(BaseException):

@@ -20,7 +20,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from undial_cli.config.schema import KEYS_WITHOUT_RESULTS, Run, collect_identity, hash_json
+from undial_cli.config.identity import KEYS_WITHOUT_RESULTS, collect_identity, hash_json
+from undial_cli.config.schema import Run
 from undial_cli.errors import UserError, bad_value
 from undial_cli.runs import config_errors
 from undial_cli.runs.compose import (

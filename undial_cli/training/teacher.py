@@ -18,7 +18,8 @@ import transformers
 from torch import nn
 
 from undial_cli import ui
-from undial_cli.config.schema import TeacherConfig, TrainingRun, hash_json
+from undial_cli.config.identity import hash_json
+from undial_cli.config.schema import TeacherConfig, TrainingRun
 from undial_cli.data.collate import Batch
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import WorldError

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from undial_cli.config.schema import hash_json
+from undial_cli.config.identity import hash_json
 from undial_cli.data.collate import EMPTY_EXAMPLE, Batch
 from undial_cli.data.encode import Example
 from undial_cli.errors import WorldError

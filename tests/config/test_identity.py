@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 
-from undial_cli.config.schema import (
-    make_default_name,
-)
+from undial_cli.config.identity import make_default_name
 from undial_cli.runs.compose import compose_run
 
 

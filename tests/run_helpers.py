@@ -1,0 +1,59 @@
+"""Runs of a random model that take seconds: started, killed half way, read back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from undial_cli.cli import run_command
+
+SHORT = [
+    "hardware=cpu", "eval.limit=4", "eval.max_new_tokens=8", "train.max_steps=3", "report=false"
+]  # fmt: skip
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights in a run's checkpoint."""
+    (file,) = (folder / "checkpoint").glob("*.safetensors")
+    return load_file(file)
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    """Two runs ended with the same bits."""
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def read_files(folder: Path) -> dict[Path, bytes]:
+    """Every file below a folder."""
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def start(model: Path, out: Path, *words: str, command: str = "unlearn") -> Path:
+    """A short run on a random model, in this process; its folder."""
+    known = [f"model.path={model}", f"eval.retain_model={model}", f"output_dir={out}", "name=run"]
+    assert run_command([command, *known, *SHORT, *words]) == 0
+    return out / command / "run"
+
+
+def kill_in_the_middle(words: list[str], resume: Path, cwd: Path) -> None:
+    """Start a command, wait until it has saved a state, and kill it as the system would."""
+    command = [sys.executable, "-m", "undial_cli.cli", *words]
+    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, env={**os.environ})
+    try:
+        limit = time.monotonic() + 120
+        while not list(resume.glob("checkpoint-*/trainer_state.json")):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)

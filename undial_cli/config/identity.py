@@ -1,0 +1,58 @@
+"""What makes a run the run that it is: the settings that count, their hash, the name made of it.
+
+Knows keys by name, and not what they do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from undial_cli.config.fields import walk_fields
+from undial_cli.config.schema import Run, UnlearnRun
+
+# Where a run is written, what it says, and how many processes share it.
+KEYS_WITHOUT_RESULTS = (
+    "name",
+    "output_dir",
+    "overwrite",
+    "resume",
+    "plan",
+    "eval.intervals",
+    "push_to_hub",
+    "push_private",
+    "objective",
+    "report",
+    "hardware.num_processes",
+    "hardware.gpus_per_run",
+    "hardware.slots",
+    "train.report_to",
+    "train.logging_steps",
+)
+# Not part of a run's identity: these, and the rates of which train.learning_rate is one.
+KEYS_OUTSIDE_HASH = (
+    *KEYS_WITHOUT_RESULTS,
+    "train.learning_rates.none",
+    "train.learning_rates.lora",
+    "train.learning_rates.qlora",
+    "target.learning_rates.lora",
+    "target.learning_rates.qlora",
+)
+
+
+def collect_identity(run: Run) -> dict[str, Any]:
+    """The settings that make a run what it is, as a flat dictionary."""
+    return {name: value for name, value, _ in walk_fields(run) if name not in KEYS_OUTSIDE_HASH}
+
+
+def hash_json(content: Any) -> str:
+    """Ten hex digits of the SHA-256 of JSON-serialisable content."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def make_default_name(run: Run) -> str:
+    """`model-data-method-HASH`, the folder of a run that was given no name."""
+    method = run.method.name if isinstance(run, UnlearnRun) else run.command
+    return f"{run.model.name}-{run.data.name}-{method}-{hash_json(collect_identity(run))}"
