@@ -51,7 +51,7 @@ from undial_cli.methods import METHODS, make_method
 from undial_cli.methods.base import CrossEntropy, KlToTeacher, Loss, Method, MethodConfig
 from undial_cli.methods.npo import NpoConfig
 from undial_cli.methods.undial import UndialConfig
-from undial_cli.models import adapters, lean, lora
+from undial_cli.models import adapters, lean_forwards, lora
 from undial_cli.models import load as models
 from undial_cli.models.head import find_output_head, head_job, install_head
 from undial_cli.runs.compose import compose_run
@@ -91,7 +91,7 @@ class Bench:
     def __init__(self, model: Any, examples: list[Example], device: torch.device) -> None:
         self.plain, self.examples, self.device = model, examples, device
         self.frozen = copy.deepcopy(model).eval().requires_grad_(False)
-        self.model = lean.make_lean(copy.deepcopy(model))
+        self.model = lean_forwards.make_lean(copy.deepcopy(model))
         self.optimiser, self.plain_optimiser = (
             torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-6, fused=True)
             for m in (self.model, self.plain)

@@ -18,12 +18,12 @@ from made_evaluations import (
 )
 from scipy.stats import hmean, ks_2samp
 
-from undial_cli.evaluation import reference
+from undial_cli.evaluation import retain_results
 from undial_cli.evaluation.catalog import add_joint_metrics
 
 
 def test_a_published_file_gives_forget_quality_and_privleak(tmp_path: Path) -> None:
-    retain = reference.read_reference(write_published(tmp_path, make_open_unlearning_file()))
+    retain = retain_results.read_reference(write_published(tmp_path, make_open_unlearning_file()))
     ours = make_unlearned()
     add_joint_metrics(ours, retain, RELATIVE_SUITE, relative=True)
     expected = ks_2samp(OURS, RATIOS).pvalue  # type: ignore[attr-defined]
@@ -57,7 +57,7 @@ def test_all_sets_of_a_published_file_are_read_under_our_names(tmp_path: Path) -
     )  # fmt: skip
     content["retain_Q_A_ROUGE"]["value_by_index"]["1"]["generation"] = " In Kelmwick."
     content["model_utility"] = {"agg_value": 0.61}
-    found = reference.read_reference(write_published(tmp_path, content))
+    found = retain_results.read_reference(write_published(tmp_path, content))
     assert found.metrics == pytest.approx(
         {
             "forget_truth_ratio": 1.25, "forget_rouge": 0.2,
@@ -79,7 +79,7 @@ def test_all_sets_of_a_published_file_are_read_under_our_names(tmp_path: Path) -
 
 
 def test_a_summary_gives_aggregates_and_no_forget_quality(tmp_path: Path) -> None:
-    retain = reference.read_reference(
+    retain = retain_results.read_reference(
         write_published(tmp_path, {"mia_min_k": 0.4, "retain_Q_A_Prob": 0.9, "x": 1})
     )
     assert retain.metrics == {"mia_min_k": 0.4, "retain_probability": 0.9}
@@ -90,7 +90,7 @@ def test_a_summary_gives_aggregates_and_no_forget_quality(tmp_path: Path) -> Non
 
 
 def test_tofus_own_file_gives_what_its_code_makes_of_it(tmp_path: Path) -> None:
-    found = reference.read_reference(write_published(tmp_path, TOFU_FILE))
+    found = retain_results.read_reference(write_published(tmp_path, TOFU_FILE))
     # A plain loop of TOFU's formulas; its ratio R is the inverse of ours.
     expected, parts = {}, []
     for name, part in TOFU_FILE.items():
@@ -125,6 +125,6 @@ def test_tofus_own_file_gives_what_its_code_makes_of_it(tmp_path: Path) -> None:
 
 def test_a_part_of_tofus_file_is_enough_and_gives_no_utility(tmp_path: Path) -> None:
     name = "eval_log_forget.json"
-    found = reference.read_reference(write_published(tmp_path, {name: TOFU_FILE[name]}))
+    found = retain_results.read_reference(write_published(tmp_path, {name: TOFU_FILE[name]}))
     assert set(found.metrics) == {"forget_probability", "forget_rouge", "forget_truth_ratio"}
     assert {s["set"] for s in found.samples} == {"forget"}

@@ -9,7 +9,7 @@ import pytest
 from made_evaluations import SUITE, make_evaluation, repeat_drawn
 from scipy.stats import ks_2samp
 
-from undial_cli.evaluation import joint, metrics, resampling
+from undial_cli.evaluation import joint_metrics, metrics, resampling
 from undial_cli.evaluation.catalog import add_joint_metrics
 
 
@@ -54,5 +54,7 @@ def test_ties_count_half_and_distances_are_those_of_scipy() -> None:
         resamples = [
             resampling.ResampledEvaluation({}, e.samples, number=b) for e in (ours, theirs)
         ]
-        distance = joint.compute_forget_distance(joint.ComparedModels(*resamples, SUITE))
+        distance = joint_metrics.compute_forget_distance(
+            joint_metrics.ComparedModels(*resamples, SUITE)
+        )
         assert distance == pytest.approx(ks_2samp(*drawn).statistic)  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import undial_cli
 from undial_cli.runs.compose import compose_run
-from undial_cli.system.sources import find_package_resource
+from undial_cli.system.source_paths import find_package_resource
 
 TEXTS = {
     r"model.template.prompt=Question: {question}\nAnswer:": "Question: {question}\nAnswer:",

@@ -48,7 +48,7 @@ def slot_of(script: str, monkeypatch: pytest.MonkeyPatch) -> Slot:
     real = subprocess.Popen
 
     def popen(command: list[str], **options: object) -> subprocess.Popen:
-        assert command[1:] == ["-m", "undial_cli.sweeps.slot"]
+        assert command[1:] == ["-m", "undial_cli.sweeps.slot_process"]
         return real([sys.executable, "-c", script], **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr(slots.subprocess, "Popen", popen)
@@ -205,7 +205,7 @@ def test_a_slot_that_is_killed_fails_its_run_alone(tmp_path: Path) -> None:
         started = list(tmp_path.glob("outputs/unlearn/*/metrics.jsonl"))
         if started:
             found = subprocess.run(
-                ["pgrep", "-P", str(process.pid), "-f", "undial_cli.sweeps.slot"],
+                ["pgrep", "-P", str(process.pid), "-f", "undial_cli.sweeps.slot_process"],
                 capture_output=True, text=True,
             )  # fmt: skip
             slot = int(found.stdout.split()[0])

@@ -24,7 +24,11 @@ from undial_cli.data.files import (
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
 from undial_cli.system.files import cache_dir, hash_folder_state, make_private_folder
-from undial_cli.system.sources import find_package_resource, is_local_path, unreachable_hub_error
+from undial_cli.system.source_paths import (
+    find_package_resource,
+    is_local_path,
+    unreachable_hub_error,
+)
 
 # Arrays of the extraction challenge, in the order of the sequence.
 ARRAY_PARTS = ("preprefix", "prefix", "suffix")

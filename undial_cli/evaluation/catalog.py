@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from undial_cli.config.suites import FORGET, HOLDOUT, EvalConfig
 from undial_cli.errors import bad_value
-from undial_cli.evaluation import joint, metrics, words
+from undial_cli.evaluation import joint_metrics, metrics, words
 from undial_cli.evaluation.evidence import Evaluation, Evidence, MissingFigure, NoRetainModel
-from undial_cli.evaluation.joint import ComparedModels, JointFunction
+from undial_cli.evaluation.joint_metrics import ComparedModels, JointFunction
 
 # Which way is better on a set that is to be forgotten, and on any other.
 HIGHER, LOWER, NEITHER = ("higher", "higher"), ("lower", "lower"), ("", "")
@@ -46,7 +46,7 @@ class Metric:
         term: what the samples add to the mean of a set, given the role of the set.
         finish: from that mean to the aggregate.
         stored: name of the per-sample value in samples.jsonl, where it is not the metric's own.
-        joint: the figure of several sets (joint.py); None: of one set only.
+        joint: the figure of several sets (joint_metrics.py); None: of one set only.
         roles, reads: of those sets, and the metrics of one set whose values it needs there.
         relative: whether it needs the retain model.
         spread: what is resampled, where that is not the joint figure itself.
@@ -160,7 +160,7 @@ def make_attack_metric(name: str, title: str, sample: SampleFunction, *needs: st
     """A membership attack: its loss-like scores of a set, and its AUC between two."""
     return Metric(
         name, f"{title} attack (AUC)", NEITHER, sample, ("answer", *needs),
-        joint=joint.make_attack_auc(name), roles=ATTACKED_ROLES, reads=(name,),
+        joint=joint_metrics.make_attack_auc(name), roles=ATTACKED_ROLES, reads=(name,),
     )  # fmt: skip
 
 
@@ -192,11 +192,11 @@ ENTRIES = (
         score_matches(metrics.extraction_strength),
     ),
     Metric("ma", "memorisation accuracy", KNOWLEDGE, read_engine_figure("ma"), ("continuations",)),
-    Metric("model_utility", "model utility", joint=joint.compute_model_utility),
+    Metric("model_utility", "model utility", joint=joint_metrics.compute_model_utility),
     Metric(
-        "forget_quality", "forget quality (KS p-value)", joint=joint.compute_forget_quality,
+        "forget_quality", "forget quality (KS p-value)", joint=joint_metrics.compute_forget_quality,
         roles=(FORGET,), reads=("truth_ratio",), relative=True,
-        spread=joint.compute_forget_distance, logarithmic=True,
+        spread=joint_metrics.compute_forget_distance, logarithmic=True,
     ),
     make_attack_metric("mia_loss", "loss", lambda evidence: evidence.answer and evidence.answer.ce),
     make_attack_metric(
@@ -213,12 +213,14 @@ ENTRIES = (
         "mia_gradnorm", "gradient-norm", read_engine_figure("mia_gradnorm"), "gradient"
     ),
     Metric(
-        "mia_reference", "reference attack (AUC)", NEITHER, joint=joint.compute_reference_attack,
-        roles=ATTACKED_ROLES, reads=("mia_loss",), relative=True,
+        "mia_reference", "reference attack (AUC)", NEITHER,
+        joint=joint_metrics.compute_reference_attack, roles=ATTACKED_ROLES, reads=("mia_loss",),
+        relative=True,
     ),
     Metric(
-        "privleak", "PrivLeak (%)", NEITHER, joint=joint.compute_privleak, roles=ATTACKED_ROLES,
-        reads=("mia_min_k",), relative=True, spread=joint.compute_unchecked_privleak,
+        "privleak", "PrivLeak (%)", NEITHER, joint=joint_metrics.compute_privleak,
+        roles=ATTACKED_ROLES, reads=("mia_min_k",), relative=True,
+        spread=joint_metrics.compute_unchecked_privleak,
     ),
     Metric(
         "perplexity", "perplexity", LOWER, read_engine_figure("oracle_ce"),

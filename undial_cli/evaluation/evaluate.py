@@ -25,9 +25,9 @@ from undial_cli.evaluation.prompts import (
     cut_at_stop_text,
     decode_added_text,
 )
+from undial_cli.evaluation.resampling_units import number_subjects
 from undial_cli.evaluation.scoring import compute_gradient_norms, score_answers
 from undial_cli.evaluation.sharding import Journal
-from undial_cli.evaluation.subjects import number_subjects
 from undial_cli.evaluation.suite import SetRows, Suite
 from undial_cli.evaluation.text_quality import HELPER_MODELS, GeneratedTexts, run_helper_model
 from undial_cli.models.head import evaluation_mode

@@ -15,7 +15,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from undial_cli.config.schema import ModelConfig
 from undial_cli.errors import UserError, first_line
 from undial_cli.models.load import load_model, load_tokenizer
-from undial_cli.system.sources import ModelSource, resolve_model_path
+from undial_cli.system.source_paths import ModelSource, resolve_model_path
 
 # Modules that a key's metric needs besides undial itself, and the packages they come in.
 NEEDED_LIBRARIES = {

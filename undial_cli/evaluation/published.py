@@ -16,7 +16,7 @@ from undial_cli.errors import UserError
 from undial_cli.evaluation import metrics
 from undial_cli.evaluation.catalog import METRICS
 from undial_cli.evaluation.evidence import Evaluation
-from undial_cli.evaluation.joint import UTILITY_PARTS
+from undial_cli.evaluation.joint_metrics import UTILITY_PARTS
 
 SamplesByRow = dict[tuple[str, int], dict[str, Any]]
 

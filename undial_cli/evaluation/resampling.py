@@ -20,8 +20,8 @@ from undial_cli.config.suites import EvalConfig, resolve_role
 from undial_cli.evaluation import metrics
 from undial_cli.evaluation.catalog import METRICS, Metric, find_set_metric
 from undial_cli.evaluation.evidence import Evaluation, MissingFigure
-from undial_cli.evaluation.joint import ComparedModels
-from undial_cli.evaluation.subjects import find_resampling_unit
+from undial_cli.evaluation.joint_metrics import ComparedModels
+from undial_cli.evaluation.resampling_units import find_resampling_unit
 
 RESAMPLES = 1000
 

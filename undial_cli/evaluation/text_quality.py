@@ -42,7 +42,7 @@ from undial_cli.evaluation.sharding import map_by_length
 from undial_cli.losses.chunked import Projection
 from undial_cli.models.head import head_job
 from undial_cli.system import processes
-from undial_cli.system.sources import ModelSource
+from undial_cli.system.source_paths import ModelSource
 
 # Tokens of a text that MAUVE's features see (the default of its authors' package).
 MAUVE_TOKENS = 1024

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from undial_cli.config.schema import ModelConfig
 from undial_cli.errors import UserError, WorldError
-from undial_cli.system.sources import ModelSource, is_local_path, resolve_model_path
+from undial_cli.system.source_paths import ModelSource, is_local_path, resolve_model_path
 
 # How far merging may move a logit, as a share of the largest one: rounding, with room to spare.
 MERGE_TOLERANCE = {

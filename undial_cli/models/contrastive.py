@@ -26,7 +26,7 @@ from undial_cli.losses.chunked import Projection
 from undial_cli.models.adapters import make_position_argument
 from undial_cli.models.head import TargetHead, find_output_head, head_job
 from undial_cli.system.files import write_whole_text
-from undial_cli.system.sources import CONTRAST_FILE
+from undial_cli.system.source_paths import CONTRAST_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

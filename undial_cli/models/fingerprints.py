@@ -15,7 +15,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from undial_cli.config.schema import ModelConfig
 from undial_cli.models.paths import find_part_paths, is_from_scratch, resolve_model_folder
 from undial_cli.system.files import hash_model_folder
-from undial_cli.system.sources import CONFIG_FILES, ModelSource
+from undial_cli.system.source_paths import CONFIG_FILES, ModelSource
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -21,7 +21,7 @@ from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Schedule, TrainingSample, deal_rows
 from undial_cli.errors import UserError, WorldError, first_line
 from undial_cli.methods.base import Method
-from undial_cli.models import adapters, lean, load, lora
+from undial_cli.models import adapters, lean_forwards, load, lora
 from undial_cli.models.head import find_output_head
 from undial_cli.planning.rehearsal import (
     DeviceMemory,
@@ -33,7 +33,7 @@ from undial_cli.planning.rehearsal import (
     replay_teacher_pass,
 )
 from undial_cli.planning.replay import Replay, WorkCost
-from undial_cli.planning.stand_ins import stand_in_four_bit
+from undial_cli.planning.stand_in_layers import stand_in_four_bit
 from undial_cli.system import hardware, processes
 from undial_cli.training import packing
 from undial_cli.training.layers import choose_trained_parameters
@@ -127,7 +127,7 @@ def rehearse_training(
     base = adapters.unwrap_adapter(model)
     memory = DeviceMemory(weights=replay.level)
     if run.train.lean == "auto":
-        lean.make_lean(base)
+        lean_forwards.make_lean(base)
     packs = is_packed(run, model)
     dealing = deal_rows(run.train.batch_size, process_count, run.hardware.micro_batch_size)
     # One process plans for all: it deals itself the micro-batches of every other.

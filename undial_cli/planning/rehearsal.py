@@ -20,7 +20,7 @@ from undial_cli.data.schedule import Schedule
 from undial_cli.losses.targets import Targets
 from undial_cli.methods.base import Loss, Method
 from undial_cli.planning.replay import Replay, WorkCost
-from undial_cli.planning.stand_ins import estimate_state_bytes, make_optimiser
+from undial_cli.planning.stand_in_layers import estimate_state_bytes, make_optimiser
 from undial_cli.training.arguments import make_training_arguments
 from undial_cli.training.teacher import Teacher, open_autocast
 from undial_cli.training.teacher_cache import CachedTeacher

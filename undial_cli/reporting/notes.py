@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from undial_cli.evaluation.joint import FEWEST_SAMPLES
+from undial_cli.evaluation.joint_metrics import FEWEST_SAMPLES
 from undial_cli.reporting.collect import RunRecord, get_part
 from undial_cli.reporting.text import capitalise_first
 

@@ -19,7 +19,7 @@ from undial_cli.data.encode import Encoder
 from undial_cli.data.load import load_rows
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, WorldError
-from undial_cli.evaluation import reference
+from undial_cli.evaluation import retain_results
 from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.kvcache import has_plain_cache
 from undial_cli.evaluation.prompts import adapt_data_config, check_set_rows
@@ -29,7 +29,7 @@ from undial_cli.methods.base import Method
 from undial_cli.models import load, paths
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.targets import ModelLocation, find_results_file
-from undial_cli.system.sources import find_package_resource, is_local_path, resolve_model_path
+from undial_cli.system.source_paths import find_package_resource, is_local_path, resolve_model_path
 
 
 @dataclass
@@ -46,8 +46,8 @@ def find_retain_reference(resolved: ResolvedRun, suite: Suite) -> RetainReferenc
     run, location = resolved.run, resolved.retain_model
     file = find_results_file(run)
     if file is not None:
-        results = reference.match_to_suite(
-            reference.read_reference(file),
+        results = retain_results.match_to_suite(
+            retain_results.read_reference(file),
             suite,
             f"eval.retain_model={file}",
             describe_chosen_rows(run),

@@ -15,7 +15,7 @@ import torch
 
 from undial_cli.config.schema import Run
 from undial_cli.config.suites import resolve_role
-from undial_cli.evaluation import results, statistics, verdict
+from undial_cli.evaluation import intervals, results, verdict
 from undial_cli.evaluation.catalog import add_joint_metrics
 from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.evidence import Evaluation
@@ -137,7 +137,7 @@ def write_evaluation(
     }
     compared = {"target": target, "reference": retain}
     extra |= {name: {} if e is None else e.metrics for name, e in compared.items()}
-    extra |= statistics.compute_statistics(evaluation, compared, run.eval)
+    extra |= intervals.compute_statistics(evaluation, compared, run.eval)
     evaluation.statistics = extra.pop("statistics")
     extra["damaged"] = verdict.describe_damage(
         evaluation.metrics, extra["target"], extra["reference"], evaluation.missing, roles

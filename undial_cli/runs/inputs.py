@@ -28,6 +28,12 @@ from undial_cli.evaluation.suite import Suite, check_suite_fits
 from undial_cli.methods.base import Method
 from undial_cli.models import fingerprints, load
 from undial_cli.models.capacity import check_training_set_fits
+from undial_cli.runs.data_notes import (
+    check_data_keys,
+    describe_overlap,
+    describe_unread_columns,
+    name_data_key,
+)
 from undial_cli.runs.evaluation_inputs import (
     RetainReference,
     check_contrasted_models,
@@ -36,15 +42,9 @@ from undial_cli.runs.evaluation_inputs import (
     load_evaluation_rows,
 )
 from undial_cli.runs.resolved import ResolvedRun
-from undial_cli.runs.row_notes import (
-    check_data_keys,
-    describe_overlap,
-    describe_unread_columns,
-    name_data_key,
-)
 from undial_cli.runs.targets import resolve_published_target
 from undial_cli.system.files import hash_files
-from undial_cli.system.sources import resolve_model_path
+from undial_cli.system.source_paths import resolve_model_path
 from undial_cli.training.fit import check_fit
 
 

@@ -70,7 +70,7 @@ class Slot:
             self.errors.seek(0)
             self.errors.truncate()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "undial_cli.sweeps.slot"],
+                [sys.executable, "-m", "undial_cli.sweeps.slot_process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self.errors,  # a file: a pipe that nobody reads would fill and block it

@@ -22,7 +22,7 @@ from undial_cli.config.training_arguments import (
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.system.hardware import choose_autocast_dtype, is_cpu_run
-from undial_cli.training.trial import check_argument_type, check_loggers, try_out_arguments
+from undial_cli.training.argument_trial import check_argument_type, check_loggers, try_out_arguments
 
 # Schedulers that wait for the Trainer's own evaluation, which there is none of.
 EVALUATION_SCHEDULERS = ("reduce_lr_on_plateau", "greedy")

@@ -21,7 +21,7 @@ from undial_cli.data.schedule import Schedule, TrainingSample
 from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.suite import Suite
 from undial_cli.methods.base import Method
-from undial_cli.models import adapters, fingerprints, lean, load, lora, paths
+from undial_cli.models import adapters, fingerprints, lean_forwards, load, lora, paths
 from undial_cli.system.files import whole_folder
 from undial_cli.system.processes import run_on_main, wait_for_all
 from undial_cli.system.random_state import preserve_random_state
@@ -71,7 +71,7 @@ def train_and_save(session: TrainingSession, device: torch.device) -> None:
     # A sharded model is dealt out from the host's memory: whole, it may not fit on one device.
     model: Any = load_run_model(run, path, torch.device("cpu") if is_sharded(run) else device)
     if run.train.lean == "auto":
-        lean.make_lean(model)
+        lean_forwards.make_lean(model)
     if method.from_start and (run.adapter.name == "none" or merges):
         run_on_main(lambda: save_start_weights(model, session.start_weights))
     lora.announce_modules(model, run.adapter)

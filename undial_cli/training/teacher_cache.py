@@ -26,7 +26,7 @@ from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGI
 from undial_cli.models.adapters import unwrap_adapter
 from undial_cli.models.head import find_output_head
 from undial_cli.system import processes
-from undial_cli.training.rows import SampleRows
+from undial_cli.training.sample_rows import SampleRows
 from undial_cli.training.teacher_pass import TEACHER_PASS_TOKENS, batch_by_tokens, run_teacher
 
 CollateExamples = Callable[[list[Example], list[int]], Batch]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from undial_cli.config.splits import find_first_row
 from undial_cli.config.suites import EvalSetConfig
-from undial_cli.evaluation.subjects import number_subjects
+from undial_cli.evaluation.resampling_units import number_subjects
 
 
 def test_subjects_come_from_a_column_or_from_blocks_of_the_split() -> None:

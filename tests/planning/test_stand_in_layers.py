@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from undial_cli.planning.stand_ins import estimate_state_bytes
+from undial_cli.planning.stand_in_layers import estimate_state_bytes
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from conftest import refused
 
 from undial_cli.errors import WorldError
-from undial_cli.system.sources import (
+from undial_cli.system.source_paths import (
     ModelSource,
     find_package_resource,
     is_local_path,

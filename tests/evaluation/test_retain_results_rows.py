@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from conftest import prepare, refused, undial
 
-from undial_cli.evaluation import reference
 from undial_cli.evaluation import results as store
+from undial_cli.evaluation import retain_results
 from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.suite import Suite
 from undial_cli.runs import evaluations
@@ -62,8 +62,8 @@ def rows_of(suite: Suite, **parts: slice) -> Suite:
 
 
 def fitted(file: str, suite: Suite) -> Evaluation:
-    return reference.match_to_suite(
-        reference.read_reference(file), suite, f"eval.retain_model={file}", "chosen=so"
+    return retain_results.match_to_suite(
+        retain_results.read_reference(file), suite, f"eval.retain_model={file}", "chosen=so"
     )
 
 

@@ -1,6 +1,6 @@
 """The process behind a slot: carries out one job after the other, torch imported once.
 
-    python -m undial_cli.sweeps.slot
+    python -m undial_cli.sweeps.slot_process
 
 A packed job is a line of JSON on stdin, its outcome a line on stdout; what runs say goes to their
 logs.

@@ -19,7 +19,7 @@ from transformers.models.seed_oss.modeling_seed_oss import SeedOssMLP
 from transformers.models.zamba2.modeling_zamba2 import Zamba2RMSNormGated
 
 from undial_cli.config.schema import AdapterConfig
-from undial_cli.models.lean import LeanGatedProduct, LeanRMSNorm, find_slope, make_lean
+from undial_cli.models.lean_forwards import LeanGatedProduct, LeanRMSNorm, find_slope, make_lean
 from undial_cli.models.lora import adapt_model
 
 IDS = torch.tensor([[1, 5, 9, 30, 2, 7, 44, 3], [8, 5, 9, 30, 12, 7, 14, 3]])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from undial_cli.errors import WorldError
-from undial_cli.training.rows import SampleRows
+from undial_cli.training.sample_rows import SampleRows
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 COUNTS, WIDTH = [3, 0, 1, 5, 2], 4

@@ -10,7 +10,7 @@ import pytest
 from made_evaluations import SUITE, make_evaluation, repeat_drawn
 from scipy.stats import ks_2samp
 
-from undial_cli.evaluation import joint, resampling, statistics
+from undial_cli.evaluation import intervals, joint_metrics, resampling
 from undial_cli.evaluation.catalog import METRICS, Metric, add_joint_metrics
 from undial_cli.reporting import notes
 
@@ -18,7 +18,7 @@ from undial_cli.reporting import notes
 def test_a_new_joint_metric_has_n_and_interval_without_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def gap(models: joint.ComparedModels) -> float:
+    def gap(models: joint_metrics.ComparedModels) -> float:
         means = [np.mean(models.ours.values(name, "probability")) for name in ("forget", "retain")]
         return float(means[0] - means[1]) * models.ours.figure("retain_rouge")
 
@@ -32,7 +32,7 @@ def test_a_new_joint_metric_has_n_and_interval_without_more(
         expected = of("forget", "probability") - of("retain", "probability")
         expected *= of("retain", "rouge")
         assert resampled["gap"].values[b] == pytest.approx(expected)
-    entry = statistics.describe_figures(ours, resampled)["gap"]
+    entry = intervals.describe_figures(ours, resampled)["gap"]
     assert (entry["n"], entry["subjects"]) == (40, 10)
     assert entry["interval"][0] <= ours.metrics["gap"] <= entry["interval"][1]
 
@@ -40,7 +40,7 @@ def test_a_new_joint_metric_has_n_and_interval_without_more(
 def test_an_interval_has_the_width_that_theory_gives_and_persons_widen_it() -> None:
     one = make_evaluation(3, rows=400, size=None)
     values = np.array(one.values("forget", "probability"))
-    entry = statistics.describe_figures(one, resampling.resample_figures(one, None, SUITE))[
+    entry = intervals.describe_figures(one, resampling.resample_figures(one, None, SUITE))[
         "forget_probability"
     ]
     low, high = entry["interval"]
@@ -51,7 +51,7 @@ def test_an_interval_has_the_width_that_theory_gives_and_persons_widen_it() -> N
     alike = make_evaluation(3, rows=400, size=20)
     for sample in alike.samples:  # the rows of a person say all the same
         sample["probability"] = float(np.random.default_rng(sample["subject"]).random())
-    by_person = statistics.compute_interval(
+    by_person = intervals.compute_interval(
         resampling.resample_figures(alike, None, SUITE)["forget_probability"]
     )
     assert by_person is not None
@@ -64,20 +64,20 @@ def test_a_difference_is_paired_and_far_narrower_than_two_intervals() -> None:
     for sample in ours.samples:
         sample["probability"] -= 0.1
     ours.metrics["forget_probability"] = float(np.mean(ours.values("forget", "probability")))
-    found = statistics.compute_statistics(ours, {"target": target, "reference": None}, SUITE)
+    found = intervals.compute_statistics(ours, {"target": target, "reference": None}, SUITE)
     gap = found["differences"]["target"]["forget_probability"]
     assert gap["difference"] == pytest.approx(-0.1)
     assert gap["interval"] == pytest.approx([-0.1, -0.1])
     assert found["differences"]["reference"] == found["reference_statistics"] == {}
     fewer = make_evaluation(1, rows=39)
-    found = statistics.compute_statistics(ours, {"target": fewer, "reference": None}, SUITE)
+    found = intervals.compute_statistics(ours, {"target": fewer, "reference": None}, SUITE)
     assert found["differences"]["target"]["forget_probability"]["interval"] is None
 
 
 def test_forget_quality_shows_its_distance_and_is_withheld_below_ten_samples() -> None:
     ours, theirs = make_evaluation(1), make_evaluation(2)
     add_joint_metrics(ours, theirs, SUITE, relative=True)
-    entry = statistics.describe_figures(ours, resampling.resample_figures(ours, theirs, SUITE))[
+    entry = intervals.describe_figures(ours, resampling.resample_figures(ours, theirs, SUITE))[
         "forget_quality"
     ]
     ratios = [e.values("forget", "log_truth_ratio") for e in (ours, theirs)]

@@ -18,14 +18,14 @@ from made_evaluations import (
 
 from undial_cli.config.suites import EvalConfig
 from undial_cli.errors import UserError
-from undial_cli.evaluation import reference, results
+from undial_cli.evaluation import results, retain_results
 from undial_cli.evaluation.catalog import add_joint_metrics
 from undial_cli.runs.evaluation_inputs import check_helper_models
 
 
 def test_our_own_results_are_read_with_their_samples(tmp_path: Path) -> None:
     results.save_evaluation(tmp_path, make_unlearned(), {"suite": "tofu"})
-    retain = reference.read_reference(str(tmp_path / "results.json"))
+    retain = retain_results.read_reference(str(tmp_path / "results.json"))
     ours = make_unlearned()
     add_joint_metrics(ours, retain, RELATIVE_SUITE, relative=True)
     assert ours.metrics["forget_quality"] == 1.0
@@ -51,7 +51,7 @@ def test_a_file_that_is_no_results_is_refused_in_one_line(
 ) -> None:
     path = write_published(tmp_path, content)
     with pytest.raises(UserError) as caught:
-        reference.read_reference(path)
+        retain_results.read_reference(path)
     assert str(caught.value).startswith(f"eval.retain_model={path}: ")
     assert fragment in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -59,7 +59,7 @@ def test_a_file_that_is_no_results_is_refused_in_one_line(
 
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(UserError, match=r"eval\.retain_model=no/where\.json: no such file"):
-        reference.read_reference("no/where.json")
+        retain_results.read_reference("no/where.json")
 
 
 @pytest.mark.parametrize(
