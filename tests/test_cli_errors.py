@@ -72,6 +72,7 @@ OWN = ["unlearn", "data=jsonl", f"model.path={TINY}", "hardware=cpu"]
 
 LINES: dict[str, tuple[list[str], list[str]]] = {
     "unknown command": (["unlern"], ["unlern", "finetune", "did you mean 'unlearn'?"]),
+    "a worker that no run started": (["worker", "folder"], ["command=worker", "doctor, evaluate"]),
     "unknown option": (
         ["unlearn", "method=undail"],
         ["method=undail", "ga, grad_diff, idkdpo, npo", "did you mean 'undial'?"],

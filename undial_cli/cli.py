@@ -14,7 +14,8 @@ from undial_cli.errors import UserError, WorldError, bad_value
 
 COMMAND_NAMES = ("unlearn", "finetune", "evaluate", "reproduce", "report", "doctor")
 HELP_WORDS = ("--help", "-h", "help")
-WORKER = "worker"  # a process of a run, started by launch.py alone
+# A process of a run: runs/launch.py starts it, through torch, which leaves a name.
+WORKER, STARTED_BY_TORCH = "worker", "TORCHELASTIC_RUN_ID"
 # Flags and what must follow them; all but --from are those of Hydra.
 FLAG_ARGUMENTS = {
     "--from": "a run.yaml or a run folder",
@@ -88,7 +89,7 @@ def dispatch_command(argv: list[str]) -> int:
         print(f"undial {__version__}")
         return 0
     command, rest = argv[0], argv[1:]
-    if command == WORKER:
+    if command == WORKER and STARTED_BY_TORCH in os.environ:
         from undial_cli.pipeline import do_work
         from undial_cli.runs.worker import work_and_leave
 
