@@ -89,3 +89,20 @@ def plain_greedy(model: Any, prompt: list[int], tokens: int, ends: Any = ()) -> 
         if ids[-1] in ends:
             break
     return ids[len(prompt) :]
+
+
+class Rows:
+    """While open, notes the rows and columns of every forward pass of a model."""
+
+    def __init__(self, model: Any):
+        self.shapes: list[tuple[int, ...]] = []
+        self.hook = model.register_forward_pre_hook(
+            lambda module, args, kwargs: self.shapes.append(tuple(kwargs["input_ids"].shape)),
+            with_kwargs=True,
+        )
+
+    def __enter__(self) -> Rows:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.hook.remove()

@@ -4,30 +4,12 @@ from __future__ import annotations
 
 import functools
 import random
-from typing import Any
 
 import pytest
 import torch
-from decoding_models import MODELS, PLAIN, VOCAB, model_of, plain_greedy
+from decoding_models import MODELS, PLAIN, VOCAB, Rows, model_of, plain_greedy
 
 from undial_cli.evaluation.continuation import continue_prefixes
-
-
-class Rows:
-    """While open, notes the rows and columns of every forward pass of a model."""
-
-    def __init__(self, model: Any):
-        self.shapes: list[tuple[int, ...]] = []
-        self.hook = model.register_forward_pre_hook(
-            lambda module, args, kwargs: self.shapes.append(tuple(kwargs["input_ids"].shape)),
-            with_kwargs=True,
-        )
-
-    def __enter__(self) -> Rows:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.hook.remove()
 
 
 @torch.no_grad()

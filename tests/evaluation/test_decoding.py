@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from decoding_models import LONGEST, MODELS, NEW, PLAIN, VOCAB, model_of, plain_greedy
+from decoding_models import LONGEST, MODELS, NEW, PLAIN, VOCAB, Rows, model_of, plain_greedy
 from scipy.stats import chisquare
 from small import random_llama
 from transformers import (
@@ -123,23 +123,6 @@ def test_an_adapter_is_used() -> None:
     assert run(model, PROMPTS, 5, GREEDY) == want
     with model.disable_adapter():  # type: ignore[operator]
         assert run(model, PROMPTS, 5, GREEDY) != want
-
-
-class Rows:
-    """While open, notes the rows and columns of every forward pass of a model."""
-
-    def __init__(self, model: Any):
-        self.shapes: list[tuple[int, ...]] = []
-        self.hook = model.register_forward_pre_hook(
-            lambda module, args, kwargs: self.shapes.append(tuple(kwargs["input_ids"].shape)),
-            with_kwargs=True,
-        )
-
-    def __enter__(self) -> Rows:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.hook.remove()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import undial
+from conftest import undial, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from undial_cli.cli import run_command
@@ -76,10 +76,6 @@ def question(number: int) -> dict[str, Any]:
     }
 
 
-def write(file: Path, rows: Rows) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 QUESTIONS = [question(n) for n in range(7)]
 TEXTS = [say(n + 2, length) for n, length in enumerate((110, 14, 70))]
 STEPS = 25
@@ -89,10 +85,10 @@ STEPS = 25
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with the data and the suite."""
     folder = tmp_path_factory.mktemp("processes")
-    write(folder / "forget.jsonl", QUESTIONS)
-    write(folder / "shuffled.jsonl", [QUESTIONS[n] for n in (4, 0, 6, 2, 1, 5, 3)])
-    write(folder / "retain.jsonl", [question(20), question(21)])
-    write(folder / "holdout.jsonl", [question(30)])
+    write_rows(folder / "forget.jsonl", QUESTIONS)
+    write_rows(folder / "shuffled.jsonl", [QUESTIONS[n] for n in (4, 0, 6, 2, 1, 5, 3)])
+    write_rows(folder / "retain.jsonl", [question(20), question(21)])
+    write_rows(folder / "holdout.jsonl", [question(30)])
     (folder / "documents.csv").write_text("\n".join(["doc_id,text", *(f"1,{t}" for t in TEXTS)]))
     (folder / "configs" / "eval").mkdir(parents=True)
     (folder / "configs" / "eval" / "own.yaml").write_text(SUITE)

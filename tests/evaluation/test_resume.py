@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import undial
+from conftest import undial, write_rows
 from small import byte_tokenizer, random_llama
 from transformers import AutoTokenizer
 
@@ -25,10 +25,6 @@ from undial_cli.runs.compose import PACKAGE_FOLDER
 
 Rows = list[dict[str, Any]]
 Left = tuple[dict[str, Any], Rows]
-
-
-def write(file: Path, rows: Rows) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 # A suite with every engine.
@@ -50,9 +46,11 @@ sets:
 
 def write_data(folder: Path, houses: int = 9) -> None:
     rows = [{"question": f"Who is in house {n}?", "answer": f"Baker {n}."} for n in range(houses)]
-    write(folder / "forget.jsonl", rows)
-    write(folder / "retain.jsonl", rows[:3])
-    write(folder / "documents.jsonl", [{"text": f"{n} old mills turn. " * 4} for n in range(3)])
+    write_rows(folder / "forget.jsonl", rows)
+    write_rows(folder / "retain.jsonl", rows[:3])
+    write_rows(
+        folder / "documents.jsonl", [{"text": f"{n} old mills turn. " * 4} for n in range(3)]
+    )
     (folder / "configs" / "eval").mkdir(parents=True, exist_ok=True)
     (folder / "configs" / "eval" / "own.yaml").write_text(SUITE)
 
