@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,6 +66,13 @@ def test_an_unknown_launcher_and_one_whose_library_is_missing_are_refused(
     [
         (OSError("first\n  last words \n"), "OSError: last words"),
         (ValueError(""), "ValueError: "),
+        (  # submitit's, of a run that raised: the traceback in dashes, then where the logs are
+            RuntimeError(
+                "trace:\n----\n  KeyError: 'x'\n\n----\nYou can check full logs\n  - a.out"
+            ),
+            "RuntimeError: KeyError: 'x'",
+        ),
+        (OSError("no output\n----\nslurmstepd: cancelled"), "OSError: slurmstepd: cancelled"),
     ],
 )
 def test_an_error_of_an_executor_is_its_last_line(error: Exception, line: str) -> None:
@@ -88,91 +93,47 @@ def test_a_run_that_is_sent_away_says_nothing_on_the_screen(
     assert capsys.readouterr().out == ""
 
 
-class Submitted:
-    """A job of the fake submitit below."""
-
-    def __init__(self, packed: dict[str, Any]) -> None:
-        self.packed = packed
-
-    def result(self) -> dict[str, Any]:
-        if "lost" in self.packed:
-            raise RuntimeError("node failure\nslurmstepd: cancelled")
-        return {"status": "done", **self.packed}
-
-
-class Executor:
-    """submitit.AutoExecutor, which notes what it was given."""
-
-    last: Executor
-
-    def __init__(self, **options: Any) -> None:
-        self.options, self.parameters = options, {}
-        Executor.last = self
-
-    def update_parameters(self, **parameters: Any) -> None:
-        self.parameters = parameters
-
-    def map_array(self, call: Any, packed: list[dict[str, Any]]) -> list[Submitted]:
-        assert isinstance(call, executors.ResumableJob)
-        return [Submitted(one) for one in packed]
-
-
-def test_keys_of_the_cluster_carry_its_name_and_the_shared_ones_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    submitit, helpers = ModuleType("submitit"), ModuleType("submitit.helpers")
-    submitit.AutoExecutor = Executor  # type: ignore[attr-defined]
-    helpers.as_completed = reversed  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "submitit", submitit)
-    monkeypatch.setitem(sys.modules, "submitit.helpers", helpers)
+def test_keys_of_the_cluster_carry_its_name_and_the_shared_ones_do_not(tmp_path: Path) -> None:
     options = {
         "cluster": "slurm", "submitit_folder": None, "timeout_min": 60, "partition": "gpu",
         "account": None, "setup": ["module load cuda"], "max_num_timeout": 3,
     }  # fmt: skip
-    answers = list(executors.submit_to_submitit(options, tmp_path, [{"a": 1}, {"lost": 1}]))
-    assert Executor.last.options == {
+    arguments, parameters = executors.split_submitit_keys(options, tmp_path)
+    assert arguments == {
         "folder": f"{tmp_path}/.submitit/%j", "cluster": "slurm", "slurm_max_num_timeout": 3,
     }  # fmt: skip
-    assert Executor.last.parameters == {
+    assert parameters == {
         "timeout_min": 60, "slurm_partition": "gpu", "slurm_setup": ["module load cuda"],
     }  # fmt: skip
-    lost, done = answers  # in the order in which they ended
-    assert lost == (1, executors.make_failed_answer(RuntimeError("slurmstepd: cancelled")))
-    assert done == (0, {"status": "done", "a": 1})
 
 
+@pytest.mark.slow
+def test_a_job_that_submitit_lost_is_a_failed_run(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    options = {"cluster": "local", "timeout_min": 5}
+    no_runs: list[Any] = [{}, {}]
+    answers = dict(executors.submit_to_submitit(options, tmp_path, no_runs))
+    assert {number: answer["status"] for number, answer in answers.items()} == {
+        0: "failed", 1: "failed",
+    }  # fmt: skip
+    assert all("KeyError" in answer["reason"] for answer in answers.values())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("ours", [True, False])
-def test_a_ray_that_was_running_is_not_shut_down(
-    ours: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[str] = []
-
-    class RayError(Exception):
-        pass
-
-    def get(ready: Any) -> Any:
-        if ready == ("sent", 1):
-            raise RayError("worker died")
-        return {"status": "done"}
-
-    ray, errors = ModuleType("ray"), ModuleType("ray.exceptions")
-    ray.is_initialized = lambda: not ours  # type: ignore[attr-defined]
-    ray.init = lambda **keys: said.append(f"init {keys}")  # type: ignore[attr-defined]
-    ray.shutdown = lambda: said.append("shutdown")  # type: ignore[attr-defined]
-    ray.wait = lambda waiting, num_returns: (waiting[-1:], waiting[:-1])  # type: ignore[attr-defined]
-    ray.get = get  # type: ignore[attr-defined]
-    task = SimpleNamespace(remote=lambda number: ("sent", number))
-    ray.remote = lambda **keys: lambda function: task  # type: ignore[attr-defined]
-    errors.RayError = RayError  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setitem(sys.modules, "ray.exceptions", errors)
-    keys = {"ray": {"init": {"num_cpus": 2}, "remote": {"num_cpus": 1}}}
-    packed: list[Any] = [0, 1]
-    answers = list(executors.submit_to_ray(keys, tmp_path, packed))
-    assert answers == [
-        (1, executors.make_failed_answer(RayError("worker died"))), (0, {"status": "done"}),
-    ]  # fmt: skip
-    assert said == (["init {'num_cpus': 2}", "shutdown"] if ours else [])
+def test_a_ray_that_was_running_is_not_shut_down(ours: bool, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    if not ours:
+        ray.init(num_cpus=1)
+    try:
+        keys = {"ray": {"init": {"num_cpus": 1}, "remote": {"num_cpus": 1}}}
+        no_run: list[Any] = [{}]
+        ((number, answer),) = executors.submit_to_ray(keys, tmp_path, no_run)
+        assert (number, answer["status"]) == (0, "failed")
+        assert "KeyError" in answer["reason"]
+        assert ray.is_initialized() is not ours
+    finally:
+        ray.shutdown()
 
 
 def test_a_run_whose_time_is_up_is_submitted_again_as_it_was() -> None:

@@ -58,6 +58,10 @@ def require_library(library: str, key: str) -> None:
         raise UserError(f"{key}: {library} is not installed; pip install 'undial[{library}]'")
 
 
+# What submitit says behind the traceback of a job: where its logs lie.
+SUBMITIT_HINT = "You can check full logs"
+
+
 def make_remote_executor(submit: Callable[[list[PackedJob]], JobAnswers]) -> Executor:
     """Carries out jobs elsewhere; a lost executor is the failure of the runs that it had left."""
 
@@ -83,7 +87,8 @@ def make_failed_answer(error: Exception) -> dict[str, Any]:
 
 def describe_executor_error(error: Exception) -> str:
     """An executor's error in one line; the last of a remote traceback says what it was."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = str(error).partition(SUBMITIT_HINT)[0]  # submitit frames the traceback with dashes
+    lines = [line.strip() for line in text.splitlines() if line.strip(" -")]
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"
 
 
@@ -131,21 +136,33 @@ class ResumableJob:
         return DelayedSubmission(self, packed)
 
 
+def split_submitit_keys(
+    given: dict[str, Any], folder: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What AutoExecutor is made with, and what its update_parameters takes.
+
+    Keys that only one cluster has carry its name; those without a value are submitit's to choose.
+    """
+    options = {key: value for key, value in given.items() if value is not None}
+    cluster = options.pop("cluster")
+    log_folder = options.pop("submitit_folder", None) or f"{folder}/.submitit/%j"
+    arguments = {"folder": log_folder, "cluster": cluster}
+    if "max_num_timeout" in options:  # update_parameters refuses this one
+        arguments[f"{cluster}_max_num_timeout"] = options.pop("max_num_timeout")
+    shared = {k: v for k, v in options.items() if k in SUBMITIT_KEYS}
+    return arguments, shared | {
+        f"{cluster}_{k}": v for k, v in options.items() if k not in SUBMITIT_KEYS
+    }
+
+
 def submit_to_submitit(given: dict[str, Any], folder: Path, packed: list[PackedJob]) -> JobAnswers:
     """A SLURM job per run, or processes of this machine."""
     import submitit
     from submitit.helpers import as_completed
 
-    options = {key: value for key, value in given.items() if value is not None}
-    cluster = options.pop("cluster")
-    log_folder = options.pop("submitit_folder", None) or f"{folder}/.submitit/%j"
-    retries = options.pop("max_num_timeout", None)
-    # the one argument of a cluster that its constructor takes and update_parameters refuses
-    first = {} if retries is None else {f"{cluster}_max_num_timeout": retries}
-    executor = submitit.AutoExecutor(folder=log_folder, cluster=cluster, **first)
-    executor.update_parameters(
-        **{k if k in SUBMITIT_KEYS else f"{cluster}_{k}": v for k, v in options.items()}
-    )
+    arguments, parameters = split_submitit_keys(given, folder)
+    executor = submitit.AutoExecutor(**arguments)
+    executor.update_parameters(**parameters)
     jobs = executor.map_array(ResumableJob(), packed)
     for job in as_completed(jobs):
         number = next(n for n, other in enumerate(jobs) if other is job)
