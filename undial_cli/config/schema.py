@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from undial_cli.config.attacks import AuditConfig
 from undial_cli.config.fields import check_field_value, group, key, unescape_text, walk_fields
 from undial_cli.config.suites import EvalConfig
 from undial_cli.errors import UserError, bad_value
@@ -276,6 +277,14 @@ class EvaluateRun(Run):
 
 
 @dataclass
+class AuditRun(Run):
+    """`undial audit`."""
+
+    target: RecipeConfig = group(RecipeConfig, TARGET_HELP)
+    audit: AuditConfig = group(AuditConfig, "attempts to get the forgotten data back")
+
+
+@dataclass
 class TrainingRun(Run):
     """What `unlearn` and `finetune` share."""
 
@@ -298,12 +307,14 @@ class UnlearnRun(TrainingRun):
     method: Any = field(default=None, metadata={"help": "the loss", "class": MethodConfig})
     teacher: TeacherConfig = group(TeacherConfig, "teacher signal")
     target: RecipeConfig = group(RecipeConfig, TARGET_HELP)
+    audit: AuditConfig = group(AuditConfig, "attempts to get the forgotten data back, at the end")
 
 
 RUN_TYPES: dict[str, type[Run]] = {
     "unlearn": UnlearnRun,
     "finetune": FinetuneRun,
     "evaluate": EvaluateRun,
+    "audit": AuditRun,
 }
 
 

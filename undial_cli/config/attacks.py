@@ -1,0 +1,77 @@
+"""The keys of an audit and of its attacks: types, defaults, ranges and lines of help.
+
+An attack is a file of configs/attack/: its `kind` says what is done, its other keys how. Imports
+neither torch nor hydra, and does not know how any attack is carried out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from undial_cli.config.fields import group, key
+
+# Whose answers an audit compares.
+TARGET, RETAIN, UNLEARNED = MODEL_ROLES = ("target", "retain", "unlearned")
+BUDGETS = ("none", "quick", "standard", "full")
+
+
+@dataclass
+class AttackConfig:
+    """What every attack has."""
+
+    kind: str = key("", "what is done")
+    title: str = key("", "the attack in words")
+    score: str = key("extraction_strength", "the score that its verdict rests on")
+    models: list[str] = key(list(MODEL_ROLES), "the models that are attacked")
+    rows: int | None = key(
+        None, "forget rows that are attacked, spread over the subjects; null: all", minimum=1
+    )
+    budgets: dict[str, Any] = key(
+        {}, "the budgets that hold this attack, each with keys that it sets otherwise"
+    )
+
+
+@dataclass
+class AskConfig(AttackConfig):
+    """The question put to the model, greedily."""
+
+    max_new_tokens: int | None = key(None, "tokens generated; null: the suite's", minimum=1)
+
+
+# The keys of each kind of attack.
+ATTACK_CONFIGS: dict[str, type[AttackConfig]] = {"ask": AskConfig}
+
+
+@dataclass
+class JudgeConfig:
+    """A model that reads answers and says whether they give the secret away; off by default."""
+
+    path: str | None = key(None, "a local instruction-tuned model")
+    url: str | None = key(None, "an endpoint that speaks the OpenAI protocol: http://host/v1")
+    model: str = key("", "the model's name at that endpoint")
+    key_variable: str = key("OPENAI_API_KEY", "environment variable that holds the endpoint's key")
+
+
+@dataclass
+class AuditConfig:
+    """Attempts to get the forgotten data back."""
+
+    budget: str = key("none", "how much is tried; none: no audit", allowed=BUDGETS)
+    attacks: list[str] = key([], "attacks by name; []: those of the budget")
+    attack: dict[str, Any] = key({}, "keys of single attacks, as audit.attack.sampling.samples=50")
+    target: str | None = key(
+        None, "the model before it was unlearned; null: the one of the configs; none: not known"
+    )
+    retain_model: str | None = key(
+        None, "a model that never saw the data; null: the one of the configs; none: not known"
+    )
+    rows: int | None = key(
+        None, "forget rows that are attacked, spread over the subjects; null: all", minimum=1
+    )
+    retain_rows: int = key(100, "rows that tell whether the model still works", minimum=1)
+    margin: float = key(
+        0.2, "share of what the target knows that counts as nothing recovered", above=0, maximum=1
+    )
+    level: float = key(0.05, "chance of a false verdict that is accepted", above=0, maximum=0.5)
+    judge: JudgeConfig = group(JudgeConfig, "a model that reads the answers")
