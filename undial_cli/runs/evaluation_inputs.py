@@ -150,7 +150,7 @@ def load_evaluation_rows(run: Run, encoder: Encoder) -> dict[str, SetRows]:
     rows = {}
     for name, options in run.eval.sets.items() if run.eval.name != "none" else ():
         unnamed = options.split == FORGET_SET
-        if unnamed and run.command == "evaluate":
+        if unnamed and run.command in ("evaluate", "audit"):
             where = "split" if run.data.path is not None else "file"
             raise UserError(f"data.forget_{where}: not set, and eval={run.eval.name} needs it")
         if unnamed or not (options.split or options.path):

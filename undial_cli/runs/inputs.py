@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli.config.identity import hash_json
-from undial_cli.config.schema import DataConfig, Run, TrainingRun, UnlearnRun
+from undial_cli.config.schema import AuditRun, DataConfig, Run, TrainingRun, UnlearnRun
 from undial_cli.config.splits import list_splits
 from undial_cli.data import alternatives, samples
 from undial_cli.data.counts import RowCounts
@@ -232,9 +232,17 @@ def encode_watched_texts(encoder: Encoder, run: Run, rows: list[Row]) -> list[Ex
 def locate_published_target(resolved: ResolvedRun) -> str | None:
     """The path of the data's own target, where another model is evaluated."""
     run = resolved.run
-    location = resolve_published_target(run) if run.command == "evaluate" else None
+    if run.command not in ("evaluate", "audit"):
+        return None
+    location = resolve_published_target(run)
+    if location is None and run.command == "audit" and run.model.path is None:
+        location = resolved.target_model  # it is the target that is audited
     if location is None:
         return None
+    if isinstance(run, AuditRun) and run.audit.target is not None:
+        resolve_model_path(run.audit.target, "audit.target")
+    if run.command == "audit" and location.path is None:
+        return resolved.find_path(location)  # made before anything is attacked
     # Only shown for comparison: a target out of reach is no reason to refuse the run.
     with contextlib.suppress(UserError, WorldError, OSError):
         path = resolved.find_path(location)
