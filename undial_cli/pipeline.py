@@ -143,8 +143,7 @@ def do_work(resolved: ResolvedRun, inputs: RunInputs | None = None) -> None:
     device = join_process_group(resolved.run)
     inputs = inputs or prepare_inputs(resolved)
     if isinstance(resolved.run, AuditRun):
-        path = resolved.find_path(resolved.target_model)
-        audit_model_at(resolved, inputs, path, device)
+        audit_model_at(resolved, inputs, resolved.find_path(resolved.target_model), device)
     elif isinstance(resolved.run, EvaluateRun):
         evaluate_as_is(resolved, inputs, device)
     else:
@@ -164,8 +163,7 @@ def train_and_evaluate(resolved: ResolvedRun, inputs: RunInputs, device: torch.d
         train_and_save(make_session(resolved, inputs, path), device)
     after = evaluate_model_at(run, inputs, str(folder.checkpoint), "checkpoint", device)
     write_evaluation(run, folder, inputs, after, compared)
-    if isinstance(run, UnlearnRun) and run.audit.budget != "none":
-        audit_model_at(resolved, inputs, str(folder.checkpoint), device)
+    audit_model_at(resolved, inputs, str(folder.checkpoint), device)
     # The model card again, now with what was measured.
     results = run_on_main(lambda: read_results_json(folder.evaluation))
     run_on_main(lambda: write_model_card(run, folder.checkpoint, results))

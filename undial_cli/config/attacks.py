@@ -75,3 +75,8 @@ class AuditConfig:
     )
     level: float = key(0.05, "chance of a false verdict that is accepted", above=0, maximum=0.5)
     judge: JudgeConfig = group(JudgeConfig, "a model that reads the answers")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is tried."""
+        return self.budget != "none"

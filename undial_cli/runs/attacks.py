@@ -25,8 +25,6 @@ from undial_cli.config.fields import check_field_value, walk_fields
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.runs import config_errors
 
-OFF = "none"
-
 
 def find_attack_files(folders: Sequence[Path]) -> dict[str, Path]:
     """The files of all attacks by name; those of later folders win."""
@@ -41,7 +39,7 @@ def fill_attacks(audit: AuditConfig, folders: Sequence[Path]) -> None:
     Raises:
         UserError: an attack that nobody knows, or one with a wrong key or value.
     """
-    if audit.budget == OFF:
+    if not audit.is_on:
         return
     files = find_attack_files(folders)
     contents = {name: read_attack_file(name, file) for name, file in files.items()}

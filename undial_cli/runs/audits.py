@@ -13,7 +13,7 @@ import torch
 
 from undial_cli import ui
 from undial_cli.audit.attack import AttackedModel, AuditData
-from undial_cli.audit.carry_out import AttackResults, carry_out_attacks
+from undial_cli.audit.carry_out import carry_out_attacks
 from undial_cli.config.attacks import RETAIN, TARGET, UNLEARNED
 from undial_cli.config.schema import AuditRun, UnlearnRun
 from undial_cli.config.suites import FORGET, HOLDOUT, find_set_of_role
@@ -31,17 +31,20 @@ AuditedRun = AuditRun | UnlearnRun
 
 def audit_model_at(
     resolved: ResolvedRun, inputs: RunInputs, path: str, device: torch.device
-) -> AttackResults:
-    """Attack the model at a path beside its target and its retain model, where they are known."""
+) -> None:
+    """Attack the model at a path beside its target and its retain model, where they are known.
+
+    A run that asks for no audit has none.
+    """
     run = resolved.run
-    assert isinstance(run, AuditedRun)
+    if not isinstance(run, AuditedRun) or not run.audit.is_on:
+        return
     data = collect_audit_data(run, inputs)
     models = make_attacked_models(resolved, inputs, path, device)
     describe = functools.partial(describe_model, run, inputs)
     results = carry_out_attacks(list_attacks(run.audit), models, data, describe)
     for name, reason in results.missing.items():
         ui.say(f"{name}: {reason}", "yellow")
-    return results
 
 
 def collect_audit_data(run: AuditedRun, inputs: RunInputs) -> AuditData:

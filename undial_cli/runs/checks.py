@@ -66,13 +66,12 @@ def check_run_name(run: Run) -> None:
 
 def check_audit(run: AuditRun | UnlearnRun) -> None:
     """An audit asks for the rows of a suite's forget set."""
-    audits = run.audit.budget != "none"
-    if audits and find_set_of_role(run.eval, FORGET) is None:
+    if run.audit.is_on and find_set_of_role(run.eval, FORGET) is None:
         raise UserError(
             f"eval={run.eval.name}: an audit asks for the rows of a suite's forget set, and this "
             "one has none; leave eval out to get the suite that fits"
         )
-    if isinstance(run, AuditRun) and not audits:
+    if isinstance(run, AuditRun) and not run.audit.is_on:
         raise bad_value("audit.budget", "none", BUDGETS[1:])
 
 
