@@ -4,5 +4,11 @@ from __future__ import annotations
 
 from undial_cli.audit.asking import ASK
 from undial_cli.audit.attack import AttackKind
+from undial_cli.audit.choice import CHOICE
+from undial_cli.audit.sampling import SAMPLING
 
-KINDS: dict[str, AttackKind] = {"ask": ASK}
+KINDS: dict[str, AttackKind] = {
+    "ask": ASK,
+    "sampling": SAMPLING,
+    "choice": CHOICE,
+}
