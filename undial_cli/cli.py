@@ -6,6 +6,7 @@ where they are used: `--help` is to answer at once, and torch takes seconds.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -55,6 +56,7 @@ def run_command(argv: list[str]) -> int:
     from undial_cli import ui
 
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises kernels on import
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # by torch: large memory pages
     try:
         return dispatch_command(argv)

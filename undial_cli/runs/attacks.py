@@ -41,28 +41,28 @@ def fill_attacks(audit: AuditConfig, folders: Sequence[Path]) -> None:
     """
     if not audit.is_on:
         return
-    files = find_attack_files(folders)
-    contents = {name: read_attack_file(name, file) for name, file in files.items()}
-    given = dict(audit.attack)
-    for name in given:
-        if name not in files and "kind" not in given[name]:
+    files = {
+        name: read_attack_file(name, file) for name, file in find_attack_files(folders).items()
+    }
+    given = audit.attack
+    for name, keys in given.items():
+        if not isinstance(keys, dict):
+            raise bad_value(f"audit.attack.{name}", keys, "keys of it: audit.attack.direct.rows=20")
+        if name not in files and "kind" not in keys:
             raise bad_value("audit.attack", name, files)
-    known = [*files, *(name for name in given if name not in files)]
-    chosen = audit.attacks or [
-        name for name in known if audit.budget in contents.get(name, given.get(name))["budgets"]
-    ]
-    filled: dict[str, Any] = {}
-    for name in dict.fromkeys(chosen):
+    known = dict.fromkeys([*files, *given])
+    of_budget = [name for name, content in files.items() if audit.budget in content["budgets"]]
+    # What all others are measured against comes first; to set a key of an attack asks for it.
+    chosen = dict.fromkeys(["direct", *(audit.attacks or [*of_budget, *given])])
+    for name in chosen:
         if name not in known:
             raise bad_value("audit.attacks", name, known)
-        filled[name] = dataclasses.asdict(
-            build_attack(name, contents.get(name, {}), given.get(name, {}), audit.budget)
+    audit.attack = {
+        name: dataclasses.asdict(
+            build_attack(name, files.get(name, {}), given.get(name, {}), audit.budget)
         )
-    if "direct" not in filled:  # what all others are measured against
-        filled = {"direct": dataclasses.asdict(
-            build_attack("direct", contents["direct"], given.get("direct", {}), audit.budget)
-        )} | filled  # fmt: skip
-    audit.attack = filled
+        for name in chosen
+    }
 
 
 def read_attack_file(name: str, file: Path) -> dict[str, Any]:

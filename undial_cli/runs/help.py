@@ -112,6 +112,9 @@ def show_command_help(command: str) -> None:
         if f"- {name}:" in primary:
             ui.say(f"{name}=", "bold")
             ui.say(tabulate_options(name))
+    if command == "audit":
+        ui.say("audit.attacks=[...]", "bold")
+        ui.say(tabulate_options("attack"))
     ui.say("keys", "bold")
     rows = [
         (key, f.metadata.get("help", ""))

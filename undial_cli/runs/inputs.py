@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from undial_cli import ui
 from undial_cli.config.identity import hash_json
 from undial_cli.config.schema import AuditRun, DataConfig, Run, TrainingRun, UnlearnRun
 from undial_cli.config.splits import list_splits
@@ -38,6 +39,7 @@ from undial_cli.runs.evaluation_inputs import (
     RetainReference,
     check_contrasted_models,
     check_helper_models,
+    check_same_tokenizer,
     find_retain_reference,
     load_evaluation_rows,
 )
@@ -127,7 +129,7 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
         {name: part.samples for name, part in sets.items() if part.samples},
         suite,
         find_retain_reference(resolved, suite),
-        locate_published_target(resolved),
+        locate_published_target(resolved, suite),
         fingerprints.fingerprint_tokenizer(encoder.tokenizer),
         fingerprint,
         watched,
@@ -229,26 +231,38 @@ def encode_watched_texts(encoder: Encoder, run: Run, rows: list[Row]) -> list[Ex
     return watched
 
 
-def locate_published_target(resolved: ResolvedRun) -> str | None:
-    """The path of the data's own target, where another model is evaluated."""
+def locate_published_target(resolved: ResolvedRun, suite: Suite) -> str | None:
+    """The path of the data's own target, where another model is evaluated or audited."""
     run = resolved.run
-    if run.command not in ("evaluate", "audit"):
-        return None
-    location = resolve_published_target(run)
-    if location is None and run.command == "audit" and run.model.path is None:
-        location = resolved.target_model  # it is the target that is audited
+    if isinstance(run, AuditRun):
+        return locate_audit_target(resolved, run, suite)
+    location = resolve_published_target(run) if run.command == "evaluate" else None
     if location is None:
         return None
-    if isinstance(run, AuditRun) and run.audit.target is not None:
-        resolve_model_path(run.audit.target, "audit.target")
-    if run.command == "audit" and location.path is None:
-        return resolved.find_path(location)  # made before anything is attacked
     # Only shown for comparison: a target out of reach is no reason to refuse the run.
     with contextlib.suppress(UserError, WorldError, OSError):
         path = resolved.find_path(location)
         resolve_model_path(path)
         return path
     return None
+
+
+def locate_audit_target(resolved: ResolvedRun, run: AuditRun, suite: Suite) -> str | None:
+    """The path of the model that the audited one was made of; made first, where it is to be."""
+    location = resolve_published_target(run)
+    if location is None and run.model.path is None:
+        location = resolved.target_model  # it is the target that is audited
+    if location is None or location.path is None:
+        return location and resolved.find_path(location)
+    try:
+        resolve_model_path(location.path, "audit.target")
+    except (UserError, WorldError) as error:
+        if run.audit.target is not None:
+            raise
+        ui.say(f"without a target model: {error}", "yellow")  # only the configs name it
+        return None
+    check_same_tokenizer(run, suite, location.path, "audit.target")
+    return location.path
 
 
 def load_training_rows(data: DataConfig, name: str) -> list[Row]:
