@@ -19,7 +19,7 @@ def run(overrides: list[str], command: str = "unlearn") -> RunResult:
 
     Args:
         overrides: Hydra overrides, for example `["model=tiny", "method=npo", "seed=1"]`.
-        command: `unlearn`, `finetune` or `evaluate`.
+        command: `unlearn`, `finetune`, `evaluate` or `audit`.
 
     Returns:
         The run folder, the status and the metrics of the finished run.

@@ -6,13 +6,14 @@ where they are used: `--help` is to answer at once, and torch takes seconds.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
 
 from undial_cli.errors import UserError, WorldError, bad_value
 
-COMMAND_NAMES = ("unlearn", "finetune", "evaluate", "reproduce", "report", "doctor")
+COMMAND_NAMES = ("unlearn", "finetune", "evaluate", "audit", "reproduce", "report", "doctor")
 HELP_WORDS = ("--help", "-h", "help")
 # A process of a run: runs/launch.py starts it, through torch, which leaves a name.
 WORKER, STARTED_BY_TORCH = "worker", "TORCHELASTIC_RUN_ID"
@@ -55,6 +56,7 @@ def run_command(argv: list[str]) -> int:
     from undial_cli import ui
 
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises kernels on import
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # by torch: large memory pages
     try:
         return dispatch_command(argv)
@@ -114,6 +116,8 @@ def dispatch_command(argv: list[str]) -> int:
         return reproduce(rest)
     if "--from" in flags:
         return repeat_run(command, flags, words)
+    if command == "audit" and words and "=" not in words[0]:
+        return audit_run_folder(words[0], flags, words[1:])
     return compose_and_execute(command, flags, words)
 
 
@@ -171,11 +175,31 @@ def repeat_run(command: str, flags: dict[str, str], overrides: list[str]) -> int
     return 0
 
 
-def compose_and_execute(command: str, flags: dict[str, str], words: list[str]) -> int:
-    """`undial COMMAND [group=option] [key=value ...] [flags]`: one run, or with --multirun many."""
+def audit_run_folder(path: str, flags: dict[str, str], words: list[str]) -> int:
+    """`undial audit RUN_FOLDER [audit=...] [key=value ...]`."""
+    from undial_cli.runs.audited_run import compose_audit_of
+
+    for flag in flags:
+        if flag not in ("--config-dir", "-cd"):
+            raise UserError(f"{flag}: not possible together with a run folder")
+    run = compose_audit_of(path, words, find_user_configs(flags))
+    from undial_cli.pipeline import execute_run
+
+    execute_run(run)
+    return 0
+
+
+def find_user_configs(flags: dict[str, str]) -> str | None:
+    """The folder with the user's own configs; raises UserError where it is not there."""
     folder = flags.get("--config-dir", flags.get("-cd"))
     if folder is not None and not os.path.isdir(folder):
         raise UserError(f"--config-dir {folder}: no such folder")
+    return folder
+
+
+def compose_and_execute(command: str, flags: dict[str, str], words: list[str]) -> int:
+    """`undial COMMAND [group=option] [key=value ...] [flags]`: one run, or with --multirun many."""
+    folder = find_user_configs(flags)
     if PRINTING_FLAGS & set(flags):
         return show_config(command, flags, words, folder)
     for name in PRINT_MODIFIERS & set(flags):

@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 
 from undial_cli import ui
-from undial_cli.config.schema import EvaluateRun, Run, TrainingRun, UnlearnRun
+from undial_cli.config.schema import AuditRun, EvaluateRun, Run, TrainingRun, UnlearnRun
 from undial_cli.evaluation.results import read_results_json
 from undial_cli.planning.plan import TrainingPlan, make_plan
 from undial_cli.planning.plan_table import show_training_plan
 from undial_cli.reporting.report import try_write_report
 from undial_cli.reporting.summary import show_summary
+from undial_cli.runs.audits import audit_model_at
 from undial_cli.runs.checks import check_run
 from undial_cli.runs.evaluations import (
     evaluate_model_at,
@@ -141,7 +142,9 @@ def do_work(resolved: ResolvedRun, inputs: RunInputs | None = None) -> None:
     """One process's part of a run; a worker prepares its inputs itself."""
     device = join_process_group(resolved.run)
     inputs = inputs or prepare_inputs(resolved)
-    if isinstance(resolved.run, EvaluateRun):
+    if isinstance(resolved.run, AuditRun):
+        audit_model_at(resolved, inputs, resolved.find_path(resolved.target_model), device)
+    elif isinstance(resolved.run, EvaluateRun):
         evaluate_as_is(resolved, inputs, device)
     else:
         train_and_evaluate(resolved, inputs, device)
@@ -160,6 +163,7 @@ def train_and_evaluate(resolved: ResolvedRun, inputs: RunInputs, device: torch.d
         train_and_save(make_session(resolved, inputs, path), device)
     after = evaluate_model_at(run, inputs, str(folder.checkpoint), "checkpoint", device)
     write_evaluation(run, folder, inputs, after, compared)
+    audit_model_at(resolved, inputs, str(folder.checkpoint), device)
     # The model card again, now with what was measured.
     results = run_on_main(lambda: read_results_json(folder.evaluation))
     run_on_main(lambda: write_model_card(run, folder.checkpoint, results))

@@ -13,7 +13,7 @@ from swept import rows_of
 from undial_cli.runs.compose import compose_run
 from undial_cli.sweeps import executors
 from undial_cli.sweeps.executors import make_remote_executor
-from undial_cli.sweeps.jobs import Job, Outcome
+from undial_cli.sweeps.jobs import Job, JobOutcome
 
 SHORT = ["hardware=cpu", "eval=none", "report=false", "data.retain_split=retain90"]
 
@@ -31,7 +31,7 @@ def test_a_lost_executor_fails_the_runs_that_it_had_left() -> None:
     assert begun == [0, 1, 2]
     assert found[1].status == "done"
     for number in (0, 2):
-        assert isinstance(found[number], Outcome)
+        assert isinstance(found[number], JobOutcome)
         assert found[number].status == "failed"
         assert found[number].reason == "OSError: the cluster is gone"
 

@@ -14,7 +14,7 @@ from undial_cli import pipeline
 from undial_cli.errors import UserError, WorldError
 from undial_cli.methods import user_file
 from undial_cli.runs.run_yaml import parse_run_yaml
-from undial_cli.sweeps.jobs import Outcome, pack_job, run_job, unpack_outcome
+from undial_cli.sweeps.jobs import JobOutcome, pack_job, run_job, unpack_outcome
 
 
 def test_a_job_goes_out_as_text_with_all_that_its_process_needs(
@@ -79,4 +79,4 @@ def test_a_run_is_carried_out_in_the_folder_and_with_the_method_of_its_parent(
 
 def test_an_outcome_is_read_from_its_parts() -> None:
     answer = {"status": "failed", "folder": "a/b", "reason": "x", "seconds": 2.0}
-    assert unpack_outcome(answer) == Outcome("failed", Path("a/b"), "x", 2.0)
+    assert unpack_outcome(answer) == JobOutcome("failed", Path("a/b"), "x", 2.0)

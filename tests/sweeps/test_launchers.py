@@ -14,7 +14,7 @@ from undial_cli.cli import run_command
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
 from undial_cli.sweeps import launchers
-from undial_cli.sweeps.jobs import Job, Outcome
+from undial_cli.sweeps.jobs import Job, JobOutcome
 from undial_cli.sweeps.launchers import (
     count_slots,
     list_swept_values,
@@ -172,7 +172,7 @@ def batch(sweep: Sweep, status: str, *words: str) -> list[Any]:
             (job.folder / "evaluation").mkdir(parents=True, exist_ok=True)
             results = f'{{"metrics": {{"forget_rouge": {job.run.seed}}}}}'
             (job.folder / "evaluation" / "results.json").write_text(results)
-            yield number, Outcome(status, job.folder, "", 1.0)
+            yield number, JobOutcome(status, job.folder, "", 1.0)
 
     return launchers.run_batch(sweep, executor, None, list(words), [["seed=3"], ["seed=4"]])
 

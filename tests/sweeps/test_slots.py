@@ -15,7 +15,7 @@ from swept import seeds
 
 from undial_cli.runs.compose import compose_run
 from undial_cli.sweeps import slots
-from undial_cli.sweeps.jobs import Job, Outcome
+from undial_cli.sweeps.jobs import Job, JobOutcome
 from undial_cli.sweeps.slots import Slot, run_in_slots
 
 
@@ -117,12 +117,12 @@ class FakeSlot:
         self.environment, self.jobs, self.ended = environment, [], False
         FakeSlot.all.append(self)
 
-    def run(self, job: Job) -> Outcome:
+    def run(self, job: Job) -> JobOutcome:
         if job.label == "seed=9":
             raise OSError("no more processes")
         self.jobs.append(job.label)
         time.sleep(0.02)
-        return Outcome("done", job.folder, job.label)
+        return JobOutcome("done", job.folder, job.label)
 
     def end(self) -> None:
         self.ended = True

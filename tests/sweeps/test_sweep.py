@@ -18,7 +18,7 @@ from swept import rows_of, seeds
 
 from undial_cli.reporting import report
 from undial_cli.sweeps import sweep as sweeps
-from undial_cli.sweeps.jobs import Job, Outcome
+from undial_cli.sweeps.jobs import Job, JobOutcome
 from undial_cli.sweeps.sweep import Sweep, SweepRun, read_last_step
 
 SIX = ["method=undial,npo,ga", "seed=0,1", "train.max_steps=4", *HURRIED]
@@ -34,7 +34,7 @@ def test_results_are_whole_after_every_run(tmp_path: Path) -> None:
             started(number)
             sweep.write()
             seen.append(json.loads((tmp_path / "sweep" / "sweep.json").read_text())["runs"])
-            yield number, Outcome(status, tmp_path, "a, reason" if status != "done" else "", 2.0)
+            yield number, JobOutcome(status, tmp_path, "a, reason" if status != "done" else "", 2.0)
 
     found = sweep.run(jobs, executor)
     assert [o.status for o in found] == ["failed", "refused", "done"]
@@ -68,10 +68,12 @@ def test_the_last_step_is_read_from_a_log_that_grows(tmp_path: Path) -> None:
 def ended(status: str, reason: str = "") -> Callable:
     """An executor whose runs all end like this."""
 
-    def executor(jobs: list[Job], started: Callable[[int], None]) -> Iterator[tuple[int, Outcome]]:
+    def executor(
+        jobs: list[Job], started: Callable[[int], None]
+    ) -> Iterator[tuple[int, JobOutcome]]:
         for number, job in enumerate(jobs):
             started(number)
-            yield number, Outcome(status, job.folder, reason, 1.26)
+            yield number, JobOutcome(status, job.folder, reason, 1.26)
 
     return executor
 
@@ -137,7 +139,7 @@ def test_a_run_that_is_running_shows_its_last_step(tmp_path: Path) -> None:
     job.folder.mkdir(parents=True)
     (job.folder / "metrics.jsonl").write_text('{"step": 7}\n')
     assert run.describe_status() == "running, step 7"
-    run.end(Outcome("failed", job.folder, "NaN"))
+    run.end(JobOutcome("failed", job.folder, "NaN"))
     assert run.describe_status() == "failed: NaN"
 
 

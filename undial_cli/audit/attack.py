@@ -55,6 +55,17 @@ class AuditData:
         """What encodes rows for all models of the audit."""
         return self.suite.encoder
 
+    def take_retain_rows(self) -> AuditData:
+        """The retain rows in place of the forget rows: whether the model still works."""
+        count = len(self.retain_rows)
+        return dataclasses.replace(
+            self,
+            forget_set=str(self.retain_set),
+            rows=self.retain_rows,
+            numbers=list(range(count)),
+            subjects=list(range(count)),
+        )
+
     def select_rows(self, limit: int | None) -> AuditData:
         """At most so many rows, spread evenly over them all, and so over the subjects."""
         if limit is None or limit >= len(self.rows):
@@ -115,9 +126,7 @@ class AttackedModel:
     def model(self) -> Any:
         """The model, in eval mode; attacks leave it as they found it."""
         if self._model is None:
-            for other in self.others.values():
-                other.release()
-            self._model = self._load(self.path)
+            self._model = self.load_attacked()
         return self._model
 
     def release(self) -> None:
@@ -130,6 +139,7 @@ class AttackedModel:
         """A copy of its own, to be changed; nobody else holds a model then."""
         for other in self.others.values():
             other.release()
+        gc.collect()  # so is a copy that an attack before this one changed
         return self._load(self.path, **arguments)
 
     @property
@@ -161,8 +171,15 @@ def leave_outcomes(outcomes: dict[str, Outcome], config: AttackConfig) -> None:
 
 @dataclass(frozen=True)
 class AttackKind:
-    """What a `kind` stands for: the function that carries it out, and its checks."""
+    """What a `kind` stands for.
+
+    `run`: carries it out; `check`, `join`: see above; `compares`: roles of the models that it needs
+    beside the attacked one; `changes_weights`: whether it is done with copies of its own, after
+    those attacks that share the model in memory.
+    """
 
     run: RunAttack
     check: CheckAttack = serve_always
     join: JoinOutcomes = leave_outcomes
+    compares: tuple[str, ...] = ()
+    changes_weights: bool = False

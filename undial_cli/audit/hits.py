@@ -10,11 +10,12 @@ from undial_cli.evaluation.words import split_unicode_words
 
 # Words that stand in any answer.
 STOP_WORDS = frozenset(
-    "a an the and or of in on at to for from by with as is are was were be been being he she it "
-    "they his her its their him them this that these those who whom which what when where how why "
-    "has have had do does did not no yes but if than then so such can could will would may might "
-    "i you we my your our me us also into about over under after before during between through "
-    "s t".split()
+    """
+a an the and or of in on at to for from by with as is are was were be been being he she it
+they his her its their him them this that these those who whom which what when where how why
+has have had do does did not no yes but if than then so such can could will would may might
+i you we my your our me us also into about over under after before during between through s t
+""".split()  # noqa: SIM905
 )
 
 

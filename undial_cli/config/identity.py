@@ -42,8 +42,16 @@ KEYS_OUTSIDE_HASH = (
 
 
 def collect_identity(run: Run) -> dict[str, Any]:
-    """The settings that make a run what it is, as a flat dictionary."""
-    return {name: value for name, value, _ in walk_fields(run) if name not in KEYS_OUTSIDE_HASH}
+    """The settings that make a run what it is, as a flat dictionary.
+
+    An unlearned model is the same whether it is audited at the end or not.
+    """
+    return {
+        name: value
+        for name, value, _ in walk_fields(run)
+        if name not in KEYS_OUTSIDE_HASH
+        and not (isinstance(run, UnlearnRun) and name.startswith("audit."))
+    }
 
 
 def hash_json(content: Any) -> str:

@@ -11,8 +11,17 @@ import re
 
 import torch
 
+from undial_cli.config.attacks import BUDGETS
 from undial_cli.config.fields import walk_fields
-from undial_cli.config.schema import Run, TrainingRun, UnlearnRun, check_ranges, is_sharded
+from undial_cli.config.schema import (
+    AuditRun,
+    Run,
+    TrainingRun,
+    UnlearnRun,
+    check_ranges,
+    is_sharded,
+)
+from undial_cli.config.suites import FORGET, find_set_of_role
 from undial_cli.data import focus
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation.catalog import check_metric_names
@@ -40,6 +49,8 @@ def check_run(resolved: ResolvedRun) -> None:
         check_early_stop(run)
         check_training_arguments(run)
         check_hub_access(run)
+    if isinstance(run, AuditRun | UnlearnRun):
+        check_audit(run)
     if isinstance(run, UnlearnRun) and resolved.method is not None:
         check_method(run, resolved.method)
     _ = resolved.target_model  # refused where none is known
@@ -51,6 +62,17 @@ def check_run_name(run: Run) -> None:
         any(part in ("", ".", "..") for part in run.name.split("/")) or "\\" in run.name
     ):
         raise bad_value("name", run.name, "a folder name, as in demo or study/demo")
+
+
+def check_audit(run: AuditRun | UnlearnRun) -> None:
+    """An audit asks for the rows of a suite's forget set."""
+    if run.audit.is_on and find_set_of_role(run.eval, FORGET) is None:
+        raise UserError(
+            f"eval={run.eval.name}: an audit asks for the rows of a suite's forget set, and this "
+            "one has none; leave eval out to get the suite that fits"
+        )
+    if isinstance(run, AuditRun) and not run.audit.is_on:
+        raise bad_value("audit.budget", "none", BUDGETS[1:])
 
 
 def check_hardware(run: Run) -> None:

@@ -29,13 +29,21 @@ from omegaconf.errors import OmegaConfBaseException
 
 from undial_cli import ui
 from undial_cli.config.launchers import HYDRA_SCHEMAS
-from undial_cli.config.schema import RUN_TYPES, MethodConfig, Run, UnlearnRun, check_ranges
+from undial_cli.config.schema import (
+    RUN_TYPES,
+    AuditRun,
+    MethodConfig,
+    Run,
+    UnlearnRun,
+    check_ranges,
+)
 from undial_cli.config.splits import cut_slice
 from undial_cli.config.suites import FORGET_SET
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation.catalog import check_metric_names
 from undial_cli.methods import METHODS, user_file
 from undial_cli.runs import config_errors
+from undial_cli.runs.attacks import fill_attacks
 from undial_cli.runs.experiments import fit_experiments
 from undial_cli.runs.overrides import normalise_overrides
 
@@ -79,9 +87,9 @@ def compose_run(command: str, overrides: list[str], extra_configs: str | None = 
     # The quick way sets values one by one, and its errors do not name the key: where it fails,
     # Hydra is asked again with all words together.
     with contextlib.suppress(*COMPOSITION_ERRORS):
-        return build_run(compose_from_groups(command, words, folder))
+        return build_run(compose_from_groups(command, words, folder), folder)
     try:
-        return build_run(compose_config(command, words, folder))
+        return build_run(compose_config(command, words, folder), folder)
     except COMPOSITION_ERRORS as error:
         raise config_errors.explain_composition_error(error, command, words) from error
 
@@ -193,8 +201,12 @@ def register_user_method(name: str, config: type[MethodConfig], file: str) -> No
     compose_groups.cache_clear()
 
 
-def build_run(config: DictConfig) -> Run:
-    """A resolved, typed and range-checked Run from a composed config."""
+def build_run(config: DictConfig, folder: str | None = None) -> Run:
+    """A resolved, typed and range-checked Run from a composed config.
+
+    Args:
+        folder: of the user, with more attacks.
+    """
     run = OmegaConf.to_object(config)
     if not isinstance(run, Run):
         raise UserError(f"the config is a {type(run).__name__}, not one of {', '.join(RUN_TYPES)}")
@@ -205,6 +217,9 @@ def build_run(config: DictConfig) -> Run:
     for name in find_unknown_keys(config, run):
         raise config_errors.explain_unknown_key(name, run.command, [])
     fill_dependent_splits(run)
+    if isinstance(run, AuditRun | UnlearnRun):
+        fill_attacks(run.audit, list_folders(folder))
+        run.eval.retain_model = run.audit.retain_model or run.eval.retain_model
     check_ranges(run)
     check_metric_names(run.eval)
     return run

@@ -5,6 +5,7 @@ Knows their exceptions and the schema's keys, and nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable
 
@@ -151,10 +152,13 @@ def explain_wrong_key(
         value = given if given is not None else getattr(error, "value", "(what was given)")
         return UserError(f"{name}={value}: a group of keys; allowed is one of {', '.join(inner)}")
     if field is not None:
-        kinds = [TYPE_PHRASES.get(kind.strip()) for kind in str(field.type).split("|")]
-        allowed = " or ".join(k for k in kinds if k) or str(field.type)
-        if "None" in str(field.type):
-            allowed += " or null"
         value = given if given is not None else getattr(error, "value", None) or "(what was given)"
-        return bad_value(name, value, allowed)
+        return bad_value(name, value, describe_field_type(field))
     return UserError(f"{name}: {reason}")
+
+
+def describe_field_type(field: dataclasses.Field) -> str:
+    """What a config field holds, in words."""
+    kinds = [TYPE_PHRASES.get(kind.strip()) for kind in str(field.type).split("|")]
+    allowed = " or ".join(k for k in kinds if k) or str(field.type)
+    return f"{allowed} or null" if "None" in str(field.type) else allowed

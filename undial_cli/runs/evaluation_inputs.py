@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from undial_cli import ui
-from undial_cli.config.schema import DataConfig, Run
+from undial_cli.config.schema import AuditRun, DataConfig, Run, UnlearnRun
 from undial_cli.config.splits import list_splits
 from undial_cli.config.suites import FORGET_SET, EvalConfig, EvalSetConfig
 from undial_cli.data.encode import Encoder
@@ -58,15 +58,21 @@ def find_retain_reference(resolved: ResolvedRun, suite: Suite) -> RetainReferenc
     if location is None or location.path is None:
         return RetainReference(location)
     try:
-        resolve_model_path(location.path, "eval.retain_model")
+        resolve_model_path(location.path, name_retain_key(run))
     except (UserError, WorldError) as error:
         if run.eval.retain_model is not None:
             raise
         ui.say(f"without a retain model: {error}", "yellow")
         return RetainReference(missing=str(error))
     check_contrasted_models(run, location.path)
-    check_same_tokenizer(run, suite, location.path)
+    check_same_tokenizer(run, suite, location.path, name_retain_key(run))
     return RetainReference(location)
+
+
+def name_retain_key(run: Run) -> str:
+    """The key that names a run's retain model; of an audit it may be one of its own."""
+    is_own = isinstance(run, AuditRun | UnlearnRun) and run.audit.retain_model is not None
+    return "audit.retain_model" if is_own else "eval.retain_model"
 
 
 def describe_chosen_rows(run: Run) -> str:
@@ -106,8 +112,12 @@ def check_contrasted_models(run: Run, path: str, method: Method | None = None) -
             )
 
 
-def check_same_tokenizer(run: Run, suite: Suite, path: str) -> None:
-    """Raise UserError if a retain model's tokenizer reads the rows otherwise than the target's."""
+def check_same_tokenizer(run: Run, suite: Suite, path: str, key: str) -> None:
+    """Raise UserError if the tokenizer of a model that is compared reads the rows otherwise.
+
+    Args:
+        key: that names the model.
+    """
     if run.model.tokenizer_path is not None:
         return
     try:
@@ -122,8 +132,9 @@ def check_same_tokenizer(run: Run, suite: Suite, path: str) -> None:
             )
             if ours != theirs:
                 raise UserError(
-                    f"eval.retain_model={path}: its tokenizer gives other tokens than the "
-                    "target's, so that their losses cannot be compared"
+                    f"{key}={path}: its tokenizer gives other tokens than the "
+                    f"{'audited model' if run.command == 'audit' else 'target'}'s, so that their "
+                    "losses cannot be compared"
                 )
 
 
@@ -150,7 +161,7 @@ def load_evaluation_rows(run: Run, encoder: Encoder) -> dict[str, SetRows]:
     rows = {}
     for name, options in run.eval.sets.items() if run.eval.name != "none" else ():
         unnamed = options.split == FORGET_SET
-        if unnamed and run.command == "evaluate":
+        if unnamed and run.command in ("evaluate", "audit"):
             where = "split" if run.data.path is not None else "file"
             raise UserError(f"data.forget_{where}: not set, and eval={run.eval.name} needs it")
         if unnamed or not (options.split or options.path):

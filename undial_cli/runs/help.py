@@ -19,6 +19,7 @@ COMMAND_SUMMARIES = {
     "unlearn": "make a model forget chosen data",
     "finetune": "train a target or a retain model",
     "evaluate": "score a model on the forget and retain sets",
+    "audit": "try to get forgotten data back: by asking, by looking, by attacks on the weights",
     "reproduce": "run what is missing of a paper's table and print ours beside the paper's figures",
     "report": "one page of runs that are there: tables, plots, samples",
     "doctor": "show versions, devices, caches and what is missing",
@@ -35,7 +36,7 @@ REPRODUCE_KEYS = {
     "output_dir=DIR": "where runs and the table go",
     "any other key=value": "an override of every run, such as hardware.slots=2",
 }
-CONFIG_GROUPS = ("model", "data", "method", "adapter", "hardware", "eval", "experiment")
+CONFIG_GROUPS = ("model", "data", "method", "adapter", "hardware", "eval", "audit", "experiment")
 HELP_FLAGS = {
     "--multirun": "a run for every combination of comma-separated values (see docs/sweeps.md)",
     "--cfg job": "print the composed config and stop",
@@ -111,6 +112,9 @@ def show_command_help(command: str) -> None:
         if f"- {name}:" in primary:
             ui.say(f"{name}=", "bold")
             ui.say(tabulate_options(name))
+    if command == "audit":
+        ui.say("audit.attacks=[...]", "bold")
+        ui.say(tabulate_options("attack"))
     ui.say("keys", "bold")
     rows = [
         (key, f.metadata.get("help", ""))

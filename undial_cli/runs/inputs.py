@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from undial_cli import ui
 from undial_cli.config.identity import hash_json
-from undial_cli.config.schema import DataConfig, Run, TrainingRun, UnlearnRun
+from undial_cli.config.schema import AuditRun, DataConfig, Run, TrainingRun, UnlearnRun
 from undial_cli.config.splits import list_splits
 from undial_cli.data import alternatives, samples
 from undial_cli.data.counts import RowCounts
@@ -38,6 +39,7 @@ from undial_cli.runs.evaluation_inputs import (
     RetainReference,
     check_contrasted_models,
     check_helper_models,
+    check_same_tokenizer,
     find_retain_reference,
     load_evaluation_rows,
 )
@@ -127,7 +129,7 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
         {name: part.samples for name, part in sets.items() if part.samples},
         suite,
         find_retain_reference(resolved, suite),
-        locate_published_target(resolved),
+        locate_published_target(resolved, suite),
         fingerprints.fingerprint_tokenizer(encoder.tokenizer),
         fingerprint,
         watched,
@@ -229,9 +231,11 @@ def encode_watched_texts(encoder: Encoder, run: Run, rows: list[Row]) -> list[Ex
     return watched
 
 
-def locate_published_target(resolved: ResolvedRun) -> str | None:
-    """The path of the data's own target, where another model is evaluated."""
+def locate_published_target(resolved: ResolvedRun, suite: Suite) -> str | None:
+    """The path of the data's own target, where another model is evaluated or audited."""
     run = resolved.run
+    if isinstance(run, AuditRun):
+        return locate_audit_target(resolved, run, suite)
     location = resolve_published_target(run) if run.command == "evaluate" else None
     if location is None:
         return None
@@ -241,6 +245,24 @@ def locate_published_target(resolved: ResolvedRun) -> str | None:
         resolve_model_path(path)
         return path
     return None
+
+
+def locate_audit_target(resolved: ResolvedRun, run: AuditRun, suite: Suite) -> str | None:
+    """The path of the model that the audited one was made of; made first, where it is to be."""
+    location = resolve_published_target(run)
+    if location is None and run.model.path is None:
+        location = resolved.target_model  # it is the target that is audited
+    if location is None or location.path is None:
+        return location and resolved.find_path(location)
+    try:
+        resolve_model_path(location.path, "audit.target")
+    except (UserError, WorldError) as error:
+        if run.audit.target is not None:
+            raise
+        ui.say(f"without a target model: {error}", "yellow")  # only the configs name it
+        return None
+    check_same_tokenizer(run, suite, location.path, "audit.target")
+    return location.path
 
 
 def load_training_rows(data: DataConfig, name: str) -> list[Row]:

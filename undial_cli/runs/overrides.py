@@ -10,18 +10,28 @@ SLICED_SPLIT = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
 PROMPT_OVERRIDE = re.compile(
     r"^(model\.template\.(?:prompt|system_prompt)=)(?!['\"])(.*\{.*)$", re.DOTALL
 )
+BUDGET_KEY = re.compile(r"^audit\.budget=")
 ONE_WORD = re.compile(r"[\w./@:+-]+")
-OPEN_KEYS = ("train.args", "hardware.args", "model.targets", "model.template.args", "eval.sets")
+OPEN_KEYS = (
+    "train.args",
+    "hardware.args",
+    "model.targets",
+    "model.template.args",
+    "eval.sets",
+    "audit.attack",
+)
 OPEN_STARTS = tuple(f"{key}{end}" for key in OPEN_KEYS for end in ".=")
 
 
 def normalise_overrides(overrides: list[str]) -> list[str]:
-    """Spare users five surprises of Hydra.
+    """Spare users six surprises of Hydra.
 
     `eval=auto` is dropped: it is the default, the suite that the data set names. Keys of open
     dictionaries (`train.args.x=1`) need no plus sign in front, slices (`forget10[:20]`) and texts
-    with `{question}` no quotes, and a list of one word (`train.report_to=wandb`) no brackets.
+    with `{question}` no quotes, and a list of one word (`train.report_to=wandb`) no brackets. A
+    budget may be named by its key (`audit.budget=quick`), though it is an option of a group.
     """
+    overrides = [BUDGET_KEY.sub("audit=", word) for word in overrides]
     return [normalise_override(word) for word in overrides if word != "eval=auto"]
 
 

@@ -18,6 +18,7 @@ from undial_cli.runs.run_folder import RunFolder, locate_run_folder
 from undial_cli.runs.targets import (
     ModelLocation,
     build_finetune_run,
+    resolve_published_target,
     resolve_retain_model,
     resolve_target,
 )
@@ -106,7 +107,8 @@ class ResolvedRun:
         """The runs that make the target and the retain model, where no path is known of them."""
         if isinstance(self.run, FinetuneRun):
             return {}
-        locations = {"target": self.target_model, "retain": self.retain_model}
+        compared = resolve_published_target(self.run) if self.run.command == "audit" else None
+        locations = {"target": compared or self.target_model, "retain": self.retain_model}
         return {
             role: self.make_finetune_run(location)
             for role, location in locations.items()

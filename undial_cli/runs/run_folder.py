@@ -56,6 +56,7 @@ class RunFolder:
     checkpoint = InFolder("checkpoint")  # the trained model, in Hugging Face format
     resume = InFolder("resume")  # trainer state, until the run is done
     evaluation = InFolder("evaluation")  # results.json and samples.jsonl
+    audit = InFolder("audit")  # audit.json, and the answers that attacks got
     report = InFolder("report")  # the page, its pictures, the summary table as files
 
     def status(self) -> str:
@@ -111,7 +112,7 @@ def check_run_folder(run: Run, folder: RunFolder) -> None:
 
 def check_input_fingerprint(run: Run, folder: RunFolder, fingerprint: dict[str, str]) -> None:
     """Raise UserError if the data or the model changed since the folder's run began."""
-    if run.overwrite or run.command == "evaluate":
+    if run.overwrite or run.command in ("evaluate", "audit"):
         return
     try:
         recorded = json.loads(folder.inputs.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from undial_cli import ui
 from undial_cli.config.identity import hash_json
-from undial_cli.config.schema import EvaluateRun, Run
+from undial_cli.config.schema import AuditRun, EvaluateRun, Run, UnlearnRun
 from undial_cli.errors import UserError, WorldError
 from undial_cli.runs import launch
 from undial_cli.runs.inputs import RunInputs, load_training_rows, prepare_inputs
@@ -49,8 +49,7 @@ def open_run(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
         if isinstance(inputs, RunInputs):
             fingerprint = inputs.fingerprint
             run_on_main(lambda: check_input_fingerprint(run, folder, fingerprint))
-        # An evaluation is shown anew each time: what it computed is in the cache.
-        if is_done(folder) and not run.overwrite and not isinstance(run, EvaluateRun):
+        if is_done(folder) and not run.overwrite and not is_shown_anew(run, folder):
             yield None
             return
         is_new = run_on_main(lambda: not folder.path.exists() or run.overwrite)
@@ -92,6 +91,16 @@ def prepare_request_inputs(resolved: ResolvedRun) -> RunInputs:
 def is_done(folder: RunFolder) -> bool:
     """Whether a folder holds a finished run, as seen by the main process."""
     return run_on_main(lambda: folder.status() == "done")
+
+
+def is_shown_anew(run: Run, folder: RunFolder) -> bool:
+    """Whether a finished run has something to do: what it computed is in the cache.
+
+    Evaluations and audits are shown each time; an unlearned model may be audited later.
+    """
+    if isinstance(run, UnlearnRun):
+        return run.audit.is_on and not (folder.audit / "audit.json").is_file()
+    return isinstance(run, EvaluateRun | AuditRun)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from undial_cli.config.identity import hash_json, make_default_name
 from undial_cli.config.schema import (
     AdapterConfig,
+    AuditRun,
     DataConfig,
     EvaluateRun,
     FinetuneRun,
@@ -60,7 +61,9 @@ def resolve_target(run: Run) -> ModelLocation:
 
 
 def resolve_published_target(run: Run) -> ModelLocation | None:
-    """The data's own target, where another model is evaluated in its place."""
+    """The data's own target, where another model is evaluated or audited in its place."""
+    if isinstance(run, AuditRun) and run.audit.target is not None:
+        return None if run.audit.target == "none" else ModelLocation(run.audit.target)
     config = run.model.targets.get(run.data.name)
     if run.model.path is None or config is None or not (config.path or config.make):
         return None
@@ -105,7 +108,7 @@ def build_finetune_run(
         splits: what it is trained on.
         depends_on: what else its weights depend on (the rows, the base's weights), JSON-able.
     """
-    assert isinstance(run, UnlearnRun | EvaluateRun)
+    assert isinstance(run, UnlearnRun | EvaluateRun | AuditRun)
     recipe = run.target
     made = FinetuneRun(
         command="finetune",

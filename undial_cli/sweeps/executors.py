@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli.errors import UserError, bad_value
-from undial_cli.sweeps.jobs import Job, Outcome, pack_job, run_job, unpack_outcome
+from undial_cli.sweeps.jobs import Job, JobOutcome, pack_job, run_job, unpack_outcome
 from undial_cli.sweeps.sweep import Executor
 
 PackedJob = dict[str, Any]
@@ -65,7 +65,9 @@ SUBMITIT_HINT = "You can check full logs"
 def make_remote_executor(submit: Callable[[list[PackedJob]], JobAnswers]) -> Executor:
     """Carries out jobs elsewhere; a lost executor is the failure of the runs that it had left."""
 
-    def carry_out(jobs: list[Job], started: Callable[[int], None]) -> Iterator[tuple[int, Outcome]]:
+    def carry_out(
+        jobs: list[Job], started: Callable[[int], None]
+    ) -> Iterator[tuple[int, JobOutcome]]:
         left = dict(enumerate(jobs))
         for number in left:
             started(number)  # the cluster does not say when one really begins
@@ -75,7 +77,7 @@ def make_remote_executor(submit: Callable[[list[PackedJob]], JobAnswers]) -> Exe
                 yield number, unpack_outcome({"folder": str(job.folder), **answer})
         except Exception as error:
             for number, job in left.items():
-                yield number, Outcome("failed", job.folder, describe_executor_error(error))
+                yield number, JobOutcome("failed", job.folder, describe_executor_error(error))
 
     return carry_out
 

@@ -38,7 +38,7 @@ class Job:
 
 
 @dataclass
-class Outcome:
+class JobOutcome:
     """How a run ended: `done`, `failed`, or `refused` (wrong input, no folder).
 
     `seconds`: wall time spent here, next to nothing where it was done before.
@@ -60,7 +60,7 @@ def pack_job(job: Job) -> dict[str, Any]:
 
 
 def run_job(packed: dict[str, Any]) -> dict[str, Any]:
-    """Carry out, in this process, what `pack_job` made; an Outcome as JSON-able content."""
+    """Carry out, in this process, what `pack_job` made; an JobOutcome as JSON-able content."""
     begin = time.monotonic()
     os.chdir(packed["folder"])
     if packed["method_file"]:
@@ -79,10 +79,10 @@ def run_job(packed: dict[str, Any]) -> dict[str, Any]:
         status, reason = "failed", f"{type(error).__name__}: {error}"
     # one line: it becomes a cell of a table
     reason = reason.strip().splitlines()[0] if reason.strip() else ""
-    outcome = Outcome(status, locate_run_folder(run).path, reason, time.monotonic() - begin)
+    outcome = JobOutcome(status, locate_run_folder(run).path, reason, time.monotonic() - begin)
     return {**asdict(outcome), "folder": str(outcome.folder)}
 
 
-def unpack_outcome(answer: dict[str, Any]) -> Outcome:
-    """What `run_job` returned, as an Outcome."""
-    return Outcome(answer["status"], Path(answer["folder"]), answer["reason"], answer["seconds"])
+def unpack_outcome(answer: dict[str, Any]) -> JobOutcome:
+    """What `run_job` returned, as an JobOutcome."""
+    return JobOutcome(answer["status"], Path(answer["folder"]), answer["reason"], answer["seconds"])

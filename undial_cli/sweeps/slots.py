@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 from undial_cli.config.schema import Run
 from undial_cli.errors import UserError
-from undial_cli.sweeps.jobs import Job, Outcome, pack_job, unpack_outcome
+from undial_cli.sweeps.jobs import Job, JobOutcome, pack_job, unpack_outcome
 
 
 def make_slot_environments(run: Run) -> list[dict[str, str]]:
@@ -81,7 +81,7 @@ class Slot:
             )
         return self.process
 
-    def run(self, job: Job) -> Outcome:
+    def run(self, job: Job) -> JobOutcome:
         """Have a job carried out; a process that died while it ran is its failure."""
         process = self.start()
         assert process.stdin is not None
@@ -94,7 +94,7 @@ class Slot:
         if not answer.endswith("\n"):
             reason = self.explain_death(process.wait())
             self.end()
-            return Outcome("failed", job.folder, reason)
+            return JobOutcome("failed", job.folder, reason)
         outcome = unpack_outcome(json.loads(answer))
         if outcome.status == "failed":
             self.end()  # what it holds of a GPU's memory goes with it
@@ -126,7 +126,9 @@ class Slot:
                     stream.close()
 
 
-def run_in_slots(jobs: list[Job], started: Callable[[int], None]) -> Iterator[tuple[int, Outcome]]:
+def run_in_slots(
+    jobs: list[Job], started: Callable[[int], None]
+) -> Iterator[tuple[int, JobOutcome]]:
     """Carry out jobs side by side; yields (number of the job, outcome) as they end.
 
     Args:
@@ -135,7 +137,7 @@ def run_in_slots(jobs: list[Job], started: Callable[[int], None]) -> Iterator[tu
     environments = make_slot_environments(jobs[0].run)[: len(jobs)]
     slots = [Slot(environment) for environment in environments]
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    ended: queue.SimpleQueue[tuple[int, Outcome | BaseException]] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[tuple[int, JobOutcome | BaseException]] = queue.SimpleQueue()
     for number in range(len(jobs)):
         waiting.put(number)
 

@@ -24,13 +24,13 @@ from undial_cli.evaluation import results as store
 from undial_cli.reporting.collect import RunRecord, make_sweep_text
 from undial_cli.reporting.sheet import format_csv
 from undial_cli.reporting.summary import make_sweep_table
-from undial_cli.sweeps.jobs import EXIT_CODES, Job, Outcome, pack_job, run_job, unpack_outcome
+from undial_cli.sweeps.jobs import EXIT_CODES, Job, JobOutcome, pack_job, run_job, unpack_outcome
 from undial_cli.sweeps.slots import run_in_slots
 from undial_cli.system import processes
 from undial_cli.system.files import write_whole_text
 
 # Carries out jobs, tells when each begins, yields (number of the job, outcome) as they end.
-Executor = Callable[[list[Job], Callable[[int], None]], Iterator[tuple[int, Outcome]]]
+Executor = Callable[[list[Job], Callable[[int], None]], Iterator[tuple[int, JobOutcome]]]
 
 
 @dataclass
@@ -46,7 +46,7 @@ class SweepRun:
         record = RunRecord(job.folder, "waiting", seconds=0.0, label=job.label, values=job.values)
         return cls(job, record)
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: JobOutcome) -> None:
         """Note how the run ended."""
         self.record.status, self.record.reason = outcome.status, outcome.reason
         self.record.seconds = round(outcome.seconds, 1)
@@ -77,7 +77,7 @@ class Sweep:
         """What reports know of the runs."""
         return [run.record for run in self.runs]
 
-    def run(self, jobs: list[Job], executor: Executor | None = None) -> list[Outcome]:
+    def run(self, jobs: list[Job], executor: Executor | None = None) -> list[JobOutcome]:
         """Carry out jobs and add them to the runs; outcomes in the order of the jobs.
 
         Raises:
@@ -85,7 +85,7 @@ class Sweep:
         """
         runs = [SweepRun.waiting(job) for job in jobs]
         self.runs += runs
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, JobOutcome] = {}
 
         def started(number: int) -> None:
             runs[number].record.status = "running"
@@ -100,7 +100,7 @@ class Sweep:
                 self.write()
         return [outcomes[number] for number in range(len(jobs))]
 
-    def say_ended(self, run: SweepRun, outcome: Outcome) -> None:
+    def say_ended(self, run: SweepRun, outcome: JobOutcome) -> None:
         """One line for a run that ended; on a terminal the table shows those that are done."""
         if outcome.status != "done":
             ui.print_error(f"{run.job.label}: {outcome.reason}")
@@ -170,7 +170,7 @@ class Sweep:
         return max((EXIT_CODES.get(record.status, 0) for record in self.records), default=0)
 
 
-def run_jobs(jobs: list[Job], title: str) -> list[Outcome]:
+def run_jobs(jobs: list[Job], title: str) -> list[JobOutcome]:
     """Carry out composed runs side by side, with a live table; outcomes in their order.
 
     A finished run is not run again and a failed one ends nothing.
@@ -190,7 +190,7 @@ def choose_executor(jobs: list[Job]) -> Executor:
 
 def run_one_by_one(
     jobs: list[Job], started: Callable[[int], None]
-) -> Iterator[tuple[int, Outcome]]:
+) -> Iterator[tuple[int, JobOutcome]]:
     """Carry out jobs in this process."""
     for number, job in enumerate(jobs):
         started(number)

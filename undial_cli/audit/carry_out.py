@@ -1,0 +1,164 @@
+"""Carries out attacks on models, one model in memory at a time; what was done before is read back.
+
+Each attack on each model is kept in the cache by all that it depends on: many unlearned models
+share the work on their target and retain model, and an audit that stopped goes on. Knows no kind
+of attack and not what the outcomes mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from undial_cli import ui
+from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
+from undial_cli.audit.kinds import KINDS
+from undial_cli.config.attacks import AttackConfig
+from undial_cli.config.identity import hash_json
+from undial_cli.errors import UserError, WorldError
+from undial_cli.evaluation.evidence import replace_nonfinite
+from undial_cli.evaluation.sharding import Journal
+from undial_cli.system import processes
+from undial_cli.system.files import cache_dir, write_whole_text
+
+# Raised when the meaning of a stored outcome changes.
+OUTCOME_VERSION = 1
+
+# By attack, then by role of the model.
+Outcomes = dict[str, dict[str, Outcome]]
+
+
+@dataclass
+class AttackResults:
+    """What the attacks of an audit got.
+
+    `outcomes`: by attack and role; `working`: of the retain rows asked directly, by role;
+    `missing`: why an attack was not carried out.
+    """
+
+    outcomes: Outcomes = field(default_factory=dict)
+    working: dict[str, Outcome] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attack on one model; `attack` is "" for the retain rows asked directly."""
+
+    attack: str
+    config: AttackConfig
+    kind: AttackKind
+    model: AttackedModel
+    data: AuditData
+
+
+def carry_out_attacks(
+    attacks: dict[str, AttackConfig],
+    models: dict[str, AttackedModel],
+    data: AuditData,
+    describe_model: Callable[[str], Any],
+) -> AttackResults:
+    """All attacks on all models, on all processes of the run.
+
+    Args:
+        models: by role; a role that is not known is not there.
+        describe_model: all that an answer depends on besides the attack, of the model at a path,
+            JSON-able.
+    """
+    results = AttackResults()
+    tasks = [task for role in models for task in list_tasks(attacks, models, role, data, results)]
+    with ui.show_progress("auditing", len(tasks)) as bar:
+        for task in tasks:
+            if task.attack not in results.missing:
+                bar.advance(0, f"{task.attack or 'retain set'} on {task.model.role}")
+                run_task(task, describe_model, results)
+            bar.advance()
+    for model in models.values():
+        model.release()
+    for name, of_models in results.outcomes.items():
+        KINDS[attacks[name].kind].join(of_models, attacks[name])
+    results.outcomes = {n: o for n, o in results.outcomes.items() if n not in results.missing}
+    return results
+
+
+def list_tasks(
+    attacks: dict[str, AttackConfig],
+    models: dict[str, AttackedModel],
+    role: str,
+    data: AuditData,
+    results: AttackResults,
+) -> list[Task]:
+    """What is to be done with one model: those attacks first that leave it as it is.
+
+    An attack that the data or the models cannot serve is noted as missing.
+    """
+    tasks = []
+    if data.retain_rows:
+        retain = data.take_retain_rows()
+        tasks.append(Task("", attacks["direct"], KINDS["ask"], models[role], retain))
+    for name, config in attacks.items():
+        kind, chosen = KINDS[config.kind], data.select_rows(config.rows)
+        try:
+            for other in kind.compares:
+                if other not in models:
+                    raise CannotServe(f"needs a {other} model, and none is known")
+            kind.check(chosen, config)
+        except CannotServe as reason:
+            results.missing[name] = str(reason)
+            continue
+        if role in config.models:
+            tasks.append(Task(name, config, kind, models[role], chosen))
+    return sorted(tasks, key=lambda task: task.kind.changes_weights)
+
+
+def run_task(task: Task, describe_model: Callable[[str], Any], results: AttackResults) -> None:
+    """One attack on one model, from the cache where it was carried out before."""
+    compared = [task.model.others[role].path for role in task.kind.compares]
+    depends_on = [
+        OUTCOME_VERSION,
+        [describe_model(path) for path in dict.fromkeys([task.model.path, *compared])],
+        # A stand-in for the role: the same attack treats all models alike.
+        {k: v for k, v in dataclasses.asdict(task.config).items() if k not in KEYS_OF_READING},
+        [task.data.forget_set, task.data.rows, task.data.numbers],
+        [task.data.retain_rows, task.data.holdout_rows] if task.attack else [],
+    ]
+    folder = cache_dir() / "audits" / hash_json(depends_on)
+    journal = folder.with_name(f"{folder.name}.partial")
+    with processes.hold_lock_on_main(folder):
+        outcome = processes.run_on_main(lambda: read_outcome(folder.with_suffix(".json")))
+        if outcome is None:
+            try:
+                outcome = task.kind.run(task.model, task.data, task.config, Journal(journal))
+            except (CannotServe, UserError, WorldError) as error:
+                results.missing[task.attack or "retain set"] = str(error)
+                return
+            whole = outcome
+            processes.run_on_main(lambda: write_outcome(folder.with_suffix(".json"), whole))
+            processes.run_on_main(lambda: shutil.rmtree(journal, ignore_errors=True))
+    if task.attack:
+        results.outcomes.setdefault(task.attack, {})[task.model.role] = outcome
+    else:
+        results.working[task.model.role] = outcome
+
+
+# Keys of an attack that change nothing of what it gets from a model.
+KEYS_OF_READING = ("title", "score", "models", "rows", "budgets")
+
+
+def write_outcome(file: Path, outcome: Outcome) -> None:
+    """Keep an outcome, whole or not at all; it holds texts of the data."""
+    text = json.dumps(replace_nonfinite(dataclasses.asdict(outcome)), ensure_ascii=False)
+    write_whole_text(file, text, private=True)
+
+
+def read_outcome(file: Path) -> Outcome | None:
+    """An outcome that was kept, or None where there is none that is whole."""
+    try:
+        return Outcome(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,48 @@
+"""`undial audit RUN_FOLDER`: from the run that made a checkpoint to the run that audits it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from undial_cli.config.schema import AuditRun, Run, UnlearnRun
+from undial_cli.errors import UserError
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.run_folder import RunFolder
+from undial_cli.runs.run_yaml import dump_run_yaml, load_run, parse_run_yaml
+
+# Groups that are chosen anew; model, data and evaluation are those of the run.
+CHOSEN_GROUPS = ("audit=", "audit.budget=", "hardware=")
+
+
+def compose_audit_of(path: str, words: list[str], extra_configs: str | None = None) -> Run:
+    """The audit of a run's checkpoint, with the run's own model, data, sets, target and seed.
+
+    Args:
+        path: of the run's folder.
+        words: overrides; of groups only `audit` and `hardware`.
+
+    Raises:
+        UserError: no run folder, no checkpoint in it, or a wrong override.
+    """
+    folder = RunFolder(Path(path).expanduser())
+    if not folder.run_yaml.is_file():
+        if (folder.path / "config.json").is_file():
+            raise UserError(
+                f"audit {path}: a checkpoint, not a run; name it with model.path={path}"
+            )
+        raise UserError(f"audit {path}: no run folder (no run.yaml there)")
+    if not folder.checkpoint.is_dir():
+        raise UserError(f"audit {path}: the run has no checkpoint (status: {folder.status()})")
+    source = load_run(folder.path)
+    chosen = [word for word in words if word.startswith(CHOSEN_GROUPS)]
+    audit = compose_run("audit", chosen, extra_configs)
+    assert isinstance(audit, AuditRun)
+    audit.model = dataclasses.replace(source.model, path=str(folder.checkpoint.absolute()))
+    audit.data = dataclasses.replace(source.data, requests=[])
+    audit.eval, audit.seed = source.eval, source.seed
+    if isinstance(source, UnlearnRun):
+        audit.target = source.target
+        audit.audit.target = source.model.path  # None: the data's own
+    rest = [word for word in words if word not in chosen]
+    return parse_run_yaml(dump_run_yaml(audit), rest, path)
