@@ -49,7 +49,9 @@ class AskConfig(AttackConfig):
     templates: list[str] = key([], "texts with {question} that it is wrapped in; []: none")
     prefills: list[str] = key([], "beginnings of an answer that are put into the prompt")
     answer_tokens: list[int] = key(
-        [], "first tokens of the true answer that are put into the prompt, at most half of it"
+        [],
+        "first tokens of the true answer that are put into the prompt, at most half of it",
+        minimum=1,
     )
     shots: int = key(0, "solved questions of the retain set before it", minimum=0)
     same_subject: bool = key(False, "and one more, of the forget set, about the same subject")
@@ -64,9 +66,6 @@ class AskConfig(AttackConfig):
             for text in getattr(self, name):
                 if "{question}" not in text:
                     raise bad_value(name, text, "a text with {question}")
-        for count in self.answer_tokens:
-            if count < 1:
-                raise bad_value("answer_tokens", count, "a number >= 1")
 
 
 @dataclass
@@ -84,11 +83,76 @@ class ChoiceConfig(AttackConfig):
     """The true answer among false ones of the same wording, by likelihood."""
 
 
+@dataclass
+class RelearnConfig(AttackConfig):
+    """The model fine-tuned as an attacker would, then asked as it was trained."""
+
+    train_on: str = key(
+        "forget",
+        "what it is trained on: forget; half = one half of the subjects, and the other is asked "
+        "about (both ways round); retain",
+        allowed=("forget", "half", "retain"),
+    )
+    texts: str | None = key(
+        None, "file of texts or rows that it is trained on in place of those of train_on"
+    )
+    learning_rate: float = key(2e-5, "AdamW's, constant from the first step on", above=0)
+    batch_size: int = key(32, "rows per optimiser step, over all processes", minimum=1)
+    epochs: float = key(
+        1, "passes over the rows; over the forget rows where others are trained", above=0
+    )
+    max_steps: int | None = key(None, "optimiser steps; overrides epochs", minimum=1)
+    ask_at: list[int] = key(
+        [],
+        "steps after which it is asked, of which the last ends the training and overrides the two "
+        "above; a row's score is the mean over them; []: at the end",
+        minimum=1,
+    )
+    lora_rank: int | None = key(
+        None, "train a LoRA of this rank on all linear layers; null: all weights", minimum=1
+    )
+    lora_alpha: float = key(256, "its alpha", above=0)
+    max_new_tokens: int | None = key(None, "tokens generated; null: the suite's", minimum=1)
+
+
+@dataclass
+class QuantiseConfig(AttackConfig):
+    """The model in fewer bits, asked as it was trained."""
+
+    precisions: list[str] = key(["nf4", "int8"], "what it is rounded to", allowed=("nf4", "int8"))
+    max_new_tokens: int | None = key(None, "tokens generated; null: the suite's", minimum=1)
+
+
+@dataclass
+class InterpolateConfig(AttackConfig):
+    """The model's weights moved some way towards the target's, asked as it was trained."""
+
+    ways: list[float] = key([0.1, 0.2, 0.3], "shares of the way", above=0, maximum=1)
+    max_new_tokens: int | None = key(None, "tokens generated; null: the suite's", minimum=1)
+
+
+@dataclass
+class NoiseConfig(AttackConfig):
+    """Noise added to the model's weights, asked as it was trained."""
+
+    scales: list[float] = key(
+        [0.01, 0.02, 0.05],
+        "standard deviations of the noise, as shares of each tensor's own",
+        above=0,
+    )
+    draws: int = key(2, "draws of the noise at each scale", minimum=1)
+    max_new_tokens: int | None = key(None, "tokens generated; null: the suite's", minimum=1)
+
+
 # The keys of each kind of attack.
 ATTACK_CONFIGS: dict[str, type[AttackConfig]] = {
     "ask": AskConfig,
     "sampling": SamplingConfig,
     "choice": ChoiceConfig,
+    "relearn": RelearnConfig,
+    "quantise": QuantiseConfig,
+    "interpolate": InterpolateConfig,
+    "noise": NoiseConfig,
 }
 
 
