@@ -75,7 +75,9 @@ def draw_attack_bars(attacks: Sequence[AttackFigures], margin: float) -> Figure:
         return figure
 
 
-def draw_score_bars(axes: Axes, attacks: Sequence[AttackFigures], ys: np.ndarray) -> dict[str, Any]:
+def draw_score_bars(
+    axes: Axes, attacks: Sequence[AttackFigures], ys: np.ndarray
+) -> dict[str, Any]:
     """The score of each model under each attack; handles by label."""
     scores = {role: to_float_array([a.attacked.get(role) for a in attacks]) for role in DRAWN_ROLES}
     plain = to_float_array([attack.plain.get("unlearned") for attack in attacks])

@@ -167,14 +167,11 @@ def walk_curves(content: Any, name: str) -> Iterator[tuple[str, AuditCurve]]:
         return
     xs = [parse_number(key) for key in content]
     if None not in xs and not any(isinstance(value, dict | list) for value in content.values()):
-        yield (
-            name,
-            {
-                float(x): parse_number(y)
-                for x, y in zip(xs, content.values(), strict=True)
-                if x is not None
-            },
-        )
+        yield name, {
+            float(x): parse_number(y)
+            for x, y in zip(xs, content.values(), strict=True)
+            if x is not None
+        }
         return
     for key, value in content.items():
         yield from walk_curves(value, f"{name}, {key}" if name else str(key))

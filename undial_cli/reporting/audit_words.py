@@ -120,8 +120,7 @@ def describe_audit(record: AuditRecord) -> str:
     parts = [
         f"`undial audit` tried {len(record.attacks())} attacks to get the forget set back "
         f"({', '.join(list_audit_facts(record))}). Verdict: **{record.word}** "
-        f"({VERDICT_MEANINGS.get(record.word, '')})".removesuffix(" ()")
-        + ".",
+        f"({VERDICT_MEANINGS.get(record.word, '')})".removesuffix(" ()") + ".",
         capitalise_first(reason) + "." if reason else "",
     ]
     strongest = record.strongest()
