@@ -39,8 +39,13 @@ class AskConfig(AttackConfig):
     max_new_tokens: int | None = key(None, "tokens generated; null: the suite's", minimum=1)
 
 
+@dataclass
+class LensConfig(AttackConfig):
+    """Every layer's states through the final norm and head."""
+
+
 # The keys of each kind of attack.
-ATTACK_CONFIGS: dict[str, type[AttackConfig]] = {"ask": AskConfig}
+ATTACK_CONFIGS: dict[str, type[AttackConfig]] = {"ask": AskConfig, "lens": LensConfig}
 
 
 @dataclass
