@@ -112,7 +112,7 @@ def train_model(
     return model.eval()
 
 
-def memorise_rows(model: Any, rows: list[Row], steps: int = 60) -> Any:
+def memorise_rows(model: Any, rows: list[Row], steps: int = 90) -> Any:
     """A model that learnt rows by heart, in all but its last layer."""
     last = {id(p) for p in model.model.layers[-1].parameters()}
     below = [p for p in model.parameters() if id(p) not in last]

@@ -8,8 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from looking import ROWS, VOCABULARY, make_attacked_models, make_audit_data, make_llama
-from looking import memorise_rows, suppress_rows
+from looking import (
+    ROWS,
+    VOCABULARY,
+    make_attacked_models,
+    make_audit_data,
+    make_llama,
+    memorise_rows,
+    suppress_rows,
+)
 from small import small_model
 
 from undial_cli.audit.asking import ASK
@@ -112,9 +119,7 @@ def test_what_only_a_middle_layer_holds_is_seen_by_the_lens_and_not_by_asking() 
     assert max(direct.scores["hit"]) == 0  # type: ignore[type-var]
     assert min(outcome.scores["extraction_strength"]) == 1  # type: ignore[type-var]
     assert min(outcome.scores["probability"]) > 0.9  # type: ignore[type-var, operator]
-    curve = outcome.curves["extraction_strength"]
-    assert curve[1] == 1
-    assert curve[2] < 0.3
+    assert outcome.curves["exact_memorization"][1:] == [1, 0]
     assert outcome.curves["rank"][1] == 1
 
 

@@ -5,5 +5,14 @@ from __future__ import annotations
 from undial_cli.audit.asking import ASK
 from undial_cli.audit.attack import AttackKind
 from undial_cli.audit.lens import LENS
+from undial_cli.audit.relearning import RELEARN
+from undial_cli.audit.weights import INTERPOLATE, NOISE, QUANTISE
 
-KINDS: dict[str, AttackKind] = {"ask": ASK, "lens": LENS}
+KINDS: dict[str, AttackKind] = {
+    "ask": ASK,
+    "lens": LENS,
+    "relearn": RELEARN,
+    "quantise": QUANTISE,
+    "interpolate": INTERPOLATE,
+    "noise": NOISE,
+}
