@@ -84,6 +84,11 @@ class ChoiceConfig(AttackConfig):
 
 
 @dataclass
+class LensConfig(AttackConfig):
+    """Every layer's states through the final norm and head."""
+
+
+@dataclass
 class RelearnConfig(AttackConfig):
     """The model fine-tuned as an attacker would, then asked as it was trained."""
 
@@ -149,6 +154,7 @@ ATTACK_CONFIGS: dict[str, type[AttackConfig]] = {
     "ask": AskConfig,
     "sampling": SamplingConfig,
     "choice": ChoiceConfig,
+    "lens": LensConfig,
     "relearn": RelearnConfig,
     "quantise": QuantiseConfig,
     "interpolate": InterpolateConfig,
