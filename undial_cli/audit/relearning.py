@@ -262,13 +262,13 @@ def describe_training(
 ) -> str:
     """What was trained, in a line for the user."""
     rows = " and ".join(str(len(set(part.training.row_numbers))) for part in parts)
-    what = f"a file's {rows} rows" if config.texts else f"{rows} rows ({config.train_on})"
+    source = "a file" if config.texts else config.train_on
     weights = "all weights"
     if config.lora_rank is not None:
         weights = f"a LoRA of rank {config.lora_rank} on all linear layers"
     return (
-        f"trained on {what}: {steps} steps of {config.batch_size}, AdamW, learning rate "
-        f"{config.learning_rate:g}, constant, {weights}, {run.model.dtype}"
+        f"trained on {rows} rows ({source}): {steps} steps of {config.batch_size}, AdamW, learning "
+        f"rate {config.learning_rate:g}, constant, {weights}, {run.model.dtype}"
     )
 
 
