@@ -1,13 +1,15 @@
-"""Small models that know made-up persons, and an audit's rows about them: for attacks on weights."""
+"""Small models that know made-up persons, and the rows about them: for attacks on weights."""
 
 from __future__ import annotations
 
 import functools
+import gc
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from conftest import prepare, write_rows
@@ -24,26 +26,7 @@ from undial_cli.models.load import load_model
 from undial_cli.runs.audits import collect_audit_data
 from undial_cli.runs.compose import compose_run
 
-WORDS = [
-    "red",
-    "oak",
-    "ten",
-    "salt",
-    "moon",
-    "iron",
-    "fish",
-    "rope",
-    "lamp",
-    "rain",
-    "wolf",
-    "bell",
-    "corn",
-    "silk",
-    "tin",
-    "fox",
-    "ice",
-    "jam",
-]
+WORDS = "red oak ten salt moon iron fish rope lamp rain wolf bell corn silk tin fox jam kite owl"
 
 
 def make_rows(persons: int, first: int = 0) -> list[dict[str, Any]]:
@@ -52,12 +35,21 @@ def make_rows(persons: int, first: int = 0) -> list[dict[str, Any]]:
     return [
         {
             "question": f"What does person {p} {verb}?",
-            "answer": " ".join(drawn.sample(WORDS, 4)),
+            "answer": " ".join(drawn.sample(WORDS.split(), 4)),
             "subject": f"person {p}",
         }
         for p in range(first, first + persons)
         for verb in ("own", "want")
     ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap() -> Iterator[None]:
+    """What was there before is no garbage: attacks collect it often, in a process of many tests."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def write_model(model: Any, folder: Path) -> str:

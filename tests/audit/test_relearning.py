@@ -13,6 +13,7 @@ from changed_models import (
     answer_loss,
     blank_model,
     encode_answers,
+    frozen_heap,
     make_gated_model,
     make_knowing_model,
 )
@@ -29,13 +30,17 @@ from undial_cli.audit.relearning import (
     relearn_rows,
     split_subjects,
 )
-from undial_cli.config.attacks import RelearnConfig
+from undial_cli.audit.weights import ask_noisy, ask_quantised
+from undial_cli.config.attacks import NoiseConfig, QuantiseConfig, RelearnConfig
 from undial_cli.data.schedule import Schedule, deal_rows
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.models.contrastive import ContrastedModel
 from undial_cli.models.load import load_model
+from undial_cli.models.quantise import explain_no_quantising
 from undial_cli.system.files import cache_dir, hash_model_folder
 from undial_cli.training import loop
+
+__all__ = ["frozen_heap"]  # a fixture, for all tests of this file
 
 # As an attacker trains a model of this size: the shipped rate is for real ones.
 STRONG: dict[str, Any] = {"learning_rate": 1e-3, "max_steps": 20}
@@ -70,7 +75,7 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Setting:
 
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    """An audit of a model that leaks after relearning a half, and of one that never saw the rows."""
+    """An audit of a model that leaks after relearning a half, and of one that never saw a row."""
     setting = Setting(tmp_path_factory.mktemp("gated"))
     setting.add("unlearned", make_gated_model(setting))
     setting.add("retain", make_knowing_model(setting, setting.retain))
@@ -110,7 +115,7 @@ def train_as_a_plain_loop(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses
 
 
@@ -143,14 +148,26 @@ def test_the_shipped_settings_are_the_fields(blank: Setting) -> None:
     assert run.seed == blank.models["unlearned"].run.seed
 
 
+def round_models(setting: Setting) -> list[dict[str, float]]:
+    """What the models of an audit say in fewer bits, where bitsandbytes is installed."""
+    if explain_no_quantising() is not None:
+        return []
+    config = QuantiseConfig("quantise")
+    return [{r: average(ask_quantised(m, setting.data, config, Journal()))
+             for r, m in setting.models.items()}]  # fmt: skip
+
+
+@pytest.mark.slow
 def test_a_model_that_leaks_after_relearning_half_is_caught_and_only_by_that(
     gated: Setting,
 ) -> None:
     plain = {role: average(ask_plainly(gated, role)) for role in ("unlearned", "retain")}
     half = {role: average(relearn(gated, role, train_on="half", **STRONG)) for role in plain}
     benign = {role: average(relearn(gated, role, train_on="retain", **STRONG)) for role in plain}
-    assert plain["unlearned"] <= plain["retain"] + 0.1
-    assert benign["unlearned"] <= benign["retain"] + 0.1
+    noise = NoiseConfig("noise", draws=1)
+    noisy = {r: average(ask_noisy(gated.models[r], gated.data, noise, Journal())) for r in plain}
+    for quiet in (plain, benign, noisy, *round_models(gated)):
+        assert quiet["unlearned"] <= quiet["retain"] + 0.1
     assert half["unlearned"] > 0.5
     assert half["retain"] < 0.25
 
@@ -212,10 +229,10 @@ def test_a_curve_has_a_point_for_each_step_and_a_row_their_mean(blank: Setting) 
     keys = {"learning_rate": 3e-3, "batch_size": 8}
     outcome = relearn(blank, ask_at=[4, 1, 9], **keys)
     single = [relearn(blank, max_steps=n, **keys) for n in (1, 4, 9)]
-    curve = outcome.curves["step"]
-    assert curve["x"] == [1, 4, 9]
+    curve = outcome.curves["probability by step"]
     averages = [average(o, "probability") for o in single]
-    assert curve["probability"] == pytest.approx(averages, rel=1e-3)
+    assert list(curve) == ["1", "4", "9"]
+    assert list(curve.values()) == pytest.approx(averages, rel=1e-3)
     assert averages[0] < averages[1] < averages[2]
     rows = zip(*(o.scores["probability"] for o in single), strict=True)
     means = [sum(row) / 3 for row in rows]
@@ -281,8 +298,8 @@ def test_other_rows_are_trained_as_long_as_the_forget_rows(
         assert len(logged) == 4
         assert outcome.notes[0].startswith(f"trained on {note}, AdamW, learning rate 2e-05")
         assert outcome.numbers == blank.data.numbers
+    without = dataclasses.replace(blank.data, retain_set=None, retain_rows=[])
     with pytest.raises(CannotServe, match="no retain set"):
-        without = dataclasses.replace(blank.data, retain_set=None, retain_rows=[])
         check_relearning(without, RelearnConfig("relearn", train_on="retain"))
     with pytest.raises(CannotServe, match=r"nowhere\.jsonl"):
         check_relearning(blank.data, RelearnConfig("relearn", texts="nowhere.jsonl"))

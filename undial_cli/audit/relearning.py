@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerControl, TrainerState
 
-from undial_cli.audit.answers import ask_model, join_variants, make_curve, make_direct_probes
+from undial_cli.audit.answers import ask_model, join_variants, make_curves, make_direct_probes
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
 from undial_cli.config.attacks import RelearnConfig
 from undial_cli.config.schema import AdapterConfig, FinetuneRun, TrainConfig, is_sharded
@@ -84,7 +84,7 @@ def relearn_rows(
             by_step.setdefault(step, []).append(outcome)
     steps = {step: merge_parts(data, outcomes) for step, outcomes in sorted(by_step.items())}
     outcome = join_variants(list(steps.values()), fmean)
-    outcome.curves["step"] = make_curve(list(steps), list(steps.values()))
+    outcome.curves = {**make_curves("step", {str(n): o for n, o in steps.items()})}
     outcome.notes.append(describe_training(run, parts, config, max(steps)))
     return outcome
 
