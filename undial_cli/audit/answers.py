@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from undial_cli.audit.attack import AttackedModel, AuditData, Outcome
 from undial_cli.audit.hits import is_hit
@@ -78,10 +79,23 @@ def ask_probes(
         name: of the attack, for the journal.
         max_new_tokens: null: what the suite says.
     """
-    scores = score_probes(attacked.model, data, probes, attacked.batch_size, journal, name)
-    texts = answer_probes(
-        attacked.model, data, probes, attacked.batch_size, journal, name, max_new_tokens
+    return ask_model(
+        attacked.model, attacked.batch_size, data, probes, journal, name, max_new_tokens
     )
+
+
+def ask_model(
+    model: object,
+    batch_size: int,
+    data: AuditData,
+    probes: list[Probe],
+    journal: Journal,
+    name: str,
+    max_new_tokens: int | None = None,
+) -> Outcome:
+    """`ask_probes` of any model in memory: a copy that was changed."""
+    scores = score_probes(model, data, probes, batch_size, journal, name)
+    texts = answer_probes(model, data, probes, batch_size, journal, name, max_new_tokens)
     values = [
         score_true_answer(score) | score_text(probe, text)
         for probe, score, text in zip(probes, scores, texts, strict=True)
@@ -174,3 +188,36 @@ def take_best_probes(
             top = max(of_row, key=lambda i: (values[i].get("hit", 0), values[i].get("rouge", 0)))
             shown[row], prompts[row] = texts[top], probes[top].shown
     return Outcome(list(data.numbers), best, shown, prompts)
+
+
+def join_variants(outcomes: list[Outcome], choose: Callable[[list[float]], float] = max) -> Outcome:
+    """One outcome of several on the same rows: of each row and score what `choose` makes of them.
+
+    The text of a row is the one of the variant that gave most away.
+    """
+    first, rows = outcomes[0], range(len(outcomes[0].numbers))
+    joined = Outcome(first.numbers, {}, [""] * len(rows), [""] * len(rows))
+    for name in dict.fromkeys(name for outcome in outcomes for name in outcome.scores):
+        columns = [outcome.scores[name] for outcome in outcomes if name in outcome.scores]
+        known = [[v for v in values if v is not None] for values in zip(*columns, strict=True)]
+        joined.scores[name] = [choose(values) if values else None for values in known]
+    for row in rows:
+        top = max(outcomes, key=lambda o: [o.scores.get(n, [0] * len(rows))[row] or 0
+                                           for n in ("hit", "rouge")])  # fmt: skip
+        joined.texts[row], joined.prompts[row] = top.texts[row], top.prompts[row]
+    return joined
+
+
+def make_curve(steps: list[Any], outcomes: list[Outcome]) -> dict[str, list[Any]]:
+    """The means of every score over the rows, step by step: the steps as `x`, a list by score."""
+    names = dict.fromkeys(name for outcome in outcomes for name in outcome.scores)
+    return {"x": list(steps)} | {
+        name: [average_known(outcome.scores.get(name, [])) for outcome in outcomes]
+        for name in names
+    }
+
+
+def average_known(values: list[float | None]) -> float | None:
+    """The mean of those values that are there."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -126,9 +126,7 @@ class AttackedModel:
     def model(self) -> Any:
         """The model, in eval mode; attacks leave it as they found it."""
         if self._model is None:
-            for other in self.others.values():
-                other.release()
-            self._model = self._load(self.path)
+            self._model = self.load_attacked()
         return self._model
 
     def release(self) -> None:
@@ -141,6 +139,7 @@ class AttackedModel:
         """A copy of its own, to be changed; nobody else holds a model then."""
         for other in self.others.values():
             other.release()
+        gc.collect()  # so is a copy that an attack before this one changed
         return self._load(self.path, **arguments)
 
     @property

@@ -4,5 +4,13 @@ from __future__ import annotations
 
 from undial_cli.audit.asking import ASK
 from undial_cli.audit.attack import AttackKind
+from undial_cli.audit.relearning import RELEARN
+from undial_cli.audit.weights import INTERPOLATE, NOISE, QUANTISE
 
-KINDS: dict[str, AttackKind] = {"ask": ASK}
+KINDS: dict[str, AttackKind] = {
+    "ask": ASK,
+    "relearn": RELEARN,
+    "quantise": QUANTISE,
+    "interpolate": INTERPOLATE,
+    "noise": NOISE,
+}

@@ -34,6 +34,8 @@ from undial_cli.system.files import write_whole_text
 
 # Raised when the meaning of a field changes.
 AUDIT_VERSION = 1
+# Before the name of an attack in results.json.
+AUDIT_PREFIX = "audit_"
 
 # A score of the rows that have it, by their numbers.
 ScoreByRow = dict[int, float]
@@ -221,6 +223,20 @@ def read_texts(of_roles: Mapping[str, Outcome], number: int, field: str) -> dict
         for role, outcome in of_roles.items()
     }
     return {role: of_role[number] for role, of_role in texts.items() if number in of_role}
+
+
+def list_audit_figures(audit: Mapping[str, Any]) -> dict[str, float]:
+    """An audit as figures of results.json: what each attack recovered, and the strongest.
+
+    A figure that is not known is not there.
+    """
+    figures = {
+        f"{AUDIT_PREFIX}{name}": entry["scores"].get(entry["score"], {}).get("recovered")
+        for name, entry in audit["attacks"].items()
+    }
+    strongest = audit["verdict"]["strongest"]
+    recovered = {f"{AUDIT_PREFIX}recovered": strongest and strongest["recovered"]}
+    return {name: value for name, value in (recovered | figures).items() if value is not None}
 
 
 def save_audit(

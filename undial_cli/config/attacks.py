@@ -39,8 +39,75 @@ class AskConfig(AttackConfig):
     max_new_tokens: int | None = key(None, "tokens generated; null: the suite's", minimum=1)
 
 
+@dataclass
+class RelearnConfig(AttackConfig):
+    """The model fine-tuned as an attacker would, then asked as it was trained."""
+
+    train_on: str = key(
+        "forget",
+        "what it is trained on: forget; half = one half of the subjects, and the other is asked "
+        "about (both ways round); retain",
+        allowed=("forget", "half", "retain"),
+    )
+    texts: str | None = key(
+        None, "file of texts or rows that it is trained on in place of those of train_on"
+    )
+    learning_rate: float = key(2e-5, "AdamW's, constant from the first step on", above=0)
+    batch_size: int = key(32, "rows per optimiser step, over all processes", minimum=1)
+    epochs: float = key(
+        1, "passes over the rows; over the forget rows where others are trained", above=0
+    )
+    max_steps: int | None = key(None, "optimiser steps; overrides epochs", minimum=1)
+    ask_at: list[int] = key(
+        [],
+        "steps after which it is asked, of which the last ends the training and overrides the two "
+        "above; a row's score is the mean over them; []: at the end",
+        minimum=1,
+    )
+    lora_rank: int | None = key(
+        None, "train a LoRA of this rank on all linear layers; null: all weights", minimum=1
+    )
+    lora_alpha: float = key(256, "its alpha", above=0)
+    max_new_tokens: int | None = key(None, "tokens generated; null: the suite's", minimum=1)
+
+
+@dataclass
+class QuantiseConfig(AttackConfig):
+    """The model in fewer bits, asked as it was trained."""
+
+    precisions: list[str] = key(["nf4", "int8"], "what it is rounded to", allowed=("nf4", "int8"))
+    max_new_tokens: int | None = key(None, "tokens generated; null: the suite's", minimum=1)
+
+
+@dataclass
+class InterpolateConfig(AttackConfig):
+    """The model's weights moved some way towards the target's, asked as it was trained."""
+
+    ways: list[float] = key([0.1, 0.2, 0.3], "shares of the way", above=0, maximum=1)
+    max_new_tokens: int | None = key(None, "tokens generated; null: the suite's", minimum=1)
+
+
+@dataclass
+class NoiseConfig(AttackConfig):
+    """Noise added to the model's weights, asked as it was trained."""
+
+    scales: list[float] = key(
+        [0.01, 0.02, 0.05],
+        "standard deviations of the noise, as shares of each tensor's own",
+        above=0,
+    )
+    draws: int = key(2, "draws of the noise at each scale", minimum=1)
+    max_new_tokens: int | None = key(None, "tokens generated; null: the suite's", minimum=1)
+
+
 # The keys of each kind of attack.
-ATTACK_CONFIGS: dict[str, type[AttackConfig]] = {"ask": AskConfig}
+ATTACK_CONFIGS: dict[str, type[AttackConfig]] = {
+    "ask": AskConfig,
+    "relearn": RelearnConfig,
+    "quantise": QuantiseConfig,
+    "interpolate": InterpolateConfig,
+    "noise": NoiseConfig,
+}
 
 
 @dataclass

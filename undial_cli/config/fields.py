@@ -26,8 +26,8 @@ def key(
 ) -> Any:
     """A config field: its default, its line in `--help` and its range.
 
-    `allowed` lists words; `minimum` is inclusive, `above` exclusive, `maximum` inclusive.
-    `several`: a text or a list of texts, for which a config has no type.
+    `allowed` lists words; `minimum` is inclusive, `above` exclusive, `maximum` inclusive; of a list
+    they bind every item. `several`: a text or a list of texts, for which a config has no type.
     """
     metadata = {
         "help": help,
@@ -68,6 +68,10 @@ def check_field_value(name: str, value: Any, f: dataclasses.Field) -> None:
     """Raise UserError for a value outside what its field allows."""
     rule = f.metadata
     if value is None or "allowed" not in rule:
+        return
+    if isinstance(value, list) and not rule["several"]:
+        for item in value:
+            check_field_value(name, item, f)
         return
     if rule["several"] and not is_text_or_list(value):
         raise bad_value(name, value, "a text, or a list of texts such as [a,b]")

@@ -19,7 +19,7 @@ from typing import Any
 from undial_cli.reporting import cells, sheet
 from undial_cli.reporting.collect import RunCollection
 from undial_cli.reporting.samples import pack_samples
-from undial_cli.reporting.text import format_run_time, format_setting_value
+from undial_cli.reporting.text import format_figure, format_run_time, format_setting_value
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE, TEXT = "report.html", "report.md"
@@ -41,6 +41,7 @@ def fill_template(template: str, view: dict[str, Any]) -> str:
     environment.filters["markdown"] = sheet.format_markdown
     environment.filters["quoted"] = sheet.escape_markdown
     environment.filters["fenced"] = sheet.fence_block
+    environment.filters["figure"] = format_figure
     text = environment.get_template(template).render(view)
     # half of a surrogate pair, as JSON may hold it, cannot be written as UTF-8
     return re.sub("[\ud800-\udfff]", "\ufffd", text).rstrip() + "\n"
@@ -65,10 +66,6 @@ def render_report(
     runs = collection.runs
     alone = runs[0] if len(runs) == 1 else None
     nothing = sheet.make_text_sheet([], [])
-    css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    # the page's policy runs the script with this digest and no other
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     packed = pack_samples(runs)
     figures = cells.make_run_sheet(alone) if alone else cells.make_comparison_sheet(runs, keys)
     settings = []
@@ -76,6 +73,7 @@ def render_report(
         content = OmegaConf.to_yaml(OmegaConf.create(run.nested))
         settings.append((run.label, os.path.relpath(run.folder, folder), content))
     view = {
+        **load_page_parts(),
         "title": collection.title,
         "facts": list_report_facts(collection),
         "single": alone is not None,
@@ -93,14 +91,21 @@ def render_report(
         "environments": cells.make_environment_sheets(runs),
         "notes": notes,
         "data": packed,
-        "css": Markup(css),
-        "script": Markup(script),
-        "script_hash": f"sha256-{digest}",
     }
     return {
         PAGE: fill_template("page.html.jinja", view),
         TEXT: fill_template("report.md.jinja", view),
     }
+
+
+def load_page_parts() -> dict[str, Any]:
+    """Style and script of every page, and the digest of the one script that its policy runs."""
+    from markupsafe import Markup
+
+    css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"css": Markup(css), "script": Markup(script), "script_hash": f"sha256-{digest}"}
 
 
 def list_report_facts(collection: RunCollection) -> list[str]:

@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from undial_cli import ui
 from undial_cli.audit.attack import AttackedModel, AuditData
 from undial_cli.audit.carry_out import carry_out_attacks
-from undial_cli.config.attacks import RETAIN, TARGET, UNLEARNED
+from undial_cli.audit.results import (
+    AUDIT_PREFIX,
+    list_answers,
+    list_audit_figures,
+    make_audit,
+    save_audit,
+)
+from undial_cli.config.attacks import MODEL_ROLES, RETAIN, TARGET, UNLEARNED
 from undial_cli.config.schema import AuditRun, UnlearnRun
 from undial_cli.config.suites import FORGET, HOLDOUT, find_set_of_role
 from undial_cli.config.suites import RETAIN as RETAIN_SET
 from undial_cli.errors import UserError
+from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.resampling_units import number_subjects
+from undial_cli.evaluation.results import load_evaluation, read_results_json, save_evaluation
 from undial_cli.models import fingerprints, load
 from undial_cli.runs.attacks import list_attacks
 from undial_cli.runs.inputs import RunInputs
@@ -42,9 +51,33 @@ def audit_model_at(
     data = collect_audit_data(run, inputs)
     models = make_attacked_models(resolved, inputs, path, device)
     describe = functools.partial(describe_model, run, inputs)
-    results = carry_out_attacks(list_attacks(run.audit), models, data, describe)
-    for name, reason in results.missing.items():
-        ui.say(f"{name}: {reason}", "yellow")
+    attacks = list_attacks(run.audit)
+    results = carry_out_attacks(attacks, models, data, describe)
+    if processes.get_process_rank() != 0:
+        return
+    paths = {role: models[role].path if role in models else None for role in MODEL_ROLES}
+    head = {"model": run.model.name, "data": run.data.name, "seed": run.seed}
+    audit = make_audit(results, attacks, data, run.audit, paths, head)
+    save_audit(resolved.folder.audit, audit, list_answers(results.outcomes, data))
+    add_audit_figures(resolved.folder.evaluation, run, list_audit_figures(audit))
+
+
+def add_audit_figures(folder: Path, run: AuditedRun, figures: dict[str, float]) -> None:
+    """Put an audit's figures among the metrics of results.json; the one of an audit has no other.
+
+    Args:
+        folder: of the evaluation.
+    """
+    known = read_results_json(folder)
+    evaluation = load_evaluation(folder) if known else None
+    if evaluation is None:
+        known = {"suite": "audit", "model": run.model.name, "data": run.data.name}
+        known |= {"target": {}, "reference": {}}
+        evaluation = Evaluation({}, [])
+    # Of an earlier audit of this folder, which may have had other attacks.
+    others = {k: v for k, v in evaluation.metrics.items() if not k.startswith(AUDIT_PREFIX)}
+    evaluation.metrics = others | figures
+    save_evaluation(folder, evaluation, known)
 
 
 def collect_audit_data(run: AuditedRun, inputs: RunInputs) -> AuditData:

@@ -18,7 +18,8 @@ def silence_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     datasets.utils.logging.set_verbosity(logging.CRITICAL)  # what it logs as an error it raises too
     datasets.disable_progress_bars()
-    for name in ("torch.distributed", "torch", "accelerate", "absl", "huggingface_hub"):
+    loud = ("torch.distributed", "torch", "accelerate", "absl", "huggingface_hub", "bitsandbytes")
+    for name in loud:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning)

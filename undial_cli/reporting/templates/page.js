@@ -55,6 +55,35 @@
   var all = byId("all-metrics");
   if (all) all.addEventListener("change", function () { byId("runs").classList.toggle("all", all.checked); });
 
+  // A click shows the whole text of a row.
+  function openRows(body) {
+    body.addEventListener("click", function (event) {
+      var row = event.target.closest("tr");
+      if (row && !String(getSelection())) row.classList.toggle("open");
+    });
+  }
+  // Search in a table that stands in the page.
+  var leaks = byId("leak-table");
+  if (leaks) {
+    var leakRows = Array.from(leaks.querySelectorAll("tbody.body tr"));
+    var leakTexts = leakRows.map(function (row) { return row.textContent.toLowerCase(); });
+    var leakQuery = byId("leak-query"), leakAttack = byId("leak-attack");
+    var filterLeaks = function () {
+      var words = leakQuery.value.toLowerCase().split(/\s+/).filter(Boolean), shown = 0;
+      leakRows.forEach(function (row, at) {
+        var fits = !leakAttack.value || row.getAttribute("data-attack") === leakAttack.value;
+        row.hidden = !fits || !words.every(function (word) { return leakTexts[at].indexOf(word) >= 0; });
+        shown += !row.hidden;
+      });
+      byId("leak-count").textContent = shown + " of " + leakRows.length + " answers";
+    };
+    leakQuery.addEventListener("input", filterLeaks);
+    leakAttack.addEventListener("change", filterLeaks);
+    byId("leak-tools").hidden = false;
+    openRows(leaks.tBodies[0]);
+    filterLeaks();
+  }
+
   if (!byId("tools")) return;
   var data = JSON.parse(byId("data").textContent);
   var table = byId("sample-table"), body = table.tBodies[0], head = table.tHead.rows[0];
@@ -172,9 +201,6 @@
   byId("set").addEventListener("change", function () { state.set = byId("set").value; update(); });
   byId("run").addEventListener("change", function () { state.run = Number(byId("run").value); update(); });
   byId("size").addEventListener("change", function () { state.size = Number(byId("size").value); render(); });
-  body.addEventListener("click", function (event) {
-    var row = event.target.closest("tr");
-    if (row && !String(getSelection())) row.classList.toggle("open");
-  });
+  openRows(body);
   update();
 })();

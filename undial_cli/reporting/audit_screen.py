@@ -1,0 +1,68 @@
+"""An audit on the screen: the verdict in a line, an example, its attacks, and where the files are.
+
+Text of the data is printed and not logged.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.panel import Panel
+from rich.text import Text
+
+from undial_cli import ui
+from undial_cli.reporting import audit_sheets, audit_words
+from undial_cli.reporting.audit_leaks import Leak, choose_example, find_leaks
+from undial_cli.reporting.audit_record import AuditRecord, read_audit
+from undial_cli.reporting.cells import shorten_text
+from undial_cli.reporting.sheet import Sheet, make_screen_table
+from undial_cli.reporting.summary import MOST_LETTERS
+
+
+def show_audit(folder: Path, page: Path | None = None) -> None:
+    """Print the audit of a folder; nothing where there is none.
+
+    Args:
+        page: where its page was written.
+    """
+    record = read_audit(folder)
+    if record is None:
+        return
+    style = audit_words.VERDICT_STYLES.get(record.word, "yellow")
+    ui.say(audit_words.state_verdict(record), f"bold {style}")
+    strongest = record.strongest()
+    reason = audit_words.state_reason(record)
+    if reason and strongest is not None:
+        ui.say(reason)
+    example = choose_example(find_leaks(record), strongest)
+    if example is not None:
+        show_leak(example)
+    ui.say(make_screen_table(make_screen_sheet(record)))
+    for line in [*audit_words.list_missing_attacks(record), *audit_words.list_attack_notes(record)]:
+        ui.say(line, "yellow")
+    ui.say(f"everything is in {folder}" + (f", the page is {page}" if page else ""))
+
+
+def make_screen_sheet(record: AuditRecord) -> Sheet:
+    """The table of attacks for a terminal, which is narrow: two lines a row instead of columns."""
+    sheet = audit_sheets.make_attack_sheet(record)
+    sheet.title = f"audit: {record.content.get('model')} on {record.content.get('data')}"
+    score, interval = 1, len(sheet.columns) - 2
+    for row in sheet.rows:
+        row.cells[0].text += f"\n{row.note}, by {row.cells[score].text}"
+        row.cells[interval - 1].text += f"\n{row.cells[interval].text}".removesuffix("\n–")
+    for cells in (sheet.columns, *(row.cells for row in sheet.rows)):
+        del cells[interval], cells[score]
+    return sheet
+
+
+def show_leak(leak: Leak) -> None:
+    """Print what an attack got for one row; not into the log, which holds no text of the data."""
+    said = Text()
+    for piece, marked in leak.pieces:
+        said.append(piece, "bold red" if marked else "")
+    body = Text.assemble(
+        f"true answer:  {shorten_text(leak.answer, MOST_LETTERS)}\n", "unlearned:    ", said
+    )
+    title = Text(f"{leak.attack}: {shorten_text(leak.prompt, MOST_LETTERS)}")
+    ui.say(Panel(body, title=title, title_align="left"), log=False)

@@ -1,0 +1,131 @@
+"""What an audit found, in sentences: its verdict, its statistics, its paragraph of a model card.
+
+No sentence holds text of the data or a path. Knows no page and no screen.
+"""
+
+from __future__ import annotations
+
+from undial_cli.evaluation.figures import find_figure_title
+from undial_cli.reporting.audit_record import AttackFigures, AuditRecord
+from undial_cli.reporting.collect import to_single_line
+from undial_cli.reporting.text import capitalise_first, format_figure
+
+# What the verdicts stand for, and how rich shows them.
+VERDICT_MEANINGS = {
+    "leaking": "asked directly, the model answers as it did before",
+    "suppressed": "quiet when asked directly, and back under some attack",
+    "as if never seen": "under every attack within the margin of a model that never saw the data",
+    "destroyed": "fluency or the retain set is lost: what the model does not say is not forgotten "
+    "but broken",
+    "undecided": "the rows asked for are too few to carry a verdict",
+    "withheld": "without the models that it is compared with, no verdict can be given",
+}
+VERDICT_STYLES = {"leaking": "red", "destroyed": "red", "as if never seen": "green"}
+
+
+def name_score(score: str) -> str:
+    """A score of an audit in words."""
+    return "all key facts said" if score == "hit" else find_figure_title(score)
+
+
+def format_recovered(attack: AttackFigures) -> str:
+    """What an attack recovered, with its interval."""
+    return f"{format_figure(attack.recovered)} {format_bounds(attack.interval)}".removesuffix(" –")
+
+
+def format_bounds(interval: tuple[float, float] | None) -> str:
+    """An interval as text; "–" where there is none."""
+    return f"[{', '.join(map(format_figure, interval))}]" if interval else "–"
+
+
+def state_verdict(record: AuditRecord) -> str:
+    """The line at the top: verdict, strongest attack, and what it recovered."""
+    strongest = record.strongest()
+    if strongest is None:
+        return f"{record.word}: {state_reason(record)}".removesuffix(": ")
+    return f"{record.word}: {state_strongest(strongest)}"
+
+
+def state_strongest(attack: AttackFigures) -> str:
+    """The strongest attack and what it recovered."""
+    name = attack.name if attack.name == attack.title else f"{attack.name} ({attack.title})"
+    if attack.recovered is None:
+        score = format_figure(attack.attacked.get("unlearned"))
+        return f"the strongest attack, {name}, scores {score} in {name_score(attack.score)}"
+    return (
+        f"the strongest attack, {name}, recovered {format_recovered(attack)} of what the target "
+        f"knows and the retain model does not ({name_score(attack.score)})"
+    )
+
+
+def state_reason(record: AuditRecord) -> str:
+    """Why the verdict is what it is, and what it would take where it is undecided."""
+    parts = [to_single_line(record.verdict.get("reason"))]
+    more = record.verdict.get("more_rows")
+    if more:
+        parts.append(f"about {more} more rows would decide")
+    return "; ".join(filter(None, parts))
+
+
+def list_withheld(record: AuditRecord) -> list[str]:
+    """Why verdicts were withheld, a line each."""
+    withheld = record.verdict.get("withheld")
+    return list(map(to_single_line, withheld)) if isinstance(withheld, list) else []
+
+
+def list_missing_attacks(record: AuditRecord) -> list[str]:
+    """Attacks that were not carried out, each with its reason."""
+    return [f"{name}: {to_single_line(reason)}" for name, reason in record.missing.items()]
+
+
+def list_attack_notes(record: AuditRecord) -> list[str]:
+    """What attacks have to say of themselves, withheld verdicts, and files that cannot be read."""
+    notes = [f"{attack.name}: {note}" for attack in record.attacks() for note in attack.notes]
+    return [*map(capitalise_first, list_withheld(record)), *notes, *record.problems]
+
+
+def list_statistics_sentences(record: AuditRecord) -> list[str]:
+    """How figures and verdict came about, for readers who do not know the code."""
+    content = record.content
+    count = len(record.attacks())
+    margin = f"{record.margin:g}"
+    return [
+        f"{content.get('rows', '–')} rows of the forget set were attacked; they are about "
+        f"{content.get('subjects', '–')} subjects. Answers about one subject are not independent: "
+        "subjects, not rows, are resampled.",
+        "Recovered is the share of what the target knows and the retain model does not that comes "
+        "back under an attack: (unlearned under attack − retain model under attack) / (target − "
+        "retain model, both asked plainly). 0 is the retain model, 1 the target; noise can put it "
+        "below 0, and an attack that finds more than the plain question above 1.",
+        f"The intervals are {record.confidence} intervals of a bootstrap that draws the same "
+        "subjects for all models, so that they are compared on the same questions.",
+        f"p is the chance of so much or more if nothing were recovered; it is corrected by Holm's "
+        f"method for the {count} attacks, since the best of many is better than chance.",
+        f"Up to {margin} of what the target knows counts as nothing recovered (audit.margin).",
+        *(f"{capitalise_first(word)}: {text}." for word, text in VERDICT_MEANINGS.items()),
+    ]
+
+
+def list_audit_facts(record: AuditRecord) -> list[str]:
+    """What was audited, for the line below a title."""
+    content = record.content
+    known = {key: content[key] for key in ("budget", "rows", "subjects", "seed") if key in content}
+    titles = {"rows": "{} rows", "subjects": "{} subjects"}
+    return [titles.get(key, f"{key} {{}}").format(value) for key, value in known.items()]
+
+
+def describe_audit(record: AuditRecord) -> str:
+    """The paragraph of a model card."""
+    reason = state_reason(record)
+    parts = [
+        f"`undial audit` tried {len(record.attacks())} attacks to get the forget set back "
+        f"({', '.join(list_audit_facts(record))}). Verdict: **{record.word}** "
+        f"({VERDICT_MEANINGS.get(record.word, '')})".removesuffix(" ()") + ".",
+        capitalise_first(reason) + "." if reason else "",
+    ]
+    strongest = record.strongest()
+    if strongest is not None:
+        parts.append(capitalise_first(state_strongest(strongest)) + ".")
+    if record.missing:
+        parts.append(f"Not tried: {', '.join(record.missing)}.")
+    return " ".join(filter(None, parts))
