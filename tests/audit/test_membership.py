@@ -24,10 +24,8 @@ from undial_cli.audit.membership import MEMBERSHIP, call_members, compute_shares
 from undial_cli.config.attacks import (
     MEMBERSHIP_ATTACKS,
     AskConfig,
-    AuditConfig,
     MembershipConfig,
 )
-from undial_cli.config.suites import EvalConfig
 from undial_cli.evaluation import joint_metrics
 from undial_cli.evaluation.catalog import METRICS
 from undial_cli.evaluation.evaluate import evaluate_suite
@@ -35,8 +33,8 @@ from undial_cli.evaluation.joint_metrics import ComparedModels
 from undial_cli.evaluation.metrics import attack_auc
 from undial_cli.evaluation.sharding import NO_JOURNAL
 
-TOWNS = ("Kelmwick", "Varraby", "Dunra", "Mosselmore", "Ulm", "Rome", "Oslo", "Kyoto")
-TRADES = ("baker", "miller", "smith", "judge", "pilot", "nurse", "monk", "clerk")
+TOWNS = ["Kelmwick", "Varraby", "Dunra", "Mosselmore", "Ulm", "Rome", "Oslo", "Kyoto", "Bern"]
+TRADES = ["baker", "miller", "smith", "judge", "pilot", "nurse", "monk", "clerk", "cook"]
 
 
 def make_rows(seed: int, count: int) -> list[dict[str, str]]:
@@ -45,8 +43,8 @@ def make_rows(seed: int, count: int) -> list[dict[str, str]]:
     return [
         {
             "question": f"Who is person {draws.integers(1e6)}?",
-            "answer": f"A {draws.choice(TRADES)} and a {draws.choice(TRADES)} in "
-            f"{draws.choice(TOWNS)}, and once in {draws.choice(TOWNS)}",
+            "answer": f"A {draws.choice(TRADES)} in {draws.choice(TOWNS)}, once in "
+            f"{draws.choice(TOWNS)}, now a {draws.choice(TRADES)}",
         }
         for _ in range(count)
     ]
@@ -58,7 +56,9 @@ FORGET, HOLDOUT, OTHERS = make_rows(1, 12), make_rows(2, 40), make_rows(3, 40)
 def attack(config: MembershipConfig | None = None, **models: Any) -> dict[str, Outcome]:
     """The outcomes of models by role."""
     data, config = make_audit_data(FORGET, HOLDOUT), config or MembershipConfig()
-    attacked = make_attacked_models(**{r: functools.partial(copy.deepcopy, models[r]) for r in models})
+    attacked = make_attacked_models(
+        **{r: functools.partial(copy.deepcopy, models[r]) for r in models}
+    )
     outcomes = {}
     for role, model in attacked.items():
         outcomes[role] = MEMBERSHIP.run(model, data, config, NO_JOURNAL)
@@ -139,17 +139,17 @@ def test_without_a_holdout_it_cannot_be_served() -> None:
 
 def test_what_only_losses_tell_is_seen_and_a_model_that_never_saw_the_rows_is_not_accused() -> None:
     never = make_llama(layers=2)
-    train_model(never, encode_rows(OTHERS), never.parameters(), steps=40)
+    train_model(never, encode_rows(OTHERS), never.parameters(), steps=25)
     planted = copy.deepcopy(never)
-    train_model(planted, encode_rows(FORGET), planted.parameters(), steps=6, rate=2e-3)
+    train_model(planted, encode_rows(FORGET), planted.parameters(), steps=10, rate=5e-3)
     outcomes = attack(unlearned=planted, retain=never)
     direct = ASK.run(
         make_attacked_models(unlearned=lambda: planted)["unlearned"],
         make_audit_data(FORGET), AskConfig(), NO_JOURNAL,
     )  # fmt: skip
-    print(outcomes["unlearned"].curves, outcomes["retain"].curves, direct.scores)
     assert max(direct.scores["hit"]) == 0  # type: ignore[type-var]
-    assert np.mean(outcomes["unlearned"].scores["mia_loss"]) > 0.9  # type: ignore[arg-type]
-    assert np.mean(outcomes["unlearned"].scores["mia_reference"]) > 0.9  # type: ignore[arg-type]
+    assert np.mean(direct.scores["extraction_strength"]) < 0.2  # type: ignore[arg-type]
+    assert np.mean(outcomes["unlearned"].scores["mia_loss"]) > 0.85  # type: ignore[arg-type]
+    assert np.mean(outcomes["unlearned"].scores["mia_reference"]) > 0.8  # type: ignore[arg-type]
     assert abs(np.mean(outcomes["retain"].scores["mia_loss"]) - 0.5) < 0.2  # type: ignore[arg-type]
     assert outcomes["retain"].scores["mia_reference"] == [0.5] * len(FORGET)
