@@ -191,5 +191,5 @@ def split_axes(content: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, list
             yield from ((name, of_axis) for _, of_axis in split_axes(inner))
     if lists:
         axis = next((name for name in TICK_NAMES if name in lists), LAYER_AXIS)
-        longest = max(map(len, lists.values()))
-        yield axis, {**lists, "x": lists.get(axis, list(range(longest)))}
+        xs = lists.pop(axis, None) or list(range(max(map(len, lists.values()))))
+        yield axis, lists | {"x": xs}
