@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from undial_cli.audit.attack import AttackedModel, AuditData, Outcome
 from undial_cli.audit.beams import search_beams
@@ -291,11 +290,18 @@ def join_variants(outcomes: list[Outcome], choose: Callable[[list[float]], float
     return joined
 
 
-def make_curve(steps: list[Any], outcomes: list[Outcome]) -> dict[str, list[Any]]:
-    """The means of every score over the rows, step by step: the steps as `x`, a list by score."""
-    names = dict.fromkeys(name for outcome in outcomes for name in outcome.scores)
-    return {"x": list(steps)} | {
-        name: [average_known(outcome.scores.get(name, [])) for outcome in outcomes]
+def make_curves(axis: str, outcomes: dict[str, Outcome]) -> dict[str, dict[str, float | None]]:
+    """The mean of every score over the rows, by score and step.
+
+    Args:
+        axis: what the steps are steps of, in a word.
+        outcomes: by step.
+    """
+    names = dict.fromkeys(name for outcome in outcomes.values() for name in outcome.scores)
+    return {
+        f"{name} by {axis}": {
+            step: average_known(outcome.scores.get(name, [])) for step, outcome in outcomes.items()
+        }
         for name in names
     }
 

@@ -50,7 +50,7 @@ Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class AuditEvidence:
     """What a verdict is made from.
 
     `entries`: by attack; `works`: of measure_working_order; `roles`: of the models that are known;
@@ -75,7 +75,7 @@ class Verdict:
     more_subjects: int | None = None
 
 
-def decide_verdict(evidence: Evidence, config: AuditConfig) -> Verdict:
+def decide_verdict(evidence: AuditEvidence, config: AuditConfig) -> Verdict:
     """The verdict of an audit; the rules stand at the top of this module."""
     verdict = apply_rules(evidence, config)
     missing = [
@@ -90,7 +90,7 @@ def decide_verdict(evidence: Evidence, config: AuditConfig) -> Verdict:
     return verdict
 
 
-def apply_rules(evidence: Evidence, config: AuditConfig) -> Verdict:
+def apply_rules(evidence: AuditEvidence, config: AuditConfig) -> Verdict:
     """The first rule that holds."""
     losses = list_losses(evidence.works)
     if RETAIN not in evidence.roles:
@@ -111,7 +111,7 @@ def apply_rules(evidence: Evidence, config: AuditConfig) -> Verdict:
     return judge_quiet_model(known, evidence, config)
 
 
-def judge_alone(evidence: Evidence, config: AuditConfig, losses: list[str]) -> Verdict:
+def judge_alone(evidence: AuditEvidence, config: AuditConfig, losses: list[str]) -> Verdict:
     """Without a retain model: what can be said of the model by itself."""
     if evidence.direct_hits is not None:
         p, share = evidence.direct_hits
@@ -124,7 +124,7 @@ def judge_alone(evidence: Evidence, config: AuditConfig, losses: list[str]) -> V
 
 
 def judge_quiet_model(
-    known: Mapping[str, Entry], evidence: Evidence, config: AuditConfig
+    known: Mapping[str, Entry], evidence: AuditEvidence, config: AuditConfig
 ) -> Verdict:
     """Where no attack recovers more than the margin for certain."""
     margin = config.margin
