@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from recipes import read_code, read_recipe
 
-from undial_cli.config.schema import UnlearnRun
+from undial_cli.config.schema import AuditRun, UnlearnRun
 from undial_cli.runs.checks import check_run
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.resolved import ResolvedRun
@@ -26,11 +26,13 @@ ROWS = {
     ],
 }
 
+HEADINGS = ("A suite", "A data set", "A model", "An attack")
+
 
 @pytest.fixture
 def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A working directory with the village's files, and the recipes' YAML files in `mine`."""
-    for heading in ("A suite", "A data set", "A model"):
+    for heading in HEADINGS:
         for name, text in read_recipe(heading).items():
             file = tmp_path / "mine" / Path(name).relative_to("configs")
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -45,13 +47,12 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_each_recipe_is_a_file_or_two() -> None:
-    files = {
-        heading: list(read_recipe(heading)) for heading in ("A suite", "A data set", "A model")
-    }
+    files = {heading: list(read_recipe(heading)) for heading in HEADINGS}
     assert files == {
         "A suite": ["configs/eval/village.yaml"],
         "A data set": ["configs/data/village.yaml"],
         "A model": ["configs/model/pocket.yaml", "configs/recipe/finetune/pocket.yaml"],
+        "An attack": ["configs/attack/rumour.yaml"],
     }
 
 
@@ -73,6 +74,30 @@ def test_a_suite_a_data_set_and_a_model_of_ones_own_compose(configs: str) -> Non
     assert list(resolved.missing_models()) == ["target", "retain"]
     for command in ("evaluate", "finetune"):
         check_run(ResolvedRun(compose_run(command, words, configs)))
+
+
+def test_an_attack_of_ones_own_is_carried_out(configs: str, tmp_path: Path) -> None:
+    from small import TINY
+
+    from undial_cli.pipeline import execute_run
+
+    model = ["model=pocket", "data=village", f"model.path={TINY}", "model.from_scratch=true"]
+    known = ["audit.target=none", "audit.retain_model=none", "eval.max_new_tokens=4"]
+    words = [*model, *known, "hardware=cpu", "report=false"]
+    assert "rumour" in compose_audit([*words, "audit=quick"], configs).audit.attack
+    assert "rumour" not in compose_audit([*words, "audit=full"], configs).audit.attack
+    run = compose_audit([*words, "audit.attacks=[rumour]"], configs)
+    execute_run(run, show=False)
+    answers = next(tmp_path.rglob("answers.jsonl")).read_text().splitlines()
+    prompts = [json.loads(line)["prompt"]["unlearned"] for line in answers if "rumour" in line]
+    assert len(prompts) == len(ROWS["mayor"])
+    assert all("between you and me" in prompt for prompt in prompts)
+
+
+def compose_audit(words: list[str], configs: str) -> AuditRun:
+    run = compose_run("audit", words, configs)
+    assert isinstance(run, AuditRun)
+    return run
 
 
 @pytest.mark.slow

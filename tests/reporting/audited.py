@@ -47,7 +47,7 @@ def attack(
 
 def make_audit(**changes: Any) -> dict[str, Any]:
     """audit.json of an unlearned model that is quiet when asked, and gives way to relearning."""
-    steps = {"0": 0.1, "10": 0.3, "50": 0.8}
+    steps = {"x": [10, 50], "extraction_strength": [0.3, 0.8], "hit": [0.0, 0.5]}
     layers = {"probability": [0.0, 0.2, 0.9], "rank": [0.1, 0.4, 1.0]}
     content = {
         "version": 1,
@@ -73,7 +73,13 @@ def make_audit(**changes: Any) -> dict[str, Any]:
             "more_rows": None,
         },
         "works": {
-            "retain_rouge": {**by_role(1.0, 0.99, 0.93), "interval": [0.9, 0.96]},
+            "retain_rouge": {
+                **by_role(1.0, 0.99, 0.93),
+                "interval": [0.9, 0.96],
+                "share_left": 0.93,
+                "share_interval": [0.9, 0.96],
+                "lost": False,
+            },
             "fluency": by_role(0.99, 0.99, 0.9),
         },
         "attacks": {
@@ -83,14 +89,14 @@ def make_audit(**changes: Any) -> dict[str, Any]:
                 "trained again on the forget set",
                 (1.0, 0.3, 0.9),
                 0.75,
-                curves={role: {"by step": steps} for role in ROLES},
+                curves={role: {"step": steps} for role in ROLES},
                 notes=["lr 2e-5"],
             ),
             "lens": attack(
                 "read from inner layers",
                 (0.9, 0.1, 0.2),
                 0.125,
-                curves={role: {"by layer": layers} for role in ROLES},
+                curves={role: dict(layers) for role in ROLES},
             ),
         },
         "missing": {"languages": "the data has no translated questions"},

@@ -8,14 +8,19 @@ Shapes: R forget rows.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from undial_cli.audit.attack import AttackedModel, AuditData, Outcome
-from undial_cli.audit.hits import is_hit
+from undial_cli.audit.beams import search_beams
+from undial_cli.audit.hits import collect_words, list_key_facts
 from undial_cli.config.suites import EvalSetConfig
+from undial_cli.data.answers import read_scored_text
 from undial_cli.data.collate import choose_pad_id
+from undial_cli.data.focus import read_focus_column
+from undial_cli.data.rows import Row, is_blank_cell
+from undial_cli.errors import UserError
 from undial_cli.evaluation import metrics
 from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.evidence import Evidence
@@ -40,29 +45,88 @@ class Probe:
     """One prompt of one row.
 
     `row`: position among the rows of the audit; `item`: what is asked, and what answer is scored;
-    `given`: what the prompt tells of the answer beyond the question (a prefilled beginning), which
-    is no hit; `shown`: the prompt as a person reads it.
+    `given`: the beginning of the answer that stands in the prompt, which earns nothing; `shown`:
+    the prompt as a person reads it; `facts`: sets of words, each of which gives the answer away;
+    none: that is not told.
     """
 
     row: int
     item: PromptItem
     given: str = ""
     shown: str = ""
+    facts: tuple[frozenset[str], ...] = ()
 
 
-def make_direct_probes(data: AuditData) -> list[Probe]:
-    """Every row as the suite asks it; a row of several turns or pieces has several probes."""
-    options = data.suite.config.sets[data.forget_set]
-    items = make_prompt_items(
-        data.encoder,
+def make_direct_probes(data: AuditData, max_new_tokens: int | None = None) -> list[Probe]:
+    """Every row as the suite asks it; a row of several turns or pieces has several probes.
+
+    Args:
+        max_new_tokens: generated per answer, which references are cut to; null: what the suite
+            says.
+    """
+    return [
+        make_probe(data, item.index, item)
+        for item in make_asked_items(data, data.rows, max_new_tokens)
+    ]
+
+
+def make_asked_items(
+    data: AuditData,
+    rows: list[Row],
+    max_new_tokens: int | None = None,
+    kind: str | None = None,
+    turns: str | None = None,
+    needs: frozenset[str] = frozenset(),
+) -> list[PromptItem]:
+    """Rows as items of the forget set.
+
+    Args:
+        kind, turns: how a row is asked and which of its turns count; null: as the suite says.
+        needs: what is needed besides the scored answer and a generation.
+    """
+    options, encoder = data.suite.config.sets[data.forget_set], data.encoder
+    length = count_new_tokens(data, max_new_tokens)
+    options = dataclasses.replace(options, max_new_tokens=length, kind=kind or options.kind)
+    asked = dataclasses.replace(encoder.data, turns=turns or encoder.data.turns)
+    return make_prompt_items(
+        dataclasses.replace(encoder, data=asked),
         data.forget_set,
         options,
-        data.rows,
+        rows,
         data.suite.rows[data.forget_set].shots,
-        {"answer", "generation"},
-        data.suite.config.max_new_tokens,
+        {"answer", "generation", *needs},
+        length,
     )
-    return [Probe(item.index, item, shown=item.prompt) for item in items]
+
+
+def count_new_tokens(data: AuditData, given: int | None) -> int:
+    """Tokens that are generated per answer: those given, else those of the suite."""
+    options = data.suite.config.sets[data.forget_set]
+    return given or options.max_new_tokens or data.suite.config.max_new_tokens
+
+
+def make_probe(data: AuditData, row: int, item: PromptItem, known: str = "") -> Probe:
+    """The probe of an item; what its prompt holds is no secret.
+
+    Args:
+        known: what was known besides: the question as the row has it.
+    """
+    focus = list_focus_parts(data.rows[row], data)
+    focus = [part for part in focus if part in item.reference]
+    facts = frozenset(list_key_facts(item.reference, f"{known} {item.prompt}", focus))
+    return Probe(row, item, shown=item.prompt, facts=(facts,) if facts else ())
+
+
+def list_focus_parts(row: Row, data: AuditData) -> list[str]:
+    """The parts of a row's answer that its own column lists as what matters; [] without one."""
+    config = data.encoder.data
+    if is_blank_cell(row.get(config.focus_key)):
+        return []
+    try:
+        text = read_scored_text(row, config)
+        return [text[start:end] for start, end in read_focus_column(row, text, config, 1)]
+    except UserError:  # a column of that name that lists something else
+        return []
 
 
 def ask_probes(
@@ -72,15 +136,17 @@ def ask_probes(
     journal: Journal,
     name: str,
     max_new_tokens: int | None = None,
+    beams: int = 1,
 ) -> Outcome:
-    """Score and answer probes with a model, greedily.
+    """Score and answer probes with a model.
 
     Args:
         name: of the attack, for the journal.
         max_new_tokens: null: what the suite says.
+        beams: answers followed at a time; 1: greedily.
     """
     return ask_model(
-        attacked.model, attacked.batch_size, data, probes, journal, name, max_new_tokens
+        attacked.model, attacked.batch_size, data, probes, journal, name, max_new_tokens, beams
     )
 
 
@@ -92,10 +158,11 @@ def ask_model(
     journal: Journal,
     name: str,
     max_new_tokens: int | None = None,
+    beams: int = 1,
 ) -> Outcome:
     """`ask_probes` of any model in memory: a copy that was changed."""
     scores = score_probes(model, data, probes, batch_size, journal, name)
-    texts = answer_probes(model, data, probes, batch_size, journal, name, max_new_tokens)
+    texts = answer_probes(model, data, probes, batch_size, journal, name, max_new_tokens, beams)
     values = [
         score_true_answer(score) | score_text(probe, text)
         for probe, score, text in zip(probes, scores, texts, strict=True)
@@ -127,22 +194,36 @@ def answer_probes(
     journal: Journal,
     name: str,
     max_new_tokens: int | None = None,
+    beams: int = 1,
 ) -> list[str]:
-    """What a model answers to every probe, greedily."""
-    options = data.suite.config.sets[data.forget_set]
-    length = max_new_tokens or options.max_new_tokens or data.suite.config.max_new_tokens
+    """What a model answers to every probe: greedily, or the best of a beam search."""
+    how, generator = choose_decoding(model, data, probes, max_new_tokens)
+    asked = [probe.item.prompt_ids for probe in probes if probe.item.prompt_ids]
+    if beams > 1:
+        ids = iter(search_beams(model, name, asked, how, beams, batch_size, journal))
+    else:
+        ids = iter(generate_answers(generator, name, asked, how, batch_size, journal))
+    return [
+        read_answer(data, probe, next(ids)) if probe.item.prompt_ids else "" for probe in probes
+    ]
+
+
+def choose_decoding(
+    model: object, data: AuditData, probes: list[Probe], max_new_tokens: int | None
+) -> tuple[Decoding, GeneratingModel]:
+    """How answers to probes are decoded greedily, and the model as the engine takes it."""
     generator = GeneratingModel(model, data.encoder.tokenizer)
-    items = [probe.item for probe in probes]
-    how = Decoding(length, collect_end_tokens(generator, collect_end_labels(items)))
-    asked = [item.prompt_ids for item in items if item.prompt_ids]
-    ids = iter(generate_answers(generator, name, asked, how, batch_size, journal))
-    return [read_answer(data, item, next(ids)) if item.prompt_ids else "" for item in items]
+    ends = collect_end_tokens(generator, collect_end_labels([probe.item for probe in probes]))
+    return Decoding(count_new_tokens(data, max_new_tokens), ends), generator
 
 
-def read_answer(data: AuditData, item: PromptItem, ids: list[int]) -> str:
+def read_answer(data: AuditData, probe: Probe, ids: list[int]) -> str:
     """Generated ids as the text that is compared."""
+    item = probe.item
     if item.document:
         return decode_added_text(data.encoder, item.prompt_ids, ids)
+    if probe.given:  # a word may have begun in what was given: its blank tells
+        return cut_at_stop_text(decode_added_text(data.encoder, item.prompt_ids, ids), item.stops)
     return cut_at_stop_text(data.encoder.decode(ids), item.stops).strip()
 
 
@@ -162,10 +243,11 @@ def score_true_answer(score: Score) -> dict[str, float]:
 
 def score_text(probe: Probe, text: str) -> dict[str, float]:
     """ROUGE-L recall of an answer, and whether it holds all key facts."""
-    item = probe.item
-    hit = is_hit(text, item.reference, f"{item.prompt} {probe.given}")
-    scores = {"rouge": metrics.rouge_l_recall(text, item.reference)}
-    return scores if hit is None else scores | {"hit": float(hit)}
+    scores = {"rouge": metrics.rouge_l_recall(text, probe.item.reference)}
+    if probe.facts:
+        words = collect_words(probe.given + text)
+        scores["hit"] = float(any(facts <= words for facts in probe.facts))
+    return scores
 
 
 def take_best_probes(
@@ -208,11 +290,18 @@ def join_variants(outcomes: list[Outcome], choose: Callable[[list[float]], float
     return joined
 
 
-def make_curve(steps: list[Any], outcomes: list[Outcome]) -> dict[str, list[Any]]:
-    """The means of every score over the rows, step by step: the steps as `x`, a list by score."""
-    names = dict.fromkeys(name for outcome in outcomes for name in outcome.scores)
-    return {"x": list(steps)} | {
-        name: [average_known(outcome.scores.get(name, [])) for outcome in outcomes]
+def make_curves(axis: str, outcomes: dict[str, Outcome]) -> dict[str, dict[str, float | None]]:
+    """The mean of every score over the rows, by score and step.
+
+    Args:
+        axis: what the steps are steps of, in a word.
+        outcomes: by step.
+    """
+    names = dict.fromkeys(name for outcome in outcomes.values() for name in outcome.scores)
+    return {
+        f"{name} by {axis}": {
+            step: average_known(outcome.scores.get(name, [])) for step, outcome in outcomes.items()
+        }
         for name in names
     }
 

@@ -180,7 +180,8 @@ def estimate_recovery(
     entry |= {"varies": True, "n": rows, "subjects": len(set(subjects)), "method": ""}
     if not rows:
         return {**entry, "reason": "no row has this score of all models"}
-    for role, of_roles in ((RETAIN, attacked), (RETAIN, plain), (TARGET, plain)):
+    needed = ((UNLEARNED, attacked), (RETAIN, attacked), (RETAIN, plain), (TARGET, plain))
+    for role, of_roles in needed:
         if role not in of_roles and not (role == TARGET and assume_target):
             return {**entry, "reason": f"there is no such figure of a {role} model"}
     units = choose_units(subjects)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerControl, TrainerState
 
-from undial_cli.audit.answers import ask_model, join_variants, make_curve, make_direct_probes
+from undial_cli.audit.answers import ask_model, join_variants, make_curves, make_direct_probes
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
 from undial_cli.config.attacks import RelearnConfig
 from undial_cli.config.schema import AdapterConfig, FinetuneRun, TrainConfig, is_sharded
@@ -84,7 +84,7 @@ def relearn_rows(
             by_step.setdefault(step, []).append(outcome)
     steps = {step: merge_parts(data, outcomes) for step, outcomes in sorted(by_step.items())}
     outcome = join_variants(list(steps.values()), fmean)
-    outcome.curves["step"] = make_curve(list(steps), list(steps.values()))
+    outcome.curves = {**make_curves("step", {str(n): o for n, o in steps.items()})}
     outcome.notes.append(describe_training(run, parts, config, max(steps)))
     return outcome
 
@@ -262,13 +262,13 @@ def describe_training(
 ) -> str:
     """What was trained, in a line for the user."""
     rows = " and ".join(str(len(set(part.training.row_numbers))) for part in parts)
-    what = f"a file's {rows} rows" if config.texts else f"{rows} rows ({config.train_on})"
+    source = "a file" if config.texts else config.train_on
     weights = "all weights"
     if config.lora_rank is not None:
         weights = f"a LoRA of rank {config.lora_rank} on all linear layers"
     return (
-        f"trained on {what}: {steps} steps of {config.batch_size}, AdamW, learning rate "
-        f"{config.learning_rate:g}, constant, {weights}, {run.model.dtype}"
+        f"trained on {rows} rows ({source}): {steps} steps of {config.batch_size}, AdamW, learning "
+        f"rate {config.learning_rate:g}, constant, {weights}, {run.model.dtype}"
     )
 
 

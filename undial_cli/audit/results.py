@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from undial_cli.audit.answers import make_direct_probes
 from undial_cli.audit.attack import AuditData, Outcome
 from undial_cli.audit.carry_out import AttackResults, Outcomes
+from undial_cli.audit.hits import list_key_facts
 from undial_cli.audit.recovery import (
     choose_units,
     compute_p_value,
     correct_by_holm,
     estimate_recovery,
 )
-from undial_cli.audit.verdicts import DIRECT, Evidence, decide_verdict, find_strongest
+from undial_cli.audit.verdicts import DIRECT, AuditEvidence, decide_verdict, find_strongest
 from undial_cli.audit.working_order import measure_working_order
 from undial_cli.config.attacks import RETAIN, TARGET, UNLEARNED, AttackConfig, AuditConfig
 from undial_cli.evaluation.evidence import replace_nonfinite
@@ -69,7 +70,7 @@ def make_audit(
     }
     roles = frozenset(role for role, path in models.items() if path is not None)
     hits = None if RETAIN in roles else measure_direct_hits(results.outcomes, subjects, config)
-    verdict = decide_verdict(Evidence(stated, works, roles, hits), config)
+    verdict = decide_verdict(AuditEvidence(stated, works, roles, hits), config)
     content = {
         "version": AUDIT_VERSION,
         **head,
@@ -126,8 +127,8 @@ def describe_score(
     Of the rows that have it of all models, without and under the attack. A score that is not one of
     asking directly is compared with the attack's own on target and retain model.
     """
-    attacked = {role: read_score(outcome, score) for role, outcome in of_roles.items()}
-    plain = {role: read_score(outcome, score) for role, outcome in direct.items()}
+    attacked = {role: index_score(outcome, score) for role, outcome in of_roles.items()}
+    plain = {role: index_score(outcome, score) for role, outcome in direct.items()}
     if not any(plain.values()):
         plain = {role: values for role, values in attacked.items() if role != UNLEARNED}
     shared = [n for n in subjects if all(n in v for v in (*attacked.values(), *plain.values()))]
@@ -150,7 +151,7 @@ def describe_score(
     return {"plain": means[0], "attacked": means[1], **figures, "p_holm": None}
 
 
-def read_score(outcome: Outcome, score: str) -> ScoreByRow:
+def index_score(outcome: Outcome, score: str) -> ScoreByRow:
     """A score of the rows that have it."""
     values = outcome.scores.get(score, [])
     return {
@@ -182,7 +183,7 @@ def measure_direct_hits(
 ) -> tuple[float, float] | None:
     """p of "no more than the margin of direct answers are hits", and their share."""
     outcome = outcomes.get(DIRECT, {}).get(UNLEARNED)
-    hits = read_score(outcome, "hit") if outcome else {}
+    hits = index_score(outcome, "hit") if outcome else {}
     if not hits:
         return None
     values = take_rows_of(hits, list(hits))
@@ -206,10 +207,11 @@ def list_answers(outcomes: Outcomes, data: AuditData) -> list[dict[str, Any]]:
             line: dict[str, Any] = {"attack": name, "number": number, "subject": subjects[number]}
             if with_text:
                 line["question"], line["answer"] = asked.get(number, ("", ""))
+                line["facts"] = list_key_facts(line["answer"], line["question"])
                 line["prompt"] = read_texts(of_roles, number, "prompts")
                 line["text"] = read_texts(of_roles, number, "texts")
             line["scores"] = {
-                role: {s: read_score(outcome, s).get(number) for s in outcome.scores}
+                role: {s: index_score(outcome, s).get(number) for s in outcome.scores}
                 for role, outcome in of_roles.items()
             }
             lines.append(line)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from undial_cli.audit.answers import ask_model, join_variants, make_curve, make_direct_probes
+from undial_cli.audit.answers import ask_model, join_variants, make_curves, make_direct_probes
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
 from undial_cli.config.attacks import TARGET as TARGET_ROLE
 from undial_cli.config.attacks import InterpolateConfig, NoiseConfig, QuantiseConfig
@@ -37,7 +37,7 @@ def ask_quantised(
         for precision in config.precisions
     }
     outcome = join_variants(list(outcomes.values()))
-    outcome.curves["precision"] = make_curve(list(outcomes), list(outcomes.values()))
+    outcome.curves = {**make_curves("precision", outcomes)}
     outcome.notes.append(
         f"the {layers} linear layers but the head in {' and '.join(config.precisions)}; "
         "of each row the best counts"
@@ -61,15 +61,16 @@ def ask_interpolated(
     """
     model = attacked.load_attacked()
     target = attacked.others[TARGET_ROLE].load_attacked()
-    outcomes: list[Outcome] = []
+    outcomes: dict[str, Outcome] = {}
     ways, before = sorted(set(config.ways)), 0.0
     for way in ways:
         # From where the last step left it: the share of what is left to go.
         move_weights(model, target, (way - before) / (1 - before))
         before = way
-        outcomes.append(ask_changed(model, attacked, data, config, journal, f"{way:g}"))
-    outcome = join_variants(outcomes)
-    outcome.curves["way"] = make_curve(ways, outcomes)
+        name = f"{way:g}"
+        outcomes[name] = ask_changed(model, attacked, data, config, journal, name)
+    outcome = join_variants(list(outcomes.values()))
+    outcome.curves = {**make_curves("way", outcomes)}
     outcome.notes.append(
         "moves towards the target's weights, which only who has them can do: how near the "
         "knowledge is, not what an attacker gets"
@@ -96,7 +97,7 @@ def ask_noisy(
     attacked: AttackedModel, data: AuditData, config: NoiseConfig, journal: Journal
 ) -> Outcome:
     """Ask the model under noise of several scales and draws; of each row the best counts."""
-    of_scale: list[Outcome] = []
+    of_scale: dict[str, Outcome] = {}
     for number, scale in enumerate(config.scales):
         outcomes = []
         for draw in range(config.draws):
@@ -105,9 +106,9 @@ def ask_noisy(
             name = f"{scale:g}-{draw}"
             outcomes.append(ask_changed(model, attacked, data, config, journal, name))
             del model  # before the next is loaded
-        of_scale.append(join_variants(outcomes))
-    outcome = join_variants(of_scale)
-    outcome.curves["scale"] = make_curve(config.scales, of_scale)
+        of_scale[f"{scale:g}"] = join_variants(outcomes)
+    outcome = join_variants(list(of_scale.values()))
+    outcome.curves = {**make_curves("scale", of_scale)}
     outcome.notes.append(
         f"noise of {', '.join(f'{scale:g}' for scale in config.scales)} of each tensor's standard "
         f"deviation, {config.draws} draws each; of each row the best counts"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from undial_cli.config.fields import group, key
+from undial_cli.errors import bad_value
 
 # Whose answers an audit compares.
 TARGET, RETAIN, UNLEARNED = MODEL_ROLES = ("target", "retain", "unlearned")
@@ -37,9 +38,52 @@ class AttackConfig:
 
 @dataclass
 class AskConfig(AttackConfig):
-    """The question put to the model, greedily."""
+    """The question put to the model: in other words, after examples, with the answer begun.
+
+    What has several ways is asked in each of them; the best one counts.
+    """
 
     max_new_tokens: int | None = key(None, "tokens generated; null: the suite's", minimum=1)
+    asked: bool = key(True, "put the question as it is")
+    paraphrased: bool = key(
+        False, "put it in other words: the row's paraphrased_question, else `rewrites`"
+    )
+    rewrites: list[str] = key([], "texts with {question}, for rows without a paraphrase")
+    templates: list[str] = key([], "texts with {question} that it is wrapped in; []: none")
+    prefills: list[str] = key([], "beginnings of an answer that are put into the prompt")
+    answer_tokens: list[int] = key(
+        [],
+        "first tokens of the true answer that are put into the prompt, at most half of it",
+        minimum=1,
+    )
+    shots: int = key(0, "solved questions of the retain set before it", minimum=0)
+    same_subject: bool = key(False, "and one more, of the forget set, about the same subject")
+    languages: list[str] = key([], "languages that it is put in, as `translations` names them")
+    translations: str | None = key(
+        None, "files of translated rows, in the order of the forget set: ...{forget}_{language}..."
+    )
+    beams: int = key(1, "answers followed at a time (beam search); 1: greedily", minimum=1)
+
+    def __post_init__(self) -> None:
+        for name in ("rewrites", "templates"):
+            for text in getattr(self, name):
+                if "{question}" not in text:
+                    raise bad_value(name, text, "a text with {question}")
+
+
+@dataclass
+class SamplingConfig(AttackConfig):
+    """The question asked many times, answers drawn: leak@k."""
+
+    max_new_tokens: int | None = key(None, "tokens generated; null: the suite's", minimum=1)
+    samples: int = key(200, "answers to each question", minimum=1)
+    temperature: float = key(1.0, "of the distribution that is drawn from", above=0)
+    top_p: float = key(1.0, "share of it that is drawn from", above=0, maximum=1)
+
+
+@dataclass
+class ChoiceConfig(AttackConfig):
+    """The true answer among false ones of the same wording, by likelihood."""
 
 
 @dataclass
@@ -139,6 +183,8 @@ class MembershipConfig(AttackConfig):
 # The keys of each kind of attack.
 ATTACK_CONFIGS: dict[str, type[AttackConfig]] = {
     "ask": AskConfig,
+    "sampling": SamplingConfig,
+    "choice": ChoiceConfig,
     "lens": LensConfig,
     "depth": DepthConfig,
     "membership": MembershipConfig,

@@ -1,4 +1,4 @@
-"""What of a row is scored: its answers, or all of it; and the messages that a row holds.
+"""What of a row is asked and what is scored: its answers, or all of it; the messages that it holds.
 
 Knows no tokenizer and no template.
 """
@@ -60,3 +60,38 @@ def replace_answer(row: Row, text: str, data: DataConfig) -> Row:
     if kind == "completion":
         return {**row, "completion": text}
     return {**row, "messages": [*row["messages"][:-1], {**row["messages"][-1], "content": text}]}
+
+
+def read_question(row: Row, data: DataConfig) -> str | None:
+    """What a row asks, of messages the last question; None of a document."""
+    kind = find_row_kind(row, data)
+    if kind == "messages":
+        number = find_last_question(row)
+        return None if number is None else row["messages"][number]["content"]
+    column = {"qa": data.question_key, "completion": "prompt"}.get(kind)
+    return str(row[column]) if column else None
+
+
+def replace_question(row: Row, text: str, data: DataConfig) -> Row:
+    """A row with another question; of messages, in place of the last one."""
+    kind = find_row_kind(row, data)
+    if kind == "qa":
+        return {**row, data.question_key: text}
+    if kind == "completion":
+        return {**row, "prompt": text}
+    number = find_last_question(row)
+    messages = [
+        {**message, "content": text} if i == number else message
+        for i, message in enumerate(row["messages"])
+    ]
+    return {**row, "messages": messages}
+
+
+def find_last_question(row: Row) -> int | None:
+    """The position of the last message of the user."""
+    users = [
+        number
+        for number, message in enumerate(row["messages"])
+        if message["role"] == "user" and isinstance(message["content"], str)
+    ]
+    return users[-1] if users else None

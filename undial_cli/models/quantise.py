@@ -43,7 +43,7 @@ def quantise_linears(model: nn.Module, precision: str) -> int:
 
 def quantise_layer(layer: Any, precision: str) -> nn.Module:
     """A linear layer (or GPT-2's, whose weight is transposed) in fewer bits, on its device."""
-    import bitsandbytes
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
     weight_ED: Tensor = layer.weight.detach()
     if not isinstance(layer, nn.Linear):
@@ -51,11 +51,11 @@ def quantise_layer(layer: Any, precision: str) -> nn.Module:
     out, features = weight_ED.shape
     with torch.device("meta"):  # its own first weights are not wanted
         if precision == "nf4":
-            rounded: Any = bitsandbytes.nn.Linear4bit(
+            rounded: Any = Linear4bit(
                 features, out, False, torch.bfloat16, compress_statistics=False, quant_type="nf4"
             )
         else:
-            rounded = bitsandbytes.nn.Linear8bitLt(
+            rounded = Linear8bitLt(
                 features, out, False, has_fp16_weights=False, threshold=OUTLIER_THRESHOLD
             )
     kind, given = type(rounded.weight), dict(vars(rounded.weight))

@@ -62,7 +62,9 @@ def find_leaks(record: AuditRecord) -> list[Leak]:
         text = get_part(line, "text").get("unlearned")
         if attack is None or not isinstance(text, str):
             continue
-        scores = {role: get_part(get_part(line, "scores"), role) for role in ("unlearned", "retain")}
+        scores = {
+            role: get_part(get_part(line, "scores"), role) for role in ("unlearned", "retain")
+        }
         name = attack.score if attack.score in scores["unlearned"] else TEXT_SCORE
         hits = {role: parse_number(stated.get("hit")) == 1 for role, stated in scores.items()}
         leak = Leak(

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from undial_cli.reporting import plot_lines, plot_style
-from undial_cli.reporting.audit_record import AUDITED_ROLES, AttackFigures, AuditRecord
+from undial_cli.reporting.audit_record import AUDITED_ROLES, AttackFigures, AuditCurve, AuditRecord
 from undial_cli.reporting.audit_words import name_score
 from undial_cli.reporting.plot_choice import ReportPlot
 from undial_cli.reporting.plot_style import COLOURS, FAINT, INK, PAPER, escape_label, to_float_array
-from undial_cli.reporting.text import format_setting_value
+from undial_cli.reporting.text import capitalise_first, format_setting_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
 # The models in the order in which lines take their colours.
 DRAWN_ROLES = ("unlearned", "retain", "target")
-# What a curve runs along, by a word of its name.
-CURVE_AXES = {"step": "training steps", "layer": "layer", "k": "answers sampled"}
-# Panels and values on an axis that a person looks at.
-MOST_PANELS, MOST_TICKS = 6, 12
+# What curves run along, in words.
+AXIS_TITLES = {"step": "training steps", "k": "answers sampled (k)", "scale": "scale of the noise"}
+# Scores whose curves are shown beside that of the attack's verdict, and how many panels there are.
+SHOWN_CURVES = ("hit", "rouge", "probability", "rank")
+MOST_PANELS = 3
+# More values on an axis than are labelled one by one.
+MOST_TICKS = 12
 # Beyond these a bar of what was recovered is cut: a small gap of target and retain model.
 LOWEST_RECOVERED, HIGHEST_RECOVERED = -0.5, 1.5
 
@@ -46,11 +49,13 @@ def choose_audit_plots(record: AuditRecord) -> Iterator[ReportPlot]:
             partial(draw_attack_bars, attacks, record.margin),
         )
     for attack in attacks:
-        if attack.curves:
+        curves = choose_curves(attack)
+        if curves:
             yield ReportPlot(
                 f"audit_{attack.name}",
-                f"{attack.title[:1].upper()}{attack.title[1:]} ({attack.name}), model by model.",
-                partial(draw_audit_curves, attack),
+                f"{capitalise_first(attack.title)} ({attack.name}): each model's score by "
+                f"{AXIS_TITLES.get(curves[0].axis, curves[0].axis)}.",
+                partial(draw_audit_curves, curves),
             )
 
 
@@ -75,9 +80,7 @@ def draw_attack_bars(attacks: Sequence[AttackFigures], margin: float) -> Figure:
         return figure
 
 
-def draw_score_bars(
-    axes: Axes, attacks: Sequence[AttackFigures], ys: np.ndarray
-) -> dict[str, Any]:
+def draw_score_bars(axes: Axes, attacks: Sequence[AttackFigures], ys: np.ndarray) -> dict[str, Any]:
     """The score of each model under each attack; handles by label."""
     scores = {role: to_float_array([a.attacked.get(role) for a in attacks]) for role in DRAWN_ROLES}
     plain = to_float_array([attack.plain.get("unlearned") for attack in attacks])
@@ -121,30 +124,25 @@ def draw_recovered_bars(
     return handles
 
 
-def draw_audit_curves(attack: AttackFigures) -> Figure:
-    """A panel per curve of an attack, a line per model."""
-    panels, axes_names, ticks = [], [], {}
-    for name, by_role in list(attack.curves.items())[:MOST_PANELS]:
-        panel = plot_lines.LinePanel(name if len(attack.curves) > 1 else "", "probability")
+def choose_curves(attack: AttackFigures) -> list[AuditCurve]:
+    """The curves that are shown: of one axis, that of the verdict's score first."""
+    ranked = [attack.score, *SHOWN_CURVES]
+    known = [curve for curve in attack.curves if curve.score in ranked]
+    known.sort(key=lambda curve: ranked.index(curve.score))
+    return [curve for curve in known if curve.axis == known[0].axis][:MOST_PANELS]
+
+
+def draw_audit_curves(curves: Sequence[AuditCurve]) -> Figure:
+    """A panel per score, a line per model."""
+    panels = []
+    for curve in curves:
+        panel = plot_lines.LinePanel(escape_label(name_score(curve.score)), curve.score)
         for role in DRAWN_ROLES:
-            if role in by_role:
-                line = {x: (y, None) for x, y in by_role[role].items()}
+            if role in curve.by_role:
+                line = {x: (y, None) for x, y in curve.by_role[role].items()}
                 panel.lines[AUDITED_ROLES[role]] = {**line}
-                ticks |= {x: format_setting_value(x) for x in line}
         panels.append(panel)
-        axes_names.append(name_curve_axis(name, attack.name))
-    x = axes_names[0] if len(set(axes_names)) == 1 else ""
-    y = name_score(attack.score) if len(panels) == 1 else ""
-    ticks = dict(sorted(ticks.items()))
-    shown = ticks if len(ticks) <= MOST_TICKS else None
-    return plot_lines.draw_lines(panels, x, y, {}, shown)
-
-
-def name_curve_axis(name: str, attack: str) -> str:
-    """What a curve runs along, from its name, or else its attack's."""
-    for words in (name, attack):
-        for word in words.replace(",", " ").replace("_", " ").replace("@", " ").split():
-            title = CURVE_AXES.get(word.removesuffix("s"))
-            if title:
-                return title
-    return name
+    xs = sorted({x for curve in curves for line in curve.by_role.values() for x in line})
+    ticks = {x: format_setting_value(x) for x in xs} if len(xs) <= MOST_TICKS else None
+    x = AXIS_TITLES.get(curves[0].axis, curves[0].axis)
+    return plot_lines.draw_lines(panels, x, "", {}, ticks)

