@@ -18,12 +18,16 @@ SPOKEN_WORDS = {"knowmem": "KnowMem", "verbmem": "VerbMem"}
 OTHER_TITLES = {"seconds": "time (s)"}
 COST_FIGURES = ("bits_per_byte", "brier_score", "seconds")
 HAZARD_TASKS = "harness_wmdp"
+# Figures of an audit: shares of what was to be forgotten that attacks got back.
+AUDIT_FIGURES = "audit_"
+# A word, which is in audit.json alone.
+AUDIT_VERDICT = "audit_verdict"
 # The main figures, in the order in which tables of many runs show the first of them.
 MAIN_FIGURES = (
     "forget_probability", "forget_rouge", "forget_knowmem_rouge", "forget_verbmem_rouge",
-    "forget_el_10", "forget_ma", "retain_probability", "retain_rouge", "retain_knowmem_rouge",
-    "forget_quality", "model_utility", "privleak", "forget_el_3", "forget_truth_ratio",
-    "perplexity", "mauve",
+    "forget_el_10", "forget_ma", "audit_recovered", "retain_probability", "retain_rouge",
+    "retain_knowmem_rouge", "forget_quality", "model_utility", "privleak", "forget_el_3",
+    "forget_truth_ratio", "perplexity", "mauve",
 )  # fmt: skip
 
 
@@ -31,6 +35,8 @@ def split_figure_name(name: str) -> tuple[str, Metric | None]:
     """The set ("" of a joint figure) and the metric of a figure; no metric of those of others."""
     if name in METRICS:
         return "", METRICS[name]
+    if name.startswith(AUDIT_FIGURES):
+        return "", None  # an attack may be called like a metric
     parts = name.split("_")
     for start in range(len(parts)):
         metric = find_set_metric("_".join(parts[start:]))
@@ -54,6 +60,8 @@ def find_better_direction(name: str, roles: Mapping[str, str] | None = None) -> 
     Args:
         roles: of the sets, as results.json states them; of others their names tell.
     """
+    if name.startswith(AUDIT_FIGURES):
+        return "" if name == AUDIT_VERDICT else "lower"
     set_name, metric = split_figure_name(name)
     role = (roles or {}).get(set_name) or guess_role(set_name or name)
     if metric is not None and not set_name:

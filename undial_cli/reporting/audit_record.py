@@ -13,7 +13,6 @@ from typing import Any
 from undial_cli.reporting.collect import get_part, read_jsonl_objects, read_object, to_single_line
 from undial_cli.reporting.text import parse_number
 
-AUDIT_FOLDER = "audit"
 # Roles as audit.json names them, in the order of tables, and in words.
 AUDITED_ROLES = {"target": "target", "retain": "retain model", "unlearned": "unlearned"}
 # What the lists of an attack's curves run along where they do not say it.
@@ -192,11 +191,5 @@ def split_axes(content: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, list
             yield from ((name, of_axis) for _, of_axis in split_axes(inner))
     if lists:
         axis = next((name for name in TICK_NAMES if name in lists), LAYER_AXIS)
-        longest = max(map(len, lists.values()))
-        yield axis, {**lists, "x": lists.get(axis, list(range(longest)))}
-
-
-def read_audit_word(folder: Path) -> str | None:
-    """The verdict of the audit in a folder; None where there is none."""
-    record = read_audit(folder)
-    return record.word if record else None
+        xs = lists.pop(axis, None) or list(range(max(map(len, lists.values()))))
+        yield axis, lists | {"x": xs}

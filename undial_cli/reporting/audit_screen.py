@@ -14,9 +14,8 @@ from undial_cli import ui
 from undial_cli.reporting import audit_sheets, audit_words
 from undial_cli.reporting.audit_leaks import Leak, choose_example, find_leaks
 from undial_cli.reporting.audit_record import AuditRecord, read_audit
-from undial_cli.reporting.cells import shorten_text
+from undial_cli.reporting.cells import MOST_LETTERS_OF_EXAMPLE, shorten_text
 from undial_cli.reporting.sheet import Sheet, make_screen_table
-from undial_cli.reporting.summary import MOST_LETTERS
 
 
 def show_audit(folder: Path, page: Path | None = None) -> None:
@@ -58,11 +57,10 @@ def make_screen_sheet(record: AuditRecord) -> Sheet:
 
 def show_leak(leak: Leak) -> None:
     """Print what an attack got for one row; not into the log, which holds no text of the data."""
-    said = Text()
+    answered = Text()
     for piece, marked in leak.pieces:
-        said.append(piece, "bold red" if marked else "")
-    body = Text.assemble(
-        f"true answer:  {shorten_text(leak.answer, MOST_LETTERS)}\n", "unlearned:    ", said
-    )
-    title = Text(f"{leak.attack}: {shorten_text(leak.prompt, MOST_LETTERS)}")
+        answered.append(piece, "bold red" if marked else "")
+    answer = shorten_text(leak.answer, MOST_LETTERS_OF_EXAMPLE)
+    body = Text.assemble(f"true answer:  {answer}\nunlearned:    ", answered)
+    title = Text(f"{leak.attack}: {shorten_text(leak.prompt, MOST_LETTERS_OF_EXAMPLE)}")
     ui.say(Panel(body, title=title, title_align="left"), log=False)

@@ -17,7 +17,7 @@ from undial_cli.reporting.audit_record import (
 )
 from undial_cli.reporting.audit_words import format_bounds, name_score
 from undial_cli.reporting.cells import MOST_LETTERS_OF_EXAMPLE, shorten_text
-from undial_cli.reporting.collect import get_part
+from undial_cli.reporting.collect import RunRecord, get_part
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_text_sheet
 from undial_cli.reporting.text import format_figure, parse_number
 
@@ -69,6 +69,24 @@ def make_role_cell(attack: AttackFigures, role: str) -> Cell:
     if plain is None or plain == attacked:
         return Cell(format_figure(attacked), attacked)
     return Cell(f"{format_figure(plain)} → {format_figure(attacked)}", attacked)
+
+
+def make_audits_sheet(runs: Sequence[RunRecord]) -> Sheet:
+    """A row per run that was audited: the verdict, and what its strongest attack recovered."""
+    columns = [Column(title, numeric=False) for title in ("run", "verdict", "strongest attack")]
+    columns += [Column("recovered"), Column("interval")]
+    rows = []
+    for run in runs:
+        if run.audit:
+            record = AuditRecord(run.audit)
+            strongest = record.strongest()
+            name = f"{strongest.name} ({strongest.title})" if strongest else "–"
+            recovered = strongest.recovered if strongest else None
+            cells = [Cell(run.label), Cell(record.word), Cell(name)]
+            cells += [Cell(format_figure(recovered), recovered)]
+            cells += [Cell(format_bounds(strongest.interval if strongest else None))]
+            rows.append(SheetRow(cells, hint=run.label))
+    return Sheet("", columns, rows)
 
 
 def make_works_sheet(record: AuditRecord) -> Sheet:

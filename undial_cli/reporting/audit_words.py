@@ -66,8 +66,8 @@ def state_reason(record: AuditRecord) -> str:
     more = record.verdict.get("more_rows")
     if more:
         subjects = record.verdict.get("more_subjects")
-        about = f" about {subjects} more subjects" if subjects else ""
-        parts.append(f"some {more} more rows{about} would decide")
+        of_subjects = f" about {subjects} more subjects" if subjects else ""
+        parts.append(f"some {more} more rows{of_subjects} would decide")
     return "; ".join(filter(None, parts))
 
 

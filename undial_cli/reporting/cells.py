@@ -55,7 +55,7 @@ def list_model_figures(command: str, results: notes.ReadResults) -> list[ModelFi
             title, get_part(results, part), notes.get_statistics(results, statistics)
         )
 
-    alone = command in ("evaluate", "finetune")  # no model of before and after
+    alone = command in ("evaluate", "finetune", "audit")  # no model of before and after
     start = read("target" if alone else "before", "target", "target")
     after_requests = list_request_figures(results)
     if after_requests:

@@ -16,6 +16,7 @@ from undial_cli.reporting.text import parse_first_number, parse_number
 
 # Beside a checkpoint there are no runs; looking through it takes time.
 FOLDERS_WITHOUT_RUNS = ("checkpoint", "resume", "evaluation", "report", "__pycache__")
+AUDIT_FOLDER = "audit"
 RUN_FILES = ("run.yaml", "status.json")
 
 
@@ -40,7 +41,8 @@ class RunRecord:
         label: what tells it from the others; short: the same for pictures.
         values: the keys that differ between the runs, with their values.
         settings: run.yaml, flat; nested: as it is.
-        results: results.json; steps: rows of metrics.jsonl; parts: those of sequential requests.
+        results: results.json; audit: audit.json.
+        steps: rows of metrics.jsonl; parts: those of sequential requests.
         problems: what could not be read, a line each.
     """
 
@@ -55,6 +57,7 @@ class RunRecord:
     nested: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
+    audit: dict[str, Any] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
     parts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -186,6 +189,7 @@ def read_run_record(folder: Path) -> RunRecord:
     run.results = read_object(folder / "evaluation" / "results.json", problems if wanted else None)
     if run.status == "done" and not evaluated and not run.results:
         problems.append("eval=none: nothing was evaluated")
+    run.audit = read_object(folder / AUDIT_FOLDER / "audit.json")
     run.steps = read_jsonl_objects(folder / "metrics.jsonl", problems)
     for request in sorted(folder.glob("request_*"), key=lambda path: parse_first_number(path.name)):
         if rows := read_jsonl_objects(request / "metrics.jsonl", problems):

@@ -134,7 +134,8 @@ def list_run_notes(runs: Sequence[RunRecord]) -> list[str]:
         lines += list_remarks(run.results)
         if any(is_weak_figure(n, s) for n, s in get_statistics(run.results).items()):
             lines.append(WEAK_LEGEND)
-        if run.figures() and not run.figures("reference") and run.command != "finetune":
+        says_so = run.command in ("finetune", "audit")  # one needs none, the other says it itself
+        if run.figures() and not run.figures("reference") and not says_so:
             lines.append(NO_RETAIN_NOTE)
         for line in filter(None, [*lines, *run.problems]):
             labels_by_line.setdefault(line, []).append(run.label)

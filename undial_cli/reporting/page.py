@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from undial_cli.reporting import cells, sheet
+from undial_cli.reporting import audit_sheets, cells, sheet
 from undial_cli.reporting.collect import RunCollection
 from undial_cli.reporting.samples import pack_samples
 from undial_cli.reporting.text import format_figure, format_run_time, format_setting_value
@@ -81,6 +81,7 @@ def render_report(
         "headlines": cells.choose_headlines(alone) if alone else [],
         "figures": figures,
         "precisions": cells.make_precision_sheet(alone) if alone else nothing,
+        "audits": audit_sheets.make_audits_sheet(runs),
         # an XML declaration stands before each drawing
         "pictures": [(png, Markup(svg[svg.index("<svg") :]), text) for png, svg, text in pictures],
         "examples": cells.make_examples_sheet(alone) if alone else nothing,

@@ -1,5 +1,7 @@
 """The report of one run or many: report.html, report.md and the pictures, into one folder.
 
+Of one run that was audited, audit.html and its Markdown stand beside them.
+
 `undial report PATH... [output=FOLDER]` writes that of runs that are there already. What a run left
 broken is shown as such. Top to bottom: collect, label, draw, page, Markdown.
 """
@@ -12,7 +14,8 @@ from pathlib import Path
 from undial_cli import ui
 from undial_cli.errors import UserError, bad_value
 from undial_cli.reporting import page
-from undial_cli.reporting.collect import collect_runs
+from undial_cli.reporting.audit_page import write_audit_report
+from undial_cli.reporting.collect import AUDIT_FOLDER, collect_runs
 from undial_cli.reporting.labels import label_runs
 from undial_cli.reporting.notes import list_run_notes
 from undial_cli.reporting.plot_choice import choose_plots
@@ -97,4 +100,6 @@ def write_report(paths: list[Path], folder: Path) -> Path:
     for name, text in page.render_report(collection, keys, pictures, notes, folder).items():
         # private: it holds texts of the data
         write_whole_text(folder / name, text, private=True)
+    if len(collection.runs) == 1:
+        write_audit_report(collection.runs[0].folder / AUDIT_FOLDER, folder)
     return folder / page.PAGE

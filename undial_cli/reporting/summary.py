@@ -14,10 +14,12 @@ from rich.panel import Panel
 from rich.table import Table
 
 from undial_cli import ui
-from undial_cli.config.schema import EvaluateRun, FinetuneRun, Run
+from undial_cli.config.schema import AuditRun, EvaluateRun, FinetuneRun, Run
 from undial_cli.evaluation import results as store
-from undial_cli.evaluation.figures import MAIN_FIGURES
+from undial_cli.evaluation.figures import AUDIT_FIGURES, MAIN_FIGURES
 from undial_cli.reporting import cells, notes
+from undial_cli.reporting.audit_page import AUDIT_PAGE
+from undial_cli.reporting.audit_screen import show_audit
 from undial_cli.reporting.cells import (
     ModelFigures,
     find_shared_figures,
@@ -25,14 +27,14 @@ from undial_cli.reporting.cells import (
     list_model_figures,
     subtract_figures,
 )
-from undial_cli.reporting.collect import RunRecord
+from undial_cli.reporting.collect import AUDIT_FOLDER, RunRecord
 from undial_cli.reporting.page import fill_template
 from undial_cli.reporting.samples import TEXT_TITLES
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, format_csv, make_screen_table
 from undial_cli.system.files import write_whole_text
 
 MOST_QUESTIONS = 3
-MOST_SWEEP_METRICS = 6
+MOST_SWEEP_METRICS = 7
 MOST_LETTERS = 300
 
 
@@ -80,6 +82,11 @@ def show_summary(run: Run, folder: Path) -> None:
     if record is None:
         ui.say(f"done, without evaluation: {folder}")
         return
+    page = folder / "report" / AUDIT_PAGE
+    page = page if page.is_file() else None
+    if isinstance(run, AuditRun):
+        show_audit(folder / AUDIT_FOLDER, page)
+        return
     results = record.results
     models = list_model_figures(run.command, results)
     ui.say(make_summary_table(run, results, models))
@@ -97,6 +104,7 @@ def show_summary(run: Run, folder: Path) -> None:
     if not results["reference"] and not isinstance(run, FinetuneRun):
         note = notes.NO_RETAIN_NOTE
         ui.say(note[0].lower() + note[1:].removesuffix("."), "yellow")
+    show_audit(folder / AUDIT_FOLDER, page)
     ui.say(f"everything is in {folder}")
 
 
@@ -125,6 +133,8 @@ def make_summary_table(run: Run, results: dict[str, Any], models: Sequence[Model
     columns += [Column("n")] if run.eval.intervals else []
     rows = []
     for name in results["metrics"]:
+        if name.startswith(AUDIT_FIGURES):
+            continue  # the audit has a table of its own
         texts = [format_marked_figure(name, model) for model in shown]
         if run.eval.intervals:
             statistics = [model.statistics.get(name) for model in shown]

@@ -13,7 +13,9 @@ from undial_cli.evaluation.catalog import METRICS
 from undial_cli.evaluation.figures import find_figure_title
 
 # Sets by which the figures of a report are grouped.
-SHOWN_SETS = ("forget", "retain", "holdout", "real_authors", "world_facts", "facts")
+SHOWN_SETS = (
+    "forget", "retain", "holdout", "real_authors", "world_facts", "facts", "audit",
+)  # fmt: skip
 # Settings that are not called by the last part of their key.
 SETTING_TITLES = {"eval.name": "suite", "train.max_steps": "steps"}
 

@@ -12,6 +12,8 @@ from typing import Any
 from undial_cli import __version__
 from undial_cli.config.schema import TrainingRun, UnlearnRun
 from undial_cli.models.contrastive import read_contrast_coefficient
+from undial_cli.reporting.audit_record import AuditRecord
+from undial_cli.reporting.audit_words import describe_audit
 from undial_cli.reporting.cells import format_marked_figure, list_model_figures
 from undial_cli.reporting.page import fill_template
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, format_markdown
@@ -23,11 +25,17 @@ NO_RETAIN_WARNING = (
 )
 
 
-def write_model_card(run: TrainingRun, folder: Path, results: dict[str, Any] | None = None) -> None:
+def write_model_card(
+    run: TrainingRun,
+    folder: Path,
+    results: dict[str, Any] | None = None,
+    audit: dict[str, Any] | None = None,
+) -> None:
     """README.md in a checkpoint folder.
 
     Args:
         results: the run's results.json, once it was evaluated.
+        audit: its audit.json, once it was audited.
     """
     results = results or {}
     how = run.method.name if isinstance(run, UnlearnRun) else "fine-tuning"
@@ -41,6 +49,7 @@ def write_model_card(run: TrainingRun, folder: Path, results: dict[str, Any] | N
         "version": __version__,
         "settings": collect_card_settings(run, how),
         "figures": render_card_metrics(run, results) if results.get("metrics") else "",
+        "audit": describe_audit(AuditRecord(audit)) if audit else "",
         "no_retain": NO_RETAIN_WARNING if unlearned and not results.get("reference") else "",
     }
     write_whole_text(folder / "README.md", fill_template("card.md.jinja", view))

@@ -8,11 +8,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.config.tables import ColumnConfig, TableConfig
+from undial_cli.evaluation.figures import AUDIT_VERDICT
+from undial_cli.reporting.audit_record import AuditRecord
 from undial_cli.reporting.collect import RunRecord, list_request_figures
 from undial_cli.tables.runs import DONE, FAILED, REFUSED, TableLine, TableRun
 
@@ -22,7 +25,8 @@ class FigureCell:
     """One figure: mean and spread (sample standard deviation; None of one run) over `n` runs.
 
     `within`: whether it agrees with the published figure; None where one of the two or the
-    tolerance is missing. `gap`: why there is no mean. `short`: some of its runs failed.
+    tolerance is missing. `word`: of a column of words, that of all its runs, or how many have
+    which. `gap`: why there is neither. `short`: some of its runs failed.
     """
 
     mean: float | None = None
@@ -30,6 +34,7 @@ class FigureCell:
     n: int = 0
     reference: float | None = None
     within: bool | None = None
+    word: str = ""
     gap: str = ""
     short: bool = False
 
@@ -99,6 +104,10 @@ def make_run_cell(runs: list[TableRun], column: ColumnConfig, of: str) -> Figure
     short = any(entry.status in (FAILED, REFUSED) for entry in runs) and not of
     if mean is not None:
         return FigureCell(mean, spread, n, short=short)
+    words = count_verdicts(runs) if column.metric == [AUDIT_VERDICT] and not of else {}
+    if words:
+        texts = [word if len(words) == 1 else f"{word} {count}" for word, count in words.items()]
+        return FigureCell(n=sum(words.values()), word=", ".join(texts), short=short)
     return FigureCell(gap="no figure" if figures else "failed" if short else "not run")
 
 
@@ -115,6 +124,13 @@ def list_column_figures(runs: list[TableRun], column: ColumnConfig, of: str) -> 
             numbers = [p for p in parts if isinstance(p, int | float) and math.isfinite(p)]
             figures.append(statistics.fmean(numbers) if len(numbers) == len(parts) else None)
     return figures
+
+
+def count_verdicts(runs: list[TableRun]) -> dict[str, int]:
+    """The verdicts of the audits of all runs that are done, the most frequent first."""
+    audits = [entry.record.audit for entry in runs if entry.status == DONE]
+    words = Counter(AuditRecord(audit).word for audit in audits if audit)
+    return dict(words.most_common())
 
 
 def average_figures(values: Iterable[float | None]) -> tuple[float | None, float | None, int]:

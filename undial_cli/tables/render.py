@@ -60,6 +60,8 @@ def make_table_sheet(filled: FilledTable, title: str, groups: list[str]) -> Shee
 def format_cell(cell: FigureCell, column: ColumnConfig) -> str:
     """Ours, with its spread, and the published figure in parentheses."""
     text = {"failed": "failed", "not run": "-", "no figure": "-", "": ""}[cell.gap]
+    if cell.word:
+        text = cell.word + (SHORT if cell.short else "")
     if cell.mean is not None:
         text = format(cell.mean, column.format)
         if cell.spread is not None:
@@ -158,6 +160,6 @@ def format_long_csv(filled: FilledTable) -> str:
         known = None not in (cell.mean, cell.reference)
         difference = (cell.mean or 0) - (cell.reference or 0) if known else None
         within = None if cell.within is None else str(cell.within).lower()
-        ours = (cell.mean, cell.spread, cell.n, cell.reference, difference, within)
+        ours = (cell.word or cell.mean, cell.spread, cell.n, cell.reference, difference, within)
         rows.append((line.section, line.row.label, group, column, *ours, cell.gap or "done"))
     return sheet.format_csv(rows)
