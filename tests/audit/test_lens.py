@@ -24,6 +24,7 @@ from undial_cli.audit.attack import CannotServe
 from undial_cli.audit.layer_states import find_final_modules, list_decoder_layers
 from undial_cli.audit.lens import LENS
 from undial_cli.config.attacks import AskConfig, LensConfig
+from undial_cli.data.rows import Row
 from undial_cli.evaluation.metrics import extraction_strength
 from undial_cli.evaluation.sharding import NO_JOURNAL, Journal
 
@@ -36,9 +37,9 @@ PARTS = {
 }
 
 
-def look(model: Any, journal: Journal = NO_JOURNAL) -> Any:
+def look(model: Any, journal: Journal = NO_JOURNAL, rows: list[Row] = ROWS) -> Any:
     models = make_attacked_models(unlearned=lambda: model)
-    return LENS.run(models["unlearned"], make_audit_data(ROWS), LensConfig(), journal)
+    return LENS.run(models["unlearned"], make_audit_data(rows), LensConfig(), journal)
 
 
 @torch.no_grad()
@@ -93,7 +94,7 @@ def test_the_lens_is_a_plain_loop_with_hooks(kind: str) -> None:
 
 
 def test_the_last_layer_is_the_models_own_output() -> None:
-    model = memorise_rows(make_llama(), ROWS, steps=15)
+    model = small_model("llama", VOCABULARY)
     models, data = make_attacked_models(unlearned=lambda: model), make_audit_data(ROWS)
     direct = ASK.run(models["unlearned"], data, AskConfig(max_new_tokens=1), NO_JOURNAL)
     outcome = look(model)
@@ -124,10 +125,10 @@ def test_what_only_a_middle_layer_holds_is_seen_by_the_lens_and_not_by_asking() 
 
 
 def test_the_lens_sees_nothing_in_a_model_that_never_saw_the_rows() -> None:
-    others = [{**row, "answer": f"On a hill far {i} from here"} for i, row in enumerate(ROWS)]
-    for model in (make_llama(1), suppress_rows(memorise_rows(make_llama(), others), ROWS)):
-        outcome = look(model)
-        assert max(outcome.scores["exact_memorization"]) < 0.5  # type: ignore[type-var]
+    others = [{**row, "answer": f"On a hill {i} miles from here"} for i, row in enumerate(ROWS)]
+    for model, rows in ((make_llama(1), ROWS), (make_planted_model(), others)):
+        outcome = look(model, rows=rows)
+        assert max(outcome.scores["exact_memorization"]) < 0.4  # type: ignore[type-var]
         assert max(outcome.scores["probability"]) < 0.1  # type: ignore[type-var]
 
 
@@ -135,11 +136,7 @@ def test_a_journal_spares_the_model(tmp_path: Any) -> None:
     model = small_model("llama", VOCABULARY)
     first = look(model, Journal(tmp_path))
 
-    class Unreadable:
-        def __getattr__(self, name: str) -> Any:
-            raise AssertionError("the model was used")
-
-    assert look(Unreadable(), Journal(tmp_path)) == first
+    assert look(None, Journal(tmp_path)) == first  # whatever used it would break
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -52,7 +52,8 @@ def test_the_rules_and_which_comes_first() -> None:
     assert judge({"direct": quiet, "beam": make_entry(0.1, 0.2)}).word == "undecided"
     assert judge({"direct": quiet, "mia": make_entry(-0.9)}).word == "over-forgotten"
     assert judge({"direct": make_entry(-0.9), "beam": loud}).word == "suppressed"
-    assert judge({"direct": make_entry(-0.2, 0.1), "beam": quiet}).word == "undecided"
+    # Less than the retain model by luck, as another retain model may be, is not over-forgotten.
+    assert judge({"direct": make_entry(-0.2, 0.1), "beam": quiet}).word == "as if never seen"
 
 
 def test_reasons_name_what_they_rest_on() -> None:

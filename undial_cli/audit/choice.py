@@ -13,6 +13,7 @@ from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, Cannot
 from undial_cli.config.attacks import ChoiceConfig
 from undial_cli.data.collate import choose_pad_id
 from undial_cli.data.rows import is_blank_cell
+from undial_cli.evaluation.metrics import normalised_probability
 from undial_cli.evaluation.scoring import score_answers
 from undial_cli.evaluation.sharding import Journal
 
@@ -26,7 +27,10 @@ def check_false_answers(data: AuditData, config: ChoiceConfig) -> None:
 def choose_answers(
     attacked: AttackedModel, data: AuditData, config: ChoiceConfig, journal: Journal
 ) -> Outcome:
-    """1 for every row whose true answer is likelier, per token, than each false one."""
+    """How likely the true answer is among all of them, per token, and whether it is the likeliest.
+
+    The verdict rests on the former: how many of few rows a model guesses right is luck.
+    """
     items = [
         item
         for item in make_asked_items(data, data.rows, needs=frozenset({"alternatives"}))
@@ -38,11 +42,13 @@ def choose_answers(
         attacked.model, groups, attacked.batch_size, pad_id, journal=journal, name="choice"
     )
     chosen: list[float | None] = [None] * len(data.rows)
+    shares = list(chosen)
     for item, (true, *false) in zip(items, scored, strict=True):
         losses = [true.ce, *(score.ce for score in false)]
         if all(map(math.isfinite, losses)):
             chosen[item.index] = float(losses[0] < min(losses[1:]))
-    return Outcome(list(data.numbers), {"choice": chosen})
+            shares[item.index] = float(normalised_probability(losses[:1], [losses[1:]])[0])
+    return Outcome(list(data.numbers), {"choice_probability": shares, "choice": chosen})
 
 
 CHOICE = AttackKind(choose_answers, check_false_answers)

@@ -84,6 +84,8 @@ def score_layers(
     """
 
     def run(numbers: list[int], keep: KeepResult) -> None:
+        if not numbers:  # the model need not even be loaded
+            return
         model = attacked.model
         layers = list_decoder_layers(model)
         final = find_final_modules(model, layers)

@@ -15,6 +15,9 @@ from undial_cli.errors import bad_value
 # Whose answers an audit compares.
 TARGET, RETAIN, UNLEARNED = MODEL_ROLES = ("target", "retain", "unlearned")
 BUDGETS = ("none", "quick", "standard", "full")
+MEMBERSHIP_ATTACKS = (
+    "mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_reference", "mia_gradnorm",
+)  # fmt: skip
 
 
 @dataclass
@@ -149,12 +152,42 @@ class NoiseConfig(AttackConfig):
     max_new_tokens: int | None = key(None, "tokens generated; null: the suite's", minimum=1)
 
 
+@dataclass
+class DepthConfig(AttackConfig):
+    """Layers of the target given another model's states, where the answer is predicted."""
+
+    spans: str | None = key(
+        None,
+        "file of rows with question, entity (the words that count in the answer) and, where it "
+        "helps, prefix (the answer up to them); null: data.focus_key, or else the whole answer",
+    )
+    threshold: float = key(
+        0.05, "fall of the mean log-probability by which a layer counts, in nats", above=0
+    )
+
+
+@dataclass
+class MembershipConfig(AttackConfig):
+    """Whether the losses of rows tell that the model was trained on them."""
+
+    attacks: list[str] = key(
+        list(MEMBERSHIP_ATTACKS),
+        "attacks, by the names of their metrics",
+        allowed=MEMBERSHIP_ATTACKS,
+    )
+    holdout_rows: int | None = key(
+        None, "holdout rows that are compared with, spread over the set; null: all", minimum=1
+    )
+
+
 # The keys of each kind of attack.
 ATTACK_CONFIGS: dict[str, type[AttackConfig]] = {
     "ask": AskConfig,
     "sampling": SamplingConfig,
     "choice": ChoiceConfig,
     "lens": LensConfig,
+    "depth": DepthConfig,
+    "membership": MembershipConfig,
     "relearn": RelearnConfig,
     "quantise": QuantiseConfig,
     "interpolate": InterpolateConfig,

@@ -1,0 +1,61 @@
+"""The true answer among false ones, against a plain loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from questioned import ROWS, attack_model, make_data
+from small import random_llama, shared_tokenizer
+
+from undial_cli.audit.attack import CannotServe
+from undial_cli.audit.choice import CHOICE
+from undial_cli.config.attacks import ChoiceConfig
+from undial_cli.evaluation.sharding import NO_JOURNAL
+
+NAMES = ["Rome", "Ulm", "Kiev", "Oslo", "Bonn"]
+PEOPLE: list[dict[str, Any]] = [
+    {
+        "question": f"Where does {name} live?",
+        "answer": f"{name} has a house in {NAMES[i]}.",
+        "perturbed_answer": [f"{name} lives in {other}." for other in NAMES if other != NAMES[i]],
+    }
+    | ({"paraphrased_answer": f"{name} lives in {NAMES[i]}."} if i else {})
+    for i, name in enumerate(["Ann", "Bo", "Cy", "Dee", "Eve"])
+]
+
+
+@torch.no_grad()
+def compute_loss(model: Any, question: str, answer: str) -> float:
+    """Mean loss of an answer and its end token, in the model's chat format."""
+    tokenizer = shared_tokenizer()
+    prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(f"{prompt}{answer}<|im_end|>", add_special_tokens=False)["input_ids"]
+    log_p = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    return -float(torch.stack([log_p[i - 1, ids[i]] for i in range(len(before), len(ids))]).mean())
+
+
+def test_it_is_one_where_the_true_answer_is_the_likeliest() -> None:
+    rows = [*PEOPLE, ROWS[1]]
+    seen = set()
+    for seed in range(2):
+        model = random_llama(vocab=len(shared_tokenizer()), seed=seed)
+        outcome = CHOICE.run(attack_model(model, 4), make_data(rows), ChoiceConfig(), NO_JOURNAL)
+        for row, chosen in zip(PEOPLE, outcome.scores["choice"], strict=False):
+            true = row.get("paraphrased_answer", row["answer"])
+            losses = [
+                compute_loss(model, row["question"], text)
+                for text in (true, *row["perturbed_answer"])
+            ]
+            assert chosen == float(losses[0] == min(losses))
+            seen.add(chosen)
+        assert outcome.scores["choice"][-1] is None  # a row without false answers
+    assert seen == {0.0, 1.0}
+
+
+def test_data_without_false_answers_cannot_serve() -> None:
+    CHOICE.check(make_data(), ChoiceConfig())
+    with pytest.raises(CannotServe, match="perturbed_answer"):
+        CHOICE.check(make_data(ROWS[1:]), ChoiceConfig())

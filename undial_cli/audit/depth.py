@@ -1,0 +1,230 @@
+"""How deep an answer was erased: the target is given another model's states, layer by layer.
+
+The unlearning depth score (arXiv 2605.24614; definition checked against the authors' code). Where
+the target predicts the words that count in an answer, what one of its layers gives is replaced by
+what that layer of another model gives. D1 is by how much the mean log-probability of these words
+falls with the retain model's states, D2 with the unlearned model's; layers of D1 > 0.05 count, and
+
+    depth = sum_l D1_l * clip(D2_l / D1_l, 0, 1) / sum_l D1_l
+
+is 0 where the unlearned model holds all that the target knows and 1 where it holds as little as the
+retain model; an answer without a layer that counts has none. The score is 1 - depth: what is
+intact. Other than there, answers are asked in the model's own format, not after "Question:"; words
+may stand apart; where nobody says which words count, all of the answer does; and the last layer is
+treated as the others (there its states are put through the final norm a second time).
+
+Shapes: J answers, or pieces of documents; L layers, n targets of one, N of a batch; D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache
+
+from undial_cli.audit.answer_spans import encode_answer_spans
+from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
+from undial_cli.audit.layer_states import (
+    collect_layer_states,
+    list_decoder_layers,
+    replace_layer_states,
+)
+from undial_cli.config.attacks import RETAIN, TARGET, DepthConfig
+from undial_cli.data.collate import choose_pad_id, pad_examples
+from undial_cli.data.encode import Example
+from undial_cli.evaluation.kvcache import has_plain_cache
+from undial_cli.evaluation.scoring import (
+    cut_shared_prefix,
+    move_batch,
+    prefill_prompts,
+    score_targets,
+    select_cache_rows,
+)
+from undial_cli.evaluation.sharding import Journal, KeepResult, batch_by_length, shard_work
+from undial_cli.losses.positions import IGNORE, predicting_mask
+
+# What is left of what the target knows: 1 - depth.
+INTACT = "intact"
+Matrix = NDArray[np.float64]
+
+
+def check_spans(data: AuditData, config: DepthConfig) -> None:
+    """Raise CannotServe where no answer has words that count, or no retain model is attacked."""
+    if RETAIN not in config.models:
+        raise CannotServe("measures by what the retain model lacks, which its `models` leave out")
+    encode_answer_spans(data, config.spans)
+
+
+def patch_target(
+    attacked: AttackedModel, data: AuditData, config: DepthConfig, journal: Journal
+) -> Outcome:
+    """Falls of the target's log-probability by layer, in `curves`; `compute_depths` ends it.
+
+    Raises:
+        CannotServe: the layers of the two models are not alike, or not in one list.
+    """
+    spans, notes = encode_answer_spans(data, config.spans)
+    pad_id = choose_pad_id(data.encoder.tokenizer)
+    falls = measure_falls(attacked, [span.example for span in spans], pad_id, journal)
+    curves = {"row": [span.row for span in spans], "falls": falls}
+    return Outcome(list(data.numbers), {}, curves=curves, notes=notes)
+
+
+def measure_falls(
+    attacked: AttackedModel, examples: list[Example], pad_id: int, journal: Journal
+) -> list[list[float]]:
+    """By how much each answer's mean log-probability falls with each layer's states, [J][L]."""
+
+    def run(numbers: list[int], keep: KeepResult) -> None:
+        if not numbers:  # no model need be loaded
+            return
+        lengths = [len(examples[n].input_ids) for n in numbers]
+        # Both models see the same batches: the target's own states change nothing, to the bit.
+        batches = [
+            [numbers[i] for i in chosen] for chosen in batch_by_length(lengths, attacked.batch_size)
+        ]
+        of_batches = [[examples[n] for n in batch] for batch in batches]
+        # Of all batches before the target is loaded, as two models do not fit.
+        states = collect_span_states(attacked, of_batches, pad_id)
+        target = attacked.others[TARGET].model
+        for batch, of_batch, states_LND in zip(batches, of_batches, states, strict=True):
+            for n, falls in zip(batch, patch_batch(target, of_batch, states_LND, pad_id),
+                                strict=True):  # fmt: skip
+                keep(n, falls)
+
+    return shard_work("depth", [len(e.input_ids) for e in examples], run, journal)
+
+
+@dataclass(frozen=True)
+class SpanBatch:
+    """Sequences that end with their span, from the first position that predicts a part of it.
+
+    `prompts`: keys and values of what precedes, which no layer's states change; None for a model
+    without such a cache, whose sequences are whole.
+    """
+
+    ids_BT: Tensor
+    labels_BT: Tensor
+    mask_BL: Tensor
+    prompts: DynamicCache | None
+
+    @property
+    def mask_BT(self) -> Tensor:
+        """The positions that predict the span's tokens."""
+        return predicting_mask(self.labels_BT)
+
+    def score(self, model: torch.nn.Module) -> list[float]:
+        """The mean log-probability of each span's tokens, [B]."""
+        cache = self.prompts
+        if cache is not None:  # a pass adds to what it is given
+            cache = select_cache_rows(cache, torch.arange(len(self.ids_BT), device=model.device))
+        figures = score_targets(model, self.ids_BT, self.mask_BL, self.labels_BT, False, cache)
+        return [-float(figures_Fn[0].mean()) for figures_Fn in figures]
+
+
+def prepare_batch(model: torch.nn.Module, examples: list[Example], pad_id: int) -> SpanBatch:
+    """A batch, with what precedes the spans run once."""
+    starts = [next(i for i, y in enumerate(e.labels) if y != IGNORE) - 1 for e in examples]
+    sharing = has_plain_cache(model) and min(starts) > 0
+    tails = [
+        cut_shared_prefix(e, n if sharing else 0) for e, n in zip(examples, starts, strict=True)
+    ]
+    batch, cache = move_batch(pad_examples(tails, pad_id), model), None
+    mask_BL = batch["attention_mask"]
+    if sharing:
+        prompts = [e.input_ids[:n] for e, n in zip(examples, starts, strict=True)]
+        cache, mask_BP = prefill_prompts(model, prompts, pad_id)
+        mask_BL = torch.cat([mask_BP, mask_BL], dim=1)
+    return SpanBatch(batch["input_ids"], batch["labels"], mask_BL, cache)
+
+
+@torch.no_grad()
+def collect_span_states(
+    attacked: AttackedModel, batches: list[list[Example]], pad_id: int
+) -> list[list[Tensor]]:
+    """What a model's layers give where spans are predicted, [L][N, D] of each batch.
+
+    In main memory and in the model's own precision.
+    """
+    model = attacked.model
+    layers, collected = list_decoder_layers(model), []
+    for examples in batches:
+        batch = prepare_batch(model, examples, pad_id)
+        with collect_layer_states(layers, batch.mask_BT) as states:
+            batch.score(model)
+        collected.append([states[number].cpu() for number in range(len(layers))])
+    return collected
+
+
+@torch.no_grad()
+def patch_batch(
+    target: torch.nn.Module, examples: list[Example], states_LND: list[Tensor], pad_id: int
+) -> list[list[float]]:
+    """The falls of each example by layer, [B][L]."""
+    layers, width = list_decoder_layers(target), target.config.get_text_config().hidden_size
+    if len(states_LND) != len(layers) or states_LND[0].shape[1] != width:
+        raise CannotServe(
+            f"its {len(states_LND)} layers of width {states_LND[0].shape[1]} do not fit the "
+            f"target's {len(layers)} of width {width}"
+        )
+    batch = prepare_batch(target, examples, pad_id)
+    whole, falls = batch.score(target), []
+    for layer, states_ND in zip(layers, states_LND, strict=True):
+        with replace_layer_states(layer, batch.mask_BT, states_ND):
+            falls.append(np.subtract(whole, batch.score(target)))
+    return np.transpose(falls).tolist()
+
+
+def compute_depths(outcomes: dict[str, Outcome], config: DepthConfig) -> None:
+    """The scores of all rows, from the falls with all models' states.
+
+    Curves: mean depth, and the mean falls by layer of the answers that have one.
+    """
+    if RETAIN not in outcomes:
+        return
+    first_JL = np.array(outcomes[RETAIN].curves["falls"], dtype=np.float64)
+    for outcome in outcomes.values():
+        raw, rows = outcome.curves, np.array(outcome.curves["row"])
+        second_JL = np.array(raw["falls"], dtype=np.float64)
+        depth_J = average_erasure(first_JL, second_JL, config.threshold)
+        known_J = np.isfinite(depth_J)
+        outcome.scores[INTACT] = [
+            float(1 - depth_J[known_J & (rows == row)].min())
+            if (known_J & (rows == row)).any()
+            else None
+            for row in range(len(outcome.numbers))
+        ]
+        if known_J.any():
+            outcome.curves = {
+                "depth": float(depth_J[known_J].mean()),
+                "fall": second_JL[known_J].mean(0).tolist(),
+                "retain_fall": first_JL[known_J].mean(0).tolist(),
+            }
+        else:
+            outcome.curves = {}
+        without = sum(value is None for value in outcome.scores[INTACT])
+        if without:
+            outcome.notes.append(
+                f"{without} of {len(outcome.numbers)} rows have no depth: no words that count, or "
+                "no layer in which the target knows more of them than the retain model"
+            )
+
+
+def average_erasure(first_JL: Matrix, second_JL: Matrix, threshold: float) -> Matrix:
+    """The depth of every answer [J], NaN where no layer counts.
+
+    Args:
+        first_JL, second_JL: falls with the retain model's and with the other model's states.
+        threshold: of the former, for a layer to count.
+    """
+    weight_JL = np.where(first_JL > threshold, first_JL, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share_JL = np.where(weight_JL > 0, np.clip(second_JL / first_JL, 0.0, 1.0), 0.0)
+        return (weight_JL * share_JL).sum(1) / weight_JL.sum(1)
+
+
+DEPTH = AttackKind(patch_target, check_spans, compute_depths, compares=(TARGET, RETAIN))
