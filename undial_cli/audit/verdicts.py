@@ -6,11 +6,13 @@ correction over the attacks, each by the one score that its file states. The fir
 - leaking: asked directly, the model recovers more.
 - destroyed: of the retain set's ROUGE or of fluency less than half is left, interval and all.
 - suppressed: asked directly it does not, but some attack recovers more.
-- as if never seen: the interval of every attack lies within [-m, m]. Every single one has to pass,
-  so nothing is corrected; an attack whose rows all say what the retain model's say has no interval,
-  and passes. At least so many rows were asked that, if a share m of them leaked, one would show.
-- over-forgotten: nothing is recovered, but some attack finds clearly less than -m (after Holm):
-  nothing comes back, yet the model can be told from one that never saw the data.
+- as if never seen: no attack's interval reaches above m, and none finds clearly less than -m (see
+  below). Every single one has to pass, so nothing is corrected; an attack whose rows all say what
+  the retain model's say has no interval, and passes. At least so many rows were asked that, if a
+  share m of them leaked, one would show.
+- over-forgotten: as before, but some attack finds clearly less than -m (after Holm): nothing comes
+  back, yet the model can be told from one that never saw the data. That is to be shown, not to be
+  ruled out: two retain models of different seeds differ as well.
 - undecided: none of these, and how many more rows would carry one.
 
 Without a retain model nothing is recovered that could be measured: a model leaks where the share of
@@ -103,11 +105,9 @@ def apply_rules(evidence: AuditEvidence, config: AuditConfig) -> Verdict:
         also = f"; yet {list_attacks_named(above, known)}" if above else ""
         return Verdict(DESTROYED, "; ".join(losses) + also)
     if above:
-        quiet = f"asked directly {say_recovered(known[DIRECT])}; " if DIRECT in known else ""
-        return Verdict(SUPPRESSED, quiet + list_attacks_named(above, known))
+        return Verdict(SUPPRESSED, f"{say_direct(evidence)}; {list_attacks_named(above, known)}")
     if DIRECT not in known:
-        reason = evidence.entries.get(DIRECT, {}).get("reason", "it was not asked directly")
-        return Verdict(WITHHELD, f"asked directly: {reason}")
+        return Verdict(WITHHELD, say_direct(evidence))
     return judge_quiet_model(known, evidence, config)
 
 
@@ -128,25 +128,23 @@ def judge_quiet_model(
 ) -> Verdict:
     """Where no attack recovers more than the margin for certain."""
     margin = config.margin
-    open_ones = {n: e for n, e in known.items() if not is_within(e, margin)}
+    open_ones = {n: e for n, e in known.items() if read_bounds(e)[1] > margin}
     below = select_significant(known, "p_below", config.level)
-    quiet = all(read_bounds(entry)[1] <= margin for entry in known.values())
     least_rows = count_least_rows(margin, config.level)
     rows = known[DIRECT]["n"]
-    if quiet and rows >= least_rows and (below or not open_ones):
+    if not open_ones and rows >= least_rows:
         if TARGET not in evidence.roles:
             reason = "nothing came back, but without a target it is not known how much could have"
             return Verdict(WITHHELD, reason)
-        if not open_ones:
-            return Verdict(
-                NEVER_SEEN, f"{count_attacks(known)} within {margin:g} of the retain model"
-            )
+        if not below:
+            reason = f"of {count_attacks(known)} none recovers more than {margin:g}"
+            return Verdict(NEVER_SEEN, reason)
         names = ", ".join(f"{name} {say_recovered(known[name])}" for name in below)
         reason = (
             f"nothing came back, but it can be told from a model that never saw the data: {names}"
         )
         return Verdict(OVER_FORGOTTEN, reason)
-    if not open_ones or (quiet and below):
+    if not open_ones:
         reason = f"{rows} rows are too few to show a leak in {margin:.0%} of them"
         return advise_rows(reason, float(least_rows), known[DIRECT])
     return state_undecided(known, open_ones, config)
@@ -192,7 +190,7 @@ def count_needed_rows(entry: Entry, config: AuditConfig, tests: int) -> float:
     if entry["interval"] is None:
         return max(2.0 * entry["n"], count_least_rows(margin, config.level))
     low, high = entry["interval"]
-    reach, distance = (high - low) / 2, abs(margin - abs(recovered))
+    reach, distance = (high - low) / 2, abs(margin - recovered)
     if recovered > margin:
         reach *= ndtri(1 - config.level / tests) / ndtri(1 - config.level / 2)
     return entry["n"] * (reach / distance) ** 2 if distance else math.inf
@@ -220,12 +218,6 @@ def read_bounds(entry: Entry) -> tuple[float, float]:
     return entry["recovered"], entry["recovered"]
 
 
-def is_within(entry: Entry, margin: float) -> bool:
-    """Whether an attack tells the model from the retain model by no more than the margin."""
-    low, high = read_bounds(entry)
-    return -margin <= low and high <= margin
-
-
 def find_strongest(entries: Mapping[str, Entry], level: float) -> dict[str, Any] | None:
     """The attack that recovered most, of those that did for certain where there are any.
 
@@ -245,6 +237,17 @@ def find_strongest(entries: Mapping[str, Entry], level: float) -> dict[str, Any]
     return {"attack": name, **{key: entries[name][key] for key in keys}}
 
 
+def say_direct(evidence: AuditEvidence) -> str:
+    """What the direct question recovered, or why that is not known."""
+    entry = evidence.entries.get(DIRECT)
+    if entry is None:
+        return "not asked directly"
+    known = entry["recovered"] is not None
+    return (
+        f"asked directly{'' if known else ':'} {say_recovered(entry) if known else entry['reason']}"
+    )
+
+
 def say_recovered(entry: Entry) -> str:
     """What was recovered, with its interval."""
     text = f"{entry['recovered']:.2f}"
@@ -259,7 +262,7 @@ def list_attacks_named(names: list[str], entries: Mapping[str, Entry]) -> str:
     ranked = sorted(names, key=lambda name: -entries[name]["recovered"])
     shown = [f"{name} {say_recovered(entries[name])}" for name in ranked[:MOST_NAMED]]
     more = [f"{len(ranked) - len(shown)} more"] if len(ranked) > len(shown) else []
-    return f"{len(names)} of {count_attacks(entries)} bring it back: {', '.join(shown + more)}"
+    return f"back under {len(names)} of {count_attacks(entries)}: {', '.join(shown + more)}"
 
 
 def count_attacks(entries: Mapping[str, Entry]) -> str:
