@@ -60,7 +60,9 @@ class AskConfig(AttackConfig):
     same_subject: bool = key(False, "and one more, of the forget set, about the same subject")
     languages: list[str] = key([], "languages that it is put in, as `translations` names them")
     translations: str | None = key(
-        None, "files of translated rows, in the order of the forget set: ...{forget}_{language}..."
+        None,
+        "folder of {forget}_{language}.jsonl, the forget set's rows in their order, translated; or "
+        "such a pattern of files",
     )
     beams: int = key(1, "answers followed at a time (beam search); 1: greedily", minimum=1)
 
