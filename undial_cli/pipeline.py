@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from undial_cli import ui
+from undial_cli.audit.results import load_audit
 from undial_cli.config.schema import AuditRun, EvaluateRun, Run, TrainingRun, UnlearnRun
 from undial_cli.evaluation.results import read_results_json
 from undial_cli.planning.plan import TrainingPlan, make_plan
@@ -166,7 +167,8 @@ def train_and_evaluate(resolved: ResolvedRun, inputs: RunInputs, device: torch.d
     audit_model_at(resolved, inputs, str(folder.checkpoint), device)
     # The model card again, now with what was measured.
     results = run_on_main(lambda: read_results_json(folder.evaluation))
-    run_on_main(lambda: write_model_card(run, folder.checkpoint, results))
+    audit = load_audit(folder.audit)
+    run_on_main(lambda: write_model_card(run, folder.checkpoint, results, audit))
 
 
 def make_session(resolved: ResolvedRun, inputs: RunInputs, path: str) -> TrainingSession:
