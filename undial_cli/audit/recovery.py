@@ -169,8 +169,8 @@ def estimate_recovery(
         subjects: whom each row is about, [R].
         margin: recovered up to this counts as nothing.
         level: chance that an interval misses.
-        assume_target: no target is known, and it is taken to know every answer (a score of 1);
-            what is recovered is then rather too small.
+        assume_target: where `plain` has no target, none is known, and it is taken to know every
+            answer (a score of 1); what is recovered is then rather too small.
 
     Returns:
         recovered, interval, p ("no more than margin is recovered"), p_below ("no less than -margin
@@ -188,7 +188,7 @@ def estimate_recovery(
             return {**entry, "reason": f"there is no such figure of a {role} model"}
     units = choose_units(subjects)
     gained = attacked[UNLEARNED] - attacked[RETAIN]
-    known = (np.ones(rows) if assume_target else plain[TARGET]) - plain[RETAIN]
+    known = plain.get(TARGET, np.ones(rows)) - plain[RETAIN]
     lead = estimate_ratio(known, np.ones(rows), units, level)
     if (lead.interval[0] if lead.interval else lead.value) <= LEAST_LEAD:
         return {**entry, "reason": "this score does not tell the target from the retain model"}
@@ -201,7 +201,7 @@ def estimate_recovery(
         "varies": recovered.varies,
         "method": describe_method(recovered, units),
     }
-    if assume_target:
+    if TARGET not in plain:
         entry["method"] += "; no target is known: it is taken to know every answer"
     return entry
 
