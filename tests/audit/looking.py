@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import weakref
 from collections.abc import Callable
@@ -21,6 +23,9 @@ from undial_cli.data.rows import Row
 from undial_cli.evaluation.suite import SetRows, Suite
 from undial_cli.models.head import install_head
 
+# Letting go of a model collects garbage, which takes long while it looks through the libraries too.
+gc.collect()
+gc.freeze()
 VOCABULARY = len(shared_tokenizer())
 # Answers of different lengths, so that batches hold padding.
 ROWS = [
@@ -30,7 +35,6 @@ ROWS = [
         ("Dee", "At 7 Mosselmore Lane, with two cats"), ("Eve", "In Dunra"),
     ]
 ]  # fmt: skip
-LOADS: list[weakref.ref[Any]] = []
 
 
 def make_audit_data(rows: list[Row], holdout: list[Row] = [], **data: Any) -> AuditData:  # noqa: B006
@@ -61,7 +65,6 @@ def make_attacked_models(**makers: Callable[[], Any]) -> dict[str, AttackedModel
     alive: list[weakref.ref[Any]] = []
 
     def load(path: str) -> Any:
-        gc.collect()
         assert not any(ref() for ref in alive), "two models in memory"
         model = makers[path]()
         alive.append(weakref.ref(model))
@@ -97,7 +100,7 @@ def make_llama(seed: int = 0, layers: int = 3) -> LlamaForCausalLM:
 
 
 def train_model(
-    model: Any, examples: list[Example], parameters: Any, steps: int = 60, rate: float = 0.01
+    model: Any, examples: list[Example], parameters: Any, steps: int = 60, rate: float = 0.02
 ) -> Any:
     """Bring a model to give the labels of these examples, by these of its parameters."""
     optimizer = torch.optim.AdamW(list(parameters), lr=rate, weight_decay=0.0)
@@ -112,14 +115,14 @@ def train_model(
     return model.eval()
 
 
-def memorise_rows(model: Any, rows: list[Row], steps: int = 90) -> Any:
+def memorise_rows(model: Any, rows: list[Row], steps: int = 80) -> Any:
     """A model that learnt rows by heart, in all but its last layer."""
     last = {id(p) for p in model.model.layers[-1].parameters()}
     below = [p for p in model.parameters() if id(p) not in last]
     return train_model(model, encode_rows(rows), below, steps)
 
 
-def suppress_rows(model: Any, rows: list[Row], steps: int = 60) -> Any:
+def suppress_rows(model: Any, rows: list[Row], steps: int = 40) -> Any:
     """The same with a last layer that says one word in place of every word of the answers."""
     (word,) = shared_tokenizer()(" no", add_special_tokens=False)["input_ids"][-1:]  # type: ignore[index]
     hidden = [
@@ -127,3 +130,10 @@ def suppress_rows(model: Any, rows: list[Row], steps: int = 60) -> Any:
         for e in encode_rows(rows)
     ]
     return train_model(model, hidden, model.model.layers[-1].parameters(), steps)
+
+
+@functools.cache
+def make_planted_models() -> tuple[Any, Any]:
+    """A model that knows the rows, and the same with a last layer that hides them."""
+    target = memorise_rows(make_llama(), ROWS)
+    return target, suppress_rows(copy.deepcopy(target), ROWS)

@@ -19,8 +19,7 @@ from looking import (
     make_attacked_models,
     make_audit_data,
     make_llama,
-    memorise_rows,
-    suppress_rows,
+    make_planted_models,
 )
 from small import disturb_weights, small_model
 
@@ -94,6 +93,8 @@ def measure_plainly(
         handle.remove()
         return states[0]
 
+    whole = score()
+
     def fall(source: Any, number: int) -> float:
         states = read(source, number)
 
@@ -106,7 +107,7 @@ def measure_plainly(
         handle = LAYERS[kind](target)[number].register_forward_hook(patch)
         patched = score()
         handle.remove()
-        return score() - patched
+        return whole - patched
 
     top = bottom = 0.0
     for number in range(len(LAYERS[kind](target))):
@@ -117,13 +118,20 @@ def measure_plainly(
     return top / bottom if bottom else None
 
 
-@pytest.mark.parametrize("tokens", [None, TOKENS], ids=["answers", "spans"])
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    ("kind", "tokens"),
+    [
+        ("llama", None), ("llama", TOKENS), ("gpt2", TOKENS), ("gemma2", None),
+        ("window", TOKENS), ("mamba", None),
+    ],
+)  # fmt: skip
 def test_depth_is_a_plain_loop_with_hooks(kind: str, tokens: list[list[int]] | None) -> None:
     target = small_model(kind, VOCABULARY)
     retain, unlearned = copy.deepcopy(target), copy.deepcopy(target)
     disturb_weights(retain, 0.2)
-    disturb_weights(unlearned, 0.05, seed=6)
+    with torch.no_grad():  # half of the way
+        for weight, lacking in zip(unlearned.parameters(), retain.parameters(), strict=True):
+            weight.lerp_(lacking, 0.5)
     rows = ROWS if tokens is None else FOCUSED
     models = {"target": target, "retain": retain, "unlearned": unlearned}
     outcomes = measure(make_audit_data(rows), **models)
@@ -134,8 +142,7 @@ def test_depth_is_a_plain_loop_with_hooks(kind: str, tokens: list[list[int]] | N
     intact = outcomes["unlearned"].scores["intact"]
     known = [depth for depth in plain if depth is not None]
     assert intact == [None if d is None else pytest.approx(1 - d, abs=1e-5) for d in plain]
-    assert len(known) >= 3
-    assert any(0.001 < depth < 0.999 for depth in known)
+    assert len({round(depth, 3) for depth in known}) >= 2
     assert outcomes["unlearned"].curves["depth"] == pytest.approx(np.mean(known), abs=1e-5)
     for role, depth in (("target", 0.0), ("retain", 1.0)):
         scores = outcomes[role].scores["intact"]
@@ -159,34 +166,17 @@ def test_an_answer_that_no_layer_tells_apart_has_no_depth() -> None:
     assert "5 of 5 rows have no depth" in outcomes["unlearned"].notes[-1]
 
 
-@functools.cache
-def make_models() -> dict[str, Any]:
-    """A target that knows the rows, one that hides them in its last layer, one without them."""
-    retain = make_llama()
-    others = [{**row, "answer": f"On a hill {i} miles off"} for i, row in enumerate(ROWS)]
-    retain = memorise_rows(retain, others, steps=20)
-    target = memorise_rows(copy.deepcopy(retain), ROWS)
-    return {
-        "target": target,
-        "retain": retain,
-        "unlearned": suppress_rows(copy.deepcopy(target), ROWS),
-    }
-
-
 def test_what_the_last_layer_alone_hides_is_intact_and_what_was_never_there_is_not() -> None:
-    models, data = make_models(), make_audit_data(ROWS)
-    hidden = measure(data, **models)["unlearned"]
-    fall, lacking = hidden.curves["fall"], hidden.curves["retain_fall"]
+    target, unlearned = make_planted_models()
+    models, data = {"target": target, "retain": make_llama()}, make_audit_data(ROWS)
+    hidden = measure(data, **models, unlearned=unlearned)["unlearned"]
+    fall = hidden.curves["fall"]
     assert fall[:2] == pytest.approx([0, 0], abs=1e-5)  # the layers below the last are the target's
     assert fall[2] > 1
-    assert min(lacking) > 1
+    assert min(hidden.curves["retain_fall"]) > 0.5
     assert np.mean(hidden.scores["intact"]) > 0.4  # type: ignore[arg-type]
-    never = memorise_rows(make_llama(seed=1), FAR, steps=20)
-    erased = measure(data, **{**models, "unlearned": never})["unlearned"]
+    erased = measure(data, **models, unlearned=make_llama(seed=1))["unlearned"]
     assert np.mean(erased.scores["intact"]) < 0.1  # type: ignore[arg-type]
-
-
-FAR = [{"question": f"What is {i} miles off?", "answer": f"A hill of {i} trees"} for i in range(5)]
 
 
 def test_spans_come_from_a_file_by_question_after_the_prefix(tmp_path: Path) -> None:
@@ -221,7 +211,7 @@ def test_without_words_to_count_it_cannot_be_served_and_no_file_is_the_users_err
     file.write_text('{"question": "Another?", "entity": "words"}\n')
     with pytest.raises(CannotServe, match="no row has words that count"):
         DEPTH.check(data, DepthConfig(spans=str(file)))
-    with pytest.raises(UserError, match="spans=.*no such file"):
+    with pytest.raises(UserError, match=r"spans=.*no such file"):
         DEPTH.check(data, DepthConfig(spans=str(tmp_path / "gone.jsonl")))
     with pytest.raises(CannotServe, match="what the retain model lacks"):
         DEPTH.check(data, DepthConfig(models=["unlearned", "target"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from typing import Any
 
 import pytest
@@ -14,8 +13,7 @@ from looking import (
     make_attacked_models,
     make_audit_data,
     make_llama,
-    memorise_rows,
-    suppress_rows,
+    make_planted_models,
 )
 from small import small_model
 
@@ -105,14 +103,8 @@ def test_the_last_layer_is_the_models_own_output() -> None:
             assert all(a >= b - 1e-6 for a, b in zip(outcome.scores[name], values, strict=True))  # type: ignore[operator]
 
 
-@functools.cache
-def make_planted_model() -> Any:
-    """The answers stand in all layers but the last, which says something else."""
-    return suppress_rows(memorise_rows(make_llama(), ROWS), ROWS)
-
-
 def test_what_only_a_middle_layer_holds_is_seen_by_the_lens_and_not_by_asking() -> None:
-    model, data = make_planted_model(), make_audit_data(ROWS)
+    (_, model), data = make_planted_models(), make_audit_data(ROWS)
     models = make_attacked_models(unlearned=lambda: model)
     direct = ASK.run(models["unlearned"], data, AskConfig(), NO_JOURNAL)
     outcome = look(model)
@@ -126,7 +118,7 @@ def test_what_only_a_middle_layer_holds_is_seen_by_the_lens_and_not_by_asking() 
 
 def test_the_lens_sees_nothing_in_a_model_that_never_saw_the_rows() -> None:
     others = [{**row, "answer": f"On a hill {i} miles from here"} for i, row in enumerate(ROWS)]
-    for model, rows in ((make_llama(1), ROWS), (make_planted_model(), others)):
+    for model, rows in ((make_llama(1), ROWS), (make_planted_models()[1], others)):
         outcome = look(model, rows=rows)
         assert max(outcome.scores["exact_memorization"]) < 0.4  # type: ignore[type-var]
         assert max(outcome.scores["probability"]) < 0.1  # type: ignore[type-var]

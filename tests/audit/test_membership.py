@@ -139,7 +139,7 @@ def test_without_a_holdout_it_cannot_be_served() -> None:
 
 def test_what_only_losses_tell_is_seen_and_a_model_that_never_saw_the_rows_is_not_accused() -> None:
     never = make_llama(layers=2)
-    train_model(never, encode_rows(OTHERS), never.parameters(), steps=25)
+    train_model(never, encode_rows(OTHERS), never.parameters(), steps=25, rate=0.01)
     planted = copy.deepcopy(never)
     train_model(planted, encode_rows(FORGET), planted.parameters(), steps=10, rate=5e-3)
     outcomes = attack(unlearned=planted, retain=never)

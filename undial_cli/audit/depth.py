@@ -19,6 +19,7 @@ Shapes: J answers, or pieces of documents; L layers, n targets of one, N of a ba
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,7 +118,7 @@ class SpanBatch:
         """The positions that predict the span's tokens."""
         return predicting_mask(self.labels_BT)
 
-    def score(self, model: torch.nn.Module) -> list[float]:
+    def score(self, model: Any) -> list[float]:
         """The mean log-probability of each span's tokens, [B]."""
         cache = self.prompts
         if cache is not None:  # a pass adds to what it is given
@@ -126,7 +127,7 @@ class SpanBatch:
         return [-float(figures_Fn[0].mean()) for figures_Fn in figures]
 
 
-def prepare_batch(model: torch.nn.Module, examples: list[Example], pad_id: int) -> SpanBatch:
+def prepare_batch(model: Any, examples: list[Example], pad_id: int) -> SpanBatch:
     """A batch, with what precedes the spans run once."""
     starts = [next(i for i, y in enumerate(e.labels) if y != IGNORE) - 1 for e in examples]
     sharing = has_plain_cache(model) and min(starts) > 0
@@ -162,7 +163,7 @@ def collect_span_states(
 
 @torch.no_grad()
 def patch_batch(
-    target: torch.nn.Module, examples: list[Example], states_LND: list[Tensor], pad_id: int
+    target: Any, examples: list[Example], states_LND: list[Tensor], pad_id: int
 ) -> list[list[float]]:
     """The falls of each example by layer, [B][L]."""
     layers, width = list_decoder_layers(target), target.config.get_text_config().hidden_size

@@ -10,6 +10,8 @@ Shapes: B sequences, T tokens, N target positions, D width, L layers, F figures 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -101,7 +103,7 @@ def score_layers(
 
 @torch.no_grad()
 def compute_layer_figures(
-    model: torch.nn.Module,
+    model: Any,
     layers: list[nn.Module],
     final: nn.Module,
     examples: list[Example],
