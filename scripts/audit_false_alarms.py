@@ -22,13 +22,14 @@ import undial_cli
 from undial_cli.audit.verdicts import DESTROYED, LEAKING, SUPPRESSED
 
 DEMO = ["model=tiny", "data=demo", "hardware=cpu", "report=false"]
-ATTACKS = "direct,paraphrase,prefill,jailbreak,few_shot,choice,beam,interpolate"
+ATTACKS = "direct,paraphrase,prefill,jailbreak,few_shot,choice"
 
 
 def train_retain_model(folder: Path, seed: int, epochs: int) -> Path:
     """The checkpoint of a model of everything but the forget set."""
     keys = [f"train.epochs={epochs}", f"seed={seed}", f"output_dir={folder}", f"name=retain-{seed}"]
-    run = undial_cli.run([*DEMO, "data.train_split=[retain90,facts]", *keys], "finetune")
+    keys += ["data.train_split=[retain90,facts]", "eval=none"]
+    run = undial_cli.run([*DEMO, *keys], "finetune")
     return run.folder / "checkpoint"
 
 

@@ -30,7 +30,7 @@ from undial_cli.runs.evaluations import (
 from undial_cli.runs.hub import push_checkpoint
 from undial_cli.runs.inputs import RunInputs, prepare_inputs
 from undial_cli.runs.launch import needs_workers, start_workers
-from undial_cli.runs.model_card import write_model_card
+from undial_cli.runs.model_card import complete_model_card, write_model_card
 from undial_cli.runs.requests import combine_requests
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.running import is_done, open_run, track_status
@@ -164,9 +164,7 @@ def train_and_evaluate(resolved: ResolvedRun, inputs: RunInputs, device: torch.d
     after = evaluate_model_at(run, inputs, str(folder.checkpoint), "checkpoint", device)
     write_evaluation(run, folder, inputs, after, compared)
     audit_model_at(resolved, inputs, str(folder.checkpoint), device)
-    # The model card again, now with what was measured.
-    results = run_on_main(lambda: read_results_json(folder.evaluation))
-    run_on_main(lambda: write_model_card(run, folder.checkpoint, results))
+    run_on_main(lambda: complete_model_card(run, folder))
 
 
 def make_session(resolved: ResolvedRun, inputs: RunInputs, path: str) -> TrainingSession:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from changed_models import (
     make_gated_model,
     make_knowing_model,
 )
-from conftest import write_rows
+from conftest import undial, write_rows
 from torch import nn
 
 from undial_cli.audit import relearning
@@ -321,3 +322,29 @@ def test_what_cannot_be_trained_is_said(blank: Setting) -> None:
             relearn_rows(attacked, blank.data, config, Journal())
     finally:
         del attacked.run.hardware.args["fsdp"]
+
+
+@pytest.mark.slow
+def test_two_processes_relearn_as_one_does(tmp_path: Path) -> None:
+    """The real command: what the trained copies answer is what one process's do."""
+    setting = Setting(tmp_path / "setting")
+    path = setting.add("unlearned", blank_model()).path
+    keys = {"learning_rate": 1e-3, "batch_size": 3, "epochs": 2}
+    given = [f"audit.attack.relearn_half.{key}={value}" for key, value in keys.items()]
+    words = [*setting.words, f"model.path={path}", "audit.attacks=[relearn_half]", *given]
+    cache = tmp_path / "cache"
+    run = undial(
+        "audit", *words, "hardware.num_processes=2", "report=false", "name=two",
+        cwd=tmp_path, UNDIAL_CACHE_DIR=str(cache),
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    record = json.loads((tmp_path / "outputs/audit/two/audit/audit.json").read_text())
+    assert record["missing"] == {}
+    assert not list(cache.rglob("training-*"))
+    two = record["attacks"]["relearn_half"]["scores"]
+    one = relearn(setting, train_on="half", **keys)
+    plain = average(ask_plainly(setting, "unlearned"), "probability")
+    assert average(one, "probability") > 1.2 * plain
+    for score in ("probability", "exact_memorization", "extraction_strength"):
+        attacked = two[score]["attacked"]["unlearned"]
+        assert attacked == pytest.approx(average(one, score), rel=1e-3)

@@ -61,11 +61,13 @@ def test_reasons_name_what_they_rest_on() -> None:
     loud = {name: make_entry(r) for name, r in zip("abcd", (0.5, 0.9, 0.6, 0.7), strict=True)}
     reason = judge({"direct": quiet, **loud}).reason
     assert reason == (
-        "asked directly 0.02 [-0.03, 0.07]; 4 of 5 attacks bring it back: b 0.90 [0.85, 0.95], "
+        "asked directly 0.02 [-0.03, 0.07]; back under 4 of 5 attacks: b 0.90 [0.85, 0.95], "
         "d 0.70 [0.65, 0.75], c 0.60 [0.55, 0.65], 1 more"
     )
     broken = judge({"direct": quiet, "a": loud["a"]}, works=BROKEN).reason
-    assert broken.startswith("ROUGE on the retain set 0.10 is 11% of what it was; yet 1 of 2")
+    assert broken.startswith(
+        "ROUGE on the retain set 0.10 is 11% of what it was; yet back under 1 of 2"
+    )
     assert "told from a model that never saw the data: mia -0.90" in (
         judge({"direct": quiet, "mia": make_entry(-0.9)}).reason
     )
@@ -133,6 +135,12 @@ def test_scores_that_tell_nothing_are_named_and_left_out() -> None:
     assert verdict.word == "as if never seen"
     assert verdict.withheld == ["lens: this score does not tell the target from the retain model"]
     assert judge({"direct": blind, "lens": make_entry(0.02)}).word == "withheld"
+    back = judge({"direct": blind, "lens": make_entry(0.8)})
+    assert back.word == "suppressed"
+    assert back.reason == (
+        "asked directly: this score does not tell the target from the retain model; "
+        "back under 1 of 1 attack: lens 0.80 [0.75, 0.85]"
+    )
 
 
 def test_the_strongest_attack_is_one_that_recovers_for_certain() -> None:

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from audited import make_answer, write_audit
 from chromium import Page, find
 from reported import NASTY, sample, write, write_run
 
 from undial_cli.reporting import report
+from undial_cli.reporting.audit_page import write_audit_report
 
 pytestmark = [
     pytest.mark.slow,
@@ -174,3 +176,30 @@ def test_nothing_is_wider_than_the_window_and_ink_stands_out(dark: bool, tmp_pat
         tick = "getComputedStyle(document.querySelector('.picture svg g[id*=text_] use, .picture "
         assert narrow.run(f"{tick} svg g[id*=text_] g')).fill !== ''") is True
         check_quiet(narrow)
+
+
+def test_leaks_are_searched_sorted_and_opened(page: Page, tmp_path: Path) -> None:
+    answers = [
+        make_answer("prefill" if n % 2 else "direct", n, f"Kelmwick 1969, number {n}", n / 40)
+        for n in range(40)
+    ]
+    file = write_audit_report(write_audit(tmp_path / "audit", answers), tmp_path / "report")
+    assert file is not None
+    page.open(file)
+    shown = "[...document.querySelectorAll('#leak-table tbody tr')].filter(r => !r.hidden)"
+    count = "document.getElementById('leak-count').textContent"
+    assert page.run(count) == "40 of 40 answers"
+    assert page.run(f"{shown}[0].cells[0].innerText") == "39"  # the worst
+    fill = "(() => {const e = document.getElementById('%s'); e.value = '%s';"
+    fill += "e.dispatchEvent(new Event('%s'));})()"
+    page.run(fill % ("leak-query", "NUMBER 39", "input"))
+    assert page.run(count) == "1 of 40 answers"
+    page.run(fill % ("leak-query", "", "input"))
+    page.run(fill % ("leak-attack", "prefill", "change"))
+    assert page.run(count) == "20 of 40 answers"
+    page.run("document.querySelectorAll('#leak-table thead button')[0].click()")
+    rows = page.run(f"{shown}.map(r => Number(r.cells[0].innerText))")
+    assert rows == list(range(1, 40, 2))
+    page.run(f"{shown}[0].click()")
+    assert page.run(f"{shown}[0].className") == "open"
+    check_quiet(page)

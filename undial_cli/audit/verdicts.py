@@ -105,11 +105,9 @@ def apply_rules(evidence: AuditEvidence, config: AuditConfig) -> Verdict:
         also = f"; yet {list_attacks_named(above, known)}" if above else ""
         return Verdict(DESTROYED, "; ".join(losses) + also)
     if above:
-        quiet = f"asked directly {say_recovered(known[DIRECT])}; " if DIRECT in known else ""
-        return Verdict(SUPPRESSED, quiet + list_attacks_named(above, known))
+        return Verdict(SUPPRESSED, f"{say_direct(evidence)}; {list_attacks_named(above, known)}")
     if DIRECT not in known:
-        reason = evidence.entries.get(DIRECT, {}).get("reason", "it was not asked directly")
-        return Verdict(WITHHELD, f"asked directly: {reason}")
+        return Verdict(WITHHELD, say_direct(evidence))
     return judge_quiet_model(known, evidence, config)
 
 
@@ -239,6 +237,17 @@ def find_strongest(entries: Mapping[str, Entry], level: float) -> dict[str, Any]
     return {"attack": name, **{key: entries[name][key] for key in keys}}
 
 
+def say_direct(evidence: AuditEvidence) -> str:
+    """What the direct question recovered, or why that is not known."""
+    entry = evidence.entries.get(DIRECT)
+    if entry is None:
+        return "not asked directly"
+    known = entry["recovered"] is not None
+    return (
+        f"asked directly{'' if known else ':'} {say_recovered(entry) if known else entry['reason']}"
+    )
+
+
 def say_recovered(entry: Entry) -> str:
     """What was recovered, with its interval."""
     text = f"{entry['recovered']:.2f}"
@@ -253,7 +262,7 @@ def list_attacks_named(names: list[str], entries: Mapping[str, Entry]) -> str:
     ranked = sorted(names, key=lambda name: -entries[name]["recovered"])
     shown = [f"{name} {say_recovered(entries[name])}" for name in ranked[:MOST_NAMED]]
     more = [f"{len(ranked) - len(shown)} more"] if len(ranked) > len(shown) else []
-    return f"{len(names)} of {count_attacks(entries)} bring it back: {', '.join(shown + more)}"
+    return f"back under {len(names)} of {count_attacks(entries)}: {', '.join(shown + more)}"
 
 
 def count_attacks(entries: Mapping[str, Entry]) -> str:

@@ -60,8 +60,8 @@ def find_leaks(record: AuditRecord) -> list[Leak]:
     for line in record.answers:
         attack = attacks.get(str(line.get("attack")))
         text = get_part(line, "text").get("unlearned")
-        if attack is None or not isinstance(text, str):
-            continue
+        if attack is None or not isinstance(text, str) or not text:
+            continue  # an attack that looks, or weighs answers, is given no text
         scores = {
             role: get_part(get_part(line, "scores"), role) for role in ("unlearned", "retain")
         }

@@ -88,13 +88,13 @@ def draw_score_bars(axes: Axes, attacks: Sequence[AttackFigures], ys: np.ndarray
         "unlearned, attacked": axes.barh(ys, scores["unlearned"], height=0.62, color=COLOURS[0])
     }
     if np.isfinite(plain).any():
-        look = {"color": PAPER, "mec": INK, "mew": 0.8, "marker": "|", "ms": 9, "ls": "none"}
-        (handles["unlearned, asked plainly"],) = axes.plot(plain, ys, **look | {"mec": INK})
+        (handles["unlearned, asked plainly"],) = axes.plot(plain, ys, "|", color=INK, mew=0.8, ms=9)
     for role, marker, colour in (("retain", "X", COLOURS[1]), ("target", "*", INK)):
         if np.isfinite(scores[role]).any():
-            look = {"marker": marker, "color": colour, "mec": PAPER, "mew": 0.6, "ms": 8}
             label = f"{AUDITED_ROLES[role]}, attacked"
-            (handles[label],) = axes.plot(scores[role], ys, ls="none", **look)
+            (handles[label],) = axes.plot(
+                scores[role], ys, marker, color=colour, mec=PAPER, mew=0.6, ms=8
+            )
     names = list(dict.fromkeys(name_score(attack.score) for attack in attacks))
     axes.set_xlabel(escape_label(names[0] if len(names) == 1 else "score of its verdict"))
     axes.set_xlim(-0.03, 1.06)

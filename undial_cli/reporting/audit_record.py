@@ -128,8 +128,6 @@ def read_attack(name: str, content: Mapping[str, Any], score: str) -> AttackFigu
     """The figures of an attack's entry of audit.json by one of its scores."""
     stated = get_part(get_part(content, "scores"), score)
     notes = content.get("notes")
-    bounds = stated.get("interval")
-    low, high = map(parse_number, bounds) if is_pair(bounds) else (None, None)
     count = stated.get("n")
     return AttackFigures(
         name,
@@ -138,7 +136,7 @@ def read_attack(name: str, content: Mapping[str, Any], score: str) -> AttackFigu
         read_role_figures(get_part(stated, "plain")),
         read_role_figures(get_part(stated, "attacked")),
         parse_number(stated.get("recovered")),
-        None if low is None or high is None else (low, high),
+        read_interval(stated.get("interval")),
         parse_number(stated.get("p_holm")),
         count if isinstance(count, int) else None,
         to_single_line(stated.get("method")),
@@ -161,8 +159,12 @@ def read_role_figures(stated: Mapping[str, Any]) -> dict[str, float]:
     return {role: figure for role, figure in known.items() if figure is not None}
 
 
-def is_pair(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2
+def read_interval(value: Any) -> tuple[float, float] | None:
+    """Both ends of an interval; None where it is not known."""
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    low, high = map(parse_number, value)
+    return None if low is None or high is None else (low, high)
 
 
 def read_audit_curves(by_role: Mapping[str, Any]) -> Iterator[AuditCurve]:

@@ -39,7 +39,7 @@ def show_audit(folder: Path, page: Path | None = None) -> None:
     ui.say(make_screen_table(make_screen_sheet(record)))
     for line in [*audit_words.list_missing_attacks(record), *audit_words.list_attack_notes(record)]:
         ui.say(line, "yellow")
-    ui.say(f"everything is in {folder}" + (f", the page is {page}" if page else ""))
+    ui.say(f"the audit is in {folder}" + (f", its page is {page}" if page else ""))
 
 
 def make_screen_sheet(record: AuditRecord) -> Sheet:

@@ -14,6 +14,7 @@ from undial_cli.reporting.audit_record import (
     AttackFigures,
     AuditRecord,
     read_attack,
+    read_interval,
 )
 from undial_cli.reporting.audit_words import format_bounds, name_score
 from undial_cli.reporting.cells import MOST_LETTERS_OF_EXAMPLE, shorten_text
@@ -100,7 +101,8 @@ def make_works_sheet(record: AuditRecord) -> Sheet:
         figures = [parse_number(known.get(role)) for role in record.roles]
         if any(figure is not None for figure in figures):
             cells = [Cell(format_figure(figure), figure) for figure in figures]
-            left, bounds = parse_number(known.get("share_left")), known.get("share_interval")
+            left = parse_number(known.get("share_left"))
+            bounds = read_interval(known.get("share_interval"))
             text = f"{format_figure(left)} {format_bounds(bounds)}".removesuffix(" –")
             cells += [Cell(text, left), Cell("lost" if known.get("lost") else "", style="red")]
             rows.append(SheetRow([Cell(WORK_TITLES.get(name, name)), *cells], hint=name))

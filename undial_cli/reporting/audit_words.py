@@ -22,12 +22,13 @@ VERDICT_MEANINGS = {
     "undecided": "the rows asked for are too few to carry a verdict",
     "withheld": "without the models that it is compared with, no verdict can be given",
 }
+SCORE_TITLES = {"hit": "all key facts said", "choice": "true answer preferred"}
 VERDICT_STYLES = {"leaking": "red", "destroyed": "red", "as if never seen": "green"}
 
 
 def name_score(score: str) -> str:
     """A score of an audit in words."""
-    return "all key facts said" if score == "hit" else find_figure_title(score)
+    return SCORE_TITLES.get(score) or find_figure_title(score)
 
 
 def format_recovered(attack: AttackFigures) -> str:

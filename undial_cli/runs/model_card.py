@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli import __version__
+from undial_cli.audit.results import load_audit
 from undial_cli.config.schema import TrainingRun, UnlearnRun
+from undial_cli.evaluation.figures import AUDIT_FIGURES
+from undial_cli.evaluation.results import read_results_json
 from undial_cli.models.contrastive import read_contrast_coefficient
 from undial_cli.reporting.audit_record import AuditRecord
 from undial_cli.reporting.audit_words import describe_audit
 from undial_cli.reporting.cells import format_marked_figure, list_model_figures
 from undial_cli.reporting.page import fill_template
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, format_markdown
+from undial_cli.runs.run_folder import RunFolder
 from undial_cli.system.files import write_whole_text
 
 NO_RETAIN_WARNING = (
@@ -53,6 +57,12 @@ def write_model_card(
         "no_retain": NO_RETAIN_WARNING if unlearned and not results.get("reference") else "",
     }
     write_whole_text(folder / "README.md", fill_template("card.md.jinja", view))
+
+
+def complete_model_card(run: TrainingRun, folder: RunFolder) -> None:
+    """The card of a run's checkpoint again, now with what was measured and audited."""
+    results = read_results_json(folder.evaluation)
+    write_model_card(run, folder.checkpoint, results, load_audit(folder.audit))
 
 
 def find_hub_id(source: str | None) -> str | None:
@@ -99,5 +109,6 @@ def render_card_metrics(run: TrainingRun, results: dict[str, Any]) -> str:
             ]
         )
         for name in results["metrics"]
+        if not name.startswith(AUDIT_FIGURES)  # the audit has a paragraph of its own
     ]
     return format_markdown(Sheet("", columns, rows))

@@ -72,6 +72,7 @@ class TableRun:
         )
         if self.status == DONE:
             record.results = read_object(folder / "evaluation" / "results.json")
+            record.audit = read_object(self.folder.audit / "audit.json")
             record.steps = read_jsonl_objects(folder / "metrics.jsonl", [])
         return record
 
