@@ -41,18 +41,23 @@ def make_attack_sheet(record: AuditRecord, every_score: bool = False) -> Sheet:
     """
     columns = [Column("attack", numeric=False), Column("score", numeric=False)]
     columns += [Column(AUDITED_ROLES[role]) for role in record.roles]
-    columns += [Column("recovered"), Column(f"{record.confidence} interval"), Column("p (Holm)")]
+    # without a retain model nothing is known of it
+    known = any(attack.recovered is not None for attack in record.attacks())
+    if known:
+        columns += [Column("recovered"), Column(f"{record.confidence} interval")]
+        columns += [Column("p (Holm)")]
     rows = []
     for attack in record.attacks():
         scores = list_scores(record, attack) if every_score else [attack]
         for figures in scores:
             cells = [Cell(attack.name), Cell(name_score(figures.score))]
             cells += [make_role_cell(figures, role) for role in record.roles]
-            cells += [
-                Cell(format_figure(figures.recovered), figures.recovered),
-                Cell(format_bounds(figures.interval)),
-                Cell(format_figure(figures.p_holm), figures.p_holm),
-            ]
+            if known:
+                cells += [
+                    Cell(format_figure(figures.recovered), figures.recovered),
+                    Cell(format_bounds(figures.interval)),
+                    Cell(format_figure(figures.p_holm), figures.p_holm),
+                ]
             rows.append(SheetRow(cells, note=attack.title, hint=attack.title))
     return Sheet("", columns, rows)
 

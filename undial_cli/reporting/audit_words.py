@@ -86,7 +86,6 @@ def list_missing_attacks(record: AuditRecord) -> list[str]:
 def list_attack_notes(record: AuditRecord) -> list[str]:
     """What attacks have to say of themselves, withheld verdicts, and files that cannot be read."""
     notes = [f"{attack.name}: {note}" for attack in record.attacks() for note in attack.notes]
-    notes += [f"{a.name}: nothing can be said ({a.reason})" for a in record.attacks() if a.reason]
     return [*map(capitalise_first, list_withheld(record)), *notes, *record.problems]
 
 
