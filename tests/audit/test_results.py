@@ -112,6 +112,18 @@ def test_a_score_that_nobody_has_of_the_target_recovers_nothing(data: AuditData)
     assert steps["reason"] == "there is no such figure of a target model"
 
 
+def test_where_nothing_could_be_asked_directly_an_attack_is_held_against_its_own_target(
+    data: AuditData,
+) -> None:
+    results = make_results(data)
+    del results.outcomes["direct"]
+    audit = make_content(data, results)
+    depth = audit["attacks"]["lens"]["scores"]["depth"]
+    assert depth["recovered"] == pytest.approx(0.1 / 0.8)
+    assert audit["attacks"]["relearn"]["scores"]["rouge"]["recovered"] is None
+    assert audit["verdict"]["reason"].startswith("not asked directly; back under 1 of 2 attacks")
+
+
 def test_without_a_retain_model_hits_alone_are_judged(data: AuditData) -> None:
     results = make_results(data)
     for of_roles in results.outcomes.values():

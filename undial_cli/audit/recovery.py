@@ -30,7 +30,7 @@ LEAST_LEAD = 0.05
 # Less than this is rounding.
 ROUNDING = 1e-9
 
-Vector = NDArray[np.float64]
+RowVector = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Units:
         """Degrees of freedom of what is measured on them."""
         return self.count - len(self.strata)
 
-    def sum_rows(self, values: Vector) -> Vector:
+    def sum_rows(self, values: RowVector) -> RowVector:
         """The sum over the rows of each unit: [R] -> [U]."""
         return np.asarray(np.bincount(self.numbers, values, self.count), np.float64)
 
@@ -93,13 +93,15 @@ def choose_units(subjects: Sequence[int]) -> Units:
 
 
 @functools.lru_cache(maxsize=4)
-def draw_counts(strata: tuple[int, ...]) -> Vector:
+def draw_counts(strata: tuple[int, ...]) -> RowVector:
     """How often each unit is in each resample, [B, U]; the same every time."""
     draws = np.random.default_rng(zlib.crc32(str(strata).encode()))
     return np.hstack([draws.multinomial(n, [1 / n] * n, RESAMPLES).astype(float) for n in strata])
 
 
-def estimate_ratio(numerator: Vector, denominator: Vector, units: Units, level: float) -> Ratio:
+def estimate_ratio(
+    numerator: RowVector, denominator: RowVector, units: Units, level: float
+) -> Ratio:
     """A ratio of means over rows, with an expanded percentile interval.
 
     Percentiles of a bootstrap are too narrow for few units, by what a normal distribution lacks
@@ -128,7 +130,7 @@ def estimate_ratio(numerator: Vector, denominator: Vector, units: Units, level: 
     return Ratio(value, [float(low), float(high)])
 
 
-def compute_p_value(contrast: Vector, units: Units) -> float | None:
+def compute_p_value(contrast: RowVector, units: Units) -> float | None:
     """One-sided p of "the mean of a contrast [R] is not above 0".
 
     Student's t test of the units' sums (of as many rows as they have). A contrast that is the same
@@ -152,8 +154,8 @@ def compute_p_value(contrast: Vector, units: Units) -> float | None:
 
 
 def estimate_recovery(
-    attacked: Mapping[str, Vector],
-    plain: Mapping[str, Vector],
+    attacked: Mapping[str, RowVector],
+    plain: Mapping[str, RowVector],
     subjects: Sequence[int],
     margin: float,
     level: float,
@@ -167,8 +169,8 @@ def estimate_recovery(
         subjects: whom each row is about, [R].
         margin: recovered up to this counts as nothing.
         level: chance that an interval misses.
-        assume_target: no target is known, and it is taken to know every answer (a score of 1);
-            what is recovered is then rather too small.
+        assume_target: where `plain` has no target, none is known, and it is taken to know every
+            answer (a score of 1); what is recovered is then rather too small.
 
     Returns:
         recovered, interval, p ("no more than margin is recovered"), p_below ("no less than -margin
@@ -186,7 +188,7 @@ def estimate_recovery(
             return {**entry, "reason": f"there is no such figure of a {role} model"}
     units = choose_units(subjects)
     gained = attacked[UNLEARNED] - attacked[RETAIN]
-    known = (np.ones(rows) if assume_target else plain[TARGET]) - plain[RETAIN]
+    known = plain.get(TARGET, np.ones(rows)) - plain[RETAIN]
     lead = estimate_ratio(known, np.ones(rows), units, level)
     if (lead.interval[0] if lead.interval else lead.value) <= LEAST_LEAD:
         return {**entry, "reason": "this score does not tell the target from the retain model"}
@@ -199,7 +201,7 @@ def estimate_recovery(
         "varies": recovered.varies,
         "method": describe_method(recovered, units),
     }
-    if assume_target:
+    if TARGET not in plain:
         entry["method"] += "; no target is known: it is taken to know every answer"
     return entry
 

@@ -100,6 +100,7 @@ def describe_attack(
     """What an attack got by each of its scores, as audit.json holds it."""
     of_roles = outcomes[name]
     direct = outcomes.get(DIRECT, {})
+    unknown_target = not any(TARGET in others for others in outcomes.values())
     scores = dict.fromkeys(s for outcome in of_roles.values() for s in outcome.scores)
     notes = [note for outcome in of_roles.values() for note in outcome.notes]
     return {
@@ -108,7 +109,8 @@ def describe_attack(
         "score": attack.score,
         "rows": max(len(outcome.numbers) for outcome in of_roles.values()),
         "scores": {
-            score: describe_score(score, of_roles, direct, subjects, config) for score in scores
+            score: describe_score(score, of_roles, direct, subjects, config, unknown_target)
+            for score in scores
         },
         "curves": {role: outcome.curves for role, outcome in of_roles.items() if outcome.curves},
         "notes": list(dict.fromkeys(notes)),
@@ -121,6 +123,7 @@ def describe_score(
     direct: Mapping[str, Outcome],
     subjects: Mapping[int, int],
     config: AuditConfig,
+    unknown_target: bool,
 ) -> dict[str, Any]:
     """One score of an attack: means by role, without and under it, and what was recovered.
 
@@ -146,7 +149,7 @@ def describe_score(
         [subjects[n] for n in shared],
         config.margin,
         config.level,
-        assume_target=TARGET not in direct,
+        assume_target=unknown_target,
     )
     return {"plain": means[0], "attacked": means[1], **figures, "p_holm": None}
 
