@@ -20,6 +20,7 @@ from looking import (
     make_audit_data,
     make_llama,
     make_planted_models,
+    memorise_rows,
 )
 from small import disturb_weights, small_model
 
@@ -175,8 +176,22 @@ def test_what_the_last_layer_alone_hides_is_intact_and_what_was_never_there_is_n
     assert fall[2] > 1
     assert min(hidden.curves["retain_fall"]) > 0.5
     assert np.mean(hidden.scores["intact"]) > 0.4  # type: ignore[arg-type]
-    erased = measure(data, **models, unlearned=make_llama(seed=1))["unlearned"]
-    assert np.mean(erased.scores["intact"]) < 0.1  # type: ignore[arg-type]
+    others = [{**row, "answer": f"On a hill {i} miles off"} for i, row in enumerate(ROWS)]
+    never = memorise_rows(make_llama(), others, steps=10)
+    erased = measure(data, **models, unlearned=never)["unlearned"]
+    assert np.mean(erased.scores["intact"]) < 0.2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("role", ["unlearned", "retain"])
+def test_a_model_of_another_origin_has_no_depth_rather_than_a_wrong_one(role: str) -> None:
+    models = {"target": make_planted_models()[0], "retain": make_llama()}
+    # It knows every answer, and its states mean nothing to the target.
+    other = memorise_rows(make_llama(seed=1), ROWS, steps=40)
+    outcomes = measure(make_audit_data(ROWS), **{**models, role: other})
+    assert outcomes[role].scores["intact"] == [None] * len(ROWS)
+    assert f"the {role} model's states disturb the target" in outcomes[role].notes[-1]
+    known = outcomes["target"].scores["intact"]
+    assert known == [1.0 if role == "unlearned" else None] * len(ROWS)
 
 
 def test_spans_come_from_a_file_by_question_after_the_prefix(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ def test_leaks_are_told_by_key_facts_and_by_what_the_retain_model_lacks(tmp_path
     assert leaks[2].gain == pytest.approx(0.21)
     assert choose_example(leaks, record.strongest()) is leaks[0]
     direct = next(a for a in record.attacks() if a.name == "direct")
-    assert choose_example(leaks, direct) is leaks[2]
+    # the only leak of `direct` shows no key word, and would be no example
+    assert choose_example(leaks, direct) is leaks[0]
 
 
 def test_key_words_are_marked_and_the_text_stays_whole() -> None:

@@ -13,6 +13,11 @@ intact. Other than there, answers are asked in the model's own format, not after
 may stand apart; where nobody says which words count, all of the answer does; and the last layer is
 treated as the others (there its states are put through the final norm a second time).
 
+States mean something to the target only where both models come from one: those of a model of
+another origin disturb it whatever they hold, and depth would call them erased. Such a model has no
+depth; that it is one shows in its last layer's states, which the target's head reads far worse than
+the model's own does.
+
 Shapes: J answers, or pieces of documents; L layers, n targets of one, N of a batch; D width.
 """
 
@@ -50,6 +55,9 @@ from undial_cli.losses.positions import IGNORE, predicting_mask
 
 # What is left of what the target knows: 1 - depth.
 INTACT = "intact"
+# A model is of another origin where its last layer's states take this many times of what the model
+# itself lacks, in nats of log-probability and at least one, from the target.
+FOREIGN_FALL = 1.5
 Matrix = NDArray[np.float64]
 
 
@@ -71,14 +79,21 @@ def patch_target(
     spans, notes = encode_answer_spans(data, config.spans)
     pad_id = choose_pad_id(data.encoder.tokenizer)
     falls = measure_falls(attacked, [span.example for span in spans], pad_id, journal)
-    curves = {"row": [span.row for span in spans], "falls": falls}
+    curves = {
+        "row": [span.row for span in spans],
+        "lack": [of_answer[0] for of_answer in falls],
+        "falls": [of_answer[1:] for of_answer in falls],
+    }
     return Outcome(list(data.numbers), {}, curves=curves, notes=notes)
 
 
 def measure_falls(
     attacked: AttackedModel, examples: list[Example], pad_id: int, journal: Journal
 ) -> list[list[float]]:
-    """By how much each answer's mean log-probability falls with each layer's states, [J][L]."""
+    """By how much less likely each answer is, in mean log-probability, than to the target.
+
+    To the model itself, and to the target with each of its layers' states: [J][1 + L].
+    """
 
     def run(numbers: list[int], keep: KeepResult) -> None:
         if not numbers:  # no model need be loaded
@@ -90,12 +105,12 @@ def measure_falls(
         ]
         of_batches = [[examples[n] for n in batch] for batch in batches]
         # Of all batches before the target is loaded, as two models do not fit.
-        states = collect_span_states(attacked, of_batches, pad_id)
+        read = read_span_states(attacked, of_batches, pad_id)
         target = attacked.others[TARGET].model
-        for batch, of_batch, states_LND in zip(batches, of_batches, states, strict=True):
-            for n, falls in zip(batch, patch_batch(target, of_batch, states_LND, pad_id),
-                                strict=True):  # fmt: skip
-                keep(n, falls)
+        for batch, of_batch, source in zip(batches, of_batches, read, strict=True):
+            falls = patch_batch(target, of_batch, source, pad_id)
+            for n, of_answer in zip(batch, falls, strict=True):
+                keep(n, of_answer)
 
     return shard_work("depth", [len(e.input_ids) for e in examples], run, journal)
 
@@ -143,40 +158,50 @@ def prepare_batch(model: Any, examples: list[Example], pad_id: int) -> SpanBatch
     return SpanBatch(batch["input_ids"], batch["labels"], mask_BL, cache)
 
 
+@dataclass(frozen=True)
+class SpanStates:
+    """What a model says of a batch: `scores` of its spans [B], and the states by layer."""
+
+    scores: list[float]
+    states_LND: list[Tensor]
+
+
 @torch.no_grad()
-def collect_span_states(
+def read_span_states(
     attacked: AttackedModel, batches: list[list[Example]], pad_id: int
-) -> list[list[Tensor]]:
-    """What a model's layers give where spans are predicted, [L][N, D] of each batch.
+) -> list[SpanStates]:
+    """What a model's layers give where spans are predicted, of each batch.
 
     In main memory and in the model's own precision.
     """
     model = attacked.model
-    layers, collected = list_decoder_layers(model), []
+    layers, read = list_decoder_layers(model), []
     for examples in batches:
         batch = prepare_batch(model, examples, pad_id)
         with collect_layer_states(layers, batch.mask_BT) as states:
-            batch.score(model)
-        collected.append([states[number].cpu() for number in range(len(layers))])
-    return collected
+            scores = batch.score(model)
+        read.append(SpanStates(scores, [states[n].cpu() for n in range(len(layers))]))
+    return read
 
 
 @torch.no_grad()
 def patch_batch(
-    target: Any, examples: list[Example], states_LND: list[Tensor], pad_id: int
+    target: Any, examples: list[Example], source: SpanStates, pad_id: int
 ) -> list[list[float]]:
-    """The falls of each example by layer, [B][L]."""
+    """What the source lacks of each example's span, and the target with its states: [B][1 + L]."""
     layers, width = list_decoder_layers(target), target.config.get_text_config().hidden_size
+    states_LND = source.states_LND
     if len(states_LND) != len(layers) or states_LND[0].shape[1] != width:
         raise CannotServe(
             f"its {len(states_LND)} layers of width {states_LND[0].shape[1]} do not fit the "
             f"target's {len(layers)} of width {width}"
         )
     batch = prepare_batch(target, examples, pad_id)
-    whole, falls = batch.score(target), []
+    whole = np.array(batch.score(target))
+    falls = [whole - source.scores]
     for layer, states_ND in zip(layers, states_LND, strict=True):
         with replace_layer_states(layer, batch.mask_BT, states_ND):
-            falls.append(np.subtract(whole, batch.score(target)))
+            falls.append(whole - batch.score(target))
     return np.transpose(falls).tolist()
 
 
@@ -185,34 +210,52 @@ def compute_depths(outcomes: dict[str, Outcome], config: DepthConfig) -> None:
 
     Curves: mean depth, and the mean falls by layer of the answers that have one.
     """
-    if RETAIN not in outcomes:
-        return
-    first_JL = np.array(outcomes[RETAIN].curves["falls"], dtype=np.float64)
-    for outcome in outcomes.values():
-        raw, rows = outcome.curves, np.array(outcome.curves["row"])
-        second_JL = np.array(raw["falls"], dtype=np.float64)
-        depth_J = average_erasure(first_JL, second_JL, config.threshold)
-        known_J = np.isfinite(depth_J)
-        outcome.scores[INTACT] = [
-            float(1 - depth_J[known_J & (rows == row)].min())
-            if (known_J & (rows == row)).any()
-            else None
-            for row in range(len(outcome.numbers))
-        ]
-        if known_J.any():
-            outcome.curves = {
-                "depth": float(depth_J[known_J].mean()),
-                "fall": second_JL[known_J].mean(0).tolist(),
-                "retain_fall": first_JL[known_J].mean(0).tolist(),
-            }
-        else:
-            outcome.curves = {}
-        without = sum(value is None for value in outcome.scores[INTACT])
-        if without:
+    raw = {role: outcome.curves for role, outcome in outcomes.items()}
+    foreign = {role: is_foreign(**curves) for role, curves in raw.items()}
+    for role, outcome in outcomes.items():
+        outcome.scores[INTACT], outcome.curves = [None] * len(outcome.numbers), {}
+        if RETAIN in raw and not (foreign[RETAIN] or foreign[role]):
+            add_depths(outcome, raw[RETAIN]["falls"], config.threshold, **raw[role])
+        elif RETAIN in raw:
             outcome.notes.append(
-                f"{without} of {len(outcome.numbers)} rows have no depth: no words that count, or "
-                "no layer in which the target knows more of them than the retain model"
+                f"the {RETAIN if foreign[RETAIN] else role} model's states disturb the target "
+                "more than the model lacks: it is of another origin, and has no depth"
             )
+
+
+def is_foreign(row: list[int], lack: list[float], falls: list[list[float]]) -> bool:
+    """Whether a model's states mean nothing to the target."""
+    last = np.array(falls, dtype=np.float64)[:, -1].mean()
+    return bool(last > FOREIGN_FALL * max(np.array(lack, dtype=np.float64).mean(), 1.0))
+
+
+def add_depths(
+    outcome: Outcome,
+    retain_falls: list[list[float]],
+    threshold: float,
+    row: list[int],
+    lack: list[float],
+    falls: list[list[float]],
+) -> None:
+    """The depth of every row, of one in several pieces that of the piece most intact."""
+    first_JL = np.array(retain_falls, dtype=np.float64)
+    second_JL, rows = np.array(falls, dtype=np.float64), np.array(row)
+    depth_J = average_erasure(first_JL, second_JL, threshold)
+    known_J = np.isfinite(depth_J)
+    for number in set(rows[known_J].tolist()):
+        outcome.scores[INTACT][number] = float(1 - depth_J[known_J & (rows == number)].min())
+    if known_J.any():
+        outcome.curves = {
+            "depth": float(depth_J[known_J].mean()),
+            "fall": second_JL[known_J].mean(0).tolist(),
+            "retain_fall": first_JL[known_J].mean(0).tolist(),
+        }
+    without = outcome.scores[INTACT].count(None)
+    if without:
+        outcome.notes.append(
+            f"{without} of {len(outcome.numbers)} rows have no depth: no words that count, or "
+            "no layer in which the target knows more of them than the retain model"
+        )
 
 
 def average_erasure(first_JL: Matrix, second_JL: Matrix, threshold: float) -> Matrix:

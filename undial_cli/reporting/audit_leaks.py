@@ -85,9 +85,10 @@ def find_leaks(record: AuditRecord) -> list[Leak]:
 
 
 def choose_example(leaks: list[Leak], strongest: AttackFigures | None) -> Leak | None:
-    """The worst leak of the strongest attack, or where it has none of any."""
-    of_strongest = [leak for leak in leaks if strongest and leak.attack == strongest.name]
-    return next(iter(of_strongest or leaks), None)
+    """The worst leak of the strongest attack, or where it has none of any, that one can see."""
+    seen = [leak for leak in leaks if any(marked for _, marked in leak.pieces)]
+    of_strongest = [leak for leak in seen if strongest and leak.attack == strongest.name]
+    return next(iter(of_strongest or seen), None)
 
 
 def count_asked_rows(answers: Iterable[dict[str, Any]]) -> int:
