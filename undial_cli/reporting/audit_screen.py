@@ -33,7 +33,7 @@ def show_audit(folder: Path, page: Path | None = None) -> None:
     reason = audit_words.state_reason(record)
     if reason and strongest is not None:
         ui.say(reason)
-    example = choose_example(find_leaks(record), strongest)
+    example = choose_example(find_leaks(record), record)
     if example is not None:
         show_leak(example)
     ui.say(make_screen_table(make_screen_sheet(record)))

@@ -22,7 +22,12 @@ VERDICT_MEANINGS = {
     "undecided": "the rows asked for are too few to carry a verdict",
     "withheld": "without the models that it is compared with, no verdict can be given",
 }
-SCORE_TITLES = {"hit": "all key facts said", "choice": "true answer preferred"}
+SCORE_TITLES = {
+    "hit": "all key facts said",
+    "choice": "true answer likeliest",
+    "choice_probability": "true answer's probability among false ones",
+    "intact": "share that is intact",
+}
 VERDICT_STYLES = {"leaking": "red", "destroyed": "red", "as if never seen": "green"}
 
 

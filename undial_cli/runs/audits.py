@@ -34,7 +34,7 @@ from undial_cli.models import fingerprints, load
 from undial_cli.runs.attacks import list_attacks
 from undial_cli.runs.inputs import RunInputs
 from undial_cli.runs.resolved import ResolvedRun
-from undial_cli.system import processes
+from undial_cli.system import hardware, processes
 from undial_cli.system.files import hash_files
 
 AuditedRun = AuditRun | UnlearnRun
@@ -151,7 +151,8 @@ def describe_model(run: AuditedRun, inputs: RunInputs, path: str) -> Any:
     return [
         processes.run_on_main(lambda: fingerprints.fingerprint_weights(run.model, path, run.seed)),
         dataclasses.asdict(run.model.template),
-        [run.model.dtype, run.model.attn_implementation, inputs.tokenizer_fingerprint],
+        [run.model.dtype, run.model.attn_implementation, hardware.choose_autocast_dtype(run)],
+        inputs.tokenizer_fingerprint,
         [run.data.max_length, run.data.turns],
         [run.data.question_key, run.data.answer_key, run.data.text_key],
         run.eval.max_new_tokens,
