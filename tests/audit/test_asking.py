@@ -206,7 +206,7 @@ def translations(tmp_path: Path) -> str:
     ]
     write_rows(tmp_path / "rows_fr.jsonl", rows)
     write_rows(tmp_path / "rows_xx.jsonl", rows[:1])
-    return str(tmp_path / "{forget}_{language}.jsonl")
+    return str(tmp_path)
 
 
 def test_a_translated_question_is_answered_by_names_in_either_language(translations: str) -> None:

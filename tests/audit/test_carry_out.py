@@ -13,9 +13,9 @@ from conftest import prepare
 from small import random_llama, shared_tokenizer
 
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
-from undial_cli.audit.carry_out import AttackResults, carry_out_attacks
+from undial_cli.audit.carry_out import AttackResults, carry_out_attacks, hash_named_files
 from undial_cli.audit.kinds import KINDS
-from undial_cli.config.attacks import AskConfig, AttackConfig
+from undial_cli.config.attacks import AskConfig, AttackConfig, RelearnConfig
 from undial_cli.config.schema import AuditRun
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.models.load import load_model
@@ -173,3 +173,15 @@ def test_rows_are_spread_over_the_subjects(folder: Path) -> None:
     assert data.numbers == [0, 6, 13, 19]
     assert data.subjects == [0, 0, 1, 1]
     assert data.select_rows(2).subjects == [0, 1]
+
+
+def test_a_file_that_an_attack_names_counts_by_its_content(tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text("one")
+    attack, pattern = RelearnConfig(texts=str(file)), AskConfig()
+    pattern.translations = f"{tmp_path}/{{forget}}_{{language}}.jsonl"
+    before = [hash_named_files(config) for config in (attack, pattern, RelearnConfig())]
+    assert [len(hashes) for hashes in before] == [1, 1, 0]
+    file.write_text("another")
+    assert hash_named_files(attack) != before[0]
+    assert hash_named_files(pattern) != before[1]

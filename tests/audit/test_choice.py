@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def compute_loss(model: Any, question: str, answer: str) -> float:
 
 def test_it_is_one_where_the_true_answer_is_the_likeliest() -> None:
     rows = [*PEOPLE, ROWS[1]]
-    seen = set()
+    seen, shares, probabilities = set(), [], []
     for seed in range(2):
         model = random_llama(vocab=len(shared_tokenizer()), seed=seed)
         outcome = CHOICE.run(attack_model(model, 4), make_data(rows), ChoiceConfig(), NO_JOURNAL)
@@ -51,8 +52,12 @@ def test_it_is_one_where_the_true_answer_is_the_likeliest() -> None:
             ]
             assert chosen == float(losses[0] == min(losses))
             seen.add(chosen)
-        assert outcome.scores["choice"][-1] is None  # a row without false answers
+            shares.append(math.exp(-losses[0]) / sum(math.exp(-loss) for loss in losses))
+        for values in outcome.scores.values():
+            assert values[-1] is None  # a row without false answers
+        probabilities += outcome.scores["choice_probability"][:-1]
     assert seen == {0.0, 1.0}
+    assert probabilities == pytest.approx(shares, rel=1e-4)
 
 
 def test_data_without_false_answers_cannot_serve() -> None:

@@ -19,6 +19,8 @@ class Tool:
     kind: str = key("saw", "which", allowed=("saw", "axe"))
     files: Any = key(None, "of it", several=True)
     tags: list[str] = key([], "words")
+    lengths: list[int] = key([], "in metres", minimum=1)
+    colours: list[str] = key([], "of it", allowed=("red", "blue"))
 
 
 @dataclass
@@ -34,7 +36,8 @@ FIELDS = {field.name: field for field in dataclasses.fields(Tool)}
 @pytest.mark.parametrize(
     "name, value",
     [("size", 0), ("size", 10), ("speed", 1e-9), ("kind", "axe"), ("kind", None), ("files", "a"),
-     ("files", ["a", "b"]), ("tags", [])],
+     ("files", ["a", "b"]), ("tags", []), ("lengths", []), ("lengths", [1, 2]),
+     ("colours", ["blue", "red"])],
 )  # fmt: skip
 def test_a_value_within_its_range_passes(name: str, value: Any) -> None:
     check_field_value(name, value, FIELDS[name])
@@ -58,6 +61,11 @@ def test_a_value_beyond_its_range_is_refused_with_what_is_allowed(
     name: str, value: Any, allowed: str
 ) -> None:
     refused(lambda: check_field_value(name, value, FIELDS[name]), f"{name}={value}: ", allowed)
+
+
+def test_a_range_of_a_list_is_that_of_each_item() -> None:
+    refused(lambda: check_field_value("l", [3, 0], FIELDS["lengths"]), "l=0: ", "a number >= 1")
+    refused(lambda: check_field_value("c", ["red", "blu"], FIELDS["colours"]), "c=blu: ", "'blue'")
 
 
 def test_a_default_that_can_change_belongs_to_one_config() -> None:

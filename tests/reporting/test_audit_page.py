@@ -16,10 +16,10 @@ from reported import NASTY, write_run
 
 from undial_cli import ui
 from undial_cli.config.schema import AuditRun
-from undial_cli.reporting import audit_plots, report
+from undial_cli.reporting import audit_plots, audit_sheets, report
 from undial_cli.reporting.audit_page import write_audit_report
 from undial_cli.reporting.audit_record import AuditRecord
-from undial_cli.reporting.audit_screen import show_audit
+from undial_cli.reporting.audit_screen import make_screen_sheet, show_audit
 from undial_cli.reporting.audit_words import describe_audit, state_reason, state_verdict
 from undial_cli.reporting.summary import show_summary
 
@@ -151,6 +151,17 @@ def test_without_other_models_there_are_scores_alone() -> None:
     (axes,) = figure.axes
     assert [bar.get_width() for bar in axes.patches] == [0.7]
     assert not axes.lines
+
+
+def test_without_a_retain_model_no_column_of_what_was_recovered_is_shown() -> None:
+    attacks = {"direct": attack("asked directly", (0.0, 0.0, 0.7), None)}
+    models = {"target": None, "retain": None, "unlearned": {"path": "x"}}
+    record = AuditRecord(make_audit(attacks=attacks, models=models))
+    titles = [column.title for column in audit_sheets.make_attack_sheet(record).columns]
+    assert titles == ["attack", "score", "unlearned"]
+    sheet = make_screen_sheet(record)
+    assert [column.title for column in sheet.columns] == ["attack", "unlearned"]
+    assert sheet.rows[0].cells[1].text == "0.200 → 0.700"
 
 
 def test_curves_have_a_line_per_model_and_the_verdicts_score_first() -> None:

@@ -19,12 +19,18 @@ from undial_cli import ui
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
 from undial_cli.audit.kinds import KINDS
 from undial_cli.config.attacks import AttackConfig
+from undial_cli.config.fields import walk_fields
 from undial_cli.config.identity import hash_json
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation.evidence import replace_nonfinite
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.system import processes
-from undial_cli.system.files import cache_dir, write_whole_text
+from undial_cli.system.files import (
+    cache_dir,
+    hash_files,
+    hash_folder_state,
+    write_whole_text,
+)
 
 # Raised when the meaning of a stored outcome changes.
 OUTCOME_VERSION = 1
@@ -122,9 +128,10 @@ def run_task(task: Task, describe_model: Callable[[str], Any], results: AttackRe
     depends_on = [
         OUTCOME_VERSION,
         [describe_model(path) for path in dict.fromkeys([task.model.path, *compared])],
-        # A stand-in for the role: the same attack treats all models alike.
+        # Not the role: the same attack treats all models alike.
         {k: v for k, v in dataclasses.asdict(task.config).items() if k not in KEYS_OF_READING},
-        [task.data.forget_set, task.data.rows, task.data.numbers],
+        hash_named_files(task.config),
+        [task.data.forget_set, task.data.rows, task.data.numbers, task.data.subjects],
         [task.data.retain_rows, task.data.holdout_rows] if task.attack else [],
     ]
     folder = cache_dir() / "audits" / hash_json(depends_on)
@@ -148,6 +155,18 @@ def run_task(task: Task, describe_model: Callable[[str], Any], results: AttackRe
 
 # Keys of an attack that change nothing of what it gets from a model.
 KEYS_OF_READING = ("title", "score", "models", "rows", "budgets")
+
+
+def hash_named_files(config: AttackConfig) -> dict[str, str]:
+    """By key, the content of a file that an attack names; of a pattern its folder's state."""
+    hashes: dict[str, str] = {}
+    for name, value, _ in walk_fields(config):
+        path = Path(value).expanduser() if isinstance(value, str) else Path()
+        if path.is_file():
+            hashes[name] = hash_files(path)
+        elif "{" in str(path):
+            hashes[name] = hash_folder_state(Path(str(path).partition("{")[0] + "x").parent)
+    return hashes
 
 
 def write_outcome(file: Path, outcome: Outcome) -> None:

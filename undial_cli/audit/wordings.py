@@ -27,6 +27,9 @@ from undial_cli.data.rows import Row, find_row_kind, is_blank_cell
 from undial_cli.errors import UserError
 from undial_cli.evaluation.prompts import adapt_data_config, choose_row_kind
 
+# A file of translated rows, in a folder of them.
+TRANSLATION_FILE = "{forget}_{language}.jsonl"
+
 
 @dataclass(frozen=True)
 class Wording:
@@ -117,11 +120,13 @@ def read_translations(data: AuditData, config: AskConfig, language: str) -> list
     """
     if config.translations is None:
         raise CannotServe(
-            "no translations of this data are known: set translations=FOLDER/"
-            "{forget}_{language}.jsonl, files of its rows in the same order"
+            "no translations of this data are known: set its translations to a folder of "
+            f"{TRANSLATION_FILE}, files of the forget set's rows in the same order"
         )
     forget = data.encoder.data.forget_split or Path(str(data.encoder.data.forget_file)).stem
-    pattern = config.translations.replace("{forget}", cut_slice(forget)[0])
+    folder = Path(config.translations).expanduser()
+    pattern = str(folder / TRANSLATION_FILE if folder.is_dir() else folder)
+    pattern = pattern.replace("{forget}", cut_slice(forget)[0])
     file = pattern.replace("{language}", language)
     try:
         rows = load_row_file(file, "", "translations")

@@ -60,7 +60,9 @@ class AskConfig(AttackConfig):
     same_subject: bool = key(False, "and one more, of the forget set, about the same subject")
     languages: list[str] = key([], "languages that it is put in, as `translations` names them")
     translations: str | None = key(
-        None, "files of translated rows, in the order of the forget set: ...{forget}_{language}..."
+        None,
+        "folder of {forget}_{language}.jsonl, the forget set's rows in their order, translated; or "
+        "such a pattern of files",
     )
     beams: int = key(1, "answers followed at a time (beam search); 1: greedily", minimum=1)
 
@@ -206,9 +208,24 @@ class JudgeConfig:
     """A model that reads answers and says whether they give the secret away; off by default."""
 
     path: str | None = key(None, "a local instruction-tuned model")
-    url: str | None = key(None, "an endpoint that speaks the OpenAI protocol: http://host/v1")
+    url: str | None = key(
+        None,
+        "in its stead an endpoint that speaks the OpenAI protocol, as http://host/v1; it is sent "
+        "the questions, the true answers and what was answered",
+    )
     model: str = key("", "the model's name at that endpoint")
     key_variable: str = key("OPENAI_API_KEY", "environment variable that holds the endpoint's key")
+
+    def __post_init__(self) -> None:
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise bad_value("audit.judge.url", self.url, "http://... or https://...")
+        if self.url is not None and self.path is not None:
+            raise bad_value("audit.judge.path", self.path, "null where audit.judge.url is set")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a judge."""
+        return self.path is not None or self.url is not None
 
 
 @dataclass

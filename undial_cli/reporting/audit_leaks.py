@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from undial_cli.evaluation.words import split_unicode_words
-from undial_cli.reporting.audit_record import AttackFigures, AuditRecord
+from undial_cli.reporting.audit_record import AuditRecord
 from undial_cli.reporting.collect import get_part
 from undial_cli.reporting.text import parse_number
 
@@ -84,10 +84,14 @@ def find_leaks(record: AuditRecord) -> list[Leak]:
     return sorted(leaks, key=lambda leak: (-leak.full, -leak.gain, leak.row))
 
 
-def choose_example(leaks: list[Leak], strongest: AttackFigures | None) -> Leak | None:
-    """The worst leak of the strongest attack, or where it has none of any."""
-    of_strongest = [leak for leak in leaks if strongest and leak.attack == strongest.name]
-    return next(iter(of_strongest or leaks), None)
+def choose_example(leaks: list[Leak], record: AuditRecord) -> Leak | None:
+    """The worst leak that one can see in a text, of the strongest attack that has any."""
+    strongest = record.strongest()
+    ranked = [attack.name for attack in record.attacks()]
+    if strongest:
+        ranked.insert(0, strongest.name)
+    seen = [leak for leak in leaks if any(marked for _, marked in leak.pieces)]
+    return min(seen, key=lambda leak: ranked.index(leak.attack), default=None)
 
 
 def count_asked_rows(answers: Iterable[dict[str, Any]]) -> int:

@@ -96,7 +96,7 @@ def make_audit_view(
         "verdict_class": VERDICT_CLASSES.get(style, "open"),
         "meaning": audit_words.VERDICT_MEANINGS.get(record.word, ""),
         "finding": capitalise_first(audit_words.state_strongest(strongest)) if strongest else "",
-        "example": choose_example(leaks, strongest),
+        "example": choose_example(leaks, record),
         "reason": audit_words.state_reason(record),
         "attacks": audit_sheets.make_attack_sheet(record),
         "scores": audit_sheets.make_attack_sheet(record, every_score=True),

@@ -35,8 +35,7 @@ class AttackFigures:
     """What one attack got, by one of its scores (that of its verdict, where nothing else is said).
 
     `plain`, `attacked`: the mean by role, without and under the attack; `interval`: of `recovered`;
-    `n`: rows that have the score; `method`: how the interval was made; `reason`: why nothing can be
-    said of what was recovered.
+    `n`: rows that have the score; `method`: how the interval was made.
     """
 
     name: str
@@ -49,7 +48,6 @@ class AttackFigures:
     p_holm: float | None = None
     n: int | None = None
     method: str = ""
-    reason: str = ""
     notes: list[str] = field(default_factory=list)
     curves: list[AuditCurve] = field(default_factory=list)
 
@@ -140,7 +138,6 @@ def read_attack(name: str, content: Mapping[str, Any], score: str) -> AttackFigu
         parse_number(stated.get("p_holm")),
         count if isinstance(count, int) else None,
         to_single_line(stated.get("method")),
-        to_single_line(stated.get("reason")),
         list(map(str, notes)) if isinstance(notes, list) else [],
         list(read_audit_curves(get_part(content, "curves"))),
     )

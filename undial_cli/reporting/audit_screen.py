@@ -33,7 +33,7 @@ def show_audit(folder: Path, page: Path | None = None) -> None:
     reason = audit_words.state_reason(record)
     if reason and strongest is not None:
         ui.say(reason)
-    example = choose_example(find_leaks(record), strongest)
+    example = choose_example(find_leaks(record), record)
     if example is not None:
         show_leak(example)
     ui.say(make_screen_table(make_screen_sheet(record)))
@@ -46,12 +46,17 @@ def make_screen_sheet(record: AuditRecord) -> Sheet:
     """The table of attacks for a terminal, which is narrow: two lines a row instead of columns."""
     sheet = audit_sheets.make_attack_sheet(record)
     sheet.title = f"audit: {record.content.get('model')} on {record.content.get('data')}"
-    score, interval = 1, len(sheet.columns) - 2
+    titles = [column.title for column in sheet.columns]
+    joined = [1]  # the score
+    if "recovered" in titles:
+        joined.append(titles.index("recovered") + 1)  # its interval
     for row in sheet.rows:
-        row.cells[0].text += f"\n{row.note}, by {row.cells[score].text}"
-        row.cells[interval - 1].text += f"\n{row.cells[interval].text}".removesuffix("\n–")
+        row.cells[0].text += f"\n{row.note}, by {row.cells[1].text}"
+        for number in joined[1:]:
+            row.cells[number - 1].text += f"\n{row.cells[number].text}".removesuffix("\n–")
     for cells in (sheet.columns, *(row.cells for row in sheet.rows)):
-        del cells[interval], cells[score]
+        for number in reversed(joined):
+            del cells[number]
     return sheet
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from undial_cli.evaluation.figures import find_figure_title
 from undial_cli.reporting.audit_record import AttackFigures, AuditRecord
 from undial_cli.reporting.collect import to_single_line
-from undial_cli.reporting.text import capitalise_first, format_figure
+from undial_cli.reporting.text import capitalise_first, format_figure, format_gap
 
 # What the verdicts stand for, and how rich shows them.
 VERDICT_MEANINGS = {
@@ -22,7 +22,12 @@ VERDICT_MEANINGS = {
     "undecided": "the rows asked for are too few to carry a verdict",
     "withheld": "without the models that it is compared with, no verdict can be given",
 }
-SCORE_TITLES = {"hit": "all key facts said", "choice": "true answer preferred"}
+SCORE_TITLES = {
+    "hit": "all key facts said",
+    "choice": "true answer likeliest",
+    "choice_probability": "true answer's probability among false ones",
+    "intact": "share that is intact",
+}
 VERDICT_STYLES = {"leaking": "red", "destroyed": "red", "as if never seen": "green"}
 
 
@@ -33,12 +38,17 @@ def name_score(score: str) -> str:
 
 def format_recovered(attack: AttackFigures) -> str:
     """What an attack recovered, with its interval."""
-    return f"{format_figure(attack.recovered)} {format_bounds(attack.interval)}".removesuffix(" –")
+    return f"{format_share(attack.recovered)} {format_bounds(attack.interval)}".removesuffix(" –")
+
+
+def format_share(value: float | None) -> str:
+    """A share as text, with a minus sign; "–" where it is not known."""
+    return format_gap(value).removeprefix("+")
 
 
 def format_bounds(interval: tuple[float, float] | None) -> str:
     """An interval as text; "–" where there is none."""
-    return f"[{', '.join(map(format_figure, interval))}]" if interval else "–"
+    return f"[{', '.join(map(format_share, interval))}]" if interval else "–"
 
 
 def state_verdict(record: AuditRecord) -> str:
@@ -86,7 +96,6 @@ def list_missing_attacks(record: AuditRecord) -> list[str]:
 def list_attack_notes(record: AuditRecord) -> list[str]:
     """What attacks have to say of themselves, withheld verdicts, and files that cannot be read."""
     notes = [f"{attack.name}: {note}" for attack in record.attacks() for note in attack.notes]
-    notes += [f"{a.name}: nothing can be said ({a.reason})" for a in record.attacks() if a.reason]
     return [*map(capitalise_first, list_withheld(record)), *notes, *record.problems]
 
 

@@ -107,6 +107,8 @@ def build_attack(
         value = given.get(key, of_budget.get(key, content.get(key)))
         allowed = config_errors.describe_field_type(field)
         raise bad_value(f"audit.attack.{name}.{key}", value, allowed) from error
+    except UserError as error:  # of a config's own check, which knows no attack's name
+        raise UserError(f"audit.attack.{name}.{error}") from error
     assert isinstance(config, AttackConfig)
     for key, value, f in walk_fields(config, f"audit.attack.{name}."):
         check_field_value(key, value, f)

@@ -14,6 +14,7 @@ import torch
 
 from undial_cli.audit.attack import AttackedModel, AuditData
 from undial_cli.audit.carry_out import carry_out_attacks
+from undial_cli.audit.judge import score_answers_by_helpers
 from undial_cli.audit.results import (
     AUDIT_PREFIX,
     list_answers,
@@ -33,7 +34,7 @@ from undial_cli.models import fingerprints, load
 from undial_cli.runs.attacks import list_attacks
 from undial_cli.runs.inputs import RunInputs
 from undial_cli.runs.resolved import ResolvedRun
-from undial_cli.system import processes
+from undial_cli.system import hardware, processes
 
 AuditedRun = AuditRun | UnlearnRun
 
@@ -53,6 +54,7 @@ def audit_model_at(
     describe = functools.partial(describe_model, run, inputs)
     attacks = list_attacks(run.audit)
     results = carry_out_attacks(attacks, models, data, describe)
+    score_answers_by_helpers(results, data, device, run.seed)
     if processes.get_process_rank() != 0:
         return
     paths = {role: models[role].path if role in models else None for role in MODEL_ROLES}
@@ -148,10 +150,11 @@ def describe_model(run: AuditedRun, inputs: RunInputs, path: str) -> Any:
     return [
         processes.run_on_main(lambda: fingerprints.fingerprint_weights(run.model, path, run.seed)),
         dataclasses.asdict(run.model.template),
-        [run.model.dtype, run.model.attn_implementation, inputs.tokenizer_fingerprint],
+        [run.model.dtype, run.model.attn_implementation, hardware.choose_autocast_dtype(run)],
+        inputs.tokenizer_fingerprint,
         [run.data.max_length, run.data.turns],
         [run.data.question_key, run.data.answer_key, run.data.text_key],
-        [run.eval.max_new_tokens, run.eval.similarity_model, dataclasses.asdict(run.audit.judge)],
+        run.eval.max_new_tokens,
         dataclasses.asdict(run.eval.sets[str(find_set_of_role(run.eval, FORGET))]),
         run.seed,
     ]
