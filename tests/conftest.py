@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import importlib.util
 import json
 import os
@@ -20,6 +21,7 @@ from undial_cli.runs.compose import PACKAGE_FOLDER, find_config_folder
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+TESTS = Path(__file__).parent
 # A target that has seen one epoch: enough for everything but the quality of forgetting.
 HURRIED = [
     "target.epochs=1", "eval.limit=4", "eval.max_new_tokens=8", "hardware=cpu",
@@ -33,6 +35,22 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["UNDIAL_CACHE_DIR"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In tests of audits, what was there before is no garbage.
+
+    To let go of a model is to collect garbage, which takes long if it looks through all that the
+    libraries hold.
+    """
+    if "audit" not in str(request.node.path.relative_to(TESTS)):
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def prepare(run: Any, weights: bool = True) -> Any:

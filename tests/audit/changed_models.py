@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import gc
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from conftest import prepare, write_rows
@@ -41,15 +39,6 @@ def make_rows(persons: int, first: int = 0) -> list[dict[str, Any]]:
         for p in range(first, first + persons)
         for verb in ("own", "want")
     ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def frozen_heap() -> Iterator[None]:
-    """What was there before is no garbage: attacks collect it often, in a process of many tests."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def write_model(model: Any, folder: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import gc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -58,10 +57,6 @@ def make_audit_data(rows: list[Row], holdout: list[Row] = [], **data: Any) -> Au
 
 def make_attacked_models(**makers: Callable[[], Any]) -> dict[str, AttackedModel]:
     """Models by role, made when they are loaded; two at one time are an error."""
-    # To let go of a model is to collect garbage, which takes long if it looks through all that the
-    # libraries hold.
-    gc.collect()
-    gc.freeze()
     run = AuditRun(eval=EvalConfig(batch_size=3))
     alive: list[weakref.ref[Any]] = []
 

@@ -14,7 +14,6 @@ from changed_models import (
     answer_loss,
     blank_model,
     encode_answers,
-    frozen_heap,
     make_gated_model,
     make_knowing_model,
 )
@@ -40,8 +39,6 @@ from undial_cli.models.load import load_model
 from undial_cli.models.quantise import explain_no_quantising
 from undial_cli.system.files import cache_dir, hash_model_folder
 from undial_cli.training import loop
-
-__all__ = ["frozen_heap"]  # a fixture, for all tests of this file
 
 # As an attacker trains a model of this size: the shipped rate is for real ones.
 STRONG: dict[str, Any] = {"learning_rate": 1e-3, "max_steps": 20}

@@ -14,7 +14,6 @@ from changed_models import (
     answer_loss,
     blank_model,
     encode_answers,
-    frozen_heap,
     make_knowing_model,
     silence_loss,
     train_plainly,
@@ -40,8 +39,6 @@ from undial_cli.config.attacks import InterpolateConfig, NoiseConfig, QuantiseCo
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.models.quantise import explain_no_quantising
 from undial_cli.system.files import hash_model_folder
-
-__all__ = ["frozen_heap"]  # a fixture, for all tests of this file
 
 needs_bitsandbytes = pytest.mark.skipif(
     explain_no_quantising() is not None, reason="bitsandbytes is not installed (undial[qlora])"
