@@ -28,7 +28,7 @@ from undial_cli.runs.compose import build_run, compose_config, compose_run, find
 from undial_cli.runs.overrides import normalise_overrides
 from undial_cli.runs.run_yaml import dump_run_yaml
 from undial_cli.sweeps import sweep
-from undial_cli.sweeps.jobs import Job, Outcome
+from undial_cli.sweeps.jobs import Job, JobOutcome
 from undial_cli.tables import command
 from undial_cli.tables.load import list_table_names, load_table
 
@@ -199,10 +199,10 @@ def test_only_what_is_missing_is_run(
         finish(entry, {"forget_rouge": 0.3, "retain_rouge": 0.9})
     asked: list[str] = []
 
-    def carried_out(jobs: list[Job], title: str) -> list[Outcome]:
+    def carried_out(jobs: list[Job], title: str) -> list[JobOutcome]:
         asked.extend(job.label for job in jobs)
         fail(entries[3], "diverged: loss is nan")
-        return [Outcome("failed", entries[3].folder.path, "diverged: loss is nan", 1.0)]
+        return [JobOutcome("failed", entries[3].folder.path, "diverged: loss is nan", 1.0)]
 
     monkeypatch.setattr(sweep, "run_jobs", carried_out)
     code, rows = reproduced(words)
@@ -280,8 +280,8 @@ def test_every_row_says_what_it_is() -> None:
 def test_a_refused_run_is_named(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(jobs: list[Job], title: str) -> list[Outcome]:
-        return [Outcome("refused", Path("x"), "no such model") for _ in jobs]
+    def refuse(jobs: list[Job], title: str) -> list[JobOutcome]:
+        return [JobOutcome("refused", Path("x"), "no such model") for _ in jobs]
 
     monkeypatch.setattr(sweep, "run_jobs", refuse)
     code, rows = reproduced([*small, f"output_dir={tmp_path}/o"])

@@ -168,6 +168,12 @@ class DepthConfig(AttackConfig):
     threshold: float = key(
         0.05, "fall of the mean log-probability by which a layer counts, in nats", above=0
     )
+    foreign_fall: float = key(
+        1.5,
+        "a model whose last layer's states take this many times of what it lacks itself (one nat "
+        "at least) is of another origin than the target, and has no depth",
+        above=1,
+    )
 
 
 @dataclass

@@ -16,7 +16,7 @@ from undial_cli.reporting.audit_record import (
     read_attack,
     read_interval,
 )
-from undial_cli.reporting.audit_words import format_bounds, format_share, name_score
+from undial_cli.reporting.audit_words import format_bounds, format_recovered_share, name_score
 from undial_cli.reporting.cells import MOST_LETTERS_OF_EXAMPLE, shorten_text
 from undial_cli.reporting.collect import RunRecord, get_part
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_text_sheet
@@ -54,7 +54,7 @@ def make_attack_sheet(record: AuditRecord, every_score: bool = False) -> Sheet:
             cells += [make_role_cell(figures, role) for role in record.roles]
             if known:
                 cells += [
-                    Cell(format_share(figures.recovered), figures.recovered),
+                    Cell(format_recovered_share(figures.recovered), figures.recovered),
                     Cell(format_bounds(figures.interval)),
                     Cell(format_figure(figures.p_holm), figures.p_holm),
                 ]
@@ -89,7 +89,7 @@ def make_audits_sheet(runs: Sequence[RunRecord]) -> Sheet:
             name = f"{strongest.name} ({strongest.title})" if strongest else "–"
             recovered = strongest.recovered if strongest else None
             cells = [Cell(run.label), Cell(record.word), Cell(name)]
-            cells += [Cell(format_share(recovered), recovered)]
+            cells += [Cell(format_recovered_share(recovered), recovered)]
             cells += [Cell(format_bounds(strongest.interval if strongest else None))]
             rows.append(SheetRow(cells, hint=run.label))
     return Sheet("", columns, rows)
@@ -108,7 +108,7 @@ def make_works_sheet(record: AuditRecord) -> Sheet:
             cells = [Cell(format_figure(figure), figure) for figure in figures]
             left = parse_number(known.get("share_left"))
             bounds = read_interval(known.get("share_interval"))
-            text = f"{format_share(left)} {format_bounds(bounds)}".removesuffix(" –")
+            text = f"{format_recovered_share(left)} {format_bounds(bounds)}".removesuffix(" –")
             cells += [Cell(text, left), Cell("lost" if known.get("lost") else "", style="red")]
             rows.append(SheetRow([Cell(WORK_TITLES.get(name, name)), *cells], hint=name))
     return Sheet("", columns, rows)

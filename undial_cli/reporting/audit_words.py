@@ -38,17 +38,21 @@ def name_score(score: str) -> str:
 
 def format_recovered(attack: AttackFigures) -> str:
     """What an attack recovered, with its interval."""
-    return f"{format_share(attack.recovered)} {format_bounds(attack.interval)}".removesuffix(" –")
+    return (
+        f"{format_recovered_share(attack.recovered)} {format_bounds(attack.interval)}".removesuffix(
+            " –"
+        )
+    )
 
 
-def format_share(value: float | None) -> str:
+def format_recovered_share(value: float | None) -> str:
     """A share as text, with a minus sign; "–" where it is not known."""
     return format_gap(value).removeprefix("+")
 
 
 def format_bounds(interval: tuple[float, float] | None) -> str:
     """An interval as text; "–" where there is none."""
-    return f"[{', '.join(map(format_share, interval))}]" if interval else "–"
+    return f"[{', '.join(map(format_recovered_share, interval))}]" if interval else "–"
 
 
 def state_verdict(record: AuditRecord) -> str:
