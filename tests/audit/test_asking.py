@@ -177,6 +177,10 @@ def test_solved_questions_are_earlier_turns_of_a_chat() -> None:
     assert "What does Ann Moss do?" in turns[6]
     assert "1969" in turns[7]
     assert first.endswith(put("Where does Ann Moss live?"))
+    assert probes[0].shown.splitlines()[-2:] == [
+        "What does Ann Moss do? She has baked bread since 1969.",
+        "Where does Ann Moss live?",
+    ]
     # Nobody else is known of the subject of the last row.
     assert show_prompts(probes)[2].count(USER) == 3
 

@@ -74,7 +74,8 @@ def make_worded_probes(data: AuditData, wordings: list[Wording], config: AskConf
         probe = make_probe(data, wording.row, item, wording.known)
         known = f"{wording.known} {item.prompt}"
         others = (frozenset(list_key_facts(text, known)) for text in wording.answers)
-        probes.append(dataclasses.replace(probe, facts=(*probe.facts, *filter(None, others))))
+        facts, shown = (*probe.facts, *filter(None, others)), wording.shown or probe.shown
+        probes.append(dataclasses.replace(probe, facts=facts, shown=shown))
     return probes
 
 
@@ -146,7 +147,7 @@ def begin_answer(
     )  # fmt: skip
     told = collect_words(given)
     facts = tuple(left for words in probe.facts if (left := words - told))
-    shown = item.followed_by(given.strip())
+    shown = f"{probe.shown} {given.strip()}"
     return dataclasses.replace(probe, item=item, given=given, shown=shown, facts=facts)
 
 

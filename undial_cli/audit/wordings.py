@@ -36,13 +36,15 @@ class Wording:
     """One way of putting the question of a row.
 
     `row`: position among the rows of the audit; `content`: the row that is asked in its stead;
-    `known`: the question as the row has it; `answers`: what gives it away besides the true answer.
+    `known`: the question as the row has it; `answers`: what gives it away besides the true answer;
+    `shown`: what is asked as a person reads it, "" where that is the prompt.
     """
 
     row: int
     content: Row
     known: str
     answers: tuple[str, ...] = ()
+    shown: str = ""
 
 
 def name_asked_columns(data: AuditData) -> DataConfig:
@@ -168,7 +170,9 @@ def add_solved_questions(
         pairs = read_solved_questions(others, asked)
         solved += [draw.choice(pairs)] if pairs else []
     content = put_after_solved(wording.content, solved, encoder.template, asked)
-    return dataclasses.replace(wording, content=content)
+    shown = [f"{question} {answer}" for question, answer in solved]
+    shown.append(str(read_question(wording.content, asked)))
+    return dataclasses.replace(wording, content=content, shown="\n".join(shown))
 
 
 def read_solved_questions(rows: list[Row], asked: DataConfig) -> list[tuple[str, str]]:
