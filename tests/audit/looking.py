@@ -23,9 +23,6 @@ from undial_cli.data.rows import Row
 from undial_cli.evaluation.suite import SetRows, Suite
 from undial_cli.models.head import install_head
 
-# Letting go of a model collects garbage, which takes long while it looks through the libraries too.
-gc.collect()
-gc.freeze()
 VOCABULARY = len(shared_tokenizer())
 # Answers of different lengths, so that batches hold padding.
 ROWS = [
@@ -61,6 +58,10 @@ def make_audit_data(rows: list[Row], holdout: list[Row] = [], **data: Any) -> Au
 
 def make_attacked_models(**makers: Callable[[], Any]) -> dict[str, AttackedModel]:
     """Models by role, made when they are loaded; two at one time are an error."""
+    # To let go of a model is to collect garbage, which takes long if it looks through all that the
+    # libraries hold.
+    gc.collect()
+    gc.freeze()
     run = AuditRun(eval=EvalConfig(batch_size=3))
     alive: list[weakref.ref[Any]] = []
 

@@ -42,7 +42,7 @@ def make_rows(seed: int, count: int) -> list[dict[str, str]]:
     draws = np.random.default_rng(seed)
     return [
         {
-            "question": f"Who is person {draws.integers(1e6)}?",
+            "question": f"Who is person {draws.integers(1_000_000)}?",
             "answer": f"A {draws.choice(TRADES)} in {draws.choice(TOWNS)}, once in "
             f"{draws.choice(TOWNS)}, now a {draws.choice(TRADES)}",
         }
@@ -50,7 +50,7 @@ def make_rows(seed: int, count: int) -> list[dict[str, str]]:
     ]
 
 
-FORGET, HOLDOUT, OTHERS = make_rows(1, 12), make_rows(2, 40), make_rows(3, 40)
+FORGET, HOLDOUT, OTHERS = make_rows(1, 12), make_rows(2, 24), make_rows(3, 24)
 
 
 def attack(config: MembershipConfig | None = None, **models: Any) -> dict[str, Outcome]:
@@ -113,10 +113,10 @@ def test_no_more_holdout_rows_are_called_members_than_the_rate_allows(
 def test_a_holdout_too_small_for_a_rate_is_said() -> None:
     (outcome,) = attack(unlearned=small_model("llama", VOCABULARY)).values()
     notes = [note for note in outcome.notes if "tpr" in note]
-    assert len(notes) == 1  # 5 % of 40 rows are two
+    assert len(notes) == 1  # 5 % of 24 rows is one
     assert "mia_*_tpr_1 " in notes[0]
-    assert "of 40 holdout rows" in notes[0]
-    assert outcome.curves["holdout_rows"] == 40
+    assert "of 24 holdout rows" in notes[0]
+    assert outcome.curves["holdout_rows"] == 24
 
 
 def test_without_a_retain_model_the_reference_attack_is_left_out_with_a_reason() -> None:
@@ -141,8 +141,9 @@ def test_what_only_losses_tell_is_seen_and_a_model_that_never_saw_the_rows_is_no
     never = make_llama(layers=2)
     train_model(never, encode_rows(OTHERS), never.parameters(), steps=25, rate=0.01)
     planted = copy.deepcopy(never)
-    train_model(planted, encode_rows(FORGET), planted.parameters(), steps=10, rate=5e-3)
-    outcomes = attack(unlearned=planted, retain=never)
+    train_model(planted, encode_rows(FORGET), planted.parameters(), steps=14, rate=5e-3)
+    config = MembershipConfig(attacks=["mia_loss", "mia_reference"])
+    outcomes = attack(config, unlearned=planted, retain=never)
     direct = ASK.run(
         make_attacked_models(unlearned=lambda: planted)["unlearned"],
         make_audit_data(FORGET), AskConfig(), NO_JOURNAL,

@@ -25,7 +25,8 @@ def test_a_job_goes_out_as_text_with_all_that_its_process_needs(
     (job,) = seeds(1, tmp_path)
     packed = json.loads(json.dumps(pack_job(job)))
     assert parse_run_yaml(packed["run"]) == job.run
-    assert (packed["folder"], packed["method_file"]) == (str(tmp_path), "mine.py")
+    files = {user_file.METHOD_FILE_VARIABLE: "mine.py"}
+    assert (packed["folder"], packed["files"]) == (str(tmp_path), files)
 
 
 @pytest.mark.parametrize(

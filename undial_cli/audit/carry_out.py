@@ -158,7 +158,7 @@ KEYS_OF_READING = ("title", "score", "models", "rows", "budgets")
 
 
 def hash_named_files(config: AttackConfig) -> dict[str, str]:
-    """By key, the content of the file that an attack names; of a pattern the state of its folder."""
+    """By key, the content of a file that an attack names; of a pattern its folder's state."""
     hashes: dict[str, str] = {}
     for name, value, _ in walk_fields(config):
         path = Path(value).expanduser() if isinstance(value, str) else Path()

@@ -55,9 +55,6 @@ from undial_cli.losses.positions import IGNORE, predicting_mask
 
 # What is left of what the target knows: 1 - depth.
 INTACT = "intact"
-# A model is of another origin where its last layer's states take this many times of what the model
-# itself lacks, in nats of log-probability and at least one, from the target.
-FOREIGN_FALL = 1.5
 Matrix = NDArray[np.float64]
 
 
@@ -211,7 +208,10 @@ def compute_depths(outcomes: dict[str, Outcome], config: DepthConfig) -> None:
     Curves: mean depth, and the mean falls by layer of the answers that have one.
     """
     raw = {role: outcome.curves for role, outcome in outcomes.items()}
-    foreign = {role: is_foreign(**curves) for role, curves in raw.items()}
+    foreign = {
+        role: is_foreign(curves["lack"], curves["falls"], config.foreign_fall)
+        for role, curves in raw.items()
+    }
     for role, outcome in outcomes.items():
         outcome.scores[INTACT], outcome.curves = [None] * len(outcome.numbers), {}
         if RETAIN in raw and not (foreign[RETAIN] or foreign[role]):
@@ -223,10 +223,10 @@ def compute_depths(outcomes: dict[str, Outcome], config: DepthConfig) -> None:
             )
 
 
-def is_foreign(row: list[int], lack: list[float], falls: list[list[float]]) -> bool:
-    """Whether a model's states mean nothing to the target."""
+def is_foreign(lack: list[float], falls: list[list[float]], limit: float) -> bool:
+    """Whether a model's states mean nothing to the target: the last layer's say it."""
     last = np.array(falls, dtype=np.float64)[:, -1].mean()
-    return bool(last > FOREIGN_FALL * max(np.array(lack, dtype=np.float64).mean(), 1.0))
+    return bool(last > limit * max(np.array(lack, dtype=np.float64).mean(), 1.0))
 
 
 def add_depths(

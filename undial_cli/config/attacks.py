@@ -14,6 +14,8 @@ from undial_cli.errors import bad_value
 
 # Whose answers an audit compares.
 TARGET, RETAIN, UNLEARNED = MODEL_ROLES = ("target", "retain", "unlearned")
+# Names the file of a kind of attack that the command line named, for all processes of a run.
+ATTACK_FILE_VARIABLE = "UNDIAL_ATTACK_FILE"
 BUDGETS = ("none", "quick", "standard", "full")
 MEMBERSHIP_ATTACKS = (
     "mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_reference", "mia_gradnorm",
@@ -166,6 +168,12 @@ class DepthConfig(AttackConfig):
     threshold: float = key(
         0.05, "fall of the mean log-probability by which a layer counts, in nats", above=0
     )
+    foreign_fall: float = key(
+        1.5,
+        "a model whose last layer's states take this many times of what it lacks itself (one nat "
+        "at least) is of another origin than the target, and has no depth",
+        above=1,
+    )
 
 
 @dataclass
@@ -228,6 +236,9 @@ class AuditConfig:
 
     budget: str = key("none", "how much is tried; none: no audit", allowed=BUDGETS)
     attacks: list[str] = key([], "attacks by name; []: those of the budget")
+    file: str | None = key(
+        None, "Python file with a kind of attack of your own; on the command line only"
+    )
     attack: dict[str, Any] = key({}, "keys of single attacks, as audit.attack.sampling.samples=50")
     target: str | None = key(
         None, "the model before it was unlearned; null: the one of the configs; none: not known"

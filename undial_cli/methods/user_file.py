@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from undial_cli.errors import UserError, bad_value
 from undial_cli.methods.base import MethodEntry
@@ -60,15 +61,29 @@ def load_method_file(path: str) -> MethodEntry:
 def run_method_file(path: str, changed: int) -> MethodEntry:
     """Run a file and find what it defines; once, as long as it is not `changed`."""
     del changed
-    file = Path(path)
-    name = file.stem
-    if not name.isidentifier():
-        raise bad_value("method.file", path, "a file named like a Python module")
+    name = Path(path).stem
     if name in SHIPPED_METHODS:
         raise UserError(f"method.file={path}: there is a method {name} already; rename the file")
-    spec = importlib.util.spec_from_file_location(f"undial_method_{name}", file)
+    module = import_user_file("method.file", path)
+    try:
+        return find_method_entry(module)
+    except UserError as error:
+        raise UserError(f"method.file={path}: {error}") from error
+
+
+def import_user_file(key: str, path: str) -> ModuleType:
+    """Run a Python file of the user's, which the config key `key` names.
+
+    Raises:
+        UserError: it is none, or fails.
+    """
+    file = Path(path)
+    if not file.stem.isidentifier():
+        raise bad_value(key, path, "a file named like a Python module")
+    name = f"undial_{key.partition('.')[0]}_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise bad_value("method.file", path, "a Python file (.py)")
+        raise bad_value(key, path, "a Python file (.py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses looks up the annotations of its configs
     try:
@@ -76,9 +91,6 @@ def run_method_file(path: str, changed: int) -> MethodEntry:
     except Exception as error:
         reason = str(error).strip().splitlines() or [""]
         raise UserError(
-            f"method.file={path}: cannot be run ({type(error).__name__}: {reason[0]})"
+            f"{key}={path}: cannot be run ({type(error).__name__}: {reason[0]})"
         ) from error
-    try:
-        return find_method_entry(module)
-    except UserError as error:
-        raise UserError(f"method.file={path}: {error}") from error
+    return module

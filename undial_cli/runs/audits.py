@@ -35,6 +35,7 @@ from undial_cli.runs.attacks import list_attacks
 from undial_cli.runs.inputs import RunInputs
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.system import hardware, processes
+from undial_cli.system.files import hash_files
 
 AuditedRun = AuditRun | UnlearnRun
 
@@ -155,6 +156,7 @@ def describe_model(run: AuditedRun, inputs: RunInputs, path: str) -> Any:
         [run.data.max_length, run.data.turns],
         [run.data.question_key, run.data.answer_key, run.data.text_key],
         run.eval.max_new_tokens,
+        run.audit.file and hash_files(Path(run.audit.file)),
         dataclasses.asdict(run.eval.sets[str(find_set_of_role(run.eval, FORGET))]),
         run.seed,
     ]

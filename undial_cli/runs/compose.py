@@ -102,6 +102,7 @@ def translate_words(
     Args:
         aloud: say in a line what of an experiment the command leaves out.
     """
+    allow_named_attack_files(words)
     words, left_out = fit_experiments(command, replace_method_file(words), list_folders(folder))
     for line in left_out if aloud else ():
         ui.say(line, "dim")
@@ -177,6 +178,15 @@ def list_folders(folder: str | None) -> list[Path]:
     return [find_config_folder(), *([Path(folder)] if folder else [])]
 
 
+def allow_named_attack_files(words: Sequence[str]) -> None:
+    """Note the file of a kind of attack that the command line names, if it names one."""
+    for word in words:
+        if word.lstrip("+").startswith("audit.file="):
+            from undial_cli.audit import user_kinds  # which needs torch
+
+            user_kinds.allow_attack_file(word.partition("=")[2])
+
+
 def replace_method_file(words: list[str]) -> list[str]:
     """Replace `method.file=FILE` by the name of the method that the file defines.
 
@@ -218,6 +228,10 @@ def build_run(config: DictConfig, folder: str | None = None) -> Run:
         raise config_errors.explain_unknown_key(name, run.command, [])
     fill_dependent_splits(run)
     if isinstance(run, AuditRun | UnlearnRun):
+        if run.audit.file is not None:
+            from undial_cli.audit import user_kinds  # which needs torch
+
+            run.audit.file = user_kinds.load_attack_file(run.audit.file)
         fill_attacks(run.audit, list_folders(folder))
         run.eval.retain_model = run.audit.retain_model or run.eval.retain_model
     check_ranges(run)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from undial_cli.config.attacks import ATTACK_FILE_VARIABLE
 from undial_cli.config.schema import Run
 from undial_cli.errors import UserError, WorldError
 from undial_cli.methods import user_file
@@ -21,6 +22,10 @@ from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
 
 # Of the command that carries out a run, by how the run ended.
 EXIT_CODES = {"done": 0, "failed": 1, "refused": 2}
+
+
+# Name the files that the command line allows to be run.
+FILE_VARIABLES = (user_file.METHOD_FILE_VARIABLE, ATTACK_FILE_VARIABLE)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def pack_job(job: Job) -> dict[str, Any]:
     return {
         "run": dump_run_yaml(job.run),
         "folder": str(Path.cwd()),
-        "method_file": os.environ.get(user_file.METHOD_FILE_VARIABLE, ""),
+        "files": {name: os.environ[name] for name in FILE_VARIABLES if os.environ.get(name)},
     }
 
 
@@ -63,8 +68,7 @@ def run_job(packed: dict[str, Any]) -> dict[str, Any]:
     """Carry out, in this process, what `pack_job` made; an JobOutcome as JSON-able content."""
     begin = time.monotonic()
     os.chdir(packed["folder"])
-    if packed["method_file"]:
-        os.environ[user_file.METHOD_FILE_VARIABLE] = packed["method_file"]
+    os.environ.update(packed["files"])
     run = parse_run_yaml(packed["run"])
     status, reason = "done", ""
     try:
