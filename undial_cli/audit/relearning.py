@@ -73,7 +73,7 @@ def relearn_rows(
     if is_sharded(run):
         raise CannotServe(
             f"hardware={run.hardware.name} leaves no process a whole model to ask; "
-            "audit.attack.NAME.lora_rank=128 with hardware=ddp trains one that fits"
+            "relearn_lora, with hardware=ddp, trains one that fits"
         )
     parts = choose_parts(data, config, attacked.seed)
     by_step: dict[int, list[Outcome]] = {}
@@ -267,7 +267,7 @@ def describe_training(
     if config.lora_rank is not None:
         weights = f"a LoRA of rank {config.lora_rank} on all linear layers"
     return (
-        f"trained on {rows} rows ({source}): {steps} steps of {config.batch_size}, AdamW, learning "
+        f"trained on {rows} rows ({source}): {steps} step{'s' if steps > 1 else ''} of {config.batch_size}, AdamW, learning "
         f"rate {config.learning_rate:g}, constant, {weights}, {run.model.dtype}"
     )
 
