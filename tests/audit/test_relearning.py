@@ -315,7 +315,7 @@ def test_what_cannot_be_trained_is_said(blank: Setting) -> None:
         relearn_rows(two, blank.data, config, Journal())
     attacked.run.hardware.args["fsdp"] = True
     try:
-        with pytest.raises(CannotServe, match="lora_rank"):
+        with pytest.raises(CannotServe, match="relearn_lora"):
             relearn_rows(attacked, blank.data, config, Journal())
     finally:
         del attacked.run.hardware.args["fsdp"]

@@ -266,10 +266,10 @@ def describe_training(
     weights = "all weights"
     if config.lora_rank is not None:
         weights = f"a LoRA of rank {config.lora_rank} on all linear layers"
-    return (
-        f"trained on {rows} rows ({source}): {steps} step{'s' if steps > 1 else ''} of {config.batch_size}, AdamW, learning "
-        f"rate {config.learning_rate:g}, constant, {weights}, {run.model.dtype}"
-    )
+    length = f"{steps} step{'s' if steps > 1 else ''} of {config.batch_size}"
+    rate = f"learning rate {config.learning_rate:g}, constant"
+    trained = f"trained on {rows} rows ({source})"
+    return f"{trained}: {length}, AdamW, {rate}, {weights}, {run.model.dtype}"
 
 
 @contextlib.contextmanager
