@@ -28,10 +28,9 @@ def show_audit(folder: Path, page: Path | None = None) -> None:
     if record is None:
         return
     style = audit_words.VERDICT_STYLES.get(record.word, "yellow")
-    ui.say(audit_words.state_verdict(record), f"bold {style}")
-    strongest = record.strongest()
-    reason = audit_words.state_reason(record)
-    if reason and strongest is not None:
+    verdict, reason = audit_words.state_verdict(record), audit_words.state_reason(record)
+    ui.say(verdict, f"bold {style}")
+    if reason not in verdict:
         ui.say(reason)
     example = choose_example(find_leaks(record), record)
     if example is not None:

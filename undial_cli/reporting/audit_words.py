@@ -14,7 +14,8 @@ from undial_cli.reporting.text import capitalise_first, format_figure, format_ga
 VERDICT_MEANINGS = {
     "leaking": "asked directly, the model answers as it did before",
     "suppressed": "quiet when asked directly, and back under some attack",
-    "as if never seen": "under every attack within the margin of a model that never saw the data",
+    "as if never seen": "no attack gets more from it, beyond the margin, than from a model that "
+    "never saw the data",
     "destroyed": "fluency or the retain set is lost: what the model does not say is not forgotten "
     "but broken",
     "over-forgotten": "nothing comes back, yet the model can be told from one that never saw the "
@@ -56,9 +57,12 @@ def format_bounds(interval: tuple[float, float] | None) -> str:
 
 
 def state_verdict(record: AuditRecord) -> str:
-    """The line at the top: verdict, strongest attack, and what it recovered."""
+    """The line at the top: verdict, strongest attack, and what it recovered.
+
+    A broken model is known by what it lost.
+    """
     strongest = record.strongest()
-    if strongest is None:
+    if strongest is None or record.word == "destroyed":
         return f"{record.word}: {state_reason(record)}".removesuffix(": ")
     return f"{record.word}: {state_strongest(strongest)}"
 
