@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from undial_cli.audit.hits import is_hit, list_key_facts, list_names
+from undial_cli.audit.hits import is_hit, list_fact_words, list_key_facts, list_names
 
 # Question, answer, and its facts as a person marks them (stemmed); rows of TOFU's forget01.
 TOFU = [
@@ -120,3 +120,8 @@ def test_an_answer_holds_its_own_facts(data_root: Path) -> None:
         for row in rows:
             assert is_hit(row["answer"], row["answer"], row["question"]) is not False, row
             assert is_hit("", row["answer"], row["question"]) is not True, row
+
+
+def test_key_facts_are_shown_as_they_stand_in_the_answer() -> None:
+    answer = "Since 1973 Ann has worked for Greyfriars Shipyards on the 8th floor."
+    assert list_fact_words(answer, "Who employs Ann?") == ["1973", "greyfriars", "shipyards", "8th"]

@@ -69,6 +69,13 @@ def list_key_facts(answer: str, known: str, focus: Iterable[str] = ()) -> list[s
     return [word for word in fresh if word in chosen] or fresh
 
 
+def list_fact_words(answer: str, known: str) -> list[str]:
+    """The words of an answer that are its key facts, as they stand in it (in lower case)."""
+    facts = set(list_key_facts(answer, known))
+    words = dict.fromkeys(split_unicode_words(answer))
+    return [word for word in words if stem_word(word) in facts]
+
+
 def is_hit(text: str, answer: str, known: str, focus: Iterable[str] = ()) -> bool | None:
     """Whether a text holds all key facts of an answer; None where it has none to hold."""
     facts = list_key_facts(answer, known, focus)

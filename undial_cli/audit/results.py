@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from undial_cli.audit.answers import make_direct_probes
 from undial_cli.audit.attack import AuditData, Outcome
 from undial_cli.audit.carry_out import AttackResults, Outcomes
-from undial_cli.audit.hits import list_key_facts
+from undial_cli.audit.hits import list_fact_words
 from undial_cli.audit.recovery import (
     choose_units,
     compute_p_value,
@@ -210,7 +210,7 @@ def list_answers(outcomes: Outcomes, data: AuditData) -> list[dict[str, Any]]:
             line: dict[str, Any] = {"attack": name, "number": number, "subject": subjects[number]}
             if with_text:
                 line["question"], line["answer"] = asked.get(number, ("", ""))
-                line["facts"] = list_key_facts(line["answer"], line["question"])
+                line["facts"] = list_fact_words(line["answer"], line["question"])
                 line["prompt"] = read_texts(of_roles, number, "prompts")
                 line["text"] = read_texts(of_roles, number, "texts")
             line["scores"] = {
