@@ -130,6 +130,7 @@ def test_a_run_may_be_audited_at_its_end_later_or_by_its_folder(
         (["audit.target={other}"], ("audit.target=", "its tokenizer gives other tokens")),
         (["audit=none"], ("audit.budget=none", "quick")),
         (["eval=none"], ("eval=none", "forget set")),
+        (["audit.forget_set=forgt"], ("audit.forget_set=forgt", "did you mean 'forget'")),
         (["data=jsonl"], ("data.forget_file", "not set")),
     ],
 )

@@ -246,6 +246,9 @@ class AuditConfig:
     retain_model: str | None = key(
         None, "a model that never saw the data; null: the one of the configs; none: not known"
     )
+    forget_set: str | None = key(
+        None, "set of the suite that is asked about (MUSE: forget_knowmem); null: its forget set"
+    )
     rows: int | None = key(
         None, "forget rows that are attacked, spread over the subjects; null: all", minimum=1
     )

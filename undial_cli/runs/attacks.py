@@ -22,6 +22,8 @@ from undial_cli.config.attacks import (
     AuditConfig,
 )
 from undial_cli.config.fields import check_field_value, walk_fields
+from undial_cli.config.schema import AuditRun, UnlearnRun
+from undial_cli.config.suites import FORGET, find_set_of_role
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.runs import config_errors
 
@@ -117,6 +119,11 @@ def build_attack(
             raise bad_value(f"audit.attack.{name}.models", role, MODEL_ROLES)
     config.title = config.title or name.replace("_", " ")
     return config
+
+
+def find_forget_set(run: AuditRun | UnlearnRun) -> str | None:
+    """The set of the suite that an audit asks about; None where there is none."""
+    return run.audit.forget_set or find_set_of_role(run.eval, FORGET)
 
 
 def list_attacks(audit: AuditConfig) -> dict[str, AttackConfig]:

@@ -31,7 +31,7 @@ from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.resampling_units import number_subjects
 from undial_cli.evaluation.results import load_evaluation, read_results_json, save_evaluation
 from undial_cli.models import fingerprints, load
-from undial_cli.runs.attacks import list_attacks
+from undial_cli.runs.attacks import find_forget_set, list_attacks
 from undial_cli.runs.inputs import RunInputs
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.system import hardware, processes
@@ -90,11 +90,9 @@ def collect_audit_data(run: AuditedRun, inputs: RunInputs) -> AuditData:
         UserError: the suite has no forget set with rows.
     """
     suite, config = inputs.suite, run.audit
-    sets = {
-        role: name
-        for role in (FORGET, RETAIN_SET, HOLDOUT)
-        if (name := find_set_of_role(suite.config, role)) in suite.set_names
-    }
+    names = {role: find_set_of_role(suite.config, role) for role in (RETAIN_SET, HOLDOUT)}
+    names[FORGET] = find_forget_set(run)
+    sets = {role: name for role, name in names.items() if name in suite.set_names}
     if FORGET not in sets:
         raise UserError(
             f"eval={suite.config.name}: this suite has no forget set with rows, and an audit "
@@ -157,6 +155,6 @@ def describe_model(run: AuditedRun, inputs: RunInputs, path: str) -> Any:
         [run.data.question_key, run.data.answer_key, run.data.text_key],
         run.eval.max_new_tokens,
         run.audit.file and hash_files(Path(run.audit.file)),
-        dataclasses.asdict(run.eval.sets[str(find_set_of_role(run.eval, FORGET))]),
+        dataclasses.asdict(run.eval.sets[str(find_forget_set(run))]),
         run.seed,
     ]

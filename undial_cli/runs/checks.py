@@ -21,11 +21,11 @@ from undial_cli.config.schema import (
     check_ranges,
     is_sharded,
 )
-from undial_cli.config.suites import FORGET, find_set_of_role
 from undial_cli.data import focus
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation.catalog import check_metric_names
 from undial_cli.methods.base import Method
+from undial_cli.runs.attacks import find_forget_set
 from undial_cli.runs.hub import check_hub_access
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.system import processes
@@ -66,7 +66,9 @@ def check_run_name(run: Run) -> None:
 
 def check_audit(run: AuditRun | UnlearnRun) -> None:
     """An audit asks for the rows of a suite's forget set."""
-    if run.audit.is_on and find_set_of_role(run.eval, FORGET) is None:
+    if run.audit.forget_set is not None and run.audit.forget_set not in run.eval.sets:
+        raise bad_value("audit.forget_set", run.audit.forget_set, run.eval.sets)
+    if run.audit.is_on and find_forget_set(run) is None:
         raise UserError(
             f"eval={run.eval.name}: an audit asks for the rows of a suite's forget set, and this "
             "one has none; leave eval out to get the suite that fits"

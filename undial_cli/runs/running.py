@@ -99,7 +99,9 @@ def is_shown_anew(run: Run, folder: RunFolder) -> bool:
     Evaluations and audits are shown each time; an unlearned model may be audited later.
     """
     if isinstance(run, UnlearnRun):
-        return run.audit.is_on and not (folder.audit / "audit.json").is_file()
+        # Of sequential requests each is audited by itself.
+        wanted = run.audit.is_on and not run.data.requests
+        return wanted and not (folder.audit / "audit.json").is_file()
     return isinstance(run, EvaluateRun | AuditRun)
 
 
