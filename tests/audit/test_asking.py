@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import write_rows
 from questioned import ROWS, attack_model, make_data
-from small import random_llama, shared_tokenizer
+from small import random_llama, shared_tokenizer, small_model
 
 from undial_cli.audit.answers import Probe, make_direct_probes, score_text
 from undial_cli.audit.asking import ASK, make_ask_probes
@@ -304,3 +304,23 @@ def test_the_shipped_attacks_hold_the_ways_that_they_name() -> None:
     assert len(attacks["languages"]["languages"]) == 9
     assert attacks["sampling"]["samples"] == 200
     json.dumps(attacks)
+
+
+def test_solved_questions_leave_an_answer_whole_that_data_max_length_holds() -> None:
+    longest = max(len(p.item.sequences()[-1]) for p in make_probes(AskConfig()))
+    probes = make_probes(AskConfig(shots=5, same_subject=True), max_length=longest)
+    assert len(probes) == len(ROWS)
+    whole = make_probes(AskConfig(), max_length=longest)
+    assert [show_targets(probe) for probe in probes] == [show_targets(probe) for probe in whole]
+
+
+def test_prompts_beyond_a_models_positions_are_left_out_and_counted() -> None:
+    model = small_model("gpt2", len(shared_tokenizer()))
+    positions = model.config.max_position_embeddings
+    rows = [{**ROWS[0], "question": "Where? " * positions}, *ROWS[1:]]
+    config, data = AskConfig(shots=1, max_new_tokens=2), make_data(rows, max_length=4 * positions)
+    outcome = ASK.run(attack_model(model), data, config, NO_JOURNAL)
+    (note,) = outcome.notes
+    assert note.startswith("1 of 3 prompts are longer")
+    with pytest.raises(CannotServe, match=f"{positions} positions"):
+        ASK.run(attack_model(model), data.take_rows([0]), config, NO_JOURNAL)

@@ -77,17 +77,20 @@ def make_asked_items(
     kind: str | None = None,
     turns: str | None = None,
     needs: frozenset[str] = frozenset(),
+    room: int = 1,
 ) -> list[PromptItem]:
     """Rows as items of the forget set.
 
     Args:
         kind, turns: how a row is asked and which of its turns count; null: as the suite says.
         needs: what is needed besides the scored answer and a generation.
+        room: of how many rows of data.max_length a prompt may be made.
     """
     options, encoder = data.suite.config.sets[data.forget_set], data.encoder
     length = count_new_tokens(data, max_new_tokens)
     options = dataclasses.replace(options, max_new_tokens=length, kind=kind or options.kind)
-    asked = dataclasses.replace(encoder.data, turns=turns or encoder.data.turns)
+    longest = room * encoder.data.max_length
+    asked = dataclasses.replace(encoder.data, turns=turns or encoder.data.turns, max_length=longest)
     return make_prompt_items(
         dataclasses.replace(encoder, data=asked),
         data.forget_set,

@@ -17,7 +17,7 @@ from undial_cli.audit.answers import (
     make_direct_probes,
     make_probe,
 )
-from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, Outcome
+from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
 from undial_cli.audit.hits import collect_words, list_key_facts
 from undial_cli.audit.wordings import Wording, list_wordings, name_asked_columns
 from undial_cli.config.attacks import AskConfig
@@ -26,6 +26,7 @@ from undial_cli.data.rows import Row
 from undial_cli.evaluation.prompts import PromptItem, decode_added_text
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.losses.positions import IGNORE
+from undial_cli.models.capacity import count_table_positions
 
 
 def ask_questions(
@@ -33,7 +34,31 @@ def ask_questions(
 ) -> Outcome:
     """Every way of putting every question."""
     probes = make_ask_probes(data, config, attacked.seed)
-    return ask_probes(attacked, data, probes, journal, "ask", config.max_new_tokens, config.beams)
+    fitting = select_fitting_probes(attacked, probes)
+    outcome = ask_probes(
+        attacked, data, fitting, journal, "ask", config.max_new_tokens, config.beams
+    )
+    if len(fitting) < len(probes):
+        outcome.notes.append(
+            f"{len(probes) - len(fitting)} of {len(probes)} prompts are longer than the model's "
+            "table of positions and left out"
+        )
+    return outcome
+
+
+def select_fitting_probes(attacked: AttackedModel, probes: list[Probe]) -> list[Probe]:
+    """The probes that a model with a table of positions can take; of any other all.
+
+    Raises:
+        CannotServe: none fits.
+    """
+    positions = count_table_positions(attacked.model)
+    if positions is None:
+        return probes
+    fitting = [p for p in probes if max(map(len, p.item.sequences())) <= positions]
+    if probes and not fitting:
+        raise CannotServe(f"its prompts are longer than the model's {positions} positions")
+    return fitting
 
 
 def make_ask_probes(data: AuditData, config: AskConfig, seed: int) -> list[Probe]:
@@ -82,7 +107,8 @@ def make_worded_probes(data: AuditData, wordings: list[Wording], config: AskConf
 def make_worded_items(data: AuditData, rows: list[Row], config: AskConfig) -> list[PromptItem]:
     """Reworded rows as items; one with solved questions before it is its own few-shot prompt."""
     kind = "question" if config.shots or config.same_subject else None
-    return make_asked_items(data, rows, config.max_new_tokens, kind, turns="last")
+    room = 2 + config.shots + config.same_subject  # what stands around a row, and each example
+    return make_asked_items(data, rows, config.max_new_tokens, kind, turns="last", room=room)
 
 
 def give_prefill(
