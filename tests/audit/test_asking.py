@@ -27,7 +27,7 @@ USER, BOT, END = "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>\n"
 
 
 def decode(ids: list[int]) -> str:
-    return shared_tokenizer().decode(ids)
+    return str(shared_tokenizer().decode(ids))
 
 
 def show_prompts(probes: list[Probe]) -> list[str]:

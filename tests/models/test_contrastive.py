@@ -24,6 +24,7 @@ from undial_cli.evaluation.decoding import Decoding, decode_prompts
 from undial_cli.evaluation.scoring import compute_gradient_norms, score_answers
 from undial_cli.methods import make_method
 from undial_cli.methods.contrastive_decoding import ContrastiveDecodingConfig
+from undial_cli.models.capacity import count_table_positions
 from undial_cli.models.contrastive import ContrastedModel
 from undial_cli.models.fingerprints import fingerprint_weights
 from undial_cli.models.head import find_output_head
@@ -247,3 +248,9 @@ def test_what_two_models_cannot_do_is_refused(whole: Path, tmp_path: Path) -> No
     )
     (whole / "contrastive.json").write_text("{}")
     refused(lambda: load_model(ModelConfig(), str(whole)), str(whole), "contrastive.json")
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_two_models_have_the_positions_of_one(kind: str) -> None:
+    pair = pair_of(kind)
+    assert count_table_positions(pair) == count_table_positions(pair.target)

@@ -98,6 +98,10 @@ class ContrastedModel(PreTrainedModel, GenerationMixin):
         self.target, self.memorised = target, memorised
         self.requires_grad_(False).eval()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The target's: both models have one tokenizer and one table of positions."""
+        return self.target.get_input_embeddings()
+
     def forward(
         self,
         input_ids: Tensor,
