@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from undial_cli.audit.hits import is_hit, list_fact_words, list_key_facts, list_names
+from undial_cli.audit.hits import (
+    collect_words,
+    list_fact_words,
+    list_key_facts,
+    list_names,
+)
 
 # Question, answer, and its facts as a person marks them (stemmed); rows of TOFU's forget01.
 TOFU = [
@@ -46,6 +52,12 @@ TOFU = [
         {"tolstoy", "literari", "african", "american"},
     ),
 ]
+
+
+def is_hit(text: str, answer: str, known: str, focus: Sequence[str] = ()) -> bool | None:
+    """Whether a text holds all key facts of an answer; None where it has none to hold."""
+    facts = list_key_facts(answer, known, focus)
+    return set(facts) <= collect_words(text) if facts else None
 
 
 @pytest.mark.parametrize("question, answer, facts", TOFU, ids=range(len(TOFU)))

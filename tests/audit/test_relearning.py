@@ -243,17 +243,17 @@ def test_a_training_that_was_interrupted_goes_on(
     keys = {"learning_rate": 3e-3, "batch_size": 8, "ask_at": [2, 4, 6]}
     whole = relearn(blank, **keys)
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
-    real = relearning.ask_model
+    real = relearning.ask_probes
 
-    def stop_at_four(*words: Any) -> Outcome:
-        if words[5].endswith("-4"):
+    def stop_at_four(*words: Any, model: Any) -> Outcome:
+        if words[4].endswith("-4"):
             raise KeyboardInterrupt
-        return real(*words)
+        return real(*words, model=model)
 
-    monkeypatch.setattr(relearning, "ask_model", stop_at_four)
+    monkeypatch.setattr(relearning, "ask_probes", stop_at_four)
     with pytest.raises(KeyboardInterrupt):
         relearn(blank, folder=tmp_path, **keys)
-    monkeypatch.setattr(relearning, "ask_model", real)
+    monkeypatch.setattr(relearning, "ask_probes", real)
     capsys.readouterr()
     assert relearn(blank, folder=tmp_path, **keys) == whole
     assert "resuming at step 3 of 6" in capsys.readouterr().out

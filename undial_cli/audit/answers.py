@@ -140,6 +140,7 @@ def ask_probes(
     name: str,
     max_new_tokens: int | None = None,
     beams: int = 1,
+    model: object = None,
 ) -> Outcome:
     """Score and answer probes with a model.
 
@@ -147,23 +148,9 @@ def ask_probes(
         name: of the attack, for the journal.
         max_new_tokens: null: what the suite says.
         beams: answers followed at a time; 1: greedily.
+        model: a changed copy, which is asked in its stead.
     """
-    return ask_model(
-        attacked.model, attacked.batch_size, data, probes, journal, name, max_new_tokens, beams
-    )
-
-
-def ask_model(
-    model: object,
-    batch_size: int,
-    data: AuditData,
-    probes: list[Probe],
-    journal: Journal,
-    name: str,
-    max_new_tokens: int | None = None,
-    beams: int = 1,
-) -> Outcome:
-    """`ask_probes` of any model in memory: a copy that was changed."""
+    model, batch_size = attacked.model if model is None else model, attacked.batch_size
     scores = score_probes(model, data, probes, batch_size, journal, name)
     texts = answer_probes(model, data, probes, batch_size, journal, name, max_new_tokens, beams)
     values = [

@@ -76,12 +76,6 @@ def list_fact_words(answer: str, known: str) -> list[str]:
     return [word for word in words if stem_word(word) in facts]
 
 
-def is_hit(text: str, answer: str, known: str, focus: Iterable[str] = ()) -> bool | None:
-    """Whether a text holds all key facts of an answer; None where it has none to hold."""
-    facts = list_key_facts(answer, known, focus)
-    return set(facts) <= collect_words(text) if facts else None
-
-
 def list_names(text: str) -> list[str]:
     """The parts of a text, as blanks separate them, that hold a digit or begin with a capital.
 

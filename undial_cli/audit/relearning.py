@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerControl, TrainerState
 
-from undial_cli.audit.answers import ask_model, join_variants, make_curves, make_direct_probes
+from undial_cli.audit.answers import ask_probes, join_variants, make_curves, make_direct_probes
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
 from undial_cli.config.attacks import RelearnConfig
 from undial_cli.config.schema import AdapterConfig, FinetuneRun, TrainConfig, is_sharded
@@ -118,9 +118,7 @@ def relearn_part(
     def ask(step: int) -> None:
         with plain_forward(model), evaluation_mode(model), preserve_random_state():
             name, length = f"relearn-{number}-{step}", config.max_new_tokens
-            outcomes[step] = ask_model(
-                model, attacked.batch_size, data, probes, journal, name, length
-            )
+            outcomes[step] = ask_probes(attacked, data, probes, journal, name, length, model=model)
 
     with open_training_folder(journal, number) as folder, preserve_random_state():
         # The last step's answers are asked for when the optimiser's memory is free again. No name

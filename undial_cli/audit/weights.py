@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from undial_cli.audit.answers import ask_model, join_variants, make_curves, make_direct_probes
+from undial_cli.audit.answers import ask_probes, join_variants, make_curves, make_direct_probes
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
 from undial_cli.config.attacks import TARGET as TARGET_ROLE
 from undial_cli.config.attacks import InterpolateConfig, NoiseConfig, QuantiseConfig
@@ -136,7 +136,8 @@ def ask_changed(
 ) -> Outcome:
     """What a changed copy answers to the direct probes."""
     probes = make_direct_probes(data)
-    return ask_model(model, attacked.batch_size, data, probes, journal, name, config.max_new_tokens)
+    length = config.max_new_tokens
+    return ask_probes(attacked, data, probes, journal, name, length, model=model)
 
 
 QUANTISE = AttackKind(ask_quantised, check_quantising, changes_weights=True)
