@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from undial_cli import ui
+from undial_cli.config.attacks import ATTACK_CONFIGS
 from undial_cli.config.fields import walk_fields
 from undial_cli.config.schema import RUN_TYPES
 from undial_cli.config.suites import EvalSetConfig
@@ -69,13 +70,13 @@ def tabulate_options(group: str) -> Table:
     return make_two_columns([(file.stem, read_first_comment(file)) for file in files])
 
 
-def list_method_keys() -> list[tuple[str, str]]:
-    """The keys of all methods; those that not every method has, with the names of those."""
+def list_keys_of_all(configs: dict[str, type], prefix: str) -> list[tuple[str, str]]:
+    """The keys of all configs by name; those that not every one has, with the names of those."""
     owners: dict[tuple[str, str], list[str]] = {}
-    for name, entry in METHODS.items():
-        for key, _, f in walk_fields(entry.config(), "method."):
+    for name, config in configs.items():
+        for key, _, f in walk_fields(config(), prefix):
             owners.setdefault((key, f.metadata["help"]), []).append(name)
-    shared = [(key, text) for (key, text), names in owners.items() if len(names) > len(METHODS) / 2]
+    shared = [(key, text) for (key, text), names in owners.items() if len(names) > len(configs) / 2]
     rest = [
         (key, f"{text} ({', '.join(names)})")
         for (key, text), names in owners.items()
@@ -127,7 +128,10 @@ def show_command_help(command: str) -> None:
         (key, f.metadata["help"]) for key, _, f in walk_fields(EvalSetConfig(), "eval.sets.NAME.")
     ]
     if command == "unlearn":
-        rows += list_method_keys()
+        configs = {name: entry.config for name, entry in METHODS.items()}
+        rows += list_keys_of_all(configs, "method.")
+    if command == "audit":
+        rows += list_keys_of_all(ATTACK_CONFIGS, "audit.attack.NAME.")
     ui.say(make_two_columns(rows))
     ui.say("metrics", "bold")
     names = {"of a set": catalog.SET_METRICS, "joint": catalog.JOINT_METRICS}
