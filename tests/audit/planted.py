@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from small import random_llama, shared_tokenizer
 
-from undial_cli.audit.answers import Probe
 from undial_cli.audit.asking import make_ask_probes
 from undial_cli.audit.attack import AuditData
+from undial_cli.audit.probes import Probe
 from undial_cli.config.attacks import AskConfig
 from undial_cli.data.collate import choose_pad_id, pad_examples
 from undial_cli.data.encode import Example

@@ -13,9 +13,10 @@ from conftest import write_rows
 from questioned import ROWS, attack_model, make_data
 from small import random_llama, shared_tokenizer, small_model
 
-from undial_cli.audit.answers import Probe, make_direct_probes, score_text
+from undial_cli.audit.answers import score_text
 from undial_cli.audit.asking import ASK, make_ask_probes
 from undial_cli.audit.attack import CannotServe
+from undial_cli.audit.probes import Probe, make_direct_probes
 from undial_cli.config.attacks import AskConfig
 from undial_cli.config.schema import TemplateConfig
 from undial_cli.data.encode import IGNORE

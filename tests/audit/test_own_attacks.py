@@ -81,7 +81,8 @@ OWN_KIND = '''
 from dataclasses import dataclass
 
 from undial_cli.audit.attack import AttackKind, Outcome
-from undial_cli.audit.answers import ask_probes, make_direct_probes
+from undial_cli.audit.answers import ask_probes
+from undial_cli.audit.probes import make_direct_probes
 from undial_cli.config.attacks import AttackConfig
 from undial_cli.config.fields import key
 

@@ -21,8 +21,9 @@ from conftest import undial, write_rows
 from torch import nn
 
 from undial_cli.audit import relearning
-from undial_cli.audit.answers import ask_probes, make_direct_probes
+from undial_cli.audit.answers import ask_probes
 from undial_cli.audit.attack import AttackedModel, CannotServe, Outcome
+from undial_cli.audit.probes import make_direct_probes
 from undial_cli.audit.relearning import (
     check_relearning,
     choose_parts,

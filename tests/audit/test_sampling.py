@@ -11,7 +11,8 @@ import pytest
 from questioned import ROWS, attack_model, make_data
 from small import random_llama, shared_tokenizer
 
-from undial_cli.audit.answers import make_direct_probes, score_text
+from undial_cli.audit.answers import score_text
+from undial_cli.audit.probes import make_direct_probes
 from undial_cli.audit.sampling import SAMPLING, compute_curves, expect_best_of, list_budgets
 from undial_cli.config.attacks import SamplingConfig
 from undial_cli.evaluation.sharding import NO_JOURNAL, Journal

@@ -22,8 +22,10 @@ from small import random_llama
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from undial_cli.audit.answers import ask_probes, join_variants, make_direct_probes
+from undial_cli.audit.answers import ask_probes
 from undial_cli.audit.attack import CannotServe, Outcome
+from undial_cli.audit.probes import make_direct_probes
+from undial_cli.audit.variants import join_variants
 from undial_cli.audit.weights import (
     INTERPOLATE,
     NOISE,

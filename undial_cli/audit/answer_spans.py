@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from undial_cli.audit.answers import make_direct_probes
 from undial_cli.audit.attack import AuditData, CannotServe
+from undial_cli.audit.probes import make_direct_probes
 from undial_cli.config.schema import DataConfig
 from undial_cli.data.answers import read_scored_text
 from undial_cli.data.encode import Example

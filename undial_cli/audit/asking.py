@@ -9,16 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from undial_cli.audit.answers import (
+from undial_cli.audit.answers import ask_probes
+from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
+from undial_cli.audit.hits import collect_words, list_key_facts
+from undial_cli.audit.probes import (
     Probe,
-    ask_probes,
     count_new_tokens,
     make_asked_items,
     make_direct_probes,
     make_probe,
 )
-from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
-from undial_cli.audit.hits import collect_words, list_key_facts
 from undial_cli.audit.wordings import Wording, list_wordings, name_asked_columns
 from undial_cli.config.attacks import AskConfig
 from undial_cli.data.answers import read_scored_text, replace_answer

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from undial_cli.audit.answers import make_asked_items
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
+from undial_cli.audit.probes import make_asked_items
 from undial_cli.config.attacks import ChoiceConfig
 from undial_cli.data.collate import choose_pad_id
 from undial_cli.data.rows import is_blank_cell

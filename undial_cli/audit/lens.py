@@ -16,18 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from undial_cli.audit.answers import (
-    SCORED,
-    make_direct_probes,
-    score_true_answer,
-    take_best_probes,
-)
+from undial_cli.audit.answers import SCORED, score_true_answer, take_best_probes
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, Outcome
 from undial_cli.audit.layer_states import (
     collect_layer_states,
     find_final_modules,
     list_decoder_layers,
 )
+from undial_cli.audit.probes import make_direct_probes
 from undial_cli.config.attacks import LensConfig
 from undial_cli.data.collate import choose_pad_id, pad_examples
 from undial_cli.data.encode import Example

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from undial_cli.audit.answers import Probe, make_direct_probes, score_probes
+from undial_cli.audit.answers import score_probes
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
+from undial_cli.audit.probes import Probe, make_direct_probes
 from undial_cli.config.attacks import RETAIN, MembershipConfig
 from undial_cli.evaluation.catalog import METRICS
 from undial_cli.evaluation.evidence import Evidence

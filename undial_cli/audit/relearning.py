@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 from transformers import TrainerControl, TrainerState
 
-from undial_cli.audit.answers import ask_probes, join_variants, make_curves, make_direct_probes
+from undial_cli.audit.answers import ask_probes
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
+from undial_cli.audit.probes import make_direct_probes
+from undial_cli.audit.variants import join_variants, make_curves
 from undial_cli.config.attacks import RelearnConfig
 from undial_cli.config.schema import AdapterConfig, FinetuneRun, TrainConfig, is_sharded
 from undial_cli.data.load import load_rows

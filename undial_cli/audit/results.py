@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from undial_cli.audit.answers import make_direct_probes
 from undial_cli.audit.attack import AuditData, Outcome
 from undial_cli.audit.carry_out import AttackResults, Outcomes
 from undial_cli.audit.hits import list_fact_words
+from undial_cli.audit.probes import make_direct_probes
 from undial_cli.audit.recovery import (
     choose_units,
     compute_p_value,

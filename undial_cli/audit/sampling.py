@@ -19,12 +19,12 @@ import numpy as np
 from undial_cli.audit.answers import (
     GENERATED,
     choose_decoding,
-    make_direct_probes,
     read_answer,
     score_text,
     take_best_probes,
 )
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, Outcome
+from undial_cli.audit.probes import make_direct_probes
 from undial_cli.config.attacks import SamplingConfig
 from undial_cli.evaluation.generation import generate_answers
 from undial_cli.evaluation.sharding import Journal

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
-from undial_cli.audit.answers import ask_probes, join_variants, make_curves, make_direct_probes
+from undial_cli.audit.answers import ask_probes
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
+from undial_cli.audit.probes import make_direct_probes
+from undial_cli.audit.variants import join_variants, make_curves
 from undial_cli.config.attacks import TARGET as TARGET_ROLE
 from undial_cli.config.attacks import InterpolateConfig, NoiseConfig, QuantiseConfig
 from undial_cli.evaluation.sharding import Journal
