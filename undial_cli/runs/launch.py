@@ -17,9 +17,13 @@ import torch
 
 from undial_cli import ui
 from undial_cli.config.schema import Run
-from undial_cli.errors import UserError, WorldError
+from undial_cli.errors import Interrupted, UserError, WorldError
+from undial_cli.system import signals
 from undial_cli.system.hardware import is_cpu_run
 from undial_cli.system.processes import is_launched
+
+# After a signal workers finish a step and save its state; a scheduler that waits less ends them.
+SAVING_SECONDS = 600
 
 
 def needs_workers(run: Run, processes: int) -> bool:
@@ -35,8 +39,9 @@ def start_workers(processes: int, folder: Path) -> None:
     Raises:
         UserError: a worker refused the input.
         WorldError: a worker failed; rank and reason are named.
+        Interrupted: a signal came, here (torch forwards it as SIGTERM) or to a worker.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -60,17 +65,17 @@ def start_workers(processes: int, folder: Path) -> None:
             max_restarts=0,  # what a restart would do, the same command does: it resumes
             monitor_interval=0.1,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
+            signals_to_handle="SIGQUIT",  # the others are ours (system/signals.py)
+            shutdown_timeout=SAVING_SECONDS,
         )
         try:
             elastic_launch(config, sys.executable)("-m", "undial_cli.cli", "worker", str(folder))
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             raise translate_worker_failure(rank, failure) from error
-        except SignalException as error:  # elastic turns Ctrl-C into an exception of its own
-            raise KeyboardInterrupt from error
 
 
-def translate_worker_failure(rank: int, failure: object) -> Exception:
+def translate_worker_failure(rank: int, failure: object) -> Exception | Interrupted:
     """The parent's exception for a failed worker."""
     message = getattr(failure, "message", "")
     text = message.get("message", "") if isinstance(message, dict) else str(message)
@@ -79,4 +84,7 @@ def translate_worker_failure(rank: int, failure: object) -> Exception:
         return UserError(text.removeprefix("UserError: "))
     text = text.removeprefix("WorldError: ")
     code = getattr(failure, "exitcode", "?")
+    sign = signals.find_signal(code)
+    if sign is not None:
+        return Interrupted(sign)
     return WorldError(f"process {rank} failed (exit code {code}): {text}")
