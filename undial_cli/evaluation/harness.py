@@ -31,6 +31,7 @@ from undial_cli.evaluation.sharding import NO_JOURNAL, KeepResult, shard_work
 from undial_cli.models.head import evaluation_mode
 from undial_cli.system import processes
 from undial_cli.system.random_state import preserve_random_state
+from undial_cli.system.supervision import give_beat
 
 # Modules of lm_eval that show progress bars.
 BAR_MODULES = ("lm_eval.api.task", "lm_eval.api.model", "lm_eval.models.huggingface", "tqdm")
@@ -188,6 +189,14 @@ def make_sharded_model(model: Any, tokenizer: PreTrainedTokenizerBase, batch_siz
 
     class SharedModel(HFLM):
         """Answers this process's share of the requests and gathers the others' answers."""
+
+        def _model_call(self, *args: Any, **options: Any) -> Any:
+            give_beat("harness")
+            return HFLM._model_call(self, *args, **options)
+
+        def _model_generate(self, *args: Any, **options: Any) -> Any:
+            give_beat("harness")
+            return HFLM._model_generate(self, *args, **options)
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
             return shard_requests(requests, super().loglikelihood)
