@@ -187,16 +187,18 @@ def make_sharded_model(model: Any, tokenizer: PreTrainedTokenizerBase, batch_siz
     """
     from lm_eval.models.huggingface import HFLM
 
-    class SharedModel(HFLM):
+    library: Any = HFLM  # its registry hides the class from type checkers
+
+    class SharedModel(library):
         """Answers this process's share of the requests and gathers the others' answers."""
 
         def _model_call(self, *args: Any, **options: Any) -> Any:
             give_beat("harness")
-            return HFLM._model_call(self, *args, **options)
+            return super()._model_call(*args, **options)
 
         def _model_generate(self, *args: Any, **options: Any) -> Any:
             give_beat("harness")
-            return HFLM._model_generate(self, *args, **options)
+            return super()._model_generate(*args, **options)
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
             return shard_requests(requests, super().loglikelihood)
