@@ -46,6 +46,11 @@ PRINT_MODIFIERS = {"--resolve", "--package", "-p"}
 def main() -> None:
     """The console script."""
     signals.install_signal_handlers(quiet=sys.argv[1:2] == [WORKER])
+    if STARTED_BY_TORCH in os.environ:  # a worker, or a process of torchrun
+        from undial_cli.system.supervision import end_with_parent
+
+        # What started it may be killed outright, tells nobody, and this would hold its GPU.
+        end_with_parent()
     code = run_command(sys.argv[1:])
     signals.exit_on_signals()
     if "torch.distributed" in sys.modules:

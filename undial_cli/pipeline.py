@@ -133,7 +133,7 @@ def share_work(resolved: ResolvedRun, inputs: RunInputs) -> None:
         served = [request.folder for request in resolved.requests]
         run_on_main(lambda: combine_requests(run, folder, served))
     elif needs_workers(run, resolved.processes):
-        start_workers(resolved.processes, folder.path)
+        start_workers(resolved.processes, folder.path, run.hardware.timeout)
     else:
         do_work(resolved, inputs)
 

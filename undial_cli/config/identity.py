@@ -27,6 +27,7 @@ KEYS_WITHOUT_RESULTS = (
     "hardware.num_processes",
     "hardware.gpus_per_run",
     "hardware.slots",
+    "hardware.timeout",
     "train.report_to",
     "train.logging_steps",
     "train.save_minutes",

@@ -248,6 +248,11 @@ class HardwareConfig:
     precision: str = key(
         "auto", "autocast; auto: bf16 where the GPU has it", allowed=("auto", "no", "bf16", "fp16")
     )
+    timeout: int = key(
+        1800,
+        "seconds that processes may go without a step or a batch done, or wait for one another",
+        minimum=1,
+    )
     args: dict[str, Any] = key({}, "TrainingArguments of this hardware (fsdp, deepspeed)")
 
 

@@ -19,6 +19,8 @@ from undial_cli.errors import Interrupted
 
 # What schedulers, shells and people end a command with; not all of them exist on every system.
 ENDING_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
+# So long a process waits for those that it started, which save their state; schedulers wait less.
+SAVING_SECONDS = 600
 # One wish to end may come twice: `timeout` signals the process and then its group.
 REPEAT_SECONDS = 0.5
 

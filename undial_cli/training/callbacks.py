@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from undial_cli import ui
 from undial_cli.system import processes, signals
 from undial_cli.system.files import write_whole_text
+from undial_cli.system.supervision import give_beat
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -31,7 +32,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog(TrainerCallback):
-    """Appends one object per logged step to metrics.jsonl and moves the bar."""
+    """Appends one object per logged step to metrics.jsonl, moves the bar, tells the parent."""
 
     def __init__(self, path: Path, bar: ui.ProgressBar) -> None:
         self.path, self.bar = path, bar
@@ -65,6 +66,7 @@ class MetricsLog(TrainerCallback):
                 f"{last.get('tokens_per_second', 0):.0f} tok/s"
             )
         self.bar.advance(1, note)
+        give_beat("training", state.global_step)
 
 
 def spell_non_finite(value: Any) -> Any:
