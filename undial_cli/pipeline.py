@@ -133,7 +133,7 @@ def share_work(resolved: ResolvedRun, inputs: RunInputs) -> None:
         served = [request.folder for request in resolved.requests]
         run_on_main(lambda: combine_requests(run, folder, served))
     elif needs_workers(run, resolved.processes):
-        start_workers(resolved.processes, folder.path)
+        start_workers(resolved.processes, folder.path, run.hardware.timeout)
     else:
         do_work(resolved, inputs)
 
@@ -159,7 +159,7 @@ def train_and_evaluate(resolved: ResolvedRun, inputs: RunInputs, device: torch.d
         retain = evaluate_retain_model(resolved, inputs, device)
         target = evaluate_model_at(run, inputs, path, "target", device)
         compared = {"target": target, "retain": retain}
-    if not folder.checkpoint.is_dir():
+    if not folder.has_checkpoint():
         train_and_save(make_session(resolved, inputs, path), device)
     after = evaluate_model_at(run, inputs, str(folder.checkpoint), "checkpoint", device)
     write_evaluation(run, folder, inputs, after, compared)

@@ -204,7 +204,10 @@ class TrainConfig(RecipeConfig):
         allowed=("auto", "off"),
     )
     save_steps: int | None = key(
-        None, "save the state to resume from; null: every ten minutes", minimum=1
+        None, "save the state to resume from every N steps; null: by train.save_minutes", minimum=1
+    )
+    save_minutes: float = key(
+        10.0, "save the state to resume from every N minutes, where save_steps is null", above=0
     )
     eval_steps: int | None = key(None, "evaluate during training every N steps", minimum=1)
     logging_steps: int = key(1, "write metrics.jsonl every N steps", minimum=1)
@@ -244,6 +247,11 @@ class HardwareConfig:
     )
     precision: str = key(
         "auto", "autocast; auto: bf16 where the GPU has it", allowed=("auto", "no", "bf16", "fp16")
+    )
+    timeout: int = key(
+        1800,
+        "seconds that processes may go without a step or a batch done, or wait for one another",
+        minimum=1,
     )
     args: dict[str, Any] = key({}, "TrainingArguments of this hardware (fsdp, deepspeed)")
 

@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,29 @@ def whole_folder(
     once(close)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that it is gone as a whole, also if the process is ended in between."""
+    leaving = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(leaving, ignore_errors=True)  # of a process that was ended
+    if folder.exists():
+        folder.rename(leaving)
+        shutil.rmtree(leaving)
+
+
 def read_umask() -> int:
     """The process's umask (it can be read only by setting it)."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def checksum_file(file: Path) -> int:
+    """CRC-32 of a file: tells damage, quickly, and no forgery."""
+    total = 0
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 22):
+            total = zlib.crc32(block, total)
+    return total
 
 
 def hash_folder_state(folder: Path) -> str:

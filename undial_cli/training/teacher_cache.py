@@ -26,6 +26,7 @@ from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGI
 from undial_cli.models.adapters import unwrap_adapter
 from undial_cli.models.head import find_output_head
 from undial_cli.system import processes
+from undial_cli.system.supervision import give_beat
 from undial_cli.training.sample_rows import SampleRows
 from undial_cli.training.teacher_pass import TEACHER_PASS_TOKENS, batch_by_tokens, run_teacher
 
@@ -183,6 +184,7 @@ class CachedTeacher:
                 for i, part in zip(samples, parts, strict=False):
                     rows.put(i, part)
             advance(sum(map(len, turn)))
+            give_beat("teacher pass", start // world + 1)
         processes.wait_for_all()
 
     def signal(self, model: nn.Module, name: str, batch: Batch, loss: Loss) -> TeacherSignal:

@@ -34,11 +34,13 @@ from undial_cli.losses.targets import Targets, TeacherSignal
 from undial_cli.methods.base import Loss, Method
 from undial_cli.models.head import head_job
 from undial_cli.system import processes
+from undial_cli.system.files import remove_folder
 from undial_cli.training.layers import capture_layer_states
+from undial_cli.training.states import STATE_PREFIX, seal_state
 from undial_cli.training.teacher import Teacher
 
-# What a method carries along, next to the Trainer's own files of a saved state.
-METHOD_STATE_FILE = "method.json"
+# What a method carries along, and what is summed up for the next log, in a saved state.
+METHOD_STATE_FILE, SUMS_FILE = "method.json", "sums.json"
 
 
 class Diverged(WorldError):
@@ -227,15 +229,35 @@ class UnlearningTrainer(Trainer):
         self.step_parts.zero_()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """The Trainer's state, and the method's before it; never one of weights that are none."""
-        # Before, as the Trainer's last file tells that a state is whole (training/loop.py).
+        """The Trainer's state and ours, sealed at the end; never one of weights that are none."""
         check_finite_weights(model, self.state.global_step)
-        state = self.method.state_dict()
-        if state and self.is_world_process_zero():
-            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / METHOD_STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+        folder = Path(str(self.args.output_dir)) / f"{STATE_PREFIX}{self.state.global_step}"
+        # By process, as each adds up its own: their sum would be rounded in another order.
+        sums = processes.gather_items([[self.parts.tolist(), self.weighed_parts.tolist()]])
+
+        def write_own_state() -> None:
+            remove_folder(folder)  # of a run that was ended while it saved this very step
+            folder.mkdir(parents=True)
+            for name, state in (
+                (METHOD_STATE_FILE, self.method.state_dict()),
+                (SUMS_FILE, {"logged_step": self.logged_step, "sums": sums}),
+            ):
+                (folder / name).write_text(json.dumps(state), encoding="utf-8")
+
+        processes.run_on_main(write_own_state)
         super()._save_checkpoint(model, trial)
+        processes.wait_for_all()  # each process's random numbers are a file of it
+        processes.run_on_main(lambda: seal_state(folder))
+
+    def load_own_state(self, folder: Path) -> None:
+        """What `_save_checkpoint` wrote beside the Trainer's files."""
+        self.method.load_state_dict(json.loads((folder / METHOD_STATE_FILE).read_text("utf-8")))
+        state = json.loads((folder / SUMS_FILE).read_text("utf-8"))
+        if len(state["sums"]) == processes.get_process_count():
+            self.logged_step = state["logged_step"]
+            parts, weighed = state["sums"][processes.get_process_rank()]
+            self.parts.copy_(torch.tensor(parts, dtype=torch.float64))
+            self.weighed_parts.copy_(torch.tensor(weighed, dtype=torch.float64))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss's parts, the speed and the memory to what the Trainer logs."""
