@@ -1,8 +1,8 @@
 """The two kinds of failure a user meets, and the wording of the first kind.
 
 UserError: the input is wrong (exit code 2). WorldError: the input may be right but the network,
-the disk or another file is not as needed (exit code 1). RowError: a UserError of one row, which
-may be left out and counted. Knows nothing of configs or models.
+the disk or another file is not as needed (exit code 1). OutOfMemory is one of these, RowError a
+UserError of one row, which may be left out and counted. Knows nothing of configs or models.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ class RowError(UserError):
 
 class WorldError(Exception):
     """A failure that is not the user's: hub unreachable, disk full, a broken cache."""
+
+
+class OutOfMemory(WorldError):
+    """Training took more memory than there is: a plan may say what takes less."""
 
 
 def suggest_nearest(value: object, allowed: Iterable[str]) -> str:

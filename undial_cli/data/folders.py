@@ -23,6 +23,7 @@ from undial_cli.data.files import (
 )
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
+from undial_cli.system.faults import raise_fault
 from undial_cli.system.files import cache_dir, hash_folder_state, make_private_folder
 from undial_cli.system.source_paths import (
     find_package_resource,
@@ -125,9 +126,11 @@ def load_listed_set(path: str, name: str, piece: str, key: str, path_key: str) -
     except DatasetNotFoundError as error:
         raise UserError(f"{path_key}={path}: no such data set ({first_line(error)})") from error
     except ValueError as error:
+        raise_fault(error)
         known_as = f"{name}/{split}" if split else name
         raise UserError(describe_missing_split(error, known_as, key)) from error
     except Exception as error:
+        raise_fault(error)
         raise UserError(f"{path_key}={path}: cannot be read ({first_line(error)})") from error
     return [dict(row) for row in data]  # type: ignore[call-overload]
 

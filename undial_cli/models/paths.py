@@ -14,7 +14,8 @@ from undial_cli.config.schema import ModelConfig
 from undial_cli.errors import UserError
 from undial_cli.models.adapters import find_adapter_base, read_peft_config
 from undial_cli.models.contrastive import MEMORISED_FOLDER, TARGET_FOLDER, read_contrast_coefficient
-from undial_cli.system.files import cache_dir, hash_model_folder, hold_lock, whole_folder
+from undial_cli.system.files import cache_dir, hash_model_folder, whole_folder
+from undial_cli.system.locks import hold_lock
 from undial_cli.system.source_paths import ModelSource, resolve_model_path
 
 

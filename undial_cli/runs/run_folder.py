@@ -19,7 +19,7 @@ from undial_cli.config.schema import Run
 from undial_cli.errors import UserError
 from undial_cli.runs.compose import PACKAGE_FOLDER
 from undial_cli.runs.run_yaml import dump_run_yaml, load_run
-from undial_cli.system.files import write_whole_text
+from undial_cli.system.files import overwrite_text, write_whole_text
 
 RECORDED_PACKAGES = (
     "undial",
@@ -71,7 +71,13 @@ class RunFolder:
         content: dict[str, Any] = {"status": status, **({"reason": reason} if reason else {})}
         if seconds is not None:
             content["seconds"] = round(seconds, 1)
-        write_whole_text(self.path / "status.json", json.dumps(content) + "\n")
+        file, text = self.path / "status.json", json.dumps(content) + "\n"
+        try:
+            write_whole_text(file, text)
+        except OSError:
+            if not file.is_file():
+                raise
+            overwrite_text(file, text)
 
 
 def locate_run_folder(run: Run) -> RunFolder:

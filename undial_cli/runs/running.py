@@ -25,6 +25,8 @@ from undial_cli.runs.run_folder import (
     create_run_folder,
     write_environment,
 )
+from undial_cli.system.faults import translate_faults
+from undial_cli.system.files import remove_unfinished
 from undial_cli.system.processes import (
     get_process_count,
     get_process_rank,
@@ -42,10 +44,11 @@ def open_run(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
     run, folder = resolved.run, resolved.folder
     run_on_main(lambda: check_run_folder(run, folder))
     try:
-        inputs: RunInputs | WorldError = prepare_request_inputs(resolved)
+        with translate_faults(folder.path):
+            inputs: RunInputs | WorldError = prepare_request_inputs(resolved)
     except WorldError as error:  # raised below, where the folder is there to note it in
         inputs = error
-    with hold_lock_on_main(folder.path):
+    with translate_faults(folder.path), hold_lock_on_main(folder.path):
         if isinstance(inputs, RunInputs):
             fingerprint = inputs.fingerprint
             run_on_main(lambda: check_input_fingerprint(run, folder, fingerprint))
@@ -62,10 +65,11 @@ def open_run(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
                 ui.say(f"{run.command}: {folder.path}", "bold")
                 for note in () if resolved.requests else inputs.notes:  # each request says its own
                     ui.say(note)
-                yield inputs
+                with translate_faults(folder.path):
+                    yield inputs
             except UserError:
                 if is_new and not list(folder.path.glob("request_*")):  # served ones are kept
-                    run_on_main(lambda: discard_run_folder(run, folder))
+                    run_on_main(lambda: discard_run_folder(folder))
                 raise
             except BaseException as error:
                 record_failure(folder, error)
@@ -121,21 +125,21 @@ def track_status(resolved: ResolvedRun) -> Iterator[None]:
     run_on_main(lambda: shutil.rmtree(folder.resume, ignore_errors=True))
 
 
-def discard_run_folder(run: Run, folder: RunFolder) -> None:
-    """Remove the folder of refused input, and the folders above it that it alone was in."""
+def discard_run_folder(folder: RunFolder) -> None:
+    """Remove the folder of refused input; those above it go with the lock that made them."""
     shutil.rmtree(folder.path, ignore_errors=True)
-    above = 2 + (run.name or "").count("/")  # its own, the command's, output_dir
-    with contextlib.suppress(OSError):
-        for parent in list(folder.path.parents)[:above]:
-            parent.rmdir()
 
 
 def record_failure(folder: RunFolder, error: BaseException) -> None:
     """Note why the run failed; traceback to the log only."""
     if get_process_rank() != 0:
         return
-    ui.log_traceback()
+    with contextlib.suppress(OSError):  # the disk may be what failed
+        ui.log_traceback()
+    remove_unfinished(folder.path)  # of no use any more, and their room is needed
     reason = str(error) if isinstance(error, WorldError) else f"{type(error).__name__}: {error}"
     reason = "interrupted" if isinstance(error, KeyboardInterrupt) else reason
-    with contextlib.suppress(OSError):  # the disk may be what failed
+    try:
         folder.set_status("failed", reason.strip().splitlines()[0])
+    except OSError as failure:
+        ui.print_error(f"{folder.path}/status.json could not be written ({failure.strerror})")

@@ -20,6 +20,7 @@ from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.runs.run_yaml import load_run
 from undial_cli.system import processes
+from undial_cli.system.faults import translate_faults
 from undial_cli.system.quiet import silence_libraries
 
 
@@ -38,7 +39,8 @@ def run_worker(path: Path, work: Callable[[ResolvedRun], None]) -> None:
     resolved = ResolvedRun(load_run(folder.run_yaml), folder)
     with ui.copy_to_log(folder.log):
         try:
-            work(resolved)
+            with translate_faults(path):
+                work(resolved)
         except BaseException:
             ui.log_traceback()
             raise
