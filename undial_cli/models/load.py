@@ -144,7 +144,9 @@ def check_model(
         )
     if adapter is not None and adapter.name != "none":
         with torch.device("meta"):
-            add_lora(model, adapter, seed=0)
+            adapted = add_lora(model, adapter, seed=0)
+        trained = sum(p.nbytes for p in adapted.parameters() if p.requires_grad)
+        capacity = dataclasses.replace(capacity, adapter_bytes=trained)
     return capacity
 
 

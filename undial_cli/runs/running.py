@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from undial_cli import ui
 from undial_cli.config.identity import hash_json
 from undial_cli.config.schema import AuditRun, EvaluateRun, Run, UnlearnRun
-from undial_cli.errors import UserError, WorldError
+from undial_cli.errors import OutOfMemory, UserError, WorldError
 from undial_cli.runs import launch
 from undial_cli.runs.inputs import RunInputs, load_training_rows, prepare_inputs
+from undial_cli.runs.plans import advise_after_shortage
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import (
     RunFolder,
@@ -65,7 +66,7 @@ def open_run(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
                 ui.say(f"{run.command}: {folder.path}", "bold")
                 for note in () if resolved.requests else inputs.notes:  # each request says its own
                     ui.say(note)
-                with translate_faults(folder.path):
+                with advise_on_shortage(resolved, inputs), translate_faults(folder.path):
                     yield inputs
             except UserError:
                 if is_new and not list(folder.path.glob("request_*")):  # served ones are kept
@@ -74,6 +75,15 @@ def open_run(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
             except BaseException as error:
                 record_failure(folder, error)
                 raise
+
+
+@contextlib.contextmanager
+def advise_on_shortage(resolved: ResolvedRun, inputs: RunInputs) -> Iterator[None]:
+    """While open, a training that runs out of memory is said what would take less."""
+    try:
+        yield
+    except OutOfMemory as error:
+        raise WorldError(f"{error}; {advise_after_shortage(resolved, inputs)}") from error
 
 
 def prepare_request_inputs(resolved: ResolvedRun) -> RunInputs:

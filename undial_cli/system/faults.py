@@ -13,6 +13,7 @@ import pwd
 import re
 import resource
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +22,10 @@ from undial_cli.errors import OutOfMemory, UserError, WorldError
 from undial_cli.system.files import cache_dir
 
 # What errors without a number say of it, by the number that they lack. `os error`: Rust's
-# (safetensors, tokenizers); the last two: torch, which finds a file shorter than it wrote.
+# (safetensors, tokenizers); `pos`: torch, which finds a file shorter than it wrote.
 SPOKEN_NUMBERS = {
-    errno.ENOSPC: r"no space left|os error 28\b|unexpected pos \d+ vs|PytorchStreamWriter failed",
+    errno.ENOSPC: r"no space left|not enough disk space|os error 28\b|unexpected pos \d+ vs"
+    r"|PytorchStreamWriter failed",
     errno.EDQUOT: r"quota exceeded|os error 122\b",
     errno.EFBIG: r"file too large|os error 27\b",
     errno.EROFS: r"read-only file system|os error 30\b",
@@ -155,26 +157,27 @@ def explain_disk_fault(error: BaseException, number: int, output: Path | None) -
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"too many open files: {limit} are allowed (ulimit -n)"
     folder, word = find_faulty_folder(error, number, output)
-    place = f"{FOLDER_NAMES.get(word, '')} folder {folder}".strip()
+    where = f"{FOLDER_NAMES.get(word, '')} folder {folder}".strip()
     remedy = f"{word} moves it" if word else "it is needed"
     again = "the same command goes on"
     free, allowed = measure_room(folder), resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if number == errno.ENOSPC and allowed != resource.RLIM_INFINITY and free > allowed:
         number = errno.EFBIG  # torch sees a file cut short, and not what cut it
     if number == errno.ENOSPC:
-        return f"{place}: no room left ({spell_size(free)} free); {remedy}; with more room {again}"
+        room = f"no room for what is written ({spell_size(free)} free)"
+        return f"{where}: {room}; {remedy}; with more room {again}"
     if number == errno.EDQUOT:
-        return f"{place}: the disk quota is used up; {remedy}; with more room {again}"
+        return f"{where}: the disk quota is used up; {remedy}; with more room {again}"
     if number == errno.EFBIG:
         limit = f"{spell_size(allowed)} here (ulimit -f)" if allowed != -1 else "what it may be"
-        return f"{place}: a file would grow larger than {limit}; without that limit {again}"
+        return f"{where}: a file would grow larger than {limit}; without that limit {again}"
     if number == errno.EROFS:
-        return f"{place}: it can only be read; {remedy}"
+        return f"{where}: it can only be read; {remedy}"
     if number in (errno.ENOTDIR, errno.EEXIST):
-        return f"{place}: not a folder; {remedy}"
+        return f"{where}: not a folder; {remedy}"
     if number in (errno.EACCES, errno.EPERM):
-        return f"{place}: may not be written to ({describe_owner(folder)}); {remedy}"
-    return f"{place}: cannot be read or written ({os.strerror(number)}); {remedy}"
+        return f"{where}: may not be written to ({describe_owner(folder)}); {remedy}"
+    return f"{where}: cannot be read or written ({os.strerror(number)}); {remedy}"
 
 
 def find_faulty_folder(error: BaseException, number: int, output: Path | None) -> tuple[Path, str]:
@@ -208,9 +211,10 @@ def find_blocked_word(named: Path, folders: list[tuple[Path, str]]) -> str:
 def measure_room(path: Path) -> int:
     """Bytes that may still be written where a path lies, or is to lie."""
     try:
-        return shutil.disk_usage(find_obstacle(path.absolute())).free
+        usage = shutil.disk_usage(find_obstacle(path.absolute()))
     except OSError:
         return 0
+    return usage.free if usage.total else sys.maxsize  # some file systems do not tell
 
 
 def describe_owner(path: Path) -> str:

@@ -28,7 +28,7 @@ NO_KERNEL_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 # A holder's death on another machine is known by its silence; it speaks three times as often.
 LEASE_SECONDS = 120.0
 # A lock that is about to be released is not worth a line.
-PATIENCE_SECONDS = 0.5
+PATIENCE_SECONDS = 2.0
 # While it waits: how often it looks at who holds the lock, and how often it tries.
 LOOKING_SECONDS, TRYING_SECONDS = 5.0, 0.05
 # The holder is gone, and with it the file, or the folder that it had made.
