@@ -38,13 +38,13 @@ def write_text(file: Path) -> None:
 
 def write_safetensors(file: Path) -> None:
     with whole_folder(file) as unfinished:
-        unfinished.mkdir()
+        unfinished.mkdir(parents=True)
         save_file({"a": torch.zeros(100_000)}, unfinished / "model.safetensors")
 
 
 def write_pickle(file: Path) -> None:
     with whole_folder(file) as unfinished:
-        unfinished.mkdir()
+        unfinished.mkdir(parents=True)
         torch.save({"a": torch.zeros(100_000)}, unfinished / "optimizer.pt")
 
 
