@@ -52,12 +52,9 @@ def write_pickle(file: Path) -> None:
 def test_a_file_cut_short_is_said_of_its_folder_whatever_library_wrote_it(
     write: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    with (
-        limit_file_size(50_000),
-        pytest.raises(WorldError) as raised,
-        translate_faults(tmp_path / "out"),
-    ):
-        write(tmp_path / "out" / "file")
+    output = tmp_path / "out"
+    with limit_file_size(50_000), pytest.raises(WorldError) as raised, translate_faults(output):
+        write(output / "file")
     line = str(raised.value)
     assert "a file would grow larger than 50.0 kB here (ulimit -f)" in line
     assert "the same command goes on" in line
@@ -113,11 +110,24 @@ def test_a_cache_that_is_a_file_or_closed_is_named(
 ) -> None:
     (tmp_path / "cache").write_text("")
     monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "cache" / "undial"))
-    words = r"/cache: not a folder; UNDIAL_CACHE_DIR moves it"
-    with pytest.raises(WorldError, match=words), translate_faults():
+    line = r"/cache: not a folder; UNDIAL_CACHE_DIR moves it"
+    with pytest.raises(WorldError, match=line), translate_faults():
         (tmp_path / "cache" / "undial" / "teacher").mkdir(parents=True)
+    monkeypatch.setenv("UNDIAL_CACHE_DIR", "/proc/none")
+    line = r"/proc: cannot be made there, or was removed; UNDIAL_CACHE_DIR moves it"
+    with pytest.raises(WorldError, match=line), translate_faults():
+        Path("/proc/none").mkdir(parents=True)
+    monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "cache" / "undial"))
     closed = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "cache" / "undial"))
     assert "may not be written to" in str(explain_fault(closed))
+
+
+def test_a_folder_above_the_output_is_the_outputs_matter(tmp_path: Path) -> None:
+    """Not the temporary folder's, in which all of it lies."""
+    error = OSError(errno.EROFS, "Read-only file system", str(tmp_path / "disk"))
+    line = str(explain_fault(error, tmp_path / "disk" / "out" / "unlearn" / "run"))
+    assert line.startswith(f"output folder {tmp_path}/disk/out/unlearn/run: it can only be read")
+    assert "output_dir moves it" in line
 
 
 def test_what_is_no_fault_of_the_world_stays_what_it_is(tmp_path: Path) -> None:
@@ -171,8 +181,7 @@ def test_a_small_disk_that_is_full(tmp_path: Path) -> None:
         ["unshare", "-Urm", "bash", "-c", SMALL_DISK, "-", disk, sys.executable, "-c", code, disk],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    told = answer.stderr + answer.stdout
-    if answer.returncode and ("unshare" in told or "mount" in told):
+    if answer.returncode and ("unshare" in answer.stderr or "mount" in answer.stderr):
         pytest.skip("no file system may be mounted here")
     assert answer.returncode == 0, answer.stderr
     assert '"failed"' in answer.stdout

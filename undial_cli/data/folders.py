@@ -25,7 +25,7 @@ from undial_cli.data.files import (
     slice_rows,
 )
 from undial_cli.data.rows import Row
-from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
+from undial_cli.errors import UserError, WorldError, bad_value, first_line, suggest_nearest
 from undial_cli.system.faults import raise_fault
 from undial_cli.system.files import cache_dir, hash_folder_state, make_private_folder
 from undial_cli.system.locks import hold_lock
@@ -125,6 +125,8 @@ def load_listed_set(path: str, name: str, piece: str, key: str, path_key: str) -
         if Path(path).exists():
             return load_cached_set(path, name, wanted)
         data = datasets.load_dataset(path, name, split=wanted)
+    except WorldError:
+        raise
     except (ConnectionError, TimeoutError) as error:
         raise unreachable_hub_error(f"{path_key}={path}", error) from error
     except DatasetNotFoundError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from undial_cli.config.schema import TrainingRun
 from undial_cli.errors import WorldError
 from undial_cli.models.capacity import ModelCapacity
-from undial_cli.system.faults import measure_room, spell_size
+from undial_cli.system.faults import measure_room, name_folder, spell_size
 
 # Numbers that an optimiser keeps of each trained weight: Adam's two means. Others: none counted.
 ADAM_MEANS = 2
@@ -29,8 +29,8 @@ def check_disk_room(run: TrainingRun, folder: Path, capacity: ModelCapacity) -> 
         return []
     checkpoint, state = estimate_saved_bytes(run, capacity)
     free = measure_room(folder)
-    line = f"output folder {folder}: {spell_size(free)} free, and "
-    remedy = "; output_dir moves it"
+    name, word = name_folder(folder)
+    line, remedy = f"{name}: {spell_size(free)} free, and ", f"; {word} moves it"
     if free < checkpoint:
         raise WorldError(f"{line}the checkpoint takes {spell_size(checkpoint)}{remedy}")
     # A state is written before the one before it is removed; the checkpoint when both are there.

@@ -36,7 +36,7 @@ SPOKEN_NUMBERS = {
     r"|not enough memory|ALLOC_FAILED|os error 12\b",
 }
 # Numbers that tell of a disk only where a file or folder of ours is named.
-NAMED_NUMBERS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+NAMED_NUMBERS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 # By what moves a folder: what it is called.
 FOLDER_NAMES = {
     "output_dir": "output",
@@ -173,6 +173,8 @@ def explain_disk_fault(error: BaseException, number: int, output: Path | None) -
         return f"{where}: a file would grow larger than {limit}; without that limit {again}"
     if number == errno.EROFS:
         return f"{where}: it can only be read; {remedy}"
+    if number == errno.ENOENT:
+        return f"{where}: cannot be made there, or was removed; {remedy}"
     if number in (errno.ENOTDIR, errno.EEXIST):
         return f"{where}: not a folder; {remedy}"
     if number in (errno.EACCES, errno.EPERM):
@@ -187,11 +189,8 @@ def find_faulty_folder(error: BaseException, number: int, output: Path | None) -
     """
     folders, named = list_written_folders(output), read_file_name(error)
     if named is not None:
-        inside = [(f, word) for f, word in folders if named.is_relative_to(f)]
-        folder, word = max(inside, key=lambda item: len(item[0].parts), default=(named, ""))
-        if number in (errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM):
-            return find_obstacle(named), word or find_blocked_word(named, folders)
-        return folder, word
+        folder, word = locate_in_folders(named, folders)
+        return (find_obstacle(named) if number in NAMED_NUMBERS else folder), word
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         closed = [item for item in folders if not os.access(find_obstacle(item[0]), os.W_OK)]
         return (closed or folders)[0]
@@ -203,9 +202,22 @@ def find_obstacle(path: Path) -> Path:
     return next((p for p in (path, *path.parents) if os.path.lexists(p)), path)
 
 
-def find_blocked_word(named: Path, folders: list[tuple[Path, str]]) -> str:
-    """What moves the first folder that lies below something."""
-    return next((word for folder, word in folders if folder.is_relative_to(named)), "")
+def locate_in_folders(named: Path, folders: list[tuple[Path, str]]) -> tuple[Path, str]:
+    """The innermost of the folders that holds something, else the first that lies below it."""
+    inside = [item for item in folders if named.is_relative_to(item[0])]
+    below = [item for item in folders if item[0].is_relative_to(named)]
+    # Everything may lie below the temporary folder: it is the last to be meant.
+    inside.sort(key=lambda item: (item[1] != "TMPDIR", len(item[0].parts)))
+    if below and (not inside or inside[-1][1] == "TMPDIR"):
+        return below[0]
+    return inside[-1] if inside else (named, "")
+
+
+def name_folder(path: Path) -> tuple[str, str]:
+    """What a folder is that a run writes into, in words, and what moves it."""
+    word = "UNDIAL_CACHE_DIR" if path.absolute().is_relative_to(cache_dir().absolute()) else ""
+    word = word or "output_dir"
+    return f"{FOLDER_NAMES[word]} folder {path}", word
 
 
 def measure_room(path: Path) -> int:
