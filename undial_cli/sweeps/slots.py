@@ -28,6 +28,8 @@ from undial_cli.system.supervision import Watch, make_child_environment
 
 # A run of several processes ends those that hang itself; beyond that its own process hangs.
 GRACE_SECONDS = 90
+# What a process that is told to end has for it.
+END_SECONDS = 5
 
 
 def make_slot_environments(run: Run) -> list[dict[str, str]]:
@@ -142,7 +144,7 @@ class Slot:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, sign)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
+                process.wait(END_SECONDS)
                 break
         for stream in (process.stdin, process.stdout):
             if stream is not None:
