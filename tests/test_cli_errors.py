@@ -361,6 +361,16 @@ def test_a_base_with_weights_is_not_passed_over(
         ({"LOCAL_RANK": "0"}, ["LOCAL_RANK", "RANK, WORLD_SIZE"]),
         ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, ["MASTER_ADDR, MASTER_PORT"]),
         ({"RANK": "3", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, ["RANK=3", "WORLD_SIZE=1"]),
+        (
+            {
+                "RANK": "0",
+                "WORLD_SIZE": "2",
+                "LOCAL_RANK": "0",
+                "MASTER_ADDR": "a",
+                "MASTER_PORT": "b",
+            },
+            ["MASTER_PORT=b", "number"],
+        ),
     ],
     ids=str,
 )
