@@ -295,6 +295,10 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     "fp16 on a cpu": (
         ["unlearn", "hardware=cpu", "hardware.precision=fp16"], ["hardware.precision=fp16", "bf16"]
     ),
+    "more processes than a machine bears": (
+        ["unlearn", "hardware=cpu", "hardware.num_processes=5000"],
+        ["hardware.num_processes=5000", "at most", "cores"],
+    ),
     "--from a missing file": (["unlearn", "--from", "no.yaml"], ["--from no.yaml", "no such file"]),
     "--from nothing": (["unlearn", "--from"], ["--from", "run.yaml"]),
     "--from with a flag": (["unlearn", "--from", "x", "--multirun"], ["--multirun", "--from"]),

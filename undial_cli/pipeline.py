@@ -75,10 +75,11 @@ def execute_run(run: Run, show: bool = True) -> RunResult:
             with track_status(resolved):
                 serve_requests(resolved)
                 share_work(resolved, inputs)
-            if run.report and get_process_rank() == 0:
-                try_write_report([folder.path], folder.report)
         elif show:
             ui.say(f"already done: {folder.path} (overwrite=true runs it again)", "dim")
+        is_reported = inputs is None and (folder.report / "report.md").is_file()
+        if run.report and get_process_rank() == 0 and not is_reported:
+            try_write_report([folder.path], folder.report)
         if show:
             show_summary(run, folder.path)
     if isinstance(run, TrainingRun) and run.push_to_hub:

@@ -7,6 +7,7 @@ Ranges of single values are the schema's; what needs the data or the model is fo
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 
 import torch
@@ -31,6 +32,8 @@ from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.system import processes
 from undial_cli.training.arguments import check_training_arguments
 
+# More processes than cores, up to as many, are for trying things out; a slip would fill the memory.
+MOST_CPU_PROCESSES = 16
 GPU_HARDWARE = ("single_gpu", "ddp", "fsdp", "deepspeed_zero3")
 
 
@@ -90,6 +93,11 @@ def check_hardware(run: Run) -> None:
         raise bad_value(
             "hardware.num_processes", hardware.num_processes, f"at most {gpus}, the GPUs"
         )
+    most = max(MOST_CPU_PROCESSES, os.cpu_count() or 1)
+    is_on_cpu = name == "cpu" or not gpus
+    if is_on_cpu and (hardware.num_processes or 1) > most:
+        allowed = f"at most {most} on the {os.cpu_count()} cores of this machine"
+        raise bad_value("hardware.num_processes", hardware.num_processes, allowed)
     if hardware.precision == "fp16" and (name == "cpu" or gpus == 0):
         raise bad_value("hardware.precision", "fp16", "no or bf16 on a CPU")
     if name == "deepspeed_zero3" and importlib.util.find_spec("deepspeed") is None:

@@ -184,7 +184,9 @@ ENGINES = (
     Engine("rouge_score", "rouge-score", "", "ROUGE", score_texts),
     Engine("sentence_transformers", "sentence-transformers", "quality", "similarity", embed_text),
     Engine("mauve", "mauve-text", "quality", "eval.metrics=[mauve]", compare_texts),
-    Engine("bitsandbytes", "bitsandbytes", "qlora", "adapter=qlora, quantised audits", round_weights),
+    Engine(
+        "bitsandbytes", "bitsandbytes", "qlora", "adapter=qlora, quantised audits", round_weights
+    ),
     Engine("deepspeed", "deepspeed", "deepspeed", "hardware=deepspeed_zero3", start_deepspeed),
     Engine("lm_eval", "lm-eval", "harness", "eval=harness", start_harness),
     Engine("spacy", "spacy", "focus", "method=fundial with entities or noun chunks", split_text),

@@ -20,7 +20,7 @@ import torch
 
 from undial_cli import ui
 from undial_cli.config.schema import Run
-from undial_cli.errors import Interrupted, UserError, WorldError
+from undial_cli.errors import Interrupted, OutOfMemory, UserError, WorldError
 from undial_cli.system import signals
 from undial_cli.system.hardware import is_cpu_run
 from undial_cli.system.processes import is_launched
@@ -142,9 +142,10 @@ def translate_worker_failure(rank: int, failure: object) -> Exception | Interrup
     text = text.strip().splitlines()[0] if text.strip() else "no message"
     if text.startswith("UserError: "):
         return UserError(text.removeprefix("UserError: "))
-    text = text.removeprefix("WorldError: ")
+    kind = OutOfMemory if text.startswith("OutOfMemory: ") else WorldError
+    text = text.removeprefix("WorldError: ").removeprefix("OutOfMemory: ")
     code = getattr(failure, "exitcode", "?")
     sign = signals.find_signal(code)
     if sign is not None:
         return Interrupted(sign)
-    return WorldError(f"process {rank} failed (exit code {code}): {text}")
+    return kind(f"process {rank} failed (exit code {code}): {text}")
