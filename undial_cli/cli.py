@@ -85,6 +85,11 @@ def run_command(argv: list[str]) -> int:
         sys.stderr.close()  # or Python complains of stdout when it exits
         return 1
     except Exception as error:
+        from undial_cli.system import faults
+
+        if fault := faults.explain_fault(error):
+            ui.print_error(str(fault))
+            return 1
         reason = str(error).strip().splitlines()
         ui.print_error(f"{type(error).__name__}: {reason[0] if reason else ''}", any_process=True)
         if os.environ.get("UNDIAL_TRACEBACK"):

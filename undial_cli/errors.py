@@ -1,8 +1,9 @@
 """The two kinds of failure a user meets, the wording of the first kind, and the end by a signal.
 
 UserError: the input is wrong (exit code 2). WorldError: the input may be right but the network,
-the disk or another file is not as needed (exit code 1). RowError: a UserError of one row, which
-may be left out and counted. Interrupted: nothing failed. Knows nothing of configs or models.
+the disk or another file is not as needed (exit code 1). OutOfMemory is one of these, RowError a
+UserError of one row, which may be left out and counted. Interrupted: nothing failed. Knows nothing
+of configs or models.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class Interrupted(KeyboardInterrupt):
     def exit_code(self) -> int:
         """As a shell reports a process that a signal ended."""
         return 128 + self.sign
+
+
+class OutOfMemory(WorldError):
+    """Training took more memory than there is: a plan may say what takes less."""
 
 
 def suggest_nearest(value: object, allowed: Iterable[str]) -> str:

@@ -190,6 +190,12 @@ class TrainConfig(RecipeConfig):
     learning_rate: float = key(1e-5, "peak learning rate", above=0)
     max_steps: int | None = key(None, "optimiser steps; overrides epochs", minimum=1)
     max_grad_norm: float = key(1.0, "gradient clipping by norm; 0: off", minimum=0)
+    max_loss_rise: float | None = key(
+        10.0,
+        "ends training once the loss is this times max(1, its first value) above it; null: never. "
+        "Not where a term began below zero, as in gradient ascent: it has no bound",
+        above=0,
+    )
     optim: str = key("adamw_torch_fused", "optimiser of transformers (sgd, paged_adamw_8bit, ...)")
     activation_checkpointing: bool = key(False, "recompute activations in backward")
     group_by_length: bool = key(True, "batches of similar length (still shuffled)")

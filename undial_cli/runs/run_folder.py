@@ -19,7 +19,13 @@ from undial_cli.config.schema import Run
 from undial_cli.errors import UserError, WorldError
 from undial_cli.runs.compose import PACKAGE_FOLDER
 from undial_cli.runs.run_yaml import dump_run_yaml, load_run
-from undial_cli.system.files import MODEL_FILES, hash_files, remove_folder, write_whole_text
+from undial_cli.system.files import (
+    MODEL_FILES,
+    hash_files,
+    overwrite_text,
+    remove_folder,
+    write_whole_text,
+)
 
 RECORDED_PACKAGES = (
     "undial",
@@ -87,7 +93,13 @@ class RunFolder:
             content["seconds"] = round(seconds, 1)
         if files:
             content["files"] = files
-        write_whole_text(self.path / "status.json", json.dumps(content) + "\n")
+        file, text = self.path / "status.json", json.dumps(content) + "\n"
+        try:
+            write_whole_text(file, text)
+        except OSError:
+            if not file.is_file():
+                raise
+            overwrite_text(file, text)
 
     def has_checkpoint(self) -> bool:
         """Whether a trained model lies in checkpoint/; an empty folder is none.

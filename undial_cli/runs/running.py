@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from undial_cli import ui
 from undial_cli.config.identity import hash_json
 from undial_cli.config.schema import AuditRun, EvaluateRun, Run, TrainingRun, UnlearnRun
-from undial_cli.errors import Interrupted, UserError, WorldError
+from undial_cli.errors import Interrupted, OutOfMemory, UserError, WorldError
 from undial_cli.runs import launch
 from undial_cli.runs.inputs import RunInputs, load_training_rows, prepare_inputs
+from undial_cli.runs.plans import advise_after_shortage
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import (
     RunFolder,
@@ -28,7 +29,8 @@ from undial_cli.runs.run_folder import (
     write_environment,
 )
 from undial_cli.system import signals
-from undial_cli.system.files import remove_folder
+from undial_cli.system.faults import translate_faults
+from undial_cli.system.files import remove_folder, remove_unfinished
 from undial_cli.system.processes import (
     get_process_count,
     get_process_rank,
@@ -48,10 +50,11 @@ def open_run(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
     signals.raise_signals()  # from here on there is something to be put in order
     run_on_main(lambda: check_run_folder(run, folder))
     try:
-        inputs: RunInputs | WorldError = prepare_request_inputs(resolved)
+        with translate_faults(folder.path):
+            inputs: RunInputs | WorldError = prepare_request_inputs(resolved)
     except WorldError as error:  # raised below, where the folder is there to note it in
         inputs = error
-    with hold_lock_on_main(folder.path):
+    with translate_faults(folder.path), hold_lock_on_main(folder.path):
         if isinstance(inputs, RunInputs):
             fingerprint = inputs.fingerprint
             run_on_main(lambda: check_input_fingerprint(run, folder, fingerprint))
@@ -71,14 +74,24 @@ def open_run(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
                 ui.say(f"{run.command}: {folder.path}", "bold")
                 for note in () if resolved.requests else inputs.notes:  # each request says its own
                     ui.say(note)
-                yield inputs
+                with advise_on_shortage(resolved, inputs), translate_faults(folder.path):
+                    yield inputs
             except UserError:
                 if is_new and not list(folder.path.glob("request_*")):  # served ones are kept
-                    run_on_main(lambda: discard_run_folder(run, folder))
+                    run_on_main(lambda: discard_run_folder(folder))
                 raise
             except BaseException as error:
                 record_failure(folder, error)
                 raise
+
+
+@contextlib.contextmanager
+def advise_on_shortage(resolved: ResolvedRun, inputs: RunInputs) -> Iterator[None]:
+    """While open, a training that runs out of memory is said what would take less."""
+    try:
+        yield
+    except OutOfMemory as error:
+        raise WorldError(f"{error}; {advise_after_shortage(resolved, inputs)}") from error
 
 
 def prepare_request_inputs(resolved: ResolvedRun) -> RunInputs:
@@ -130,14 +143,10 @@ def track_status(resolved: ResolvedRun) -> Iterator[None]:
     run_on_main(lambda: shutil.rmtree(folder.resume, ignore_errors=True))
 
 
-def discard_run_folder(run: Run, folder: RunFolder) -> None:
-    """Remove the folder of refused input, and the folders above it that it alone was in."""
+def discard_run_folder(folder: RunFolder) -> None:
+    """Remove the folder of refused input; those above it go with the lock that made them."""
     with contextlib.suppress(OSError):
         remove_folder(folder.path)
-    above = 2 + (run.name or "").count("/")  # its own, the command's, output_dir
-    with contextlib.suppress(OSError):
-        for parent in list(folder.path.parents)[:above]:
-            parent.rmdir()
 
 
 def record_failure(folder: RunFolder, error: BaseException) -> None:
@@ -147,10 +156,14 @@ def record_failure(folder: RunFolder, error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt):
         record_interruption(folder, error)
         return
-    ui.log_traceback()
-    reason = str(error) if isinstance(error, WorldError) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(OSError):  # the disk may be what failed
+        ui.log_traceback()
+    remove_unfinished(folder.path)  # of no use any more, and their room is needed
+    reason = str(error) if isinstance(error, WorldError) else f"{type(error).__name__}: {error}"
+    try:
         folder.set_status("failed", reason.strip().splitlines()[0])
+    except OSError as failure:
+        ui.print_error(f"{folder.path}/status.json could not be written ({failure.strerror})")
 
 
 def record_interruption(folder: RunFolder, error: KeyboardInterrupt) -> None:

@@ -17,6 +17,7 @@ from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.runs.run_yaml import load_run
 from undial_cli.system import processes, signals
+from undial_cli.system.faults import translate_faults
 from undial_cli.system.quiet import silence_libraries
 from undial_cli.system.supervision import give_beat
 
@@ -31,7 +32,8 @@ def run_worker(path: Path, work: Callable[[ResolvedRun], None]) -> None:
     with ui.copy_to_log(folder.log):
         signals.raise_signals()
         try:
-            work(resolved)
+            with translate_faults(path):
+                work(resolved)
         except Interrupted:
             raise
         except BaseException:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import torch.distributed as dist
 
 from undial_cli.errors import UserError, bad_value
-from undial_cli.system.files import hold_lock
+from undial_cli.system.locks import WorkLock
 from undial_cli.system.supervision import give_beat
 
 T = TypeVar("T")
@@ -132,6 +132,11 @@ def run_on_main(function: Callable[[], T]) -> T:
 @contextlib.contextmanager
 def hold_lock_on_main(path: Path) -> Iterator[None]:
     """Hold the lock of `path` on the main process while all of them work."""
-    with hold_lock(path) if get_process_rank() == 0 else contextlib.nullcontext():
-        wait_for_all()  # none begins before the lock is held
+    lock = WorkLock(path)
+    while not run_on_main(lock.try_acquire):  # the others hear of each try: no exchange runs out
+        pass
+    try:
         yield
+    finally:
+        if get_process_rank() == 0:
+            lock.release()

@@ -101,6 +101,7 @@ def run_training(
                 method=method,
                 teacher=teacher,
                 steps_per_epoch=schedule.steps_per_epoch,
+                max_loss_rise=run.train.max_loss_rise,
                 model=model,  # type: ignore[arg-type]
                 args=make_training_arguments(run, schedule, resume),
                 train_dataset=schedule,

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from undial_cli import ui
 from undial_cli.config.identity import hash_json
 from undial_cli.data.collate import EMPTY_EXAMPLE, Batch
 from undial_cli.data.encode import Example
@@ -213,8 +214,15 @@ def open_set_rows(cached: CachedSet) -> list[int]:
     """Open the files of a set; the samples that are still missing in them, on every process."""
     # Checksums read every byte: each process looks at its share.
     share = cached.used[processes.get_process_rank() :: processes.get_process_count()]
+    missing: set[int] = set()
+    damaged: set[int] = set()
     for rows in cached.rows.values():
         processes.run_on_main(rows.prepare)
         rows.open()
-    missing = {i for rows in cached.rows.values() for i in rows.missing(share)}
+        absent = rows.missing(share)
+        missing.update(absent)
+        damaged.update(rows.damaged(absent))
+    count = sum(processes.gather_items([len(damaged)]))
+    if count:
+        ui.say(f"teacher: {count} samples of {cached.folder} are damaged, made anew", "yellow")
     return sorted(processes.gather_items(sorted(missing)))

@@ -90,11 +90,12 @@ class UnlearningTrainer(Trainer):
         method: Method,
         teacher: Teacher | None,
         steps_per_epoch: int,
+        max_loss_rise: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.method, self.terms, self.teacher = method, method.terms(), teacher
-        self.steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch, self.max_loss_rise = steps_per_epoch, max_loss_rise
         # Of this step; since the last logged one, plain and times its coefficient. float64: many
         # steps may lie between two logged ones.
         shape = (3, len(self.terms))
@@ -187,24 +188,43 @@ class UnlearningTrainer(Trainer):
         """The norm of the whole gradient, when it is known and before a weight is changed by it.
 
         Raises:
-            Diverged: it or the step's loss is not finite, on any process; the step is logged.
+            Diverged: it or the step's loss is not finite, on any process, or the loss has risen
+                beyond `highest_loss`; the step is logged.
         """
         # The one hook between the last backward of a step and its update.
         norm = super()._get_grad_norm(model, grad_norm)
-        if self.is_broken(norm):
+        broken, loss = self.check_step(norm)
+        if broken or loss > self.highest_loss():
             self.state.global_step += 1
             self.end_step()
             self.log({"loss": math.nan, "grad_norm": math.nan if norm is None else float(norm),
                       "learning_rate": self._get_learning_rate()})  # fmt: skip
             last = self.state.log_history[-1]
-            raise Diverged(
-                f"training diverged at step {self.state.global_step}: loss "
-                f"{spell_number(last['loss'])}, gradient norm {spell_number(last['grad_norm'])}"
-            )
+            shown = spell_number(last["loss"] if broken else loss)
+            line = f"training diverged at step {self.state.global_step}: loss {shown}, gradient "
+            line += f"norm {spell_number(last['grad_norm'])}"
+            if not broken:
+                line += f"; the loss began at {spell_number(self.first_losses()['loss'])} "
+                line += f"(train.max_loss_rise={self.max_loss_rise:g})"
+            raise Diverged(line)
         return norm
 
-    def is_broken(self, norm: Any) -> bool:
-        """Whether a step's loss or gradient norm is NaN or infinite, the same on every process.
+    def first_losses(self) -> dict[str, float]:
+        """What was logged of the run's first step or steps, those before a resume included."""
+        return next((row for row in self.state.log_history if "loss" in row), {})
+
+    def highest_loss(self) -> float:
+        """Above which a step's loss has exploded; infinity where there is no such bound."""
+        first = self.first_losses()
+        ascends = any(first.get(f"{name}_loss", 0.0) < 0 for name in self.terms)
+        if not first or self.max_loss_rise is None or ascends:
+            return math.inf
+        return first["loss"] + self.max_loss_rise * max(1.0, first["loss"])
+
+    def check_step(self, norm: Any) -> tuple[bool, float]:
+        """Whether a step's loss or gradient norm is NaN or infinite, and the step's loss.
+
+        Both are the same on every process.
 
         A norm that float16's loss scaling answers by skipping the step is none of these, as long
         as there is a scale left to lower.
@@ -215,7 +235,11 @@ class UnlearningTrainer(Trainer):
             is_skipped = self.args.fp16 and (scaler is None or scaler.get_scale() > 1)
             broken = broken | (not is_skipped)
         # A loss is a process's own, and one that stopped alone would leave the others waiting.
-        return bool(self.accelerator.reduce(broken.float(), reduction="sum") > 0)  # type: ignore[operator]
+        parts = zip(self.terms, self.step_parts, strict=True)
+        loss = sum(self.method.coefficient(name) * part for name, part in parts)
+        answers = torch.stack([broken.double(), torch.as_tensor(loss).double()])
+        count, loss = self.accelerator.reduce(answers, reduction="sum").tolist()  # type: ignore[union-attr]
+        return count > 0, loss
 
     def end_step(self) -> None:
         """Add up the parts of an optimiser step, and let a method that adapts learn them."""
