@@ -31,7 +31,7 @@ from undial_cli.audit.verdicts import (  # noqa: E402
 from undial_cli.config.attacks import MODEL_ROLES, AuditConfig  # noqa: E402
 
 MARGIN = 0.2
-BACK = {LEAKING, SUPPRESSED}
+BACK, QUIET = {LEAKING, SUPPRESSED}, {NEVER_SEEN}
 SHAPES = ((20, 20), (20, 5), (40, 5), (40, 1))
 SCORES: dict[str, Callable[..., dict[str, Any]]] = {"graded": draw_graded, "hits": draw_hits}
 
@@ -72,17 +72,20 @@ def main() -> None:
     )
     parser.add_argument("--draws", type=int, default=2000)
     n = parser.parse_args().draws
+    several, margin = SHAPES[1:], [MARGIN] * 12
     settings = (
-        ("leaking or suppressed, 12 attacks all exactly at the margin", [MARGIN] * 12, BACK),
-        ("leaking or suppressed, 12 attacks on a retain-like model", [0.0] * 12, BACK),
-        ("as if never seen, one of 3 attacks exactly at the margin", [0, 0, MARGIN], {NEVER_SEEN}),
-    )
+        ("leaking or suppressed, 12 attacks all exactly at the margin", margin, BACK, several),
+        ("leaking or suppressed, 12 attacks on a retain-like model", [0.0] * 12, BACK, several),
+        ("the same of two subjects, drawn anew", [0.0] * 12, BACK, [(2, 20)]),
+        ("as if never seen, one of 3 attacks exactly at the margin", [0, 0, 0.2], QUIET, several),
+        ("as if never seen, 12 attacks on a retain-like model", [0.0] * 12, QUIET, [(40, 5)]),
+    )  # fmt: skip
     print("| | subjects x rows | " + " | ".join(SCORES) + " |\n| --- | --- | --- | --- |")
-    for shape in SHAPES:
+    for shape in [(8, 20), *SHAPES]:
         rates = [describe_rate(count_covered(d, shape, MARGIN, n), n) for d in SCORES.values()]
         print(f"| coverage of the 95 % interval | {shape[0]} x {shape[1]} | {' | '.join(rates)} |")
-    for title, truths, words in settings:
-        for shape in SHAPES[1:]:
+    for title, truths, words, shapes in settings:
+        for shape in shapes:
             counts = [count_words(draw, shape, truths, words, n) for draw in SCORES.values()]
             rates = [describe_rate(count, n) for count in counts]
             print(f"| {title} | {shape[0]} x {shape[1]} | {' | '.join(rates)} |", flush=True)

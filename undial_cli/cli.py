@@ -1,7 +1,8 @@
 """The command line: `undial COMMAND [group=option] [key=value ...]`. The only file that knows argv.
 
-Exit codes: 0 done, 2 the input is wrong, 1 anything else, 130 interrupted. Modules are imported
-where they are used: `--help` is to answer at once, and torch takes seconds.
+Exit codes: 0 done, 2 the input is wrong, 1 anything else; 130, 143, 129 and 138 ended by SIGINT
+(Ctrl-C), SIGTERM, SIGHUP and SIGUSR1. Modules are imported where they are used: `--help` is to
+answer at once, and torch takes seconds.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
-from undial_cli.errors import UserError, WorldError, bad_value
+from undial_cli.errors import Interrupted, UserError, WorldError, bad_value
+from undial_cli.system import signals
 
 COMMAND_NAMES = ("unlearn", "finetune", "evaluate", "audit", "reproduce", "report", "doctor")
 HELP_WORDS = ("--help", "-h", "help")
@@ -44,7 +47,14 @@ PRINT_MODIFIERS = {"--resolve", "--package", "-p"}
 def main() -> None:
     """The console script."""
     open_standard_streams()
+    signals.install_signal_handlers(quiet=sys.argv[1:2] == [WORKER])
+    if STARTED_BY_TORCH in os.environ:  # a worker, or a process of torchrun
+        from undial_cli.system.supervision import end_with_parent
+
+        # What started it may be killed outright, tells nobody, and this would hold its GPU.
+        end_with_parent()
     code = run_command(sys.argv[1:])
+    signals.exit_on_signals()
     if "torch.distributed" in sys.modules:
         from undial_cli.system import processes
 
@@ -82,13 +92,20 @@ def run_command(argv: list[str]) -> int:
     except WorldError as error:
         ui.print_error(str(error))
         return 1
-    except KeyboardInterrupt:
-        ui.print_error("interrupted; the same command goes on from the last saved step")
-        return 130
+    except KeyboardInterrupt as stop:
+        interrupted = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT)
+        reason = interrupted.reason or interrupted.sign.name
+        ui.print_error(f"interrupted by {reason}; the same command goes on")
+        return interrupted.exit_code
     except BrokenPipeError:  # as of `undial ... | head`
         sys.stderr.close()  # or Python complains of stdout when it exits
         return 1
     except Exception as error:
+        from undial_cli.system import faults
+
+        if fault := faults.explain_fault(error):
+            ui.print_error(str(fault))
+            return 1
         reason = str(error).strip().splitlines()
         ui.print_error(f"{type(error).__name__}: {reason[0] if reason else ''}", any_process=True)
         if os.environ.get("UNDIAL_TRACEBACK"):

@@ -114,7 +114,8 @@ class FakeSlot:
     all: list[FakeSlot]
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self.environment, self.jobs, self.ended = environment, [], False
+        self.environment, self.jobs = environment, []
+        self.asked = self.ended = False
         FakeSlot.all.append(self)
 
     def run(self, job: Job) -> JobOutcome:
@@ -124,7 +125,11 @@ class FakeSlot:
         time.sleep(0.02)
         return JobOutcome("done", job.folder, job.label)
 
-    def end(self) -> None:
+    def ask_to_end(self) -> None:
+        self.asked = True
+
+    def end(self, grace: float) -> None:
+        assert self.asked  # all are asked before one is waited for
         self.ended = True
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import TrainerControl, TrainerState
 
+from undial_cli.system import signals
 from undial_cli.training.callbacks import (
     EventCallback,
     MetricsLog,
     PeriodicEvaluation,
-    TimedSaving,
+    StateSaving,
     read_metrics,
 )
 
@@ -79,13 +82,42 @@ def test_a_state_is_saved_when_time_has_passed_and_not_after_the_last_step(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    saving, saved = TimedSaving(60), []
+    saving, saved = StateSaving(60), []
     for step, seconds in ((1, 30), (2, 40), (3, 50), (4, 20), (10, 100)):
         now[0] += seconds
         control = TrainerControl()
         saving.on_step_end(None, state_at(step), control)
         saved += [step] * control.should_save
     assert saved == [2, 4]
+
+
+@pytest.fixture
+def held() -> Iterator[None]:
+    """A signal that is held back."""
+    signals._state = signals.SignalState(signals.Answer.HOLD)
+    signals.receive_signal(signal.SIGTERM, None)
+    yield
+    signals._state = signals.SignalState()
+
+
+@pytest.mark.usefixtures("held")
+def test_a_signal_has_the_state_of_the_step_saved_and_the_training_ended(capsys: Any) -> None:
+    saving, control = StateSaving(None), TrainerControl()
+    saving.on_step_end(None, state_at(3), control)
+    assert (saving.sign, control.should_save, control.should_training_stop) == (
+        signal.SIGTERM, True, True
+    )  # fmt: skip
+    assert capsys.readouterr().out == "SIGTERM: the state of step 3 is being saved\n"
+
+
+@pytest.mark.usefixtures("held")
+def test_a_signal_at_the_last_step_lets_the_training_end() -> None:
+    """A state of it would be gone on from: after an early stop, with a step too many."""
+    for step, stopped in ((10, False), (3, True)):
+        saving, control = StateSaving(0), TrainerControl(should_training_stop=stopped)
+        saving.on_step_end(None, state_at(step), control)
+        assert saving.sign is None
+        assert not control.should_save
 
 
 def test_an_evaluation_on_the_way_is_logged_and_the_steps_own_figures_are_still_due() -> None:

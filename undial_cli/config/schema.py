@@ -194,6 +194,12 @@ class TrainConfig(RecipeConfig):
     learning_rate: float = key(1e-5, "peak learning rate", above=0)
     max_steps: int | None = key(None, "optimiser steps; overrides epochs", minimum=1, maximum=MOST)
     max_grad_norm: float = key(1.0, "gradient clipping by norm; 0: off", minimum=0)
+    max_loss_rise: float | None = key(
+        10.0,
+        "ends training once the loss is this times max(1, its first value) above it; null: never. "
+        "Not where a term began below zero, as in gradient ascent: it has no bound",
+        above=0,
+    )
     optim: str = key("adamw_torch_fused", "optimiser of transformers (sgd, paged_adamw_8bit, ...)")
     activation_checkpointing: bool = key(False, "recompute activations in backward")
     group_by_length: bool = key(True, "batches of similar length (still shuffled)")
@@ -208,7 +214,10 @@ class TrainConfig(RecipeConfig):
         allowed=("auto", "off"),
     )
     save_steps: int | None = key(
-        None, "save the state to resume from; null: every ten minutes", minimum=1
+        None, "save the state to resume from every N steps; null: by train.save_minutes", minimum=1
+    )
+    save_minutes: float = key(
+        10.0, "save the state to resume from every N minutes, where save_steps is null", above=0
     )
     eval_steps: int | None = key(None, "evaluate during training every N steps", minimum=1)
     logging_steps: int = key(1, "write metrics.jsonl every N steps", minimum=1)
@@ -248,6 +257,11 @@ class HardwareConfig:
     )
     precision: str = key(
         "auto", "autocast; auto: bf16 where the GPU has it", allowed=("auto", "no", "bf16", "fp16")
+    )
+    timeout: int = key(
+        1800,
+        "seconds that processes may go without a step or a batch done, or wait for one another",
+        minimum=1,
     )
     args: dict[str, Any] = key({}, "TrainingArguments of this hardware (fsdp, deepspeed)")
 

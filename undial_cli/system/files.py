@@ -1,4 +1,4 @@
-"""The user's cache folder, whole files and who may read them, file locks, content hashes.
+"""The user's cache folder, whole files and who may read them, content hashes.
 
 Files follow the umask, checkpoints too; what may hold the forget set's text, or tells of it by a
 teacher's numbers, is `private`: for the user alone. Knows nothing of what is cached.
@@ -12,13 +12,10 @@ import hashlib
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
-
-from undial_cli import ui
 
 
 def cache_dir() -> Path:
@@ -28,24 +25,6 @@ def cache_dir() -> Path:
         return Path(given).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "undial"
-
-
-@contextlib.contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
-    """Hold the lock that belongs to `path` (the lock file lies in the cache folder)."""
-    locks = cache_dir() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
-    lock = FileLock(locks / f"{name}.lock")
-    try:
-        lock.acquire(timeout=0.5)  # a lock that is about to be released is not worth a line
-    except Timeout:
-        ui.say(f"waiting for another undial that works on {path.parent.name}/{path.name}", "dim")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 # Modes of a private file and folder.
@@ -73,6 +52,14 @@ def write_whole_bytes(path: Path, content: bytes, private: bool = False) -> None
         raise
 
 
+def overwrite_text(path: Path, text: str) -> None:
+    """Write over a file that is there, in the room that it has: a full disk holds no second one."""
+    handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    with os.fdopen(handle, "wb") as file:
+        file.write(text.encode("utf-8"))
+        file.truncate()
+
+
 def append_private_text(path: Path, text: str) -> None:
     """Append to a file that is the user's own from its first byte on."""
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE)
@@ -87,9 +74,13 @@ def make_private_folder(path: Path) -> Path:
     return path
 
 
+def act_alone(act: Callable[[], None]) -> None:
+    act()
+
+
 @contextlib.contextmanager
 def whole_folder(
-    folder: Path, once: Callable[[Callable[[], None]], Any] = lambda act: act()
+    folder: Path, once: Callable[[Callable[[], None]], Any] = act_alone
 ) -> Iterator[Path]:
     """A folder to be filled, which becomes `folder` when that went well; files follow the umask.
 
@@ -98,7 +89,13 @@ def whole_folder(
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     once(lambda: shutil.rmtree(unfinished, ignore_errors=True))  # of a process that was killed
-    yield unfinished
+    try:
+        yield unfinished
+    except BaseException:
+        # Of several processes the others still write, and their folder goes with the run's failure.
+        if once is act_alone:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
     def close() -> None:
         for file in unfinished.rglob("*"):
@@ -109,11 +106,35 @@ def whole_folder(
     once(close)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that it is gone as a whole, also if the process is ended in between."""
+    leaving = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(leaving, ignore_errors=True)  # of a process that was ended
+    if folder.exists():
+        folder.rename(leaving)
+        shutil.rmtree(leaving)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `whole_folder` and `write_whole_bytes` left half done below a folder."""
+    for part in [*folder.glob("**/.*.unfinished")]:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def read_umask() -> int:
     """The process's umask (it can be read only by setting it)."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def checksum_file(file: Path) -> int:
+    """CRC-32 of a file: tells damage, quickly, and no forgery."""
+    total = 0
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 22):
+            total = zlib.crc32(block, total)
+    return total
 
 
 def hash_folder_state(folder: Path) -> str:
