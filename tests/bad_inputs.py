@@ -235,6 +235,10 @@ SURROUNDINGS = {
     "no address to meet at": bad_surroundings(
         "MASTER_ADDR, MASTER_PORT", RANK="0", WORLD_SIZE="2", LOCAL_RANK="0"
     ),
+    "a port that is no number": bad_surroundings(
+        "MASTER_PORT=b", "number",
+        RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="a", MASTER_PORT="b",
+    ),
     "a rank beyond the others": bad_surroundings(
         "RANK=3", "WORLD_SIZE=1", RANK="3", WORLD_SIZE="1", LOCAL_RANK="0"
     ),

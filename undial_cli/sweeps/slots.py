@@ -29,6 +29,8 @@ from undial_cli.system.supervision import Watch, make_child_environment
 
 # A run of several processes ends those that hang itself; beyond that its own process hangs.
 GRACE_SECONDS = 90
+# What a process that is told to end has for it.
+END_SECONDS = 5
 
 
 def make_slot_environments(run: Run) -> list[dict[str, str]]:
@@ -144,7 +146,7 @@ class Slot:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
 
-    def end(self, grace: float = 5) -> None:
+    def end(self, grace: float = END_SECONDS) -> None:
         """End the process and what it started, after `grace` seconds by force."""
         self.ask_to_end()
         process, self.process = self.process, None
@@ -155,7 +157,8 @@ class Slot:
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(5)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it waits for a dead disk
+                process.wait(END_SECONDS)
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):

@@ -53,6 +53,9 @@ def check_launcher_environment() -> None:
             f"{', '.join(given)}: set in the environment, as torchrun and accelerate do, but not "
             f"{', '.join(missing)}; unset them to start the run by itself"
         )
+    port = os.environ.get("MASTER_PORT", "")
+    if port and not (port.isdecimal() and int(port) < 65536):
+        raise bad_value("MASTER_PORT", port, "a port's number in the environment, as torchrun sets")
     if int(numbers["RANK"]) >= int(numbers["WORLD_SIZE"]):
         size = numbers["WORLD_SIZE"]
         raise bad_value("RANK", numbers["RANK"], f"less than WORLD_SIZE={size}")
