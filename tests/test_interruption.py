@@ -77,8 +77,8 @@ def test_an_evaluation_that_is_interrupted_keeps_what_it_scored(
     random_model: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    words = ["evaluate", f"model.path={random_model}", "eval.max_new_tokens=16", "eval.limit=20", "report=false",
-             "hardware=cpu", "eval.batch_size=1", f"output_dir={tmp_path}", "name=run"]  # fmt: skip
+    words = ["evaluate", f"model.path={random_model}", "eval.max_new_tokens=16", "eval.limit=20",
+             "report=false", "hardware=cpu", "eval.batch_size=1", f"output_dir={tmp_path}", "name=run"]  # fmt: skip
     environment = {"UNDIAL_CACHE_DIR": str(cache)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNDIAL_CACHE_DIR", str(cache))
