@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from undial_cli.errors import WorldError
 from undial_cli.system.source_paths import find_package_resource
@@ -125,9 +126,8 @@ def compare_texts() -> str:
     import numpy as np
 
     features = np.random.default_rng(0).random((400, 4), dtype=np.float32)
-    same = mauve.compute_mauve(
-        p_features=features, q_features=features, num_buckets=4, verbose=False
-    )
+    settings: dict[str, Any] = {"num_buckets": 4, "verbose": False}
+    same = mauve.compute_mauve(p_features=features, q_features=features, **settings)
     require_result(same.mauve > 0.9, f"equal texts at {same.mauve:.2f}")
     return f"equal texts at {same.mauve:.2f}"
 
