@@ -32,7 +32,7 @@ from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.system import processes
 from undial_cli.training.arguments import check_training_arguments
 
-LONGEST_NAME = 200  # bytes; file systems take 255, and temporary names are longer
+LONGEST_RUN_NAME = 200  # bytes; file systems take 255, and temporary names are longer
 # Processes that a CPU run may have on any machine; beyond its cores they only wait.
 LEAST_PROCESSES = 8
 GPU_HARDWARE = ("single_gpu", "ddp", "fsdp", "deepspeed_zero3")
@@ -65,8 +65,8 @@ def check_run_name(run: Run) -> None:
     if run.name is None:
         return
     parts = run.name.split("/")
-    if any(len(os.fsencode(part)) > LONGEST_NAME for part in parts):
-        raise bad_value("name", run.name, f"folder names of at most {LONGEST_NAME} bytes each")
+    if any(len(os.fsencode(part)) > LONGEST_RUN_NAME for part in parts):
+        raise bad_value("name", run.name, f"folder names of at most {LONGEST_RUN_NAME} bytes each")
     if any(p in ("", ".", "..") or not p.isprintable() or "\\" in p for p in parts):
         raise bad_value("name", run.name, "a folder name, as in demo or study/demo")
 
