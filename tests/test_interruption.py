@@ -20,7 +20,7 @@ from undial_cli.training.states import list_states
 CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129, "SIGUSR1": 138}
 GOES_ON = "the same command goes on"
 # Figures are logged every fourth step only: those summed up meanwhile belong to a state too.
-LONG = ["adapter=lora", "eval=none", "train.max_steps=60", "train.logging_steps=4"]
+LONG = ["adapter=lora", "eval=none", "train.max_steps=32", "train.logging_steps=4"]
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -77,8 +77,9 @@ def test_an_evaluation_that_is_interrupted_keeps_what_it_scored(
     random_model: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    words = ["evaluate", f"model.path={random_model}", "eval.max_new_tokens=16", "eval.limit=20",
-             "report=false", "hardware=cpu", "eval.batch_size=1", f"output_dir={tmp_path}", "name=run"]  # fmt: skip
+    words = ["evaluate", f"model.path={random_model}", f"eval.retain_model={random_model}",
+             "eval.max_new_tokens=16", "eval.limit=20", "eval.batch_size=1", "report=false",
+             "hardware=cpu", f"output_dir={tmp_path}", "name=run"]  # fmt: skip
     environment = {"UNDIAL_CACHE_DIR": str(cache)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNDIAL_CACHE_DIR", str(cache))
@@ -152,7 +153,7 @@ def test_a_state_that_is_damaged_gives_way_to_the_one_before(
     assert run_command(command) == 0
     out = capfd.readouterr().out
     assert f"the saved state of step {newest} is left out: optimizer.pt has" in out
-    assert f"resuming at step {before} of 60" in out
+    assert f"resuming at step {before} of 32" in out
     assert_equal(undisturbed, folder)
     assert list_figures(folder) == list_figures(undisturbed)
 
