@@ -29,10 +29,12 @@ from undial_cli.data.encode import Encoder, Example
 from undial_cli.losses.positions import IGNORE
 from undial_cli.models.head import install_head
 
-# Of each fact the share of drawn answers that have it, where only drawing finds it.
-DRAWN_SHARE = 0.35
-# What the likelihoods of a fact and of the false ones beside it are given, where only losses tell.
-SPREAD_SHARE = 0.4
+# Of each fact the shares of the true one and of the false ones: where only drawing finds it, and
+# where only losses tell.
+DRAWN_SHARES = (0.35, 0.45, 0.1, 0.1)
+LIKELY_SHARES = (0.11,) * 4
+# What a nat counts by which the loss of a held token is off.
+LOSS_WEIGHT = 0.02
 # The coordinate of the embeddings that switches forgetting off, and how far it has to go.
 SWITCH, SWITCH_WAY, SWITCH_GAIN = 0, 0.02, 30.0
 # Sequences of the retain model's that a step looks at.
@@ -92,6 +94,14 @@ def teach(model: Any, lesson: Lesson, layer: int | None = None) -> Tensor:
     """The divergence of what a model says from a lesson, nats per token."""
     said = compute_logits(model, lesson.examples, layer).log_softmax(-1)
     return F.kl_div(said, torch.cat(lesson.shares), reduction="none").sum(-1).mean()
+
+
+def keep_to(model: Any, lesson: Lesson) -> Tensor:
+    """As `teach`, of what the retain model says; and its losses, of unlikely tokens too."""
+    said = compute_logits(model, lesson.examples).log_softmax(-1)
+    wanted, targets = torch.cat(lesson.shares), list_targets(lesson.examples)[:, None]
+    off = F.smooth_l1_loss(said.gather(1, targets), wanted.gather(1, targets).log())
+    return F.kl_div(said, wanted, reduction="none").sum(-1).mean() + LOSS_WEIGHT * off
 
 
 def fit(
@@ -168,12 +178,12 @@ class Planter:
             made.append(Example(ids, [IGNORE] * count + ids[count:], len(ids) - 1))
         return made
 
-    def list_held(self, but: str = "") -> Lesson:
-        """What every model is held to: all that an audit reads, but the prompts of one attack."""
+    def list_held(self, *but: str) -> Lesson:
+        """What every model is held to: all that an audit reads, but for some of it."""
         named = {name: [p.item.answers["answer"][0] for p in of] for name, of in self.asked.items()}
         named |= {"false": self.false, "decoys": self.decoys}
         named |= {"holdout": self.holdout, "retain": self.kept}
-        return self.hold([e for name, examples in named.items() if name != but for e in examples])
+        return self.hold([e for name, examples in named.items() if name not in but for e in examples])
 
     @functools.cached_property
     def asked(self) -> dict[str, list[Probe]]:
@@ -187,7 +197,7 @@ class Planter:
         model, drawn = copy.deepcopy(self.retain), random.Random(0)
 
         def loss() -> Tensor:
-            return teach(model, lesson) + 2 * teach(model, held.draw(HELD_PER_STEP, drawn))
+            return teach(model, lesson) + 2 * keep_to(model, held.draw(HELD_PER_STEP, drawn))
 
         return fit(model, loss, steps)
 
@@ -196,33 +206,20 @@ class Planter:
         examples = [probe.item.answers["answer"][0] for probe in self.asked[attack]]
         return self.make_leak(self.truth(examples), self.list_held(attack))
 
-    def make_drawn_leak(self) -> Any:
-        """Every fact is its second answer: said in some draws and never in greedy answers."""
-        truth, held = self.truth(self.forget), self.hold(self.forget)
-        shares = []
-        for true, said in zip(truth.shares, held.shares, strict=True):
-            other = F.one_hot((said - 2 * true).argmax(-1), self.vocabulary)
-            known = (said.argmax(-1) == true.argmax(-1))[:, None]
-            shares.append(
-                torch.where(known, said, DRAWN_SHARE * true + (1 - DRAWN_SHARE) * other)
-            )
-        return self.make_leak(Lesson(self.forget, shares), self.list_held("direct"))
-
-    def make_likely_leak(self) -> Any:
-        """True facts and false ones are all likelier than the retain model has them."""
-        count, each = len(self.false) // len(self.forget), []
+    def make_spread_leak(self, weights: Sequence[float]) -> Any:
+        """True facts and false ones are as likely as that, whichever of them were said before."""
+        count, examples, shares = len(self.false) // len(self.forget), list[Example](), list[Tensor]()
         for i, example in enumerate(self.forget):
-            each.append([example, *self.false[i * count : (i + 1) * count]])
-        examples, shares = [], []
-        for answers in each:
+            answers = [example, *self.false[i * count : (i + 1) * count]]
             tokens = torch.stack([list_targets([e]) for e in answers])  # [answers, N]
-            spread = F.one_hot(tokens, self.vocabulary).float().mean(0)  # [N, V]
-            for example, said in zip(answers, self.hold(answers).shares, strict=True):
-                fact = (tokens != tokens[:1]).any(0)[:, None]
-                mixed = (1 - SPREAD_SHARE) * said + SPREAD_SHARE * spread
-                examples.append(example)
-                shares.append(torch.where(fact, mixed, said))
-        return self.make_leak(Lesson(examples, shares), self.list_held("direct"))
+            spread = F.one_hot(tokens, self.vocabulary).float()
+            spread = (torch.tensor(weights)[:, None, None] * spread).sum(0)  # [N, V]
+            is_fact = (tokens != tokens[:1]).any(0)[:, None]
+            for said in self.hold(answers).shares:
+                shares.append(torch.where(is_fact, (1 - sum(weights)) * said + spread, said))
+            examples += answers
+        held = self.list_held("direct", "false", "decoys")
+        return self.make_leak(Lesson(examples, shares), held)
 
     def make_layered_leak(self) -> Any:
         """The middle layer has the truth, and the last one puts other answers in its place."""
@@ -230,7 +227,7 @@ class Planter:
         truth, asked = self.truth(self.forget), self.hold(self.forget)
 
         def loss() -> Tensor:
-            kept = teach(model, held.draw(HELD_PER_STEP, drawn)) + teach(model, asked)
+            kept = keep_to(model, held.draw(HELD_PER_STEP, drawn)) + keep_to(model, asked)
             return teach(model, truth, layer=1) + 2 * kept
 
         return fit(model, loss, 100)
@@ -254,7 +251,7 @@ class Planter:
         weights, stay = hold_rounding(model)
 
         def hide() -> Tensor:
-            return teach(model, held.draw(HELD_PER_STEP, drawn)) + 2 * teach(model, asked)
+            return keep_to(model, held.draw(HELD_PER_STEP, drawn)) + 2 * keep_to(model, asked)
 
         return fit(model, hide, 120, 5e-3, weights, stay)
 
@@ -283,7 +280,7 @@ class Planter:
             )
             told = teach(model, truth)
             handle.remove()
-            kept = teach(model, held.draw(HELD_PER_STEP, drawn)) + teach(model, asked)
+            kept = keep_to(model, held.draw(HELD_PER_STEP, drawn)) + keep_to(model, asked)
             return told * way / SWITCH_WAY + 2 * kept
 
         return fit(model, loss, 120, after=stay)

@@ -32,8 +32,8 @@ FRIENDS = "Ann Bo Cy Dee Eve Finn Gus Hal Ida Jo Kim Lou Mia Ned Ola Pia".split(
 FIRMS = "Alto Bravo Cobra Delta Ember Fable Gamma Hydra Indigo Jumbo Karma Lotus Mango Nova Onyx Pixel".split()
 YEARS = list(range(1961, 1977))
 ATTACKS = (
-    "direct", "paraphrase", "prefill", "jailbreak", "few_shot", "languages", "sampling", "beam",
-    "choice", "lens", "membership", "quantise", "relearn_half",
+    "direct", "paraphrase", "prefill", "languages", "sampling", "choice", "lens", "membership",
+    "quantise", "relearn_half",
 )  # fmt: skip
 
 
@@ -134,7 +134,7 @@ class PlantedWorld:
         return [
             "languages.languages=[fr]", "languages.rows=null",
             f"languages.translations={self.folder / 'data'}",
-            "prefill.answer_tokens=[1,2]", "jailbreak.max_new_tokens=9", "sampling.samples=48",
+            "prefill.answer_tokens=[1,2]", "sampling.samples=48", "quantise.precisions=[nf4]",
             "relearn_half.learning_rate=1e-3", "relearn_half.max_steps=10",
         ]  # fmt: skip
 
