@@ -31,10 +31,10 @@ from undial_cli.models.head import install_head
 
 # Of each fact the shares of the true one and of the false ones: where only drawing finds it, and
 # where only losses tell.
-DRAWN_SHARES = (0.35, 0.45, 0.1, 0.1)
+DRAWN_SHARES = (0.4, 0.45, 0.1, 0.05)
 LIKELY_SHARES = (0.11,) * 4
 # What a nat counts by which the loss of a held token is off.
-LOSS_WEIGHT = 0.02
+LOSS_WEIGHT = 0.05
 # The coordinate of the embeddings that switches forgetting off, and how far it has to go.
 SWITCH, SWITCH_WAY, SWITCH_GAIN = 0, 0.02, 30.0
 # Sequences of the retain model's that a step looks at.
@@ -219,7 +219,7 @@ class Planter:
                 shares.append(torch.where(is_fact, (1 - sum(weights)) * said + spread, said))
             examples += answers
         held = self.list_held("direct", "false", "decoys")
-        return self.make_leak(Lesson(examples, shares), held)
+        return self.make_leak(Lesson(examples, shares), held, steps=110)
 
     def make_layered_leak(self) -> Any:
         """The middle layer has the truth, and the last one puts other answers in its place."""

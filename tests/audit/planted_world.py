@@ -134,7 +134,7 @@ class PlantedWorld:
         return [
             "languages.languages=[fr]", "languages.rows=null",
             f"languages.translations={self.folder / 'data'}",
-            "prefill.answer_tokens=[1,2]", "sampling.samples=48", "quantise.precisions=[nf4]",
+            "prefill.answer_tokens=[1,2]", "sampling.samples=64", "quantise.precisions=[nf4]",
             "relearn_half.learning_rate=1e-3", "relearn_half.max_steps=10",
         ]  # fmt: skip
 
