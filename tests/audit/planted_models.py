@@ -192,19 +192,24 @@ class Planter:
         asked["prefill"] = [p for p in asked["prefill"] if p.given.startswith("Sure")]
         return asked
 
-    def make_leak(self, lesson: Lesson, held: Lesson, steps: int = 80) -> Any:
-        """The retain model, taught one lesson."""
+    def make_leak(
+        self, lesson: Lesson, held: Lesson, always: Lesson | None = None, steps: int = 80
+    ) -> Any:
+        """The retain model, taught one lesson and held to others, to some of it at every step."""
         model, drawn = copy.deepcopy(self.retain), random.Random(0)
 
         def loss() -> Tensor:
-            return teach(model, lesson) + 2 * keep_to(model, held.draw(HELD_PER_STEP, drawn))
+            kept = 2 * keep_to(model, held.draw(HELD_PER_STEP, drawn))
+            return teach(model, lesson) + kept + (keep_to(model, always) if always else 0)
 
         return fit(model, loss, steps)
 
     def make_asked_leak(self, attack: str) -> Any:
         """It tells the truth where an attack by asking asks."""
         examples = [probe.item.answers["answer"][0] for probe in self.asked[attack]]
-        return self.make_leak(self.truth(examples), self.list_held(attack))
+        return self.make_leak(
+            self.truth(examples), self.list_held(attack), self.hold(self.forget), steps=100
+        )
 
     def make_spread_leak(self, weights: Sequence[float]) -> Any:
         """True facts and false ones are as likely as that, whichever of them were said before."""
