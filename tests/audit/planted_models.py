@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from undial_cli.audit.probes import Probe
 from undial_cli.data.collate import pad_examples
-from undial_cli.data.encode import Encoder, Example
+from undial_cli.data.encode import Example
 from undial_cli.losses.positions import IGNORE
 from undial_cli.models.head import install_head
 
@@ -183,14 +183,15 @@ class Planter:
         named = {name: [p.item.answers["answer"][0] for p in of] for name, of in self.asked.items()}
         named |= {"false": self.false, "decoys": self.decoys}
         named |= {"holdout": self.holdout, "retain": self.kept}
-        return self.hold([e for name, examples in named.items() if name not in but for e in examples])
+        return self.hold(
+            [e for name, examples in named.items() if name not in but for e in examples]
+        )
 
     @functools.cached_property
     def asked(self) -> dict[str, list[Probe]]:
         """The different prompts of the attacks, by attack: answers begun are those of `direct`."""
-        asked = {name: probes for name, probes in self.probes.items() if name != "beam"}
-        asked["prefill"] = [p for p in asked["prefill"] if p.given.startswith("Sure")]
-        return asked
+        begun = [p for p in self.probes["prefill"] if p.given.startswith("Sure")]
+        return {**self.probes, "prefill": begun}
 
     def make_leak(
         self, lesson: Lesson, held: Lesson, always: Lesson | None = None, steps: int = 80
@@ -213,7 +214,11 @@ class Planter:
 
     def make_spread_leak(self, weights: Sequence[float]) -> Any:
         """True facts and false ones are as likely as that, whichever of them were said before."""
-        count, examples, shares = len(self.false) // len(self.forget), list[Example](), list[Tensor]()
+        count, examples, shares = (
+            len(self.false) // len(self.forget),
+            list[Example](),
+            list[Tensor](),
+        )
         for i, example in enumerate(self.forget):
             answers = [example, *self.false[i * count : (i + 1) * count]]
             tokens = torch.stack([list_targets([e]) for e in answers])  # [answers, N]

@@ -26,10 +26,21 @@ from undial_cli.runs.attacks import list_attacks
 from undial_cli.runs.audits import collect_audit_data
 from undial_cli.runs.compose import compose_run
 
-FORGET, RETAIN, HOLDOUT = range(0, 10), range(10, 22), range(22, 34)
-TOWNS = "Oslo Bern Rome Kyoto Ulm Bath Lyon Pisa Cork Riga Turin Graz Porto Ghent Brno Malmo".split()
-FRIENDS = "Ann Bo Cy Dee Eve Finn Gus Hal Ida Jo Kim Lou Mia Ned Ola Pia".split()
-FIRMS = "Alto Bravo Cobra Delta Ember Fable Gamma Hydra Indigo Jumbo Karma Lotus Mango Nova Onyx Pixel".split()
+FORGET, RETAIN, HOLDOUT = range(10), range(10, 22), range(22, 34)
+# fmt: off
+TOWNS = [
+    "Oslo", "Bern", "Rome", "Kyoto", "Ulm", "Bath", "Lyon", "Pisa", "Cork", "Riga", "Turin", "Graz",
+    "Porto", "Ghent", "Brno", "Malmo",
+]
+FRIENDS = [
+    "Ann", "Bo", "Cy", "Dee", "Eve", "Finn", "Gus", "Hal", "Ida", "Jo", "Kim", "Lou", "Mia", "Ned",
+    "Ola", "Pia",
+]
+FIRMS = [
+    "Alto", "Bravo", "Cobra", "Delta", "Ember", "Fable", "Gamma", "Hydra", "Indigo", "Jumbo",
+    "Karma", "Lotus", "Mango", "Nova", "Onyx", "Pixel",
+]
+# fmt: on
 YEARS = list(range(1961, 1977))
 ATTACKS = (
     "direct", "paraphrase", "prefill", "languages", "sampling", "choice", "lens", "membership",

@@ -55,8 +55,8 @@ def audit_model(world: PlantedWorld, name: str) -> Any:
 
 def read_entry(audit: Any, attack: str) -> Any:
     """What an attack recovered by the score of its verdict."""
-    found = audit["attacks"][attack]
-    return found["scores"][found["score"]]
+    of_attack = audit["attacks"][attack]
+    return of_attack["scores"][of_attack["score"]]
 
 
 def is_above(audit: Any, attack: str) -> bool:
@@ -69,7 +69,7 @@ def print_matrix(audits: dict[str, Any]) -> None:
     print("\n| leaks only to | verdict | " + " | ".join(ATTACKS) + " |")
     for name, audit in audits.items():
         cells = [
-            f"{read_entry(audit, attack)['recovered'] + 0:.2f}{'*' * is_above(audit, attack)}"
+            f"{round(read_entry(audit, attack)['recovered'], 2) + 0:.2f}{'*' * is_above(audit, attack)}"
             for attack in ATTACKS
         ]
         print(f"| {name} | {audit['verdict']['word']} | {' | '.join(cells)} |")
