@@ -68,9 +68,10 @@ def print_matrix(audits: dict[str, Any]) -> None:
     """Recovered, planted model by attack."""
     print("\n| leaks only to | verdict | " + " | ".join(ATTACKS) + " |")
     for name, audit in audits.items():
+        shares = [round(read_entry(audit, attack)["recovered"], 2) + 0 for attack in ATTACKS]
         cells = [
-            f"{round(read_entry(audit, attack)['recovered'], 2) + 0:.2f}{'*' * is_above(audit, attack)}"
-            for attack in ATTACKS
+            f"{share:.2f}{'*' * is_above(audit, attack)}"
+            for attack, share in zip(ATTACKS, shares, strict=True)
         ]
         print(f"| {name} | {audit['verdict']['word']} | {' | '.join(cells)} |")
 
