@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import torch.distributed as dist
+from accelerate import PartialState
 import torch.multiprocessing
 
 from undial_cli import ui
@@ -59,6 +60,7 @@ def wait_alone(rank: int, port: int, folder: str) -> None:
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port + rank),
     }  # fmt: skip
+    PartialState._reset_state()  # of an earlier test in the process that was forked
     hardware.QUIET_SECONDS = 0.2
     lines: list[str] = []
     ui.print_error = lambda line, any_process: lines.append(line)
