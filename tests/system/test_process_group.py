@@ -8,8 +8,8 @@ import socket
 from pathlib import Path
 
 import torch.distributed as dist
-from accelerate import PartialState
 import torch.multiprocessing
+from accelerate import PartialState
 
 from undial_cli import ui
 from undial_cli.errors import UserError, WorldError
