@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import hashlib
 import os
 import shutil
-import tempfile
+import socket
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,17 +40,38 @@ def write_whole_text(path: Path, text: str, private: bool = False) -> None:
 def write_whole_bytes(path: Path, content: bytes, private: bool = False) -> None:
     """Write a file whole or not at all (temporary name, then rename)."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
+        remove_if_abandoned(leftover)
     # In the same folder: a rename is atomic within one file system only.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{name_writer()}.unfinished")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(os.open(temporary, flags, PRIVATE), "wb") as file:
             file.write(content)
-        os.chmod(temporary, PRIVATE if private else 0o666 & ~read_umask())
-        os.replace(temporary, path)
+        temporary.chmod(PRIVATE if private else 0o666 & ~read_umask())
+        temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def name_writer() -> str:
+    """This process and its machine, as part of a file's name."""
+    machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    return f"{machine}-{os.getpid()}"
+
+
+def remove_if_abandoned(unfinished: Path) -> None:
+    """Remove what a process of this machine was writing when it was killed."""
+    machine, _, process = unfinished.suffixes[-2].lstrip(".").partition("-")
+    if machine != name_writer().partition("-")[0] or not process.isdecimal():
+        return
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        unfinished.unlink(missing_ok=True)
+    except PermissionError:
+        return  # another user's process, which lives
 
 
 def overwrite_text(path: Path, text: str) -> None:
@@ -118,7 +140,10 @@ def remove_folder(folder: Path) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Remove what `whole_folder` and `write_whole_bytes` left half done below a folder."""
     for part in [*folder.glob("**/.*.unfinished")]:
-        shutil.rmtree(part, ignore_errors=True)
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
 
 
 def read_umask() -> int:
