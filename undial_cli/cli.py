@@ -188,22 +188,13 @@ def split_flags(rest: list[str]) -> tuple[dict[str, str], list[str]]:
 def repeat_run(command: str, flags: dict[str, str], overrides: list[str]) -> int:
     """`undial COMMAND --from run.yaml [key=value ...]`."""
     from undial_cli.runs.run_yaml import load_run
+    from undial_cli.runs.trust import check_command_line_keys
 
     file = flags.pop("--from")
     if flags:
         raise UserError(f"{next(iter(flags))}: not possible together with --from")
     run = load_run(file, overrides)
-    if run.model.trust_remote_code and "model.trust_remote_code=true" not in overrides:
-        raise UserError(
-            f"--from {file}: model.trust_remote_code=true runs code that comes with "
-            "the model and is not taken from a file; say it on the command line as well"
-        )
-    folder = run.eval.harness.include_path
-    if folder is not None and f"eval.harness.include_path={folder}" not in overrides:
-        raise UserError(
-            f"--from {file}: eval.harness.include_path={folder} may run code that its "
-            "tasks name and is not taken from a file; say it on the command line as well"
-        )
+    check_command_line_keys(run, overrides, f"--from {file}")
     if run.command != command:
         raise UserError(f"--from {file}: it is a run of 'undial {run.command}'")
     from undial_cli.pipeline import execute_run
@@ -258,14 +249,17 @@ def show_config(command: str, flags: dict[str, str], words: list[str], folder: s
     """Let Hydra print what it composes, or what it knows (`--cfg job`, `--info`, ...)."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
 
     from undial_cli.runs import config_errors
     from undial_cli.runs.compose import (
         COMPOSITION_ERRORS,
+        compose_config,
         find_config_folder,
         register_schemas,
         translate_words,
     )
+    from undial_cli.runs.trust import refuse_variables
 
     register_schemas()
     overrides = translate_words(command, words, folder)
@@ -277,9 +271,12 @@ def show_config(command: str, flags: dict[str, str], words: list[str], folder: s
     flag_words = [word for flag in flags.items() for word in flag if word]
     sys.argv = [f"undial {command}", *overrides, *flag_words]  # hydra.main reads nothing else
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised here, not printed by Hydra
-    GlobalHydra.instance().clear()
     try:
-        show(lambda config: None)()
+        with refuse_variables():
+            if folder is not None:  # before Hydra acts on its own settings
+                compose_config(command, overrides, folder, mode=RunMode.MULTIRUN)
+            GlobalHydra.instance().clear()
+            show(lambda config: None)()
     except COMPOSITION_ERRORS as error:
         raise config_errors.explain_composition_error(error, command, overrides) from error
     except SystemExit as stop:

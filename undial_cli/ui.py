@@ -25,6 +25,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from undial_cli.errors import mask_secrets
+
 PLAIN_WIDTH = 120
 PLAIN_SECONDS = 30
 
@@ -77,7 +79,7 @@ def print_error(message: str, any_process: bool = False) -> None:
     """One line on stderr, and in the log; `any_process` for what may befall one process alone."""
     if not (is_speaker() or any_process):
         return
-    line = " ".join(str(message).split())
+    line = mask_secrets(" ".join(str(message).split()))
     if not is_speaker():
         line = f"process {os.environ['RANK']}: {line}"
     LastingConsole(stderr=True, highlight=False, soft_wrap=True).print(
@@ -88,7 +90,7 @@ def print_error(message: str, any_process: bool = False) -> None:
 
 def log_traceback() -> None:
     """The current exception's traceback, to the log files only."""
-    append_to_logs(traceback.format_exc())
+    append_to_logs(mask_secrets(traceback.format_exc()))
 
 
 def append_to_logs(text: str) -> None:

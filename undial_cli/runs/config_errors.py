@@ -22,6 +22,7 @@ from undial_cli.config.training_arguments import (
 )
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.runs.known_keys import is_list_key, list_known_keys
+from undial_cli.runs.trust import VariableLookup
 
 # Sections of keys that are gone, by command (None: any other), and where they are now.
 MOVED_SECTIONS = {
@@ -50,6 +51,10 @@ def explain_composition_error(
     for cause in chain:
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
             return explain_missing_option(cause, command)
+    refused = next((cause for cause in chain if isinstance(cause, VariableLookup)), None)
+    if refused is not None:
+        where = next((c.full_key for c in chain if getattr(c, "full_key", None)), None)
+        return UserError(f"{where}: {refused}" if where else str(refused))
     keyed = [c for c in chain if isinstance(c, OmegaConfBaseException) and c.full_key]
     if keyed:
         return explain_wrong_key(keyed[-1], command, overrides)
