@@ -195,9 +195,9 @@ class TrainConfig(RecipeConfig):
     max_steps: int | None = key(None, "optimiser steps; overrides epochs", minimum=1, maximum=MOST)
     max_grad_norm: float = key(1.0, "gradient clipping by norm; 0: off", minimum=0)
     max_loss_rise: float | None = key(
-        10.0,
+        100.0,
         "ends training once the loss is this times max(1, its first value) above it; null: never. "
-        "Not where a term began below zero, as in gradient ascent: it has no bound",
+        "Not where a term began below zero, as in gradient ascent, or is weighed anew (pdu)",
         above=0,
     )
     optim: str = key("adamw_torch_fused", "optimiser of transformers (sgd, paged_adamw_8bit, ...)")

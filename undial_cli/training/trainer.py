@@ -217,7 +217,8 @@ class UnlearningTrainer(Trainer):
         """Above which a step's loss has exploded; infinity where there is no such bound."""
         first = self.first_losses()
         ascends = any(first.get(f"{name}_loss", 0.0) < 0 for name in self.terms)
-        if not first or self.max_loss_rise is None or ascends:
+        # One that weighs its terms anew may weigh them ever higher (pdu).
+        if not first or self.max_loss_rise is None or ascends or self.method.adapts:
             return math.inf
         return first["loss"] + self.max_loss_rise * max(1.0, first["loss"])
 
