@@ -86,7 +86,8 @@ def test_a_loss_that_explodes_ends_the_run_where_it_has_a_bound(
     assert reason.startswith(f"training diverged at step {last}: loss ")
     assert reason.split("; ")[1].endswith("(train.max_loss_rise=0.5)")
     assert all(row["loss"] <= first + 0.5 * max(1, first) for row in rows[:-1])
-    retain = next(word for word in words if "forget_file" in word).replace("forget_", "retain_", 1)
+    others = write_qa(tmp_path / "others.jsonl", 4, first=8)
+    retain = f"data.retain_file={others}"
     weighed_anew = ["method=pdu", retain, "train.max_loss_rise=0.5", "name=pdu"]
     for unbounded in (["train.max_loss_rise=null", "name=unbounded"], weighed_anew):
         assert run_command([*words, *hot, *unbounded]) == 0
