@@ -68,8 +68,9 @@ def interrupt_run(
     process = subprocess.Popen(
         [sys.executable, "-m", "undial_cli.cli", *words],
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ},
-        # A shell's job in the background ignores SIGINT, and so does all that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # A shell's job in the background ignores SIGINT, one under nohup SIGHUP, and so does all
+        # that they start.
+        preexec_fn=lambda: signal.signal(sign, signal.SIG_DFL),
     )  # fmt: skip
     try:
         limit = time.monotonic() + 120
