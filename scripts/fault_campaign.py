@@ -56,6 +56,7 @@ GRACE = 20
 TIMEOUT = 900
 SIGNALS = {"kill": [signal.SIGKILL], "term": [signal.SIGTERM, signal.SIGUSR1]}
 DISKS = {"out": "out", "cache": "cache"}
+PAGE = 4096
 # A disk is made as large as that for the second command.
 ROOM = "1g"
 
@@ -259,7 +260,7 @@ class Scenario:
     def fill_disk(self, draws: random.Random) -> tuple[str, str, str]:
         """The command on a disk too small (or just large enough), and then on a larger one."""
         disk = draws.choice(sorted(DISKS))
-        size = int(draws.uniform(0.02, 1.1) * self.size[disk]) // 4096 * 4096 + 16384
+        size = int(draws.uniform(0.02, 1.1) * self.size[disk]) // PAGE * PAGE
         self.home.renew()
         folder = self.home.path / disk
         with mount_disk(folder, size):
@@ -300,8 +301,9 @@ def describe_end(code: int | None) -> str:
 
 
 def measure_folder(folder: Path) -> int:
-    """The bytes of all files of a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """The bytes that a folder takes on a disk in memory, which gives whole pages."""
+    sizes = (file.stat().st_size if file.is_file() else 0 for file in folder.rglob("*"))
+    return sum((size // PAGE + 1) * PAGE for size in sizes)
 
 
 @contextlib.contextmanager
@@ -310,7 +312,7 @@ def mount_disk(folder: Path, size: int) -> Iterator[None]:
     copy = folder.with_name(f"{folder.name}_before")
     folder.rename(copy)
     folder.mkdir()
-    options = f"size={max(size, measure_folder(copy) + 65536)}"
+    options = f"size={max(size, measure_folder(copy)) + 16 * PAGE}"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
     try:
         shutil.copytree(copy, folder, dirs_exist_ok=True)
