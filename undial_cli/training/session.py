@@ -168,6 +168,7 @@ def save_checkpoint(session: TrainingSession, trainer: Any, merges: bool) -> Non
 
         def complete() -> None:
             (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use here
+            adapters.order_adapter_modules(unfinished)
             start = session.start_weights
             session.method.finish(unfinished, start if start.is_dir() else None)
             session.tokenizer.save_pretrained(unfinished)
