@@ -49,10 +49,18 @@ def test_a_line_that_was_cut_off_ends_the_metrics(log: MetricsLog) -> None:
 
 
 def test_a_resumed_run_forgets_what_was_logged_after_its_state(log: MetricsLog) -> None:
-    rows = [{"step": step, "loss": 1.0} for step in (1, 2, 3)]
+    rows = [{"step": step, "loss": 1.0} for step in (0, 1, 2, 3)]
     log.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     log.on_train_begin(None, state_at(2), TrainerControl())
-    assert read_metrics(log.path) == rows[:2]
+    assert read_metrics(log.path) == rows[:3]
+
+
+def test_a_run_that_starts_over_forgets_what_it_measured_before_its_first_step(
+    log: MetricsLog,
+) -> None:
+    log.path.write_text('{"step": 0, "forget_probability": 1.0}\n')
+    log.on_train_begin(None, state_at(0), TrainerControl())
+    assert read_metrics(log.path) == []
 
 
 def test_a_logged_step_is_a_line_in_which_every_number_is_json(log: MetricsLog) -> None:

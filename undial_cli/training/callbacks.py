@@ -40,7 +40,8 @@ class MetricsLog(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Forget what was logged after the step that the run resumes from."""
         if state.is_world_process_zero:
-            rows = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
+            done = state.global_step or -1  # who starts over measures step 0 again
+            rows = [row for row in read_metrics(self.path) if row["step"] <= done]
             write_whole_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def on_log(
