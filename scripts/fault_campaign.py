@@ -57,7 +57,9 @@ GRACE = 20
 TIMEOUT = 900
 SIGNALS = {"kill": [signal.SIGKILL], "term": [signal.SIGTERM, signal.SIGUSR1]}
 DISKS = {"out": "out", "cache": "cache"}
-# What a report says of it.
+# These show speeds and times; that they are there is what is compared.
+PICTURES = (".html", ".svg", ".png")
+# What a Markdown report says of a run's time.
 WALL_TIME = re.compile(rb" \xc2\xb7 [\d.]+ (s|min|h)( \d+ \w+)?(?= \xc2\xb7)")
 PAGE = 4096
 # A disk is made as large as that for the second command.
@@ -149,8 +151,10 @@ class Home:
             if file.is_dir() or name.startswith("cache/locks/") or file.name == "log.txt":
                 continue  # a log tells of both commands
             content = file.read_bytes()
-            if file.suffix in (".html", ".md"):
+            if file.suffix == ".md":
                 content = WALL_TIME.sub(b"", content)
+            elif file.suffix in PICTURES:
+                content = b""
             results[name] = hashlib.blake2b(content, digest_size=16).hexdigest()
             if file.suffix in (".json", ".jsonl"):
                 with contextlib.suppress(ValueError):
@@ -163,7 +167,7 @@ def name_stage(path: str) -> str:
     """What part of a run a file belongs to: its first three folders, without the names of runs."""
     parts = path.split("/")
     if parts[0] == "out":
-        parts = ["out", *parts[3:4]]
+        parts = ["out", *(re.sub(r"\.[0-9a-f]{8}-\d+\.unfinished$", "", p) for p in parts[3:4])]
     return "/".join(parts[:2])
 
 
