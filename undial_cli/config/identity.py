@@ -23,6 +23,7 @@ KEYS_WITHOUT_RESULTS = (
     "push_to_hub",
     "push_private",
     "objective",
+    "model.allow_pickle",
     "report",
     "hardware.num_processes",
     "hardware.gpus_per_run",

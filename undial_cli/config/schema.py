@@ -87,6 +87,9 @@ class ModelConfig:
     dtype: str = key("float32", "dtype of the weights", allowed=WEIGHT_DTYPES)
     attn_implementation: str = key("sdpa", "attention of transformers (sdpa, eager, ...)")
     trust_remote_code: bool = key(False, "run code that comes with the model")
+    allow_pickle: bool = key(
+        False, "read pickled weights where there are no safetensors; runs no code (weights_only)"
+    )
     from_scratch: bool = key(False, "base holds a config and no weights: initialise by seed")
     adapter: str = key("none", "what adapter=auto means", allowed=("none", "lora", "qlora"))
     template: TemplateConfig = group(TemplateConfig, "prompt format")

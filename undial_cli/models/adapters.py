@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 from undial_cli.config.schema import ModelConfig
 from undial_cli.errors import UserError, WorldError
+from undial_cli.models.claims import count_tensors, list_first, refuse_broken_weights
+from undial_cli.system.faults import raise_fault
 from undial_cli.system.files import write_whole_text
+from undial_cli.system.model_files import read_claims
 from undial_cli.system.source_paths import ModelSource, is_local_path, resolve_model_path
 
 # How far merging may move a logit, as a share of the largest one: rounding, with room to spare.
@@ -24,6 +27,8 @@ MERGE_TOLERANCE = {
 }  # fmt: skip
 # Token ids on which merged and unmerged logits are compared, spread over the vocabulary.
 PROBE_TOKENS = 8
+# A rank up to this one takes no memory to speak of, whatever an adapter's tensors are.
+LEAST_RANK_BOUND = 1024
 
 
 def unwrap_adapter(model: Any) -> Any:
@@ -55,7 +60,7 @@ def read_peft_config(source: ModelSource) -> Any | None:
 
     try:
         config = PeftConfig.from_pretrained(source.path, revision=source.revision)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         if not source.local:
             return None
         raise UserError(
@@ -101,7 +106,7 @@ def find_adapter_base(source: ModelSource, config: ModelConfig) -> str | None:
     path = named if peft_config.revision is None else f"{named}@{peft_config.revision}"
     for folder in (Path(named).expanduser(), Path(source.path) / named):
         if named and folder.is_dir():
-            return str(folder.resolve())
+            return check_adapter_base(folder.resolve(), source)
     reason: Exception = UserError(f"its base '{named}' is not there")
     if named and not is_local_path(named):
         try:
@@ -115,6 +120,30 @@ def find_adapter_base(source: ModelSource, config: ModelConfig) -> str | None:
     return config.adapter_base
 
 
+def check_adapter_base(folder: Path, source: ModelSource) -> str:
+    """The path of an adapter's base, unless it is an adapter itself, or even this one."""
+    if read_peft_config(resolve_model_path(str(folder), f"adapter {source.path}: base")) is None:
+        return str(folder)
+    raise UserError(
+        f"adapter {source.path}: its base {folder} is an adapter itself; allowed is a base of "
+        "whole weights, as adapter.merge=true leaves them"
+    )
+
+
+def check_adapter_rank(source: ModelSource) -> None:
+    """Raise UserError for a rank that the adapter's tensors do not have: it would take memory."""
+    config = read_peft_config(source)
+    claims = read_claims(Path(source.path), f"model.path={source.path}") if source.local else {}
+    ranks = [getattr(config, "r", None), *(getattr(config, "rank_pattern", None) or {}).values()]
+    largest = max((size for shape, _ in claims.values() for size in shape), default=0)
+    for rank in ranks if claims else ():
+        if isinstance(rank, int) and rank > max(largest, LEAST_RANK_BOUND):
+            raise UserError(
+                f"adapter {source.path}: adapter_config.json names a rank of {rank}, and no "
+                f"dimension of its tensors is larger than {largest}"
+            )
+
+
 def attach_adapter(base: Any, source: ModelSource, base_path: str) -> Any:
     """A stored adapter on its base, not merged; tokens that it adds get their rows.
 
@@ -125,11 +154,31 @@ def attach_adapter(base: Any, source: ModelSource, base_path: str) -> Any:
 
     try:
         add_token_rows(base, source)
-        return PeftModel.from_pretrained(base, source.path, revision=source.revision).eval()
-    except (RuntimeError, ValueError, KeyError, IndexError, OSError) as error:
+        model = PeftModel.from_pretrained(base, source.path, revision=source.revision).eval()
+        missing = sorted(find_missing_tensors(model, source))
+    except Exception as error:  # whatever the files of somebody else are taken for
+        raise_fault(error)
         raise UserError(
             f"adapter {source.path}: does not fit its base {base_path} ({flatten_error(error)})"
         ) from error
+    if missing:
+        raise UserError(
+            f"adapter {source.path}: its weights lack {count_tensors(missing)} that its "
+            f"adapter_config.json describes on this base ({list_first(missing)})"
+        )
+    refuse_broken_weights(model, f"adapter {source.path}")
+    return model
+
+
+def find_missing_tensors(model: Any, source: ModelSource) -> set[str]:
+    """The tensors of an adapter's modules that its file does not hold; peft only warns of them."""
+    from peft import get_peft_model_state_dict
+
+    if not source.local:
+        return set()
+    stored = read_claims(Path(source.path), f"adapter {source.path}")
+    asked = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return asked.keys() - stored.keys() if stored else set()
 
 
 def count_replaced_rows(base: Any, source: ModelSource) -> dict[int, int]:

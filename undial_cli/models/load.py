@@ -5,7 +5,11 @@ What a path holds is `paths`'. Knows nothing of data or methods.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +17,53 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from undial_cli import ui
 from undial_cli.config.schema import AdapterConfig, ModelConfig
-from undial_cli.errors import UserError
+from undial_cli.errors import UserError, WorldError
 from undial_cli.models.adapters import (
     attach_adapter,
+    check_adapter_rank,
     count_replaced_rows,
     find_adapter_base,
+    flatten_error,
     merge_adapter,
 )
 from undial_cli.models.capacity import ModelCapacity, measure_capacity
+from undial_cli.models.claims import (
+    bound_modules,
+    check_claimed_weights,
+    check_loading_info,
+    check_model_size,
+    check_side_files,
+    refuse_broken_weights,
+)
 from undial_cli.models.contrastive import ContrastedModel
 from undial_cli.models.head import check_head, install_head
 from undial_cli.models.lora import add_lora
 from undial_cli.models.paths import (
+    PICKLE_WAYS,
+    check_weight_format,
     find_part_paths,
     is_from_scratch,
     read_contrast,
     resolve_model_folder,
 )
 from undial_cli.system.faults import raise_fault
+from undial_cli.system.files import hash_folder_state
+from undial_cli.system.model_files import read_json_object
+from undial_cli.system.source_paths import ModelSource
+
+# Or transformers asks a bot of the hub to convert weights that are refused here.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+
+
+@contextlib.contextmanager
+def blame_key(key: str) -> Iterator[None]:
+    """While open, what is wrong with a model is said of the key that names it."""
+    try:
+        yield
+    except (UserError, WorldError) as error:
+        raise type(error)(str(error).replace("model.path=", f"{key}=", 1)) from error
 
 
 def load_tokenizer(config: ModelConfig, path: str, weights: bool = True) -> PreTrainedTokenizerBase:
@@ -51,12 +83,15 @@ def load_tokenizer(config: ModelConfig, path: str, weights: bool = True) -> PreT
         tokenizer = AutoTokenizer.from_pretrained(
             source.path, trust_remote_code=config.trust_remote_code, **source.arguments
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever the files of somebody else are taken for
         raise_fault(error)
         base = find_adapter_base(source, config)
-        if base is not None:
+        if base is not None and not (Path(source.path) / "tokenizer.json").exists():
             return load_tokenizer(dataclasses.replace(config, tokenizer_path=None), base, weights)
-        raise UserError(f"{key}={source.path}: no tokenizer there") from error
+        raise UserError(
+            f"{key}={config.tokenizer_path or path}: no tokenizer there that can be read "
+            f"({flatten_error(error)[:120]})"
+        ) from error
     if not tokenizer.is_fast:
         raise UserError(f"{key}={source.path}: this tokenizer is no fast one (no offsets)")
     return tokenizer
@@ -97,12 +132,51 @@ def load_whole_model(
         torch.manual_seed(seed)
         return make_blank_model(config, path)
     source = resolve_model_folder(path, config)
+    is_checked = check_weight_files(config, path, source)
     more = {"quantization_config": make_four_bit_config()} if quantized else {}
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            source.path, **source.arguments, **shape_arguments(config), **more
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            use_safetensors=None if config.allow_pickle else True,
+            output_loading_info=True,
+            **source.arguments,
+            **shape_arguments(config),
+            **more,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # whatever the files of somebody else are taken for
+        raise model_load_error(config, path, error) from error
+    if not is_checked:  # of the hub, pickled, or quantised
+        check_loading_info(info, model, f"model.path={path}")
+    refuse_broken_weights(model, f"model.path={path}")
+    return model
+
+
+def check_weight_files(config: ModelConfig, path: str, source: ModelSource) -> bool:
+    """Whether the weights in a local folder are known to be those of its config, none of them read.
+
+    Raises:
+        UserError: they are not.
+    """
+    check_weight_format(source, config)
+    if not source.local:
+        return False
+    state = hash_folder_state(Path(source.path))
+    return check_folder_weights(config.trust_remote_code, path, source.path, state)
+
+
+@functools.lru_cache(maxsize=64)
+def check_folder_weights(trust_remote_code: bool, path: str, folder: str, state: str) -> bool:
+    """As `check_weight_files`, once for a folder in the `state` that it is in."""
+    config = ModelConfig(trust_remote_code=trust_remote_code, attn_implementation="eager")
+    check_side_files(Path(folder), f"model.path={path}")
+    with torch.device("meta"):
+        model = make_blank_model(config, path)
+    check_model_size(model, f"model.path={path}")
+    try:
+        return check_claimed_weights(model, Path(folder), f"model.path={path}")
+    except UserError:
+        raise
+    except Exception as error:
         raise model_load_error(config, path, error) from error
 
 
@@ -125,8 +199,12 @@ def check_model(
     if contrast:
         capacities = [check_model(config, part, adapter, weights, layer) for part in contrast[:2]]
         return capacities[0]
+    note_remote_code(config, path, source)
     base = find_adapter_base(source, config)
     if base is not None:
+        ui.say(f"adapter {path}: on the base {base}", "dim")
+        check_weight_format(source, config)
+        check_adapter_rank(source)
         capacity = check_model(config, base, adapter, weights, layer)
         with torch.device("meta"):
             rows = count_replaced_rows(make_blank_model(config, base), source)
@@ -134,6 +212,8 @@ def check_model(
     files = [*Path(source.path).glob("*.safetensors"), *Path(source.path).glob("*.bin")]
     if weights and source.local and not files and not is_from_scratch(config, path):
         raise UserError(f"model.path={path}: not a model (no weights there)")
+    if weights and files:
+        check_weight_files(config, path, source)
     with torch.device("meta"):  # a shape of any size costs no memory there
         model = make_blank_model(config, path)
     capacity = measure_capacity(model)  # before an adapter adds modules of its own
@@ -161,14 +241,30 @@ def make_blank_model(config: ModelConfig, path: str) -> PreTrainedModel:
     if parts:
         return make_blank_model(config, parts[0])  # a contrasted model's two have one shape
     try:
-        shape = AutoConfig.from_pretrained(
-            source.path, trust_remote_code=config.trust_remote_code, **source.arguments
-        )
-        model = AutoModelForCausalLM.from_config(shape, **shape_arguments(config))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        with bound_modules(f"model.path={path}"):
+            shape = AutoConfig.from_pretrained(
+                source.path, trust_remote_code=config.trust_remote_code, **source.arguments
+            )
+            model = AutoModelForCausalLM.from_config(shape, **shape_arguments(config))
+    except UserError:
+        raise
+    except Exception as error:  # whatever the numbers of somebody else make of a model's code
         raise model_load_error(config, path, error) from error
     install_head(model)
     return model
+
+
+def note_remote_code(config: ModelConfig, path: str, source: ModelSource) -> None:
+    """Say that code which comes with a model is not run."""
+    if config.trust_remote_code or not source.local or source.gguf_file:
+        return
+    for file in (Path(source.path) / name for name in ("config.json", "tokenizer_config.json")):
+        if file.exists() and read_json_object(file, f"model.path={path}").get("auto_map"):
+            ui.say(
+                f"model.path={path}: {file.name} names code that comes with the model (auto_map); "
+                "it is not run, and transformers' own is in its place",
+                "yellow",
+            )
 
 
 def shape_arguments(config: ModelConfig) -> dict[str, Any]:
@@ -185,7 +281,7 @@ def model_load_error(config: ModelConfig, path: str, error: Exception) -> UserEr
     raise_fault(error)
     # transformers names the attention that a model lacks in words alone: the classes of its errors
     # are those of any wrong file.
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = flatten_error(error)
     kind, _, reason = line.partition(" does not support ")
     if reason.startswith(("an attention implementation", "Flash Attention", "flex")):
         return UserError(
@@ -197,8 +293,17 @@ def model_load_error(config: ModelConfig, path: str, error: Exception) -> UserEr
             f"model.attn_implementation={config.attn_implementation}: it cannot be used here "
             f"({line.partition('error: ')[2][:160]}); allowed everywhere is eager"
         )
+    if "trust_remote_code" in line:
+        return UserError(
+            f"model.path={path}: needs code that comes with the model, which is not run; "
+            "model.trust_remote_code=true on the command line runs it"
+        )
+    if "use_safetensors" in line:
+        return UserError(f"model.path={path}: {PICKLE_WAYS}")
+    if not isinstance(error, OSError | ValueError):  # whose words need their kind
+        line = f"{type(error).__name__}: {line}"
     return UserError(
-        f"model.path={path}: cannot be loaded as a causal language model ({line[:160]})"
+        f"model.path={path}: cannot be loaded as a causal language model ({line[:200]})"
     )
 
 

@@ -20,6 +20,7 @@ from undial_cli.models.adapters import find_adapter_base, read_peft_config
 from undial_cli.models.contrastive import MEMORISED_FOLDER, TARGET_FOLDER, read_contrast_coefficient
 from undial_cli.system.files import cache_dir, hash_model_folder, whole_folder
 from undial_cli.system.locks import hold_lock
+from undial_cli.system.model_files import find_pickled_weights
 from undial_cli.system.source_paths import ModelSource, resolve_model_path
 
 
@@ -32,6 +33,20 @@ def resolve_model_folder(
     """
     source = resolve_model_path(path, key)
     return convert_gguf(source, config, weights) if source.gguf_file else source
+
+
+# What is said of pickled weights: Python's pickle may name code that is run as it is read.
+PICKLE_WAYS = (
+    "its weights are pickled, and no safetensors are there; save them as such (save_pretrained "
+    "does), or have them read without running code: model.allow_pickle=true on the command line"
+)
+
+
+def check_weight_format(source: ModelSource, config: ModelConfig) -> None:
+    """Raise UserError for a folder of pickled weights alone, unless the user allows them."""
+    pickled = find_pickled_weights(Path(source.path)) if source.local else None
+    if pickled is not None and not config.allow_pickle:
+        raise UserError(f"model.path={source.path}: {pickled}: {PICKLE_WAYS}")
 
 
 def convert_gguf(source: ModelSource, config: ModelConfig, weights: bool = True) -> ModelSource:

@@ -1,17 +1,19 @@
 """Where models and data come from: hub ids, folders, .gguf files, pkg:// resources.
 
 Turns a path of the config into a local folder or a hub id, and says in one line what is wrong
-with it. Loads no weights.
+with it. Loads no weights; what a folder's files claim is `model_files`'.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from undial_cli.errors import UserError, WorldError, first_line
-from undial_cli.system.faults import explain_fault
+from undial_cli.system.faults import explain_fault, raise_fault
+from undial_cli.system.model_files import check_model_files
 
 CONFIG_FILES = ("config.json", "adapter_config.json")
 # In a folder of two models that are decoded together (see `contrastive`).
@@ -63,10 +65,15 @@ def resolve_model_path(path: str, key: str = "model.path") -> ModelSource:
         UserError: there is no such model, or it is not one.
         WorldError: the hub cannot be asked.
     """
-    local = (
-        find_package_resource(path, key) if path.startswith("pkg://") else Path(path).expanduser()
-    )
-    if local.is_file():
+    is_packaged = path.startswith("pkg://")
+    local = find_package_resource(path, key) if is_packaged else Path(path).expanduser()
+    try:
+        is_file = local.is_file()
+    except OSError as error:  # a name that is too long, or a folder that may not be looked into
+        raise_fault(error)
+        reason = os.strerror(error.errno or 0)
+        raise UserError(f"{key}={path[:80]}: cannot be looked for ({reason})") from error
+    if is_file:
         if local.suffix != ".gguf":
             raise UserError(f"{key}={path}: a file is taken only with the ending .gguf")
         return ModelSource(str(local.parent), gguf_file=local.name)
@@ -77,6 +84,7 @@ def resolve_model_path(path: str, key: str = "model.path") -> ModelSource:
             raise UserError(
                 f"{key}={path}: not a model ({' or '.join(CONFIG_FILES)} expected there)"
             )
+        check_model_files(local.resolve(), f"{key}={path}", foreign=not is_packaged)
         return ModelSource(str(local.resolve()))
     if is_local_path(path):
         raise UserError(f"{key}={path}: no such file or folder")
@@ -100,7 +108,8 @@ def resolve_hub_model(path: str, key: str) -> ModelSource:
     repository, _, revision = path.partition("@")
     for name in CONFIG_FILES:
         try:
-            hf_hub_download(repository, name, revision=revision or None)
+            file = Path(hf_hub_download(repository, name, revision=revision or None))
+            check_model_files(file.parent, f"{key}={path}", whole=False)
             return ModelSource(repository, revision or None, local=False)
         except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
             raise unreachable_hub_error(f"{key}={path}", error) from error
