@@ -6,22 +6,25 @@ With bad_configs.py the table of bad inputs, which test_bad_inputs.py goes throu
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bad_configs import ALIKE, LINES
+from bad_models import ADAPTERS, ALIKE_FOLDERS, FOLDERS, GGUF_FILES, Change
 
 
 @dataclass(frozen=True)
 class BadInput:
     """What is prepared in an empty folder, the words of the command, and what must come of it.
 
-    `files`: contents by name; None is an empty folder, of a model's file: it is taken away. A model
-    stands in ./m where `files` change one; `MODEL` in the words is one that is whole.
+    `files`: contents by name; None is an empty folder, of a model's file: it is taken away; or
+    what is done to it. A model stands in ./m where `files` change one; `MODEL` in the words is one
+    that is whole.
     """
 
     words: list[str]
     fragments: list[str]
-    files: dict[str, str | bytes | None] = field(default_factory=dict)
+    files: Mapping[str, Change] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     code: int = 2
 
@@ -44,7 +47,7 @@ def bad_data(name: str, content: str | bytes | None, *fragments: str, more: str 
 
 
 def bad_model(
-    files: dict[str, str | bytes | None], *fragments: str, path: str = "./m", more: str = ""
+    files: Mapping[str, Change], *fragments: str, path: str = "./m", more: str = ""
 ) -> BadInput:
     """A model folder that is none, or one whose files were changed."""
     words = ["unlearn", "data=jsonl", f"model.path={path}", "data.forget_file=f.jsonl", *SHORT]
@@ -196,7 +199,7 @@ MODELS = {
     ),
     "an adapter of an unknown kind": bad_adapter("NOSUCH", peft_type="NOSUCH"),
     "an adapter that is cut": bad_model(
-        {"a/adapter_config.json": "{"}, "adapter_config.json cannot be read", path="./a"
+        {"a/adapter_config.json": "{"}, "adapter_config.json is no JSON", path="./a"
     ),
     "a run without its checkpoint": bad_model(
         {"r/run.yaml": "command: unlearn\n"}, "model.path=./r", path="./r"
@@ -221,6 +224,19 @@ MODELS = {
         {"e": None}, "model.tokenizer_path=./e", path="MODEL", more="model.tokenizer_path=./e"
     ),
 }  # fmt: skip
+
+MODELS |= {
+    name: bad_model(files, parts[0] if "model." in parts[0] else "model.path=./m", *parts)
+    for name, (files, parts) in FOLDERS.items()
+}
+MODELS |= {
+    name: bad_model({"x.gguf": content}, "x.gguf", *parts, path="./x.gguf")
+    for name, (content, parts) in GGUF_FILES.items()
+}
+MODELS |= {
+    name: bad_model({"m/x": "", **files}, *parts, path="./a")
+    for name, (files, parts) in ADAPTERS.items()
+}
 
 RUN = "outputs/unlearn/run"
 SURROUNDINGS = {
@@ -296,3 +312,4 @@ BAD_INPUTS = {
 }  # fmt: skip
 # Refused by the same code as others, so that they are gone through with the slow tests.
 SLOW_ROWS = {f"config: {name}" for name in ALIKE} | {"model: a model of pictures"}
+SLOW_ROWS |= {f"model: {name}" for name in ALIKE_FOLDERS}

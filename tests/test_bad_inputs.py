@@ -50,7 +50,9 @@ def prepare_folder(row: BadInput, model: Path) -> list[str]:
     for name, content in row.files.items():
         file = Path(name)
         file.parent.mkdir(parents=True, exist_ok=True)
-        if content is None and file.exists():
+        if callable(content):
+            content(file)
+        elif content is None and file.exists():
             file.unlink()
         elif content is None:
             file.mkdir()
@@ -84,7 +86,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(
     for variable, value in row.environment.items():
         monkeypatch.setenv(variable, value)
     words = prepare_folder(row, random_model)
-    before = {path: path.stat().st_mtime_ns for path in work.rglob("*")}
+    before = {path: path.lstat().st_mtime_ns for path in work.rglob("*")}
     capfd.readouterr()
     assert run_command(words) == row.code
     out, err = capfd.readouterr()
@@ -96,7 +98,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(
     for fragment in row.fragments:
         assert fragment in err
     assert "did you mean '" not in err or f"'{words[-1].split('=')[0]}'?" not in err
-    assert {path: path.stat().st_mtime_ns for path in work.rglob("*")} == before
+    assert {path: path.lstat().st_mtime_ns for path in work.rglob("*")} == before
     assert not list(scratch.iterdir())
     # What the datasets library read once is there for the next command.
     assert {path.name for path in quiet_cache.glob("*")} <= {"datasets"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def test_a_run_folder_stands_for_its_checkpoint(random_model: Path, tmp_path: Pa
 
 def test_a_gguf_file_is_a_source_of_its_own_kind(tmp_path: Path) -> None:
     file = tmp_path / "small.gguf"
-    file.touch()
+    file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
     source = resolve_model_path(str(file))
     assert source == ModelSource(str(tmp_path), gguf_file="small.gguf")
     assert source.arguments == {"gguf_file": "small.gguf"}

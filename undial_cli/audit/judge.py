@@ -71,7 +71,10 @@ def score_answers_by_helpers(
     helpers: dict[str, Callable[[list[JudgedAnswer]], list[float | None]]] = {}
     config, path = data.suite.config, data.suite.config.similarity_model
     if path is not None:
-        embedder = HelperModel("eval.similarity_model", path, device, config.batch_size, seed=seed)
+        embedder = HelperModel(
+            "eval.similarity_model", path, device, config.batch_size, seed=seed,
+            allow_pickle=config.allow_pickle,
+        )  # fmt: skip
         helpers["similarity"] = lambda answers: compare_with_truth(answers, embedder)
     if data.config.judge.is_on:
         judge, size = data.config.judge, config.batch_size

@@ -24,6 +24,7 @@ KEYS_WITHOUT_RESULTS = (
     "push_private",
     "objective",
     "model.allow_pickle",
+    "eval.allow_pickle",
     "report",
     "hardware.num_processes",
     "hardware.gpus_per_run",

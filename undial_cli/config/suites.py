@@ -127,6 +127,7 @@ class EvalConfig:
     gibberish_tokens: int | None = key(
         32, "a generation counts up to this; null: what the model can see", minimum=2
     )
+    allow_pickle: bool = key(False, "read pickled weights of these models; runs no code")
     harness: HarnessConfig = group(HarnessConfig, "general ability")
     store_text: str = key("full", "text in samples.jsonl", allowed=("full", "none"))
 

@@ -14,7 +14,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.config.schema import ModelConfig
 from undial_cli.errors import UserError, first_line
-from undial_cli.models.load import load_model, load_tokenizer
+from undial_cli.models.claims import refuse_broken_weights
+from undial_cli.models.load import blame_key, load_model, load_tokenizer
+from undial_cli.models.paths import check_weight_format
+from undial_cli.system.faults import raise_fault
 from undial_cli.system.source_paths import ModelSource, resolve_model_path
 
 # Modules that a key's metric needs besides undial itself, and the packages they come in.
@@ -39,6 +42,7 @@ class HelperModel:
     batch_size: int = 32
     max_tokens: int | None = None
     seed: int = 0
+    allow_pickle: bool = False
 
     def __str__(self) -> str:
         return f"{self.key}={self.path}"
@@ -54,13 +58,10 @@ def check_quality_libraries(key: str) -> None:
 def load_language_model(helper: HelperModel) -> tuple[Any, PreTrainedTokenizerBase]:
     """A causal language model in eval mode and its tokenizer."""
     resolve_model_path(helper.path, helper.key)
-    config = ModelConfig(dtype="float32")
-    try:
+    config = ModelConfig(dtype="float32", allow_pickle=helper.allow_pickle)
+    with blame_key(helper.key):
         model: Any = load_model(config, helper.path)
         tokenizer = load_tokenizer(config, helper.path)
-    except UserError as error:
-        # The loader knows of the run's own model only: its message names that key.
-        raise UserError(str(error).replace("model.path=", f"{helper.key}=", 1)) from error
     return model.to(helper.device), tokenizer
 
 
@@ -70,23 +71,33 @@ def measure_context(model: Any, most: int = 10**6) -> int:
 
 
 def find_encoder_source(helper: HelperModel) -> ModelSource:
-    """Where an encoder lies, which no GGUF file can hold."""
+    """Where an encoder lies, which no GGUF file can hold, nor pickles unless they are allowed."""
     source = resolve_model_path(helper.path, helper.key)
     if source.gguf_file:
         raise UserError(f"{helper}: allowed is a hub id or a folder")
+    with blame_key(helper.key):
+        check_weight_format(source, ModelConfig(allow_pickle=helper.allow_pickle), helper.path)
     return source
 
 
-def load_encoder(kind: Any, source: ModelSource, reason: str) -> tuple[Any, list[str]]:
-    """An encoder, and the names of its weights that its files lack.
+def load_encoder(
+    kind: Any, source: ModelSource, helper: HelperModel, reason: str
+) -> tuple[Any, list[str]]:
+    """An encoder, and the names of its weights that its files lack. No code of its own is run.
 
     Raises:
         UserError: the files hold no such encoder; it begins with `reason`.
     """
     try:
         model, report = kind.from_pretrained(
-            source.path, revision=source.revision or "main", output_loading_info=True
+            source.path,
+            revision=source.revision or "main",
+            output_loading_info=True,
+            use_safetensors=None if helper.allow_pickle else True,
+            trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever the files of somebody else are taken for
+        raise_fault(error)
         raise UserError(f"{reason} ({first_line(error)})") from error
+    refuse_broken_weights(model, str(helper))
     return model, list(report["missing_keys"])

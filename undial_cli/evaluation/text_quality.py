@@ -40,6 +40,7 @@ from undial_cli.evaluation.helper_models import (
 from undial_cli.evaluation.scoring import score_answers
 from undial_cli.evaluation.sharding import map_by_length
 from undial_cli.losses.chunked import Projection
+from undial_cli.models.claims import list_first
 from undial_cli.models.head import head_job
 from undial_cli.system import processes
 from undial_cli.system.source_paths import ModelSource
@@ -124,7 +125,7 @@ def embed_sentences(texts: Sequence[str], helper: HelperModel) -> NDArray[np.flo
     from sentence_transformers.util import is_sentence_transformer_model
 
     if not is_sentence_transformer_model(source.path, revision=source.revision):
-        model, untrained = load_encoder(AutoModel, source, f"{helper}: no sentence encoder")
+        model, untrained = load_encoder(AutoModel, source, helper, f"{helper}: no sentence encoder")
         if getattr(model, "pooler", None) is None or any("pooler" in name for name in untrained):
             raise UserError(
                 f"{helper}: no sentence encoder (no modules.json, and no trained pooler)"
@@ -133,7 +134,10 @@ def embed_sentences(texts: Sequence[str], helper: HelperModel) -> NDArray[np.flo
         return F.normalize(pooled_ND, dim=-1).numpy()
     try:
         model = SentenceTransformer(
-            source.path, revision=source.revision, device=str(helper.device)
+            source.path,
+            revision=source.revision,
+            device=str(helper.device),
+            model_kwargs={"use_safetensors": None if helper.allow_pickle else True},
         )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{helper}: no sentence encoder ({first_line(error)})") from error
@@ -152,7 +156,9 @@ def classify_texts(texts: Sequence[str], helper: HelperModel) -> NDArray[np.floa
     """Probability that a text classifier gives its first class: [N]."""
     source = find_encoder_source(helper)
     reason = f"{helper}: no text classifier"
-    model, _ = load_encoder(AutoModelForSequenceClassification, source, reason)
+    model, missing = load_encoder(AutoModelForSequenceClassification, source, helper, reason)
+    if missing:
+        raise UserError(f"{reason} (its weights lack {list_first(missing)})")
     logits = run_encoder(texts, model, source, helper, lambda output: output.logits)
     return logits.softmax(-1)[:, 0].numpy()
 
@@ -167,7 +173,9 @@ def run_encoder(
 ) -> Tensor:
     """What an encoder says of each text, in float32 on the CPU: [N, ...]."""
     model = model.to(helper.device).eval()
-    tokenizer: Any = AutoTokenizer.from_pretrained(source.path, **source.arguments)
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        source.path, trust_remote_code=False, **source.arguments
+    )
     seen = measure_context(model, helper.max_tokens or ENCODER_TOKENS)
     size = min(seen, tokenizer.model_max_length)
 
@@ -308,7 +316,8 @@ def run_helper_model(
     if path is None:
         raise UserError(f"eval.{key} is not set")
     max_tokens = getattr(config, key.replace("_model", "_tokens"), None)
-    helper = HelperModel(f"eval.{key}", path, device, config.batch_size, max_tokens, seed)
+    size, pickle = config.batch_size, config.allow_pickle
+    helper = HelperModel(f"eval.{key}", path, device, size, max_tokens, seed, pickle)
     if key == "oracle_model":  # its engine deals texts out to the processes by itself
         return score_perplexity(texts, helper)
     return processes.run_on_main(lambda: HELPER_MODELS[key](texts, helper))

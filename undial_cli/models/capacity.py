@@ -61,6 +61,27 @@ def count_table_positions(model: Any) -> int | None:
     return size if any(b.ndim > 1 and size in b.shape for b in base.buffers()) else None
 
 
+def check_tokenizer_fits(capacity: ModelCapacity, tokenizer: Any) -> None:
+    """Say that a tokenizer has tokens without a row of the embedding; refuse it for its padding.
+
+    Texts that hold such a token are refused by themselves; padding goes with all of them.
+    """
+    key, rows = "model.tokenizer_path", capacity.rows
+    pad = tokenizer.pad_token_id
+    if pad is not None and not 0 <= pad < rows:
+        raise UserError(
+            f"{key}: its padding token has the id {pad} and this model's embedding {rows} rows; "
+            "needed is the tokenizer that the model was trained with"
+        )
+    beyond = [token for token, number in tokenizer.get_vocab().items() if number >= rows]
+    if beyond:
+        ui.say(
+            f"{key}: {len(beyond):,} tokens of it lie beyond the {rows} rows of this model's "
+            "embedding; a text that holds one is refused",
+            "yellow",
+        )
+
+
 def check_sequences_fit(
     capacity: ModelCapacity, name: str, key: str, sequences: Iterable[tuple[int, list[int]]]
 ) -> None:

@@ -123,16 +123,16 @@ def check_model_size(model: nn.Module, setting: str) -> None:
 
 
 @contextlib.contextmanager
-def bound_modules(setting: str) -> Iterator[None]:
-    """While open, a model of modules without end is refused as it is made."""
+def bound_modules(setting: str, most: int = MOST_MODULES) -> Iterator[None]:
+    """While open, a model of more modules than `most` is refused as it is made."""
     count = 0
 
     def count_module(*_: Any) -> None:
         nonlocal count
         count += 1
-        if count > MOST_MODULES:
+        if count > most:
             raise UserError(
-                f"{setting}: by its config.json the model has more than {MOST_MODULES:,} modules "
+                f"{setting}: by its config.json the model has more than {most:,} modules "
                 "(num_hidden_layers?)"
             )
 

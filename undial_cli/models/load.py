@@ -50,7 +50,7 @@ from undial_cli.models.paths import (
 )
 from undial_cli.system.faults import raise_fault
 from undial_cli.system.files import hash_folder_state
-from undial_cli.system.model_files import read_json_object
+from undial_cli.system.model_files import read_claims, read_json_object
 from undial_cli.system.source_paths import ModelSource
 
 # Or transformers asks a bot of the hub to convert weights that are refused here.
@@ -157,7 +157,7 @@ def check_weight_files(config: ModelConfig, path: str, source: ModelSource) -> b
     Raises:
         UserError: they are not.
     """
-    check_weight_format(source, config)
+    check_weight_format(source, config, path)
     if not source.local:
         return False
     state = hash_folder_state(Path(source.path))
@@ -169,7 +169,9 @@ def check_folder_weights(trust_remote_code: bool, path: str, folder: str, state:
     """As `check_weight_files`, once for a folder in the `state` that it is in."""
     config = ModelConfig(trust_remote_code=trust_remote_code, attn_implementation="eager")
     check_side_files(Path(folder), f"model.path={path}")
-    with torch.device("meta"):
+    claimed = len(read_claims(Path(folder), f"model.path={path}"))
+    bounded = bound_modules(f"model.path={path}", 5_000 + 20 * claimed)
+    with bounded if claimed else contextlib.nullcontext(), torch.device("meta"):
         model = make_blank_model(config, path)
     check_model_size(model, f"model.path={path}")
     try:
@@ -203,7 +205,7 @@ def check_model(
     base = find_adapter_base(source, config)
     if base is not None:
         ui.say(f"adapter {path}: on the base {base}", "dim")
-        check_weight_format(source, config)
+        check_weight_format(source, config, path)
         check_adapter_rank(source)
         capacity = check_model(config, base, adapter, weights, layer)
         with torch.device("meta"):

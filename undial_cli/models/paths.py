@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,8 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from undial_cli import ui
 from undial_cli.config.schema import ModelConfig
 from undial_cli.errors import UserError
-from undial_cli.models.adapters import find_adapter_base, read_peft_config
+from undial_cli.models.adapters import find_adapter_base, flatten_error, read_peft_config
+from undial_cli.models.claims import check_loading_info, refuse_broken_weights
 from undial_cli.models.contrastive import MEMORISED_FOLDER, TARGET_FOLDER, read_contrast_coefficient
+from undial_cli.system.faults import raise_fault
 from undial_cli.system.files import cache_dir, hash_model_folder, whole_folder
 from undial_cli.system.locks import hold_lock
 from undial_cli.system.model_files import find_pickled_weights
@@ -42,11 +45,11 @@ PICKLE_WAYS = (
 )
 
 
-def check_weight_format(source: ModelSource, config: ModelConfig) -> None:
+def check_weight_format(source: ModelSource, config: ModelConfig, path: str) -> None:
     """Raise UserError for a folder of pickled weights alone, unless the user allows them."""
     pickled = find_pickled_weights(Path(source.path)) if source.local else None
     if pickled is not None and not config.allow_pickle:
-        raise UserError(f"model.path={source.path}: {pickled}: {PICKLE_WAYS}")
+        raise UserError(f"model.path={path}: {pickled}: {PICKLE_WAYS}")
 
 
 def convert_gguf(source: ModelSource, config: ModelConfig, weights: bool = True) -> ModelSource:
@@ -65,22 +68,42 @@ def convert_gguf(source: ModelSource, config: ModelConfig, weights: bool = True)
         return ModelSource(str(folder)) if (folder / "config.json").is_file() else source
     with hold_lock(folder):  # several runs of a sweep may want it at once
         if not is_whole_model(folder):
-            from transformers import GgufConfig
-
             if folder.exists():
                 ui.say(f"the converted model {folder} is damaged: it is made anew", "yellow")
                 shutil.rmtree(folder)
-            model = AutoModelForCausalLM.from_pretrained(
-                source.path,
-                gguf_file=source.gguf_file,
-                dtype=getattr(torch, config.dtype),
-                quantization_config=GgufConfig(dequantize=True),
-            )
-            tokenizer = AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf_file)
+            model, tokenizer = load_gguf(source, config)
             with whole_folder(folder) as unfinished:
                 model.save_pretrained(unfinished)
                 tokenizer.save_pretrained(unfinished)
     return ModelSource(str(folder))
+
+
+def load_gguf(source: ModelSource, config: ModelConfig) -> tuple[Any, Any]:
+    """The model of a GGUF file, in ordinary weights, and its tokenizer.
+
+    Raises:
+        UserError: they are not in it.
+    """
+    from transformers import GgufConfig
+
+    file = Path(source.path) / str(source.gguf_file)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            gguf_file=source.gguf_file,
+            dtype=getattr(torch, config.dtype),
+            quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf_file)
+    except Exception as error:  # whatever the file of somebody else is taken for
+        raise_fault(error)
+        raise UserError(
+            f"model.path={file}: cannot be converted to an ordinary model ({flatten_error(error)})"
+        ) from error
+    check_loading_info(info, model, f"model.path={file}")
+    refuse_broken_weights(model, f"model.path={file}")
+    return model, tokenizer
 
 
 def is_whole_model(folder: Path) -> bool:

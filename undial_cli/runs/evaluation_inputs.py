@@ -59,6 +59,8 @@ def find_retain_reference(resolved: ResolvedRun, suite: Suite) -> RetainReferenc
         return RetainReference(location)
     try:
         resolve_model_path(location.path, name_retain_key(run))
+        with load.blame_key(name_retain_key(run)):
+            load.check_model(run.model, location.path)
     except (UserError, WorldError) as error:
         if run.eval.retain_model is not None:
             raise

@@ -28,7 +28,7 @@ from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation.suite import Suite, check_suite_fits
 from undial_cli.methods.base import Method
 from undial_cli.models import fingerprints, load
-from undial_cli.models.capacity import check_training_set_fits
+from undial_cli.models.capacity import check_tokenizer_fits, check_training_set_fits
 from undial_cli.planning.room import check_disk_room
 from undial_cli.runs.data_notes import (
     check_data_keys,
@@ -112,6 +112,7 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
     if isinstance(run, TrainingRun) and weights:
         notes += check_disk_room(run, resolved.folder.path, capacity)
     tokenizer = load.load_tokenizer(run.model, path, weights)
+    check_tokenizer_fits(capacity, tokenizer)
     encoder = Encoder(tokenizer, run.model.template, run.data)
     notes += describe_unread_keys(tokenizer, run.model.template)
     suite = Suite(run.eval, encoder, load_evaluation_rows(run, encoder), run.seed)
@@ -259,6 +260,8 @@ def locate_audit_target(resolved: ResolvedRun, run: AuditRun, suite: Suite) -> s
         return location and resolved.find_path(location)
     try:
         resolve_model_path(location.path, "audit.target")
+        with load.blame_key("audit.target"):
+            load.check_model(run.model, location.path)
     except (UserError, WorldError) as error:
         if run.audit.target is not None:
             raise

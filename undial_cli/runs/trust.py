@@ -26,6 +26,7 @@ from undial_cli.errors import UserError, bad_value, find_secret
 COMMAND_LINE_KEYS = {
     "model.trust_remote_code": "runs code that comes with the model",
     "model.allow_pickle": "reads pickled weights",
+    "eval.allow_pickle": "reads pickled weights",
     "eval.harness.include_path": "may run code that its tasks name",
     "audit.judge.url": "sends text of the forget set to another machine",
     "audit.judge.key_variable": "sends an environment variable to another machine",

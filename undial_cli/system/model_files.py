@@ -217,7 +217,7 @@ def read_header(
 
 
 def find_pickled_weights(folder: Path) -> str | None:
-    """The pickled weights of a folder that holds no others; None where there are others, or none."""
+    """The pickled weights of a folder that holds no others, else None."""
     if any(folder.glob("*.safetensors")) or (folder / WEIGHTS_INDEX).exists():
         return None
     files = sorted(f.name for pattern in PICKLED_WEIGHTS for f in folder.glob(pattern))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from undial_cli.errors import UserError, WorldError, first_line
 from undial_cli.system.faults import explain_fault, raise_fault
+from undial_cli.system.gguf_header import check_gguf_header
 from undial_cli.system.model_files import check_model_files
 
 CONFIG_FILES = ("config.json", "adapter_config.json")
@@ -76,6 +77,7 @@ def resolve_model_path(path: str, key: str = "model.path") -> ModelSource:
     if is_file:
         if local.suffix != ".gguf":
             raise UserError(f"{key}={path}: a file is taken only with the ending .gguf")
+        check_gguf_header(local, f"{key}={path}")
         return ModelSource(str(local.parent), gguf_file=local.name)
     if local.is_dir():
         if (local / "run.yaml").is_file() and (local / "checkpoint").is_dir():
