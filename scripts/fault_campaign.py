@@ -2,6 +2,7 @@
 
     python scripts/fault_campaign.py [--rounds 200] [--faults kill,term,disk]
                                      [--scenarios run,audit] [--seed 0] [--folder FOLDER]
+                                     [--journal FILE]
 
 Each scenario is a real command in a home of its own. It runs undisturbed twice (what differs
 between the two, such as times, is not compared), every change of a file being traced in each of its
@@ -10,7 +11,9 @@ signal is sent there: `kill`: SIGKILL to the process itself, be it parent or wor
 or SIGUSR1 to the parent. `disk`: the output or the cache folder lies on a disk of a drawn size
 (needs the right to mount). What was started has to be gone within 20 s; then the same command is
 given again, and has to end with 0 and to leave the files of an undisturbed run and no other. Prints
-a Markdown table, and each failure with what repeats it; exit code 1 if there is one.
+a Markdown table, and each failure with what repeats it; exit code 1 if there is one. A journal gets
+a line for each round; the table is of all its rounds, those of earlier campaigns too (`--rounds 0`:
+of these alone).
 """
 
 from __future__ import annotations
@@ -353,6 +356,7 @@ def main() -> None:
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--journal", type=Path, help="default: rounds.jsonl in the folder")
     options = parser.parse_args()
     faults = options.faults.split(",")
     if "disk" in faults and not can_mount():
@@ -361,9 +365,9 @@ def main() -> None:
     folder = (options.folder or Path(tempfile.mkdtemp(prefix="faults-"))).absolute()
     draws = random.Random(options.seed)
     print(f"seed {options.seed}, {options.rounds} rounds, in {folder}", flush=True)
-    counts: Counter[tuple[str, str, str, str]] = Counter()
-    bad: Counter[tuple[str, str, str, str]] = Counter()
-    names = options.scenarios.split(",")
+    journal = options.journal or folder / "rounds.jsonl"
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    names = options.scenarios.split(",") if options.rounds else []
     for number, name in enumerate(names):
         scenario = Scenario(name, folder)
         rounds = options.rounds * (number + 1) // len(names) - options.rounds * number // len(names)
@@ -371,17 +375,26 @@ def main() -> None:
         for turn in range(rounds):
             fault = faults[turn % len(faults)]
             where, end, wrong = scenario.disturb(fault, draws)
-            row = (name, fault, where, end)
-            counts[row] += 1
+            row = {"scenario": name, "fault": fault, "where": where, "end": end, "wrong": wrong}
+            with open(journal, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"seed": options.seed, **row}) + "\n")
             if wrong:
-                bad[row] += 1
                 print(f"FAILED {wrong}", flush=True)
+    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    print_table(rows)
+    sys.exit(1 if any(row["wrong"] for row in rows) else 0)
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """How many faults of each kind there were in each stage, how the command ended, and how many
+    left something else than an undisturbed run."""
+    counts = Counter((r["scenario"], r["fault"], r["where"], r["end"]) for r in rows)
+    bad = Counter((r["scenario"], r["fault"], r["where"], r["end"]) for r in rows if r["wrong"])
     print("| scenario | fault | where | ended | times | not as undisturbed |")
     print("| --- | --- | --- | --- | ---: | ---: |")
     for row, count in sorted(counts.items()):
         print(f"| {' | '.join(row)} | {count} | {bad[row]} |")
     print(f"{sum(counts.values())} faults, {sum(bad.values())} not as undisturbed")
-    sys.exit(1 if bad else 0)
 
 
 if __name__ == "__main__":
