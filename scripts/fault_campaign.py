@@ -108,6 +108,7 @@ class Home:
             "HOME": str(self.path), "UNDIAL_CACHE_DIR": str(self.path / "cache"),
             "TMPDIR": str(self.path / "tmp"), "HF_HOME": str(self.path / "hub"),
             "HF_HUB_OFFLINE": "1", "FAULT_CAMPAIGN": str(self.path),
+            "MPLCONFIGDIR": str(self.prepared.parent / "matplotlib"),  # it lists fonts in any order
         }  # fmt: skip
         folders = [str(ROOT), environment.get("PYTHONPATH", "")]
         if traced:
