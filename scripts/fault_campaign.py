@@ -387,15 +387,20 @@ def main() -> None:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """How many faults of each kind there were in each stage, how the command ended, and how many
-    left something else than an undisturbed run."""
-    counts = Counter((r["scenario"], r["fault"], r["where"], r["end"]) for r in rows)
-    bad = Counter((r["scenario"], r["fault"], r["where"], r["end"]) for r in rows if r["wrong"])
-    print("| scenario | fault | where | ended | times | not as undisturbed |")
-    print("| --- | --- | --- | --- | ---: | ---: |")
-    for row, count in sorted(counts.items()):
-        print(f"| {' | '.join(row)} | {count} | {bad[row]} |")
-    print(f"{sum(counts.values())} faults, {sum(bad.values())} not as undisturbed")
+    """A line for each kind of fault of a scenario: in how many stages, how the disturbed commands
+    ended, and how often the end was not that of an undisturbed one."""
+    print(
+        "| scenario | fault | times | stages | the disturbed command ended | not as undisturbed |"
+    )
+    print("| --- | --- | ---: | ---: | --- | ---: |")
+    for scenario, fault in sorted({(row["scenario"], row["fault"]) for row in rows}):
+        ours = [row for row in rows if (row["scenario"], row["fault"]) == (scenario, fault)]
+        stages = len({row["where"] for row in ours})
+        ends = Counter(row["end"] for row in ours).most_common()
+        bad = sum(bool(row["wrong"]) for row in ours)
+        spelled = ", ".join(f"{end}: {count}" for end, count in ends)
+        print(f"| {scenario} | {fault} | {len(ours)} | {stages} | {spelled} | {bad} |")
+    print(f"{len(rows)} faults, {sum(bool(row['wrong']) for row in rows)} not as undisturbed")
 
 
 if __name__ == "__main__":
