@@ -175,7 +175,9 @@ FOLDERS: dict[str, tuple[dict[str, Change], tuple[str, ...]]] = {
     "tokenizer settings that are a list": (
         {"m/tokenizer_config.json": "[]"}, ("tokenizer_config.json holds a list",),
     ),
-    "padding beyond the embedding": ({TOKENIZER: add_far_token}, ("model.tokenizer_path", "padding")),
+    "padding beyond the embedding": (
+        {TOKENIZER: add_far_token}, ("model.tokenizer_path", "padding"),
+    ),
     "generation settings of words": (
         {GENERATION: '{"temperature": "hot", "max_new_tokens": "a"}'}, ("generation_config.json",),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def test_what_is_no_sentence_encoder_is_said_in_one_line(folder: str, tmp_path: 
     pytest.importorskip("sentence_transformers", reason=EXTRA)
     with pytest.raises(UserError, match=r"eval.similarity_model=.*no sentence encoder"):
         text_quality.embed_sentences(TEXTS, helper("similarity", folder, 2))
-    (tmp_path / "model.gguf").touch()
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
     with pytest.raises(UserError, match=r"\.gguf: allowed is a hub id or a folder"):
         text_quality.embed_sentences(TEXTS, helper("similarity", tmp_path / "model.gguf", 2))
 

@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 from undial_cli import ui
 from undial_cli.errors import UserError, bad_value
 from undial_cli.system.faults import raise_fault, spell_size
-from undial_cli.system.model_files import read_claims, read_json_object
+from undial_cli.system.model_files import read_claims, read_model_json
 
 # Names of tensors that a line says.
 NAMES_SAID = 3
@@ -147,7 +147,7 @@ def check_side_files(folder: Path, setting: str) -> None:
     """Raise UserError for quantisation that nobody knows, and a wrong generation_config.json."""
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-    config = read_json_object(folder / "config.json", setting)
+    config = read_model_json(folder / "config.json", setting)
     quantised = config.get("quantization_config")
     if quantised is not None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised

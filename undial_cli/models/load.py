@@ -50,7 +50,7 @@ from undial_cli.models.paths import (
 )
 from undial_cli.system.faults import raise_fault
 from undial_cli.system.files import hash_folder_state
-from undial_cli.system.model_files import read_claims, read_json_object
+from undial_cli.system.model_files import read_claims, read_model_json
 from undial_cli.system.source_paths import ModelSource
 
 # Or transformers asks a bot of the hub to convert weights that are refused here.
@@ -261,7 +261,7 @@ def note_remote_code(config: ModelConfig, path: str, source: ModelSource) -> Non
     if config.trust_remote_code or not source.local or source.gguf_file:
         return
     for file in (Path(source.path) / name for name in ("config.json", "tokenizer_config.json")):
-        if file.exists() and read_json_object(file, f"model.path={path}").get("auto_map"):
+        if file.exists() and read_model_json(file, f"model.path={path}").get("auto_map"):
             ui.say(
                 f"model.path={path}: {file.name} names code that comes with the model (auto_map); "
                 "it is not run, and transformers' own is in its place",

@@ -55,7 +55,7 @@ def check_model_files(folder: Path, setting: str, whole: bool = True, foreign: b
         if foreign and file.is_symlink() and file.suffix != ".safetensors":
             check_link(file, folder, setting)
     configs = {
-        n: read_json_object(folder / n, setting) for n in JSON_FILES if (folder / n).exists()
+        n: read_model_json(folder / n, setting) for n in JSON_FILES if (folder / n).exists()
     }
     check_counts(configs.get("config.json", {}), f"{setting}: config.json")
     read_claims(folder, setting, whole)
@@ -99,7 +99,7 @@ def check_link(file: Path, folder: Path, setting: str) -> None:
         )
 
 
-def read_json_object(file: Path, setting: str, longest: int = LONGEST_CONFIG) -> dict[str, Any]:
+def read_model_json(file: Path, setting: str, longest: int = LONGEST_CONFIG) -> dict[str, Any]:
     """A JSON file that holds an object, at most `longest` bytes of it."""
     check_regular_file(file, setting)
     try:
@@ -165,7 +165,7 @@ def list_weight_files(folder: Path, setting: str, whole: bool = True) -> list[Pa
             return [folder / name]
     if not (folder / WEIGHTS_INDEX).exists():
         return []
-    shards = read_json_object(folder / WEIGHTS_INDEX, setting, LONGEST_INDEX).get("weight_map")
+    shards = read_model_json(folder / WEIGHTS_INDEX, setting, LONGEST_INDEX).get("weight_map")
     names = set(shards.values()) if isinstance(shards, dict) and is_text_map(shards) else set()
     if not names:
         raise UserError(f"{setting}: {WEIGHTS_INDEX} holds no weight_map of tensors to files")
