@@ -295,12 +295,12 @@ def model_load_error(config: ModelConfig, path: str, error: Exception) -> UserEr
             f"model.attn_implementation={config.attn_implementation}: it cannot be used here "
             f"({line.partition('error: ')[2][:160]}); allowed everywhere is eager"
         )
-    if "trust_remote_code" in line:
+    if "trust_remote_code" in str(error):
         return UserError(
             f"model.path={path}: needs code that comes with the model, which is not run; "
             "model.trust_remote_code=true on the command line runs it"
         )
-    if "use_safetensors" in line:
+    if "use_safetensors" in str(error):
         return UserError(f"model.path={path}: {PICKLE_WAYS}")
     if not isinstance(error, OSError | ValueError):  # whose words need their kind
         line = f"{type(error).__name__}: {line}"
