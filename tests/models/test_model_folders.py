@@ -191,9 +191,8 @@ def test_the_base_that_an_adapter_names_is_said(
     random_model: Path, tmp_path: Path, said: list[str]
 ) -> None:
     config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], r=2)
-    get_peft_model(AutoModelForCausalLM.from_pretrained(random_model), config).save_pretrained(
-        tmp_path
-    )
+    base: Any = AutoModelForCausalLM.from_pretrained(random_model)
+    get_peft_model(base, config).save_pretrained(str(tmp_path))
     check_folder(tmp_path)
     assert said == [f"adapter {tmp_path}: on the base {random_model}"]
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "x")

@@ -51,7 +51,7 @@ from undial_cli.models.paths import (
 from undial_cli.system.faults import raise_fault
 from undial_cli.system.files import hash_folder_state
 from undial_cli.system.model_files import read_claims, read_model_json
-from undial_cli.system.source_paths import ModelSource
+from undial_cli.system.source_paths import ModelSource, fetch_hub_weights
 
 # Or transformers asks a bot of the hub to convert weights that are refused here.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
@@ -132,10 +132,10 @@ def load_whole_model(
         torch.manual_seed(seed)
         return make_blank_model(config, path)
     source = resolve_model_folder(path, config)
-    is_checked = check_weight_files(config, path, source)
+    is_checked = check_weight_files(config, path, source, fetch=True)
     more = {"quantization_config": make_four_bit_config()} if quantized else {}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.path,
             use_safetensors=None if config.allow_pickle else True,
             output_loading_info=True,
@@ -145,23 +145,32 @@ def load_whole_model(
         )
     except Exception as error:  # whatever the files of somebody else are taken for
         raise model_load_error(config, path, error) from error
+    model, info = loaded
     if not is_checked:  # of the hub, pickled, or quantised
         check_loading_info(info, model, f"model.path={path}")
     refuse_broken_weights(model, f"model.path={path}")
     return model
 
 
-def check_weight_files(config: ModelConfig, path: str, source: ModelSource) -> bool:
-    """Whether the weights in a local folder are known to be those of its config, none of them read.
+def check_weight_files(
+    config: ModelConfig, path: str, source: ModelSource, fetch: bool = False
+) -> bool:
+    """Whether a model's weights are known to be those of its config; none of them is read.
+
+    Args:
+        fetch: those of the hub are downloaded for it; else they are not looked at.
 
     Raises:
         UserError: they are not.
     """
     check_weight_format(source, config, path)
-    if not source.local:
+    folder = Path(source.path) if source.local else None
+    if fetch and not source.local:
+        folder = fetch_hub_weights(source, f"model.path={path}")
+    if folder is None or not (folder / "config.json").exists():
         return False
-    state = hash_folder_state(Path(source.path))
-    return check_folder_weights(config.trust_remote_code, path, source.path, state)
+    state = hash_folder_state(folder)
+    return check_folder_weights(config.trust_remote_code, path, str(folder), state)
 
 
 @functools.lru_cache(maxsize=64)

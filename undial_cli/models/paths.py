@@ -88,7 +88,7 @@ def load_gguf(source: ModelSource, config: ModelConfig) -> tuple[Any, Any]:
 
     file = Path(source.path) / str(source.gguf_file)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.path,
             gguf_file=source.gguf_file,
             dtype=getattr(torch, config.dtype),
@@ -101,6 +101,7 @@ def load_gguf(source: ModelSource, config: ModelConfig) -> tuple[Any, Any]:
         raise UserError(
             f"model.path={file}: cannot be converted to an ordinary model ({flatten_error(error)})"
         ) from error
+    model, info = loaded
     check_loading_info(info, model, f"model.path={file}")
     refuse_broken_weights(model, f"model.path={file}")
     return model, tokenizer

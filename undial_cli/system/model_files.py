@@ -54,9 +54,7 @@ def check_model_files(folder: Path, setting: str, whole: bool = True, foreign: b
         check_regular_file(file, setting)
         if foreign and file.is_symlink() and file.suffix != ".safetensors":
             check_link(file, folder, setting)
-    configs = {
-        n: read_model_json(folder / n, setting) for n in JSON_FILES if (folder / n).exists()
-    }
+    configs = {n: read_model_json(folder / n, setting) for n in JSON_FILES if (folder / n).exists()}
     check_counts(configs.get("config.json", {}), f"{setting}: config.json")
     read_claims(folder, setting, whole)
 
@@ -155,34 +153,40 @@ def read_claims(
 
 
 def list_weight_files(folder: Path, setting: str, whole: bool = True) -> list[Path]:
-    """The safetensors files that are loaded from a folder: one, or the shards of its index.
-
-    Raises:
-        UserError: the index leads out of the folder, to other formats, or to what is not there.
-    """
+    """The safetensors files that are loaded from a folder: one, or the shards of its index."""
     for name in (WEIGHTS_FILE, "adapter_model.safetensors"):
         if (folder / name).exists():
             return [folder / name]
     if not (folder / WEIGHTS_INDEX).exists():
         return []
-    shards = read_model_json(folder / WEIGHTS_INDEX, setting, LONGEST_INDEX).get("weight_map")
-    names = set(shards.values()) if isinstance(shards, dict) and is_text_map(shards) else set()
-    if not names:
-        raise UserError(f"{setting}: {WEIGHTS_INDEX} holds no weight_map of tensors to files")
-    for name in sorted(names):
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise UserError(
-                f"{setting}: {WEIGHTS_INDEX} names {name}; allowed are .safetensors files in the "
-                "same folder"
-            )
-    missing = sorted(name for name in names if not (folder / name).exists())
+    names = read_shard_names(folder, setting)
+    missing = [name for name in names if not (folder / name).exists()]
     if missing and whole:
         raise UserError(
             f"{setting}: {len(missing)} of the {len(names)} files that {WEIGHTS_INDEX} names are "
             f"not there ({', '.join(missing[:3])}{', ...' if missing[3:] else ''}); copy or "
             "download them"
         )
-    return [folder / name for name in sorted(names.difference(missing))]
+    return [folder / name for name in names if name not in missing]
+
+
+def read_shard_names(folder: Path, setting: str) -> list[str]:
+    """The files that an index of weights names.
+
+    Raises:
+        UserError: it names none, or leads out of the folder, or to other formats.
+    """
+    shards = read_model_json(folder / WEIGHTS_INDEX, setting, LONGEST_INDEX).get("weight_map")
+    names = sorted(set(shards.values())) if isinstance(shards, dict) and is_text_map(shards) else []
+    if not names:
+        raise UserError(f"{setting}: {WEIGHTS_INDEX} holds no weight_map of tensors to files")
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(
+                f"{setting}: {WEIGHTS_INDEX} names {name}; allowed are .safetensors files in the "
+                "same folder"
+            )
+    return names
 
 
 def is_text_map(content: dict[Any, Any]) -> bool:

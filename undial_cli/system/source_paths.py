@@ -6,6 +6,7 @@ with it. Loads no weights; what a folder's files claim is `model_files`'.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -14,7 +15,12 @@ from pathlib import Path
 from undial_cli.errors import UserError, WorldError, first_line
 from undial_cli.system.faults import explain_fault, raise_fault
 from undial_cli.system.gguf_header import check_gguf_header
-from undial_cli.system.model_files import check_model_files
+from undial_cli.system.model_files import (
+    WEIGHTS_FILE,
+    WEIGHTS_INDEX,
+    check_model_files,
+    read_shard_names,
+)
 
 CONFIG_FILES = ("config.json", "adapter_config.json")
 # In a folder of two models that are decoded together (see `contrastive`).
@@ -128,6 +134,23 @@ def resolve_hub_model(path: str, key: str) -> ModelSource:
         except (HfHubHTTPError, OSError) as error:
             raise unreachable_hub_error(f"{key}={path}", error) from error
     raise UserError(f"{key}={path}: not a model ({' or '.join(CONFIG_FILES)} expected there)")
+
+
+def fetch_hub_weights(source: ModelSource, setting: str) -> Path | None:
+    """The folder of the hub's cache with a repository's weights, downloaded if they are not there.
+
+    None where it has no safetensors or cannot be asked: the loader says so.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for name in (WEIGHTS_FILE, WEIGHTS_INDEX):
+        with contextlib.suppress(HfHubHTTPError, OSError):
+            file = Path(hf_hub_download(source.path, name, revision=source.revision))
+            for shard in read_shard_names(file.parent, setting) if name == WEIGHTS_INDEX else ():
+                hf_hub_download(source.path, shard, revision=source.revision)
+            return file.parent
+    return None
 
 
 def unreachable_hub_error(setting: str, error: Exception) -> WorldError:
