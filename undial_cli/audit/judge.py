@@ -78,7 +78,8 @@ def score_answers_by_helpers(
         helpers["similarity"] = lambda answers: compare_with_truth(answers, embedder)
     if data.config.judge.is_on:
         judge, size = data.config.judge, config.batch_size
-        helpers["judge"] = lambda answers: ask_judge(answers, judge, device, size)
+        pickle = config.allow_pickle
+        helpers["judge"] = lambda answers: ask_judge(answers, judge, device, size, pickle)
     outcomes = [o for of_models in results.outcomes.values() for o in of_models.values()]
     answers = list(dict.fromkeys(a for o in outcomes for a in list_judged(o, data) if a))
     for name, score in helpers.items() if answers else ():
@@ -114,7 +115,11 @@ def compare_with_truth(answers: list[JudgedAnswer], embedder: HelperModel) -> li
 
 
 def ask_judge(
-    answers: list[JudgedAnswer], judge: JudgeConfig, device: torch.device, batch_size: int
+    answers: list[JudgedAnswer],
+    judge: JudgeConfig,
+    device: torch.device,
+    batch_size: int,
+    allow_pickle: bool = False,
 ) -> list[float | None]:
     """1 where the judge says that an answer gives the secret away, else 0: [N].
 
@@ -128,7 +133,9 @@ def ask_judge(
     depends_on = [dataclasses.asdict(judge), weights, prompts]
     journal = Journal(cache_dir() / "audits" / f"judge-{hash_json(depends_on)}")
     if judge.path is not None:
-        helper = HelperModel("audit.judge.path", judge.path, device, batch_size)
+        helper = HelperModel(
+            "audit.judge.path", judge.path, device, batch_size, allow_pickle=allow_pickle
+        )
         replies = ask_local_judge(prompts, helper, journal)
     else:
         replies = processes.run_on_main(lambda: ask_endpoint(prompts, judge, journal))

@@ -59,7 +59,7 @@ def load_language_model(helper: HelperModel) -> tuple[Any, PreTrainedTokenizerBa
     """A causal language model in eval mode and its tokenizer."""
     resolve_model_path(helper.path, helper.key)
     config = ModelConfig(dtype="float32", allow_pickle=helper.allow_pickle)
-    with blame_key(helper.key):
+    with blame_key(helper.key, helps=True):
         model: Any = load_model(config, helper.path)
         tokenizer = load_tokenizer(config, helper.path)
     return model.to(helper.device), tokenizer
@@ -75,7 +75,7 @@ def find_encoder_source(helper: HelperModel) -> ModelSource:
     source = resolve_model_path(helper.path, helper.key)
     if source.gguf_file:
         raise UserError(f"{helper}: allowed is a hub id or a folder")
-    with blame_key(helper.key):
+    with blame_key(helper.key, helps=True):
         check_weight_format(source, ModelConfig(allow_pickle=helper.allow_pickle), helper.path)
     return source
 

@@ -288,6 +288,8 @@ def score_perplexity(texts: GeneratedTexts, helper: HelperModel) -> list[float |
     return [float(sum_ / n) if n else None for sum_, n in zip(nll, tokens, strict=True)]
 
 
+# Keys of helpers that speak; the others are encoders.
+LANGUAGE_MODELS = ("oracle_model", "mauve_model")
 # What gives the figures of generations, by the key that names its model and that a metric needs.
 HELPER_MODELS: dict[str, Callable[[GeneratedTexts, HelperModel], Any]] = {
     "oracle_model": score_perplexity,

@@ -58,12 +58,19 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
 @contextlib.contextmanager
-def blame_key(key: str) -> Iterator[None]:
-    """While open, what is wrong with a model is said of the key that names it."""
+def blame_key(key: str, helps: bool = False) -> Iterator[None]:
+    """While open, what is wrong with a model is said of the key that names it.
+
+    Args:
+        helps: it is a helper model, for which `eval.allow_pickle` counts.
+    """
     try:
         yield
     except (UserError, WorldError) as error:
-        raise type(error)(str(error).replace("model.path=", f"{key}=", 1)) from error
+        line = str(error).replace("model.path=", f"{key}=", 1)
+        if helps:
+            line = line.replace("model.allow_pickle", "eval.allow_pickle")
+        raise type(error)(line) from error
 
 
 def load_tokenizer(config: ModelConfig, path: str, weights: bool = True) -> PreTrainedTokenizerBase:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from undial_cli import ui
-from undial_cli.config.schema import AuditRun, DataConfig, Run, UnlearnRun
+from undial_cli.config.schema import AuditRun, DataConfig, ModelConfig, Run, UnlearnRun
 from undial_cli.config.splits import list_splits
 from undial_cli.config.suites import FORGET_SET, EvalConfig, EvalSetConfig
 from undial_cli.data.encode import Encoder
@@ -24,7 +24,7 @@ from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.kvcache import has_plain_cache
 from undial_cli.evaluation.prompts import adapt_data_config, check_set_rows
 from undial_cli.evaluation.suite import SetRows, Suite
-from undial_cli.evaluation.text_quality import HELPER_MODELS
+from undial_cli.evaluation.text_quality import HELPER_MODELS, LANGUAGE_MODELS
 from undial_cli.methods.base import Method
 from undial_cli.models import load, paths
 from undial_cli.runs.resolved import ResolvedRun
@@ -141,13 +141,31 @@ def check_same_tokenizer(run: Run, suite: Suite, path: str, key: str) -> None:
 
 
 def check_helper_models(config: EvalConfig) -> None:
-    """Raise UserError for a helper model's path that is not there, or an unknown task."""
+    """Raise UserError for a helper model that cannot be had, or an unknown task."""
     for key in HELPER_MODELS:
-        check_path_exists(f"eval.{key}", getattr(config, key))
+        speaks = key in LANGUAGE_MODELS
+        check_helper_model(f"eval.{key}", getattr(config, key), config.allow_pickle, speaks)
     if config.harness.tasks:
         from undial_cli.evaluation.harness import check_harness_tasks
 
         check_harness_tasks(config.harness)
+
+
+def check_helper_model(key: str, path: str | None, allow_pickle: bool, speaks: bool) -> None:
+    """Raise UserError for a helper model of this machine that is not there, or cannot be loaded.
+
+    Args:
+        speaks: it is a causal language model, and no encoder.
+    """
+    check_path_exists(key, path)
+    if path is None or not Path(path).expanduser().is_dir():
+        return
+    source, config = resolve_model_path(path, key), ModelConfig(allow_pickle=allow_pickle)
+    with load.blame_key(key, helps=True):
+        if speaks:
+            load.check_model(config, path)
+        else:
+            paths.check_weight_format(source, config, path)
 
 
 def check_path_exists(key: str, path: str | None) -> None:

@@ -39,6 +39,7 @@ from undial_cli.runs.data_notes import (
 from undial_cli.runs.evaluation_inputs import (
     RetainReference,
     check_contrasted_models,
+    check_helper_model,
     check_helper_models,
     check_same_tokenizer,
     find_retain_reference,
@@ -118,6 +119,9 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
     suite = Suite(run.eval, encoder, load_evaluation_rows(run, encoder), run.seed)
     check_suite_fits(capacity, suite, run.data.max_length)  # encodes, and says what cannot be
     check_helper_models(run.eval)
+    if isinstance(run, AuditRun | UnlearnRun) and run.audit.is_on:
+        judge = run.audit.judge.path
+        check_helper_model("audit.judge.path", judge, run.eval.allow_pickle, speaks=True)
     fingerprint = fingerprint_inputs(resolved, rows, suite, weights)
     sets = encode_training_sets(run, method, encoder, rows)
     for name, part in sets.items():
