@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bad_configs import ALIKE, LINES
-from bad_models import ADAPTERS, ALIKE_FOLDERS, FOLDERS, GGUF_FILES, Change
+from bad_models import ADAPTERS, ALIKE_FOLDERS, FOLDERS, GGUF_FILES, Change, drop_tensors
 
 
 @dataclass(frozen=True)
@@ -237,6 +237,18 @@ MODELS |= {
     name: bad_model({"m/x": "", **files}, *parts, path="./a")
     for name, (files, parts) in ADAPTERS.items()
 }
+MODELS |= {
+    f"{key} that is not whole": BadInput(
+        [command, "data=jsonl", "model.path=MODEL", "data.forget_file=f.jsonl", f"{key}=./m"],
+        [f"{key}=./m", "lack 1 tensor"],
+        {"f.jsonl": QA, "m/model.safetensors": drop_tensors("model.norm")},
+    )
+    for command, key in (
+        ("evaluate", "eval.retain_model"), ("evaluate", "eval.oracle_model"),
+        ("audit", "audit.target"), ("audit", "audit.judge.path"),
+    )
+}  # fmt: skip
+MODELS["a path without end"] = bad_model({}, "model.path=aaa", "too long", path="a" * 5000)
 
 RUN = "outputs/unlearn/run"
 SURROUNDINGS = {

@@ -276,4 +276,15 @@ ADAPTERS: dict[str, tuple[dict[str, Change], tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 # Refused by the same code as others, so that they are gone through with the slow tests.
-ALIKE_FOLDERS: set[str] = set()
+ALIKE_FOLDERS = {
+    "as many layers as may be", "weights cut in the header", "tensors that lie over each other",
+    "an embedding that is missing", "heads that do not divide", "a width in words",
+    "labels without end", "a tokenizer that is empty", "a tokenizer nested deep",
+    "generation settings that are cut", "tokenizer settings that are a list",
+    "a pipe for a tokenizer", "a device for weights", "an index of pickles",
+    "an index that is a list", "an empty GGUF", "a GGUF of a version to come",
+    "a GGUF of fields without end", "a GGUF of a text without end", "an adapter of cut weights",
+    "an adapter of another rank", "weights that are pickled", "weights that are no numbers",
+    "audit.target that is not whole", "audit.judge.path that is not whole",
+    "eval.oracle_model that is not whole",
+}  # fmt: skip

@@ -26,7 +26,6 @@ from undial_cli import ui
 from undial_cli.config.schema import ModelConfig
 from undial_cli.models import load
 from undial_cli.models.claims import refuse_broken_weights
-from undial_cli.runs.compose import compose_run
 
 IDS = torch.tensor([[1, 5, 9, 30, 2, 7]])
 
@@ -123,16 +122,6 @@ def test_a_hostile_pickle_is_not_run_even_then(
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(HostileObject()))
     refused(lambda: compute_logits(folder, allow_pickle=True), f"model.path={folder}")
     assert not Path("pwned").exists()
-
-
-def test_pickles_are_allowed_on_the_command_line_alone(tmp_path: Path) -> None:
-    (tmp_path / "experiment").mkdir()
-    file = tmp_path / "experiment" / "foreign.yaml"
-    file.write_text("# @package _global_\nmodel:\n  allow_pickle: true\n")
-    words = ["experiment=foreign"]
-    refused(lambda: compose_run("unlearn", words, str(tmp_path)), "model.allow_pickle=true")
-    run = compose_run("unlearn", [*words, "model.allow_pickle=true"], str(tmp_path))
-    assert run.model.allow_pickle
 
 
 @pytest.fixture

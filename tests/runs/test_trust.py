@@ -36,6 +36,7 @@ FILES = {
         "hydra:\n  launcher:\n    setup: ['rm -rf /']", "hydra.launcher"
     ),
     "code of a model": ("model:\n  trust_remote_code: true", "model.trust_remote_code=true"),
+    "pickles of a model": ("model:\n  allow_pickle: true", "model.allow_pickle=true"),
     "code of a task": ("eval:\n  harness:\n    include_path: tasks", "eval.harness.include_path"),
     "a kernel of the hub": (
         "model:\n  attn_implementation: org/kernel", "model.attn_implementation=org/kernel"
