@@ -152,6 +152,9 @@ FOLDERS: dict[str, tuple[dict[str, Change], tuple[str, ...]]] = {
     "weights that are no numbers": (
         {WEIGHTS: change_tensors(break_weights)}, ("NaN", "1 tensor", "layers.1.self_attn.q_proj"),
     ),
+    "numbers that make NaN": (
+        {CONFIG: set_fields(rms_norm_eps=float("nan"))}, ("model of type 'llama'", "NaN"),
+    ),
     "a vocabulary below nothing": ({CONFIG: set_fields(vocab_size=-1)}, ("-1",)),
     "no heads": ({CONFIG: set_fields(num_attention_heads=0)}, ("ZeroDivisionError",)),
     "heads that do not divide": ({CONFIG: set_fields(num_attention_heads=7)}, ("heads (7)",)),
@@ -166,7 +169,7 @@ FOLDERS: dict[str, tuple[dict[str, Change], tuple[str, ...]]] = {
     ),
     "a config nested deep": ({CONFIG: '{"a":' * 100_000}, ("config.json", "nested too deep")),
     "a config without end": (
-        {CONFIG: lambda file: os.truncate(file, 2**30)}, ("config.json takes 1.1 GB",)
+        {CONFIG: lambda file: os.truncate(file, 2**30)}, ("config.json takes 1.1 GB", "10.0 MB")
     ),
     "a config in Latin-1": ({CONFIG: '{"a": "é"}'.encode("latin-1")}, ("config.json", "UTF-8")),
     "a tokenizer that is a list": ({TOKENIZER: "[]"}, ("no tokenizer",)),

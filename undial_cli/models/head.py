@@ -122,7 +122,9 @@ def check_head(model: PreTrainedModel) -> None:
         # The trial draws random numbers, and a run's must not depend on it.
         with evaluation_mode(model), torch.random.fork_rng(devices=[]):
             reason = find_head_fault(model)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError
+    ) as error:  # fmt: skip
         reason = f"it does not run on a row of plain tokens ({first_line(error)[:120]})"
     if reason is not None:
         raise UserError(f"model of type '{kind}': {reason}")
@@ -150,6 +152,11 @@ def find_head_fault(model: PreTrainedModel) -> str | None:
             return model(input_ids=ids_BT, use_cache=False).logits
 
     dense_BTV, given_BTV = logits(), logits(trial_BTV)
+    if dense_BTV.isnan().any():
+        return (
+            "what it says of plain tokens is NaN: by a number of its config.json, or since "
+            f"{str(model.dtype).removeprefix('torch.')} does not hold it"
+        )
     if len(calls) != 1 or calls[0][0].shape[:2] != ids_BT.shape:
         return "its output head is not used once for every position"
     near = 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.03

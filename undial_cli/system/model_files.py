@@ -81,8 +81,9 @@ def check_regular_file(file: Path, setting: str) -> None:
     if not stat.S_ISREG(state.st_mode):
         raise UserError(f"{setting}: {file.name} is no regular file; allowed are files and links")
     is_text = file.suffix != ".safetensors" and file.suffix not in PICKLED_ENDINGS
-    if is_text and state.st_size > LONGEST_TEXT:
-        raise too_long_error(file, setting, LONGEST_TEXT)
+    longest = LONGEST_CONFIG if file.name in JSON_FILES else LONGEST_TEXT
+    if is_text and state.st_size > longest:
+        raise too_long_error(file, setting, longest)
 
 
 def check_link(file: Path, folder: Path, setting: str) -> None:
