@@ -108,11 +108,12 @@ def test_the_processes_of_a_sweep_end_with_a_parent_that_is_killed(
             assert process.poll() is None
             assert time.monotonic() < limit
             time.sleep(0.1)
-        started = psutil.Process(process.pid).children(recursive=True)
+        # Two agents of Ray's, which hold no run, notice within a minute.
+        children = psutil.Process(process.pid).children(recursive=True)
+        started = [child for child in children if not child.name().endswith("Agent")]
         process.kill()
     assert len(started) >= 2
-    # Agents that a killed Ray leaves, without a run, look for it twice a minute.
-    limit = time.monotonic() + (20 if launcher == "joblib" else 60)
+    limit = time.monotonic() + 20
     while left := [process for process in started if not is_gone(process)]:
         assert time.monotonic() < limit, left
         time.sleep(0.1)
