@@ -127,7 +127,10 @@ def load_model(
     else:  # never quantised: four bits hold no merged adapter
         model = merge_adapter(attach_adapter(load_whole_model(config, base, seed), source, base))
     install_head(model)
-    check_head(model.eval())
+    try:
+        check_head(model.eval())
+    except UserError as error:
+        raise UserError(f"model.path={path}: {error}") from error
     return model
 
 
