@@ -1,20 +1,22 @@
 """The one console: lines, tables, progress bars, errors; the same lines go to the run's log.txt.
 
-Only the main process speaks. Knows nothing of runs; without a terminal it writes plain text.
+Only the main process speaks, and no text can command the terminal: characters that would act, or
+hide, are shown as their escapes. Knows nothing of runs; without a terminal it writes plain text.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,10 +25,47 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
 
 PLAIN_WIDTH = 120
 PLAIN_SECONDS = 30
+
+# What a terminal or a page would act on, or show as nothing: control characters but for tab and
+# new line, marks and overrides of direction, characters without width, tags, halves of pairs.
+ACTING_CHARACTERS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    "\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb"
+    "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    # Joiners belong to the writing of Persian, of India and of emoji; elsewhere they only hide.
+    "|(?<![\u0590-\u1fff\u2600-\ufe0f\U0001f000-\U0001faff])[\u200c\u200d]"
+    "|[\u200c\u200d](?![\u0590-\u1fff\u2600-\ufdff\U0001f000-\U0001faff])"
+)
+
+
+def reveal_controls(text: str) -> str:
+    """A text with every character that would act on its reader, or hide, as its escape.
+
+    A text without any is returned as it is, and a second time nothing is changed.
+    """
+    return ACTING_CHARACTERS.sub(lambda match: escape_character(match[0]), text)
+
+
+def escape_character(letter: str) -> str:
+    """A character as one types it: \\x1b, \\u202e, \\U000e0041."""
+    code = ord(letter)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+class RevealingConsole(Console):
+    """A console that writes no control code but its own, whatever is printed."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """What is printed, in pieces; rich's own codes are in pieces of their own kind."""
+        for piece in super().render(renderable, options):
+            yield piece if piece.control else piece._replace(text=reveal_controls(piece.text))
 
 
 def is_speaker() -> bool:
@@ -43,7 +82,7 @@ def make_console(file: TextIO | None = None) -> Console:
     """
     stream = file or sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
-    return Console(file=file, width=width, highlight=False, soft_wrap=False)
+    return RevealingConsole(file=file, width=width, highlight=False, soft_wrap=False)
 
 
 _log_files: list[Path] = []
@@ -56,7 +95,9 @@ def say(message: RenderableType, style: str = "", log: bool = True) -> None:
     """
     if not is_speaker():
         return
-    renderable = Text(message, style=style) if isinstance(message, str) else message
+    renderable = message
+    if isinstance(message, str):
+        renderable = Text(reveal_controls(message), style=style)
     whole = isinstance(message, str)  # a path is not broken over lines
     make_console().print(renderable, soft_wrap=whole)
     for path in _log_files if log else ():
@@ -68,10 +109,10 @@ def print_error(message: str, any_process: bool = False) -> None:
     """One line on stderr, and in the log; `any_process` for what may befall one process alone."""
     if not (is_speaker() or any_process):
         return
-    line = " ".join(str(message).split())
+    line = reveal_controls(" ".join(str(message).split()))
     if not is_speaker():
         line = f"process {os.environ['RANK']}: {line}"
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
+    RevealingConsole(stderr=True, highlight=False, soft_wrap=True).print(
         Text(f"undial: {line}", style="red")
     )
     append_to_logs(f"undial: {line}\n")
@@ -86,7 +127,7 @@ def append_to_logs(text: str) -> None:
     """Append plain text to the open log files."""
     for path in _log_files:
         with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
+            file.write(reveal_controls(text))
 
 
 @contextlib.contextmanager
@@ -126,13 +167,13 @@ def show_progress(title: str, total: int, done: int = 0) -> Iterator[ProgressBar
         yield ProgressBar(title, total, done, None)
         return
     columns: list[Any] = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     ]
     with Progress(*columns, console=console, transient=True) as bars:
         yield ProgressBar(title, total, done, bars)

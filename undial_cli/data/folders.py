@@ -6,6 +6,7 @@ of `save_to_disk`, or a pair of token-id arrays. Knows no kinds of rows.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from undial_cli.data.files import (
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
 from undial_cli.system.files import cache_dir, hash_folder_state, make_private_folder
+from undial_cli.system.private_files import note_private, open_private_umask
 from undial_cli.system.source_paths import (
     find_package_resource,
     is_local_path,
@@ -117,9 +119,10 @@ def load_listed_set(path: str, name: str, piece: str, key: str, path_key: str) -
     cache = choose_dataset_cache(Path(path)) if Path(path).exists() else None
     name, _, split = name.partition("/")
     try:
-        data = datasets.load_dataset(
-            path, name, split=f"{split or 'train'}{piece}", cache_dir=cache
-        )
+        with open_private_umask() if cache else contextlib.nullcontext():
+            data = datasets.load_dataset(
+                path, name, split=f"{split or 'train'}{piece}", cache_dir=cache
+            )
     except (ConnectionError, TimeoutError) as error:
         raise unreachable_hub_error(f"{path_key}={path}", error) from error
     except DatasetNotFoundError as error:
@@ -138,7 +141,9 @@ def choose_dataset_cache(folder: Path) -> str:
     Its default cache knows a folder by its name and configurations alone, and would give the rows
     of before.
     """
-    return str(make_private_folder(cache_dir() / "datasets") / hash_folder_state(folder.resolve()))
+    cache = make_private_folder(cache_dir() / "datasets") / hash_folder_state(folder.resolve())
+    note_private(cache)
+    return str(cache)
 
 
 def describe_missing_split(error: ValueError, name: str, key: str) -> str:

@@ -16,12 +16,15 @@ from undial_cli.config.identity import hash_json
 from undial_cli.evaluation.evidence import Evaluation, replace_nonfinite
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.system import processes
-from undial_cli.system.files import cache_dir, write_whole_text
+from undial_cli.system.files import cache_dir, format_json_line, make_private_folder, write_whole_text
+from undial_cli.system.private_files import note_private
 
 # Raised when the meaning of a stored figure changes.
 EVALUATION_VERSION = 3
 
 
+# The room of the cache.
+EVALUATION_CACHE = "evaluations"
 REQUIRED_FIELDS = ("metrics", "missing")
 # Results of earlier versions hold none of these.
 LATER_FIELDS = ("statistics", "notes", "rows")
@@ -30,7 +33,7 @@ LATER_FIELDS = ("statistics", "notes", "rows")
 def save_evaluation(folder: Path, evaluation: Evaluation, extra: dict[str, Any]) -> None:
     """Write samples.jsonl, then results.json (its presence means that both are whole)."""
     samples = replace_nonfinite(evaluation.samples)
-    lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    lines = (format_json_line(sample) for sample in samples)
     write_whole_text(folder / "samples.jsonl", "".join(lines), private=True)
     fields = {name: getattr(evaluation, name) for name in (*REQUIRED_FIELDS, *LATER_FIELDS)}
     results = replace_nonfinite({**extra, **fields, "samples": len(samples)})
@@ -55,7 +58,7 @@ def load_evaluation(folder: Path) -> Evaluation | None:
 
 def locate_cached_evaluation(depends_on: Any) -> Path:
     """Where the cache keeps the evaluation under the hash of `depends_on`."""
-    return cache_dir() / "evaluations" / hash_json([EVALUATION_VERSION, depends_on])
+    return cache_dir() / EVALUATION_CACHE / hash_json([EVALUATION_VERSION, depends_on])
 
 
 def load_or_evaluate(depends_on: Any, compute: Callable[[Journal], Evaluation]) -> Evaluation:
@@ -66,11 +69,14 @@ def load_or_evaluate(depends_on: Any, compute: Callable[[Journal], Evaluation]) 
     """
     folder = locate_cached_evaluation(depends_on)
     partial = folder.with_name(f"{folder.name}.partial")
+    for path in (folder / "samples.jsonl", partial):
+        note_private(path)
     with processes.hold_lock_on_main(folder):
         evaluation = processes.run_on_main(lambda: load_evaluation(folder))
         if evaluation is None:
             evaluation = compute(Journal(partial))
             if not evaluation.incomplete:
+                processes.run_on_main(lambda: make_private_folder(folder))
                 processes.run_on_main(lambda: save_evaluation(folder, evaluation, {}))
                 processes.run_on_main(lambda: shutil.rmtree(partial, ignore_errors=True))
     return evaluation

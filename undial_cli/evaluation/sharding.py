@@ -17,7 +17,8 @@ from urllib.parse import quote
 from undial_cli.config.identity import hash_json
 from undial_cli.data.collate import order_by_length
 from undial_cli.system import processes
-from undial_cli.system.files import append_private_text
+from undial_cli.system.files import make_private_folder
+from undial_cli.system.private_files import append_private_text
 
 KeepResult = Callable[[int, Any], None]
 Advance = Callable[[int], None]
@@ -74,7 +75,7 @@ class Journal:
         """Append results; each process writes a file of its own."""
         if self.folder is None or not results:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.folder)
         writer = f"{processes.get_process_rank()}-{os.getpid()}"
         file = self.folder / f"{make_journal_stem(engine)}.{writer}.jsonl"
         lines = (json.dumps([n, result]) + "\n" for n, result in results.items())

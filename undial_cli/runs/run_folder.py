@@ -52,6 +52,8 @@ class RunFolder:
     run_yaml = InFolder("run.yaml")  # the fully resolved run
     inputs = InFolder("inputs.json")  # hashes of what the run read, and what became of the rows
     environment = InFolder("environment.json")  # what it ran on; exists once it has begun
+    evidence = InFolder("evidence.json")  # hashes of what went in and came out, private files
+    ledger = InFolder("private_files.txt")  # private files as they are made, until it is done
     log = InFolder("log.txt")  # what the screen said, and tracebacks
     checkpoint = InFolder("checkpoint")  # the trained model, in Hugging Face format
     resume = InFolder("resume")  # trainer state, until the run is done

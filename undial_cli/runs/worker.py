@@ -20,6 +20,7 @@ from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.runs.run_yaml import load_run
 from undial_cli.system import processes
+from undial_cli.system.private_files import keep_ledger
 from undial_cli.system.quiet import silence_libraries
 
 
@@ -36,7 +37,7 @@ def run_worker(path: Path, work: Callable[[ResolvedRun], None]) -> None:
     silence_libraries()
     folder = RunFolder(path)
     resolved = ResolvedRun(load_run(folder.run_yaml), folder)
-    with ui.copy_to_log(folder.log):
+    with ui.copy_to_log(folder.log), keep_ledger(folder.ledger):
         try:
             work(resolved)
         except BaseException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from undial_cli import ui
+from undial_cli.system.private_files import PRIVATE, PRIVATE_FOLDER, note_private
 
 
 def cache_dir() -> Path:
@@ -28,6 +30,23 @@ def cache_dir() -> Path:
         return Path(given).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "undial"
+
+
+@contextlib.contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold the lock of `path` if nobody does; whether it is held here."""
+    locks = cache_dir() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / f"{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -48,10 +67,6 @@ def hold_lock(path: Path) -> Iterator[None]:
         lock.release()
 
 
-# Modes of a private file and folder.
-PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
-
-
 def write_whole_text(path: Path, text: str, private: bool = False) -> None:
     """Write a text file whole or not at all."""
     write_whole_bytes(path, text.encode("utf-8"), private)
@@ -67,34 +82,40 @@ def write_whole_bytes(path: Path, content: bytes, private: bool = False) -> None
             file.write(content)
         os.chmod(temporary, PRIVATE if private else 0o666 & ~read_umask())
         os.replace(temporary, path)
+        if private:
+            note_private(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
 
 
-def append_private_text(path: Path, text: str) -> None:
-    """Append to a file that is the user's own from its first byte on."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
+def format_json_line(content: Any) -> str:
+    """A line of JSON that is harmless on a terminal too: what would act there is escaped."""
+    text = json.dumps(content, ensure_ascii=False)
+    return ui.ACTING_CHARACTERS.sub(lambda match: json.dumps(match[0])[1:-1], text) + "\n"
 
 
 def make_private_folder(path: Path) -> Path:
-    """A folder of the cache that nobody else may look into, made if it is not there."""
+    """A folder that nobody else may look into, made if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    with contextlib.suppress(OSError):
+        path.chmod(PRIVATE_FOLDER)  # it may be of a version that left it open
     return path
 
 
 @contextlib.contextmanager
 def whole_folder(
-    folder: Path, once: Callable[[Callable[[], None]], Any] = lambda act: act()
+    folder: Path,
+    once: Callable[[Callable[[], None]], Any] = lambda act: act(),
+    private: bool = False,
 ) -> Iterator[Path]:
     """A folder to be filled, which becomes `folder` when that went well; files follow the umask.
 
     Args:
         once: does something on one of the processes that fill it (`processes.run_on_main`).
+        private: its files are for the user alone.
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     once(lambda: shutil.rmtree(unfinished, ignore_errors=True))  # of a process that was killed
@@ -103,7 +124,7 @@ def whole_folder(
     def close() -> None:
         for file in unfinished.rglob("*"):
             if file.is_file():  # safetensors writes for the owner alone
-                file.chmod(0o666 & ~read_umask())
+                file.chmod(PRIVATE if private else 0o666 & ~read_umask())
         unfinished.rename(folder)
 
     once(close)

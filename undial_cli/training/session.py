@@ -22,7 +22,7 @@ from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.suite import Suite
 from undial_cli.methods.base import Method
 from undial_cli.models import adapters, fingerprints, lean_forwards, load, lora, paths
-from undial_cli.system.files import whole_folder
+from undial_cli.system.files import make_private_folder, whole_folder
 from undial_cli.system.processes import run_on_main, wait_for_all
 from undial_cli.system.random_state import preserve_random_state
 from undial_cli.training.callbacks import PeriodicEvaluation, Watcher
@@ -147,7 +147,8 @@ def evaluate_in_training(suite: Suite, model: Any) -> dict[str, float | None]:
 def save_start_weights(model: Any, folder: Path) -> None:
     """Write a model's weights whole or not at all, unless they are there."""
     if not folder.is_dir():
-        with whole_folder(folder) as unfinished:
+        make_private_folder(folder.parent)
+        with whole_folder(folder, private=True) as unfinished:
             model.save_pretrained(unfinished)
 
 

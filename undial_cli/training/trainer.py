@@ -34,6 +34,7 @@ from undial_cli.losses.targets import Targets, TeacherSignal
 from undial_cli.methods.base import Loss, Method
 from undial_cli.models.head import head_job
 from undial_cli.system import processes
+from undial_cli.system.private_files import open_private_umask
 from undial_cli.training.layers import capture_layer_states
 from undial_cli.training.teacher import Teacher
 
@@ -226,6 +227,7 @@ class UnlearningTrainer(Trainer):
         self.parts += self.step_parts
         self.step_parts.zero_()
 
+    @open_private_umask()
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's state, and the method's before it; never one of weights that are none."""
         # Before, as the Trainer's last file tells that a state is whole (training/loop.py).
