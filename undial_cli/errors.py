@@ -1,14 +1,34 @@
-"""The two kinds of failure a user meets, and the wording of the first kind.
+"""The two kinds of failure a user meets, the wording of the first kind, and the end by a signal.
 
 UserError: the input is wrong (exit code 2). WorldError: the input may be right but the network,
-the disk or another file is not as needed (exit code 1). RowError: a UserError of one row, which
-may be left out and counted. Knows nothing of configs or models.
+the disk or another file is not as needed (exit code 1). OutOfMemory is one of these, RowError a
+UserError of one row, which may be left out and counted. Interrupted: nothing failed. No secret
+stands in what is said of them (`mask_secrets`). Knows nothing of configs or models.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
+import re
+import signal
 from collections.abc import Iterable
+
+# Names of settings and variables that hold secrets, and values that are one by their form: tokens
+# of the hub, GitHub, OpenAI and their like, AWS and Google, a header, a password within a URL.
+SECRET_NAME = re.compile(
+    r"(?<!bos)(?<!eos)(?<!pad)(?<!unk)(?<!sep)(?<!cls)(?<!mask)"
+    r"(^|_)(token|secret|passw(or)?d|api_?key|access_?key|private_?key|credentials?)$",
+    re.IGNORECASE,
+)
+SECRET_VALUE = re.compile(
+    r"\bhf_[A-Za-z0-9]{16,}|\bgh[opsur]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}"
+    r"|\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[A-Z0-9]{16}\b|\bAIza[\w-]{35}|\bxox[abprs]-[\w-]{10,}"
+    r"|\bBearer\s+[\w.~+/-]{8,}=*|(?<=://)[^\s/:@]+:[^\s/@]+(?=@)"
+)
+SECRET_MASK = "***"
+# Shorter values are words that stand in any text.
+SHORTEST_SECRET = 8
 
 
 class UserError(Exception):
@@ -21,6 +41,39 @@ class RowError(UserError):
 
 class WorldError(Exception):
     """A failure that is not the user's: hub unreachable, disk full, a broken cache."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to end (exit code 128 + its number); the same command goes on.
+
+    `reason`: the signal, and what is saved, once a run folder has it.
+    """
+
+    def __init__(self, sign: signal.Signals) -> None:
+        super().__init__(sign.name)
+        self.sign, self.reason = sign, ""
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell reports a process that a signal ended."""
+        return 128 + self.sign
+
+
+class OutOfMemory(WorldError):
+    """Training took more memory than there is: a plan may say what takes less."""
+
+
+def find_secret(name: str, value: str) -> bool:
+    """Whether a value is a secret, by the name of what it is given to or by its form."""
+    return bool(value and SECRET_NAME.search(name)) or bool(SECRET_VALUE.search(value))
+
+
+def mask_secrets(text: str) -> str:
+    """A text without secrets: neither what looks like one, nor what the environment says is one."""
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST_SECRET and SECRET_NAME.search(name):
+            text = text.replace(value, SECRET_MASK)
+    return SECRET_VALUE.sub(SECRET_MASK, text)
 
 
 def suggest_nearest(value: object, allowed: Iterable[str]) -> str:
@@ -37,6 +90,8 @@ def bad_value(key: str, value: object, allowed: str | Iterable[str]) -> UserErro
         value: what was given.
         allowed: a phrase ("a number >= 0") or the list of allowed words.
     """
+    if SECRET_NAME.search(key.rpartition(".")[2]):
+        value = SECRET_MASK
     if isinstance(allowed, str):
         return UserError(f"{key}={value}: allowed is {allowed}")
     words = sorted(allowed)

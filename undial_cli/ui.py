@@ -28,6 +28,8 @@ from rich.progress import (
 from rich.segment import Segment
 from rich.text import Text
 
+from undial_cli.errors import mask_secrets
+
 PLAIN_WIDTH = 120
 PLAIN_SECONDS = 30
 
@@ -54,11 +56,22 @@ def reveal_controls(text: str) -> str:
 def escape_character(letter: str) -> str:
     """A character as one types it: \\x1b, \\u202e, \\U000e0041."""
     code = ord(letter)
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    return (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    )
 
 
 class RevealingConsole(Console):
-    """A console that writes no control code but its own, whatever is printed."""
+    """A console that writes no control code but its own, and outlasts its reader.
+
+    Whatever is printed is shown as text; where the reader leaves, as `head` does, the run goes on
+    into its folder.
+    """
+
+    def on_broken_pipe(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
@@ -109,7 +122,7 @@ def print_error(message: str, any_process: bool = False) -> None:
     """One line on stderr, and in the log; `any_process` for what may befall one process alone."""
     if not (is_speaker() or any_process):
         return
-    line = reveal_controls(" ".join(str(message).split()))
+    line = reveal_controls(mask_secrets(" ".join(str(message).split())))
     if not is_speaker():
         line = f"process {os.environ['RANK']}: {line}"
     RevealingConsole(stderr=True, highlight=False, soft_wrap=True).print(
@@ -120,7 +133,7 @@ def print_error(message: str, any_process: bool = False) -> None:
 
 def log_traceback() -> None:
     """The current exception's traceback, to the log files only."""
-    append_to_logs(traceback.format_exc())
+    append_to_logs(mask_secrets(traceback.format_exc()))
 
 
 def append_to_logs(text: str) -> None:

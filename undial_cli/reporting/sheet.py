@@ -41,7 +41,7 @@ LATEX_ESCAPES = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
     "–": "--",
 }
 # What a spreadsheet takes for a formula when a cell begins with it, in the wide forms too.
-FORMULA_BEGINNINGS = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001
+FORMULA_BEGINNINGS = tuple("=+-@\t\r\n＝＋－＠")
 # A name that is shown as code holds nothing else.
 CODE_NAME = re.compile(r"[\w.@/:+ -]+")
 

@@ -26,6 +26,7 @@ from undial_cli.config.schema import AuditRun, UnlearnRun
 from undial_cli.config.suites import FORGET, find_set_of_role
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.runs import config_errors
+from undial_cli.runs.trust import check_yaml_text
 
 
 def find_attack_files(folders: Sequence[Path]) -> dict[str, Path]:
@@ -69,6 +70,7 @@ def fill_attacks(audit: AuditConfig, folders: Sequence[Path]) -> None:
 
 def read_attack_file(name: str, file: Path) -> dict[str, Any]:
     """The content of an attack's file; raises UserError for one that is no attack."""
+    check_yaml_text(file.read_text(encoding="utf-8", errors="replace"), f"attack={name}: {file}")
     try:
         content = OmegaConf.to_container(OmegaConf.load(file))
     except Exception as error:

@@ -10,6 +10,7 @@ from undial_cli.errors import UserError
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.runs.run_yaml import dump_run_yaml, load_run, parse_run_yaml
+from undial_cli.runs.trust import check_command_line_keys
 
 # Groups that are chosen anew; model, data and evaluation are those of the run.
 CHOSEN_GROUPS = ("audit=", "audit.budget=", "hardware=")
@@ -45,4 +46,6 @@ def compose_audit_of(path: str, words: list[str], extra_configs: str | None = No
         audit.target = source.target
         audit.audit.target = source.model.path  # None: the data's own
     rest = [word for word in words if word not in chosen]
-    return parse_run_yaml(dump_run_yaml(audit), rest, path)
+    run = parse_run_yaml(dump_run_yaml(audit), rest, path)
+    check_command_line_keys(run, words, f"audit {path}")
+    return run

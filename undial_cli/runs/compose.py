@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, version
+from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -24,10 +24,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from undial_cli import ui
+from undial_cli.config.fields import walk_fields
 from undial_cli.config.launchers import HYDRA_SCHEMAS
 from undial_cli.config.schema import (
     RUN_TYPES,
@@ -46,6 +48,15 @@ from undial_cli.runs import config_errors
 from undial_cli.runs.attacks import fill_attacks
 from undial_cli.runs.experiments import fit_experiments
 from undial_cli.runs.overrides import normalise_overrides
+from undial_cli.runs.trust import (
+    check_command_line_keys,
+    check_file_words,
+    check_hydra_settings,
+    check_hydra_words,
+    check_values,
+    check_yaml_text,
+    refuse_variables,
+)
 
 PACKAGE_FOLDER = Path(__file__).parent.parent
 # What Hydra raises for words that it cannot compose.
@@ -71,17 +82,33 @@ def register_schemas() -> None:
             store.store(group=f"hydra/{kind}", name=name, node=plugin)
 
 
-def compose_run(command: str, overrides: list[str], extra_configs: str | None = None) -> Run:
+@refuse_variables()
+def compose_run(
+    command: str,
+    overrides: list[str],
+    extra_configs: str | None = None,
+    typed: Sequence[str] | None = None,
+) -> Run:
     """Compose `command` with Hydra overrides into a checked Run.
 
     Args:
         extra_configs: a folder with more config groups.
+        typed: those overrides that the command line has, the others being a file's; None: all.
 
     Raises:
-        UserError: an override is wrong.
+        UserError: an override is wrong, or a file says what it is not believed.
     """
     if command not in RUN_TYPES:
         raise bad_value("command", command, RUN_TYPES)
+    typed = overrides if typed is None else typed
+    check_file_words([word for word in overrides if word not in typed], command)
+    run = compose_checked_run(command, overrides, extra_configs)
+    check_command_line_keys(run, typed)
+    return run
+
+
+def compose_checked_run(command: str, overrides: list[str], extra_configs: str | None) -> Run:
+    """As `compose_run`, whoever says what."""
     folder = str(Path(extra_configs).resolve()) if extra_configs else None
     words = translate_words(command, overrides, folder, aloud=True)
     # The quick way sets values one by one, and its errors do not name the key: where it fails,
@@ -102,6 +129,7 @@ def translate_words(
     Args:
         aloud: say in a line what of an experiment the command leaves out.
     """
+    check_hydra_words(words)
     allow_named_attack_files(words)
     words, left_out = fit_experiments(command, replace_method_file(words), list_folders(folder))
     for line in left_out if aloud else ():
@@ -135,16 +163,37 @@ def compose_groups(command: str, chosen: tuple[str, ...], folder: str | None) ->
 
 
 def compose_config(
-    name: str, words: Sequence[str], folder: str | None, with_hydra: bool = False
+    name: str,
+    words: Sequence[str],
+    folder: str | None,
+    with_hydra: bool = False,
+    mode: RunMode = RunMode.RUN,
 ) -> DictConfig:
-    """The primary config `name` with overrides, by Hydra.
+    """The primary config `name` with overrides, by Hydra, which makes no object for it.
 
     Args:
         folder: of the user, with more config groups.
         with_hydra: with Hydra's own settings, under `hydra`.
+        mode: whether the words may hold several values for a key.
+
+    Raises:
+        UserError: a file of the user's sets what only a command line may.
     """
     start_hydra(folder)
-    return compose(name, list(words), return_hydra_config=with_hydra)
+    loader = GlobalHydra.instance().config_loader()
+    config = loader.load_configuration(name, list(words), run_mode=mode, from_shell=False)
+    if folder is not None:
+        check_hydra_settings(config.hydra, load_shipped_settings(), words)
+    if not with_hydra:
+        with open_dict(config):
+            del config["hydra"]
+    return config
+
+
+@functools.cache
+def load_shipped_settings() -> DictConfig:
+    """Hydra's settings in the primary configs, as shipped."""
+    return compose_config("unlearn", (), None, with_hydra=True).hydra
 
 
 def start_hydra(folder: str | None) -> None:
@@ -152,12 +201,22 @@ def start_hydra(folder: str | None) -> None:
     register_schemas()
     search_path = create_config_search_path(str(find_config_folder()))
     if folder is not None:
+        check_yaml_files(folder)
         source = f"file://{Path(folder).resolve()}"
         search_path.prepend("command-line", source, SearchPathQuery(provider="schema"))
     version.setbase("1.3")
     # Hydra keeps one search path per process, and refuses a second one without this.
     GlobalHydra.instance().clear()
     Hydra.create_main_hydra2("undial", search_path)
+
+
+def check_yaml_files(folder: str) -> None:
+    """Raise UserError for a config file of the user's that no machine can hold."""
+    for pattern in ("*.yaml", "*/*.yaml", "hydra/*/*.yaml"):
+        for file in sorted(Path(folder).glob(pattern)):
+            if file.is_file():
+                text = file.read_text(encoding="utf-8", errors="replace")
+                check_yaml_text(text, f"--config-dir: {file}")
 
 
 def is_group_choice(override: Override, folder: str | None) -> bool:
@@ -234,6 +293,7 @@ def build_run(config: DictConfig, folder: str | None = None) -> Run:
             run.audit.file = user_kinds.load_attack_file(run.audit.file)
         fill_attacks(run.audit, list_folders(folder))
         run.eval.retain_model = run.audit.retain_model or run.eval.retain_model
+    check_values({name: value for name, value, _ in walk_fields(run)})
     check_ranges(run)
     check_metric_names(run.eval)
     return run

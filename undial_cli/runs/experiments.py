@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from undial_cli.config.schema import RUN_TYPES, UnlearnRun
+from undial_cli.runs.trust import check_yaml_text
 
 
 def fit_experiments(
@@ -54,6 +55,7 @@ def read_experiments(name: str, folders: Sequence[Path]) -> dict[str, dict[str, 
             (f for p in folders if (f := p / "experiment" / f"{name}.yaml").is_file()), None
         )
         if file is not None and name not in contents:
+            check_yaml_text(file.read_text(encoding="utf-8", errors="replace"), str(file))
             content: Any = OmegaConf.to_container(OmegaConf.load(file))
             contents[name] = content
             names += [entry for entry in content.get("defaults", []) if isinstance(entry, str)]

@@ -19,6 +19,7 @@ from undial_cli.methods import METHODS, user_file
 from undial_cli.runs import config_errors
 from undial_cli.runs.compose import allow_named_attack_files, build_run
 from undial_cli.runs.overrides import bracket_single_word
+from undial_cli.runs.trust import check_yaml_text, refuse_variables
 
 FIXED_GROUPS = ("model", "data", "method", "adapter", "hardware", "eval")
 # Bundled files that a run.yaml of before names, and where they are now.
@@ -46,12 +47,14 @@ def load_run(path: str | os.PathLike, overrides: list[str] | None = None) -> Run
     return parse_run_yaml(file.read_text(encoding="utf-8", errors="replace"), overrides, str(path))
 
 
+@refuse_variables()
 def parse_run_yaml(text: str, overrides: list[str] | None = None, where: str = "-") -> Run:
     """A checked Run from the text of a run.yaml; errors name it as `--from WHERE`.
 
     Raises:
         UserError: not a run.yaml, or a wrong override.
     """
+    check_yaml_text(text, f"--from {where}")
     try:
         content: Any = OmegaConf.create(upgrade_resources(text))
     except Exception as error:

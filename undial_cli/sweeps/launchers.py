@@ -32,6 +32,7 @@ from undial_cli.runs.compose import (
     start_hydra,
     translate_words,
 )
+from undial_cli.runs.trust import check_file_words, is_said, refuse_variables
 from undial_cli.sweeps.executors import make_executor
 from undial_cli.sweeps.jobs import Job
 from undial_cli.sweeps.sweep import Executor, Sweep
@@ -71,6 +72,7 @@ def run_sweep(command: str, words: list[str], folder: str | None) -> int:
     return sweep.conclude()
 
 
+@refuse_variables()
 def parse_sweep_words(
     command: str, words: list[str], folder: str | None
 ) -> tuple[dict[str, Any], dict[str, Any], list[Override]]:
@@ -88,6 +90,8 @@ def parse_sweep_words(
     launcher: Any = OmegaConf.to_container(settings.launcher, resolve=True)
     sweeper: Any = OmegaConf.to_container(settings.sweeper, resolve=True)
     params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    of_files = [word for word in params if not is_said(f"hydra.sweeper.params.{word}", words)]
+    check_file_words(of_files, "hydra.sweeper.params")
     of_runs = [o for o in overrides if not o.is_hydra_override()]
     return launcher, sweeper, [*parser.parse_overrides(params), *of_runs]
 

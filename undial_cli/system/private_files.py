@@ -15,7 +15,6 @@ from pathlib import Path
 
 from undial_cli import ui
 
-
 # Modes of a private file and folder.
 PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
 

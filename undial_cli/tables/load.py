@@ -20,6 +20,7 @@ from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.evaluation.figures import find_better_direction, find_figure_title
 from undial_cli.runs import config_errors
 from undial_cli.runs.compose import COMPOSITION_ERRORS, compose_config, find_config_folder
+from undial_cli.runs.trust import refuse_variables
 
 KEYS_NOT_FOR_RUNS = {
     "seed": "say seeds=[0,1,2]",
@@ -63,7 +64,8 @@ def load_table(words: list[str], folder: str | None) -> ReproduceConfig:
         raise UserError(f"table: say which one, table=NAME; allowed is one of {names}")
     ConfigStore.instance().store(name="reproduce_schema", node=ReproduceConfig)
     try:
-        asked: Any = OmegaConf.to_object(compose_config("reproduce", words, folder))
+        with refuse_variables():
+            asked: Any = OmegaConf.to_object(compose_config("reproduce", words, folder))
     except COMPOSITION_ERRORS as error:
         raise config_errors.explain_composition_error(error, "reproduce", words) from error
     assert isinstance(asked, ReproduceConfig)

@@ -116,7 +116,7 @@ def compose_table_runs(
             overrides.append(f"output_dir={output}")
             for seed in asked.seeds or table.seeds:
                 wanted = keep_last_words([*overrides, f"seed={seed}"])
-                run = compose_run(line.row.command or table.command, wanted, folder)
+                run = compose_run(line.row.command or table.command, wanted, folder, typed=words)
                 entry = TableRun(line, group.label, seed, run, locate_run_folder(run))
                 entry.read_status()
                 runs.append(entry)
