@@ -139,8 +139,7 @@ def run_task(task: Task, describe_model: Callable[[str], Any], results: AttackRe
     folder = cache_dir() / "audits" / hash_json(depends_on)
     journal = folder.with_name(f"{folder.name}.partial")
     file = folder.with_suffix(".json")
-    for path in (file, journal):
-        note_private(path)
+    note_private(file)
     with processes.hold_lock_on_main(folder):
         outcome = processes.run_on_main(lambda: read_outcome(file))
         if outcome is None:

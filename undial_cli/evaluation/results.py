@@ -28,9 +28,6 @@ from undial_cli.system.private_files import note_private
 # Raised when the meaning of a stored figure changes.
 EVALUATION_VERSION = 3
 
-
-# The room of the cache.
-EVALUATION_CACHE = "evaluations"
 REQUIRED_FIELDS = ("metrics", "missing")
 # Results of earlier versions hold none of these.
 LATER_FIELDS = ("statistics", "notes", "rows")
@@ -64,7 +61,7 @@ def load_evaluation(folder: Path) -> Evaluation | None:
 
 def locate_cached_evaluation(depends_on: Any) -> Path:
     """Where the cache keeps the evaluation under the hash of `depends_on`."""
-    return cache_dir() / EVALUATION_CACHE / hash_json([EVALUATION_VERSION, depends_on])
+    return cache_dir() / "evaluations" / hash_json([EVALUATION_VERSION, depends_on])
 
 
 def load_or_evaluate(depends_on: Any, compute: Callable[[Journal], Evaluation]) -> Evaluation:
@@ -75,8 +72,7 @@ def load_or_evaluate(depends_on: Any, compute: Callable[[Journal], Evaluation]) 
     """
     folder = locate_cached_evaluation(depends_on)
     partial = folder.with_name(f"{folder.name}.partial")
-    for path in (folder / "samples.jsonl", partial):
-        note_private(path)
+    note_private(folder / "samples.jsonl")
     evaluation = processes.run_on_main(lambda: load_evaluation(folder))
     if evaluation is not None:  # what is whole needs no lock, and no cache that can be written to
         return evaluation

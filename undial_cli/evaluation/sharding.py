@@ -18,7 +18,7 @@ from undial_cli.config.identity import hash_json
 from undial_cli.data.collate import order_by_length
 from undial_cli.system import processes
 from undial_cli.system.files import make_private_folder
-from undial_cli.system.private_files import append_private_text
+from undial_cli.system.private_files import append_private_text, note_private
 from undial_cli.system.supervision import give_beat
 
 KeepResult = Callable[[int, Any], None]
@@ -58,6 +58,8 @@ class Journal:
 
     def __init__(self, folder: Path | None = None, advance: Advance = lambda n: None) -> None:
         self.folder, self.advance = folder, advance
+        if folder is not None:
+            note_private(folder)
 
     def read(self, engine: str) -> dict[int, Any]:
         """What earlier, interrupted evaluations found; a line cut short is no result."""

@@ -26,6 +26,7 @@ from undial_cli.system.files import (
     remove_folder,
     write_whole_text,
 )
+from undial_cli.system.private_files import LEDGER_FILE
 
 RECORDED_PACKAGES = (
     "undial",
@@ -62,10 +63,11 @@ class RunFolder:
     path: Path
 
     run_yaml = InFolder("run.yaml")  # the fully resolved run
+    status_file = InFolder("status.json")
     inputs = InFolder("inputs.json")  # hashes of what the run read, and what became of the rows
     environment = InFolder("environment.json")  # what it ran on; exists once it has begun
     evidence = InFolder("evidence.json")  # hashes of what went in and came out, private files
-    ledger = InFolder("private_files.txt")  # private files as they are made, until it is done
+    ledger = InFolder(LEDGER_FILE)  # private files as they are made, until it is done
     log = InFolder("log.txt")  # what the screen said, and tracebacks
     checkpoint = InFolder("checkpoint")  # the trained model, in Hugging Face format
     resume = InFolder("resume")  # trainer state, until the run is done
@@ -75,7 +77,7 @@ class RunFolder:
 
     def status(self) -> str:
         """`planned`, `running`, `done`, `failed`, `interrupted`, or `""` where none is readable."""
-        return str(read_json_object(self.path / "status.json").get("status", ""))
+        return str(read_json_object(self.status_file).get("status", ""))
 
     def set_status(
         self,
@@ -95,7 +97,7 @@ class RunFolder:
             content["seconds"] = round(seconds, 1)
         if files:
             content["files"] = files
-        file, text = self.path / "status.json", json.dumps(content) + "\n"
+        file, text = self.status_file, json.dumps(content) + "\n"
         try:
             write_whole_text(file, text)
         except OSError:
@@ -220,7 +222,7 @@ def check_result_files(folder: RunFolder) -> None:
     Raises:
         WorldError: a file was changed or is gone.
     """
-    files = read_json_object(folder.path / "status.json").get("files", {})
+    files = read_json_object(folder.status_file).get("files", {})
     for name, (size, changed, digest) in files.items() if isinstance(files, dict) else ():
         file = folder.path / name
         if not file.is_file():

@@ -20,7 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli import ui
-from undial_cli.system.private_files import PRIVATE, PRIVATE_FOLDER, note_private
+from undial_cli.system.private_files import (
+    PRIVATE,
+    PRIVATE_FOLDER,
+    close_to_others,
+    note_private,
+)
 
 
 def cache_dir() -> Path:
@@ -40,6 +45,8 @@ def write_whole_text(path: Path, text: str, private: bool = False) -> None:
 def write_whole_bytes(path: Path, content: bytes, private: bool = False) -> None:
     """Write a file whole or not at all (temporary name, then rename)."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if private:
+        note_private(path)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
         remove_if_abandoned(leftover)
     # In the same folder: a rename is atomic within one file system only.
@@ -50,8 +57,6 @@ def write_whole_bytes(path: Path, content: bytes, private: bool = False) -> None
             file.write(content)
         temporary.chmod(PRIVATE if private else 0o666 & ~read_umask())
         temporary.replace(path)
-        if private:
-            note_private(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -94,8 +99,7 @@ def make_private_folder(path: Path) -> Path:
     """A folder that nobody else may look into, made if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
-    with contextlib.suppress(OSError):
-        path.chmod(PRIVATE_FOLDER)  # it may be of a version that left it open
+    close_to_others(path)  # it may be of a version that left it open
     return path
 
 

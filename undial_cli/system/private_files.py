@@ -10,13 +10,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from undial_cli import ui
 
-# Modes of a private file and folder.
-PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
+# Modes of a private file and folder, and what neither has.
+PRIVATE, PRIVATE_FOLDER, OPEN_TO_OTHERS = 0o600, 0o700, 0o077
+# A ledger's name, in the folder of its run.
+LEDGER_FILE = "private_files.txt"
 
 
 class Ledger:
@@ -28,44 +31,59 @@ class Ledger:
 
     def note(self, path: Path) -> None:
         """Add a path, once."""
-        if (path := path.absolute()) not in self.noted:
+        if path not in self.noted:
             self.noted[path] = None
             self.write()
 
     def write(self) -> None:
         """Append what the file lacks; a folder that nobody made, or a full disk, is no obstacle."""
-        if not self.noted or not self.file.parent.is_dir():
-            return
-        known = set(read_ledger(self.file))  # a worker, or a run before, noted others
-        lines = [json.dumps(str(path)) + "\n" for path in self.noted if path not in known]
-        with contextlib.suppress(OSError):
-            append_private_text(self.file, "".join(lines))
+        if self.noted and self.file.parent.is_dir():
+            with contextlib.suppress(OSError):
+                append_paths(self.file, self.noted)
 
 
-# Of the runs that are open, the innermost last.
-_ledgers: list[Ledger] = []
+# Of what is open, the innermost last; a report of many runs has the ledgers of them all.
+_ledgers: list[list[Ledger]] = []
 
 
 @contextlib.contextmanager
-def keep_ledger(file: Path) -> Iterator[None]:
-    """Note private files in `file` (and in no other, while a nested run is open)."""
-    ledger = Ledger(file)
-    _ledgers.append(ledger)
+def keep_ledgers(files: Iterable[Path], noted: Iterable[Path] = ()) -> Iterator[None]:
+    """Note private files in `files` (and in no other, while what is nested is open).
+
+    Args:
+        noted: what is private already.
+    """
+    ledgers = [Ledger(file) for file in files]
+    for ledger in ledgers:
+        ledger.noted |= dict.fromkeys(noted)
+    _ledgers.append(ledgers)
     try:
         yield
     finally:
         _ledgers.pop()
-        if ui.is_speaker():
+        for ledger in ledgers if ui.is_speaker() else ():
             ledger.write()
 
 
 def note_private(path: Path) -> None:
-    """Note a file or folder that holds text of the data, or states made from it."""
-    if _ledgers and ui.is_speaker():
-        _ledgers[-1].note(path)
+    """Note a file or folder that holds text of the data, or states made from it.
+
+    Best before it is written, as the process may be killed. One that is there is closed to others.
+    """
+    close_to_others(path)
+    for ledger in _ledgers[-1] if _ledgers and ui.is_speaker() else ():
+        ledger.note(path.absolute())
 
 
-def read_ledger(file: Path) -> list[Path]:
+def close_to_others(path: Path) -> None:
+    """Take the rights of others from a file or folder of the user, where it is there."""
+    with contextlib.suppress(OSError):
+        mode = path.lstat().st_mode
+        if mode & OPEN_TO_OTHERS and not stat.S_ISLNK(mode):
+            path.chmod(PRIVATE_FOLDER if stat.S_ISDIR(mode) else PRIVATE)
+
+
+def read_paths(file: Path) -> list[Path]:
     """The paths of a ledger; a line that was cut is left out."""
     paths: list[Path] = []
     with contextlib.suppress(OSError):
@@ -73,6 +91,14 @@ def read_ledger(file: Path) -> list[Path]:
             with contextlib.suppress(ValueError, TypeError):
                 paths.append(Path(json.loads(line)))
     return paths
+
+
+def append_paths(file: Path, paths: Iterable[Path]) -> None:
+    """Add to a ledger those paths that it lacks: a worker, or a run before, noted others."""
+    known = set(read_paths(file))
+    lines = [json.dumps(str(path)) + "\n" for path in paths if path not in known]
+    if lines:
+        append_private_text(file, "".join(lines))
 
 
 def append_private_text(path: Path, text: str) -> None:
@@ -85,7 +111,7 @@ def append_private_text(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def open_private_umask() -> Iterator[None]:
     """While open, what libraries write is for the user alone."""
-    before = os.umask(0o077)
+    before = os.umask(OPEN_TO_OTHERS)
     try:
         yield
     finally:
