@@ -43,6 +43,11 @@ CACHE_ROOMS = {
 }
 # A report may lie anywhere.
 REPORT_PAGES = (PAGE, TEXT, AUDIT_PAGE, AUDIT_TEXT)
+# What is private in the folder of a run that has neither evidence nor ledger: of older versions.
+USUAL_FILES = (
+    "evaluation/samples.jsonl", "audit/answers.jsonl", "resume", "report/summary.md",
+    *(f"report/{name}" for name in REPORT_PAGES),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,8 @@ def list_private_files(folder: RunFolder) -> list[PrivateFile]:
     recorded = read_json_object(folder.evidence).get("files")
     entries = [e for e in recorded if isinstance(e, dict)] if isinstance(recorded, list) else []
     known = [root / str(entry.get("path")) for entry in entries]
+    if not (folder.evidence.exists() or folder.ledger.exists()):
+        known = [root / name for name in USUAL_FILES]
     files: dict[Path, PrivateFile] = {}
     for path in [*known, *read_paths(folder.ledger)]:
         for file in walk_files(path):

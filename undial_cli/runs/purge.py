@@ -78,6 +78,8 @@ def run_purge_command(words: list[str]) -> int:
         show_purge(purge, asked.has("dry-run"))
     if not asked.paths:
         failures += purge_orphans(everything, asked)
+    if not chosen:
+        ui.say("no run is that old" if everything else "no runs are known", "dim")
     if failures:
         more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
         raise WorldError(f"purge: not removed: {failures[0]}{more}")
