@@ -157,6 +157,7 @@ class ProgressBar:
     """Progress over `total` units: a bar on a terminal, elsewhere a line every half minute."""
 
     def __init__(self, title: str, total: int, done: int, progress: Progress | None) -> None:
+        title = reveal_controls(title)
         self.title, self.total, self.done, self.progress = title, total, done, progress
         self.said_at = time.monotonic()
         self.task = progress and progress.add_task(title, total=total, completed=done, note="")
@@ -165,7 +166,7 @@ class ProgressBar:
         """Move on by `steps` and show `note`."""
         self.done += steps
         if self.progress is not None and self.task is not None:
-            self.progress.update(self.task, advance=steps, note=note)
+            self.progress.update(self.task, advance=steps, note=reveal_controls(note))
         elif time.monotonic() - self.said_at > PLAIN_SECONDS:
             say(f"{self.title} {self.done}/{self.total}  {note}".rstrip())
             self.said_at = time.monotonic()
