@@ -1,30 +1,26 @@
 """evidence.json: hashes of what went into a run and came out, and where text of it still lies.
 
-Written when a run is done and again when its private files change; what each field says stands in
-docs/reliability.md. Knows what rooms of a run and of the cache hold.
+What each field says stands in docs/reliability.md. Knows what the rooms of a run and of the cache
+hold, and nothing of how a run comes about (runs/evidence_content.py does).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-from undial_cli import ui
-from undial_cli.errors import first_line
 from undial_cli.reporting.audit_page import AUDIT_PAGE, AUDIT_TEXT
 from undial_cli.reporting.collect import find_run_folders
 from undial_cli.reporting.page import PAGE, TEXT
-from undial_cli.runs.evidence_content import collect_evidence, read_time
-from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RunFolder, read_json_object
 from undial_cli.system.files import cache_dir, write_whole_text
-from undial_cli.system.private_files import keep_ledgers, read_paths
-from undial_cli.system.processes import run_on_main
+from undial_cli.system.private_files import read_paths
 
 HOLDS_TEXT, HOLDS_STATES = "text", "states"
 # By the first folder of a run, and of the cache: what is private in it, and what that holds.
@@ -72,32 +68,6 @@ class PrivateFile:
 def shorten_path(path: Path, folder: Path) -> str:
     """A path relative to the run's folder, where it lies in it."""
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
-
-
-@contextlib.contextmanager
-def keep_evidence(resolved: ResolvedRun) -> Iterator[None]:
-    """Note which private files a run makes and reads, and write its evidence when it is done."""
-    folder = resolved.folder
-    # What a run that is done again left in the cache is still of this folder.
-    noted = [file.path for file in list_private_files(folder)] if resolved.run.overwrite else []
-    with keep_ledgers([folder.ledger], noted):
-        yield
-    run_on_main(lambda: complete_evidence(resolved))
-
-
-def complete_evidence(resolved: ResolvedRun) -> None:
-    """Write evidence.json of a run that is done, unless it says all already."""
-    folder = resolved.folder
-    if folder.status() != "done":
-        return
-    evidence = read_json_object(folder.evidence)
-    is_current = evidence.get("ended") == read_time(folder.status_file)
-    if is_current and not folder.ledger.exists():
-        return
-    try:
-        save_evidence(folder, evidence if is_current else collect_evidence(resolved))
-    except OSError as error:
-        ui.say(f"no {folder.evidence} was written ({first_line(error)})", "yellow")
 
 
 def save_evidence(
@@ -174,3 +144,13 @@ def describe_private_file(file: Path, root: Path) -> PrivateFile:
             return PrivateFile(file, *rooms.get(file.relative_to(base).parts[0], ("other", "text")))
     kind = "report" if file.name in REPORT_PAGES else "other"
     return PrivateFile(file, kind, HOLDS_TEXT)
+
+
+def read_time(file: Path) -> str | None:
+    """When a file was last written."""
+    return format_time(file.stat().st_mtime) if file.is_file() else None
+
+
+def format_time(seconds: float) -> str:
+    """A moment in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

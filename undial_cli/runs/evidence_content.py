@@ -1,23 +1,28 @@
-"""What evidence.json says beside the private files: hashes of data, weights and settings.
+"""The evidence of a run that is done: hashes of its data, weights, settings and results.
 
-Holds no text of the data. Knows a run that is done, and reads files; writes none.
+`keep_evidence` surrounds a run; what it leaves is a file of runs/evidence.py, which holds no text
+of the data.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from undial_cli import __version__
+from undial_cli import __version__, ui
 from undial_cli.config.identity import collect_identity, digest_json
 from undial_cli.config.schema import AuditRun, Run, TrainingRun, UnlearnRun
 from undial_cli.config.splits import cut_slice, list_splits
 from undial_cli.errors import UserError, WorldError, first_line
 from undial_cli.models.fingerprints import find_hub_commit
+from undial_cli.runs.evidence import list_private_files, read_time, save_evidence
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RESULT_FILES, read_json_object
+from undial_cli.system.private_files import keep_ledgers
+from undial_cli.system.processes import run_on_main
 from undial_cli.system.source_paths import is_local_path, resolve_model_path
 
 # Raised when the meaning of a field changes.
@@ -26,6 +31,32 @@ WEIGHT_ENDINGS = (".safetensors", ".bin", ".gguf")
 # Keys of `data` that name splits, or a user's own files.
 SPLIT_KEYS = ("forget_file", "retain_file", "train_file", "refusals", "requests", "forget_split",
               "retain_split", "train_split", "reference_split")  # fmt: skip
+
+
+@contextlib.contextmanager
+def keep_evidence(resolved: ResolvedRun) -> Iterator[None]:
+    """Note which private files a run makes and reads, and write its evidence when it is done."""
+    folder = resolved.folder
+    # What a run that is done again left in the cache is still of this folder.
+    noted = [file.path for file in list_private_files(folder)] if resolved.run.overwrite else []
+    with keep_ledgers([folder.ledger], noted):
+        yield
+    run_on_main(lambda: complete_evidence(resolved))
+
+
+def complete_evidence(resolved: ResolvedRun) -> None:
+    """Write evidence.json of a run that is done, unless it says all already."""
+    folder = resolved.folder
+    if folder.status() != "done":
+        return
+    evidence = read_json_object(folder.evidence)
+    is_current = evidence.get("ended") == read_time(folder.status_file)
+    if is_current and not folder.ledger.exists():
+        return
+    try:
+        save_evidence(folder, evidence if is_current else collect_evidence(resolved))
+    except OSError as error:
+        ui.say(f"no {folder.evidence} was written ({first_line(error)})", "yellow")
 
 
 def collect_evidence(resolved: ResolvedRun) -> dict[str, Any]:
@@ -129,13 +160,3 @@ def digest_file(file: Path) -> str:
         while block := stream.read(1 << 22):
             total.update(block)
     return total.hexdigest()
-
-
-def read_time(file: Path) -> str | None:
-    """When a file was last written."""
-    return format_time(file.stat().st_mtime) if file.is_file() else None
-
-
-def format_time(seconds: float) -> str:
-    """A moment in UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -23,17 +23,15 @@ from undial_cli.runs.evidence import (
     REPORT_PAGES,
     RUN_ROOMS,
     PrivateFile,
+    format_time,
     list_private_files,
     list_purges,
     save_evidence,
     shorten_path,
     walk_files,
 )
-from undial_cli.runs.evidence_content import collect_evidence, format_time
 from undial_cli.runs.known_runs import find_known_runs, find_runs_at
-from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RESULT_FILES, RunFolder, read_json_object
-from undial_cli.runs.run_yaml import load_run
 from undial_cli.system.files import cache_dir, remove_folder
 from undial_cli.system.locks import WorkLock
 
@@ -202,6 +200,10 @@ def record_purge(purge: Purge) -> None:
 
 def collect_unfinished(folder: RunFolder) -> dict[str, object]:
     """The evidence of a run that has none, as it never got to its end."""
+    from undial_cli.runs.evidence_content import collect_evidence
+    from undial_cli.runs.resolved import ResolvedRun
+    from undial_cli.runs.run_yaml import load_run
+
     try:
         return collect_evidence(ResolvedRun(load_run(folder.run_yaml), folder))
     except (UserError, WorldError) as error:

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from undial_cli import ui
-from undial_cli.planning.plan_table import format_memory
 from undial_cli.reporting.sheet import Sheet, make_screen_table, make_text_sheet
+from undial_cli.reporting.text import format_memory
 from undial_cli.runs.command_words import parse_command_words
 from undial_cli.runs.evidence import (
     HOLDS_STATES,
     HOLDS_TEXT,
     list_private_files,
     list_purges,
+    read_time,
     settle_ledger,
 )
-from undial_cli.runs.evidence_content import read_time
 from undial_cli.runs.known_runs import find_known_runs, find_runs_at
 from undial_cli.runs.run_folder import RunFolder
 

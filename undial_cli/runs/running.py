@@ -16,7 +16,8 @@ from undial_cli.config.identity import hash_json
 from undial_cli.config.schema import AuditRun, EvaluateRun, Run, TrainingRun, UnlearnRun
 from undial_cli.errors import Interrupted, OutOfMemory, UserError, WorldError
 from undial_cli.runs import launch
-from undial_cli.runs.evidence import is_purged, keep_evidence
+from undial_cli.runs.evidence import is_purged
+from undial_cli.runs.evidence_content import keep_evidence
 from undial_cli.runs.inputs import RunInputs, load_training_rows, prepare_inputs
 from undial_cli.runs.known_runs import remember_run
 from undial_cli.runs.plans import advise_after_shortage
