@@ -191,6 +191,23 @@ def test_a_finished_run_is_believed_while_it_is_what_it_was(
 
 
 @pytest.mark.slow
+def test_a_model_of_the_cache_that_was_changed_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "cache"))
+    words = ["unlearn", "experiment=debug", "hardware=cpu", f"output_dir={tmp_path}", "eval=none"]
+    assert run_command([*words, "name=first"]) == 0
+    models = tmp_path / "cache" / "models"
+    (weights,) = models.glob("*/*/checkpoint/model.safetensors")
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-4] + b"\0\0\0\0")
+    assert run_command([*words, "name=second"]) == 0
+    assert "checkpoint/model.safetensors was changed" in capfd.readouterr().out
+    assert weights.read_bytes() == content
+    assert sorted(f.name for f in weights.parents[2].iterdir()) == [weights.parents[1].name]
+
+
+@pytest.mark.slow
 def test_an_empty_checkpoint_folder_is_no_checkpoint(random_model: Path, tmp_path: Path) -> None:
     folder = start(random_model, tmp_path, "eval=none")
     whole = sorted(f.name for f in (folder / "checkpoint").iterdir())
