@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from undial_cli import ui
 from undial_cli.cli import run_command
+from undial_cli.config.schema import EvaluateRun
 from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.results import load_or_evaluate, locate_cached_evaluation
 from undial_cli.evaluation.sharding import Journal
@@ -19,6 +21,7 @@ from undial_cli.reporting.report import write_report
 from undial_cli.runs.evidence import list_private_files, settle_ledgers
 from undial_cli.runs.known_runs import remember_run
 from undial_cli.runs.run_folder import RunFolder
+from undial_cli.runs.running import is_shown_anew, record_failure
 from undial_cli.system.files import cache_dir, write_whole_text
 from undial_cli.system.locks import hold_lock
 from undial_cli.system.private_files import keep_ledgers, note_private, read_paths
@@ -243,6 +246,30 @@ def test_what_an_older_version_left_open_is_closed(tmp_path: Path) -> None:
     (tmp_path / "foreign").chmod(0o644)
     note_private(link)
     assert stat.S_IMODE((tmp_path / "foreign").stat().st_mode) == 0o644
+
+
+def test_a_log_with_a_traceback_is_private_and_noted(tmp_path: Path) -> None:
+    folder = RunFolder(make_done_run(tmp_path / "run"))
+    write(folder.log, "a line\n")
+    with keep_ledgers([folder.ledger]), ui.copy_to_log(folder.log):
+        try:
+            raise ValueError(SECRET)
+        except ValueError as error:
+            record_failure(folder, error)
+    assert stat.S_IMODE(folder.log.stat().st_mode) == 0o600
+    assert run_command(["purge", "run", "--dry-run"]) == 0
+    assert "log with a traceback" in {f.kind for f in list_private_files(folder)}
+    assert run_command(["purge", "run"]) == 0
+    assert find_secret(tmp_path) == ["forget.jsonl"]
+    status = json.loads(folder.status_file.read_text())
+    assert status == {"status": "failed", "reason": "ValueError"}
+
+
+def test_a_purged_evaluation_is_done_and_not_computed_again(tmp_path: Path) -> None:
+    folder = RunFolder(make_done_run(tmp_path / "run"))
+    assert is_shown_anew(EvaluateRun(), folder)
+    assert run_command(["purge", "run"]) == 0
+    assert not is_shown_anew(EvaluateRun(), folder)
 
 
 @pytest.mark.parametrize("words, fragments", [

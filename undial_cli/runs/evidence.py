@@ -29,6 +29,7 @@ RUN_ROOMS = {
     "report": ("report", HOLDS_TEXT),
     "audit": ("answers of an audit", HOLDS_TEXT),
     "resume": ("state to resume from", HOLDS_STATES),
+    "log.txt": ("log with a traceback", HOLDS_TEXT),  # whose message may quote a row
 }
 CACHE_ROOMS = {
     "evaluations": ("cached evaluation", HOLDS_TEXT),

@@ -18,7 +18,7 @@ from undial_cli.config.schema import AuditRun, Run, TrainingRun, UnlearnRun
 from undial_cli.config.splits import cut_slice, list_splits
 from undial_cli.errors import UserError, WorldError, first_line
 from undial_cli.models.fingerprints import find_hub_commit
-from undial_cli.runs.evidence import list_private_files, read_time, save_evidence
+from undial_cli.runs.evidence import list_private_files, read_time, save_evidence, walk_files
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RESULT_FILES, read_json_object
 from undial_cli.system.private_files import keep_ledgers
@@ -134,7 +134,8 @@ def list_sources(run: Run) -> list[dict[str, Any]]:
         elif local.is_file():
             sources.append({"path": str(local.absolute()), "sha256": digest_file(local)})
         elif local.exists() or is_local_path(path):
-            sources.append({"path": str(local.absolute())})
+            digests = {str(f.relative_to(local)): digest_file(f) for f in walk_files(local)}
+            sources.append({"path": str(local.absolute()), "sha256": digests})
         else:
             sources.append({"hub": path})
     return sources

@@ -153,6 +153,8 @@ def carry_out_purge(purge: Purge) -> list[str]:
         return [f"{folder.path}: another process works on it"]
     try:
         failures = remove_files(purge)
+        if folder.log in {file.path for file in purge.files}:
+            shorten_reason(folder)
         record_purge(purge)
     finally:
         lock.release()
@@ -182,6 +184,12 @@ def remove_files(purge: Purge) -> list[str]:
                 parent.rmdir()
     purge.files = removed
     return failures
+
+
+def shorten_reason(folder: RunFolder) -> None:
+    """Of the reason that a run failed for leave its kind: the rest may quote a row."""
+    reason = str(read_json_object(folder.status_file).get("reason", ""))
+    folder.set_status(folder.status(), reason.partition(":")[0])
 
 
 def record_purge(purge: Purge) -> None:

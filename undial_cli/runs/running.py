@@ -34,6 +34,7 @@ from undial_cli.runs.run_folder import (
 from undial_cli.system import signals
 from undial_cli.system.faults import translate_faults
 from undial_cli.system.files import remove_folder, remove_unfinished
+from undial_cli.system.private_files import note_private
 from undial_cli.system.processes import (
     get_process_count,
     get_process_rank,
@@ -168,6 +169,7 @@ def record_failure(folder: RunFolder, error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt):
         record_interruption(folder, error)
         return
+    note_private(folder.log)  # a traceback may quote a row
     with contextlib.suppress(OSError):  # the disk may be what failed
         ui.log_traceback()
     remove_unfinished(folder.path)  # of no use any more, and their room is needed
