@@ -164,6 +164,23 @@ def test_an_evidence_of_somebody_else_gives_no_orders(tmp_path: Path) -> None:
     assert len(list_left(run)) >= len(names)
 
 
+@pytest.mark.parametrize("evidence", [
+    {"files": [{"path": "/"}, {"path": ".."}, {"path": "resume/../../.."}, {"path": "."}]},
+    {"files": [{"path": "a\0b"}, {"path": 3}, {"path": None}, {}, [], "x", {"path": "\ud800"}]},
+    {"files": {"path": "x"}, "purged": [1, "x"], "sources": ["path", {"path": 3}], "sent": [3]},
+    {"purged": {"at": 1}, "sources": {"path": "/"}, "files": 5}, [1], "text",
+], ids=str)  # fmt: skip
+def test_an_odd_evidence_is_no_fault(tmp_path: Path, evidence: Any) -> None:
+    run = make_done_run(tmp_path / "run")
+    write(run / "evidence.json", evidence)
+    (run / "private_files.txt").write_bytes(b'"/"\n[[[[\n\xff\xfe\n"\x00"\n"evaluation"\n3\n')
+    (run / "resume").symlink_to("/")
+    for words in (["list", "run"], ["purge", "run"], ["list", "--json"]):
+        assert run_command(words) == 0
+    assert find_secret(run) == []
+    assert (run / "evaluation" / "results.json").is_file()
+
+
 def test_text_alone_or_only_what_is_old(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_done_run(tmp_path / "run", "teacher/ab/hidden.bin", "evaluations/x/samples.jsonl")
     assert run_command(["purge", "--older-than=1h"]) == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -104,8 +105,7 @@ def settle_ledger(folder: RunFolder) -> None:
 
 def list_purges(folder: RunFolder) -> list[dict[str, Any]]:
     """What was removed of a run by `undial purge`, the latest last."""
-    purged = read_json_object(folder.evidence).get("purged")
-    return [entry for entry in purged if isinstance(entry, dict)] if purged else []
+    return filter_objects(read_json_object(folder.evidence).get("purged"))
 
 
 def is_purged(folder: RunFolder) -> bool:
@@ -115,36 +115,50 @@ def is_purged(folder: RunFolder) -> bool:
 
 
 def list_private_files(folder: RunFolder) -> list[PrivateFile]:
-    """The private files of a run that are there: those of its evidence and of its ledger."""
+    """The private files of a run that are there: those of its evidence and of its ledger.
+
+    Both may be of somebody else: of a folder outside the rooms that hold such files nothing is
+    looked at.
+    """
     root = folder.path.absolute()
-    recorded = read_json_object(folder.evidence).get("files")
-    entries = [e for e in recorded if isinstance(e, dict)] if isinstance(recorded, list) else []
-    known = [root / str(entry.get("path")) for entry in entries]
+    recorded = filter_objects(read_json_object(folder.evidence).get("files"))
+    known = [str(entry.get("path")) for entry in recorded]
     if not (folder.evidence.exists() or folder.ledger.exists()):
-        known = [root / name for name in USUAL_FILES]
+        known = list(USUAL_FILES)
     files: dict[Path, PrivateFile] = {}
-    for path in [*known, *read_paths(folder.ledger)]:
+    for name in [*known, *map(str, read_paths(folder.ledger))]:
+        path = Path(os.path.normpath(root / name))
+        if "\0" in name or (path.is_dir() and find_room(path, root) is None):
+            continue
         for file in walk_files(path):
-            files[file] = describe_private_file(file, root)
+            kind, holds = find_room(file, root) or ("other", HOLDS_TEXT)
+            files[file] = PrivateFile(file, "report" if file.name in REPORT_PAGES else kind, holds)
     return list(files.values())
+
+
+def filter_objects(content: Any) -> list[dict[str, Any]]:
+    """The objects of a list in evidence.json; none of anything else."""
+    entries = content if isinstance(content, list) else []
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def find_room(path: Path, root: Path) -> tuple[str, str] | None:
+    """What the room holds that a path lies in, in the run's folder or the cache: kind, holds."""
+    for rooms, base in ((RUN_ROOMS, root), (CACHE_ROOMS, cache_dir().absolute())):
+        if path.is_relative_to(base) and path != base:
+            return rooms.get(path.relative_to(base).parts[0])
+    return None
 
 
 def walk_files(path: Path) -> Iterator[Path]:
     """A file, or all below a folder, and what a killed process left half written of it."""
     parts = [path, *path.parent.glob(f".{escape(path.name)}.*.unfinished")]
     for part in parts:
+        if part.is_symlink():
+            continue
         for file in sorted(part.rglob("*")) if part.is_dir() else [part]:
             if file.is_file() and not file.is_symlink():
                 yield file
-
-
-def describe_private_file(file: Path, root: Path) -> PrivateFile:
-    """What a private file of the run in `root` is, by the room that it lies in."""
-    for rooms, base in ((RUN_ROOMS, root), (CACHE_ROOMS, cache_dir().absolute())):
-        if file.is_relative_to(base):
-            return PrivateFile(file, *rooms.get(file.relative_to(base).parts[0], ("other", "text")))
-    kind = "report" if file.name in REPORT_PAGES else "other"
-    return PrivateFile(file, kind, HOLDS_TEXT)
 
 
 def read_time(file: Path) -> str | None:

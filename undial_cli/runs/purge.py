@@ -8,11 +8,13 @@ run folder may come from somebody else, and what it lists is no order.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from undial_cli import ui
 from undial_cli.errors import UserError, WorldError
@@ -23,6 +25,7 @@ from undial_cli.runs.evidence import (
     REPORT_PAGES,
     RUN_ROOMS,
     PrivateFile,
+    filter_objects,
     format_time,
     list_private_files,
     list_purges,
@@ -206,7 +209,7 @@ def record_purge(purge: Purge) -> None:
     save_evidence(folder, evidence, [entry])
 
 
-def collect_unfinished(folder: RunFolder) -> dict[str, object]:
+def collect_unfinished(folder: RunFolder) -> dict[str, Any]:
     """The evidence of a run that has none, as it never got to its end."""
     from undial_cli.runs.evidence_content import collect_evidence
     from undial_cli.runs.resolved import ResolvedRun
@@ -218,15 +221,14 @@ def collect_unfinished(folder: RunFolder) -> dict[str, object]:
         return {"unknown": str(error)}
 
 
-def list_unreachable(evidence: dict[str, object]) -> Iterator[tuple[str, str]]:
+def list_unreachable(evidence: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What a purge does not reach: the data themselves, what was sent away, copies of the disk."""
-    sources, sent = evidence.get("sources"), evidence.get("sent")
-    for source in sources if isinstance(sources, list) else []:
-        if "path" in source and Path(source["path"]).exists():
-            yield source["path"], "the data themselves"
+    for source in filter_objects(evidence.get("sources")):
+        if "path" in source and os.path.exists(str(source["path"])):
+            yield str(source["path"]), "the data themselves"
         elif "hub" in source:
             yield f"{source['hub']}, in the cache of the hub (HF_HOME)", "the data themselves"
-    for recipient in sent if isinstance(sent, list) else []:
+    for recipient in filter_objects(evidence.get("sent")):
         yield f"{recipient.get('what')}, sent to {recipient.get('to')}", "sent away"
     yield BACKUPS, "out of reach"
 

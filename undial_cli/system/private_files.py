@@ -87,8 +87,8 @@ def read_paths(file: Path) -> list[Path]:
     """The paths of a ledger; a line that was cut is left out."""
     paths: list[Path] = []
     with contextlib.suppress(OSError):
-        for line in file.read_text("utf-8").splitlines():
-            with contextlib.suppress(ValueError, TypeError):
+        for line in file.read_text("utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
                 paths.append(Path(json.loads(line)))
     return paths
 
