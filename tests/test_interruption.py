@@ -173,8 +173,10 @@ def test_a_finished_run_is_believed_while_it_is_what_it_was(
         (folder / "checkpoint").glob("*.safetensors")
     )  # fmt: skip
     os.utime(weights)  # as a copy has it
+    (folder / "resume" / "checkpoint-3").mkdir(parents=True)  # whose removal was interrupted
     assert run_command(command) == 0
     assert "already done" in capfd.readouterr().out
+    assert not (folder / "resume").exists()
     content = results.read_bytes()
     results.write_bytes(content.replace(b"0.", b"1.", 1))
     assert run_command(command) == 1

@@ -72,6 +72,7 @@ def enter_run_folder(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
             run_on_main(lambda: check_input_fingerprint(run, folder, fingerprint))
         if isinstance(run, TrainingRun) and not run.overwrite and is_done(folder):
             run_on_main(lambda: check_result_files(folder))
+            discard_states(folder)  # their removal may have been interrupted
         if is_done(folder) and not run.overwrite and not is_shown_anew(run, folder):
             yield None
             return
@@ -153,6 +154,11 @@ def track_status(resolved: ResolvedRun) -> Iterator[None]:
     yield
     seconds = time.monotonic() - begun if is_new else None  # of a run that was done in one go
     run_on_main(lambda: folder.set_status("done", "", seconds, list_result_files(folder)))
+    discard_states(folder)
+
+
+def discard_states(folder: RunFolder) -> None:
+    """Remove the states of a run that is done."""
     run_on_main(lambda: shutil.rmtree(folder.resume, ignore_errors=True))
 
 
