@@ -63,8 +63,9 @@ class PrivateFile:
 
     def record(self, folder: Path) -> dict[str, Any]:
         """As evidence.json has it: inside the run's folder by its relative path."""
-        path = shorten_path(self.path, folder)
-        return {"path": path, "kind": self.kind, "holds": self.holds, "bytes": self.size}
+        return {
+            "path": shorten_path(self.path, folder), "kind": self.kind, "holds": self.holds
+        }  # fmt: skip
 
 
 def shorten_path(path: Path, folder: Path) -> str:
@@ -133,7 +134,7 @@ def list_private_files(folder: RunFolder) -> list[PrivateFile]:
         for file in walk_files(path):
             kind, holds = find_room(file, root) or ("other", HOLDS_TEXT)
             files[file] = PrivateFile(file, "report" if file.name in REPORT_PAGES else kind, holds)
-    return list(files.values())
+    return [files[path] for path in sorted(files)]
 
 
 def filter_objects(content: Any) -> list[dict[str, Any]]:

@@ -6,35 +6,39 @@ Knows where run folders are, and nothing of what is in them.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from undial_cli.config.identity import hash_json
 from undial_cli.errors import UserError
 from undial_cli.reporting.collect import find_run_folders
 from undial_cli.runs.run_folder import RunFolder
-from undial_cli.system.files import cache_dir
-from undial_cli.system.private_files import append_paths, read_paths
+from undial_cli.system.files import cache_dir, write_whole_text
+from undial_cli.system.private_files import read_paths
 
 DEFAULT_FOLDER = Path("outputs")
 
 
 def locate_run_list() -> Path:
-    """The file of all run folders, a path a line; runs that share a cache are found by it."""
-    return cache_dir() / "runs.txt"
+    """The folder of all run folders, a file with the path of each; by it those are found that share
+    the cache.
+    """
+    return cache_dir() / "runs"
 
 
 def remember_run(folder: RunFolder) -> None:
     """Put a run's folder on the list; a cache that cannot be written to is no obstacle."""
-    file = locate_run_list()
+    path = str(folder.path.absolute())
     with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        append_paths(file, [folder.path.absolute()])
+        write_whole_text(locate_run_list() / f"{hash_json(path)}.txt", json.dumps(path) + "\n")
 
 
 def find_known_runs() -> list[RunFolder]:
     """The run folders that are there, of the list and below `outputs`."""
-    folders = [path for path in read_paths(locate_run_list()) if (path / "run.yaml").is_file()]
+    listed = [path for file in locate_run_list().glob("*.txt") for path in read_paths(file)]
+    folders = sorted(path for path in listed if (path / "run.yaml").is_file())
     return make_unique([*folders, *find_run_folders(DEFAULT_FOLDER)])
 
 
