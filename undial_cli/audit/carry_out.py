@@ -28,8 +28,10 @@ from undial_cli.system.files import (
     cache_dir,
     hash_files,
     hash_folder_state,
+    make_private_folder,
     write_whole_text,
 )
+from undial_cli.system.private_files import note_private
 
 # Raised when the meaning of a stored outcome changes.
 OUTCOME_VERSION = 1
@@ -136,6 +138,7 @@ def run_task(task: Task, describe_model: Callable[[str], Any], results: AttackRe
     folder = cache_dir() / "audits" / hash_json(depends_on)
     journal = Journal(folder.with_name(f"{folder.name}.partial"))
     file = folder.with_suffix(".json")
+    note_private(file)
     with processes.hold_lock_on_main(folder):
         outcome = processes.run_on_main(lambda: read_outcome(file))
         if outcome is None:
@@ -174,6 +177,7 @@ def hash_named_files(config: AttackConfig) -> dict[str, str]:
 def write_outcome(file: Path, outcome: Outcome) -> None:
     """Keep an outcome, whole or not at all; it holds texts of the data."""
     text = json.dumps(replace_nonfinite(dataclasses.asdict(outcome)), ensure_ascii=False)
+    make_private_folder(file.parent)
     write_whole_text(file, text, private=True)
 
 

@@ -29,6 +29,7 @@ from undial_cli.errors import UserError, WorldError, bad_value, first_line, sugg
 from undial_cli.system.faults import raise_fault
 from undial_cli.system.files import cache_dir, hash_folder_state, make_private_folder
 from undial_cli.system.locks import hold_lock
+from undial_cli.system.private_files import note_private, open_private_umask
 from undial_cli.system.source_paths import (
     find_package_resource,
     is_local_path,
@@ -166,7 +167,8 @@ def load_cached_set(path: str, name: str, split: str) -> list[Row]:
 def read_cached_set(path: str, name: str, split: str, cache: Path) -> list[Row]:
     """What `datasets` reads of a folder's split; its locks and unfinished folders are removed."""
     try:
-        data = datasets.load_dataset(path, name, split=split, cache_dir=str(cache))
+        with open_private_umask():
+            data = datasets.load_dataset(path, name, split=split, cache_dir=str(cache))
         return [dict(row) for row in data]  # type: ignore[call-overload]
     finally:
         for part in (*cache.rglob("*.lock"), *cache.rglob("*.incomplete")):
@@ -180,7 +182,9 @@ def choose_dataset_cache(folder: Path) -> Path:
     Its default cache knows a folder by its name and configurations alone, and would give the rows
     of before.
     """
-    return make_private_folder(cache_dir() / "datasets") / hash_folder_state(folder.resolve())
+    cache = make_private_folder(cache_dir() / "datasets") / hash_folder_state(folder.resolve())
+    note_private(cache)
+    return cache
 
 
 def describe_missing_split(error: ValueError, name: str, key: str) -> str:
