@@ -153,7 +153,7 @@ def check_hydra_settings(settings: Any, shipped: Any, words: Sequence[str]) -> N
         for node in (shipped, settings)
     )
     for name, value in theirs.items():
-        key = f"hydra.{name}"
+        key = f"hydra.{name.partition('[')[0]}"
         plugin = str(value).startswith(BASIC_PLUGINS)
         if name.rpartition(".")[2] in OBJECT_KEYS and value != ours.get(name) and not plugin:
             raise refuse_object(key, value)
