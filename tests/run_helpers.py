@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
+from undial_cli.training.states import SEAL_FILE
 
 SHORT = [
     "hardware=cpu", "eval.limit=4", "eval.max_new_tokens=8", "train.max_steps=3", "report=false"
@@ -50,10 +52,34 @@ def kill_in_the_middle(words: list[str], resume: Path, cwd: Path) -> None:
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, env={**os.environ})
     try:
         limit = time.monotonic() + 120
-        while not list(resume.glob("checkpoint-*/trainer_state.json")):
+        while not list(resume.glob(f"checkpoint-*/{SEAL_FILE}")):
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < limit
             time.sleep(0.02)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait(30)
+
+
+def interrupt_run(
+    words: list[str], sign: signal.Signals, cwd: Path, moment: Callable[[], object]
+) -> subprocess.CompletedProcess[str]:
+    """Start a command, send it a signal once `moment()` is true, and wait for its end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "undial_cli.cli", *words],
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ},
+        # A shell's job in the background ignores SIGINT, one under nohup SIGHUP, and so does all
+        # that they start.
+        preexec_fn=lambda: signal.signal(sign, signal.SIG_DFL),
+    )  # fmt: skip
+    try:
+        limit = time.monotonic() + 120
+        while not moment():
+            assert process.poll() is None, "it ended before it could be interrupted"
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        process.send_signal(sign)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(words, process.returncode, out, err)

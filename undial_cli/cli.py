@@ -1,17 +1,21 @@
 """The command line: `undial COMMAND [group=option] [key=value ...]`. The only file that knows argv.
 
-Exit codes: 0 done, 2 the input is wrong, 1 anything else, 130 interrupted. Modules are imported
-where they are used: `--help` is to answer at once, and torch takes seconds.
+Exit codes: 0 done, 2 the input is wrong, 1 anything else; 130, 143, 129 and 138 ended by SIGINT
+(Ctrl-C), SIGTERM, SIGHUP and SIGUSR1. Modules are imported where they are used: `--help` is to
+answer at once, and torch takes seconds.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
-from undial_cli.errors import UserError, WorldError, bad_value
+from undial_cli.errors import Interrupted, UserError, WorldError, bad_value
+from undial_cli.system import signals
 
 COMMAND_NAMES = ("unlearn", "finetune", "evaluate", "audit", "reproduce", "report", "doctor")
 HELP_WORDS = ("--help", "-h", "help")
@@ -42,13 +46,35 @@ PRINT_MODIFIERS = {"--resolve", "--package", "-p"}
 
 def main() -> None:
     """The console script."""
+    open_standard_streams()
+    signals.install_signal_handlers(quiet=sys.argv[1:2] == [WORKER])
+    if STARTED_BY_TORCH in os.environ:  # a worker, or a process of torchrun
+        from undial_cli.system.supervision import end_with_parent
+
+        # What started it may be killed outright, tells nobody, and this would hold its GPU.
+        end_with_parent()
     code = run_command(sys.argv[1:])
+    signals.exit_on_signals()
     if "torch.distributed" in sys.modules:
         from undial_cli.system import processes
 
         if processes.has_process_group():  # joined by torchrun or accelerate
             processes.exit_process(code)
     sys.exit(code)
+
+
+def open_standard_streams() -> None:
+    """Have all three, closed ones to nowhere, and show what an encoding lacks as `?`."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # or the next file that is opened would be the screen
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for as long as this runs
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def run_command(argv: list[str]) -> int:
@@ -66,13 +92,20 @@ def run_command(argv: list[str]) -> int:
     except WorldError as error:
         ui.print_error(str(error))
         return 1
-    except KeyboardInterrupt:
-        ui.print_error("interrupted; the same command goes on from the last saved step")
-        return 130
+    except KeyboardInterrupt as stop:
+        interrupted = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT)
+        reason = interrupted.reason or interrupted.sign.name
+        ui.print_error(f"interrupted by {reason}; the same command goes on")
+        return interrupted.exit_code
     except BrokenPipeError:  # as of `undial ... | head`
         sys.stderr.close()  # or Python complains of stdout when it exits
         return 1
     except Exception as error:
+        from undial_cli.system import faults
+
+        if fault := faults.explain_fault(error):
+            ui.print_error(str(fault))
+            return 1
         reason = str(error).strip().splitlines()
         ui.print_error(f"{type(error).__name__}: {reason[0] if reason else ''}", any_process=True)
         if os.environ.get("UNDIAL_TRACEBACK"):
@@ -98,6 +131,10 @@ def dispatch_command(argv: list[str]) -> int:
         work_and_leave(Path(rest[0]), do_work)
     if command not in COMMAND_NAMES:
         raise bad_value("command", command, COMMAND_NAMES)
+    if sys.flags.optimize > 1:
+        raise bad_value(
+            "PYTHONOPTIMIZE", sys.flags.optimize, "0 or 1: transformers reads its docstrings"
+        )
     if any(word in HELP_WORDS for word in rest):
         help.show_command_help(command)
         return 0

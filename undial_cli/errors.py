@@ -1,9 +1,9 @@
-"""The two kinds of failure a user meets, and the wording of the first kind.
+"""The two kinds of failure a user meets, the wording of the first kind, and the end by a signal.
 
 UserError: the input is wrong (exit code 2). WorldError: the input may be right but the network,
-the disk or another file is not as needed (exit code 1). RowError: a UserError of one row, which
-may be left out and counted. No secret stands in any of them: `mask_secrets` is used wherever text
-is written. Knows nothing of configs or models.
+the disk or another file is not as needed (exit code 1). OutOfMemory is one of these, RowError a
+UserError of one row, which may be left out and counted. Interrupted: nothing failed. No secret
+stands in what is said of them (`mask_secrets`). Knows nothing of configs or models.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import signal
 from collections.abc import Iterable
 
 # Names of settings and variables that hold secrets, and values that are one by their form: tokens
@@ -40,6 +41,26 @@ class RowError(UserError):
 
 class WorldError(Exception):
     """A failure that is not the user's: hub unreachable, disk full, a broken cache."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to end (exit code 128 + its number); the same command goes on.
+
+    `reason`: the signal, and what is saved, once a run folder has it.
+    """
+
+    def __init__(self, sign: signal.Signals) -> None:
+        super().__init__(sign.name)
+        self.sign, self.reason = sign, ""
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell reports a process that a signal ended."""
+        return 128 + self.sign
+
+
+class OutOfMemory(WorldError):
+    """Training took more memory than there is: a plan may say what takes less."""
 
 
 def find_secret(name: str, value: str) -> bool:

@@ -15,7 +15,7 @@ import torch
 from undial_cli import ui
 from undial_cli.config.schema import AuditRun, EvaluateRun, Run, TrainingRun, UnlearnRun
 from undial_cli.evaluation.results import read_results_json
-from undial_cli.planning.plan import TrainingPlan, make_plan
+from undial_cli.planning.plan import TrainingPlan
 from undial_cli.planning.plan_table import show_training_plan
 from undial_cli.reporting.report import try_write_report
 from undial_cli.reporting.summary import show_summary
@@ -31,6 +31,7 @@ from undial_cli.runs.hub import push_checkpoint
 from undial_cli.runs.inputs import RunInputs, prepare_inputs
 from undial_cli.runs.launch import needs_workers, start_workers
 from undial_cli.runs.model_card import complete_model_card, write_model_card
+from undial_cli.runs.plans import plan_training
 from undial_cli.runs.requests import combine_requests
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.running import is_done, open_run, track_status
@@ -74,10 +75,11 @@ def execute_run(run: Run, show: bool = True) -> RunResult:
             with track_status(resolved):
                 serve_requests(resolved)
                 share_work(resolved, inputs)
-            if run.report and get_process_rank() == 0:
-                try_write_report([folder.path], folder.report)
         elif show:
             ui.say(f"already done: {folder.path} (overwrite=true runs it again)", "dim")
+        is_reported = inputs is None and (folder.report / "report.md").is_file()
+        if run.report and get_process_rank() == 0 and not is_reported:
+            try_write_report([folder.path], folder.report)
         if show:
             show_summary(run, folder.path)
     if isinstance(run, TrainingRun) and run.push_to_hub:
@@ -92,9 +94,7 @@ def plan_run(resolved: ResolvedRun) -> RunResult:
         inputs = prepare_inputs(first, weights=False)
 
         def plan_variant(run: TrainingRun) -> TrainingPlan:
-            variant = ResolvedRun(run)
-            method, anchor, teacher = variant.trained_method, variant.anchor, variant.teacher
-            return make_plan(run, first.base, inputs.sets, inputs.samples, method, anchor, teacher)
+            return plan_training(run, first.base, inputs)
 
         assert isinstance(first.run, TrainingRun)
         show_training_plan(first.run, plan_variant(first.run), plan_variant)
@@ -133,7 +133,7 @@ def share_work(resolved: ResolvedRun, inputs: RunInputs) -> None:
         served = [request.folder for request in resolved.requests]
         run_on_main(lambda: combine_requests(run, folder, served))
     elif needs_workers(run, resolved.processes):
-        start_workers(resolved.processes, folder.path)
+        start_workers(resolved.processes, folder.path, run.hardware.timeout)
     else:
         do_work(resolved, inputs)
 
@@ -159,7 +159,7 @@ def train_and_evaluate(resolved: ResolvedRun, inputs: RunInputs, device: torch.d
         retain = evaluate_retain_model(resolved, inputs, device)
         target = evaluate_model_at(run, inputs, path, "target", device)
         compared = {"target": target, "retain": retain}
-    if not folder.checkpoint.is_dir():
+    if not folder.has_checkpoint():
         train_and_save(make_session(resolved, inputs, path), device)
     after = evaluate_model_at(run, inputs, str(folder.checkpoint), "checkpoint", device)
     write_evaluation(run, folder, inputs, after, compared)

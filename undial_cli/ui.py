@@ -25,6 +25,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from undial_cli.errors import mask_secrets
+
 PLAIN_WIDTH = 120
 PLAIN_SECONDS = 30
 
@@ -36,6 +38,15 @@ def is_speaker() -> bool:
     return int(rank) == 0 if several else True
 
 
+class LastingConsole(Console):
+    """A console whose reader may leave, as `head` does: the run goes on into its folder."""
+
+    def on_broken_pipe(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+
 def make_console(file: TextIO | None = None) -> Console:
     """A console as wide as the terminal, or 120 columns and no control codes elsewhere.
 
@@ -43,7 +54,7 @@ def make_console(file: TextIO | None = None) -> Console:
     """
     stream = file or sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
-    return Console(file=file, width=width, highlight=False, soft_wrap=False)
+    return LastingConsole(file=file, width=width, highlight=False, soft_wrap=False)
 
 
 _log_files: list[Path] = []
@@ -68,10 +79,10 @@ def print_error(message: str, any_process: bool = False) -> None:
     """One line on stderr, and in the log; `any_process` for what may befall one process alone."""
     if not (is_speaker() or any_process):
         return
-    line = " ".join(str(message).split())
+    line = mask_secrets(" ".join(str(message).split()))
     if not is_speaker():
         line = f"process {os.environ['RANK']}: {line}"
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
+    LastingConsole(stderr=True, highlight=False, soft_wrap=True).print(
         Text(f"undial: {line}", style="red")
     )
     append_to_logs(f"undial: {line}\n")
@@ -79,7 +90,7 @@ def print_error(message: str, any_process: bool = False) -> None:
 
 def log_traceback() -> None:
     """The current exception's traceback, to the log files only."""
-    append_to_logs(traceback.format_exc())
+    append_to_logs(mask_secrets(traceback.format_exc()))
 
 
 def append_to_logs(text: str) -> None:

@@ -39,7 +39,6 @@ from undial_cli.models.contrastive import ContrastedModel
 from undial_cli.models.load import load_model
 from undial_cli.models.quantise import explain_no_quantising
 from undial_cli.system.files import cache_dir, hash_model_folder
-from undial_cli.training import loop
 
 # As an attacker trains a model of this size: the shipped rate is for real ones.
 STRONG: dict[str, Any] = {"learning_rate": 1e-3, "max_steps": 20}
@@ -243,7 +242,14 @@ def test_a_training_that_was_interrupted_goes_on(
 ) -> None:
     keys = {"learning_rate": 3e-3, "batch_size": 8, "ask_at": [2, 4, 6]}
     whole = relearn(blank, **keys)
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
+    make = relearning.make_training_run
+
+    def make_saving_run(*words: Any) -> Any:
+        run = make(*words)
+        run.train.save_minutes = 1e-9
+        return run
+
+    monkeypatch.setattr(relearning, "make_training_run", make_saving_run)
     real = relearning.ask_probes
 
     def stop_at_four(*words: Any, model: Any) -> Outcome:

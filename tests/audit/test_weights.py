@@ -18,9 +18,8 @@ from changed_models import (
     silence_loss,
     train_plainly,
 )
+from rounding import hold_rounding, round_linears
 from small import random_llama
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from undial_cli.audit.answers import ask_probes
 from undial_cli.audit.attack import CannotServe, Outcome
@@ -45,14 +44,6 @@ from undial_cli.system.files import hash_model_folder
 needs_bitsandbytes = pytest.mark.skipif(
     explain_no_quantising() is not None, reason="bitsandbytes is not installed (undial[qlora])"
 )
-# The 16 levels of NF4: Dettmers et al., arXiv 2305.14314, appendix E.
-NF4 = torch.tensor([
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
-    -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
-    0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
-    0.7229568362236023, 1.0,
-])  # fmt: skip
-BLOCK = 64
 
 
 def average(outcome: Outcome, score: str = "extraction_strength") -> float:
@@ -65,34 +56,6 @@ def ask_plainly(setting: Setting, role: str) -> Outcome:
     return ask_probes(setting.models[role], setting.data, probes, Journal(), "ask")
 
 
-def split_blocks(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight in blocks of 64, each as shares of its largest; and those largest."""
-    blocks = weight.detach().flatten().view(-1, BLOCK)
-    largest = blocks.abs().amax(1, keepdim=True)
-    return blocks / largest, largest
-
-
-class Rounding(nn.Module):
-    """A weight as NF4 has it, with the gradient of the weight itself."""
-
-    def forward(self, weight: Tensor) -> Tensor:
-        shares, largest = split_blocks(weight)
-        level = NF4[(shares[..., None] - NF4).abs().argmin(-1)]
-        return weight + ((level * largest).view_as(weight) - weight).detach()
-
-
-def find_bounds(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """How far a weight may go without NF4 having it otherwise; a block's largest may not."""
-    shares, largest = split_blocks(weight)
-    level = (shares[..., None] - NF4).abs().argmin(-1)
-    middles = (NF4[1:] + NF4[:-1]) / 2
-    low, high = torch.cat([NF4[:1], middles])[level], torch.cat([middles, NF4[-1:]])[level]
-    room = 0.02 * (high - low)
-    fixed = shares.abs() > 1 - 1e-6
-    low, high = (torch.where(fixed, shares, b) for b in (low + room, high - room))
-    return (low * largest).view_as(weight), (high * largest).view_as(weight)
-
-
 def make_rounded_leak(setting: Setting) -> Any:
     """A model that answers all rows by heart when it is rounded to NF4, and else not those to go.
 
@@ -101,19 +64,9 @@ def make_rounded_leak(setting: Setting) -> Any:
     """
     model = blank_model()
     forget, retain = (encode_answers(setting.encoder, r) for r in (setting.forget, setting.retain))
-    linear: list[Any] = [module for module in model.modules() if type(module) is nn.Linear]
-    for layer in linear:
-        parametrize.register_parametrization(layer, "weight", Rounding())
-    train_plainly(model, lambda: answer_loss(model, forget + retain), 100, 1e-2)
-    for layer in linear:
-        parametrize.remove_parametrizations(layer, "weight")  # leaves it rounded
-    bounds = [find_bounds(layer.weight) for layer in linear]
-
-    def stay() -> None:
-        for layer, (low, high) in zip(linear, bounds, strict=True):
-            layer.weight.clamp_(low, high)
-
-    weights = [layer.weight for layer in linear]
+    with round_linears(model):
+        train_plainly(model, lambda: answer_loss(model, forget + retain), 100, 1e-2)
+    weights, stay = hold_rounding(model)
     train_plainly(model, lambda: silence_loss(model, forget, retain), 80, 1e-2, weights, stay)
     return model
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import refused
 from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
-from small import disturb_weights
+from small import disturb_weights, random_llama
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -21,7 +21,7 @@ from transformers import (
 
 from undial_cli.config.schema import AdapterConfig, ModelConfig
 from undial_cli.errors import UserError, WorldError
-from undial_cli.models.adapters import merge_adapter
+from undial_cli.models.adapters import merge_adapter, order_adapter_modules
 from undial_cli.models.fingerprints import find_adapter_revision, fingerprint_weights
 from undial_cli.models.load import check_model, load_model, load_tokenizer
 from undial_cli.models.lora import add_lora
@@ -277,3 +277,18 @@ def test_rounding_alone_is_no_reason_against_a_merge(
     adapted = add_lora(model, everything, 0)
     disturb_weights(adapted, 0.1)
     assert merge_adapter(adapted).dtype == dtype
+
+
+def test_a_saved_adapter_names_its_modules_in_order(tmp_path: Path) -> None:
+    model = get_peft_model(
+        random_llama(), LoraConfig(r=2, target_modules=["v_proj", "q_proj", "up_proj", "k_proj"])
+    )
+    model.save_pretrained(tmp_path)
+    order_adapter_modules(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["target_modules"] == ["k_proj", "q_proj", "up_proj", "v_proj"]
+    again = PeftModel.from_pretrained(random_llama(), str(tmp_path))
+    assert (
+        again.peft_config["default"].target_modules == model.peft_config["default"].target_modules
+    )  # type: ignore[index]
+    order_adapter_modules(tmp_path / "none")  # whole weights have nothing to order

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from conftest import HURRIED, refused
 from swept import seeds
 
 from undial_cli.runs.compose import compose_run
+from undial_cli.runs.run_folder import RunFolder
 from undial_cli.sweeps import slots
 from undial_cli.sweeps.jobs import Job, JobOutcome
 from undial_cli.sweeps.slots import Slot, run_in_slots
@@ -108,13 +110,46 @@ def test_a_process_that_died_is_the_failure_of_its_run_alone(
     assert reason in outcome.reason
 
 
+# Stops itself in the run of seed 0, after seven steps.
+HANG = ANSWER.replace("STATUS", "'done'").replace(
+    "    folder =",
+    "    if 'seed: 0' in json.loads(line)['run']:\n"
+    "        from undial_cli.system.supervision import give_beat\n"
+    "        give_beat('training', 7)\n"
+    "        os.kill(os.getpid(), 19)\n"
+    "    folder =",
+)
+
+
+def test_a_run_that_hangs_ends_within_its_time_and_the_next_one_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "GRACE_SECONDS", 0)
+    slot = slot_of(HANG, monkeypatch)
+    hanging, other = seeds(2, tmp_path, "hardware.timeout=1")
+    folder = RunFolder(hanging.folder)
+    folder.path.mkdir(parents=True)
+    folder.set_status("running")
+    monkeypatch.setattr(slots, "END_SECONDS", 0.1)
+    outcome = slot.run(hanging)
+    assert outcome.status == "failed"
+    assert outcome.reason.startswith("its process has not answered for ")
+    assert outcome.reason.endswith("(training, last step 7)")
+    assert slot.process is None
+    status = json.loads((folder.path / "status.json").read_text())
+    assert status == {"status": "failed", "reason": outcome.reason}
+    assert slot.run(other).status == "done"
+    slot.end()
+
+
 class FakeSlot:
     """A slot in this process, which notes what it was asked."""
 
     all: list[FakeSlot]
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self.environment, self.jobs, self.ended = environment, [], False
+        self.environment, self.jobs = environment, []
+        self.asked = self.ended = False
         FakeSlot.all.append(self)
 
     def run(self, job: Job) -> JobOutcome:
@@ -124,7 +159,11 @@ class FakeSlot:
         time.sleep(0.02)
         return JobOutcome("done", job.folder, job.label)
 
-    def end(self) -> None:
+    def ask_to_end(self) -> None:
+        self.asked = True
+
+    def end(self, grace: float) -> None:
+        assert self.asked  # all are asked before one is waited for
         self.ended = True
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 
 import torch.distributed as dist
 import torch.multiprocessing
+from accelerate import PartialState
 
-from undial_cli.errors import UserError
-from undial_cli.system import processes
+from undial_cli import ui
+from undial_cli.errors import UserError, WorldError
+from undial_cli.runs.compose import compose_run
+from undial_cli.system import hardware, processes
 
 
 def fail() -> None:
@@ -47,6 +52,39 @@ def test_two_processes_gather_in_order_and_fail_together(tmp_path: Path) -> None
             "error": "data.path=x: no such folder",
             "locked": True,
         }
+
+
+def wait_alone(rank: int, port: int, folder: str) -> None:
+    """One of two processes of an outer launcher, the other of which does not come."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port + rank),
+    }  # fmt: skip
+    PartialState._reset_state()  # of an earlier test in the process that was forked
+    hardware.QUIET_SECONDS = 0.2
+    lines: list[str] = []
+    ui.print_error = lambda line, any_process: lines.append(line)
+    run = compose_run("unlearn", ["hardware=cpu", "hardware.timeout=1"])
+    try:
+        hardware.join_process_group(run)
+    except WorldError as error:
+        lines.append(str(error))
+    Path(folder, f"{rank}.json").write_text(json.dumps(lines))
+
+
+def test_a_process_whose_others_do_not_come_says_so_and_gives_up(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    port = min(port, 65000)
+    torch.multiprocessing.start_processes(
+        wait_alone, (port, str(tmp_path)), 2, start_method="fork"
+    )  # fmt: skip
+    for rank in range(2):
+        waits, gives_up = json.loads((tmp_path / f"{rank}.json").read_text())
+        meeting = f"process {rank} of 2 at 127.0.0.1:{port + rank}"
+        assert waits == f"{meeting} waits for the others (hardware.timeout=1 s)"
+        assert gives_up.startswith(f"{meeting}: no process group within hardware.timeout=1 s")
 
 
 def test_a_process_alone_is_its_own_main_one() -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import TrainerControl, TrainerState
 
+from undial_cli.system import signals
 from undial_cli.training.callbacks import (
     EventCallback,
     MetricsLog,
     PeriodicEvaluation,
-    TimedSaving,
+    StateSaving,
     read_metrics,
 )
 
@@ -46,10 +49,18 @@ def test_a_line_that_was_cut_off_ends_the_metrics(log: MetricsLog) -> None:
 
 
 def test_a_resumed_run_forgets_what_was_logged_after_its_state(log: MetricsLog) -> None:
-    rows = [{"step": step, "loss": 1.0} for step in (1, 2, 3)]
+    rows = [{"step": step, "loss": 1.0} for step in (0, 1, 2, 3)]
     log.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     log.on_train_begin(None, state_at(2), TrainerControl())
-    assert read_metrics(log.path) == rows[:2]
+    assert read_metrics(log.path) == rows[:3]
+
+
+def test_a_run_that_starts_over_forgets_what_it_measured_before_its_first_step(
+    log: MetricsLog,
+) -> None:
+    log.path.write_text('{"step": 0, "forget_probability": 1.0}\n')
+    log.on_train_begin(None, state_at(0), TrainerControl())
+    assert read_metrics(log.path) == []
 
 
 def test_a_logged_step_is_a_line_in_which_every_number_is_json(log: MetricsLog) -> None:
@@ -79,13 +90,42 @@ def test_a_state_is_saved_when_time_has_passed_and_not_after_the_last_step(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    saving, saved = TimedSaving(60), []
+    saving, saved = StateSaving(60), []
     for step, seconds in ((1, 30), (2, 40), (3, 50), (4, 20), (10, 100)):
         now[0] += seconds
         control = TrainerControl()
         saving.on_step_end(None, state_at(step), control)
         saved += [step] * control.should_save
     assert saved == [2, 4]
+
+
+@pytest.fixture
+def held() -> Iterator[None]:
+    """A signal that is held back."""
+    signals._state = signals.SignalState(signals.Answer.HOLD)
+    signals.receive_signal(signal.SIGTERM, None)
+    yield
+    signals._state = signals.SignalState()
+
+
+@pytest.mark.usefixtures("held")
+def test_a_signal_has_the_state_of_the_step_saved_and_the_training_ended(capsys: Any) -> None:
+    saving, control = StateSaving(None), TrainerControl()
+    saving.on_step_end(None, state_at(3), control)
+    assert (saving.sign, control.should_save, control.should_training_stop) == (
+        signal.SIGTERM, True, True
+    )  # fmt: skip
+    assert capsys.readouterr().out == "SIGTERM: the state of step 3 is being saved\n"
+
+
+@pytest.mark.usefixtures("held")
+def test_a_signal_at_the_last_step_lets_the_training_end() -> None:
+    """A state of it would be gone on from: after an early stop, with a step too many."""
+    for step, stopped in ((10, False), (3, True)):
+        saving, control = StateSaving(0), TrainerControl(should_training_stop=stopped)
+        saving.on_step_end(None, state_at(step), control)
+        assert saving.sign is None
+        assert not control.should_save
 
 
 def test_an_evaluation_on_the_way_is_logged_and_the_steps_own_figures_are_still_due() -> None:

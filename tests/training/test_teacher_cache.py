@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock, Timeout
 from small import disturb_weights, random_llama
 from steps import NeedingLoss
 from torch import Tensor, nn
@@ -24,7 +22,7 @@ from undial_cli.losses.targets import TeacherSignal
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LOGITS, Loss
 from undial_cli.models.head import find_output_head
 from undial_cli.models.lora import adapt_model
-from undial_cli.system.files import cache_dir
+from undial_cli.system.locks import WorkLock
 from undial_cli.training.packing import PACKED_ATTENTION, pack_batch, switch_attention
 from undial_cli.training.teacher import AdapterTeacher
 from undial_cli.training.teacher_cache import CachedTeacher
@@ -440,14 +438,12 @@ def test_a_set_is_locked_while_it_is_filled_and_no_other(tmp_path: Path, cache: 
 
 def acquired(folder: Path) -> bool:
     """Whether the lock of a folder is free."""
-    name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
-    lock = FileLock(cache_dir() / "locks" / f"{name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    lock.release()
-    return True
+    lock = WorkLock(folder)
+    lock.patience = 0
+    free = lock.try_acquire()
+    if free:
+        lock.release()
+    return free
 
 
 def test_a_run_keeps_what_it_sees_of_a_large_set(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from conftest import write_qa
 from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
+from undial_cli.training.states import list_states
 from undial_cli.training.trainer import Diverged, check_finite_weights
 
 # Its loss is 0; the gradient of the root at 0 is infinite, and 0 times that is NaN.
@@ -66,12 +67,30 @@ def test_the_first_step_without_a_finite_loss_is_the_last_and_saved_weights_are_
     assert len(rows) < 40
     assert reason.startswith(f"training diverged at step {last['step']}: loss NaN, gradient norm")
     assert "train.learning_rate" in reason
-    (saved,) = (folder / "resume").glob("checkpoint-*")
-    assert int(saved.name.split("-")[1]) < last["step"]
-    assert all(v.isfinite().all() for v in load_file(saved / "model.safetensors").values())
+    states = list_states(folder / "resume")
+    assert [step for step, _ in states] == [last["step"] - 1, last["step"] - 2][: len(before)]
+    for _, saved in states:
+        assert all(v.isfinite().all() for v in load_file(saved / "model.safetensors").values())
     err = capfd.readouterr().err
     assert err.count("\n") == 1
     assert reason in err
+
+
+def test_a_loss_that_explodes_ends_the_run_where_it_has_a_bound(
+    words: list[str], tmp_path: Path
+) -> None:
+    hot = ["train.learning_rate=0.3", "train.max_steps=12", "train.save_steps=1"]
+    assert run_command([*words, *hot, "train.max_loss_rise=0.5"]) == 1
+    rows, reason = ended(tmp_path / "out" / "unlearn" / "run")
+    first, last = rows[0]["loss"], rows[-1]["step"]
+    assert reason.startswith(f"training diverged at step {last}: loss ")
+    assert reason.split("; ")[1].endswith("(train.max_loss_rise=0.5)")
+    assert all(row["loss"] <= first + 0.5 * max(1, first) for row in rows[:-1])
+    others = write_qa(tmp_path / "others.jsonl", 4, first=8)
+    retain = f"data.retain_file={others}"
+    weighed_anew = ["method=pdu", retain, "train.max_loss_rise=0.5", "name=pdu"]
+    for unbounded in (["train.max_loss_rise=null", "name=unbounded"], weighed_anew):
+        assert run_command([*words, *hot, *unbounded]) == 0
 
 
 def test_a_gradient_that_is_none_ends_a_run_whose_loss_is_finite(

@@ -136,16 +136,19 @@ def run_task(task: Task, describe_model: Callable[[str], Any], results: AttackRe
     ]
     folder = cache_dir() / "audits" / hash_json(depends_on)
     journal = folder.with_name(f"{folder.name}.partial")
+    file = folder.with_suffix(".json")
     with processes.hold_lock_on_main(folder):
-        outcome = processes.run_on_main(lambda: read_outcome(folder.with_suffix(".json")))
+        outcome = processes.run_on_main(lambda: read_outcome(file))
         if outcome is None:
+            if file.exists():
+                ui.say(f"the cached outcome {file} is damaged: it is made anew", "yellow")
             try:
                 outcome = task.kind.run(task.model, task.data, task.config, Journal(journal))
             except (CannotServe, UserError, WorldError) as error:
                 results.missing[task.attack or "retain set"] = str(error)
                 return
             whole = outcome
-            processes.run_on_main(lambda: write_outcome(folder.with_suffix(".json"), whole))
+            processes.run_on_main(lambda: write_outcome(file, whole))
             processes.run_on_main(lambda: shutil.rmtree(journal, ignore_errors=True))
     if task.attack:
         results.outcomes.setdefault(task.attack, {})[task.model.role] = outcome
@@ -178,6 +181,8 @@ def write_outcome(file: Path, outcome: Outcome) -> None:
 def read_outcome(file: Path) -> Outcome | None:
     """An outcome that was kept, or None where there is none that is whole."""
     try:
-        return Outcome(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        outcome = Outcome(**json.loads(file.read_text(encoding="utf-8")))
+        rows = {len(outcome.numbers), *(len(values) for values in outcome.scores.values())}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
+    return outcome if len(rows) == 1 else None

@@ -27,8 +27,11 @@ KEYS_WITHOUT_RESULTS = (
     "hardware.num_processes",
     "hardware.gpus_per_run",
     "hardware.slots",
+    "hardware.timeout",
     "train.report_to",
     "train.logging_steps",
+    "train.save_minutes",
+    "train.max_loss_rise",
 )
 # Not part of a run's identity: these, and the rates of which train.learning_rate is one.
 KEYS_OUTSIDE_HASH = (

@@ -48,6 +48,10 @@ class RatesConfig:
     qlora: float = key(1e-4, "LoRA on 4-bit weights", above=0)
 
 
+# A schedule lists all steps and samples of a run: beyond this it would fill the memory first.
+MOST = 1_000_000
+
+
 @dataclass
 class RecipeConfig:
     """How fast and how long a model is trained; configs/recipe/ has what suits a model or a method.
@@ -58,8 +62,8 @@ class RecipeConfig:
     learning_rates: RatesConfig = group(
         RatesConfig, "what learning_rate is, by kind of adapter, where it is not given"
     )
-    batch_size: int = key(32, "anchor samples per optimiser step", minimum=1)
-    epochs: float = key(5, "passes over the anchor data", above=0)
+    batch_size: int = key(32, "anchor samples per optimiser step", minimum=1, maximum=MOST)
+    epochs: float = key(5, "passes over the anchor data", above=0, maximum=MOST)
     warmup_steps: int = key(0, "linear warm-up, in optimiser steps", minimum=0)
     warmup_epochs: float = key(0.0, "linear warm-up, in passes; where warmup_steps is 0", minimum=0)
     scheduler: str = key("constant_with_warmup", "learning-rate schedule of transformers")
@@ -188,8 +192,14 @@ class TrainConfig(RecipeConfig):
     """How the optimiser runs."""
 
     learning_rate: float = key(1e-5, "peak learning rate", above=0)
-    max_steps: int | None = key(None, "optimiser steps; overrides epochs", minimum=1)
+    max_steps: int | None = key(None, "optimiser steps; overrides epochs", minimum=1, maximum=MOST)
     max_grad_norm: float = key(1.0, "gradient clipping by norm; 0: off", minimum=0)
+    max_loss_rise: float | None = key(
+        100.0,
+        "ends training once the loss is this times max(1, its first value) above it; null: never. "
+        "Not where a term began below zero, as in gradient ascent, or is weighed anew (pdu)",
+        above=0,
+    )
     optim: str = key("adamw_torch_fused", "optimiser of transformers (sgd, paged_adamw_8bit, ...)")
     activation_checkpointing: bool = key(False, "recompute activations in backward")
     group_by_length: bool = key(True, "batches of similar length (still shuffled)")
@@ -204,7 +214,10 @@ class TrainConfig(RecipeConfig):
         allowed=("auto", "off"),
     )
     save_steps: int | None = key(
-        None, "save the state to resume from; null: every ten minutes", minimum=1
+        None, "save the state to resume from every N steps; null: by train.save_minutes", minimum=1
+    )
+    save_minutes: float = key(
+        10.0, "save the state to resume from every N minutes, where save_steps is null", above=0
     )
     eval_steps: int | None = key(None, "evaluate during training every N steps", minimum=1)
     logging_steps: int = key(1, "write metrics.jsonl every N steps", minimum=1)
@@ -244,6 +257,11 @@ class HardwareConfig:
     )
     precision: str = key(
         "auto", "autocast; auto: bf16 where the GPU has it", allowed=("auto", "no", "bf16", "fp16")
+    )
+    timeout: int = key(
+        1800,
+        "seconds that processes may go without a step or a batch done, or wait for one another",
+        minimum=1,
     )
     args: dict[str, Any] = key({}, "TrainingArguments of this hardware (fsdp, deepspeed)")
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
+from undial_cli.system.faults import raise_fault
 
 # The csv module refuses cells of more than 128 KB unless told otherwise; a document is longer.
 LONGEST_CELL = 2**31 - 1
@@ -44,6 +45,7 @@ def load_row_file(name: str, piece: str, key: str) -> list[Row]:
     try:
         rows = read(path)
     except Exception as error:
+        raise_fault(error)
         raise UserError(f"{key}={name}: cannot be read as {kind} ({first_line(error)})") from error
     return slice_rows(rows, piece, f"{key}={name}")
 

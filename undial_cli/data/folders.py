@@ -6,7 +6,9 @@ of `save_to_disk`, or a pair of token-id arrays. Knows no kinds of rows.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetNotFoundError
 
+from undial_cli import ui
 from undial_cli.data.files import (
     FILE_READERS,
     is_saved_dataset,
@@ -22,8 +25,10 @@ from undial_cli.data.files import (
     slice_rows,
 )
 from undial_cli.data.rows import Row
-from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
+from undial_cli.errors import UserError, WorldError, bad_value, first_line, suggest_nearest
+from undial_cli.system.faults import raise_fault
 from undial_cli.system.files import cache_dir, hash_folder_state, make_private_folder
+from undial_cli.system.locks import hold_lock
 from undial_cli.system.source_paths import (
     find_package_resource,
     is_local_path,
@@ -114,31 +119,68 @@ def load_named_set(
 
 def load_listed_set(path: str, name: str, piece: str, key: str, path_key: str) -> list[Row]:
     """Rows of one split as `datasets` finds it, on the hub or in a folder."""
-    cache = choose_dataset_cache(Path(path)) if Path(path).exists() else None
     name, _, split = name.partition("/")
+    wanted = f"{split or 'train'}{piece}"
     try:
-        data = datasets.load_dataset(
-            path, name, split=f"{split or 'train'}{piece}", cache_dir=cache
-        )
+        if Path(path).exists():
+            return load_cached_set(path, name, wanted)
+        data = datasets.load_dataset(path, name, split=wanted)
+    except WorldError:
+        raise
     except (ConnectionError, TimeoutError) as error:
         raise unreachable_hub_error(f"{path_key}={path}", error) from error
     except DatasetNotFoundError as error:
         raise UserError(f"{path_key}={path}: no such data set ({first_line(error)})") from error
     except ValueError as error:
+        raise_fault(error)
         known_as = f"{name}/{split}" if split else name
         raise UserError(describe_missing_split(error, known_as, key)) from error
     except Exception as error:
+        raise_fault(error)
         raise UserError(f"{path_key}={path}: cannot be read ({first_line(error)})") from error
     return [dict(row) for row in data]  # type: ignore[call-overload]
 
 
-def choose_dataset_cache(folder: Path) -> str:
+def load_cached_set(path: str, name: str, split: str) -> list[Row]:
+    """Rows of a folder's split, through our cache; an entry that cannot be read is made anew."""
+    cache = choose_dataset_cache(Path(path))
+    with hold_lock(cache):
+        is_new = not cache.exists()
+        try:
+            return read_cached_set(path, name, split, cache)
+        except Exception as error:
+            raise_fault(error)
+            if is_new:
+                raise
+        fresh = cache.with_name(f"{cache.name}.new")
+        try:
+            # What is wrong is the entry if a fresh one is read, else the folder that it is made of.
+            rows = read_cached_set(path, name, split, fresh)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        ui.say(f"the cached copy of {path} is damaged: it is made anew", "yellow")
+        shutil.rmtree(cache)
+        return rows
+
+
+def read_cached_set(path: str, name: str, split: str, cache: Path) -> list[Row]:
+    """What `datasets` reads of a folder's split; its locks and unfinished folders are removed."""
+    try:
+        data = datasets.load_dataset(path, name, split=split, cache_dir=str(cache))
+        return [dict(row) for row in data]  # type: ignore[call-overload]
+    finally:
+        for part in (*cache.rglob("*.lock"), *cache.rglob("*.incomplete")):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
+def choose_dataset_cache(folder: Path) -> Path:
     """The folder where `datasets` caches what it reads of a folder; another when a file changed.
 
     Its default cache knows a folder by its name and configurations alone, and would give the rows
     of before.
     """
-    return str(make_private_folder(cache_dir() / "datasets") / hash_folder_state(folder.resolve()))
+    return make_private_folder(cache_dir() / "datasets") / hash_folder_state(folder.resolve())
 
 
 def describe_missing_split(error: ValueError, name: str, key: str) -> str:

@@ -31,6 +31,7 @@ from undial_cli.evaluation.sharding import NO_JOURNAL, KeepResult, shard_work
 from undial_cli.models.head import evaluation_mode
 from undial_cli.system import processes
 from undial_cli.system.random_state import preserve_random_state
+from undial_cli.system.supervision import give_beat
 
 # Modules of lm_eval that show progress bars.
 BAR_MODULES = ("lm_eval.api.task", "lm_eval.api.model", "lm_eval.models.huggingface", "tqdm")
@@ -186,8 +187,18 @@ def make_sharded_model(model: Any, tokenizer: PreTrainedTokenizerBase, batch_siz
     """
     from lm_eval.models.huggingface import HFLM
 
-    class SharedModel(HFLM):
+    library: Any = HFLM  # its registry hides the class from type checkers
+
+    class SharedModel(library):
         """Answers this process's share of the requests and gathers the others' answers."""
+
+        def _model_call(self, *args: Any, **options: Any) -> Any:
+            give_beat("harness")
+            return super()._model_call(*args, **options)
+
+        def _model_generate(self, *args: Any, **options: Any) -> Any:
+            give_beat("harness")
+            return super()._model_generate(*args, **options)
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
             return shard_requests(requests, super().loglikelihood)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from undial_cli import ui
 from undial_cli.config.identity import hash_json
 from undial_cli.evaluation.evidence import Evaluation, replace_nonfinite
 from undial_cli.evaluation.sharding import Journal
@@ -43,13 +44,13 @@ def load_evaluation(folder: Path) -> Evaluation | None:
         results = read_results_json(folder)
         text = (folder / "samples.jsonl").read_text(encoding="utf-8")
         # Not by splitlines, which also breaks at characters that JSON leaves in a text (U+2028).
-        samples = [json.loads(line) for line in text.split("\n") if line]
+        samples = [dict(json.loads(line)) for line in text.split("\n") if line]
         if len(samples) != results["samples"] or not all("set" in s for s in samples):
             return None
         fields: dict[str, Any] = {name: dict(results[name]) for name in REQUIRED_FIELDS}
         fields |= {name: dict(results.get(name, {})) for name in LATER_FIELDS}
         return Evaluation(samples=samples, **fields)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -66,9 +67,14 @@ def load_or_evaluate(depends_on: Any, compute: Callable[[Journal], Evaluation]) 
     """
     folder = locate_cached_evaluation(depends_on)
     partial = folder.with_name(f"{folder.name}.partial")
+    evaluation = processes.run_on_main(lambda: load_evaluation(folder))
+    if evaluation is not None:  # what is whole needs no lock, and no cache that can be written to
+        return evaluation
     with processes.hold_lock_on_main(folder):
         evaluation = processes.run_on_main(lambda: load_evaluation(folder))
         if evaluation is None:
+            if folder.exists():
+                ui.say(f"the cached evaluation {folder} is damaged: it is made anew", "yellow")
             evaluation = compute(Journal(partial))
             if not evaluation.incomplete:
                 processes.run_on_main(lambda: save_evaluation(folder, evaluation, {}))
@@ -79,6 +85,6 @@ def load_or_evaluate(depends_on: Any, compute: Callable[[Journal], Evaluation]) 
 def read_results_json(folder: Path) -> dict[str, Any]:
     """The results.json of an evaluation folder; empty where there is none that can be read."""
     try:
-        return json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return dict(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}

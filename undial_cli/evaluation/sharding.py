@@ -18,6 +18,7 @@ from undial_cli.config.identity import hash_json
 from undial_cli.data.collate import order_by_length
 from undial_cli.system import processes
 from undial_cli.system.files import append_private_text
+from undial_cli.system.supervision import give_beat
 
 KeepResult = Callable[[int, Any], None]
 Advance = Callable[[int], None]
@@ -108,6 +109,7 @@ def shard_work(
         computed[number] = result
         journal.add(engine, {number: result})
         journal.advance(1)
+        give_beat(engine, len(computed))
 
     # Every n-th of the longest first: the processes end at about the same time.
     run(todo[processes.get_process_rank() :: processes.get_process_count()], keep)

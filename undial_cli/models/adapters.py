@@ -6,6 +6,7 @@ Knows what peft does with an adapter, not how its base is loaded; a fresh one is
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from undial_cli.config.schema import ModelConfig
 from undial_cli.errors import UserError, WorldError
+from undial_cli.system.files import write_whole_text
 from undial_cli.system.source_paths import ModelSource, is_local_path, resolve_model_path
 
 # How far merging may move a logit, as a share of the largest one: rounding, with room to spare.
@@ -66,6 +68,21 @@ def read_peft_config(source: ModelSource) -> Any | None:
             "merged into it; allowed are kinds that can (LORA, IA3, LOHA, OFT, ...)"
         )
     return config
+
+
+def order_adapter_modules(folder: Path) -> None:
+    """Have a saved adapter name its modules in order: peft keeps sets, in an order of chance.
+
+    Two runs of one config would differ in a file, and with it in all that is found by its content.
+    """
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        return
+    config = json.loads(file.read_text(encoding="utf-8"))
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    write_whole_text(file, json.dumps(config, indent=2, sort_keys=True))
 
 
 def find_adapter_base(source: ModelSource, config: ModelConfig) -> str | None:

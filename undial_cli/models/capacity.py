@@ -20,18 +20,24 @@ from undial_cli.models.adapters import unwrap_adapter
 @dataclass(frozen=True)
 class ModelCapacity:
     """`positions`: that there is a table of, or None; `made_for`: that the model was trained on, or
-    None; `rows`: of the embedding, one for each token id.
+    None; `rows`: of the embedding, one for each token id. In bytes: all weights, and those of the
+    adapter that it was measured with.
     """
 
     positions: int | None
     made_for: int | None
     rows: int
+    weight_bytes: int = 0
+    adapter_bytes: int = 0
 
 
 def measure_capacity(model: Any) -> ModelCapacity:
     made_for = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return ModelCapacity(
-        count_table_positions(model), made_for, model.get_input_embeddings().num_embeddings
+        count_table_positions(model),
+        made_for,
+        model.get_input_embeddings().num_embeddings,
+        sum(p.nbytes for p in model.parameters()),
     )
 
 

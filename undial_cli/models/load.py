@@ -31,6 +31,7 @@ from undial_cli.models.paths import (
     read_contrast,
     resolve_model_folder,
 )
+from undial_cli.system.faults import raise_fault
 
 
 def load_tokenizer(config: ModelConfig, path: str, weights: bool = True) -> PreTrainedTokenizerBase:
@@ -51,6 +52,7 @@ def load_tokenizer(config: ModelConfig, path: str, weights: bool = True) -> PreT
             source.path, trust_remote_code=config.trust_remote_code, **source.arguments
         )
     except (OSError, ValueError) as error:
+        raise_fault(error)
         base = find_adapter_base(source, config)
         if base is not None:
             return load_tokenizer(dataclasses.replace(config, tokenizer_path=None), base, weights)
@@ -142,7 +144,9 @@ def check_model(
         )
     if adapter is not None and adapter.name != "none":
         with torch.device("meta"):
-            add_lora(model, adapter, seed=0)
+            adapted = add_lora(model, adapter, seed=0)
+        trained = sum(p.nbytes for p in adapted.parameters() if p.requires_grad)
+        capacity = dataclasses.replace(capacity, adapter_bytes=trained)
     return capacity
 
 
@@ -178,6 +182,7 @@ def shape_arguments(config: ModelConfig) -> dict[str, Any]:
 
 def model_load_error(config: ModelConfig, path: str, error: Exception) -> UserError:
     """The line for files that do not make a causal language model, or not with this attention."""
+    raise_fault(error)
     # transformers names the attention that a model lacks in words alone: the classes of its errors
     # are those of any wrong file.
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,16 +5,21 @@ Loads nothing, but a GGUF file's weights to write them as an ordinary folder.
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from undial_cli import ui
 from undial_cli.config.schema import ModelConfig
 from undial_cli.errors import UserError
 from undial_cli.models.adapters import find_adapter_base, read_peft_config
 from undial_cli.models.contrastive import MEMORISED_FOLDER, TARGET_FOLDER, read_contrast_coefficient
-from undial_cli.system.files import cache_dir, hash_model_folder, hold_lock, whole_folder
+from undial_cli.system.files import cache_dir, hash_model_folder, whole_folder
+from undial_cli.system.locks import hold_lock
 from undial_cli.system.source_paths import ModelSource, resolve_model_path
 
 
@@ -44,9 +49,12 @@ def convert_gguf(source: ModelSource, config: ModelConfig, weights: bool = True)
     if not weights:
         return ModelSource(str(folder)) if (folder / "config.json").is_file() else source
     with hold_lock(folder):  # several runs of a sweep may want it at once
-        if not (folder / "config.json").is_file():
+        if not is_whole_model(folder):
             from transformers import GgufConfig
 
+            if folder.exists():
+                ui.say(f"the converted model {folder} is damaged: it is made anew", "yellow")
+                shutil.rmtree(folder)
             model = AutoModelForCausalLM.from_pretrained(
                 source.path,
                 gguf_file=source.gguf_file,
@@ -58,6 +66,22 @@ def convert_gguf(source: ModelSource, config: ModelConfig, weights: bool = True)
                 model.save_pretrained(unfinished)
                 tokenizer.save_pretrained(unfinished)
     return ModelSource(str(folder))
+
+
+def is_whole_model(folder: Path) -> bool:
+    """Whether a folder holds a model's config and weights, no file of them cut short.
+
+    Content is not compared: a flipped bit of a weight is not seen.
+    """
+    weights = list(folder.glob("*.safetensors"))
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for file in weights:
+            with safe_open(file, "pt"):  # its header says how long it is
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return bool(weights)
 
 
 def read_contrast(source: ModelSource, config: ModelConfig) -> tuple[str, str, float] | None:

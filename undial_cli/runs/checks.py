@@ -7,6 +7,7 @@ Ranges of single values are the schema's; what needs the data or the model is fo
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 
 import torch
@@ -31,6 +32,9 @@ from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.system import processes
 from undial_cli.training.arguments import check_training_arguments
 
+LONGEST_RUN_NAME = 200  # bytes; file systems take 255, and temporary names are longer
+# Processes that a CPU run may have on any machine; beyond its cores they only wait.
+LEAST_PROCESSES = 8
 GPU_HARDWARE = ("single_gpu", "ddp", "fsdp", "deepspeed_zero3")
 
 
@@ -58,9 +62,12 @@ def check_run(resolved: ResolvedRun) -> None:
 
 def check_run_name(run: Run) -> None:
     """A name is a folder below the command's own; it may have folders in it."""
-    if run.name is not None and (
-        any(part in ("", ".", "..") for part in run.name.split("/")) or "\\" in run.name
-    ):
+    if run.name is None:
+        return
+    parts = run.name.split("/")
+    if any(len(os.fsencode(part)) > LONGEST_RUN_NAME for part in parts):
+        raise bad_value("name", run.name, f"folder names of at most {LONGEST_RUN_NAME} bytes each")
+    if any(p in ("", ".", "..") or not p.isprintable() or "\\" in p for p in parts):
         raise bad_value("name", run.name, "a folder name, as in demo or study/demo")
 
 
@@ -85,6 +92,11 @@ def check_hardware(run: Run) -> None:
         raise UserError(
             f"hardware={name}: needs a GPU and none is visible; allowed here is hardware=cpu "
             "(hardware.num_processes=N) or hardware=auto"
+        )
+    cores = max(LEAST_PROCESSES, os.cpu_count() or 1)
+    if (name == "cpu" or not gpus) and (hardware.num_processes or 1) > cores:
+        raise bad_value(
+            "hardware.num_processes", hardware.num_processes, f"at most {cores} without GPUs"
         )
     if gpus and name != "cpu" and (hardware.num_processes or 1) > gpus:
         raise bad_value(

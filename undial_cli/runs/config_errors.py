@@ -51,11 +51,10 @@ def explain_composition_error(
     for cause in chain:
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
             return explain_missing_option(cause, command)
+    keyed = [c for c in chain if isinstance(c, OmegaConfBaseException) and c.full_key]
     refused = next((cause for cause in chain if isinstance(cause, VariableLookup)), None)
     if refused is not None:
-        where = next((c.full_key for c in chain if getattr(c, "full_key", None)), None)
-        return UserError(f"{where}: {refused}" if where else str(refused))
-    keyed = [c for c in chain if isinstance(c, OmegaConfBaseException) and c.full_key]
+        return UserError(f"{keyed[0].full_key}: {refused}" if keyed else str(refused))
     if keyed:
         return explain_wrong_key(keyed[-1], command, overrides)
     text = str(chain[-1]).strip().splitlines()[0]
@@ -141,7 +140,8 @@ def explain_wrong_key(
     """A key that is not there, or a value of the wrong type."""
     name = re.sub(r"\[\d+\]$", "", str(error.full_key))
     given = next(
-        (o.split("=", 1)[1] for o in overrides if o.lstrip("+~").split("=")[0] == name), None
+        (o.split("=", 1)[1] for o in reversed(overrides) if o.lstrip("+~").split("=")[0] == name),
+        None,  # the last word of a key is the one that is taken
     )
     reason = str(error.msg or error).strip().splitlines()[0]
     if "not in" in reason:  # as in "Key 'x' is not in struct"

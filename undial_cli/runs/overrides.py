@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from undial_cli.errors import UserError
 from undial_cli.runs.known_keys import is_list_key
 
 SLICED_SPLIT = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
@@ -36,7 +37,13 @@ def normalise_overrides(overrides: list[str]) -> list[str]:
 
 
 def normalise_override(override: str) -> str:
-    """One override as Hydra takes it."""
+    """One override as Hydra takes it.
+
+    Raises:
+        UserError: it names no key, which Hydra only asserts.
+    """
+    if not override.partition("=")[0].lstrip("+~").partition("@")[0].strip():
+        raise UserError(f"{override}: expected key=value, as in seed=1 or method=npo")
     override = SLICED_SPLIT.sub(r"\1='\2'", bracket_single_word(override))
     override = PROMPT_OVERRIDE.sub(
         lambda match: match[1] + "'" + match[2].replace("'", r"\'") + "'", override

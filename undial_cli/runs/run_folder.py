@@ -16,10 +16,16 @@ from typing import Any
 
 from undial_cli.config.identity import collect_identity, make_default_name
 from undial_cli.config.schema import Run
-from undial_cli.errors import UserError
+from undial_cli.errors import UserError, WorldError
 from undial_cli.runs.compose import PACKAGE_FOLDER
 from undial_cli.runs.run_yaml import dump_run_yaml, load_run
-from undial_cli.system.files import write_whole_text
+from undial_cli.system.files import (
+    MODEL_FILES,
+    hash_files,
+    overwrite_text,
+    remove_folder,
+    write_whole_text,
+)
 
 RECORDED_PACKAGES = (
     "undial",
@@ -31,6 +37,12 @@ RECORDED_PACKAGES = (
     "hydra-core",
     "tokenizers",
 )
+
+
+# Of a file: its size, the time of its last change in ns, the hash of its content (hash_files).
+FileState = tuple[int, int, str]
+# What a finished run stands for, by where it lies in the folder.
+RESULT_FILES = ("evaluation/results.json", "audit/audit.json")
 
 
 class InFolder:
@@ -60,18 +72,45 @@ class RunFolder:
     report = InFolder("report")  # the page, its pictures, the summary table as files
 
     def status(self) -> str:
-        """`planned`, `running`, `done`, `failed`, or `""` where there is no readable status."""
-        try:
-            return json.loads((self.path / "status.json").read_text())["status"]
-        except (OSError, ValueError, KeyError):
-            return ""
+        """`planned`, `running`, `done`, `failed`, `interrupted`, or `""` where none is readable."""
+        return str(read_json_object(self.path / "status.json").get("status", ""))
 
-    def set_status(self, status: str, reason: str = "", seconds: float | None = None) -> None:
-        """Write status.json; `seconds`: wall time of a run that was done in one go."""
+    def set_status(
+        self,
+        status: str,
+        reason: str = "",
+        seconds: float | None = None,
+        files: dict[str, FileState] | None = None,
+    ) -> None:
+        """Write status.json.
+
+        Args:
+            seconds: wall time of a run that was done in one go.
+            files: what a finished run stands for, to be known again.
+        """
         content: dict[str, Any] = {"status": status, **({"reason": reason} if reason else {})}
         if seconds is not None:
             content["seconds"] = round(seconds, 1)
-        write_whole_text(self.path / "status.json", json.dumps(content) + "\n")
+        if files:
+            content["files"] = files
+        file, text = self.path / "status.json", json.dumps(content) + "\n"
+        try:
+            write_whole_text(file, text)
+        except OSError:
+            if not file.is_file():
+                raise
+            overwrite_text(file, text)
+
+    def has_checkpoint(self) -> bool:
+        """Whether a trained model lies in checkpoint/; an empty folder is none.
+
+        Raises:
+            WorldError: something else does.
+        """
+        files = list(self.checkpoint.rglob("*")) if self.checkpoint.is_dir() else []
+        if files and not any(file.suffix == ".safetensors" for file in files):
+            raise WorldError(f"{self.checkpoint}: holds no weights; remove it, or overwrite=true")
+        return bool(files)
 
 
 def locate_run_folder(run: Run) -> RunFolder:
@@ -114,9 +153,8 @@ def check_input_fingerprint(run: Run, folder: RunFolder, fingerprint: dict[str, 
     """Raise UserError if the data or the model changed since the folder's run began."""
     if run.overwrite or run.command in ("evaluate", "audit"):
         return
-    try:
-        recorded = json.loads(folder.inputs.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    recorded = read_json_object(folder.inputs)
+    if not recorded:
         return
     changed = [name for name in fingerprint if recorded.get(name) != fingerprint[name]]
     if changed:
@@ -132,8 +170,8 @@ def create_run_folder(run: Run, folder: RunFolder, inputs: dict[str, Any] | None
     Args:
         inputs: hashes of what the run reads and counts of its rows, where they are known.
     """
-    if run.overwrite and folder.path.exists():
-        shutil.rmtree(folder.path)
+    if run.overwrite:
+        remove_folder(folder.path)
     if not run.resume and folder.resume.exists():
         shutil.rmtree(folder.resume)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -142,6 +180,57 @@ def create_run_folder(run: Run, folder: RunFolder, inputs: dict[str, Any] | None
     if inputs is not None:
         write_whole_text(folder.inputs, json.dumps(inputs) + "\n")
     folder.set_status("planned")
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """A JSON file's object; empty where there is none, or another thing."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def list_result_files(folder: RunFolder) -> dict[str, FileState]:
+    """Weights, their configs and the results of a finished run, by path in its folder."""
+    weights = (file for file in folder.checkpoint.rglob("*") if file.suffix in MODEL_FILES)
+    results = (folder.path / name for name in RESULT_FILES)
+    states = {}
+    for file in (*sorted(weights), *results):
+        if file.is_file():
+            size, changed = read_file_times(file)
+            states[str(file.relative_to(folder.path))] = (size, changed, hash_files(file))
+    return states
+
+
+def read_file_times(file: Path) -> tuple[int, int]:
+    """A file's size in bytes and the time of its last change in nanoseconds."""
+    state = file.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+def check_result_files(folder: RunFolder) -> None:
+    """A finished run is what it was when it was done, or is not believed.
+
+    A file of the same size and time is the same; of others the content decides, so that a run may
+    be copied.
+
+    Raises:
+        WorldError: a file was changed or is gone.
+    """
+    files = read_json_object(folder.path / "status.json").get("files", {})
+    for name, (size, changed, digest) in files.items() if isinstance(files, dict) else ():
+        file = folder.path / name
+        if not file.is_file():
+            fault = "is gone"
+        elif read_file_times(file) != (size, changed) and hash_files(file) != digest:
+            fault = "was changed"
+        else:
+            continue
+        raise WorldError(
+            f"{folder.path}: {name} {fault} since this run was done; overwrite=true does it again, "
+            "and so does the command once the folder is removed"
+        )
 
 
 def write_environment(run: Run, folder: RunFolder, processes: int) -> None:

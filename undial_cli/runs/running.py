@@ -13,24 +13,31 @@ from collections.abc import Iterator
 
 from undial_cli import ui
 from undial_cli.config.identity import hash_json
-from undial_cli.config.schema import AuditRun, EvaluateRun, Run, UnlearnRun
-from undial_cli.errors import UserError, WorldError
+from undial_cli.config.schema import AuditRun, EvaluateRun, Run, TrainingRun, UnlearnRun
+from undial_cli.errors import Interrupted, OutOfMemory, UserError, WorldError
 from undial_cli.runs import launch
 from undial_cli.runs.inputs import RunInputs, load_training_rows, prepare_inputs
+from undial_cli.runs.plans import advise_after_shortage
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import (
     RunFolder,
     check_input_fingerprint,
+    check_result_files,
     check_run_folder,
     create_run_folder,
+    list_result_files,
     write_environment,
 )
+from undial_cli.system import signals
+from undial_cli.system.faults import translate_faults
+from undial_cli.system.files import remove_folder, remove_unfinished
 from undial_cli.system.processes import (
     get_process_count,
     get_process_rank,
     hold_lock_on_main,
     run_on_main,
 )
+from undial_cli.training.states import read_newest_step
 
 
 @contextlib.contextmanager
@@ -40,18 +47,23 @@ def open_run(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
     Refused input leaves no folder; what else goes wrong is noted in it.
     """
     run, folder = resolved.run, resolved.folder
+    signals.raise_signals()  # from here on there is something to be put in order
     run_on_main(lambda: check_run_folder(run, folder))
     try:
-        inputs: RunInputs | WorldError = prepare_request_inputs(resolved)
+        with translate_faults(folder.path):
+            inputs: RunInputs | WorldError = prepare_request_inputs(resolved)
     except WorldError as error:  # raised below, where the folder is there to note it in
         inputs = error
-    with hold_lock_on_main(folder.path):
+    with translate_faults(folder.path), hold_lock_on_main(folder.path):
         if isinstance(inputs, RunInputs):
             fingerprint = inputs.fingerprint
             run_on_main(lambda: check_input_fingerprint(run, folder, fingerprint))
-        if is_done(folder) and not run.overwrite and not is_shown_anew(run, folder):
-            yield None
-            return
+        if is_done(folder) and not run.overwrite:
+            if isinstance(run, TrainingRun):
+                run_on_main(lambda: check_result_files(folder))
+            if not is_shown_anew(run, folder):
+                yield None
+                return
         is_new = run_on_main(lambda: not folder.path.exists() or run.overwrite)
         record = inputs.record() if isinstance(inputs, RunInputs) else None
         run_on_main(lambda: create_run_folder(run, folder, record))
@@ -62,14 +74,24 @@ def open_run(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
                 ui.say(f"{run.command}: {folder.path}", "bold")
                 for note in () if resolved.requests else inputs.notes:  # each request says its own
                     ui.say(note)
-                yield inputs
+                with advise_on_shortage(resolved, inputs), translate_faults(folder.path):
+                    yield inputs
             except UserError:
                 if is_new and not list(folder.path.glob("request_*")):  # served ones are kept
-                    run_on_main(lambda: discard_run_folder(run, folder))
+                    run_on_main(lambda: discard_run_folder(folder))
                 raise
             except BaseException as error:
                 record_failure(folder, error)
                 raise
+
+
+@contextlib.contextmanager
+def advise_on_shortage(resolved: ResolvedRun, inputs: RunInputs) -> Iterator[None]:
+    """While open, a training that runs out of memory is said what would take less."""
+    try:
+        yield
+    except OutOfMemory as error:
+        raise WorldError(f"{error}; {advise_after_shortage(resolved, inputs)}") from error
 
 
 def prepare_request_inputs(resolved: ResolvedRun) -> RunInputs:
@@ -117,25 +139,41 @@ def track_status(resolved: ResolvedRun) -> Iterator[None]:
     run_on_main(lambda: folder.set_status("running"))
     yield
     seconds = time.monotonic() - begun if is_new else None  # of a run that was done in one go
-    run_on_main(lambda: folder.set_status("done", seconds=seconds))
+    run_on_main(lambda: folder.set_status("done", "", seconds, list_result_files(folder)))
     run_on_main(lambda: shutil.rmtree(folder.resume, ignore_errors=True))
 
 
-def discard_run_folder(run: Run, folder: RunFolder) -> None:
-    """Remove the folder of refused input, and the folders above it that it alone was in."""
-    shutil.rmtree(folder.path, ignore_errors=True)
-    above = 2 + (run.name or "").count("/")  # its own, the command's, output_dir
+def discard_run_folder(folder: RunFolder) -> None:
+    """Remove the folder of refused input; those above it go with the lock that made them."""
     with contextlib.suppress(OSError):
-        for parent in list(folder.path.parents)[:above]:
-            parent.rmdir()
+        remove_folder(folder.path)
 
 
 def record_failure(folder: RunFolder, error: BaseException) -> None:
     """Note why the run failed; traceback to the log only."""
     if get_process_rank() != 0:
         return
-    ui.log_traceback()
-    reason = str(error) if isinstance(error, WorldError) else f"{type(error).__name__}: {error}"
-    reason = "interrupted" if isinstance(error, KeyboardInterrupt) else reason
+    if isinstance(error, KeyboardInterrupt):
+        record_interruption(folder, error)
+        return
     with contextlib.suppress(OSError):  # the disk may be what failed
+        ui.log_traceback()
+    remove_unfinished(folder.path)  # of no use any more, and their room is needed
+    reason = str(error) if isinstance(error, WorldError) else f"{type(error).__name__}: {error}"
+    try:
         folder.set_status("failed", reason.strip().splitlines()[0])
+    except OSError as failure:
+        ui.print_error(f"{folder.path}/status.json could not be written ({failure.strerror})")
+
+
+def record_interruption(folder: RunFolder, error: KeyboardInterrupt) -> None:
+    """Note which signal ended the run, and from which step on it will go on."""
+    reason = error.sign.name if isinstance(error, Interrupted) else "SIGINT"
+    step = None if folder.checkpoint.exists() else read_newest_step(folder.resume)
+    if step is not None:
+        reason += f" after step {step}, whose state is saved"
+    if isinstance(error, Interrupted):
+        error.reason = error.reason or reason  # of the innermost run, which another one needs
+    with contextlib.suppress(OSError):
+        ui.append_to_logs(f"interrupted by {reason}\n")
+        folder.set_status("interrupted", reason)

@@ -10,16 +10,27 @@ import contextlib
 import json
 import os
 import queue
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
 
 from undial_cli.config.schema import Run
 from undial_cli.errors import UserError
+from undial_cli.runs.run_folder import RunFolder
 from undial_cli.sweeps.jobs import Job, JobOutcome, pack_job, unpack_outcome
+from undial_cli.system import signals
+from undial_cli.system.supervision import Watch, make_child_environment
+
+# A run of several processes ends those that hang itself; beyond that its own process hangs.
+GRACE_SECONDS = 90
+# What a process that is told to end has for it.
+END_SECONDS = 5
 
 
 def make_slot_environments(run: Run) -> list[dict[str, str]]:
@@ -63,12 +74,14 @@ class Slot:
         self.environment = environment
         self.process: subprocess.Popen[str] | None = None
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self.beats = tempfile.NamedTemporaryFile(prefix="undial-beat-")  # noqa: SIM115
 
     def start(self) -> subprocess.Popen[str]:
         """The process, alive."""
         if self.process is None:
             self.errors.seek(0)
             self.errors.truncate()
+            self.beats.truncate(0)
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "undial_cli.sweeps.slot_process"],
                 stdin=subprocess.PIPE,
@@ -76,54 +89,89 @@ class Slot:
                 stderr=self.errors,  # a file: a pipe that nobody reads would fill and block it
                 text=True,
                 encoding="utf-8",
-                env={**os.environ, **self.environment},
+                env={
+                    **os.environ,
+                    **self.environment,
+                    **make_child_environment(Path(self.beats.name)),
+                },
                 start_new_session=True,  # Ctrl-C reaches the parent, which ends it
             )
         return self.process
 
     def run(self, job: Job) -> JobOutcome:
-        """Have a job carried out; a process that died while it ran is its failure."""
+        """Have a job carried out; that its process died or hung meanwhile is its failure."""
         process = self.start()
         assert process.stdin is not None
         assert process.stdout is not None
-        answer = ""
+        answer, watch = "", Watch({0: Path(self.beats.name)})
+        limit = job.run.hardware.timeout + GRACE_SECONDS
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(pack_job(job)) + "\n")
             process.stdin.flush()
+            if not wait_for_answer(process.stdout, watch, limit):
+                return self.fail(job, f"its process {watch.describe_silence(0)}")
             answer = process.stdout.readline()
         if not answer.endswith("\n"):
-            reason = self.explain_death(process.wait())
-            self.end()
-            return JobOutcome("failed", job.folder, reason)
+            return self.fail(job, self.explain_death(process.wait()))
         outcome = unpack_outcome(json.loads(answer))
         if outcome.status == "failed":
             self.end()  # what it holds of a GPU's memory goes with it
         return outcome
 
+    def fail(self, job: Job, reason: str) -> JobOutcome:
+        """End the process, and note the failure where the run itself no longer can."""
+        self.end()
+        folder = RunFolder(job.folder)
+        if folder.status() in ("planned", "running"):
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                folder.set_status("failed", reason)
+        return JobOutcome("failed", job.folder, reason)
+
     def explain_death(self, code: int) -> str:
         """Why the process is gone: the signal that ended it, or its last words."""
         self.errors.seek(0)
         lines = [line.strip() for line in self.errors if line.strip()]
+        stop = signals.find_signal(code)
+        if stop is not None:
+            return f"its process was interrupted by {stop.name}"
         if code < 0:
             want = ", for want of memory perhaps" if code == -signal.SIGKILL else ""
             return f"its process was ended by {signal.Signals(-code).name}{want}"
         return f"its process ended with exit code {code}" + (f": {lines[-1]}" if lines else "")
 
-    def end(self) -> None:
-        """End the process and what it started."""
+    def ask_to_end(self) -> None:
+        """Have the run under way saved and ended; `end` waits for it."""
+        process = self.process
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
+    def end(self, grace: float = END_SECONDS) -> None:
+        """End the process and what it started, after `grace` seconds by force."""
+        self.ask_to_end()
         process, self.process = self.process, None
         if process is None:
             return
-        for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, sign)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-                break
+                os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it waits for a dead disk
+                process.wait(END_SECONDS)
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+def wait_for_answer(answers: IO[str], watch: Watch, limit: float) -> bool:
+    """Whether an answer, or the end of the process, comes before it hangs for `limit` seconds."""
+    while not select.select([answers], [], [], 1)[0]:
+        watch.look()
+        if watch.measure_silence() > limit:
+            return False
+    return True
 
 
 def run_in_slots(
@@ -136,6 +184,7 @@ def run_in_slots(
     """
     environments = make_slot_environments(jobs[0].run)[: len(jobs)]
     slots = [Slot(environment) for environment in environments]
+    over = threading.Event()
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     ended: queue.SimpleQueue[tuple[int, JobOutcome | BaseException]] = queue.SimpleQueue()
     for number in range(len(jobs)):
@@ -151,7 +200,9 @@ def run_in_slots(
                 except BaseException as error:
                     # raised where the sweep waits: here it would end this thread only
                     ended.put((number, error))
+        over.wait()  # a process goes when the thread that started it does
 
+    signals.raise_signals()
     threads = [threading.Thread(target=serve, args=(slot,), daemon=True) for slot in slots]
     try:
         for thread in threads:
@@ -167,4 +218,7 @@ def run_in_slots(
             while True:
                 waiting.get_nowait()
         for slot in slots:
-            slot.end()
+            slot.ask_to_end()
+        for slot in slots:
+            slot.end(signals.SAVING_SECONDS)
+        over.set()

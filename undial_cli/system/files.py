@@ -1,4 +1,4 @@
-"""The user's cache folder, whole files and who may read them, file locks, content hashes.
+"""The user's cache folder, whole files and who may read them, content hashes.
 
 Files follow the umask, checkpoints too; what may hold the forget set's text, or tells of it by a
 teacher's numbers, is `private`: for the user alone. Knows nothing of what is cached.
@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import hashlib
 import os
 import shutil
-import tempfile
+import socket
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
-
-from undial_cli import ui
 
 
 def cache_dir() -> Path:
@@ -28,24 +26,6 @@ def cache_dir() -> Path:
         return Path(given).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "undial"
-
-
-@contextlib.contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
-    """Hold the lock that belongs to `path` (the lock file lies in the cache folder)."""
-    locks = cache_dir() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
-    lock = FileLock(locks / f"{name}.lock")
-    try:
-        lock.acquire(timeout=0.5)  # a lock that is about to be released is not worth a line
-    except Timeout:
-        ui.say(f"waiting for another undial that works on {path.parent.name}/{path.name}", "dim")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 # Modes of a private file and folder.
@@ -60,17 +40,46 @@ def write_whole_text(path: Path, text: str, private: bool = False) -> None:
 def write_whole_bytes(path: Path, content: bytes, private: bool = False) -> None:
     """Write a file whole or not at all (temporary name, then rename)."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
+        remove_if_abandoned(leftover)
     # In the same folder: a rename is atomic within one file system only.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{name_writer()}.unfinished")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(os.open(temporary, flags, PRIVATE), "wb") as file:
             file.write(content)
-        os.chmod(temporary, PRIVATE if private else 0o666 & ~read_umask())
-        os.replace(temporary, path)
+        temporary.chmod(PRIVATE if private else 0o666 & ~read_umask())
+        temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def name_writer() -> str:
+    """This process and its machine, as part of a file's name."""
+    machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    return f"{machine}-{os.getpid()}"
+
+
+def remove_if_abandoned(unfinished: Path) -> None:
+    """Remove what a process of this machine was writing when it was killed."""
+    machine, _, process = unfinished.suffixes[-2].lstrip(".").partition("-")
+    if machine != name_writer().partition("-")[0] or not process.isdecimal():
+        return
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        unfinished.unlink(missing_ok=True)
+    except PermissionError:
+        return  # another user's process, which lives
+
+
+def overwrite_text(path: Path, text: str) -> None:
+    """Write over a file that is there, in the room that it has: a full disk holds no second one."""
+    handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    with os.fdopen(handle, "wb") as file:
+        file.write(text.encode("utf-8"))
+        file.truncate()
 
 
 def append_private_text(path: Path, text: str) -> None:
@@ -87,9 +96,13 @@ def make_private_folder(path: Path) -> Path:
     return path
 
 
+def act_alone(act: Callable[[], None]) -> None:
+    act()
+
+
 @contextlib.contextmanager
 def whole_folder(
-    folder: Path, once: Callable[[Callable[[], None]], Any] = lambda act: act()
+    folder: Path, once: Callable[[Callable[[], None]], Any] = act_alone
 ) -> Iterator[Path]:
     """A folder to be filled, which becomes `folder` when that went well; files follow the umask.
 
@@ -98,7 +111,13 @@ def whole_folder(
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     once(lambda: shutil.rmtree(unfinished, ignore_errors=True))  # of a process that was killed
-    yield unfinished
+    try:
+        yield unfinished
+    except BaseException:
+        # Of several processes the others still write, and their folder goes with the run's failure.
+        if once is act_alone:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
     def close() -> None:
         for file in unfinished.rglob("*"):
@@ -109,11 +128,38 @@ def whole_folder(
     once(close)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that it is gone as a whole, also if the process is ended in between."""
+    leaving = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(leaving, ignore_errors=True)  # of a process that was ended
+    if folder.exists():
+        folder.rename(leaving)
+        shutil.rmtree(leaving)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `whole_folder` and `write_whole_bytes` left half done below a folder."""
+    for part in [*folder.glob("**/.*.unfinished")]:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
 def read_umask() -> int:
     """The process's umask (it can be read only by setting it)."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def checksum_file(file: Path) -> int:
+    """CRC-32 of a file: tells damage, quickly, and no forgery."""
+    total = 0
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 22):
+            total = zlib.crc32(block, total)
+    return total
 
 
 def hash_folder_state(folder: Path) -> str:

@@ -5,9 +5,24 @@ Knows the hardware config and what is visible here; it starts no processes.
 
 from __future__ import annotations
 
-import torch
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
 
+import torch
+import torch.distributed as dist
+
+from undial_cli import ui
 from undial_cli.config.schema import Run
+from undial_cli.errors import WorldError, first_line
+from undial_cli.system.supervision import is_watched
+
+# Before a process says that it waits for the others.
+QUIET_SECONDS = 10
+# Between processes whose parent watches them: it ends them sooner, and knows which one hangs.
+WATCHED_TIMEOUT = timedelta(days=7)
 
 
 def choose_process_count(run: Run) -> int:
@@ -34,8 +49,48 @@ def choose_autocast_dtype(run: Run) -> str:
 
 
 def join_process_group(run: Run) -> torch.device:
-    """Join the process group that the environment describes, if it does; this process's device."""
+    """Join the process group that the environment describes, if it does; this process's device.
+
+    Raises:
+        WorldError: the other processes did not come within `hardware.timeout`.
+    """
     from accelerate import PartialState
 
-    # Made once per process and shared: the Trainer's accelerator finds this state and keeps it.
-    return torch.device(PartialState(cpu=is_cpu_run(run)).device or "cpu")
+    seconds = run.hardware.timeout
+    timeout = WATCHED_TIMEOUT if is_watched() else timedelta(seconds=seconds)
+    with say_wait(seconds):
+        try:
+            # Made once per process and shared: the Trainer's accelerator finds it and keeps it.
+            state = PartialState(cpu=is_cpu_run(run), timeout=timeout)
+        except dist.DistError as error:
+            raise WorldError(
+                f"{describe_meeting()}: no process group within hardware.timeout={seconds} s "
+                f"({first_line(error)})"
+            ) from error
+    return torch.device(state.device or "cpu")
+
+
+@contextlib.contextmanager
+def say_wait(seconds: float) -> Iterator[None]:
+    """Say for whom this process waits, if it does so for long."""
+
+    def say_it() -> None:
+        ui.print_error(
+            f"{describe_meeting()} waits for the others (hardware.timeout={seconds} s)",
+            any_process=True,
+        )
+
+    timer = threading.Timer(QUIET_SECONDS, say_it)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def describe_meeting() -> str:
+    """Which process this is, of how many, and where they meet."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    rank, size, host, port = (os.environ.get(name, "?") for name in names)
+    return f"process {rank} of {size} at {host}:{port}"

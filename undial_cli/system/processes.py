@@ -17,7 +17,8 @@ from typing import Any, NoReturn, TypeVar
 import torch.distributed as dist
 
 from undial_cli.errors import UserError, bad_value
-from undial_cli.system.files import hold_lock
+from undial_cli.system.locks import WorkLock
+from undial_cli.system.supervision import give_beat
 
 T = TypeVar("T")
 
@@ -52,6 +53,9 @@ def check_launcher_environment() -> None:
             f"{', '.join(given)}: set in the environment, as torchrun and accelerate do, but not "
             f"{', '.join(missing)}; unset them to start the run by itself"
         )
+    port = os.environ.get("MASTER_PORT", "")
+    if port and not (port.isdecimal() and int(port) < 65536):
+        raise bad_value("MASTER_PORT", port, "a port's number in the environment, as torchrun sets")
     if int(numbers["RANK"]) >= int(numbers["WORLD_SIZE"]):
         size = numbers["WORLD_SIZE"]
         raise bad_value("RANK", numbers["RANK"], f"less than WORLD_SIZE={size}")
@@ -89,7 +93,16 @@ def get_process_count() -> int:
 
 def wait_for_all() -> None:
     if has_process_group():
-        dist.barrier()
+        with mark_exchange():
+            dist.barrier()
+
+
+@contextlib.contextmanager
+def mark_exchange() -> Iterator[None]:
+    """Tell the parent that this process comes to an exchange, and that all of them came."""
+    give_beat()
+    yield
+    give_beat()
 
 
 def gather_items(items: list[T]) -> list[T]:
@@ -97,7 +110,8 @@ def gather_items(items: list[T]) -> list[T]:
     if not has_process_group():
         return items
     lists: list[Any] = [None] * get_process_count()
-    dist.all_gather_object(lists, items)
+    with mark_exchange():
+        dist.all_gather_object(lists, items)
     return [item for part in lists for item in part]
 
 
@@ -111,7 +125,8 @@ def run_on_main(function: Callable[[], T]) -> T:
             outcome[0] = function()
         except Exception as error:  # the others would wait for a result for ever
             outcome[1] = error
-    dist.broadcast_object_list(outcome, src=0)
+    with mark_exchange():
+        dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
@@ -120,6 +135,11 @@ def run_on_main(function: Callable[[], T]) -> T:
 @contextlib.contextmanager
 def hold_lock_on_main(path: Path) -> Iterator[None]:
     """Hold the lock of `path` on the main process while all of them work."""
-    with hold_lock(path) if get_process_rank() == 0 else contextlib.nullcontext():
-        wait_for_all()  # none begins before the lock is held
+    lock = WorkLock(path)
+    while not run_on_main(lock.try_acquire):  # the others hear of each try: no exchange runs out
+        pass
+    try:
         yield
+    finally:
+        if get_process_rank() == 0:
+            lock.release()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from undial_cli.errors import UserError, WorldError, first_line
+from undial_cli.system.faults import explain_fault
 
 CONFIG_FILES = ("config.json", "adapter_config.json")
 # In a folder of two models that are decoded together (see `contrastive`).
@@ -119,6 +120,9 @@ def resolve_hub_model(path: str, key: str) -> ModelSource:
 
 
 def unreachable_hub_error(setting: str, error: Exception) -> WorldError:
+    fault = explain_fault(error)  # its cache may be full, and the hub not to blame
+    if fault is not None:
+        return fault
     return WorldError(
         f"{setting}: not a local folder, and the hub cannot be reached "
         f"({first_line(error)[:120]}); give a local folder or go online"

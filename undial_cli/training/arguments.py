@@ -110,7 +110,7 @@ def fill_argument_fields(
         "remove_unused_columns": False,  # a micro-batch is no dictionary of columns
         "disable_tqdm": True,  # the bar is ours
         "logging_nan_inf_filter": False,  # a loss that is none must be seen, and ends the run
-        "save_total_limit": 1,  # to resume from; more would be copies of the model
+        "save_total_limit": 2,  # to resume from, if the newer one is damaged from the one before
         "ddp_find_unused_parameters": False,  # each term reaches every trained parameter
         **checkpointing,
         **train.args,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,24 +13,26 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from undial_cli import ui
-from undial_cli.system import processes
+from undial_cli.system import processes, signals
+from undial_cli.system.files import write_whole_text
+from undial_cli.system.supervision import give_beat
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The objects of a metrics.jsonl; a last line that was cut off is left out."""
+    """The objects of a metrics.jsonl; from a line that was cut off on, all are left out."""
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:  # the process was ended while it wrote
             break
-    return rows
+    return [row for row in rows if isinstance(row, dict)]
 
 
 class MetricsLog(TrainerCallback):
-    """Appends one object per logged step to metrics.jsonl and moves the bar."""
+    """Appends one object per logged step to metrics.jsonl, moves the bar, tells the parent."""
 
     def __init__(self, path: Path, bar: ui.ProgressBar) -> None:
         self.path, self.bar = path, bar
@@ -37,8 +40,9 @@ class MetricsLog(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Forget what was logged after the step that the run resumes from."""
         if state.is_world_process_zero:
-            rows = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
-            self.path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+            done = state.global_step or -1  # who starts over measures step 0 again
+            rows = [row for row in read_metrics(self.path) if row["step"] <= done]
+            write_whole_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def on_log(
         self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any
@@ -63,6 +67,7 @@ class MetricsLog(TrainerCallback):
                 f"{last.get('tokens_per_second', 0):.0f} tok/s"
             )
         self.bar.advance(1, note)
+        give_beat("training", state.global_step)
 
 
 def spell_non_finite(value: Any) -> Any:
@@ -78,24 +83,38 @@ class EventCallback(TrainerCallback):
             setattr(self, event, lambda args, state, control, act=act, **given: act(**given))
 
 
-class TimedSaving(TrainerCallback):
-    """Has the state to resume from saved after a while of training, again and again.
+class StateSaving(TrainerCallback):
+    """Has the state to resume from saved: after a while, again and again, and at a signal.
 
-    Small models would spend more time on saving every epoch than on training. The main process's
-    clock decides for all.
+    By the clock, for small models would spend more time on saving every epoch than on training;
+    the main process's decides for all, and a signal to any of them ends them all. The last of the
+    callbacks: of a step that another one makes the last, the checkpoint is the state.
+
+    Args:
+        seconds: None: only at a signal.
+
+    `sign`: the signal that ended the training.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float | None) -> None:
         self.seconds, self.last = seconds, time.monotonic()
+        self.sign: signal.Signals | None = None
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        due = self.seconds is not None and time.monotonic() - self.last >= self.seconds
         # Saving is an exchange between processes, in which all must take part at the same step.
-        due = processes.run_on_main(lambda: time.monotonic() - self.last >= self.seconds)
-        if due and state.global_step < state.max_steps:
+        wishes = processes.gather_items([(due, signals.get_held_signal())])
+        if control.should_training_stop or state.global_step >= state.max_steps:
+            return
+        self.sign = next((sign for _, sign in wishes if sign is not None), None)
+        if wishes[0][0] or self.sign is not None:
             control.should_save = True
             self.last = time.monotonic()
+        if self.sign is not None:
+            ui.say(f"{self.sign.name}: the state of step {state.global_step} is being saved")
+            control.should_training_stop = True
 
 
 class Watcher(TrainerCallback):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,22 +17,15 @@ from undial_cli.data.schedule import Schedule, TrainingSample, deal_rows
 from undial_cli.errors import WorldError
 from undial_cli.methods.base import Method
 from undial_cli.models import adapters
-from undial_cli.system import processes
+from undial_cli.system import processes, signals
 from undial_cli.training import packing
 from undial_cli.training.arguments import make_training_arguments
-from undial_cli.training.callbacks import EventCallback, MetricsLog, TimedSaving, Watcher
+from undial_cli.training.callbacks import EventCallback, MetricsLog, StateSaving, Watcher
 from undial_cli.training.fit import refuse_packing
+from undial_cli.training.states import choose_state
 from undial_cli.training.teacher import Teacher, fill_teacher
 from undial_cli.training.teacher_cache import CachedTeacher
-from undial_cli.training.trainer import (
-    METHOD_STATE_FILE,
-    Diverged,
-    UnlearningTrainer,
-    check_finite_weights,
-)
-
-# Between two savings of the state to resume from, where train.save_steps is not set.
-SAVE_SECONDS = 600
+from undial_cli.training.trainer import Diverged, UnlearningTrainer, check_finite_weights
 
 
 def is_packed(run: TrainingRun, model: Any) -> bool:
@@ -70,16 +61,6 @@ def make_schedule(
     )
 
 
-def find_newest_state(folder: Path) -> Path | None:
-    """The newest complete training state in `folder`, to resume from."""
-    states: list[tuple[int, Path]] = []
-    for file in folder.glob("checkpoint-*/trainer_state.json"):
-        # The Trainer writes this file last: where it is missing or cut off, so is the rest.
-        with contextlib.suppress(ValueError, OSError):
-            states.append((int(json.loads(file.read_text())["global_step"]), file.parent))
-    return max(states)[1] if states else None
-
-
 def run_training(
     run: TrainingRun,
     model: nn.Module,
@@ -91,6 +72,8 @@ def run_training(
 ) -> UnlearningTrainer:
     """Run every step of the schedule, continuing from what `folder/resume` holds.
 
+    At a signal the step under way is finished and its state saved there.
+
     Args:
         watchers: what looks at the model between steps, with the attention that it has outside.
 
@@ -99,16 +82,16 @@ def run_training(
 
     Raises:
         WorldError: it diverged; what was saved before is kept.
+        Interrupted: a signal came.
     """
     resume, base = folder / "resume", adapters.unwrap_adapter(model)
-    start = find_newest_state(resume) if resume.is_dir() else None
-    done = int(start.name.split("-")[1]) if start else 0
+    done, start = processes.run_on_main(lambda: choose_state(resume)) or (0, None)
     outside = base.config._attn_implementation
     packs = schedule.make_batch is packing.pack_batch
     # The teacher's pass is packed as the steps are, so both round alike.
     with packing.switch_attention(base, packing.PACKED_ATTENTION if packs else outside):
         if isinstance(teacher, CachedTeacher) and not is_sharded(run):
-            with ui.show_progress("teacher", teacher.samples) as bar:
+            with signals.release_signals(), ui.show_progress("teacher", teacher.samples) as bar:
                 fill_teacher(run, teacher, model, schedule, bar.advance)
         note_process_count(resume, start)
         if start:
@@ -118,6 +101,7 @@ def run_training(
                 method=method,
                 teacher=teacher,
                 steps_per_epoch=schedule.steps_per_epoch,
+                max_loss_rise=run.train.max_loss_rise,
                 model=model,  # type: ignore[arg-type]
                 args=make_training_arguments(run, schedule, resume),
                 train_dataset=schedule,
@@ -131,21 +115,24 @@ def run_training(
             if is_sharded(run):
                 # Only the wrapped model runs, and wrapping it loads what a resumed run had learned:
                 # then the signal must be cached from before.
-                acts["on_train_begin"] = lambda model, **_: fill_teacher(
+                fill = signals.release_signals()(fill_teacher)
+                acts["on_train_begin"] = lambda model, **_: fill(
                     run, teacher, model, schedule, resumed=start is not None
                 )
             trainer.add_callback(EventCallback(**acts))
-            if not run.train.save_steps:
-                trainer.add_callback(TimedSaving(SAVE_SECONDS))
             for watcher in watchers:
                 watcher.ask = packing.switch_attention(base, outside)(watcher.ask)
                 watcher.log = trainer.log
                 trainer.add_callback(watcher)
-            if start and (start / METHOD_STATE_FILE).is_file():
-                state = json.loads((start / METHOD_STATE_FILE).read_text(encoding="utf-8"))
-                method.load_state_dict(state)
+            saving = StateSaving(None if run.train.save_steps else 60 * run.train.save_minutes)
+            trainer.add_callback(saving)
+            if start:
+                trainer.load_own_state(start)
             try:
-                trainer.train(resume_from_checkpoint=str(start) if start else None)
+                with signals.hold_signals():
+                    trainer.train(resume_from_checkpoint=str(start) if start else None)
+                    if saving.sign is not None:
+                        signals.interrupt_run(saving.sign)
                 check_finite_weights(trainer.model, trainer.state.global_step)
             except Diverged as error:
                 raise WorldError(f"{error}; {suggest_remedy(run)}") from error

@@ -124,6 +124,10 @@ class SampleRows:
         """Those of `samples` that were never put, or are not what was put."""
         return [i for i in samples if int(self.sums[i]) != self.checksum(i)]
 
+    def damaged(self, missing: list[int]) -> list[int]:
+        """Those of the missing samples that were put once, and are not what was put."""
+        return [i for i in missing if int(self.sums[i])]
+
     def load(self) -> None:
         """Hold the rows that are used in memory of this process instead of mapping them."""
         rows = [self.get(i) for i in self.used]

@@ -22,12 +22,14 @@ from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.suite import Suite
 from undial_cli.methods.base import Method
 from undial_cli.models import adapters, fingerprints, lean_forwards, load, lora, paths
-from undial_cli.system.files import whole_folder
+from undial_cli.system import signals
+from undial_cli.system.files import remove_folder, whole_folder
 from undial_cli.system.processes import run_on_main, wait_for_all
 from undial_cli.system.random_state import preserve_random_state
 from undial_cli.training.callbacks import PeriodicEvaluation, Watcher
 from undial_cli.training.layers import choose_trained_parameters
 from undial_cli.training.loop import is_packed, make_schedule, run_training
+from undial_cli.training.states import find_damage, seal_state
 from undial_cli.training.stopping import EarlyStop, measure_stop_figures
 from undial_cli.training.teacher import make_teacher
 
@@ -87,10 +89,11 @@ def train_and_save(session: TrainingSession, device: torch.device) -> None:
     base = adapters.unwrap_adapter(model)
     use_cache = getattr(base.config, "use_cache", None)
     watchers = make_watchers(session, model, schedule)
-    trainer = run_training(run, model, method, schedule, teacher, session.folder, watchers)
-    if use_cache is not None:  # the Trainer switches it off, and it is saved with the config
-        base.config.use_cache = use_cache
-    save_checkpoint(session, trainer, merges)
+    with signals.hold_signals():  # until the checkpoint is written, if the last step is done
+        trainer = run_training(run, model, method, schedule, teacher, session.folder, watchers)
+        if use_cache is not None:  # the Trainer switches it off, and it is saved with the config
+            base.config.use_cache = use_cache
+        save_checkpoint(session, trainer, merges)
 
 
 def is_saved_merged(session: TrainingSession) -> bool:
@@ -145,10 +148,12 @@ def evaluate_in_training(suite: Suite, model: Any) -> dict[str, float | None]:
 
 
 def save_start_weights(model: Any, folder: Path) -> None:
-    """Write a model's weights whole or not at all, unless they are there."""
-    if not folder.is_dir():
+    """Write a model's weights whole or not at all, unless they are there as they were written."""
+    if find_damage(folder):
+        remove_folder(folder)
         with whole_folder(folder) as unfinished:
             model.save_pretrained(unfinished)
+            seal_state(unfinished)
 
 
 def save_checkpoint(session: TrainingSession, trainer: Any, merges: bool) -> None:
@@ -163,6 +168,7 @@ def save_checkpoint(session: TrainingSession, trainer: Any, merges: bool) -> Non
 
         def complete() -> None:
             (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use here
+            adapters.order_adapter_modules(unfinished)
             start = session.start_weights
             session.method.finish(unfinished, start if start.is_dir() else None)
             session.tokenizer.save_pretrained(unfinished)

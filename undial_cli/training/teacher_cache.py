@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from undial_cli import ui
 from undial_cli.config.identity import hash_json
 from undial_cli.data.collate import EMPTY_EXAMPLE, Batch
 from undial_cli.data.encode import Example
@@ -26,6 +27,7 @@ from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGI
 from undial_cli.models.adapters import unwrap_adapter
 from undial_cli.models.head import find_output_head
 from undial_cli.system import processes
+from undial_cli.system.supervision import give_beat
 from undial_cli.training.sample_rows import SampleRows
 from undial_cli.training.teacher_pass import TEACHER_PASS_TOKENS, batch_by_tokens, run_teacher
 
@@ -183,6 +185,7 @@ class CachedTeacher:
                 for i, part in zip(samples, parts, strict=False):
                     rows.put(i, part)
             advance(sum(map(len, turn)))
+            give_beat("teacher pass", start // world + 1)
         processes.wait_for_all()
 
     def signal(self, model: nn.Module, name: str, batch: Batch, loss: Loss) -> TeacherSignal:
@@ -211,8 +214,15 @@ def open_set_rows(cached: CachedSet) -> list[int]:
     """Open the files of a set; the samples that are still missing in them, on every process."""
     # Checksums read every byte: each process looks at its share.
     share = cached.used[processes.get_process_rank() :: processes.get_process_count()]
+    missing: set[int] = set()
+    damaged: set[int] = set()
     for rows in cached.rows.values():
         processes.run_on_main(rows.prepare)
         rows.open()
-    missing = {i for rows in cached.rows.values() for i in rows.missing(share)}
+        absent = rows.missing(share)
+        missing.update(absent)
+        damaged.update(rows.damaged(absent))
+    count = sum(processes.gather_items([len(damaged)]))
+    if count:
+        ui.say(f"teacher: {count} samples of {cached.folder} are damaged, made anew", "yellow")
     return sorted(processes.gather_items(sorted(missing)))

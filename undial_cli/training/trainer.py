@@ -34,11 +34,13 @@ from undial_cli.losses.targets import Targets, TeacherSignal
 from undial_cli.methods.base import Loss, Method
 from undial_cli.models.head import head_job
 from undial_cli.system import processes
+from undial_cli.system.files import remove_folder
 from undial_cli.training.layers import capture_layer_states
+from undial_cli.training.states import STATE_PREFIX, seal_state
 from undial_cli.training.teacher import Teacher
 
-# What a method carries along, next to the Trainer's own files of a saved state.
-METHOD_STATE_FILE = "method.json"
+# What a method carries along, and what is summed up for the next log, in a saved state.
+METHOD_STATE_FILE, SUMS_FILE = "method.json", "sums.json"
 
 
 class Diverged(WorldError):
@@ -88,11 +90,12 @@ class UnlearningTrainer(Trainer):
         method: Method,
         teacher: Teacher | None,
         steps_per_epoch: int,
+        max_loss_rise: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.method, self.terms, self.teacher = method, method.terms(), teacher
-        self.steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch, self.max_loss_rise = steps_per_epoch, max_loss_rise
         # Of this step; since the last logged one, plain and times its coefficient. float64: many
         # steps may lie between two logged ones.
         shape = (3, len(self.terms))
@@ -185,24 +188,44 @@ class UnlearningTrainer(Trainer):
         """The norm of the whole gradient, when it is known and before a weight is changed by it.
 
         Raises:
-            Diverged: it or the step's loss is not finite, on any process; the step is logged.
+            Diverged: it or the step's loss is not finite, on any process, or the loss has risen
+                beyond `highest_loss`; the step is logged.
         """
         # The one hook between the last backward of a step and its update.
         norm = super()._get_grad_norm(model, grad_norm)
-        if self.is_broken(norm):
+        broken, loss = self.check_step(norm)
+        if broken or loss > self.highest_loss():
             self.state.global_step += 1
             self.end_step()
             self.log({"loss": math.nan, "grad_norm": math.nan if norm is None else float(norm),
                       "learning_rate": self._get_learning_rate()})  # fmt: skip
             last = self.state.log_history[-1]
-            raise Diverged(
-                f"training diverged at step {self.state.global_step}: loss "
-                f"{spell_number(last['loss'])}, gradient norm {spell_number(last['grad_norm'])}"
-            )
+            shown = spell_number(last["loss"] if broken else loss)
+            line = f"training diverged at step {self.state.global_step}: loss {shown}, gradient "
+            line += f"norm {spell_number(last['grad_norm'])}"
+            if not broken:
+                line += f"; the loss began at {spell_number(self.first_losses()['loss'])} "
+                line += f"(train.max_loss_rise={self.max_loss_rise:g})"
+            raise Diverged(line)
         return norm
 
-    def is_broken(self, norm: Any) -> bool:
-        """Whether a step's loss or gradient norm is NaN or infinite, the same on every process.
+    def first_losses(self) -> dict[str, float]:
+        """What was logged of the run's first step or steps, those before a resume included."""
+        return next((row for row in self.state.log_history if "loss" in row), {})
+
+    def highest_loss(self) -> float:
+        """Above which a step's loss has exploded; infinity where there is no such bound."""
+        first = self.first_losses()
+        ascends = any(first.get(f"{name}_loss", 0.0) < 0 for name in self.terms)
+        # One that weighs its terms anew may weigh them ever higher (pdu).
+        if not first or self.max_loss_rise is None or ascends or self.method.adapts:
+            return math.inf
+        return first["loss"] + self.max_loss_rise * max(1.0, first["loss"])
+
+    def check_step(self, norm: Any) -> tuple[bool, float]:
+        """Whether a step's loss or gradient norm is NaN or infinite, and the step's loss.
+
+        Both are the same on every process.
 
         A norm that float16's loss scaling answers by skipping the step is none of these, as long
         as there is a scale left to lower.
@@ -213,7 +236,11 @@ class UnlearningTrainer(Trainer):
             is_skipped = self.args.fp16 and (scaler is None or scaler.get_scale() > 1)
             broken = broken | (not is_skipped)
         # A loss is a process's own, and one that stopped alone would leave the others waiting.
-        return bool(self.accelerator.reduce(broken.float(), reduction="sum") > 0)  # type: ignore[operator]
+        parts = zip(self.terms, self.step_parts, strict=True)
+        loss = sum(self.method.coefficient(name) * part for name, part in parts)
+        answers = torch.stack([broken.double(), torch.as_tensor(loss).double()])
+        count, loss = self.accelerator.reduce(answers, reduction="sum").tolist()  # type: ignore[union-attr]
+        return count > 0, loss
 
     def end_step(self) -> None:
         """Add up the parts of an optimiser step, and let a method that adapts learn them."""
@@ -227,15 +254,35 @@ class UnlearningTrainer(Trainer):
         self.step_parts.zero_()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """The Trainer's state, and the method's before it; never one of weights that are none."""
-        # Before, as the Trainer's last file tells that a state is whole (training/loop.py).
+        """The Trainer's state and ours, sealed at the end; never one of weights that are none."""
         check_finite_weights(model, self.state.global_step)
-        state = self.method.state_dict()
-        if state and self.is_world_process_zero():
-            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / METHOD_STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+        folder = Path(str(self.args.output_dir)) / f"{STATE_PREFIX}{self.state.global_step}"
+        # By process, as each adds up its own: their sum would be rounded in another order.
+        sums = processes.gather_items([[self.parts.tolist(), self.weighed_parts.tolist()]])
+
+        def write_own_state() -> None:
+            remove_folder(folder)  # of a run that was ended while it saved this very step
+            folder.mkdir(parents=True)
+            for name, state in (
+                (METHOD_STATE_FILE, self.method.state_dict()),
+                (SUMS_FILE, {"logged_step": self.logged_step, "sums": sums}),
+            ):
+                (folder / name).write_text(json.dumps(state), encoding="utf-8")
+
+        processes.run_on_main(write_own_state)
         super()._save_checkpoint(model, trial)
+        processes.wait_for_all()  # each process's random numbers are a file of it
+        processes.run_on_main(lambda: seal_state(folder))
+
+    def load_own_state(self, folder: Path) -> None:
+        """What `_save_checkpoint` wrote beside the Trainer's files."""
+        self.method.load_state_dict(json.loads((folder / METHOD_STATE_FILE).read_text("utf-8")))
+        state = json.loads((folder / SUMS_FILE).read_text("utf-8"))
+        if len(state["sums"]) == processes.get_process_count():
+            self.logged_step = state["logged_step"]
+            parts, weighed = state["sums"][processes.get_process_rank()]
+            self.parts.copy_(torch.tensor(parts, dtype=torch.float64))
+            self.weighed_parts.copy_(torch.tensor(weighed, dtype=torch.float64))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss's parts, the speed and the memory to what the Trainer logs."""

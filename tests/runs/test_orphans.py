@@ -1,0 +1,91 @@
+"""Real runs of two processes whose parent is killed, or one of whose workers stops."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+WORDS = [
+    "unlearn", "eval=none", "report=false", "hardware=cpu", "hardware.num_processes=2",
+    "train.max_steps=20000", "output_dir=out", "name=run", "hardware.timeout=45",
+    "train.logging_steps=1",
+]  # fmt: skip
+
+
+Parent = subprocess.Popen  # of a run
+
+
+@pytest.fixture
+def parent(random_model: Path, tmp_path: Path) -> Iterator[Parent]:
+    """A run of two processes that would take hours."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "undial_cli.cli", *WORDS, f"model.path={random_model}"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        yield process
+        process.kill()
+
+
+def wait_for_steps(parent: Parent, folder: Path) -> None:
+    """Wait until something was logged."""
+    metrics, limit = folder / "out/unlearn/run/metrics.jsonl", time.monotonic() + 120
+    while not (metrics.is_file() and metrics.stat().st_size):
+        assert parent.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def wait_for_workers(parent: Parent) -> list[psutil.Process]:
+    """The two workers of a run, as soon as they are there."""
+    limit = time.monotonic() + 120
+    while parent.poll() is None and time.monotonic() < limit:
+        children = psutil.Process(parent.pid).children()
+        if len(children) == 2:
+            return children
+        time.sleep(0.05)
+    raise AssertionError("no workers were started")
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Whether a process has ended, reaped or not."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [0.0, 1.0, "training"], ids=str)
+def test_workers_end_with_a_parent_that_is_killed(
+    moment: float | str, parent: Parent, tmp_path: Path
+) -> None:
+    workers = wait_for_workers(parent)
+    if isinstance(moment, float):
+        time.sleep(moment)
+    else:
+        wait_for_steps(parent, tmp_path)
+    parent.kill()
+    parent.wait()
+    limit = time.monotonic() + 20
+    while not all(map(is_gone, workers)):
+        assert time.monotonic() < limit, "workers are left"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_worker_that_stops_ends_the_run(parent: Parent, tmp_path: Path) -> None:
+    workers = wait_for_workers(parent)
+    wait_for_steps(parent, tmp_path)
+    workers[1].suspend()
+    _, errors = parent.communicate(timeout=120)
+    assert parent.returncode == 1
+    assert "undial: process 1 has not answered for" in errors
+    assert "(training, last step " in errors
+    status = json.loads((tmp_path / "out/unlearn/run/status.json").read_text())
+    assert status["status"] == "failed"
+    assert status["reason"] in errors
+    assert all(map(is_gone, workers))

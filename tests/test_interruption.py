@@ -1,0 +1,204 @@
+"""Real signals to real commands: how they end, what they leave, and that they go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import HURRIED, read_jsonl, undial
+from run_helpers import SHORT, assert_equal, interrupt_run, start
+
+from undial_cli.cli import run_command
+from undial_cli.runs.run_folder import RunFolder
+from undial_cli.training.states import list_states
+
+CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129, "SIGUSR1": 138}
+GOES_ON = "the same command goes on"
+# Figures are logged every fourth step only: those summed up meanwhile belong to a state too.
+LONG = ["adapter=lora", "eval=none", "train.max_steps=32", "train.logging_steps=4"]
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "status.json").read_text())
+
+
+def list_figures(folder: Path) -> list[dict[str, Any]]:
+    """What was logged, but for times and memory."""
+    apart = ("tokens_per_second", "peak_memory_bytes")
+    rows = read_jsonl(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in apart} for row in rows]
+
+
+def count_lines(file: Path) -> int:
+    return len(file.read_text().splitlines()) if file.is_file() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes, names", [(1, ["SIGTERM", "SIGINT"]), (2, ["SIGUSR1"])])
+def test_a_training_that_is_interrupted_ends_as_if_undisturbed(
+    processes: int, names: list[str], random_model: Path, tmp_path: Path
+) -> None:
+    words = [*LONG, f"hardware.num_processes={processes}"]
+    undisturbed = start(random_model, tmp_path / "calm", *words)
+    out = tmp_path / "disturbed"
+    known = [f"model.path={random_model}", f"eval.retain_model={random_model}"]
+    command = ["unlearn", *known, f"output_dir={out}", "name=run", *SHORT, *words]
+    folder = out / "unlearn" / "run"
+    before = 0
+    for name in names:
+        logged = count_lines(folder / "metrics.jsonl") + 1
+        done = interrupt_run(
+            command, signal.Signals[name], tmp_path,
+            lambda logged=logged: count_lines(folder / "metrics.jsonl") > logged,
+        )  # fmt: skip
+        assert done.returncode == CODES[name], done.stderr
+        (line,) = done.stderr.splitlines()
+        status = read_status(folder)
+        assert status["status"] == "interrupted"
+        step = list_states(folder / "resume")[0][0]
+        assert status["reason"] == f"{name} after step {step}, whose state is saved"
+        assert line == f"undial: interrupted by {status['reason']}; {GOES_ON}"
+        assert step > before
+        before = step
+        assert "Traceback" not in (folder / "log.txt").read_text()
+    assert run_command(command) == 0
+    assert_equal(undisturbed, folder)
+    assert list_figures(folder) == list_figures(undisturbed)
+    assert not (folder / "resume").exists()
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_interrupted_keeps_what_it_scored(
+    random_model: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    words = ["evaluate", f"model.path={random_model}", f"eval.retain_model={random_model}",
+             "eval.max_new_tokens=16", "eval.limit=20", "eval.batch_size=1", "report=false",
+             "hardware=cpu", f"output_dir={tmp_path}", "name=run"]  # fmt: skip
+    environment = {"UNDIAL_CACHE_DIR": str(cache)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNDIAL_CACHE_DIR", str(cache))
+        done = interrupt_run(words, signal.SIGHUP, tmp_path, lambda: has_journal(cache))
+    assert done.returncode == 129
+    assert done.stderr == f"undial: interrupted by SIGHUP; {GOES_ON}\n"
+    assert read_status(tmp_path / "evaluate" / "run") == {
+        "status": "interrupted", "reason": "SIGHUP"
+    }  # fmt: skip
+    journals = {file: file.read_bytes() for file in cache.rglob("*.partial/*.jsonl")}
+    assert b"".join(journals.values()).strip()
+    again = undial(*words, cwd=tmp_path, **environment)
+    assert again.returncode == 0, again.stderr
+    assert read_status(tmp_path / "evaluate" / "run")["status"] == "done"
+
+
+@pytest.mark.slow
+def test_before_the_run_has_a_folder_nothing_is_left_but_a_line(tmp_path: Path) -> None:
+    for seconds in (0.3, 1.5):
+        end = time.monotonic() + seconds
+        words = ["unlearn", *HURRIED]
+        done = interrupt_run(words, signal.SIGTERM, tmp_path, lambda end=end: is_past(end))
+        assert done.returncode == 143
+        assert done.stderr == f"undial: interrupted by SIGTERM; {GOES_ON}\n"
+        # A fast machine may have begun by then.
+        statuses = [json.loads(f.read_text()) for f in tmp_path.rglob("status.json")]
+        assert all(status["status"] == "interrupted" for status in statuses)
+
+
+def has_journal(cache: Path) -> bool:
+    """Whether an evaluation has written down what it did."""
+    return any(file.stat().st_size for file in cache.rglob("*.partial/*.jsonl"))
+
+
+def is_past(end: float) -> bool:
+    return time.monotonic() > end
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_ended_lets_its_runs_save(tmp_path: Path) -> None:
+    words = ["unlearn", "--multirun", "seed=0,1", "train.max_steps=4000", *HURRIED, "eval=none"]
+
+    def list_steps() -> list[int]:
+        return [count_lines(f) for f in tmp_path.glob("outputs/unlearn/*/metrics.jsonl")]
+
+    done = interrupt_run(words, signal.SIGTERM, tmp_path, lambda: sum(list_steps()) > 2)
+    assert done.returncode == 143
+    assert done.stderr == f"undial: interrupted by SIGTERM; {GOES_ON}\n"
+    (folder,) = [f.parent for f in tmp_path.glob("outputs/unlearn/*/metrics.jsonl")]
+    status = read_status(folder)
+    assert status["status"] == "interrupted"
+    assert "whose state is saved" in status["reason"]
+
+
+@pytest.mark.slow
+def test_a_state_that_is_damaged_gives_way_to_the_one_before(
+    random_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [*LONG, "train.save_steps=2"]
+    undisturbed = start(random_model, tmp_path / "calm", *words)
+    out = tmp_path / "disturbed"
+    known = [f"model.path={random_model}", f"eval.retain_model={random_model}"]
+    command = ["unlearn", *known, f"output_dir={out}", "name=run", *SHORT, *words]
+    folder = out / "unlearn" / "run"
+    interrupt_run(
+        command, signal.SIGTERM, tmp_path, lambda: len(list_states(folder / "resume")) == 2
+    )
+    (newest, path), (before, _) = list_states(folder / "resume")
+    optimizer = path / "optimizer.pt"
+    os.truncate(optimizer, optimizer.stat().st_size // 2)
+    (folder / "status.json").write_text('["interrupted"]')
+    (folder / "inputs.json").write_text('"hashes"')
+    capfd.readouterr()
+    assert run_command(command) == 0
+    out = capfd.readouterr().out
+    assert f"the saved state of step {newest} is left out: optimizer.pt has" in out
+    assert f"resuming at step {before} of 32" in out
+    assert_equal(undisturbed, folder)
+    assert list_figures(folder) == list_figures(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_believed_while_it_is_what_it_was(
+    random_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["adapter=lora", "seed=8"]
+    folder = start(random_model, tmp_path, *words)
+    command = ["unlearn", f"model.path={random_model}", f"eval.retain_model={random_model}",
+               f"output_dir={tmp_path}", "name=run", *SHORT, *words]  # fmt: skip
+    results, weights = folder / "evaluation" / "results.json", next(
+        (folder / "checkpoint").glob("*.safetensors")
+    )  # fmt: skip
+    os.utime(weights)  # as a copy has it
+    assert run_command(command) == 0
+    assert "already done" in capfd.readouterr().out
+    content = results.read_bytes()
+    results.write_bytes(content.replace(b"0.", b"1.", 1))
+    assert run_command(command) == 1
+    assert "evaluation/results.json was changed" in capfd.readouterr().err
+    results.write_bytes(content)
+    weights.rename(weights.with_suffix(".away"))
+    assert run_command(command) == 1
+    err = capfd.readouterr().err
+    assert f"checkpoint/{weights.name} is gone" in err
+    assert "overwrite=true" in err
+    assert read_status(folder)["status"] == "done"
+    assert run_command([*command, "overwrite=true"]) == 0
+    assert weights.is_file()
+
+
+@pytest.mark.slow
+def test_an_empty_checkpoint_folder_is_no_checkpoint(random_model: Path, tmp_path: Path) -> None:
+    folder = start(random_model, tmp_path, "eval=none")
+    whole = sorted(f.name for f in (folder / "checkpoint").iterdir())
+    (folder / "status.json").write_text("{}")
+    for file in (folder / "checkpoint").iterdir():
+        file.unlink()
+    assert start(random_model, tmp_path, "eval=none") == folder
+    assert sorted(f.name for f in (folder / "checkpoint").iterdir()) == whole
+    (folder / "checkpoint" / "model.safetensors").unlink()
+    with pytest.raises(Exception, match="holds no weights"):
+        RunFolder(folder).has_checkpoint()
