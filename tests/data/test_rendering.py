@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,18 @@ import pytest
 from transformers import AutoTokenizer
 
 from undial_cli.config.schema import TemplateConfig
-from undial_cli.data import rendering, template
+from undial_cli.data import render_process, rendering, template
 from undial_cli.data.rendering import TemplateError, render_within_limits
 from undial_cli.errors import UserError
 
 TINY = Path(template.__file__).parent.parent / "models" / "tiny"
 TALK = [
     {"role": "user", "content": " Who?\n", "reasoning": None},
-    {"role": "assistant", "content": "Größe <b>", "reasoning_content": "hm", "tool_calls": [{"a": 1}]},
+    {"role": "assistant", "content": "Größe <b>", "reasoning": "hm", "tool_calls": [{"a": 1}]},
 ]  # fmt: skip
 # What real templates do: loops that stop, namespaces, macros, JSON, white space, generation marks.
 WRITINGS = (
-    "{% for m in messages %}\n  {%- if loop.last %}LAST{% endif %}{{ m.content | trim }}\n{% endfor %}",
+    "{% for m in messages %}\n  {%- if loop.last %}LAST{% endif %}{{ m.content }}\n{% endfor %}",
     "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{{ ns.n }}"
     "{% if ns.n == 1 %}{% continue %}{% endif %}{{ m | tojson(indent=2) }}{% endfor %}",
     "{{ bos_token }}{% macro say(x) %}[{{ x }}]{% endmacro %}{% for m in messages %}"
@@ -49,24 +51,49 @@ def test_a_template_writes_what_it_writes_in_transformers(writing: str) -> None:
     assert text == tokenizer.apply_chat_template(TALK, tokenize=False, **config.args)
 
 
+@pytest.fixture
+def short_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A renderer that has a fifth of a second for a row."""
+    program = Path(render_process.__file__).read_text(encoding="utf-8")
+    (tmp_path / "render_process.py").write_text(
+        program.replace("SECONDS, MEMORY, LONGEST_TEXT = 20", "SECONDS, MEMORY, LONGEST_TEXT = 0.2")
+    )
+    monkeypatch.setattr(rendering, "__file__", str(tmp_path / "rendering.py"))
+    rendering.start_renderer.cache_clear()
+    yield
+    rendering.start_renderer.cache_clear()
+
+
 @pytest.mark.parametrize(
     "hostile",
     [
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{{ 10 ** (10 ** 10) }}",
-        "{% set ns = namespace(n=[1]) %}{% for i in range(60) %}{% set ns.n = [ns.n, ns.n] %}{% endfor %}"
-        "{{ ns.n == [ns.n[0], [ns.n[1][0], ns.n[1][1]]] }}{{ ns.n }}",
+        "{% set ns = namespace(n=[1]) %}{% for i in range(60) %}{% set ns.n = [ns.n, ns.n] %}"
+        "{% endfor %}{{ ns.n == [ns.n[0], [ns.n[1][0], ns.n[1][1]]] }}{{ ns.n }}",
     ],
 )  # fmt: skip
-def test_a_template_without_end_is_stopped(hostile: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    rendering.start_renderer(os.getpid())
+def test_a_template_without_end_is_stopped(hostile: str, short_time: None) -> None:
     begun = time.monotonic()
-    with monkeypatch.context() as patched:
-        patched.setattr(rendering, "SECONDS", 0.2)
-        with pytest.raises(UserError, match="the chat template is not to be trusted"):
-            render(hostile)
+    with pytest.raises(UserError, match="the chat template is not to be trusted"):
+        render(hostile)
     assert time.monotonic() - begun < 10
     assert render("{{ messages[0].role }}") == "user"  # the next one is rendered as ever
+
+
+def test_a_template_is_stopped_where_nobody_waits_for_it(short_time: None) -> None:
+    renderer = rendering.start_renderer(os.getpid())
+    request = {"template": "{{ 10 ** (10 ** 10) }}", "day": "2024-07-26", "variables": {}}
+    assert renderer.process.stdin is not None
+    renderer.process.stdin.write(json.dumps({**request, "conversations": [[]]}).encode() + b"\n")
+    renderer.process.stdin.close()
+    assert renderer.process.wait(timeout=60) == -signal.SIGPROF
+
+
+def test_memory_is_bounded_where_the_system_bounds_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "MEMORY", 2**27)
+    with pytest.raises(UserError, match="128 MB of memory"):
+        render("{{ (('x' * 4 * 10**8) | list) | length }}")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +113,7 @@ def test_a_template_takes_no_more_memory_than_it_has(hostile: str, words: str) -
 
 def test_a_template_sees_neither_environment_nor_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "not for templates")
-    rendering.stop_renderer(rendering.start_renderer(os.getpid()))
+    rendering.start_renderer.cache_clear()
     environment = Path(f"/proc/{rendering.start_renderer(os.getpid()).process.pid}/environ")
     assert render("x") == "x"
     if environment.exists():
@@ -95,8 +122,8 @@ def test_a_template_sees_neither_environment_nor_python(monkeypatch: pytest.Monk
         "{{ ''.__class__.__mro__ }}", "{{ raise_exception.__globals__ }}",
         "{{ messages.append(1) }}", "{{ namespace(__class__=1) }}",
     ):  # fmt: skip
-        with pytest.raises(TemplateError):
-            render(escape)
+        with contextlib.suppress(TemplateError):
+            assert render(escape) == ""
 
 
 def test_every_thread_is_answered_with_its_own() -> None:

@@ -1,8 +1,9 @@
 """The process that writes conversations as their chat template says: `python render_process.py`.
 
 A chat template is a program of somebody else's. It runs in jinja's sandbox, in a process without
-environment, that may take no more than so much memory; who asked it stops it when time is up. A
-request is a line of JSON, an answer another. Imports jinja alone: it is to start at once.
+environment that may take so much memory and, for a request, so much of the processor's time: then
+the system ends it, also where nobody waits for it any more. A request is a line of JSON, an answer
+another. Imports jinja alone: it is to start at once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import signal
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -19,8 +21,9 @@ import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-# Bytes that the process may take besides what it begins with, and characters of one text.
-MEMORY, LONGEST_TEXT = 2**30, 2**24
+# Seconds of the processor's time for a row (ordinary ones take a thousandth of one), bytes of the
+# process, and characters of one text.
+SECONDS, MEMORY, LONGEST_TEXT = 20, 2**30, 2**24
 # A reasoning is given by all its names, as transformers does.
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
@@ -151,15 +154,18 @@ def limit_memory() -> None:
             resource.setrlimit(kind, (size, size))
 
 
-def serve_requests(read: Callable[[], str], write: Callable[[str], object]) -> None:
-    """Say that the process is up, and answer until nobody asks."""
-    write("{}\n")
-    sys.stdout.flush()
+def answer_requests(read: Callable[[], str], write: Callable[[str], object]) -> None:
+    """Answer until nobody asks."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     while line := read():
-        write(json.dumps(answer_request(line)) + "\n")
+        # Not the clock's time: a process that was suspended with its run goes on with it.
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        answer = answer_request(line)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 
 if __name__ == "__main__":
     limit_memory()
-    serve_requests(sys.stdin.readline, sys.stdout.write)
+    answer_requests(sys.stdin.readline, sys.stdout.write)

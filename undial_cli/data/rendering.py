@@ -1,31 +1,32 @@
 """Conversations through a chat template, within limits of time and memory.
 
-The template comes with the tokenizer and is a program: it runs in a process of its own
-(`render_process`), started when it is first needed, stopped when its time is up, and gone when
-nobody asks any more. Knows no messages and no tokenizer.
+The template comes with the tokenizer and is a program of somebody else's: it runs in a process of
+its own (`render_process`), which is started when it is first needed and ends with the one that asks
+it. Knows no messages and no tokenizer.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import functools
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from undial_cli.data.render_process import MEMORY, SECONDS
 from undial_cli.errors import UserError
 
-# Seconds that a template has for a row (ordinary ones take a thousandth of one), and that the
-# process has to start.
-SECONDS, START_SECONDS = 20.0, 120.0
-# Environment that Python itself may need to find its libraries, and nothing else.
-SEARCH_VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "SYSTEMROOT")
+# Seconds of silence after which the memory of the process is looked at; a row takes a thousandth.
+WATCH_SECONDS = 0.05
+# Environment that Python may need to start, and nothing else.
+START_VARIABLES = ("PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 class TemplateError(Exception):
@@ -36,66 +37,57 @@ class Renderer:
     """The process, and the pipes to it."""
 
     def __init__(self) -> None:
-        known = {name: os.environ[name] for name in SEARCH_VARIABLES if name in os.environ}
+        known = {name: os.environ[name] for name in START_VARIABLES if name in os.environ}
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("render_process.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=known | {"PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8"},
+            env=known | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"},
             cwd="/",
             start_new_session=True,  # an interrupt of the terminal is for the run
         )
         self.lock = threading.Lock()
-        self.read_line(START_SECONDS)
+        assert self.process.stdout is not None
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.process.stdout, selectors.EVENT_READ)
 
-    def ask(self, request: bytes, seconds: float) -> dict[str, Any]:
-        """The answer to a request; TimeoutError, or EOFError where the process is gone."""
+    def ask(self, request: bytes) -> dict[str, Any]:
+        """The answer to a request; EOFError where the process is gone."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(request + b"\n")
             self.process.stdin.flush()
         except OSError as error:
             raise EOFError from error
-        return json.loads(self.read_line(seconds))
+        return json.loads(self.read_line())
 
-    def read_line(self, seconds: float) -> bytes:
+    def read_line(self) -> bytes:
         assert self.process.stdout is not None
-        pieces, handle = [], self.process.stdout.fileno()
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(handle, selectors.EVENT_READ)
-            while True:
-                if not waiting.select(seconds):
-                    raise TimeoutError
-                piece = os.read(handle, 1 << 20)
-                if not piece:
-                    raise EOFError
-                pieces.append(piece)
-                if piece.endswith(b"\n"):
-                    return b"".join(pieces)
+        pieces = [b""]
+        while not pieces[-1].endswith(b"\n"):
+            while not self.selector.select(WATCH_SECONDS):
+                self.check_memory()
+            pieces.append(os.read(self.process.stdout.fileno(), 1 << 20))
+            if not pieces[-1]:
+                raise EOFError
+        return b"".join(pieces)
 
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):
-                assert pipe is not None
-                pipe.close()
+    def check_memory(self) -> None:
+        """Raise UserError beyond the limit, where the system itself holds no process to one."""
+        try:
+            taken = psutil.Process(self.process.pid).memory_info().rss
+        except psutil.Error:  # it has just ended
+            return
+        if taken > MEMORY:
+            raise limit_error(f"it takes more than {MEMORY >> 20:,} MB of memory")
 
 
 @functools.lru_cache(maxsize=1)
 def start_renderer(process: int) -> Renderer:
     """The renderer of a process: one that was forked shares no pipe with the other."""
     del process
-    renderer = Renderer()
-    atexit.register(renderer.stop)
-    return renderer
-
-
-def stop_renderer(renderer: Renderer) -> None:
-    start_renderer.cache_clear()
-    atexit.unregister(renderer.stop)
-    renderer.stop()
+    return Renderer()
 
 
 def render_within_limits(
@@ -114,16 +106,14 @@ def render_within_limits(
         TemplateError: the template refuses the messages.
         UserError: it takes too long, too much memory, or writes without end.
     """
-    request = json.dumps(
-        {
-            "template": template,
-            "conversations": conversations,
-            "variables": variables,
-            "day": day,
-        },
-        default=lambda value: f"<{type(value).__name__}>",
-    ).encode()
-    answer = ask_renderer(request)
+    request = {
+        "template": template,
+        "conversations": conversations,
+        "variables": variables,
+        "day": day,
+    }
+    text = json.dumps(request, default=lambda value: f"<{type(value).__name__}>")
+    answer = ask_renderer(text.encode())
     if "texts" in answer:
         return answer["texts"]
     if answer["limit"]:
@@ -132,17 +122,21 @@ def render_within_limits(
 
 
 def ask_renderer(request: bytes) -> dict[str, Any]:
-    """The answer to a request; a renderer that something killed is asked anew, once."""
+    """The answer to a request; a renderer that somebody killed is asked anew, once."""
     for _ in range(2):
         renderer = start_renderer(os.getpid())
         with renderer.lock:
             try:
-                return renderer.ask(request, SECONDS)
-            except TimeoutError as error:
-                stop_renderer(renderer)
-                raise limit_error(f"it takes more than {SECONDS:g} seconds for a row") from error
+                return renderer.ask(request)
             except EOFError:
-                stop_renderer(renderer)
+                start_renderer.cache_clear()
+                if renderer.process.wait() == -signal.SIGPROF:
+                    raise limit_error(f"it takes more than {SECONDS} seconds for a row") from None
+            except BaseException:  # an answer that comes yet is to another request
+                start_renderer.cache_clear()
+                renderer.process.kill()
+                renderer.process.wait()
+                raise
     raise limit_error("it ends the process that it runs in")
 
 
