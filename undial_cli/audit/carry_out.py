@@ -29,6 +29,7 @@ from undial_cli.system.files import (
     cache_dir,
     hash_files,
     hash_folder_state,
+    parse_json,
     write_whole_text,
 )
 
@@ -181,8 +182,8 @@ def write_outcome(file: Path, outcome: Outcome) -> None:
 def read_outcome(file: Path) -> Outcome | None:
     """An outcome that was kept, or None where there is none that is whole."""
     try:
-        outcome = Outcome(**json.loads(file.read_text(encoding="utf-8")))
+        outcome = Outcome(**parse_json(file.read_text(encoding="utf-8")))
         rows = {len(outcome.numbers), *(len(values) for values in outcome.scores.values())}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
     return outcome if len(rows) == 1 else None

@@ -6,7 +6,6 @@ Read as they are: no column's type is guessed from its cells, and rows may diffe
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
 from undial_cli.system.faults import raise_fault
+from undial_cli.system.files import parse_json
 
 # The csv module refuses cells of more than 128 KB unless told otherwise; a document is longer.
 LONGEST_CELL = 2**31 - 1
@@ -67,7 +67,7 @@ def read_json_rows(path: Path) -> list[Row]:
     """The rows of a list of objects, an object a line, or the one list that an object holds."""
     text = path.read_text(encoding="utf-8-sig")
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError:
         if text.lstrip().startswith("["):  # a broken list, of which no line is JSON
             raise
@@ -88,7 +88,7 @@ def parse_json_lines(text: str) -> list[Any]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                values.append(json.loads(line))
+                values.append(parse_json(line))
             except ValueError as error:
                 raise ValueError(f"line {number}: {first_line(error)}") from error
     return values

@@ -23,6 +23,7 @@ from undial_cli.system.files import (
     MODEL_FILES,
     hash_files,
     overwrite_text,
+    parse_json,
     remove_folder,
     write_whole_text,
 )
@@ -185,8 +186,8 @@ def create_run_folder(run: Run, folder: RunFolder, inputs: dict[str, Any] | None
 def read_json_object(file: Path) -> dict[str, Any]:
     """A JSON file's object; empty where there is none, or another thing."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

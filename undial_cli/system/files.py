@@ -10,6 +10,7 @@ import contextlib
 import functools
 import glob
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -30,6 +31,17 @@ def cache_dir() -> Path:
 
 # Modes of a private file and folder.
 PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON text spells; ValueError for all that is none.
+
+    A text of somebody else's may be nested deeper than can be read: no other kind of error either.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deep to be read") from error
 
 
 def write_whole_text(path: Path, text: str, private: bool = False) -> None:
