@@ -193,11 +193,15 @@ def read_token_ids(path: Path) -> NDArray[Any]:
     Raises:
         ValueError: the array is no such thing.
     """
+    ids, flaw = None, ""
     try:
         # Mapped, no header takes memory that the file has not, and nothing is unpickled.
-        ids = np.lib.format.open_memmap(path, mode="r")
+        with np.errstate(over="ignore"):
+            ids = np.lib.format.open_memmap(path, mode="r")
     except (OverflowError, TypeError, MemoryError, RecursionError) as error:
-        raise ValueError(f"its header is none of an array ({first_line(error)})") from error
+        flaw = first_line(error)
+    if ids is None:  # not within the other error: it is the file's fault and not the machine's
+        raise ValueError(f"its header is none of an array ({flaw})")
     if ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise ValueError(f"expected whole numbers in 2 dimensions, found {ids.dtype} in {ids.ndim}")
     return np.array(ids)

@@ -158,7 +158,7 @@ def check_any_example(
     if examples:
         return
     data = encoder.data
-    known = hasattr(data, f"{name}_split")
+    known = any(getattr(data, f"{name}_{kind}", None) for kind in ("split", "file"))
     where = name_training_set(data, name) if known else f"the {name} set"
     if all("data.max_length" in reason for reason in counts.skipped.values()):
         raise UserError(
