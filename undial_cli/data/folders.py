@@ -197,15 +197,17 @@ def list_named_files(folder: Path) -> list[str]:
     except (yaml.YAMLError, ValueError, RecursionError):
         return []  # `datasets` says so
     sets = card.get("configs") if isinstance(card, dict) else []
-    words, nodes, known = [], [sets], set[int]()
+    words: list[str] = []
+    nodes: list[Any] = [sets]
+    known = set[int]()
     while nodes:
         node = nodes.pop()
         if isinstance(node, str):
             words.append(node)
         elif id(node) not in known:  # an alias stands for what was seen, or for itself
             known.add(id(node))
-            inner = node.values() if isinstance(node, dict) else node
-            nodes += inner if isinstance(node, dict | list) else ()
+            nodes += node.values() if isinstance(node, dict) else ()
+            nodes += node if isinstance(node, list) else ()
     return words
 
 

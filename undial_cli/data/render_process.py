@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Scope
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 # Seconds of the processor's time for a row (ordinary ones take a thousandth of one), bytes of the
@@ -35,12 +36,12 @@ class LongTextError(Exception):
 class GenerationBlock(Extension):
     """`{% generation %}`: transformers notes what stands in it; here it is text as any other."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags: ClassVar[set[str]] = {"generation"}  # type: ignore[misc]
 
     def parse(self, parser: Any) -> Any:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.Scope(body).set_lineno(line)
+        return Scope(body).set_lineno(line)
 
 
 class PlainDict:

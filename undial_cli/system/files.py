@@ -44,6 +44,20 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("JSON nested too deep to be read") from error
 
 
+# Bytes of a name: file systems take 255, and temporary names are longer.
+LONGEST_NAME_PART = 200
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name is one part of a path, so that no file of that name lies elsewhere."""
+    return (
+        name not in ("", ".", "..")
+        and name.isprintable()
+        and not set(name) & {"/", "\\"}
+        and len(os.fsencode(name)) <= LONGEST_NAME_PART
+    )
+
+
 def write_whole_text(path: Path, text: str, private: bool = False) -> None:
     """Write a text file whole or not at all."""
     write_whole_bytes(path, text.encode("utf-8"), private)
