@@ -26,9 +26,9 @@ from undial_cli.evaluation.evidence import replace_nonfinite
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.system import processes
 from undial_cli.system.files import (
-    cache_dir,
     hash_files,
     hash_folder_state,
+    locate_in_cache,
     parse_json,
     write_whole_text,
 )
@@ -135,7 +135,7 @@ def run_task(task: Task, describe_model: Callable[[str], Any], results: AttackRe
         [task.data.forget_set, task.data.rows, task.data.numbers, task.data.subjects],
         [task.data.retain_rows, task.data.holdout_rows] if task.attack else [],
     ]
-    folder = cache_dir() / "audits" / hash_json(depends_on)
+    folder = locate_in_cache("audits", hash_json(depends_on))
     journal = folder.with_name(f"{folder.name}.partial")
     file = folder.with_suffix(".json")
     with processes.hold_lock_on_main(folder):

@@ -82,7 +82,7 @@ def locate_slice(count: int, piece: str, setting: str) -> tuple[int, int]:
     except ValueError as error:
         raise UserError(f"{setting}{piece}: {first_line(error)}") from error
     if taken.to <= taken.from_:
-        raise UserError(f"{setting}{piece}: this slice takes none of the {count} rows")
+        raise UserError(f"{setting}{piece}: this slice takes none of the {count:,} rows")
     return taken.from_, taken.to
 
 

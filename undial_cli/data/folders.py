@@ -30,7 +30,11 @@ from undial_cli.data.files import (
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, WorldError, bad_value, first_line, suggest_nearest
 from undial_cli.system.faults import raise_fault
-from undial_cli.system.files import cache_dir, hash_folder_state, make_private_folder
+from undial_cli.system.files import (
+    hash_folder_state,
+    locate_in_cache,
+    make_private_folder,
+)
 from undial_cli.system.locks import hold_lock
 from undial_cli.system.source_paths import (
     find_package_resource,
@@ -242,7 +246,8 @@ def choose_dataset_cache(folder: Path) -> Path:
     Its default cache knows a folder by its name and configurations alone, and would give the rows
     of before.
     """
-    return make_private_folder(cache_dir() / "datasets") / hash_folder_state(folder.resolve())
+    make_private_folder(locate_in_cache("datasets"))
+    return locate_in_cache("datasets", hash_folder_state(folder.resolve()))
 
 
 def describe_missing_split(error: ValueError, name: str, key: str) -> str:

@@ -17,7 +17,7 @@ from undial_cli.config.identity import hash_json
 from undial_cli.evaluation.evidence import Evaluation, replace_nonfinite
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.system import processes
-from undial_cli.system.files import cache_dir, parse_json, write_whole_text
+from undial_cli.system.files import locate_in_cache, parse_json, write_whole_text
 
 # Raised when the meaning of a stored figure changes.
 EVALUATION_VERSION = 3
@@ -56,7 +56,7 @@ def load_evaluation(folder: Path) -> Evaluation | None:
 
 def locate_cached_evaluation(depends_on: Any) -> Path:
     """Where the cache keeps the evaluation under the hash of `depends_on`."""
-    return cache_dir() / "evaluations" / hash_json([EVALUATION_VERSION, depends_on])
+    return locate_in_cache("evaluations", hash_json([EVALUATION_VERSION, depends_on]))
 
 
 def load_or_evaluate(depends_on: Any, compute: Callable[[Journal], Evaluation]) -> Evaluation:

@@ -127,6 +127,9 @@ def check_run_folder(run: Run, folder: RunFolder) -> None:
         return
     if not folder.path.is_dir():
         raise UserError(f"name={run.name}: {folder.path} is a file")
+    links = [p for p in folder.path.iterdir() if p.is_symlink() and not p.is_dir()]
+    if links:  # a line of the log would be added to whatever it is a link to
+        raise UserError(f"name={run.name}: {links[0]} is a link; a run's files are no links")
     if not folder.run_yaml.is_file():
         # Hidden files may be leftovers of a write that was killed, or of a file system.
         if any(not p.name.startswith(".") for p in folder.path.iterdir()):

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from undial_cli.errors import WorldError
+
 
 def cache_dir() -> Path:
     """`UNDIAL_CACHE_DIR`, else `$XDG_CACHE_HOME/undial`, else `~/.cache/undial`."""
@@ -27,6 +29,24 @@ def cache_dir() -> Path:
         return Path(given).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "undial"
+
+
+def locate_in_cache(*names: str) -> Path:
+    """An entry of the cache.
+
+    Raises:
+        WorldError: a link leads out of the cache: what lies there is somebody else's, and would be
+            read and written as ours.
+    """
+    base = cache_dir()
+    entry = base.joinpath(*names)
+    for part in (entry, *entry.parents[: len(names) - 1]):
+        if part.is_symlink() and not part.resolve().is_relative_to(base.resolve()):
+            raise WorldError(
+                f"cache folder {part}: a link that leads out of the cache, to {part.resolve()}; "
+                "remove it, or move the whole cache with UNDIAL_CACHE_DIR"
+            )
+    return entry
 
 
 # Modes of a private file and folder.
@@ -109,8 +129,9 @@ def overwrite_text(path: Path, text: str) -> None:
 
 
 def append_private_text(path: Path, text: str) -> None:
-    """Append to a file that is the user's own from its first byte on."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE)
+    """Append to a file that is the user's own from its first byte on, and no link to another."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    handle = os.open(path, flags, PRIVATE)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
 
