@@ -173,8 +173,10 @@ def test_a_finished_run_is_believed_while_it_is_what_it_was(
         (folder / "checkpoint").glob("*.safetensors")
     )  # fmt: skip
     os.utime(weights)  # as a copy has it
+    (folder / "resume" / "checkpoint-3").mkdir(parents=True)  # whose removal was interrupted
     assert run_command(command) == 0
     assert "already done" in capfd.readouterr().out
+    assert not (folder / "resume").exists()
     content = results.read_bytes()
     results.write_bytes(content.replace(b"0.", b"1.", 1))
     assert run_command(command) == 1
@@ -188,6 +190,23 @@ def test_a_finished_run_is_believed_while_it_is_what_it_was(
     assert read_status(folder)["status"] == "done"
     assert run_command([*command, "overwrite=true"]) == 0
     assert weights.is_file()
+
+
+@pytest.mark.slow
+def test_a_model_of_the_cache_that_was_changed_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "cache"))
+    words = ["unlearn", "experiment=debug", "hardware=cpu", f"output_dir={tmp_path}", "eval=none"]
+    assert run_command([*words, "name=first"]) == 0
+    models = tmp_path / "cache" / "models"
+    (weights,) = models.glob("*/*/checkpoint/model.safetensors")
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-4] + b"\0\0\0\0")
+    assert run_command([*words, "name=second"]) == 0
+    assert "checkpoint/model.safetensors was changed" in capfd.readouterr().out
+    assert weights.read_bytes() == content
+    assert sorted(f.name for f in weights.parents[2].iterdir()) == [weights.parents[1].name]
 
 
 @pytest.mark.slow

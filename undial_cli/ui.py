@@ -68,7 +68,7 @@ def say(message: RenderableType, style: str = "", log: bool = True) -> None:
     if not is_speaker():
         return
     renderable = Text(message, style=style) if isinstance(message, str) else message
-    whole = isinstance(message, str)  # a path is not broken over lines
+    whole = isinstance(message, str | Text)  # a path is not broken over lines
     make_console().print(renderable, soft_wrap=whole)
     for path in _log_files if log else ():
         with open(path, "a", encoding="utf-8") as file:

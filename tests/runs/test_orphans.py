@@ -89,3 +89,31 @@ def test_a_worker_that_stops_ends_the_run(parent: Parent, tmp_path: Path) -> Non
     assert status["status"] == "failed"
     assert status["reason"] in errors
     assert all(map(is_gone, workers))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "ray"])
+def test_the_processes_of_a_sweep_end_with_a_parent_that_is_killed(
+    launcher: str, random_model: Path, tmp_path: Path
+) -> None:
+    words = ["unlearn", "--multirun", f"hydra/launcher={launcher}", "seed=1,2", *WORDS[1:-4],
+             "hardware.num_processes=1", "train.logging_steps=1", "output_dir=out",
+             f"model.path={random_model}"]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "undial_cli.cli", *words],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        limit = time.monotonic() + 180
+        while not any(file.stat().st_size for file in tmp_path.glob("out/**/metrics.jsonl")):
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.1)
+        # Two agents of Ray's, which hold no run, notice within a minute.
+        children = psutil.Process(process.pid).children(recursive=True)
+        started = [child for child in children if not child.name().endswith("Agent")]
+        process.kill()
+    assert len(started) >= 2
+    limit = time.monotonic() + 20
+    while left := [process for process in started if not is_gone(process)]:
+        assert time.monotonic() < limit, left
+        time.sleep(0.1)

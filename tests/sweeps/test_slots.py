@@ -121,6 +121,7 @@ HANG = ANSWER.replace("STATUS", "'done'").replace(
 )
 
 
+@pytest.mark.slow
 def test_a_run_that_hangs_ends_within_its_time_and_the_next_one_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

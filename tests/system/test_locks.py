@@ -157,3 +157,34 @@ def test_a_lease_of_another_machine_is_taken_over_once_it_is_silent(
     begun = time.monotonic()
     with hold_lock(tmp_path / "run"):
         assert 0.3 < time.monotonic() - begun < 5
+
+
+CLOSED = """
+set -e
+mount -t tmpfs -o size=200k tmpfs "$1"
+mkdir "$1/run"
+mount -o remount,ro "$1"
+shift
+exec "$@"
+"""
+
+
+def test_what_can_only_be_read_needs_no_lock_and_what_is_not_there_is_named(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from undial_cli.system.locks import hold_lock\n"
+        "with hold_lock(Path(sys.argv[1], 'run')): print('read')\n"
+        "try:\n"
+        "    with hold_lock(Path(sys.argv[1], 'new')): print('written')\n"
+        "except OSError as error: print(error)\n"
+    )
+    words = ["bash", "-c", CLOSED, "-", tmp_path, sys.executable, "-c", code, tmp_path]
+    answer = subprocess.run(
+        ["unshare", "-Urm", *words], capture_output=True, text=True, timeout=60
+    )  # fmt: skip
+    if answer.returncode and ("unshare" in answer.stderr or "mount" in answer.stderr):
+        pytest.skip("no file system may be mounted here")
+    refused = f"[Errno 30] Read-only file system: '{tmp_path}/new'"
+    assert answer.stdout.splitlines() == ["read", refused], answer.stderr

@@ -13,6 +13,7 @@ import pytest
 
 from undial_cli.errors import Interrupted
 from undial_cli.system import signals
+from undial_cli.system.supervision import give_beat
 
 NUMBERS = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129, "SIGUSR1": 138}
 
@@ -62,6 +63,25 @@ def test_a_held_signal_is_raised_at_the_end_of_the_block() -> None:
         work()
     assert passed == ["inner", "outer"]
     assert signals.get_held_signal() is None
+
+
+class Finalized:
+    """Gets a signal while it is let go."""
+
+    def __del__(self) -> None:
+        send("SIGTERM")
+
+
+@pytest.mark.usefixtures("listening")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_a_finalizer_swallowed_ends_the_work_at_its_next_beat() -> None:
+    give_beat("evaluation")
+    Finalized()
+    with pytest.raises(Interrupted) as caught:
+        give_beat("evaluation")
+    assert caught.value.sign is signal.SIGTERM
+    with signals.hold_signals():  # a training puts itself in order first
+        give_beat("training", 3)
 
 
 @pytest.mark.usefixtures("listening")

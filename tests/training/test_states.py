@@ -15,6 +15,7 @@ from undial_cli.training.states import (
     find_damage,
     list_states,
     read_newest_step,
+    remove_unsealed,
     seal_state,
 )
 
@@ -71,7 +72,10 @@ def test_a_state_that_was_not_saved_to_its_end_is_none(tmp_path: Path) -> None:
     unfinished = save_state(tmp_path, 3, sealed=False)
     assert find_damage(unfinished) == "it was not saved to its end"
     assert read_newest_step(tmp_path) is None
-    assert choose_state(tmp_path) is None
+    whole = save_state(tmp_path, 2)
+    remove_unsealed(tmp_path)
+    assert list_states(tmp_path) == [(2, whole)]
+    shutil.rmtree(whole)
     for content in ("[]", "7", '"whole"', "{}", "{"):
         folder = save_state(tmp_path, 3, sealed=False)
         (folder / SEAL_FILE).write_text(content)

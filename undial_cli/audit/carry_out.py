@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +135,7 @@ def run_task(task: Task, describe_model: Callable[[str], Any], results: AttackRe
         [task.data.retain_rows, task.data.holdout_rows] if task.attack else [],
     ]
     folder = locate_in_cache("audits", hash_json(depends_on))
-    journal = folder.with_name(f"{folder.name}.partial")
+    journal = Journal(folder.with_name(f"{folder.name}.partial"))
     file = folder.with_suffix(".json")
     with processes.hold_lock_on_main(folder):
         outcome = processes.run_on_main(lambda: read_outcome(file))
@@ -144,13 +143,13 @@ def run_task(task: Task, describe_model: Callable[[str], Any], results: AttackRe
             if file.exists():
                 ui.say(f"the cached outcome {file} is damaged: it is made anew", "yellow")
             try:
-                outcome = task.kind.run(task.model, task.data, task.config, Journal(journal))
+                outcome = task.kind.run(task.model, task.data, task.config, journal)
             except (CannotServe, UserError, WorldError) as error:
                 results.missing[task.attack or "retain set"] = str(error)
                 return
             whole = outcome
             processes.run_on_main(lambda: write_outcome(file, whole))
-            processes.run_on_main(lambda: shutil.rmtree(journal, ignore_errors=True))
+        journal.discard()
     if task.attack:
         results.outcomes.setdefault(task.attack, {})[task.model.role] = outcome
     else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from undial_cli.errors import UserError
 from undial_cli.evaluation.decoding import Decoding, decode_prompts
 from undial_cli.evaluation.sharding import NO_JOURNAL, Journal, KeepResult, shard_work
 from undial_cli.models.capacity import count_table_positions
+from undial_cli.system.scratch import make_scratch_folder
 
 # Share of the GPU's memory that vLLM may take beside the model that is scored.
 VLLM_MEMORY = 0.5
@@ -118,7 +118,7 @@ def open_model_folder(generator: GeneratingModel) -> Iterator[str]:
     if path is not None and os.path.isfile(os.path.join(path, "config.json")):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="undial-") as folder:
+    with make_scratch_folder() as folder:
         generator.model.save_pretrained(folder)
         generator.tokenizer.save_pretrained(folder)
         yield folder

@@ -7,7 +7,6 @@ an interrupted one left a journal beside it.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,19 +65,20 @@ def load_or_evaluate(depends_on: Any, compute: Callable[[Journal], Evaluation]) 
     completed once the helper is there.
     """
     folder = locate_cached_evaluation(depends_on)
-    partial = folder.with_name(f"{folder.name}.partial")
+    journal = Journal(folder.with_name(f"{folder.name}.partial"))
     evaluation = processes.run_on_main(lambda: load_evaluation(folder))
     if evaluation is not None:  # what is whole needs no lock, and no cache that can be written to
+        journal.discard()
         return evaluation
     with processes.hold_lock_on_main(folder):
         evaluation = processes.run_on_main(lambda: load_evaluation(folder))
         if evaluation is None:
             if folder.exists():
                 ui.say(f"the cached evaluation {folder} is damaged: it is made anew", "yellow")
-            evaluation = compute(Journal(partial))
+            evaluation = compute(journal)
             if not evaluation.incomplete:
                 processes.run_on_main(lambda: save_evaluation(folder, evaluation, {}))
-                processes.run_on_main(lambda: shutil.rmtree(partial, ignore_errors=True))
+                journal.discard()
     return evaluation
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,12 @@ class Journal:
         file = self.folder / f"{make_journal_stem(engine)}.{writer}.jsonl"
         lines = (json.dumps([n, result]) + "\n" for n, result in results.items())
         append_private_text(file, "".join(lines))
+
+    def discard(self) -> None:
+        """Remove what is kept, once the whole is: also what an interrupted removal left."""
+        folder = self.folder
+        if folder is not None:
+            processes.run_on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 NO_JOURNAL = Journal()

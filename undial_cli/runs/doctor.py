@@ -11,7 +11,6 @@ import json
 import os
 from pathlib import Path
 
-from rich.table import Table
 from rich.text import Text
 
 from undial_cli import __version__, ui
@@ -57,7 +56,8 @@ def examine_machine(rest: list[str]) -> int:
         }
         print(json.dumps(content, indent=2, ensure_ascii=False))
     else:
-        ui.say(tabulate_findings(findings))
+        for line in describe_findings(findings):
+            ui.say(line)
         end = "the default run (undial unlearn) would fail here" if fails else "undial unlearn runs"
         ui.say(end, "red" if fails else "green")
     return 1 if fails else 0
@@ -124,14 +124,12 @@ def try_cache() -> Measurement:
     return write_to_folder(cache_dir())
 
 
-def tabulate_findings(findings: list[Finding]) -> Table:
-    """A line for each: what was tried, how it went, what was measured and what to do."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column()
+def describe_findings(findings: list[Finding]) -> list[Text]:
+    """A line for each, never broken: what was tried, how it went, what was measured, what to do."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
     for finding in findings:
         text = finding.measured + (f"; {finding.advice}" if finding.advice else "")
-        state = Text(finding.state, style=STYLES[finding.state])
-        table.add_row(Text(f"  {finding.name}"), state, Text(text))
-    return table
+        state = (f"{finding.state:<6}", STYLES[finding.state])
+        lines.append(Text.assemble(f"  {finding.name:<{width}}  ", state, f"  {text}"))
+    return lines

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from undial_cli.errors import Interrupted, OutOfMemory, UserError, WorldError
 from undial_cli.system import signals
 from undial_cli.system.hardware import is_cpu_run
 from undial_cli.system.processes import is_launched
+from undial_cli.system.scratch import make_scratch_folder
 from undial_cli.system.supervision import Watch, give_beat, make_child_environment
 
 LOCALHOST = "127.0.0.1"  # or the host's name would be looked up
@@ -64,7 +64,7 @@ def start_workers(processes: int, folder: Path, timeout: int) -> None:
     threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     ranks = range(processes)
-    with tempfile.TemporaryDirectory(prefix="undial-") as scratch:
+    with make_scratch_folder() as scratch:
         beats = {rank: Path(scratch) / f"beat-{rank}" for rank in ranks}
         # Any free port: several runs share a machine.
         store = TCPStore(LOCALHOST, 0, is_master=True, wait_for_workers=False)

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from undial_cli import ui
 from undial_cli.config.identity import collect_identity, make_default_name
 from undial_cli.config.schema import Run
 from undial_cli.errors import UserError, WorldError
@@ -21,6 +22,7 @@ from undial_cli.runs.compose import PACKAGE_FOLDER
 from undial_cli.runs.run_yaml import dump_run_yaml, load_run
 from undial_cli.system.files import (
     MODEL_FILES,
+    cache_dir,
     hash_files,
     overwrite_text,
     parse_json,
@@ -216,25 +218,37 @@ def read_file_times(file: Path) -> tuple[int, int]:
 def check_result_files(folder: RunFolder) -> None:
     """A finished run is what it was when it was done, or is not believed.
 
-    A file of the same size and time is the same; of others the content decides, so that a run may
-    be copied.
+    One in the cache was made for others, and is removed: it is made anew.
 
     Raises:
-        WorldError: a file was changed or is gone.
+        WorldError: a file of a run that the user asked for was changed or is gone.
+    """
+    if not (fault := find_changed_file(folder)):
+        return
+    line = f"{folder.path}: {fault} since this run was done"
+    if folder.path.absolute().is_relative_to(cache_dir().absolute()):
+        ui.say(f"{line}; it is done again", "yellow")
+        remove_folder(folder.path)
+        return
+    raise WorldError(
+        f"{line}; overwrite=true does it again, and so does the command once the folder is removed"
+    )
+
+
+def find_changed_file(folder: RunFolder) -> str:
+    """What was changed of a finished run's files, or is gone, in words; "" if nothing.
+
+    A file of the same size and time is the same; of others the content decides, so that a run may
+    be copied.
     """
     files = read_json_object(folder.path / "status.json").get("files", {})
     for name, (size, changed, digest) in files.items() if isinstance(files, dict) else ():
         file = folder.path / name
         if not file.is_file():
-            fault = "is gone"
-        elif read_file_times(file) != (size, changed) and hash_files(file) != digest:
-            fault = "was changed"
-        else:
-            continue
-        raise WorldError(
-            f"{folder.path}: {name} {fault} since this run was done; overwrite=true does it again, "
-            "and so does the command once the folder is removed"
-        )
+            return f"{name} is gone"
+        if read_file_times(file) != (size, changed) and hash_files(file) != digest:
+            return f"{name} was changed"
+    return ""
 
 
 def write_environment(run: Run, folder: RunFolder, processes: int) -> None:

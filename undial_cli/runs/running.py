@@ -37,7 +37,7 @@ from undial_cli.system.processes import (
     hold_lock_on_main,
     run_on_main,
 )
-from undial_cli.training.states import read_newest_step
+from undial_cli.training.states import read_newest_step, remove_unsealed
 
 
 @contextlib.contextmanager
@@ -58,12 +58,12 @@ def open_run(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
         if isinstance(inputs, RunInputs):
             fingerprint = inputs.fingerprint
             run_on_main(lambda: check_input_fingerprint(run, folder, fingerprint))
-        if is_done(folder) and not run.overwrite:
-            if isinstance(run, TrainingRun):
-                run_on_main(lambda: check_result_files(folder))
-            if not is_shown_anew(run, folder):
-                yield None
-                return
+        if isinstance(run, TrainingRun) and not run.overwrite and is_done(folder):
+            run_on_main(lambda: check_result_files(folder))
+            discard_states(folder)  # their removal may have been interrupted
+        if is_done(folder) and not run.overwrite and not is_shown_anew(run, folder):
+            yield None
+            return
         is_new = run_on_main(lambda: not folder.path.exists() or run.overwrite)
         record = inputs.record() if isinstance(inputs, RunInputs) else None
         run_on_main(lambda: create_run_folder(run, folder, record))
@@ -140,6 +140,11 @@ def track_status(resolved: ResolvedRun) -> Iterator[None]:
     yield
     seconds = time.monotonic() - begun if is_new else None  # of a run that was done in one go
     run_on_main(lambda: folder.set_status("done", "", seconds, list_result_files(folder)))
+    discard_states(folder)
+
+
+def discard_states(folder: RunFolder) -> None:
+    """Remove the states of a run that is done."""
     run_on_main(lambda: shutil.rmtree(folder.resume, ignore_errors=True))
 
 
@@ -159,6 +164,7 @@ def record_failure(folder: RunFolder, error: BaseException) -> None:
     with contextlib.suppress(OSError):  # the disk may be what failed
         ui.log_traceback()
     remove_unfinished(folder.path)  # of no use any more, and their room is needed
+    remove_unsealed(folder.resume)
     reason = str(error) if isinstance(error, WorldError) else f"{type(error).__name__}: {error}"
     try:
         folder.set_status("failed", reason.strip().splitlines()[0])

@@ -25,6 +25,7 @@ from undial_cli.errors import UserError
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.sweeps.jobs import Job, JobOutcome, pack_job, unpack_outcome
 from undial_cli.system import signals
+from undial_cli.system.scratch import make_scratch_folder
 from undial_cli.system.supervision import Watch, make_child_environment
 
 # A run of several processes ends those that hang itself; beyond that its own process hangs.
@@ -74,14 +75,15 @@ class Slot:
         self.environment = environment
         self.process: subprocess.Popen[str] | None = None
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        self.beats = tempfile.NamedTemporaryFile(prefix="undial-beat-")  # noqa: SIM115
+        self.scratch = make_scratch_folder()
+        self.beats = Path(self.scratch.name) / "beat"
 
     def start(self) -> subprocess.Popen[str]:
         """The process, alive."""
         if self.process is None:
             self.errors.seek(0)
             self.errors.truncate()
-            self.beats.truncate(0)
+            self.beats.write_bytes(b"")
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "undial_cli.sweeps.slot_process"],
                 stdin=subprocess.PIPE,
@@ -92,7 +94,7 @@ class Slot:
                 env={
                     **os.environ,
                     **self.environment,
-                    **make_child_environment(Path(self.beats.name)),
+                    **make_child_environment(self.beats),
                 },
                 start_new_session=True,  # Ctrl-C reaches the parent, which ends it
             )
@@ -103,7 +105,7 @@ class Slot:
         process = self.start()
         assert process.stdin is not None
         assert process.stdout is not None
-        answer, watch = "", Watch({0: Path(self.beats.name)})
+        answer, watch = "", Watch({0: self.beats})
         limit = job.run.hardware.timeout + GRACE_SECONDS
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(pack_job(job)) + "\n")

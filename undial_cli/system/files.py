@@ -107,17 +107,24 @@ def name_writer() -> str:
     return f"{machine}-{os.getpid()}"
 
 
-def remove_if_abandoned(unfinished: Path) -> None:
-    """Remove what a process of this machine was writing when it was killed."""
-    machine, _, process = unfinished.suffixes[-2].lstrip(".").partition("-")
+def is_abandoned(writer: str) -> bool:
+    """Whether a `name_writer` is a process of this machine that is gone."""
+    machine, _, process = writer.partition("-")
     if machine != name_writer().partition("-")[0] or not process.isdecimal():
-        return
+        return False
     try:
         os.kill(int(process), 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # another user's process, which lives
+        return False
+    return False
+
+
+def remove_if_abandoned(unfinished: Path) -> None:
+    """Remove what a process of this machine was writing when it was killed."""
+    if is_abandoned(unfinished.suffixes[-2].lstrip(".")):
         unfinished.unlink(missing_ok=True)
-    except PermissionError:
-        return  # another user's process, which lives
 
 
 def overwrite_text(path: Path, text: str) -> None:

@@ -34,6 +34,8 @@ PATIENCE_SECONDS = 2.0
 LOOKING_SECONDS, TRYING_SECONDS = 5.0, 0.05
 # The holder is gone, and with it the file, or the folder that it had made.
 LOST_FILE = {errno.ENOENT, errno.ESTALE}
+# Nobody of this user's writes where not even a lock can be made.
+CLOSED_FOLDER = {errno.EROFS, errno.EACCES, errno.EPERM}
 # Longer names leave no room for the ending.
 LONGEST_NAME = 200
 
@@ -70,7 +72,10 @@ class WorkLock:
                 lease = self.file.with_suffix(".lease")
                 self.lock = SoftFileLease(lease, lease_duration=LEASE_SECONDS)
                 return False
+            if error.errno in CLOSED_FOLDER and self.path.exists():
+                return True  # it can be read, and writing fails by itself
             if error.errno not in LOST_FILE:
+                error.filename = str(self.path)  # of which a user knows
                 raise
             return False
         self.note_holder()

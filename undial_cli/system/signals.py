@@ -142,6 +142,15 @@ def raise_held_signal() -> None:
         interrupt_run(sign)
 
 
+def raise_lost_signal() -> None:
+    """Raise `Interrupted` again where it did not end the work.
+
+    Python drops an exception that meets it in a finalizer, of a model that is let go for instance.
+    """
+    if _state.first is not None and _state.answer is Answer.RAISE:
+        interrupt_run(_state.first)
+
+
 def find_signal(code: object) -> signal.Signals | None:
     """The signal by which a process ended itself in order, of its exit code."""
     for name in ENDING_SIGNALS:

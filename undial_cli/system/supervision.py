@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from undial_cli.system import signals
+
 # What a child finds in its environment: its parent's number, and the file for its beats.
 PARENT_VARIABLE, BEAT_VARIABLE = "UNDIAL_PARENT", "UNDIAL_BEAT"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -76,6 +78,8 @@ def give_beat(stage: str = "", step: int = 0) -> None:
         stage: what is done, in a word or two; "" for what was done before.
         step: the number of the last step done; 0 where there is none.
     """
+    if stage:
+        signals.raise_lost_signal()
     file = open_beat_file()
     if file is None:
         return

@@ -68,6 +68,13 @@ def read_newest_step(resume: Path) -> int | None:
     return next((step for step, folder in list_states(resume) if read_seal(folder)), None)
 
 
+def remove_unsealed(resume: Path) -> None:
+    """Remove the states that were not saved to their end."""
+    for _, folder in list_states(resume):
+        if not read_seal(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def choose_state(resume: Path) -> tuple[int, Path] | None:
     """The newest whole state and its step; newer ones that are damaged are removed, with a line."""
     for step, folder in list_states(resume):
