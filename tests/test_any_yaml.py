@@ -91,7 +91,8 @@ def test_an_odd_experiment_is_composed_or_refused(scratch: Path, text: str) -> N
     "part",
     [
         {"columns": [{"metric": ["a"], "format": "999999999f"}]}, {"plots": [{"name": "../x"}]},
-        {"rows": 3}, {"columns": [{"metric": []}]}, {"seeds": []}, {"nosuch": 1}, {"overrides": [{"": None}]},
+        {"rows": 3}, {"columns": [{"metric": []}]}, {"seeds": []}, {"nosuch": 1},
+        {"overrides": [{"": None}]},
     ],
 )  # fmt: skip
 def test_a_table_of_an_odd_part_is_refused(scratch: Path, part: dict[str, Any]) -> None:
