@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,14 @@ def test_the_data_is_in_private_files_only(models: dict[str, Path], tmp_path: Pa
     for file, content in read_files(folder).items():
         if file.stat().st_mode & 0o077:
             assert not any(line["answer"].encode() in content for line in lines), file
+    evidence = json.loads((folder / "evidence.json").read_text())
+    kinds = {entry["kind"] for entry in evidence["files"]}
+    assert kinds >= {"answers of an audit", "cached answers of an audit"}
+    (weights,) = models["unlearned"].glob("*.safetensors")
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert evidence["weights"]["before"]["sha256"] == {weights.name: digest}
+    audit = (folder / "audit" / "audit.json").read_bytes()
+    assert evidence["results"]["audit/audit.json"] == hashlib.sha256(audit).hexdigest()
 
 
 def test_a_checkpoint_alone_is_audited_and_it_is_said_what_cannot_be(

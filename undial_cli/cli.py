@@ -17,7 +17,9 @@ from pathlib import Path
 from undial_cli.errors import Interrupted, UserError, WorldError, bad_value
 from undial_cli.system import signals
 
-COMMAND_NAMES = ("unlearn", "finetune", "evaluate", "audit", "reproduce", "report", "doctor")
+COMMAND_NAMES = (
+    "unlearn", "finetune", "evaluate", "audit", "reproduce", "report", "list", "purge", "doctor",
+)  # fmt: skip
 HELP_WORDS = ("--help", "-h", "help")
 # A process of a run: runs/launch.py starts it, through torch, which leaves a name.
 WORKER, STARTED_BY_TORCH = "worker", "TORCHELASTIC_RUN_ID"
@@ -143,9 +145,21 @@ def dispatch_command(argv: list[str]) -> int:
 
         return examine_machine(rest)
     if command == "report":
+        from undial_cli.reporting.report import parse_report_words
         from undial_cli.reporting.report import run_report_command as report
+        from undial_cli.runs.evidence import settle_ledgers
 
-        return report(rest)
+        code = report(rest)
+        settle_ledgers(parse_report_words(rest)[0])
+        return code
+    if command == "list":
+        from undial_cli.runs.run_list import run_list_command
+
+        return run_list_command(rest)
+    if command == "purge":
+        from undial_cli.runs.purge import run_purge_command
+
+        return run_purge_command(rest)
     flags, words = split_flags(rest)
     if command == "reproduce":
         from undial_cli.tables.command import run_reproduce_command as reproduce

@@ -1,20 +1,22 @@
 """The one console: lines, tables, progress bars, errors; the same lines go to the run's log.txt.
 
-Only the main process speaks. Knows nothing of runs; without a terminal it writes plain text.
+Only the main process speaks, and no text can command the terminal: characters that would act, or
+hide, are shown as their escapes. Knows nothing of runs; without a terminal it writes plain text.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,12 +25,60 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
 
 from undial_cli.errors import mask_secrets
 
 PLAIN_WIDTH = 120
 PLAIN_SECONDS = 30
+
+# What a terminal or a page would act on, or show as nothing: control characters but for tab and
+# new line, marks and overrides of direction, characters without width, tags, halves of pairs.
+ACTING_CHARACTERS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    "\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb"
+    "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    # Joiners belong to the writing of Persian, of India and of emoji; elsewhere they only hide.
+    "|(?<![\u0590-\u1fff\u2600-\ufe0f\U0001f000-\U0001faff])[\u200c\u200d]"
+    "|[\u200c\u200d](?![\u0590-\u1fff\u2600-\ufdff\U0001f000-\U0001faff])"
+)
+
+
+def reveal_controls(text: str) -> str:
+    """A text with every character that would act on its reader, or hide, as its escape.
+
+    A text without any is returned as it is, and a second time nothing is changed.
+    """
+    return ACTING_CHARACTERS.sub(lambda match: escape_character(match[0]), text)
+
+
+def escape_character(letter: str) -> str:
+    """A character as one types it: \\x1b, \\u202e, \\U000e0041."""
+    code = ord(letter)
+    return (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    )
+
+
+class RevealingConsole(Console):
+    """A console that writes no control code but its own, and outlasts its reader.
+
+    Whatever is printed is shown as text; where the reader leaves, as `head` does, the run goes on
+    into its folder.
+    """
+
+    def on_broken_pipe(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """What is printed, in pieces; rich's own codes are in pieces of their own kind."""
+        for piece in super().render(renderable, options):
+            yield piece if piece.control else piece._replace(text=reveal_controls(piece.text))
 
 
 def is_speaker() -> bool:
@@ -38,15 +88,6 @@ def is_speaker() -> bool:
     return int(rank) == 0 if several else True
 
 
-class LastingConsole(Console):
-    """A console whose reader may leave, as `head` does: the run goes on into its folder."""
-
-    def on_broken_pipe(self) -> None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.file.fileno())
-        os.close(nowhere)
-
-
 def make_console(file: TextIO | None = None) -> Console:
     """A console as wide as the terminal, or 120 columns and no control codes elsewhere.
 
@@ -54,7 +95,7 @@ def make_console(file: TextIO | None = None) -> Console:
     """
     stream = file or sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
-    return LastingConsole(file=file, width=width, highlight=False, soft_wrap=False)
+    return RevealingConsole(file=file, width=width, highlight=False, soft_wrap=False)
 
 
 _log_files: list[Path] = []
@@ -67,7 +108,9 @@ def say(message: RenderableType, style: str = "", log: bool = True) -> None:
     """
     if not is_speaker():
         return
-    renderable = Text(message, style=style) if isinstance(message, str) else message
+    renderable = message
+    if isinstance(message, str):
+        renderable = Text(reveal_controls(message), style=style)
     whole = isinstance(message, str | Text)  # a path is not broken over lines
     make_console().print(renderable, soft_wrap=whole)
     for path in _log_files if log else ():
@@ -79,10 +122,10 @@ def print_error(message: str, any_process: bool = False) -> None:
     """One line on stderr, and in the log; `any_process` for what may befall one process alone."""
     if not (is_speaker() or any_process):
         return
-    line = mask_secrets(" ".join(str(message).split()))
+    line = reveal_controls(mask_secrets(" ".join(str(message).split())))
     if not is_speaker():
         line = f"process {os.environ['RANK']}: {line}"
-    LastingConsole(stderr=True, highlight=False, soft_wrap=True).print(
+    RevealingConsole(stderr=True, highlight=False, soft_wrap=True).print(
         Text(f"undial: {line}", style="red")
     )
     append_to_logs(f"undial: {line}\n")
@@ -97,7 +140,7 @@ def append_to_logs(text: str) -> None:
     """Append plain text to the open log files."""
     for path in _log_files:
         with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
+            file.write(reveal_controls(text))
 
 
 @contextlib.contextmanager
@@ -114,6 +157,7 @@ class ProgressBar:
     """Progress over `total` units: a bar on a terminal, elsewhere a line every half minute."""
 
     def __init__(self, title: str, total: int, done: int, progress: Progress | None) -> None:
+        title = reveal_controls(title)
         self.title, self.total, self.done, self.progress = title, total, done, progress
         self.said_at = time.monotonic()
         self.task = progress and progress.add_task(title, total=total, completed=done, note="")
@@ -122,7 +166,7 @@ class ProgressBar:
         """Move on by `steps` and show `note`."""
         self.done += steps
         if self.progress is not None and self.task is not None:
-            self.progress.update(self.task, advance=steps, note=note)
+            self.progress.update(self.task, advance=steps, note=reveal_controls(note))
         elif time.monotonic() - self.said_at > PLAIN_SECONDS:
             say(f"{self.title} {self.done}/{self.total}  {note}".rstrip())
             self.said_at = time.monotonic()
@@ -137,13 +181,13 @@ def show_progress(title: str, total: int, done: int = 0) -> Iterator[ProgressBar
         yield ProgressBar(title, total, done, None)
         return
     columns: list[Any] = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     ]
     with Progress(*columns, console=console, transient=True) as bars:
         yield ProgressBar(title, total, done, bars)

@@ -227,7 +227,7 @@ def test_the_paragraph_of_a_card_has_figures_and_no_path() -> None:
     text = describe_audit(AuditRecord(make_audit()))
     assert "tried 4 attacks" in text
     assert "**suppressed**" in text
-    assert "recovered 0.750 [0.650, 0.850]" in text
+    assert r"recovered 0.750 \[0.650, 0.850\]" in text
     assert text.endswith("Not tried: languages.")
     assert "models/" not in text
 

@@ -15,6 +15,7 @@ from undial_cli.errors import UserError
 from undial_cli.reporting import report
 from undial_cli.reporting.collect import collect_runs
 from undial_cli.reporting.labels import find_swept_numbers, label_runs
+from undial_cli.ui import reveal_controls
 
 
 def page_of(paths: list[Path], folder: Path) -> str:
@@ -149,10 +150,12 @@ def test_text_with_markup_is_only_ever_text(tmp_path: Path) -> None:
         assert page.count("<script") == page.count("</script") == 2
         assert not re.search(r"<img\b|<b>bold", page)
         assert " ".join(text.split()) in text_of(page)
-    data = data_of(page)
-    assert set(NASTY) <= set(data["texts"])
+    data, shown = data_of(page), list(map(reveal_controls, NASTY))
+    assert shown[6] == r"\u202eright to left\u202c שלום عالم"
+    assert shown[7] == NASTY[7]
+    assert set(shown) <= set(data["texts"])
     assert [row[2][0] for row in data["runs"][0]["rows"]] == [
-        data["texts"].index(text) for text in NASTY
+        data["texts"].index(text) for text in shown
     ]
 
 
@@ -160,7 +163,7 @@ def test_half_characters_do_not_stop_the_page(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", samples=[])
     file = run / "evaluation" / "samples.jsonl"
     file.write_text('{"set": "forget", "index": 0, "prompt": "\\ud800 half"}\n')
-    assert "\ufffd half" in data_of(page_of([run], tmp_path / "report"))["texts"]
+    assert r"\ud800 half" in data_of(page_of([run], tmp_path / "report"))["texts"]
 
 
 def test_scores_only_where_no_text_was_stored(tmp_path: Path) -> None:

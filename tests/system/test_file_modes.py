@@ -20,12 +20,12 @@ from undial_cli.evaluation import results
 from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.system.files import (
-    append_private_text,
     make_private_folder,
     whole_folder,
     write_whole_bytes,
     write_whole_text,
 )
+from undial_cli.system.private_files import append_private_text
 
 
 def mode(path: Path) -> int:

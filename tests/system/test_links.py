@@ -9,7 +9,8 @@ import pytest
 from undial_cli.errors import UserError, WorldError
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.run_folder import check_run_folder, locate_run_folder
-from undial_cli.system.files import append_private_text, is_plain_name, locate_in_cache
+from undial_cli.system.files import is_plain_name, locate_in_cache
+from undial_cli.system.private_files import append_private_text
 
 
 @pytest.fixture

@@ -28,9 +28,11 @@ from undial_cli.system.files import (
     hash_files,
     hash_folder_state,
     locate_in_cache,
+    make_private_folder,
     parse_json,
     write_whole_text,
 )
+from undial_cli.system.private_files import note_private
 
 # Raised when the meaning of a stored outcome changes.
 OUTCOME_VERSION = 1
@@ -137,6 +139,7 @@ def run_task(task: Task, describe_model: Callable[[str], Any], results: AttackRe
     folder = locate_in_cache("audits", hash_json(depends_on))
     journal = Journal(folder.with_name(f"{folder.name}.partial"))
     file = folder.with_suffix(".json")
+    note_private(file)
     with processes.hold_lock_on_main(folder):
         outcome = processes.run_on_main(lambda: read_outcome(file))
         if outcome is None:
@@ -175,6 +178,7 @@ def hash_named_files(config: AttackConfig) -> dict[str, str]:
 def write_outcome(file: Path, outcome: Outcome) -> None:
     """Keep an outcome, whole or not at all; it holds texts of the data."""
     text = json.dumps(replace_nonfinite(dataclasses.asdict(outcome)), ensure_ascii=False)
+    make_private_folder(file.parent)
     write_whole_text(file, text, private=True)
 
 

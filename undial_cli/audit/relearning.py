@@ -39,6 +39,7 @@ from undial_cli.models.contrastive import ContrastedModel
 from undial_cli.models.head import evaluation_mode
 from undial_cli.system import processes
 from undial_cli.system.files import locate_in_cache, make_private_folder
+from undial_cli.system.private_files import note_private
 from undial_cli.system.random_state import preserve_random_state
 from undial_cli.training.callbacks import Watcher
 from undial_cli.training.loop import is_packed, make_schedule, run_training
@@ -283,6 +284,7 @@ def open_training_folder(journal: Journal, number: int) -> Iterator[Path]:
         base = Path(processes.run_on_main(lambda: tempfile.mkdtemp(dir=base)))
     folder = base / f"training-{number}"
     processes.run_on_main(lambda: make_private_folder(folder))
+    note_private(base)
     done = False
     try:
         yield folder

@@ -31,7 +31,7 @@ from undial_cli.audit.verdicts import DIRECT, AuditEvidence, decide_verdict, fin
 from undial_cli.audit.working_order import measure_working_order
 from undial_cli.config.attacks import RETAIN, TARGET, UNLEARNED, AttackConfig, AuditConfig
 from undial_cli.evaluation.evidence import replace_nonfinite
-from undial_cli.system.files import parse_json, write_whole_text
+from undial_cli.system.files import format_json_line, parse_json, write_whole_text
 
 # Raised when the meaning of a field changes.
 AUDIT_VERSION = 1
@@ -248,7 +248,7 @@ def save_audit(
     folder: Path, audit: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]
 ) -> None:
     """Write answers.jsonl, then audit.json (its presence means that both are whole)."""
-    lines = (json.dumps(replace_nonfinite(dict(a)), ensure_ascii=False) + "\n" for a in answers)
+    lines = (format_json_line(replace_nonfinite(dict(answer))) for answer in answers)
     write_whole_text(folder / "answers.jsonl", "".join(lines), private=True)
     write_whole_text(folder / "audit.json", json.dumps(audit, indent=2) + "\n")
 

@@ -59,8 +59,13 @@ def collect_identity(run: Run) -> dict[str, Any]:
 
 def hash_json(content: Any) -> str:
     """Ten hex digits of the SHA-256 of JSON-serialisable content."""
+    return digest_json(content)[:10]
+
+
+def digest_json(content: Any) -> str:
+    """The SHA-256 of JSON-serialisable content, its keys sorted."""
     text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def make_default_name(run: Run) -> str:

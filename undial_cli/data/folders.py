@@ -36,6 +36,7 @@ from undial_cli.system.files import (
     make_private_folder,
 )
 from undial_cli.system.locks import hold_lock
+from undial_cli.system.private_files import note_private, open_private_umask
 from undial_cli.system.source_paths import (
     find_package_resource,
     is_local_path,
@@ -232,7 +233,8 @@ def check_json_nesting(file: Path) -> None:
 def read_cached_set(path: str, name: str, split: str, cache: Path) -> list[Row]:
     """What `datasets` reads of a folder's split; its locks and unfinished folders are removed."""
     try:
-        data = datasets.load_dataset(path, name, split=split, cache_dir=str(cache))
+        with open_private_umask():
+            data = datasets.load_dataset(path, name, split=split, cache_dir=str(cache))
         return [dict(row) for row in data]  # type: ignore[call-overload]
     finally:
         for part in (*cache.rglob("*.lock"), *cache.rglob("*.incomplete")):
@@ -247,7 +249,9 @@ def choose_dataset_cache(folder: Path) -> Path:
     of before.
     """
     make_private_folder(locate_in_cache("datasets"))
-    return locate_in_cache("datasets", hash_folder_state(folder.resolve()))
+    cache = locate_in_cache("datasets", hash_folder_state(folder.resolve()))
+    note_private(cache)
+    return cache
 
 
 def describe_missing_split(error: ValueError, name: str, key: str) -> str:

@@ -16,11 +16,17 @@ from undial_cli.config.identity import hash_json
 from undial_cli.evaluation.evidence import Evaluation, replace_nonfinite
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.system import processes
-from undial_cli.system.files import locate_in_cache, parse_json, write_whole_text
+from undial_cli.system.files import (
+    format_json_line,
+    locate_in_cache,
+    make_private_folder,
+    parse_json,
+    write_whole_text,
+)
+from undial_cli.system.private_files import note_private
 
 # Raised when the meaning of a stored figure changes.
 EVALUATION_VERSION = 3
-
 
 REQUIRED_FIELDS = ("metrics", "missing")
 # Results of earlier versions hold none of these.
@@ -30,7 +36,7 @@ LATER_FIELDS = ("statistics", "notes", "rows")
 def save_evaluation(folder: Path, evaluation: Evaluation, extra: dict[str, Any]) -> None:
     """Write samples.jsonl, then results.json (its presence means that both are whole)."""
     samples = replace_nonfinite(evaluation.samples)
-    lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    lines = (format_json_line(sample) for sample in samples)
     write_whole_text(folder / "samples.jsonl", "".join(lines), private=True)
     fields = {name: getattr(evaluation, name) for name in (*REQUIRED_FIELDS, *LATER_FIELDS)}
     results = replace_nonfinite({**extra, **fields, "samples": len(samples)})
@@ -65,6 +71,7 @@ def load_or_evaluate(depends_on: Any, compute: Callable[[Journal], Evaluation]) 
     completed once the helper is there.
     """
     folder = locate_cached_evaluation(depends_on)
+    note_private(folder / "samples.jsonl")
     journal = Journal(folder.with_name(f"{folder.name}.partial"))
     evaluation = processes.run_on_main(lambda: load_evaluation(folder))
     if evaluation is not None:  # what is whole needs no lock, and no cache that can be written to
@@ -77,6 +84,7 @@ def load_or_evaluate(depends_on: Any, compute: Callable[[Journal], Evaluation]) 
                 ui.say(f"the cached evaluation {folder} is damaged: it is made anew", "yellow")
             evaluation = compute(journal)
             if not evaluation.incomplete:
+                processes.run_on_main(lambda: make_private_folder(folder))
                 processes.run_on_main(lambda: save_evaluation(folder, evaluation, {}))
                 journal.discard()
     return evaluation

@@ -18,7 +18,8 @@ from urllib.parse import quote
 from undial_cli.config.identity import hash_json
 from undial_cli.data.collate import order_by_length
 from undial_cli.system import processes
-from undial_cli.system.files import append_private_text, parse_json
+from undial_cli.system.files import make_private_folder, parse_json
+from undial_cli.system.private_files import append_private_text, note_private
 from undial_cli.system.supervision import give_beat
 
 KeepResult = Callable[[int, Any], None]
@@ -58,6 +59,8 @@ class Journal:
 
     def __init__(self, folder: Path | None = None, advance: Advance = lambda n: None) -> None:
         self.folder, self.advance = folder, advance
+        if folder is not None:
+            note_private(folder)
 
     def read(self, engine: str) -> dict[int, Any]:
         """What earlier, interrupted evaluations found; a line cut short is no result."""
@@ -76,7 +79,7 @@ class Journal:
         """Append results; each process writes a file of its own."""
         if self.folder is None or not results:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.folder)
         writer = f"{processes.get_process_rank()}-{os.getpid()}"
         file = self.folder / f"{make_journal_stem(engine)}.{writer}.jsonl"
         lines = (json.dumps([n, result]) + "\n" for n, result in results.items())

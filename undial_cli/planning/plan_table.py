@@ -18,6 +18,7 @@ from undial_cli.planning.estimate import format_duration
 from undial_cli.planning.plan import TrainingPlan
 from undial_cli.planning.speed import estimate_seconds, measure_speed
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_screen_table
+from undial_cli.reporting.text import format_memory
 
 # The share of a device's memory that tensors can be expected to get.
 USABLE_SHARE = 0.9
@@ -112,8 +113,3 @@ def measure_available_memory(plan: TrainingPlan) -> float:
 def format_millions(count: int) -> str:
     """A number of parameters as text."""
     return f"{count / 1e6:.1f} M"
-
-
-def format_memory(count: float) -> str:
-    """Bytes as text."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"

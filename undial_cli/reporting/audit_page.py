@@ -48,8 +48,9 @@ def write_audit_report(folder: Path, output: Path) -> Path | None:
         else:
             record.problems.append(f"The picture {plot.name} could not be drawn.")
     view = make_audit_view(record, pictures)
+    # Private where it holds texts of the data.
     for name, template in ((AUDIT_PAGE, "page_audit.html.jinja"), (AUDIT_TEXT, "audit.md.jinja")):
-        write_whole_text(output / name, page.fill_template(template, view), private=True)
+        write_whole_text(output / name, page.fill_template(template, view), bool(record.answers))
     write_whole_text(output / AUDIT_CSV, format_csv(audit_sheets.list_csv_rows(record)))
     return output / AUDIT_PAGE
 

@@ -63,8 +63,9 @@ def show_leak(leak: Leak) -> None:
     """Print what an attack got for one row; not into the log, which holds no text of the data."""
     answered = Text()
     for piece, marked in leak.pieces:
-        answered.append(piece, "bold red" if marked else "")
-    answer = shorten_text(leak.answer, MOST_LETTERS_OF_EXAMPLE)
+        answered.append(ui.reveal_controls(piece), "bold red" if marked else "")
+    answer = ui.reveal_controls(shorten_text(leak.answer, MOST_LETTERS_OF_EXAMPLE))
     body = Text.assemble(f"true answer:  {answer}\nunlearned:    ", answered)
-    title = Text(f"{leak.attack}: {shorten_text(leak.prompt, MOST_LETTERS_OF_EXAMPLE)}")
+    title = f"{leak.attack}: {shorten_text(leak.prompt, MOST_LETTERS_OF_EXAMPLE)}"
+    title = Text(ui.reveal_controls(title))
     ui.say(Panel(body, title=title, title_align="left"), log=False)

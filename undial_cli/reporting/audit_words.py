@@ -8,6 +8,7 @@ from __future__ import annotations
 from undial_cli.evaluation.figures import find_figure_title
 from undial_cli.reporting.audit_record import AttackFigures, AuditRecord
 from undial_cli.reporting.collect import to_single_line
+from undial_cli.reporting.sheet import escape_markdown
 from undial_cli.reporting.text import capitalise_first, format_figure, format_gap
 
 # What the verdicts stand for, and how rich shows them.
@@ -138,18 +139,19 @@ def list_audit_facts(record: AuditRecord) -> list[str]:
 
 
 def describe_audit(record: AuditRecord) -> str:
-    """The paragraph of a model card."""
-    reason = state_reason(record)
+    """The paragraph of a model card, in Markdown."""
+    reason = escape_markdown(state_reason(record))
+    facts = escape_markdown(", ".join(list_audit_facts(record)))
     parts = [
         f"`undial audit` tried {len(record.attacks())} attacks to get the forget set back "
-        f"({', '.join(list_audit_facts(record))}). Verdict: **{record.word}** "
+        f"({facts}). Verdict: **{escape_markdown(record.word)}** "
         f"({VERDICT_MEANINGS.get(record.word, '')})".removesuffix(" ()")
         + ".",
         capitalise_first(reason) + "." if reason else "",
     ]
     strongest = record.strongest()
     if strongest is not None:
-        parts.append(capitalise_first(state_strongest(strongest)) + ".")
+        parts.append(escape_markdown(capitalise_first(state_strongest(strongest))) + ".")
     if record.missing:
-        parts.append(f"Not tried: {', '.join(record.missing)}.")
+        parts.append(f"Not tried: {escape_markdown(', '.join(record.missing))}.")
     return " ".join(filter(None, parts))

@@ -198,7 +198,10 @@ def read_run_record(folder: Path) -> RunRecord:
     rows = read_jsonl_objects(folder / "evaluation" / "samples.jsonl", problems)
     run.samples = [row for row in rows if "set" in row]
     count = run.results.get("samples")
-    if isinstance(count, int) and count != len(run.samples):
+    purged = read_object(folder / "evidence.json").get("purged")
+    if isinstance(purged, list) and purged and not run.samples:
+        problems.append("its texts were removed by undial purge (evidence.json)")
+    elif isinstance(count, int) and count != len(run.samples):
         problems.append(f"evaluation/samples.jsonl: {len(run.samples)} of {count} samples")
     return run
 

@@ -2,49 +2,74 @@
 
 The page asks the network for nothing: styles, script and pictures stand inside, and a
 Content-Security-Policy forbids all else. Text of models and data is shown as text, whatever it
-says. Knows no files of runs.
+says: a template escapes all that is put into it, but what its filters made. Knows no files of runs.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from undial_cli.reporting import audit_sheets, cells, sheet
 from undial_cli.reporting.collect import RunCollection
 from undial_cli.reporting.samples import pack_samples
+from undial_cli.reporting.sheet import escape_markdown
 from undial_cli.reporting.text import format_figure, format_run_time, format_setting_value
+from undial_cli.ui import reveal_controls
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE, TEXT = "report.html", "report.md"
 
 
 def fill_template(template: str, view: dict[str, Any]) -> str:
-    """A template of reporting/templates with a view in it; all text in HTML is escaped."""
+    """A template of reporting/templates with a view in it; all text of the view is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    is_page = template.startswith("page")
+    escape = reveal_text if is_page else escape_markdown
+
+    def finalize(value: Any) -> Any:
+        return value if isinstance(value, Markup) else escape(str(value))
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=template.startswith("page"),
+        autoescape=is_page,
+        finalize=finalize,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     # NaN is no JSON: a browser would refuse the whole table of samples
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
-    environment.filters["markdown"] = sheet.format_markdown
-    environment.filters["quoted"] = sheet.escape_markdown
-    environment.filters["fenced"] = sheet.fence_block
+    environment.policies["json.dumps_function"] = dump_revealed
+    environment.filters["markdown"] = lambda *words: Markup(sheet.format_markdown(*words))
+    environment.filters["code"] = lambda text: Markup(sheet.quote_markdown_code(str(text)))
+    environment.filters["fenced"] = lambda *words: Markup(sheet.fence_block(*words))
+    environment.filters["path"] = lambda name: Markup(quote(name, safe="/@"))
     environment.filters["figure"] = format_figure
-    text = environment.get_template(template).render(view)
-    # half of a surrogate pair, as JSON may hold it, cannot be written as UTF-8
-    return re.sub("[\ud800-\udfff]", "\ufffd", text).rstrip() + "\n"
+    return environment.get_template(template).render(view).rstrip() + "\n"
+
+
+def reveal_text(value: Any) -> Any:
+    """A value with the texts in it as they may be shown."""
+    if isinstance(value, str):
+        return reveal_controls(value)
+    if isinstance(value, dict):
+        return {name: reveal_text(part) for name, part in value.items()}
+    return list(map(reveal_text, value)) if isinstance(value, list | tuple) else value
+
+
+def dump_revealed(value: Any, **arguments: Any) -> str:
+    """JSON for a page's script, which shows the texts in it."""
+    return json.dumps(reveal_text(value), **arguments)
 
 
 def render_report(

@@ -22,6 +22,7 @@ from undial_cli.evaluation.figures import (
 )
 from undial_cli.reporting.text import parse_number
 from undial_cli.system.files import write_whole_bytes, write_whole_text
+from undial_cli.ui import reveal_controls
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +96,7 @@ def make_blank_figure(width: float, height: float, **grid: Any) -> tuple[Figure,
 
 def escape_label(text: str) -> str:
     """A label as matplotlib shows it literally: one line, no formula, never taken for hidden."""
-    line = " ".join(str(text).split()).replace("$", r"\$")
+    line = " ".join(reveal_controls(str(text)).split()).replace("$", r"\$")
     return f" {line}" if line.startswith("_") else line
 
 

@@ -21,6 +21,7 @@ from undial_cli.reporting.notes import list_run_notes
 from undial_cli.reporting.plot_choice import choose_plots
 from undial_cli.reporting.plot_style import save_figure
 from undial_cli.system.files import write_whole_text
+from undial_cli.system.private_files import LEDGER_FILE, keep_ledgers
 
 DEFAULT_REPORT_FOLDER = Path("outputs") / "report"
 
@@ -81,7 +82,10 @@ def try_write_report(paths: list[Path], folder: Path) -> Path | None:
 
 
 def write_report(paths: list[Path], folder: Path) -> Path:
-    """Write the report of all runs at the paths (run or sweep folders, or above); its page."""
+    """Write the report of all runs at the paths (run or sweep folders, or above); its page.
+
+    A page that holds texts of the data is private, and stands in the ledger of each run.
+    """
     collection = collect_runs(paths)
     if not collection.runs:
         raise UserError(f"report {' '.join(map(str, paths))}: there are no runs")
@@ -97,9 +101,13 @@ def write_report(paths: list[Path], folder: Path) -> Path:
         except Exception as error:
             logging.getLogger(__name__).debug("picture %s", plot.name, exc_info=True)
             notes.append(f"The picture {plot.name} could not be drawn ({type(error).__name__}).")
-    for name, text in page.render_report(collection, keys, pictures, notes, folder).items():
-        # private: it holds texts of the data
-        write_whole_text(folder / name, text, private=True)
+    with_text = [run.folder / LEDGER_FILE for run in collection.runs if run.samples]
+    pages = page.render_report(collection, keys, pictures, notes, folder)
+    with keep_ledgers(with_text):
+        for name, text in pages.items():
+            write_whole_text(folder / name, text, private=bool(with_text))
     if len(collection.runs) == 1:
-        write_audit_report(collection.runs[0].folder / AUDIT_FOLDER, folder)
+        (run,) = collection.runs
+        with keep_ledgers([run.folder / LEDGER_FILE]):
+            write_audit_report(run.folder / AUDIT_FOLDER, folder)
     return folder / page.PAGE

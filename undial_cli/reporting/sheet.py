@@ -1,7 +1,7 @@
 """A table as plain data, and its forms: Markdown, LaTeX, CSV and the screen.
 
-Every table that undial shows is a Sheet; the page has its own form in page.html.jinja. Knows no
-run and no metric.
+Every table that undial shows is a Sheet; the page has its own form in page.html.jinja. Each form
+has one function that makes text of models and data harmless in it. Knows no run and no metric.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from undial_cli.reporting.text import parse_number
+from undial_cli.ui import reveal_controls
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -24,6 +27,8 @@ LATEX_ESCAPES = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "[": "{[}",  # after a line's end it would be taken for the room below it
+    "]": "{]}",
     '"': r"\textquotedbl{}",
     "±": r"$\pm$",
     "†": r"$^{\dagger}$",
@@ -35,6 +40,10 @@ LATEX_ESCAPES = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
     "×": r"$\times$",
     "–": "--",
 }
+# What a spreadsheet takes for a formula when a cell begins with it, in the wide forms too.
+FORMULA_BEGINNINGS = tuple("=+-@\t\r\n＝＋－＠")
+# A name that is shown as code holds nothing else.
+CODE_NAME = re.compile(r"[\w.@/:+ -]+")
 
 
 @dataclass
@@ -100,9 +109,17 @@ def make_text_sheet(
 
 def escape_markdown(text: str) -> str:
     """Text as it is read, in one line: no markup of Markdown or HTML in it is taken as such."""
-    line = " ".join(str(text).split())
+    line = " ".join(reveal_controls(str(text)).split())
+    line = re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", line)
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", line)
+    # An address would become a link by itself.
+    line = re.sub(r"(?i)\b(https?|ftp|mailto|xmpp):", r"\1&#58;", line)
+    return re.sub(r"(?i)\bwww\.", "www&#46;", line).replace("@", "&#64;")
+
+
+def quote_markdown_code(text: str) -> str:
+    """A name as code; as plain text where it could leave the code."""
+    return f"`{text}`" if CODE_NAME.fullmatch(text) else escape_markdown(text)
 
 
 def format_markdown(sheet: Sheet, first: int | None = None) -> str:
@@ -111,7 +128,10 @@ def format_markdown(sheet: Sheet, first: int | None = None) -> str:
 
     def texts(row: SheetRow) -> list[str]:
         cells = row.cells[:first]
-        return [f"`{c.text}`" if c.style == "code" else escape_markdown(c.text) for c in cells]
+        return [
+            quote_markdown_code(c.text) if c.style == "code" else escape_markdown(c.text)
+            for c in cells
+        ]
 
     rows = [[escape_markdown(f"{column.group} {column.title}") for column in columns]]
     rows.append(["---:" if column.numeric else "---" for column in columns])
@@ -125,20 +145,31 @@ def format_markdown(sheet: Sheet, first: int | None = None) -> str:
 
 def fence_block(text: str, language: str = "") -> str:
     """Text as a Markdown block, in a fence longer than any that it holds."""
+    text = reveal_controls(text)
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
 def format_csv(rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV; None is an empty field."""
+    """Rows as CSV; None is an empty field, and no text is a formula."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(map(escape_cell, row) for row in rows)
     return text.getvalue()
 
 
+def escape_cell(value: Any) -> Any:
+    """A field of a CSV: a text that a spreadsheet would compute is marked as text."""
+    if not isinstance(value, str):
+        return value
+    is_formula = value.startswith(FORMULA_BEGINNINGS) and parse_number(value) is None
+    return reveal_controls(f"'{value}" if is_formula else value)
+
+
 def escape_latex(text: str) -> str:
-    return "".join(LATEX_ESCAPES.get(letter, letter) for letter in text)
+    """Text of one paragraph in which LaTeX finds no command."""
+    line = " ".join(reveal_controls(text).split())
+    return "".join(LATEX_ESCAPES.get(letter, letter) for letter in line)
 
 
 def format_latex(sheet: Sheet, caption: str, label: str) -> str:
@@ -162,22 +193,25 @@ def format_latex(sheet: Sheet, caption: str, label: str) -> str:
             position_float="centering",
             multicol_align="c",
             caption=escape_latex(caption),
-            label=f"tab:{label}",
+            label=f"tab:{re.sub(r'[^A-Za-z0-9_.-]', '-', label)}",
         )
     )
 
 
 def make_screen_table(sheet: Sheet, headings: bool = True) -> Table:
     """A sheet for the console; groups of rows begin with their name, or only with a rule."""
-    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=escape(sheet.title), title_justify="left")
+    # Escapes take room: they are made before the columns are measured.
+    def show(text: str, style: str = "") -> Text:
+        return Text(reveal_controls(text), style)
+
+    table = Table(title=show(sheet.title) if sheet.title else None, title_justify="left")
     widest = max((len(row.cells[0].text) for row in sheet.above + sheet.rows), default=0)
     for number, column in enumerate(sheet.columns):
         table.add_column(
-            Text(f"{column.group}\n{column.title}".strip()),
+            show(f"{column.group}\n{column.title}".strip()),
             justify="right" if column.numeric else "left",
             overflow="ellipsis" if column.numeric else "fold",
             min_width=min(28, widest) if number == 0 else None,
@@ -186,7 +220,7 @@ def make_screen_table(sheet: Sheet, headings: bool = True) -> Table:
         if group or not headings:
             table.add_section()
         if group and headings:
-            table.add_row(Text(group, "bold"), *[""] * (len(sheet.columns) - 1))
+            table.add_row(show(group, "bold"), *[""] * (len(sheet.columns) - 1))
         for row in rows:
-            table.add_row(*(Text(cell.text, cell.style) for cell in row.cells))
+            table.add_row(*(show(cell.text, cell.style) for cell in row.cells))
     return table

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from undial_cli import ui
 from undial_cli.config.schema import AuditRun, EvaluateRun, FinetuneRun, Run
@@ -65,7 +65,7 @@ def write_summary(run: Run, folder: Path) -> None:
         "notes": notes.list_run_notes([record]),
     }
     text = fill_template("summary.md.jinja", view)
-    write_whole_text(folder / "report" / "summary.md", text)
+    write_whole_text(folder / "report" / "summary.md", text, private=True)  # it has examples
     models = list_model_figures(run.command, record.results)
     rows = [["metric", *(model.title for model in models)]]
     rows += [[name, *(m.figures.get(name) for m in models)] for name in record.figures()]
@@ -111,16 +111,17 @@ def show_summary(run: Run, folder: Path) -> None:
 def show_sample(sample: dict[str, Any]) -> None:
     """Print a question with its answers; not into the log, which holds no text of the data."""
 
-    def quote(key: str) -> str:
-        return escape(cells.shorten_text(sample[key], MOST_LETTERS))
+    def shorten(key: str) -> str:
+        return ui.reveal_controls(cells.shorten_text(sample[key], MOST_LETTERS))
 
     answers = [
-        f"{name + ':':<14}{quote(key)}"
+        f"{name + ':':<14}{shorten(key)}"
         for key, name in TEXT_TITLES.items()
         if key != "prompt" and sample.get(key) is not None
     ]
-    title = f"{escape(sample['set'])}: {quote('prompt')}"
-    ui.say(Panel("\n".join(answers), title=title, title_align="left"), log=False)
+    title = f"{ui.reveal_controls(sample['set'])}: {shorten('prompt')}"
+    # Text, not str, which rich would read as its markup.
+    ui.say(Panel(Text("\n".join(answers)), title=Text(title), title_align="left"), log=False)
 
 
 def make_summary_table(run: Run, results: dict[str, Any], models: Sequence[ModelFigures]) -> Table:

@@ -23,11 +23,15 @@ COMMAND_SUMMARIES = {
     "audit": "try to get forgotten data back: by asking, by looking, by attacks on the weights",
     "reproduce": "run what is missing of a paper's table and print ours beside the paper's figures",
     "report": "one page of runs that are there: tables, plots, samples",
+    "list": "runs with their state, their size, and whether they still hold text of the data",
+    "purge": "remove what still holds text of the data or states made from it",
     "doctor": "try devices, processes, folders, hub and engines; say what to do",
 }
 USAGE_LINES = {
     "reproduce": "undial reproduce table=NAME [key=value ...]",
     "report": "undial report PATH... [output=FOLDER]",
+    "list": "undial list [PATH...] [--json]",
+    "purge": "undial purge [PATH...] [--older-than=30d] [--text] [--dry-run]",
     "doctor": "undial doctor [--json]",
 }
 REPRODUCE_KEYS = {
@@ -36,6 +40,21 @@ REPRODUCE_KEYS = {
     "seeds=[0,1]": "these seeds only",
     "output_dir=DIR": "where runs and the table go",
     "any other key=value": "an override of every run, such as hardware.slots=2",
+}
+# Words of the commands that compose no run.
+COMMAND_WORDS = {
+    "reproduce": REPRODUCE_KEYS,
+    "list": {
+        "PATH": "a run folder, or one with runs below it; without: all runs that this cache knows",
+        "--json": "the same for scripts",
+    },
+    "purge": {
+        "PATH": "a run folder, or one with runs below it; without: all runs that this cache knows, "
+        "and what no run of the cache needs",
+        "--older-than=30d": "only what was done longer ago (h, d, w: hours, days, weeks)",
+        "--text": "only what holds text; states to resume from and the teacher's signal stay",
+        "--dry-run": "say what would be removed, and remove nothing",
+    },
 }
 CONFIG_GROUPS = ("model", "data", "method", "adapter", "hardware", "eval", "audit", "experiment")
 HELP_FLAGS = {
@@ -102,8 +121,9 @@ def show_command_help(command: str) -> None:
         if command == "reproduce":
             ui.say("\ntable=", "bold")
             ui.say(tabulate_options("table"))
+        if command in COMMAND_WORDS:
             ui.say("keys", "bold")
-            ui.say(make_two_columns(list(REPRODUCE_KEYS.items())))
+            ui.say(make_two_columns(list(COMMAND_WORDS[command].items())))
         return
     ui.say(
         f"undial {command} [group=option] [key=value ...] [flags]: {COMMAND_SUMMARIES[command]}\n"

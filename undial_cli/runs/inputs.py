@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli import ui
-from undial_cli.config.identity import hash_json
+from undial_cli.config.identity import digest_json, hash_json
 from undial_cli.config.schema import AuditRun, DataConfig, Run, TrainingRun, UnlearnRun
 from undial_cli.config.splits import list_splits, name_data_key
 from undial_cli.data import alternatives, samples
@@ -65,11 +65,12 @@ class RunInputs:
     watched: list[Example] = field(default_factory=list)  # the texts of train.stop
     counts: dict[str, RowCounts] = field(default_factory=dict)  # what became of a set's rows
     notes: list[str] = field(default_factory=list)  # lines on the rows, for the user to read
+    digests: dict[str, str] = field(default_factory=dict)  # of the rows of each set, for evidence
 
     def record(self) -> dict[str, Any]:
         """What the run folder keeps of them: hashes, and what became of the rows."""
         rows = {name: counts.record() for name, counts in self.counts.items()}
-        return {**self.fingerprint, "rows": rows}
+        return {**self.fingerprint, "rows": rows, "digests": self.digests}
 
     def answers(self, name: str) -> list[Example]:
         """The examples of a set that are its own answers, not those to prefer."""
@@ -137,7 +138,15 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
         watched,
         {name: part.counts for name, part in sets.items()},
         notes,
+        digest_sets(rows, suite),
     )
+
+
+def digest_sets(rows: TrainingRows, suite: Suite) -> dict[str, str]:
+    """The SHA-256 of each set's rows as canonical JSON: those trained on, those evaluated."""
+    sets: dict[str, Any] = dict(rows.used)
+    sets |= {f"eval.sets.{name}": part.rows for name, part in suite.rows.items()}
+    return {name: digest_json(content) for name, content in sets.items()}
 
 
 def load_all_training_rows(run: Run, method: Method | None) -> TrainingRows:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from undial_cli import __version__
 from undial_cli.audit.results import load_audit
 from undial_cli.config.schema import TrainingRun, UnlearnRun
@@ -52,8 +54,8 @@ def write_model_card(
         "contrast": read_contrast_coefficient(folder) is not None,
         "version": __version__,
         "settings": collect_card_settings(run, how),
-        "figures": render_card_metrics(run, results) if results.get("metrics") else "",
-        "audit": describe_audit(AuditRecord(audit)) if audit else "",
+        "figures": Markup(render_card_metrics(run, results)) if results.get("metrics") else "",
+        "audit": Markup(describe_audit(AuditRecord(audit))) if audit else "",
         "no_retain": NO_RETAIN_WARNING if unlearned and not results.get("reference") else "",
     }
     write_whole_text(folder / "README.md", fill_template("card.md.jinja", view))

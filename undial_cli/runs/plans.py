@@ -10,7 +10,8 @@ import torch
 from undial_cli.config.schema import TrainingRun
 from undial_cli.planning.advice import advise_settings
 from undial_cli.planning.plan import TrainingPlan, make_plan
-from undial_cli.planning.plan_table import USABLE_SHARE, format_memory
+from undial_cli.planning.plan_table import USABLE_SHARE
+from undial_cli.reporting.text import format_memory
 from undial_cli.runs.inputs import RunInputs
 from undial_cli.runs.resolved import ResolvedRun
 

@@ -29,6 +29,7 @@ from undial_cli.system.files import (
     remove_folder,
     write_whole_text,
 )
+from undial_cli.system.private_files import LEDGER_FILE
 
 RECORDED_PACKAGES = (
     "undial",
@@ -65,8 +66,11 @@ class RunFolder:
     path: Path
 
     run_yaml = InFolder("run.yaml")  # the fully resolved run
+    status_file = InFolder("status.json")
     inputs = InFolder("inputs.json")  # hashes of what the run read, and what became of the rows
     environment = InFolder("environment.json")  # what it ran on; exists once it has begun
+    evidence = InFolder("evidence.json")  # hashes of what went in and came out, private files
+    ledger = InFolder(LEDGER_FILE)  # private files as they are made, until it is done
     log = InFolder("log.txt")  # what the screen said, and tracebacks
     checkpoint = InFolder("checkpoint")  # the trained model, in Hugging Face format
     resume = InFolder("resume")  # trainer state, until the run is done
@@ -76,7 +80,7 @@ class RunFolder:
 
     def status(self) -> str:
         """`planned`, `running`, `done`, `failed`, `interrupted`, or `""` where none is readable."""
-        return str(read_json_object(self.path / "status.json").get("status", ""))
+        return str(read_json_object(self.status_file).get("status", ""))
 
     def set_status(
         self,
@@ -96,7 +100,7 @@ class RunFolder:
             content["seconds"] = round(seconds, 1)
         if files:
             content["files"] = files
-        file, text = self.path / "status.json", json.dumps(content) + "\n"
+        file, text = self.status_file, json.dumps(content) + "\n"
         try:
             write_whole_text(file, text)
         except OSError:
@@ -241,7 +245,7 @@ def find_changed_file(folder: RunFolder) -> str:
     A file of the same size and time is the same; of others the content decides, so that a run may
     be copied.
     """
-    files = read_json_object(folder.path / "status.json").get("files", {})
+    files = read_json_object(folder.status_file).get("files", {})
     for name, (size, changed, digest) in files.items() if isinstance(files, dict) else ():
         file = folder.path / name
         if not file.is_file():

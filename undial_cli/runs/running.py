@@ -16,7 +16,10 @@ from undial_cli.config.identity import hash_json
 from undial_cli.config.schema import AuditRun, EvaluateRun, Run, TrainingRun, UnlearnRun
 from undial_cli.errors import Interrupted, OutOfMemory, UserError, WorldError
 from undial_cli.runs import launch
+from undial_cli.runs.evidence import is_purged
+from undial_cli.runs.evidence_content import keep_evidence
 from undial_cli.runs.inputs import RunInputs, load_training_rows, prepare_inputs
+from undial_cli.runs.known_runs import remember_run
 from undial_cli.runs.plans import advise_after_shortage
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import (
@@ -31,6 +34,7 @@ from undial_cli.runs.run_folder import (
 from undial_cli.system import signals
 from undial_cli.system.faults import translate_faults
 from undial_cli.system.files import remove_folder, remove_unfinished
+from undial_cli.system.private_files import note_private
 from undial_cli.system.processes import (
     get_process_count,
     get_process_rank,
@@ -44,8 +48,16 @@ from undial_cli.training.states import read_newest_step, remove_unsealed
 def open_run(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
     """A run's folder, locked and written to, and what the run reads; None if it is done.
 
-    Refused input leaves no folder; what else goes wrong is noted in it.
+    Refused input leaves no folder; what else goes wrong is noted in it. Afterwards its evidence is
+    written.
     """
+    with keep_evidence(resolved), enter_run_folder(resolved) as inputs:
+        yield inputs
+
+
+@contextlib.contextmanager
+def enter_run_folder(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
+    """`open_run` without the evidence."""
     run, folder = resolved.run, resolved.folder
     signals.raise_signals()  # from here on there is something to be put in order
     run_on_main(lambda: check_run_folder(run, folder))
@@ -67,6 +79,7 @@ def open_run(resolved: ResolvedRun) -> Iterator[RunInputs | None]:
         is_new = run_on_main(lambda: not folder.path.exists() or run.overwrite)
         record = inputs.record() if isinstance(inputs, RunInputs) else None
         run_on_main(lambda: create_run_folder(run, folder, record))
+        run_on_main(lambda: remember_run(folder))
         with ui.copy_to_log(folder.log):
             try:
                 if isinstance(inputs, WorldError):
@@ -118,13 +131,14 @@ def is_done(folder: RunFolder) -> bool:
 def is_shown_anew(run: Run, folder: RunFolder) -> bool:
     """Whether a finished run has something to do: what it computed is in the cache.
 
-    Evaluations and audits are shown each time; an unlearned model may be audited later.
+    Evaluations and audits are shown each time, unless their texts were purged, which would come
+    back; an unlearned model may be audited later.
     """
     if isinstance(run, UnlearnRun):
         # Of sequential requests each is audited by itself.
         wanted = run.audit.is_on and not run.data.requests
         return wanted and not (folder.audit / "audit.json").is_file()
-    return isinstance(run, EvaluateRun | AuditRun)
+    return isinstance(run, EvaluateRun | AuditRun) and not is_purged(folder)
 
 
 @contextlib.contextmanager
@@ -161,6 +175,7 @@ def record_failure(folder: RunFolder, error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt):
         record_interruption(folder, error)
         return
+    note_private(folder.log)  # a traceback may quote a row
     with contextlib.suppress(OSError):  # the disk may be what failed
         ui.log_traceback()
     remove_unfinished(folder.path)  # of no use any more, and their room is needed

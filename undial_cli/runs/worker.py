@@ -18,6 +18,7 @@ from undial_cli.runs.run_folder import RunFolder
 from undial_cli.runs.run_yaml import load_run
 from undial_cli.system import processes, signals
 from undial_cli.system.faults import translate_faults
+from undial_cli.system.private_files import keep_ledgers, note_private
 from undial_cli.system.quiet import silence_libraries
 from undial_cli.system.supervision import give_beat
 
@@ -29,7 +30,7 @@ def run_worker(path: Path, work: Callable[[ResolvedRun], None]) -> None:
     silence_libraries()
     folder = RunFolder(path)
     resolved = ResolvedRun(load_run(folder.run_yaml), folder)
-    with ui.copy_to_log(folder.log):
+    with ui.copy_to_log(folder.log), keep_ledgers([folder.ledger]):
         signals.raise_signals()
         try:
             with translate_faults(path):
@@ -37,6 +38,7 @@ def run_worker(path: Path, work: Callable[[ResolvedRun], None]) -> None:
         except Interrupted:
             raise
         except BaseException:
+            note_private(folder.log)
             ui.log_traceback()
             raise
 

@@ -23,6 +23,7 @@ from undial_cli.evaluation import results as store
 from undial_cli.reporting.collect import RunRecord, make_sweep_text
 from undial_cli.reporting.sheet import format_csv
 from undial_cli.reporting.summary import make_sweep_table
+from undial_cli.runs.evidence import settle_ledgers
 from undial_cli.sweeps.jobs import EXIT_CODES, Job, JobOutcome, pack_job, run_job, unpack_outcome
 from undial_cli.sweeps.slots import run_in_slots
 from undial_cli.system import processes
@@ -158,6 +159,7 @@ class Sweep:
             from undial_cli.reporting.report import try_write_report
 
             page = try_write_report([self.folder], self.folder / "report")
+            settle_ledgers([record.folder for record in self.records])
             ui.say(f"report: {page}" if page else f"everything is in {self.folder}")
 
     def conclude(self) -> int:

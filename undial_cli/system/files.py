@@ -19,7 +19,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from undial_cli import ui
 from undial_cli.errors import WorldError
+from undial_cli.system.private_files import (
+    PRIVATE,
+    PRIVATE_FOLDER,
+    close_to_others,
+    note_private,
+)
 
 
 def cache_dir() -> Path:
@@ -47,10 +54,6 @@ def locate_in_cache(*names: str) -> Path:
                 "remove it, or move the whole cache with UNDIAL_CACHE_DIR"
             )
     return entry
-
-
-# Modes of a private file and folder.
-PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -86,6 +89,8 @@ def write_whole_text(path: Path, text: str, private: bool = False) -> None:
 def write_whole_bytes(path: Path, content: bytes, private: bool = False) -> None:
     """Write a file whole or not at all (temporary name, then rename)."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if private:
+        note_private(path)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
         remove_if_abandoned(leftover)
     # In the same folder: a rename is atomic within one file system only.
@@ -99,6 +104,12 @@ def write_whole_bytes(path: Path, content: bytes, private: bool = False) -> None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def format_json_line(content: Any) -> str:
+    """A line of JSON that is harmless on a terminal too: what would act there is escaped."""
+    text = json.dumps(content, ensure_ascii=False)
+    return ui.ACTING_CHARACTERS.sub(lambda match: json.dumps(match[0])[1:-1], text) + "\n"
 
 
 def name_writer() -> str:
@@ -135,18 +146,11 @@ def overwrite_text(path: Path, text: str) -> None:
         file.truncate()
 
 
-def append_private_text(path: Path, text: str) -> None:
-    """Append to a file that is the user's own from its first byte on, and no link to another."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-    handle = os.open(path, flags, PRIVATE)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-
-
 def make_private_folder(path: Path) -> Path:
-    """A folder of the cache that nobody else may look into, made if it is not there."""
+    """A folder that nobody else may look into, made if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    close_to_others(path)  # it may be of a version that left it open
     return path
 
 
@@ -156,12 +160,15 @@ def act_alone(act: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def whole_folder(
-    folder: Path, once: Callable[[Callable[[], None]], Any] = act_alone
+    folder: Path,
+    once: Callable[[Callable[[], None]], Any] = act_alone,
+    private: bool = False,
 ) -> Iterator[Path]:
     """A folder to be filled, which becomes `folder` when that went well; files follow the umask.
 
     Args:
         once: does something on one of the processes that fill it (`processes.run_on_main`).
+        private: its files are for the user alone.
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     once(lambda: shutil.rmtree(unfinished, ignore_errors=True))  # of a process that was killed
@@ -176,7 +183,7 @@ def whole_folder(
     def close() -> None:
         for file in unfinished.rglob("*"):
             if file.is_file():  # safetensors writes for the owner alone
-                file.chmod(0o666 & ~read_umask())
+                file.chmod(PRIVATE if private else 0o666 & ~read_umask())
         unfinished.rename(folder)
 
     once(close)

@@ -59,8 +59,10 @@ def run_reproduce_command(words: list[str]) -> int:
     ui.say(f"in {output}: {', '.join(sorted(file.name for file in written))}")
     if missing:
         from undial_cli.reporting.report import try_write_report
+        from undial_cli.runs.evidence import settle_ledgers
 
         page = try_write_report([output], output / "report")
+        settle_ledgers([output])
         ui.say(f"report: {page}" if page else f"undial report {output} makes the page of the runs")
     return code
 

@@ -18,6 +18,8 @@ from undial_cli.errors import WorldError
 from undial_cli.methods.base import Method
 from undial_cli.models import adapters
 from undial_cli.system import processes, signals
+from undial_cli.system.files import make_private_folder
+from undial_cli.system.private_files import note_private
 from undial_cli.training import packing
 from undial_cli.training.arguments import make_training_arguments
 from undial_cli.training.callbacks import EventCallback, MetricsLog, StateSaving, Watcher
@@ -150,7 +152,8 @@ def note_process_count(resume: Path, start: Path | None) -> None:
             "yellow",
         )
     if processes.get_process_rank() == 0:
-        resume.mkdir(parents=True, exist_ok=True)
+        make_private_folder(resume)
+        note_private(resume)
         note.write_text(world)
     processes.wait_for_all()
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from undial_cli.errors import WorldError
+from undial_cli.system.files import make_private_folder
+from undial_cli.system.private_files import note_private
 
 
 class SampleRows:
@@ -72,7 +74,9 @@ class SampleRows:
         Raises:
             WorldError: there is no room for them.
         """
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.file.parent)
+        for file in (self.file, self.sums_file):
+            note_private(file)
         sums = np.dtype(np.int64).itemsize * (len(self.starts) - 1)
         whole = self.starts[-1] * self.row_bytes
         for file, size, stretches in (

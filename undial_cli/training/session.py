@@ -23,7 +23,7 @@ from undial_cli.evaluation.suite import Suite
 from undial_cli.methods.base import Method
 from undial_cli.models import adapters, fingerprints, lean_forwards, load, lora, paths
 from undial_cli.system import signals
-from undial_cli.system.files import remove_folder, whole_folder
+from undial_cli.system.files import make_private_folder, remove_folder, whole_folder
 from undial_cli.system.processes import run_on_main, wait_for_all
 from undial_cli.system.random_state import preserve_random_state
 from undial_cli.training.callbacks import PeriodicEvaluation, Watcher
@@ -151,7 +151,8 @@ def save_start_weights(model: Any, folder: Path) -> None:
     """Write a model's weights whole or not at all, unless they are there as they were written."""
     if find_damage(folder):
         remove_folder(folder)
-        with whole_folder(folder) as unfinished:
+        make_private_folder(folder.parent)
+        with whole_folder(folder, private=True) as unfinished:
             model.save_pretrained(unfinished)
             seal_state(unfinished)
 

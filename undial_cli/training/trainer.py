@@ -35,6 +35,7 @@ from undial_cli.methods.base import Loss, Method
 from undial_cli.models.head import head_job
 from undial_cli.system import processes
 from undial_cli.system.files import remove_folder
+from undial_cli.system.private_files import open_private_umask
 from undial_cli.training.layers import capture_layer_states
 from undial_cli.training.states import STATE_PREFIX, seal_state
 from undial_cli.training.teacher import Teacher
@@ -253,6 +254,7 @@ class UnlearningTrainer(Trainer):
         self.parts += self.step_parts
         self.step_parts.zero_()
 
+    @open_private_umask()
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's state and ours, sealed at the end; never one of weights that are none."""
         check_finite_weights(model, self.state.global_step)

@@ -1,0 +1,72 @@
+"""The words of commands that take paths and flags: `undial list`, `undial purge`.
+
+A flag is written as one (`--older-than=30d`) or as a setting (`older_than=30d`). Knows no command.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from undial_cli.errors import UserError, bad_value
+
+AGE = re.compile(r"(\d+(?:\.\d+)?)([hdw])")
+SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
+SWITCHES = {"": True, "true": True, "false": False}
+
+
+@dataclass
+class CommandWords:
+    """Paths, and what was said of each flag; `age` in seconds."""
+
+    paths: list[Path] = field(default_factory=list)
+    switches: dict[str, bool] = field(default_factory=dict)
+    age: float | None = None
+
+    def has(self, name: str) -> bool:
+        """Whether a switch is on."""
+        return self.switches.get(name, False)
+
+
+def parse_command_words(
+    command: str, words: Sequence[str], flags: Mapping[str, str]
+) -> CommandWords:
+    """What the words of a command ask for.
+
+    Args:
+        flags: names, with what must follow; "" for a switch.
+
+    Raises:
+        UserError: a flag that is none, or a value that is not allowed.
+    """
+    asked = CommandWords()
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        name, given, value = word.partition("=")
+        name = name.removeprefix("--").replace("_", "-")
+        if name not in flags:
+            if word.startswith("-"):
+                raise bad_value("flag", word.partition("=")[0], [f"--{flag}" for flag in flags])
+            if given and not Path(word).expanduser().exists():
+                raise bad_value("key", word.partition("=")[0], [f.replace("-", "_") for f in flags])
+            asked.paths.append(Path(word).expanduser())
+        elif flags[name]:
+            if not given and not left:
+                raise UserError(f"{command} --{name}: expected {flags[name]} after it")
+            asked.age = parse_age(name, value if given else left.pop(0))
+        else:
+            if value not in SWITCHES:
+                raise bad_value(name, value, [text for text in SWITCHES if text])
+            asked.switches[name] = SWITCHES[value]
+    return asked
+
+
+def parse_age(name: str, text: str) -> float:
+    """Seconds of an age."""
+    match = AGE.fullmatch(text.strip())
+    if match is None:
+        raise bad_value(name, text, "a number of hours, days or weeks, as in 12h, 30d or 4w")
+    return float(match[1]) * SECONDS[match[2]]
