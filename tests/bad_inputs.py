@@ -85,7 +85,36 @@ DATA = {
     "a cut line": bad_data("f.jsonl", QA + '{"question": "Who', F, "line 2"),
     "bytes that are no text": bad_data("f.jsonl", bytes(range(256)), F),
     "UTF-16": bad_data("f.jsonl", QA.encode("utf-16"), F),
-    "Latin-1": bad_data("f.jsonl", '{"question": "Wér?", "answer": "Nö"}\n'.encode("latin-1"), F),
+    "Latin-1": bad_data("f.jsonl", '{"question": "Wér?", "answer": "Nö"}\n'.encode("latin-1"), F,
+                        "line 1", "UTF-8"),
+    "JSON without an end": bad_data(
+        "f.jsonl", QA + '{"question": ' + "[" * 100_000, F, "line 2", "nested too deep"
+    ),
+    "a list without an end": bad_data("f.json", "[" * 100_000, "f.json", "nested too deep"),
+    "a message in parts that are no text": bad_data(
+        "f.jsonl",
+        to_messages(USER, {"role": "assistant", "content": [{"type": "image", "url": "x"}]}),
+        F, "row 1", "message 2", "parts of other kinds",
+    ),
+    "a header of 728 TiB": bad_data(
+        "f.npy",
+        b"\x93NUMPY\x01\x00\x76\x00"
+        + b"{'descr': '<i8', 'fortran_order': False, 'shape': (10000000, 10000000)}".ljust(117)
+        + b"\n",
+        "data.forget_file=f.npy", "greater than file size",
+    ),
+    "a slice of nothing": bad_data(
+        "f.jsonl", QA, "data.forget_file=f.jsonl[:0]", "none of the 1 row",
+        more="data.forget_file='f.jsonl[:0]'",
+    ),
+    "a document without end": bad_data(
+        "f.jsonl", '{"text": "' + "word " * 60 + '"}', "data.max_pieces=2",
+        "set data.max_pieces=", more="data.max_pieces=2 data.max_length=8",
+    ),
+    "a missing file of an audit": BadInput(
+        ["audit", "data=jsonl", "model.path=MODEL", "data.forget_file=no.jsonl", "name=run"],
+        ["data.forget_file=no.jsonl", "no such file"],
+    ),
     "zero bytes": bad_data("f.jsonl", b"\0" * 64, F, "line 1"),
     "an empty file": bad_data("f.jsonl", "", F),
     "blank lines": bad_data("f.jsonl", "\n\n \n", F, "empty"),
@@ -98,6 +127,7 @@ DATA = {
     ),
     "an empty question": bad_data("f.jsonl", '{"question": "", "answer": "x"}\n', F, "'question'"),
     "empty answers": bad_data("f.jsonl", '{"question": "Who?", "answer": " "}\n', "empty"),
+    "documents of a word": bad_data("f.jsonl", '{"text": ""}\n', F, "none of its 1 rows"),
     "a key twice, empty at last": bad_data(
         "f.jsonl", '{"question": "Who?", "answer": "x", "answer": ""}\n', F, "'answer'", "row 1"
     ),
@@ -147,7 +177,7 @@ DATA = {
         more="data.forget_file=[f.jsonl,no.jsonl]",
     ),
     "no files": bad_data("f.jsonl", QA, "data.forget_file=[]", more="data.forget_file=[]"),
-    "room for no answer": bad_data("f.jsonl", QA, "data.max_length=3", more="data.max_length=3"),
+    "room for no answer": bad_data("f.jsonl", QA, F, "data.max_length=3", more="data.max_length=3"),
 }  # fmt: skip
 
 SHAPE = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 2921}
@@ -191,6 +221,9 @@ MODELS = {
     ),
     "a template that looks inside": bad_model(
         {"m/chat_template.jinja": "{{ ''.__class__.__mro__ }}"}, "chat template", "__class__"
+    ),
+    "a template that writes without end": bad_model(
+        {"m/chat_template.jinja": "{{ 'x' * 10**12 }}"}, "not to be trusted", "1,024 MB"
     ),
     "a file of weights": bad_model({"x.bin": b""}, "model.path=./x.bin", ".gguf", path="./x.bin"),
     "a GGUF that is not there": bad_model({}, "model.path=./x.gguf", path="./x.gguf"),
@@ -282,6 +315,15 @@ SURROUNDINGS = {
     ),
     "a long name": bad_surroundings("name=aaa", "200 bytes", more="name=" + "a" * 300),
     "a name that clears the screen": bad_surroundings("folder name", more="name='a\x1b[2J'"),
+    "a data set's name that leads elsewhere": bad_surroundings(
+        "data.name=../../../x", "without '/'", more="data.name=../../../x"
+    ),
+    "a model's name that leads elsewhere": bad_surroundings(
+        "model.name=/x", "without '/'", more="model.name=/x"
+    ),
+    "a name that leads elsewhere": bad_surroundings(
+        "name=a/../../x", "a folder name", more="name=a/../../x"
+    ),
     "no output folder": bad_surroundings("output_dir=null", "a text", more="output_dir=null"),
     "many processes": bad_surroundings(
         "hardware.num_processes=100000", "at most", more="hardware.num_processes=100000"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,20 @@ def test_a_pickled_array_is_refused_and_not_opened(tmp_path: Path) -> None:
     file = save_array(tmp_path / "ids.npy", array, allow_pickle=True)
     refused(lambda: load_split(LOCAL, file, "data.forget_file"), f"data.forget_file={file}")
     assert not (tmp_path / "opened").exists()
+
+
+@pytest.mark.parametrize(
+    "shape", ["(10000000, 10000000)", f"({2**62}, 8)", f"({2**200}, 8)", "(-1, 5)", "(True, 5)",
+              "(" * 3000 + ")" * 3000, "(" + "-" * 9000 + "1,)"],
+    ids=["728 TiB", "2**65", "2**203", "negative", "true", "deep", "signs"],
+)  # fmt: skip
+def test_a_header_that_claims_what_the_file_has_not_takes_no_memory(
+    tmp_path: Path, shape: str
+) -> None:
+    header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    file = tmp_path / "ids.npy"
+    file.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(80))
+    refused(lambda: load_split(LOCAL, str(file), "data.forget_file"), f"data.forget_file={file}")
 
 
 def test_what_is_no_array_file_is_refused(tmp_path: Path) -> None:

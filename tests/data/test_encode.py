@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+from conftest import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import BOS, EOS, bundled_tokenizer, byte_tokenizer, templated_tokenizer
@@ -146,6 +147,18 @@ def test_nothing_is_generated_where_the_answer_was_cut_off() -> None:
     assert example.prompt_ids == []
     assert example.cut == len(target_ids(whole))
     assert example.end == whole.end == BUNDLED.eos_token_id
+
+
+def test_a_document_of_more_pieces_than_are_allowed_is_refused() -> None:
+    text = {"text": "one two three four " * 40}
+    few = encoder(max_length=8)
+    count = len(few.encode_document(text))
+    for most, joined in ((count, False), (None, False), (2, True)):
+        data = dataclasses.replace(few.data, max_pieces=most, joined=joined)
+        assert len(dataclasses.replace(few, data=data).encode_document(text)) == count
+    data = dataclasses.replace(few.data, max_pieces=count - 1)
+    refused(lambda: dataclasses.replace(few, data=data).encode([text]),
+            f"max_pieces={count - 1}", f"set data.max_pieces={count}", "max_length=8")  # fmt: skip
 
 
 def test_prompt_tags_and_chat_templates_give_their_own_prompts() -> None:

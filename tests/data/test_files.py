@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from conftest import refused
 
 from undial_cli.config.schema import DataConfig
 from undial_cli.data.load import load_split
+from undial_cli.errors import UserError
 
 ROWS = [{"question": f"Who is {i}?", "answer": f"Person {i}."} for i in range(3)]
 
@@ -41,6 +43,47 @@ def json_lines(rows: list[Any]) -> str:
 @pytest.mark.parametrize("ending", ["json", "jsonl", "JSONL"])
 def test_rows_are_found_however_json_holds_them(tmp_path: Path, content: str, ending: str) -> None:
     assert load_text(tmp_path / f"rows.{ending}", content) == ROWS
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "txt"])
+def test_another_encoding_is_named_with_its_line(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"rows.{ending}"
+    file.write_bytes('"a"\n"b"\n"Größe"\n'.encode("latin-1"))
+    refused(lambda: load_split(DataConfig(), str(file), "data.forget_file"),
+            f"data.forget_file={file}", "line 3", "UTF-8", "iconv -f LATIN1")  # fmt: skip
+    file.write_bytes('"a"\n"Größe"\n'.encode("utf-16"))
+    refused(lambda: load_split(DataConfig(), str(file), "data.forget_file"), "UTF-16")
+
+
+def test_json_nested_without_end_is_refused(tmp_path: Path) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    for content in (deep, json_lines(ROWS) + f'{{"question": {deep}}}', '{"a":' * 100_000):
+        refused(lambda text=content: load_text(tmp_path / "rows.jsonl", text), "nested too deep")
+    spelled = {"question": "Who?", "answer": "Ann", "perturbed_answer": deep}
+    assert load_text(tmp_path / "rows.jsonl", json.dumps(spelled)) == [spelled]
+
+
+def test_what_is_no_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
+    (tmp_path / "gone.jsonl").symlink_to("nowhere.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    for name, words in (
+        ("pipe.jsonl", "a device or a pipe"), ("zero.jsonl", "a device or a pipe"),
+        ("gone.jsonl", "a link to nowhere.jsonl"), ("folder.jsonl", "a folder"),
+        ("a" * 300 + ".jsonl", "too long"), ("a\0b.jsonl", "no such file"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=words) as caught:
+            load_split(DataConfig(), str(tmp_path / name), "data.forget_file")
+        assert f"did you mean '{name}'" not in str(caught.value)  # itself
+
+
+@pytest.mark.parametrize("piece", ["[:0]", "[3:]", "[2:1]", "[-1:-1]"])
+def test_a_slice_that_takes_nothing_is_refused(tmp_path: Path, piece: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json_lines(ROWS))
+    refused(lambda: load_split(DataConfig(), f"{file}{piece}", "data.forget_file"),
+            f"data.forget_file={file}{piece}", "none of the 3 rows")  # fmt: skip
 
 
 @pytest.mark.parametrize(

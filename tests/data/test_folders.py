@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,24 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train=datasets.Dataset.from_list(RETAIN), test=datasets.Dataset.from_list(FORGET)
     ).save_to_disk(root / "splits")
     return root
+
+
+@pytest.mark.parametrize("named", ["../secret.jsonl", "/etc/a.jsonl", "https://x.org/a.jsonl"])
+def test_a_readme_names_files_of_its_folder_only(tmp_path: Path, named: str) -> None:
+    write_rows(tmp_path / "secret.jsonl", FORGET)
+    folder = tmp_path / "people"
+    folder.mkdir()
+    card = {"configs": [{"config_name": "a", "data_files": [{"split": "train", "path": named}]}]}
+    (folder / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
+    refused(lambda: load_split(DataConfig(path=str(folder)), "a", KEY), f"names {named}", "only")
+
+
+def test_json_nested_without_end_does_not_end_the_process(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": ' + "[" * 100_000 + "]" * 100_000 + "}\n")
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs: [{config_name: a, data_files: a.jsonl}]\n---\n"
+    )
+    refused(lambda: load_split(DataConfig(path=str(tmp_path)), "a", KEY), "nested too deep")
 
 
 @pytest.fixture

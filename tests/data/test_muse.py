@@ -96,7 +96,7 @@ def test_a_slice_of_a_configuration_takes_those_rows(
         ("raw/forgett", ["raw/forgett", "raw/retain1", "did you mean 'raw/forget'?"]),
         ("sust/forget_5[:3]", ["sust/forget_5", "sust/forget_1", "did you mean 'sust/forget_"]),
         ("raw", ["raw/forget, raw/holdout, raw/retain1, raw/retain2"]),
-        ("raw/forget[3:3]", ["raw/forget", "[3:3]", "no data"]),
+        ("raw/forget[3:3]", ["raw/forget", "[3:3]", "takes none"]),
         ("raw/forget[:200%]", ["raw/forget"]),
     ],
 )

@@ -25,10 +25,11 @@ from undial_cli.evaluation.evidence import replace_nonfinite
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.system import processes
 from undial_cli.system.files import (
-    cache_dir,
     hash_files,
     hash_folder_state,
+    locate_in_cache,
     make_private_folder,
+    parse_json,
     write_whole_text,
 )
 from undial_cli.system.private_files import note_private
@@ -135,7 +136,7 @@ def run_task(task: Task, describe_model: Callable[[str], Any], results: AttackRe
         [task.data.forget_set, task.data.rows, task.data.numbers, task.data.subjects],
         [task.data.retain_rows, task.data.holdout_rows] if task.attack else [],
     ]
-    folder = cache_dir() / "audits" / hash_json(depends_on)
+    folder = locate_in_cache("audits", hash_json(depends_on))
     journal = Journal(folder.with_name(f"{folder.name}.partial"))
     file = folder.with_suffix(".json")
     note_private(file)
@@ -184,8 +185,8 @@ def write_outcome(file: Path, outcome: Outcome) -> None:
 def read_outcome(file: Path) -> Outcome | None:
     """An outcome that was kept, or None where there is none that is whole."""
     try:
-        outcome = Outcome(**json.loads(file.read_text(encoding="utf-8")))
+        outcome = Outcome(**parse_json(file.read_text(encoding="utf-8")))
         rows = {len(outcome.numbers), *(len(values) for values in outcome.scores.values())}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
     return outcome if len(rows) == 1 else None

@@ -40,7 +40,7 @@ from undial_cli.evaluation.sharding import Journal
 from undial_cli.evaluation.text_quality import measure_similarity
 from undial_cli.models.fingerprints import fingerprint_weights
 from undial_cli.system import processes
-from undial_cli.system.files import cache_dir
+from undial_cli.system.files import locate_in_cache
 from undial_cli.system.source_paths import resolve_model_path
 
 # Tokens of a reply: a word, and what some models say before it.
@@ -131,7 +131,7 @@ def ask_judge(
     prompts = [write_prompt(answer) for answer in answers if answer.text]
     weights = processes.run_on_main(lambda: fingerprint_judge(judge))
     depends_on = [dataclasses.asdict(judge), weights, prompts]
-    journal = Journal(cache_dir() / "audits" / f"judge-{hash_json(depends_on)}")
+    journal = Journal(locate_in_cache("audits", f"judge-{hash_json(depends_on)}"))
     if judge.path is not None:
         helper = HelperModel(
             "audit.judge.path", judge.path, device, batch_size, allow_pickle=allow_pickle

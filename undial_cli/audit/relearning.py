@@ -38,7 +38,7 @@ from undial_cli.models import lean_forwards, lora
 from undial_cli.models.contrastive import ContrastedModel
 from undial_cli.models.head import evaluation_mode
 from undial_cli.system import processes
-from undial_cli.system.files import cache_dir, make_private_folder
+from undial_cli.system.files import locate_in_cache, make_private_folder
 from undial_cli.system.private_files import note_private
 from undial_cli.system.random_state import preserve_random_state
 from undial_cli.training.callbacks import Watcher
@@ -279,7 +279,7 @@ def open_training_folder(journal: Journal, number: int) -> Iterator[Path]:
 
     With a journal's folder the state of a training that was interrupted stays, to go on from.
     """
-    base = journal.folder or make_private_folder(cache_dir() / "relearning")
+    base = journal.folder or make_private_folder(locate_in_cache("relearning"))
     if journal.folder is None:
         base = Path(processes.run_on_main(lambda: tempfile.mkdtemp(dir=base)))
     folder = base / f"training-{number}"

@@ -31,7 +31,7 @@ from undial_cli.audit.verdicts import DIRECT, AuditEvidence, decide_verdict, fin
 from undial_cli.audit.working_order import measure_working_order
 from undial_cli.config.attacks import RETAIN, TARGET, UNLEARNED, AttackConfig, AuditConfig
 from undial_cli.evaluation.evidence import replace_nonfinite
-from undial_cli.system.files import format_json_line, write_whole_text
+from undial_cli.system.files import format_json_line, parse_json, write_whole_text
 
 # Raised when the meaning of a field changes.
 AUDIT_VERSION = 1
@@ -256,7 +256,7 @@ def save_audit(
 def load_audit(folder: Path) -> dict[str, Any] | None:
     """The content of an audit.json of this version, or None where there is none."""
     try:
-        audit = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+        audit = parse_json((folder / "audit.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return audit if isinstance(audit, dict) and audit.get("version") == AUDIT_VERSION else None

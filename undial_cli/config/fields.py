@@ -69,6 +69,10 @@ def check_field_value(name: str, value: Any, f: dataclasses.Field) -> None:
     rule = f.metadata
     if value is None or "allowed" not in rule:
         return
+    if f.type in ("list[str]", "dict[str, list[str]]"):
+        for texts in value.values() if isinstance(value, dict) else [value]:
+            if not all(isinstance(text, str) for text in texts):  # OmegaConf lets others in
+                raise bad_value(name, value, "a list of texts such as [a,b]")
     if isinstance(value, list) and not rule["several"]:
         for item in value:
             check_field_value(name, item, f)

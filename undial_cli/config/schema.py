@@ -117,6 +117,9 @@ class DataConfig:
         None, "published P(holdout > forget) of a retrained model", above=0, maximum=1
     )
     max_length: int = key(512, "tokens per sequence; longer ones are cut", minimum=2)
+    max_pieces: int | None = key(
+        4096, "pieces that one document may be cut into; more are refused; null: any", minimum=1
+    )
     turns: str = key("all", "assistant turns of messages that are answers", allowed=("all", "last"))
     joined: bool = key(False, "documents of a set are joined by a blank line before they are cut")
     limit: int | None = key(None, "first rows of each training set only", minimum=1)

@@ -265,6 +265,14 @@ class Encoder:
             focus.setdefault(i // size, []).append(i % size + len(begin))
         pieces = [begin + ids[i : i + size] for i in range(0, len(ids), size)]
         lost = len(pieces.pop()) if len(pieces) > 1 and len(pieces[-1]) == 1 else 0
+        # Of a line that is a whole book, or a broken export, hours come that nobody asked for.
+        most = self.data.max_pieces
+        if most is not None and len(pieces) > most and not self.data.joined:
+            raise UserError(
+                f"data.max_pieces={most}: a document of {len(ids):,} tokens gives {len(pieces):,} "
+                f"pieces of data.max_length={self.data.max_length}; set data.max_pieces="
+                f"{len(pieces)} for all of them, or cut the document"
+            )
         examples = [
             Example(piece, list(piece), len(piece), tuple(focus.get(i, ())))
             for i, piece in enumerate(pieces)

@@ -6,7 +6,8 @@ Read as they are: no column's type is guessed from its cells, and rows may diffe
 from __future__ import annotations
 
 import csv
-import json
+import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
 from undial_cli.system.faults import raise_fault
+from undial_cli.system.files import parse_json
 
 # The csv module refuses cells of more than 128 KB unless told otherwise; a document is longer.
 LONGEST_CELL = 2**31 - 1
@@ -30,13 +32,14 @@ def load_row_file(name: str, piece: str, key: str) -> list[Row]:
         piece: `[a:b]`, or "" for all.
     """
     path = Path(name).expanduser()
+    try:
+        path.exists()
+    except OSError as error:  # a name of more letters than a file system takes
+        raise UserError(f"{key}={name[:60]}...: {os.strerror(error.errno or 0)}") from error
     if is_saved_dataset(path):
         return slice_rows(load_saved_dataset(path, "", key), piece, f"{key}={name}")
-    if path.is_dir():
-        raise UserError(f"{key}={name}: a folder; allowed is a file ({', '.join(FILE_READERS)})")
     if not path.is_file():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{key}={name}: no such file{suggest_nearest(path.name, siblings)}")
+        raise UserError(f"{key}={name}: {describe_no_file(path)}")
     if path.suffix.lower() not in FILE_READERS:
         raise UserError(f"{key}={name}: allowed are files ending in {', '.join(FILE_READERS)}")
     if path.stat().st_size == 0:
@@ -50,24 +53,44 @@ def load_row_file(name: str, piece: str, key: str) -> list[Row]:
     return slice_rows(rows, piece, f"{key}={name}")
 
 
+def describe_no_file(path: Path) -> str:
+    """What a path is that is no file; a pipe or a device would be read without end."""
+    if path.is_dir():
+        return f"a folder; allowed is a file ({', '.join(FILE_READERS)})"
+    if path.exists():
+        return f"a device or a pipe; allowed is a file ({', '.join(FILE_READERS)})"
+    if path.is_symlink():
+        return f"a link to {path.readlink()}, which is not there"
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    return f"no such file{suggest_nearest(path.name, siblings)}"
+
+
 def slice_rows(rows: list[Row], piece: str, setting: str) -> list[Row]:
     """The rows that a slice takes; `setting` is what errors name."""
     if not piece:
         return rows
+    first, last = locate_slice(len(rows), piece, setting)
+    return rows[first:last]
+
+
+def locate_slice(count: int, piece: str, setting: str) -> tuple[int, int]:
+    """The first row that a slice takes of so many and the one after its last."""
     try:
-        # As `datasets` slices, percent and negative bounds included: a file is cut as a hub set is.
+        # As `datasets` slices, percent and negative bounds included.
         instruction = datasets.ReadInstruction.from_spec(f"train{piece}")
-        (taken,) = instruction.to_absolute({"train": len(rows)})
+        (taken,) = instruction.to_absolute({"train": count})
     except ValueError as error:
         raise UserError(f"{setting}{piece}: {first_line(error)}") from error
-    return rows[taken.from_ : taken.to]
+    if taken.to <= taken.from_:
+        raise UserError(f"{setting}{piece}: this slice takes none of the {count:,} rows")
+    return taken.from_, taken.to
 
 
 def read_json_rows(path: Path) -> list[Row]:
     """The rows of a list of objects, an object a line, or the one list that an object holds."""
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text_file(path)
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError:
         if text.lstrip().startswith("["):  # a broken list, of which no line is JSON
             raise
@@ -82,13 +105,33 @@ def read_json_rows(path: Path) -> list[Row]:
     return content
 
 
+def read_text_file(path: Path, newline: str | None = None) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark; line ends as `open` has them.
+
+    Raises:
+        ValueError: it is in another encoding; the line is named.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        kind = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "not UTF-8"
+        raise ValueError(
+            f"line {number}: {kind}; save it as UTF-8, as by iconv -f LATIN1 -t UTF-8"
+            if kind == "not UTF-8"
+            else f"{kind}; save it as UTF-8, as by iconv -f UTF-16 -t UTF-8"
+        ) from error
+    return io.StringIO(text, newline=newline).getvalue()
+
+
 def parse_json_lines(text: str) -> list[Any]:
     values = []
     # Not splitlines(): JSON strings may hold the other line separators of Unicode as they are.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                values.append(json.loads(line))
+                values.append(parse_json(line))
             except ValueError as error:
                 raise ValueError(f"line {number}: {first_line(error)}") from error
     return values
@@ -114,18 +157,18 @@ def find_object_rows(content: Row) -> list[Row]:
 def read_csv_rows(path: Path) -> list[Row]:
     """Rows whose cells are the text they are ("007", "1.50", "NA")."""
     csv.field_size_limit(LONGEST_CELL)
-    with open(path, newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
-        lines = (line for line in csv.reader(file, strict=True) if line)
-        header = next(lines, [])
-        names = [name or f"Unnamed: {i}" for i, name in enumerate(header)]
-        if len(set(names)) < len(names):
-            raise ValueError(f"two columns have one name: {', '.join(names)}")
-        rows = []
-        for number, cells in enumerate(lines, 1):
-            if len(cells) > len(names):
-                raise ValueError(f"row {number} has {len(cells)} cells for {len(names)} columns")
-            # A line may end early: the columns that are missing are empty, as in pandas.
-            rows.append(dict.fromkeys(names, "") | dict(zip(names, cells, strict=False)))
+    text = io.StringIO(read_text_file(path, newline=""), newline="")
+    lines = (line for line in csv.reader(text, strict=True) if line)
+    header = next(lines, [])
+    names = [name or f"Unnamed: {i}" for i, name in enumerate(header)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two columns have one name: {', '.join(names)}")
+    rows = []
+    for number, cells in enumerate(lines, 1):
+        if len(cells) > len(names):
+            raise ValueError(f"row {number} has {len(cells)} cells for {len(names)} columns")
+        # A line may end early: the columns that are missing are empty, as in pandas.
+        rows.append(dict.fromkeys(names, "") | dict(zip(names, cells, strict=False)))
     return rows
 
 
@@ -136,7 +179,7 @@ def read_parquet_rows(path: Path) -> list[Row]:
 
 
 def read_text_rows(path: Path) -> list[Row]:
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text_file(path)
     return [{"text": text}] if text.strip() else []
 
 
@@ -150,11 +193,18 @@ def read_token_ids(path: Path) -> NDArray[Any]:
     Raises:
         ValueError: the array is no such thing.
     """
-    with open(path, "rb") as stream:
-        ids = np.lib.format.read_array(stream, allow_pickle=False)  # unpickling would run code
+    ids, flaw = None, ""
+    try:
+        # Mapped, no header takes memory that the file has not, and nothing is unpickled.
+        with np.errstate(over="ignore"):
+            ids = np.lib.format.open_memmap(path, mode="r")
+    except (OverflowError, TypeError, MemoryError, RecursionError) as error:
+        flaw = first_line(error)
+    if ids is None:  # not within the other error: it is the file's fault and not the machine's
+        raise ValueError(f"its header is none of an array ({flaw})")
     if ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise ValueError(f"expected whole numbers in 2 dimensions, found {ids.dtype} in {ids.ndim}")
-    return ids
+    return np.array(ids)
 
 
 # By a file's ending: what it is called in an error, and how it is read.

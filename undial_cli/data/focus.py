@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import unicodedata
 from collections.abc import Iterator
 from importlib import metadata
@@ -20,6 +19,7 @@ from undial_cli.data.answers import read_scored_text
 from undial_cli.data.rows import Row
 from undial_cli.data.spans import Span
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
+from undial_cli.system.files import parse_json
 
 FOCUS_SOURCES = ("column", "entities", "noun_chunks")
 ENGLISH_PIPELINE = "for English: python -m spacy download en_core_web_sm"
@@ -89,7 +89,7 @@ def read_focus_column(row: Row, text: str, data: DataConfig, number: int) -> lis
         )
     value = row[data.focus_key]
     with contextlib.suppress(ValueError):
-        value = json.loads(value) if isinstance(value, str) else value
+        value = parse_json(value) if isinstance(value, str) else value
     if isinstance(value, list):
         if all(isinstance(entry, str) and entry.strip() for entry in value):
             spans = (span for entry in value for span in find_occurrences(text, entry.strip()))

@@ -7,6 +7,7 @@ of `save_to_disk`, or a pair of token-id arrays. Knows no kinds of rows.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import yaml
 from datasets.exceptions import DatasetNotFoundError
 
 from undial_cli import ui
@@ -21,13 +23,18 @@ from undial_cli.data.files import (
     FILE_READERS,
     is_saved_dataset,
     load_row_file,
+    locate_slice,
     read_token_ids,
     slice_rows,
 )
 from undial_cli.data.rows import Row
 from undial_cli.errors import UserError, WorldError, bad_value, first_line, suggest_nearest
 from undial_cli.system.faults import raise_fault
-from undial_cli.system.files import cache_dir, hash_folder_state, make_private_folder
+from undial_cli.system.files import (
+    hash_folder_state,
+    locate_in_cache,
+    make_private_folder,
+)
 from undial_cli.system.locks import hold_lock
 from undial_cli.system.private_files import note_private, open_private_umask
 from undial_cli.system.source_paths import (
@@ -38,6 +45,8 @@ from undial_cli.system.source_paths import (
 
 # Arrays of the extraction challenge, in the order of the sequence.
 ARRAY_PARTS = ("preprefix", "prefix", "suffix")
+# Files that `datasets` reads as JSON.
+JSON_ENDINGS = (".json", ".jsonl", ".ndjson", ".geojson")
 # What the hub's converter adds to the name of a split's files.
 SHARD_SUFFIX = re.compile(r"-\d{5}-of-\d{5}$")
 
@@ -81,12 +90,15 @@ def load_set(path: str, name: str, piece: str, key: str, path_key: str) -> list[
 
 def has_listed_sets(folder: Path) -> bool:
     """Whether a folder's README.md says which files make which set."""
-    try:
-        text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
+    text = read_readme(folder)
     # The two fields by which `datasets` knows sets; any other README.md is prose.
     return re.search(r"^(configs|dataset_info):", text, re.MULTILINE) is not None
+
+
+def read_readme(folder: Path) -> str:
+    """The text of a folder's README.md; empty where there is none."""
+    file = folder / "README.md"
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def find_named_sets(folder: Path) -> dict[str, list[Path]]:
@@ -121,12 +133,14 @@ def load_named_set(
 def load_listed_set(path: str, name: str, piece: str, key: str, path_key: str) -> list[Row]:
     """Rows of one split as `datasets` finds it, on the hub or in a folder."""
     name, _, split = name.partition("/")
-    wanted = f"{split or 'train'}{piece}"
+    wanted, setting = split or "train", f"{key}={name}{'/' if split else ''}{split}"
     try:
         if Path(path).exists():
-            return load_cached_set(path, name, wanted)
-        data = datasets.load_dataset(path, name, split=wanted)
-    except WorldError:
+            return slice_rows(load_cached_set(path, name, wanted), piece, setting)
+        data: Any = datasets.load_dataset(path, name, split=wanted)
+        if piece:
+            data = data.select(range(*locate_slice(len(data), piece, setting)))
+    except (WorldError, UserError):
         raise
     except (ConnectionError, TimeoutError) as error:
         raise unreachable_hub_error(f"{path_key}={path}", error) from error
@@ -147,6 +161,8 @@ def load_cached_set(path: str, name: str, split: str) -> list[Row]:
     cache = choose_dataset_cache(Path(path))
     with hold_lock(cache):
         is_new = not cache.exists()
+        if is_new:
+            check_listed_folder(Path(path))
         try:
             return read_cached_set(path, name, split, cache)
         except Exception as error:
@@ -162,6 +178,56 @@ def load_cached_set(path: str, name: str, split: str) -> list[Row]:
         ui.say(f"the cached copy of {path} is damaged: it is made anew", "yellow")
         shutil.rmtree(cache)
         return rows
+
+
+def check_listed_folder(folder: Path) -> None:
+    """Raise ValueError for what a folder may not say, or what would end the process.
+
+    Its README.md names files of the folder, and none elsewhere on the disk or the web. The readers
+    of `datasets` crash of JSON that is nested without end; Python's does not, and goes first.
+    """
+    for word in list_named_files(folder):
+        if "://" in word or "::" in word or word.startswith("/") or ".." in Path(word).parts:
+            raise ValueError(f"its README.md names {word}, and may name files of the folder only")
+    for file in folder.rglob("*"):
+        if file.suffix in JSON_ENDINGS and file.is_file():
+            check_json_nesting(file)
+
+
+def list_named_files(folder: Path) -> list[str]:
+    """The files and folders that a README.md says sets are made of."""
+    front = re.match(r"---\s*\n(.*?)\n---", read_readme(folder), re.DOTALL)
+    try:
+        card = yaml.safe_load(front[1]) if front else {}
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return []  # `datasets` says so
+    sets = card.get("configs") if isinstance(card, dict) else []
+    words: list[str] = []
+    nodes: list[Any] = [sets]
+    known = set[int]()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, str):
+            words.append(node)
+        elif id(node) not in known:  # an alias stands for what was seen, or for itself
+            known.add(id(node))
+            nodes += node.values() if isinstance(node, dict) else ()
+            nodes += node if isinstance(node, list) else ()
+    return words
+
+
+def check_json_nesting(file: Path) -> None:
+    """Raise ValueError for JSON or JSONL that is nested without end; other flaws pass."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    for part in (text, *text.split("\n")):
+        try:
+            json.loads(part)
+        except RecursionError as error:
+            raise ValueError(f"{file.name}: JSON nested too deep to be read") from error
+        except ValueError:
+            continue
+        if part is text:
+            return
 
 
 def read_cached_set(path: str, name: str, split: str, cache: Path) -> list[Row]:
@@ -182,7 +248,8 @@ def choose_dataset_cache(folder: Path) -> Path:
     Its default cache knows a folder by its name and configurations alone, and would give the rows
     of before.
     """
-    cache = make_private_folder(cache_dir() / "datasets") / hash_folder_state(folder.resolve())
+    make_private_folder(locate_in_cache("datasets"))
+    cache = locate_in_cache("datasets", hash_folder_state(folder.resolve()))
     note_private(cache)
     return cache
 

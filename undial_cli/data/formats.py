@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 from collections.abc import Iterable
 from typing import Any
 
 from undial_cli.config.schema import DataConfig
 from undial_cli.data.rows import Row, is_blank_cell
+from undial_cli.system.files import parse_json
 
 # Speakers of ShareGPT's conversations, as chat templates call them.
 SHAREGPT_ROLES = {
@@ -68,7 +68,7 @@ def parse_spelled_list(value: Any) -> Any:
     if not isinstance(value, str) or not is_spelled_list(value):
         return value
     # pandas writes a list to CSV as Python prints it; the evaluator gives up on deep nesting.
-    for read in (json.loads, ast.literal_eval):
+    for read in (parse_json, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             return read(value.strip())
     return value

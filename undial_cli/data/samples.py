@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from undial_cli.config.schema import FocusSource
+from undial_cli.config.splits import name_training_set
 from undial_cli.data import focus
 from undial_cli.data.answers import replace_answer
 from undial_cli.data.counts import RowCounts
@@ -156,10 +157,11 @@ def check_any_example(
 ) -> None:
     if examples:
         return
-    size = encoder.data.max_length
+    data = encoder.data
+    known = any(getattr(data, f"{name}_{kind}", None) for kind in ("split", "file"))
+    where = name_training_set(data, name) if known else f"the {name} set"
     if all("data.max_length" in reason for reason in counts.skipped.values()):
         raise UserError(
-            f"data.max_length={size}: no answer token of the {name} set is left within it"
+            f"{where}: no answer token is left within data.max_length={data.max_length}; set more"
         )
-    raise UserError(f"the {name} set: none of its {counts.read} rows can be used "
-                    f"({counts.reasons()})")  # fmt: skip
+    raise UserError(f"{where}: none of its {counts.read} rows can be used ({counts.reasons()})")

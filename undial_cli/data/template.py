@@ -7,20 +7,26 @@ for the answer. Knows no tokens.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.config.schema import TemplateConfig
 from undial_cli.data.answers import Message, is_answer_message
+from undial_cli.data.rendering import TemplateError, render_within_limits
 from undial_cli.data.spans import BLANK_LINE, Span
 from undial_cli.errors import RowError, UserError, bad_value, first_line, suggest_nearest
 
 # Stands for an answer: letters that no template trims, splits or parses.
 ANSWER_MARK = "\ue000undial\ue001"
+# Today, for templates that ask: the day that Llama 3's own template falls back on.
+TEMPLATE_DAY = "2024-07-26"
+DATE_FORMS = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d")
 
 
 @dataclass(frozen=True)
@@ -126,21 +132,44 @@ def render_messages(
     calls = any(message.get("tool_calls") for message in messages)
     if calls and "tool_calls" not in tokenizer.get_chat_template():
         raise RowError("the chat template writes no tool calls")
-    extra = collect_template_arguments(tokenizer, config)
-
-    def render(conversation: list[Message]) -> str:
-        try:
-            return str(tokenizer.apply_chat_template(conversation, tokenize=False, **extra))
-        except Exception as error:  # raise_exception, a role or a field that it does not know
-            raise TemplateRefusal(first_line(error)) from error
-
-    text = render(messages)
     numbers = [n for n, message in enumerate(messages) if is_answer_message(message)]
-    answers = []
-    for n in numbers[-1:] if turns == "last" else numbers:
-        marked = [*messages[:n], {**messages[n], "content": ANSWER_MARK}, *messages[n + 1 :]]
-        answers.append(locate_answer(text, render(marked), messages[n]["content"]))
+    numbers = numbers[-1:] if turns == "last" else numbers
+    marked = [
+        [*messages[:n], {**messages[n], "content": ANSWER_MARK}, *messages[n + 1 :]]
+        for n in numbers
+    ]
+    text, *with_marks = apply_template(tokenizer, config, [messages, *marked])
+    answers = [
+        locate_answer(text, with_mark, messages[n]["content"])
+        for n, with_mark in zip(numbers, with_marks, strict=True)
+    ]
     return Rendering(text, tuple(answers), chat=True)
+
+
+def apply_template(
+    tokenizer: PreTrainedTokenizerBase, config: TemplateConfig, conversations: list[list[Message]]
+) -> list[str]:
+    """The text of each conversation, as `tokenizer.apply_chat_template` has it."""
+    given = collect_template_arguments(tokenizer, config)
+    template = tokenizer.get_chat_template(None, given.get("tools"))
+    variables = {"tools": None, "documents": None, "add_generation_prompt": False}
+    try:
+        return render_within_limits(
+            template,
+            conversations,
+            variables | tokenizer.special_tokens_map | given,
+            choose_template_day(config),
+        )
+    except TemplateError as error:
+        raise TemplateRefusal(first_line(error)) from error
+
+
+def choose_template_day(config: TemplateConfig) -> str:
+    """What a template takes for today, as in 2024-07-26: a run is the same on any day."""
+    for form in DATE_FORMS:
+        with contextlib.suppress(ValueError):
+            return datetime.strptime(config.date_string or "", form).date().isoformat()
+    return TEMPLATE_DAY
 
 
 def locate_answer(text: str, marked: str, content: str) -> AnswerSpan:
@@ -209,9 +238,17 @@ def describe_unread_keys(tokenizer: PreTrainedTokenizerBase, config: TemplateCon
         if getattr(config, name) != getattr(default, name)
     ]
     template = config.chat and config.date_string and tokenizer.chat_template
-    if template and "date_string" not in tokenizer.get_chat_template():
+    reads = tokenizer.get_chat_template() if template else ""
+    if template and not any(word in reads for word in ("date_string", "strftime_now")):
         lines.append(
             f"model.template.date_string={config.date_string}: this chat template reads no date"
+        )
+    dated = config.date_string or "date_string" in config.args
+    asks = config.chat and tokenizer.chat_template and not dated
+    if asks and "strftime_now" in tokenizer.get_chat_template():
+        lines.append(
+            f"this chat template reads today's date, and is given {TEMPLATE_DAY} on every day; "
+            "model.template.date_string names another"
         )
     return lines
 

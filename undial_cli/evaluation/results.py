@@ -17,9 +17,10 @@ from undial_cli.evaluation.evidence import Evaluation, replace_nonfinite
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.system import processes
 from undial_cli.system.files import (
-    cache_dir,
     format_json_line,
+    locate_in_cache,
     make_private_folder,
+    parse_json,
     write_whole_text,
 )
 from undial_cli.system.private_files import note_private
@@ -48,19 +49,19 @@ def load_evaluation(folder: Path) -> Evaluation | None:
         results = read_results_json(folder)
         text = (folder / "samples.jsonl").read_text(encoding="utf-8")
         # Not by splitlines, which also breaks at characters that JSON leaves in a text (U+2028).
-        samples = [dict(json.loads(line)) for line in text.split("\n") if line]
+        samples = [dict(parse_json(line)) for line in text.split("\n") if line]
         if len(samples) != results["samples"] or not all("set" in s for s in samples):
             return None
         fields: dict[str, Any] = {name: dict(results[name]) for name in REQUIRED_FIELDS}
         fields |= {name: dict(results.get(name, {})) for name in LATER_FIELDS}
         return Evaluation(samples=samples, **fields)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def locate_cached_evaluation(depends_on: Any) -> Path:
     """Where the cache keeps the evaluation under the hash of `depends_on`."""
-    return cache_dir() / "evaluations" / hash_json([EVALUATION_VERSION, depends_on])
+    return locate_in_cache("evaluations", hash_json([EVALUATION_VERSION, depends_on]))
 
 
 def load_or_evaluate(depends_on: Any, compute: Callable[[Journal], Evaluation]) -> Evaluation:
@@ -92,6 +93,6 @@ def load_or_evaluate(depends_on: Any, compute: Callable[[Journal], Evaluation]) 
 def read_results_json(folder: Path) -> dict[str, Any]:
     """The results.json of an evaluation folder; empty where there is none that can be read."""
     try:
-        return dict(json.loads((folder / "results.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
+        return dict(parse_json((folder / "results.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return {}

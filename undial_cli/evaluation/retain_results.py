@@ -6,7 +6,6 @@ our results.json and the files of published.py.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from undial_cli.evaluation.figures import split_figure_name
 from undial_cli.evaluation.prompts import PromptItem
 from undial_cli.evaluation.results import load_evaluation
 from undial_cli.evaluation.suite import Suite
+from undial_cli.system.files import parse_json
 
 
 def read_reference(path: str) -> Evaluation:
@@ -31,7 +31,7 @@ def read_reference(path: str) -> Evaluation:
     file = Path(path).expanduser()
     where = f"eval.retain_model={path}"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{where}: no such file") from error
     except ValueError as error:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from undial_cli.config.identity import hash_json
 from undial_cli.data.collate import order_by_length
 from undial_cli.system import processes
-from undial_cli.system.files import make_private_folder
+from undial_cli.system.files import make_private_folder, parse_json
 from undial_cli.system.private_files import append_private_text, note_private
 from undial_cli.system.supervision import give_beat
 
@@ -70,7 +70,7 @@ class Journal:
         for file in sorted(self.folder.glob(f"{make_journal_stem(engine)}.*.jsonl")):
             for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError, TypeError):
-                    number, result = json.loads(line)
+                    number, result = parse_json(line)
                     if type(number) is int:  # not true, which is an int to isinstance
                         results[number] = result
         return results

@@ -21,7 +21,7 @@ from undial_cli.models.adapters import find_adapter_base, flatten_error, read_pe
 from undial_cli.models.claims import check_loading_info, refuse_broken_weights
 from undial_cli.models.contrastive import MEMORISED_FOLDER, TARGET_FOLDER, read_contrast_coefficient
 from undial_cli.system.faults import raise_fault
-from undial_cli.system.files import cache_dir, hash_model_folder, whole_folder
+from undial_cli.system.files import hash_model_folder, locate_in_cache, whole_folder
 from undial_cli.system.locks import hold_lock
 from undial_cli.system.model_files import find_pickled_weights
 from undial_cli.system.source_paths import ModelSource, resolve_model_path
@@ -63,7 +63,7 @@ def convert_gguf(source: ModelSource, config: ModelConfig, weights: bool = True)
     file = Path(source.path) / str(source.gguf_file)
     # By content and dtype: another file of the same name is converted anew.
     stamp = f"{file.stem}-{hash_model_folder(file.parent, (file.suffix,))[:12]}-{config.dtype}"
-    folder = cache_dir() / "gguf" / stamp
+    folder = locate_in_cache("gguf", stamp)
     if not weights:
         return ModelSource(str(folder)) if (folder / "config.json").is_file() else source
     with hold_lock(folder):  # several runs of a sweep may want it at once

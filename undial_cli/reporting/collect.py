@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli.reporting.text import parse_first_number, parse_number
+from undial_cli.system.files import parse_json
 
 # Beside a checkpoint there are no runs; looking through it takes time.
 FOLDERS_WITHOUT_RUNS = ("checkpoint", "resume", "evaluation", "report", "__pycache__")
@@ -243,7 +244,7 @@ def read_jsonl_objects(file: Path, problems: list[str]) -> list[dict[str, Any]]:
     rows: list[Any] = []
     for number, line in enumerate((text or "").split("\n"), 1):
         try:
-            rows += [json.loads(line)] if line.strip() else []
+            rows += [parse_json(line)] if line.strip() else []
         except ValueError:
             # the last line of a run that was killed; what follows a broken one cannot be trusted
             cut = f"cut or broken at line {number}; read up to there"

@@ -14,6 +14,7 @@ import torch
 
 from undial_cli.config.attacks import BUDGETS
 from undial_cli.config.fields import walk_fields
+from undial_cli.config.identity import make_default_name
 from undial_cli.config.schema import (
     AuditRun,
     Run,
@@ -30,9 +31,9 @@ from undial_cli.runs.attacks import find_forget_set
 from undial_cli.runs.hub import check_hub_access
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.system import processes
+from undial_cli.system.files import LONGEST_NAME_PART, is_plain_name
 from undial_cli.training.arguments import check_training_arguments
 
-LONGEST_RUN_NAME = 200  # bytes; file systems take 255, and temporary names are longer
 # Processes that a CPU run may have on any machine; beyond its cores they only wait.
 LEAST_PROCESSES = 8
 GPU_HARDWARE = ("single_gpu", "ddp", "fsdp", "deepspeed_zero3")
@@ -61,14 +62,22 @@ def check_run(resolved: ResolvedRun) -> None:
 
 
 def check_run_name(run: Run) -> None:
-    """A name is a folder below the command's own; it may have folders in it."""
-    if run.name is None:
-        return
-    parts = run.name.split("/")
-    if any(len(os.fsencode(part)) > LONGEST_RUN_NAME for part in parts):
-        raise bad_value("name", run.name, f"folder names of at most {LONGEST_RUN_NAME} bytes each")
-    if any(p in ("", ".", "..") or not p.isprintable() or "\\" in p for p in parts):
+    """A name is a folder below the command's own; it may have folders in it.
+
+    Names of a model, a data set and a method, which name the folder otherwise, have none.
+    """
+    parts = run.name.split("/") if run.name is not None else []
+    if any(len(os.fsencode(part)) > LONGEST_NAME_PART for part in parts):
+        raise bad_value("name", run.name, f"folder names of at most {LONGEST_NAME_PART} bytes each")
+    if not all(map(is_plain_name, parts)):
         raise bad_value("name", run.name, "a folder name, as in demo or study/demo")
+    names = {"model.name": run.model.name, "data.name": run.data.name}
+    names |= {"method.name": run.method.name} if isinstance(run, UnlearnRun) else {}
+    for key, name in names.items():
+        if name and not is_plain_name(name):
+            raise bad_value(key, name, "a word that may stand in a folder's name, without '/'")
+    if run.name is None and not is_plain_name(make_default_name(run)):
+        raise bad_value("name", None, "a name, since the one made of model and data is too long")
 
 
 def check_audit(run: AuditRun | UnlearnRun) -> None:

@@ -181,7 +181,17 @@ def compose_config(
     """
     start_hydra(folder)
     loader = GlobalHydra.instance().config_loader()
-    config = loader.load_configuration(name, list(words), run_mode=mode, from_shell=False)
+    try:
+        config = loader.load_configuration(name, list(words), run_mode=mode, from_shell=False)
+    except COMPOSITION_ERRORS:
+        raise
+    except Exception as error:  # of a file that is no YAML, or no config, Hydra raises any kind
+        if folder is None or isinstance(error, UserError):
+            raise
+        line = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(
+            f"--config-dir {folder}: a file cannot be read as a config: {line}"
+        ) from error
     if folder is not None:
         check_hydra_settings(config.hydra, load_shipped_settings(), words)
     if not with_hydra:

@@ -23,6 +23,7 @@ from undial_cli.config.training_arguments import (
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.runs.known_keys import is_list_key, list_known_keys
 from undial_cli.runs.trust import VariableLookup
+from undial_cli.system.faults import walk_causes
 
 # Sections of keys that are gone, by command (None: any other), and where they are now.
 MOVED_SECTIONS = {
@@ -47,7 +48,7 @@ def explain_composition_error(
         if "=" in str(error.override).rstrip("="):
             return UserError(f"{error.override}: the value cannot be read; quote it: key='...'")
         return UserError(f"{error.override}: expected key=value, as in seed=1 or method=npo")
-    chain = list(iterate_causes(error))
+    chain = list(walk_causes(error))
     for cause in chain:
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
             return explain_missing_option(cause, command)
@@ -73,14 +74,6 @@ def explain_composition_error(
     if match:
         return explain_unknown_key(match.group(1), command, overrides)
     return UserError(text)
-
-
-def iterate_causes(error: BaseException) -> Iterable[BaseException]:
-    """An exception and what it was raised from, outermost first."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
 
 
 def explain_missing_option(error: MissingConfigException, command: str) -> UserError:

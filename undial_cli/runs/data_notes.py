@@ -6,23 +6,12 @@ Forget rows that are retained as well, and columns that nothing reads.
 from __future__ import annotations
 
 from undial_cli.config.schema import DataConfig, Run
-from undial_cli.config.splits import list_splits
+from undial_cli.config.splits import list_splits, name_training_set
 from undial_cli.data.columns import ANSWER_COLUMNS
 from undial_cli.data.rows import Row, count_shared_rows, find_row_kind, find_unread_columns
 from undial_cli.errors import UserError
 from undial_cli.evaluation.prompts import adapt_data_config
 from undial_cli.evaluation.suite import Suite
-
-
-def name_data_key(data: DataConfig, name: str) -> str:
-    """The key of a training set: of its split, or of its file where there is no path."""
-    return f"data.{name}_{'split' if data.path is not None else 'file'}"
-
-
-def name_training_set(data: DataConfig, name: str) -> str:
-    """A training set as errors name it."""
-    key = name_data_key(data, name)
-    return f"{key}={','.join(list_splits(getattr(data, key.removeprefix('data.'))))}"
 
 
 def check_data_keys(data: DataConfig) -> None:

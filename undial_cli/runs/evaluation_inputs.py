@@ -13,7 +13,7 @@ import torch
 
 from undial_cli import ui
 from undial_cli.config.schema import AuditRun, DataConfig, ModelConfig, Run, UnlearnRun
-from undial_cli.config.splits import list_splits
+from undial_cli.config.splits import list_splits, name_data_key
 from undial_cli.config.suites import FORGET_SET, EvalConfig, EvalSetConfig
 from undial_cli.data.encode import Encoder
 from undial_cli.data.load import load_rows
@@ -200,7 +200,7 @@ def load_set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig)
     """The rows of one set, filtered and limited, and those of its solved examples."""
     key, data = f"eval.sets.{name}", adapt_data_config(run.data, options)
     splits = list_splits(options.split) or [""]
-    rows = load_rows(data, splits, f"{key}.split", options.path)
+    rows = load_rows(data, splits, name_split_key(run, name, options), options.path)
     source = f"{key}.split={','.join(splits) or options.path}"
     check_set_rows(rows, options.kind, data, source)
     counts = {"held": len(rows)}
@@ -219,6 +219,16 @@ def load_set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig)
         shots = load_rows(data, [options.shots], f"{key}.shots", options.path)
         check_set_rows(shots, options.kind, data, f"{key}.shots={options.shots}")
     return SetRows(limited, shots, counts={phrase: n for phrase, n in counts.items() if n})
+
+
+def name_split_key(run: Run, name: str, options: EvalSetConfig) -> str:
+    """The key that a set's rows are named by: the data's own, where the set is what it names."""
+    for part in ("forget", "retain"):
+        key = name_data_key(run.data, part)
+        source = getattr(run.data, key.removeprefix("data."))
+        if options.path is None and options.split and options.split == source:
+            return key
+    return f"eval.sets.{name}.split"
 
 
 def build_row_filters(

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from undial_cli.config.schema import RUN_TYPES, UnlearnRun
+from undial_cli.errors import UserError
 from undial_cli.runs.trust import check_yaml_text
 
 
@@ -56,10 +59,30 @@ def read_experiments(name: str, folders: Sequence[Path]) -> dict[str, dict[str, 
         )
         if file is not None and name not in contents:
             check_yaml_text(file.read_text(encoding="utf-8", errors="replace"), str(file))
-            content: Any = OmegaConf.to_container(OmegaConf.load(file))
+            content = read_experiment_file(file)
             contents[name] = content
             names += [entry for entry in content.get("defaults", []) if isinstance(entry, str)]
     return contents
+
+
+def read_experiment_file(file: Path) -> dict[str, Any]:
+    """The keys of an experiment; UserError where a file holds none that can be read."""
+    try:
+        content: Any = OmegaConf.to_container(OmegaConf.load(file))
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
+        line = " ".join(str(error).split())[:300]
+        raise UserError(f"experiment={file.stem}: cannot be read as YAML: {line}") from error
+    defaults = (content.get("defaults") or []) if isinstance(content, dict) else None
+    if not isinstance(defaults, list) or not all(map(is_default_entry, defaults)):
+        raise UserError(f"experiment={file.stem}: {file}: expected keys, with a list of defaults")
+    return content | ({"defaults": defaults} if "defaults" in content else {})
+
+
+def is_default_entry(entry: Any) -> bool:
+    """Whether an entry of a defaults list names an option, with or without its group."""
+    return isinstance(entry, str) or (
+        isinstance(entry, dict) and bool(entry) and isinstance(next(iter(entry)), str)
+    )
 
 
 def list_unfit_sections(command: str, contents: dict[str, dict[str, Any]]) -> set[str]:

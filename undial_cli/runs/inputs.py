@@ -16,7 +16,7 @@ from typing import Any
 from undial_cli import ui
 from undial_cli.config.identity import digest_json, hash_json
 from undial_cli.config.schema import AuditRun, DataConfig, Run, TrainingRun, UnlearnRun
-from undial_cli.config.splits import list_splits
+from undial_cli.config.splits import list_splits, name_data_key
 from undial_cli.data import alternatives, samples
 from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder, Example
@@ -34,7 +34,6 @@ from undial_cli.runs.data_notes import (
     check_data_keys,
     describe_overlap,
     describe_unread_columns,
-    name_data_key,
 )
 from undial_cli.runs.evaluation_inputs import (
     RetainReference,

@@ -25,6 +25,7 @@ from undial_cli.system.files import (
     cache_dir,
     hash_files,
     overwrite_text,
+    parse_json,
     remove_folder,
     write_whole_text,
 )
@@ -132,6 +133,9 @@ def check_run_folder(run: Run, folder: RunFolder) -> None:
         return
     if not folder.path.is_dir():
         raise UserError(f"name={run.name}: {folder.path} is a file")
+    links = [p for p in folder.path.iterdir() if p.is_symlink() and not p.is_dir()]
+    if links:  # a line of the log would be added to whatever it is a link to
+        raise UserError(f"name={run.name}: {links[0]} is a link; a run's files are no links")
     if not folder.run_yaml.is_file():
         # Hidden files may be leftovers of a write that was killed, or of a file system.
         if any(not p.name.startswith(".") for p in folder.path.iterdir()):
@@ -191,8 +195,8 @@ def create_run_folder(run: Run, folder: RunFolder, inputs: dict[str, Any] | None
 def read_json_object(file: Path) -> dict[str, Any]:
     """A JSON file's object; empty where there is none, or another thing."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

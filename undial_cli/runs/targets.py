@@ -25,7 +25,7 @@ from undial_cli.config.schema import (
 from undial_cli.config.splits import cut_slice
 from undial_cli.config.suites import EvalConfig
 from undial_cli.errors import UserError
-from undial_cli.system.files import cache_dir
+from undial_cli.system.files import locate_in_cache
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def build_finetune_run(
         report=False,
         eval=EvalConfig(),
         seed=run.seed,
-        output_dir=str(cache_dir() / "models"),
+        output_dir=str(locate_in_cache("models")),
         adapter=AdapterConfig(),
         train=TrainConfig(**vars(recipe), learning_rate=recipe.learning_rates.none),
     )

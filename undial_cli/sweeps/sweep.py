@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,7 @@ from undial_cli.runs.evidence import settle_ledgers
 from undial_cli.sweeps.jobs import EXIT_CODES, Job, JobOutcome, pack_job, run_job, unpack_outcome
 from undial_cli.sweeps.slots import run_in_slots
 from undial_cli.system import processes
-from undial_cli.system.files import write_whole_text
+from undial_cli.system.files import parse_json, write_whole_text
 
 # Carries out jobs, tells when each begins, yields (number of the job, outcome) as they end.
 Executor = Callable[[list[Job], Callable[[int], None]], Iterator[tuple[int, JobOutcome]]]
@@ -210,6 +209,6 @@ def read_last_step(metrics: Path) -> int | None:
         with open(metrics, "rb") as file:
             file.seek(max(0, metrics.stat().st_size - 4096))
             lines = file.read().decode(errors="replace").splitlines()
-        return int(json.loads(lines[-1])["step"])
+        return int(parse_json(lines[-1])["step"])
     except (OSError, ValueError, KeyError, IndexError):
         return None

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli import ui
+from undial_cli.errors import WorldError
 from undial_cli.system.private_files import (
     PRIVATE,
     PRIVATE_FOLDER,
@@ -35,6 +36,49 @@ def cache_dir() -> Path:
         return Path(given).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "undial"
+
+
+def locate_in_cache(*names: str) -> Path:
+    """An entry of the cache.
+
+    Raises:
+        WorldError: a link leads out of the cache: what lies there is somebody else's, and would be
+            read and written as ours.
+    """
+    base = cache_dir()
+    entry = base.joinpath(*names)
+    for part in (entry, *entry.parents[: len(names) - 1]):
+        if part.is_symlink() and not part.resolve().is_relative_to(base.resolve()):
+            raise WorldError(
+                f"cache folder {part}: a link that leads out of the cache, to {part.resolve()}; "
+                "remove it, or move the whole cache with UNDIAL_CACHE_DIR"
+            )
+    return entry
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON text spells; ValueError for all that is none.
+
+    A text of somebody else's may be nested deeper than can be read: no other kind of error either.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deep to be read") from error
+
+
+# Bytes of a name: file systems take 255, and temporary names are longer.
+LONGEST_NAME_PART = 200
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name is one part of a path, so that no file of that name lies elsewhere."""
+    return (
+        name not in ("", ".", "..")
+        and name.isprintable()
+        and not set(name) & {"/", "\\"}
+        and len(os.fsencode(name)) <= LONGEST_NAME_PART
+    )
 
 
 def write_whole_text(path: Path, text: str, private: bool = False) -> None:

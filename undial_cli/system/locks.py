@@ -22,6 +22,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
 from undial_cli import ui
+from undial_cli.system.files import parse_json
 
 # What file systems without the kernel's locks answer (network ones, some of containers).
 NO_KERNEL_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -126,7 +127,7 @@ def locate_lock(path: Path) -> Path:
 def describe_holder(file: Path) -> str:
     """Who holds a lock and since when, in words that end before the folder's name."""
     try:
-        holder = json.loads(file.read_text(encoding="utf-8"))
+        holder = parse_json(file.read_text(encoding="utf-8"))
         host, pid, since = (holder[name] for name in ("host", "pid", "since"))
     except (OSError, ValueError, KeyError, TypeError):  # it is being taken, or nobody could write
         return "another undial that works on"

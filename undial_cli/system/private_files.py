@@ -102,8 +102,9 @@ def append_paths(file: Path, paths: Iterable[Path]) -> None:
 
 
 def append_private_text(path: Path, text: str) -> None:
-    """Append to a file that is the user's own from its first byte on."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE)
+    """Append to a file that is the user's own from its first byte on, and no link to another."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    handle = os.open(path, flags, PRIVATE)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from undial_cli import ui
 from undial_cli.config.tables import TableConfig
-from undial_cli.errors import UserError
+from undial_cli.errors import UserError, bad_value
 from undial_cli.planning.estimate import estimate_missing_runs
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_screen_table
 from undial_cli.sweeps.jobs import EXIT_CODES, Job
+from undial_cli.system.files import is_plain_name
 from undial_cli.tables import load, render
 from undial_cli.tables.figures import FilledTable, fill_table, list_failures
 from undial_cli.tables.runs import (
@@ -36,6 +37,8 @@ def run_reproduce_command(words: list[str]) -> int:
     command_words, run_words, folder = load.split_table_words(words)
     asked = load.load_table(command_words, folder)
     name = next(w.partition("=")[2] for w in reversed(command_words) if w.startswith("table="))
+    if not all(map(is_plain_name, name.split("/"))):
+        raise bad_value("table", name, load.list_table_names(folder))
     lines = list_table_lines(asked.table, asked.rows)
     runs = compose_table_runs(asked, lines, run_words, folder)
     lacking = find_lacking_keys(asked.table, runs)

@@ -7,6 +7,7 @@ for the runs. Imports no torch.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from undial_cli.config.fields import check_field_value, walk_fields
-from undial_cli.config.tables import ColumnConfig, ReproduceConfig, TableConfig
+from undial_cli.config.tables import ColumnConfig, PlotConfig, ReproduceConfig, TableConfig
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.evaluation.figures import find_better_direction, find_figure_title
 from undial_cli.runs import config_errors
 from undial_cli.runs.compose import COMPOSITION_ERRORS, compose_config, find_config_folder
 from undial_cli.runs.trust import refuse_variables
+from undial_cli.system.files import is_plain_name
 
 KEYS_NOT_FOR_RUNS = {
     "seed": "say seeds=[0,1,2]",
@@ -103,16 +105,26 @@ def complete_table(table: TableConfig) -> None:
         if not column.name or not column.metric:
             raise UserError("table.columns: each needs a name and a metric")
         try:
+            if re.search(r"\d{3}", column.format):  # a width of millions is written out
+                raise ValueError
             format(0.5, column.format)
         except ValueError as error:
             where = f"table.columns[{column.name}].format"
             raise bad_value(where, column.format, "a format such as .3f or .2e") from error
+    for number, plot in enumerate(table.plots):
+        if not is_plain_name(name_plot_file(plot)):
+            raise bad_value(f"table.plots[{number}].name", plot.name, "a file's name, without '/'")
     for where, name, allowed in list_references(table):
         if name not in allowed:
             nearest = suggest_nearest(name, allowed)
             raise UserError(f"{where}: {name}: no such one in this table{nearest}")
     if any(claim.forget and len(claim.forget) != len(claim.columns) for claim in table.claims):
         raise UserError("table.claims.forget: as many as table.claims.columns, or none")
+
+
+def name_plot_file(plot: PlotConfig) -> str:
+    """The name of a picture's files, without an ending."""
+    return plot.name or f"{plot.kind}_{plot.x}_{plot.y}"
 
 
 def complete_column(column: ColumnConfig) -> None:

@@ -13,6 +13,7 @@ from undial_cli.reporting.plot_lines import LinePanel, draw_lines
 from undial_cli.reporting.plot_style import Marks, make_axis_title, save_figure
 from undial_cli.reporting.plots import TradeOffPoint, draw_trade_off
 from undial_cli.tables.figures import FilledTable, average_figures
+from undial_cli.tables.load import name_plot_file
 from undial_cli.tables.runs import TableLine
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ def draw_table_plots(filled: FilledTable, folder: Path) -> list[Path]:
         draw = draw_table_trade_off if plot.kind == "trade_off" else draw_table_grid
         figure = draw(filled, plot)
         if figure is not None:
-            name = plot.name or f"{plot.kind}_{plot.x}_{plot.y}"
-            files += save_figure(figure, folder / name)
+            files += save_figure(figure, folder / name_plot_file(plot))
     return files
 
 

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from undial_cli import ui
 from undial_cli.system import processes, signals
-from undial_cli.system.files import write_whole_text
+from undial_cli.system.files import parse_json, write_whole_text
 from undial_cli.system.supervision import give_beat
 
 
@@ -25,8 +25,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:  # the process was ended while it wrote
+            rows.append(parse_json(line))
+        except ValueError:  # the process was ended while it wrote
             break
     return [row for row in rows if isinstance(row, dict)]
 

@@ -83,7 +83,7 @@ class SampleRows:
             (self.file, whole, self.stretches()),
             (self.sums_file, sums, [(0, sums)] if sums else []),
         ):
-            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+            handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             try:
                 if os.fstat(handle).st_size != size:
                     os.ftruncate(handle, size)

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from undial_cli import ui
-from undial_cli.system.files import checksum_file, write_whole_text
+from undial_cli.system.files import checksum_file, parse_json, write_whole_text
 
 SEAL_FILE = "whole.json"
 STATE_PREFIX = "checkpoint-"
@@ -30,7 +30,7 @@ def seal_state(folder: Path) -> None:
 def read_seal(folder: Path) -> dict[str, list[int]]:
     """What a folder's seal lists; empty where there is none that can be read."""
     try:
-        content = json.loads((folder / SEAL_FILE).read_text(encoding="utf-8"))
+        content = parse_json((folder / SEAL_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

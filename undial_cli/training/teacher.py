@@ -26,7 +26,7 @@ from undial_cli.errors import WorldError
 from undial_cli.losses.targets import TeacherSignal
 from undial_cli.methods.base import Loss
 from undial_cli.system import processes
-from undial_cli.system.files import cache_dir
+from undial_cli.system.files import cache_dir, locate_in_cache
 from undial_cli.system.hardware import choose_autocast_dtype
 from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.teacher_pass import run_teacher
@@ -70,7 +70,7 @@ def make_teacher(
     content = [target, run.adapter.name == "qlora", run.model.dtype, run.model.attn_implementation,
                choose_autocast_dtype(run), torch.__version__, transformers.__version__]  # fmt: skip
     with open_autocast(run, next(model.parameters()).device):
-        teacher = CachedTeacher(model, cache_dir() / "teacher", hash_json(content), adapted)
+        teacher = CachedTeacher(model, locate_in_cache("teacher"), hash_json(content), adapted)
     for name, loss in asking.items():
         teacher.add(name, schedule.sets[name], schedule.list_used(name), loss)
     asked = sum(schedule.count_draws(name) for name in asking)
