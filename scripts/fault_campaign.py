@@ -59,12 +59,14 @@ GRACE = 20
 # A command that takes longer hangs.
 TIMEOUT = 900
 SIGNALS = {"kill": [signal.SIGKILL], "term": [signal.SIGTERM, signal.SIGUSR1]}
-DISKS = {"out": "out", "cache": "cache"}
+DISKS = ("out", "cache")
 # These show speeds and times; that they are there is what is compared.
 PICTURES = (".html", ".svg", ".png")
 # What a Markdown report says of a run's time.
 WALL_TIME = re.compile(rb" \xc2\xb7 [\d.]+ (s|min|h)( \d+ \w+)?(?= \xc2\xb7)")
 PAGE = 4096
+# What a disk in memory needs itself.
+SLACK = 16 * PAGE
 # A disk is made as large as that for the second command.
 ROOM = "1g"
 
@@ -232,16 +234,24 @@ class Scenario:
         for words in before:
             self.finish(words)
         shutil.copytree(self.home.path, self.home.prepared)
+        before_it = self.measure_disks()
         self.home.renew()
         self.finish(self.words)
         first = self.home.read_results()
-        self.size = {disk: measure_folder(self.home.path / disk) for disk in DISKS}
+        # What it writes to each disk; a few pages are no disk to fill.
+        after = self.measure_disks()
+        self.written = {
+            d: after[d] - before_it[d] for d in DISKS if after[d] - before_it[d] > SLACK
+        }
         self.home.renew()
         self.finish(self.words, traced=True)
         self.expected = self.home.read_results()
         self.moments = self.home.read_moments()
         # Times, memory, pictures of them: what two undisturbed runs do not agree in.
         self.varying = set(list_differences(first, self.expected))
+
+    def measure_disks(self) -> dict[str, int]:
+        return {disk: measure_folder(self.home.path / disk) for disk in DISKS}
 
     def finish(self, words: list[str], traced: bool = False) -> None:
         code, text = self.home.run(words, traced=traced)
@@ -274,11 +284,11 @@ class Scenario:
 
     def fill_disk(self, draws: random.Random) -> tuple[str, str, str]:
         """The command on a disk too small (or just large enough), and then on a larger one."""
-        disk = draws.choice(sorted(DISKS))
-        size = int(draws.uniform(0.02, 1.1) * self.size[disk]) // PAGE * PAGE
+        disk = draws.choice(sorted(self.written))
+        room = int(draws.uniform(0, 1.1) * self.written[disk]) // PAGE * PAGE
         self.home.renew()
         folder = self.home.path / disk
-        with mount_disk(folder, size):
+        with mount_disk(folder, room):
             code, text = self.home.run(self.words)
             wrong = []
             if code not in (0, 1):
@@ -289,7 +299,11 @@ class Scenario:
                 wrong.append("the message does not speak of the disk")
             subprocess.run(["mount", "-o", f"remount,size={ROOM}", str(folder)], check=True)
             end = describe_end(code)
-            return f"{disk} full", end, self.check_end(text, wrong, f"{disk} of {size} bytes")
+            return (
+                f"{disk} full",
+                end,
+                self.check_end(text, wrong, f"{disk} with room for {room} bytes"),
+            )
 
     def check_end(self, text: str, wrong: list[str], at: str) -> str:
         """Nothing still runs, and the same command ends as an undisturbed one; what is wrong."""
@@ -322,12 +336,12 @@ def measure_folder(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def mount_disk(folder: Path, size: int) -> Iterator[None]:
-    """A disk of a size in place of a folder, with what the folder held."""
+def mount_disk(folder: Path, room: int) -> Iterator[None]:
+    """A disk in place of a folder, with what the folder held and room for so many bytes."""
     copy = folder.with_name(f"{folder.name}_before")
     folder.rename(copy)
     folder.mkdir()
-    options = f"size={max(size, measure_folder(copy)) + 16 * PAGE}"
+    options = f"size={measure_folder(copy) + SLACK + room}"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
     try:
         shutil.copytree(copy, folder, dirs_exist_ok=True)

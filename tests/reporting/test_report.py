@@ -212,6 +212,22 @@ def test_pictures_stand_in_the_page_and_beside_the_twin(tmp_path: Path) -> None:
     assert again == page
 
 
+def test_pictures_of_the_report_before_go_and_those_of_others_stay(
+    sweep: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "report"
+    report.write_report([sweep], folder)
+    drawn = {file.name for file in folder.glob("*.png")}
+    for name in ("mine.png", "gone.png", "gone.svg"):
+        (folder / name).write_text("picture")
+    with open(folder / "report.md", "a") as file:
+        file.write("![what runs of before showed](gone.png)\n![no](../gone.png)\n")
+    report.write_report([sweep], folder)
+    assert drawn
+    assert {file.name for file in folder.glob("*.png")} == {*drawn, "mine.png"}
+    assert not (folder / "gone.svg").exists()
+
+
 def test_what_goes_wrong_after_a_run_is_said_and_not_raised(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

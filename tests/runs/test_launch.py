@@ -79,6 +79,13 @@ def test_no_worker_is_ended_while_one_of_them_gets_on(tmp_path: Path) -> None:
         ("sys.exit(3) if rank == '1' else time.sleep(60)", WorldError, "process 1 failed (exit"),
         ("os.kill(os.getpid(), 9) if rank == '0' else time.sleep(60)", WorldError, "SIGKILL"),
         (
+            # the other one ends in order, as it is asked to
+            "signal.signal(signal.SIGTERM, lambda *_: os._exit(143))\ntime.sleep(0.2)\n"
+            "os.kill(os.getpid(), 9) if rank == '1' else time.sleep(60)",
+            WorldError,
+            "process 1 failed (exit code -9)",
+        ),
+        (
             # as torch's `record` writes it, which takes seconds to import
             "error = {'message': 'UserError: seed=x', 'extraInfo': {'timestamp': '1'}}\n"
             "with open(os.environ['TORCHELASTIC_ERROR_FILE'], 'w') as file:\n"

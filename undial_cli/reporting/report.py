@@ -9,6 +9,7 @@ broken is shown as such. Top to bottom: collect, label, draw, page, Markdown.
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 from undial_cli import ui
@@ -23,6 +24,8 @@ from undial_cli.reporting.plot_style import save_figure
 from undial_cli.system.files import write_whole_text
 from undial_cli.system.private_files import LEDGER_FILE, keep_ledgers
 
+# How report.md shows a picture beside it.
+PICTURE_LINK = re.compile(r"^!\[.*\]\((\w+\.png)\)$", re.MULTILINE)
 DEFAULT_REPORT_FOLDER = Path("outputs") / "report"
 
 
@@ -103,6 +106,7 @@ def write_report(paths: list[Path], folder: Path) -> Path:
             notes.append(f"The picture {plot.name} could not be drawn ({type(error).__name__}).")
     with_text = [run.folder / LEDGER_FILE for run in collection.runs if run.samples]
     pages = page.render_report(collection, keys, pictures, notes, folder)
+    remove_old_pictures(folder, {png for png, _, _ in pictures})
     with keep_ledgers(with_text):
         for name, text in pages.items():
             write_whole_text(folder / name, text, private=bool(with_text))
@@ -111,3 +115,14 @@ def write_report(paths: list[Path], folder: Path) -> Path:
         with keep_ledgers([run.folder / LEDGER_FILE]):
             write_audit_report(run.folder / AUDIT_FOLDER, folder)
     return folder / page.PAGE
+
+
+def remove_old_pictures(folder: Path, wanted: set[str]) -> None:
+    """Remove the pictures that the last report in a folder shows and the new one does not."""
+    try:
+        text = (folder / page.TEXT).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return
+    for name in set(PICTURE_LINK.findall(text)) - wanted:
+        for suffix in (".png", ".svg"):
+            (folder / name).with_suffix(suffix).unlink(missing_ok=True)

@@ -129,9 +129,12 @@ def watch_workers(workers: Any, watch: Watch, timeout: float) -> None:
         time.sleep(POLL_SECONDS)
     if result.is_failed():
         failures = result.failures
-        # One that a signal ended lets the others fail, which wait for it.
-        ended = [rank for rank in failures if signals.find_signal(failures[rank].exitcode)]
-        rank = min(ended or failures, key=lambda rank: failures[rank].timestamp)
+        # One that was killed comes first: torch ended the others for it. One that a signal ended in
+        # order lets the others fail, which wait for it.
+        codes = {rank: failures[rank].exitcode for rank in failures}
+        killed = [rank for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM]
+        ended = [rank for rank, code in codes.items() if signals.find_signal(code)]
+        rank = min(killed or ended or failures, key=lambda rank: failures[rank].timestamp)
         raise translate_worker_failure(rank, failures[rank])
 
 
