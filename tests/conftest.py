@@ -37,20 +37,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def frozen_heap(request: pytest.FixtureRequest) -> Iterator[None]:
-    """In tests of audits, what was there before is no garbage.
-
-    To let go of a model is to collect garbage, which takes long if it looks through all that the
-    libraries hold.
-    """
-    if "audit" not in str(request.node.path.relative_to(TESTS)):
-        yield
-        return
+def pytest_collection_finish() -> None:
+    """What was imported is no garbage: each collection would look through all of it."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def prepare(run: Any, weights: bool = True) -> Any:

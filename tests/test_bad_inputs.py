@@ -23,6 +23,11 @@ def test_the_table_is_as_long_as_is_promised() -> None:
     assert set(BAD_INPUTS) >= SLOW_ROWS
 
 
+def is_slow(name: str) -> bool:
+    """Configs are many, and of most the tests of their keys know what is refused."""
+    return name in SLOW_ROWS or name.startswith("config: ")
+
+
 @pytest.fixture(scope="module")
 def quiet_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that only refused commands use."""
@@ -63,7 +68,7 @@ def prepare_folder(row: BadInput, model: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow if n in SLOW_ROWS else ()) for n in BAD_INPUTS],
+    [pytest.param(n, marks=pytest.mark.slow if is_slow(n) else ()) for n in BAD_INPUTS],
 )
 def test_bad_input_is_refused_in_one_line_and_leaves_nothing(
     name: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from undial_cli.evaluation.scoring import (
     count_shared_tokens,
     score_answers,
 )
+from undial_cli.evaluation.sharding import Journal
 from undial_cli.models.head import head_job
 
 
@@ -87,6 +89,27 @@ def test_answers_that_share_their_prompt_score_as_if_alone(kind: str, batch_size
 
 
 @torch.no_grad()
+def test_scores_that_were_interrupted_within_a_batch_are_the_same_to_the_bit(
+    model: Any, tmp_path: Path
+) -> None:
+    # An odd number of long and short groups: a batch less would shift those that follow.
+    groups = [*groups_of_answers(), *([e] for e in ENCODER.encode(QUESTIONS))]
+
+    def score(folder: Path) -> list[list[Score]]:
+        pad_id = TOKENIZER.pad_token_id
+        return score_answers(model, groups, 3, pad_id, distribution=True, journal=Journal(folder))
+
+    whole = score(tmp_path / "whole")
+    (file,) = (tmp_path / "whole").iterdir()
+    lines = file.read_text().splitlines(keepends=True)
+    assert len(lines) == len(groups)
+    for count in range(0, len(lines), 3):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        (folder / file.name).write_text("".join(lines[:count]))
+        assert repr(score(folder)) == repr(whole)  # NaN is NaN
+
+
 def plain_distribution(model: Any, example: Example) -> tuple[list[float], list[float]]:
     """Mean and variance of log q under q at every target, in float64."""
     logits = model(input_ids=torch.tensor([example.input_ids])).logits[0].double()

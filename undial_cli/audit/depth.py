@@ -50,7 +50,7 @@ from undial_cli.evaluation.scoring import (
     score_targets,
     select_cache_rows,
 )
-from undial_cli.evaluation.sharding import Journal, KeepResult, batch_by_length, shard_work
+from undial_cli.evaluation.sharding import Jobs, Journal, KeepResult, batch_by_length, shard_work
 from undial_cli.losses.positions import IGNORE, predicting_mask
 
 # What is left of what the target knows: 1 - depth.
@@ -92,14 +92,16 @@ def measure_falls(
     To the model itself, and to the target with each of its layers' states: [J][1 + L].
     """
 
-    def run(numbers: list[int], keep: KeepResult) -> None:
+    def run(numbers: Jobs, keep: KeepResult) -> None:
         if not numbers:  # no model need be loaded
             return
-        lengths = [len(examples[n].input_ids) for n in numbers]
+        lengths, wanted = [len(examples[n].input_ids) for n in numbers.dealt], set(numbers)
         # Both models see the same batches: the target's own states change nothing, to the bit.
         batches = [
-            [numbers[i] for i in chosen] for chosen in batch_by_length(lengths, attacked.batch_size)
+            [numbers.dealt[i] for i in chosen]
+            for chosen in batch_by_length(lengths, attacked.batch_size)
         ]
+        batches = [batch for batch in batches if not wanted.isdisjoint(batch)]
         of_batches = [[examples[n] for n in batch] for batch in batches]
         # Of all batches before the target is loaded, as two models do not fit.
         read = read_span_states(attacked, of_batches, pad_id)
@@ -107,7 +109,8 @@ def measure_falls(
         for batch, of_batch, source in zip(batches, of_batches, read, strict=True):
             falls = patch_batch(target, of_batch, source, pad_id)
             for n, of_answer in zip(batch, falls, strict=True):
-                keep(n, of_answer)
+                if n in wanted:
+                    keep(n, of_answer)
 
     return shard_work("depth", [len(e.input_ids) for e in examples], run, journal)
 

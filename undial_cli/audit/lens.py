@@ -33,7 +33,7 @@ from undial_cli.evaluation.scoring import (
     make_score,
     move_batch,
 )
-from undial_cli.evaluation.sharding import Journal, KeepResult, batch_by_length, shard_work
+from undial_cli.evaluation.sharding import Jobs, Journal, KeepResult, batch_by_length, shard_work
 from undial_cli.losses.chunked import Projection
 from undial_cli.losses.positions import select_targets
 from undial_cli.models.head import head_job
@@ -81,18 +81,22 @@ def score_layers(
         CannotServe: the model has no one list of layers, or more than a norm after them.
     """
 
-    def run(numbers: list[int], keep: KeepResult) -> None:
+    def run(numbers: Jobs, keep: KeepResult) -> None:
         if not numbers:  # the model need not even be loaded
             return
         model = attacked.model
         layers = list_decoder_layers(model)
         final = find_final_modules(model, layers)
-        lengths = [len(examples[n].input_ids) for n in numbers]
-        for chosen in batch_by_length(lengths, attacked.batch_size):
-            batch = [examples[numbers[i]] for i in chosen]
+        lengths, wanted = [len(examples[n].input_ids) for n in numbers.dealt], set(numbers)
+        for places in batch_by_length(lengths, attacked.batch_size):
+            chosen = [numbers.dealt[i] for i in places]
+            if wanted.isdisjoint(chosen):
+                continue
+            batch = [examples[n] for n in chosen]
             figures = compute_layer_figures(model, layers, final, batch, pad_id)
-            for i, example, figures_LFn in zip(chosen, batch, figures, strict=True):
-                keep(numbers[i], [describe_layer(part, example) for part in figures_LFn])
+            for n, example, figures_LFn in zip(chosen, batch, figures, strict=True):
+                if n in wanted:
+                    keep(n, [describe_layer(part, example) for part in figures_LFn])
 
     return shard_work("lens", [len(e.input_ids) for e in examples], run, journal)
 

@@ -25,6 +25,7 @@ from undial_cli.data.encode import Example
 from undial_cli.evaluation.kvcache import has_plain_cache
 from undial_cli.evaluation.sharding import (
     NO_JOURNAL,
+    Jobs,
     Journal,
     KeepResult,
     batch_by_length,
@@ -85,14 +86,16 @@ def score_answers(
         name: of the set, for the journal.
     """
 
-    def run(numbers: list[int], keep: KeepResult) -> None:
-        sharing = has_plain_cache(model)
-        together = {n: groups[n] for n in numbers if sharing and count_shared_tokens(groups[n])}
-        single = {n: groups[n] for n in numbers if n not in together}
+    def run(numbers: Jobs, keep: KeepResult) -> None:
+        sharing, wanted, dealt = has_plain_cache(model), set(numbers), numbers.dealt
+        together = {n: groups[n] for n in dealt if sharing and count_shared_tokens(groups[n])}
+        single = {n: groups[n] for n in dealt if n not in together}
         # In spans, since the common tokens of all groups of one stay in memory until it is scored.
         for part in (single, *split_spans(together, batch_size * BATCHES_PER_SPAN)):
+            if wanted.isdisjoint(part):
+                continue
             common = part is not single
-            scored = score_in_batches(model, part, batch_size, pad_id, distribution, common)
+            scored = score_in_batches(model, part, wanted, batch_size, pad_id, distribution, common)
             for n, scores in scored:
                 keep(n, [dataclasses.asdict(score) for score in scores])
 
@@ -116,15 +119,16 @@ def split_spans(groups: dict[int, list[Example]], rows: int) -> Iterator[dict[in
 def score_in_batches(
     model: Any,
     groups: dict[int, list[Example]],
+    wanted: set[int],
     batch_size: int,
     pad_id: int,
     distribution: bool,
     sharing: bool,
 ) -> Iterator[tuple[int, list[Score]]]:
-    """Batches of sequences, longest first; a group is given out when all of it is scored.
+    """Batches of sequences, longest first; a wanted group is given out when all of it is scored.
 
-    With `sharing` one pass over the common tokens of each group comes first, and the batches hold
-    what differs.
+    The others fill the batches as they did before. With `sharing` one pass over the common tokens
+    of each group comes first, and the batches hold what differs.
     """
     starts = {n: count_shared_tokens(group) if sharing else 0 for n, group in groups.items()}
     prompts = [group[0].input_ids[: starts[n]] for n, group in groups.items()] if sharing else []
@@ -133,6 +137,8 @@ def score_in_batches(
     tails = [cut_shared_prefix(e, starts[n]) for n, group in groups.items() for e in group]
     scored: dict[int, dict[int, Score]] = {n: {} for n in groups}
     for chosen in batch_by_length([len(tail.input_ids) for tail in tails], batch_size):
+        if wanted.isdisjoint(rows[i][1] for i in chosen):
+            continue
         batch = move_batch(pad_examples([tails[i] for i in chosen], pad_id), model)
         mask_BL, prefix = batch["attention_mask"], None
         if cache is not None and mask_NP is not None:
@@ -145,9 +151,9 @@ def score_in_batches(
         for i, figures_Fn in zip(chosen, figures, strict=True):
             n = rows[i][1]
             scored[n][i] = make_score(figures_Fn, tails[i])
-            if len(scored[n]) == len(groups[n]):
+            if n in wanted and len(scored[n]) == len(groups[n]):
                 yield n, [scored[n][j] for j in sorted(scored[n])]
-    yield from ((n, []) for n, group in groups.items() if not group)
+    yield from ((n, []) for n, group in groups.items() if n in wanted and not group)
 
 
 def prefill_prompts(

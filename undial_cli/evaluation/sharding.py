@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -95,16 +95,26 @@ class Journal:
 NO_JOURNAL = Journal()
 
 
+class Jobs(list[int]):
+    """Numbers of the jobs that a process has to do; `dealt`: with those that it did before.
+
+    Batches that are cut from `dealt` are the same ones after an interruption, to the bit.
+    """
+
+    def __init__(self, dealt: list[int], known: Container[int]) -> None:
+        super().__init__(n for n in dealt if n not in known)
+        self.dealt = dealt
+
+
 def shard_work(
-    engine: str, sizes: list[int], run: Callable[[list[int], KeepResult], None], journal: Journal
+    engine: str, sizes: list[int], run: Callable[[Jobs, KeepResult], None], journal: Journal
 ) -> list[Any]:
     """Do every job on exactly one process; all processes get all results.
 
     Args:
         engine: name in the journal; its jobs are numbered 0 to N - 1.
         sizes: cost of each job; larger ones are dealt out first.
-        run: does the jobs of a list, calling `keep(number, result)` for each; a result is what
-            JSON can hold.
+        run: does its jobs, calling `keep(number, result)` for each; a result is what JSON can hold.
 
     Returns:
         The results by number, [N].
@@ -112,7 +122,6 @@ def shard_work(
     known = processes.run_on_main(lambda: journal.read(engine))
     known = {number: result for number, result in known.items() if number < len(sizes)}
     journal.advance(len(known))
-    todo = [i for i in order_by_length(sizes) if i not in known]
     computed: dict[int, Any] = {}
 
     def keep(number: int, result: Any) -> None:
@@ -122,6 +131,7 @@ def shard_work(
         give_beat(engine, len(computed))
 
     # Every n-th of the longest first: the processes end at about the same time.
-    run(todo[processes.get_process_rank() :: processes.get_process_count()], keep)
+    dealt = order_by_length(sizes)[processes.get_process_rank() :: processes.get_process_count()]
+    run(Jobs(dealt, known), keep)
     known |= dict(processes.gather_items(list(computed.items())))
     return [known[i] for i in range(len(sizes))]
