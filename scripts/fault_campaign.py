@@ -168,6 +168,9 @@ class Home:
                 with contextlib.suppress(ValueError):
                     lines = content.decode().splitlines() if file.suffix == ".jsonl" else [content]
                     results[name] = [json.loads(line) for line in lines if line]
+            if file.name == "evidence.json":  # which tells of a log that holds a traceback
+                for evidence in results[name]:
+                    evidence["files"] = [f for f in evidence["files"] if f["path"] != "log.txt"]
         return results
 
 
