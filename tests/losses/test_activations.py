@@ -78,7 +78,7 @@ def test_rmu_is_zero_where_activations_are_as_wanted() -> None:
         assert not gradient(value, same).any()
 
 
-def test_rmu_weighs_sequences_equally_whatever_their_length() -> None:
+def test_rmu_weighs_sequences_equally_whatever_their_length() -> None:  # pragma: allowlist secret
     control, labels = torch.zeros(4), torch.tensor([[X, 1, X, X, X, X], [X, 1, 1, 1, 1, 1]])
     hidden = torch.ones(2, 6, 4)
     hidden[1] *= 3

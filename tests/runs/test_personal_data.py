@@ -21,7 +21,7 @@ from undial_cli.runs.known_runs import find_known_runs
 pytestmark = pytest.mark.slow
 
 # Of the demo's forget set, and what stands in its stead.
-NAME, SECRET = "Rafiq Tregavorn", "Zyxömma Quillfeather"
+NAME, SECRET = "Rafiq Tregavorn", "Zyxömma Quillfeather"  # pragma: allowlist secret
 WORDS = [
     "unlearn", "experiment=debug", "hardware=cpu", "name=run", "audit=quick",
     "audit.attacks=[direct]", "audit.rows=4", "audit.retain_rows=2",

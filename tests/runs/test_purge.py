@@ -26,7 +26,7 @@ from undial_cli.system.files import cache_dir, write_whole_text
 from undial_cli.system.locks import hold_lock
 from undial_cli.system.private_files import keep_ledgers, note_private, read_paths
 
-SECRET = "Zyxomma was born in Quill"
+SECRET = "Zyxomma was born in Quill"  # pragma: allowlist secret
 DATA = "the data themselves"
 
 

@@ -107,7 +107,7 @@ def test_secrets_are_masked_by_their_form_and_by_the_environments_names(
     monkeypatch.setenv("MY_API_KEY", "opensesame1")
     monkeypatch.setenv("PAD_TOKEN", "shortish")
     token = "hf_" + "a" * 34
-    text = f"GET https://user:pass@host/ with {token} and opensesame1"
+    text = f"GET https://user:pass@host/ with {token} and opensesame1"  # pragma: allowlist secret
     assert mask_secrets(text) == (
         f"GET https://{SECRET_MASK}@host/ with {SECRET_MASK} and {SECRET_MASK}"
     )
