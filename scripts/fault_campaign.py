@@ -298,7 +298,7 @@ class Scenario:
                 wrong.append(f"exit code {code}")
             if code == 1 and "Traceback" in text:
                 wrong.append("a traceback")
-            if code == 1 and not any(word in text for word in ("room", "space", "full")):
+            if code == 1 and not any(word in text for word in ("room", "space", "full", "free")):
                 wrong.append("the message does not speak of the disk")
             subprocess.run(["mount", "-o", f"remount,size={ROOM}", str(folder)], check=True)
             end = describe_end(code)

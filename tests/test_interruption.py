@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HURRIED, read_jsonl, undial
+from conftest import HURRIED, read_jsonl, refused, undial
 from run_helpers import SHORT, assert_equal, interrupt_run, start
 
 from undial_cli.cli import run_command
-from undial_cli.runs.run_folder import RunFolder
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.run_folder import RunFolder, check_run_folder, locate_run_folder
 from undial_cli.training.states import list_states
 
 CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129, "SIGUSR1": 138}
@@ -207,6 +208,18 @@ def test_a_model_of_the_cache_that_was_changed_is_made_anew(
     assert "checkpoint/model.safetensors was changed" in capfd.readouterr().out
     assert weights.read_bytes() == content
     assert sorted(f.name for f in weights.parents[2].iterdir()) == [weights.parents[1].name]
+
+
+def test_a_folder_that_was_left_before_its_run_yaml_is_taken(tmp_path: Path) -> None:
+    run = compose_run("unlearn", [f"output_dir={tmp_path}", "name=run", "hardware=cpu"])
+    folder = locate_run_folder(run)
+    folder.path.mkdir(parents=True)
+    for name in (folder.ledger.name, ".run.yaml.0-1.unfinished"):
+        (folder.path / name).write_text("")
+    check_run_folder(run, folder)
+    (folder.path / "thesis.tex").write_text("precious")
+    with refused("holds no run.yaml"):
+        check_run_folder(run, folder)
 
 
 @pytest.mark.slow

@@ -137,8 +137,10 @@ def check_run_folder(run: Run, folder: RunFolder) -> None:
     if links:  # a line of the log would be added to whatever it is a link to
         raise UserError(f"name={run.name}: {links[0]} is a link; a run's files are no links")
     if not folder.run_yaml.is_file():
-        # Hidden files may be leftovers of a write that was killed, or of a file system.
-        if any(not p.name.startswith(".") for p in folder.path.iterdir()):
+        # Hidden files may be leftovers of a write that was killed, or of a file system; the ledger
+        # is of a run that was interrupted before all else.
+        names = {p.name for p in folder.path.iterdir()} - {folder.ledger.name}
+        if any(not name.startswith(".") for name in names):
             raise UserError(f"name={run.name}: {folder.path} is not empty and holds no run.yaml")
         return
     if run.overwrite:
