@@ -218,8 +218,7 @@ def test_a_folder_that_was_left_before_its_run_yaml_is_taken(tmp_path: Path) -> 
         (folder.path / name).write_text("")
     check_run_folder(run, folder)
     (folder.path / "thesis.tex").write_text("precious")
-    with refused("holds no run.yaml"):
-        check_run_folder(run, folder)
+    refused(lambda: check_run_folder(run, folder), "holds no run.yaml")
 
 
 @pytest.mark.slow
