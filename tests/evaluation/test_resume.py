@@ -132,7 +132,7 @@ main()
 
 def whole_journal(place: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> Counter:
     """Run the command to its end; the journal as it is then, before it is removed."""
-    from undial_cli.evaluation import results as store
+    from undial_cli.evaluation import sharding as store
 
     partial, found = evaluation(place), []
     remove = store.shutil.rmtree
@@ -283,7 +283,7 @@ NOISE = ("", "null", '"text"', "[1]", '["one", 2]', '[null, {"token_ce": []}]', 
 def test_noise_in_a_journal_is_no_result(
     place: Path, calm: Left, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from undial_cli.evaluation import results as store
+    from undial_cli.evaluation import sharding as store
 
     found = []
     monkeypatch.setattr(store, "Journal", lambda folder: found.append(folder) or Journal(folder))
@@ -413,7 +413,7 @@ def test_a_retain_model_of_the_same_tokens_is_taken(place: Path, random_model: P
 
 BAD = {
     "empty file": (
-        ["data.forget_file=empty.jsonl"], ["eval.sets.forget.split=empty.jsonl", "is empty"]
+        ["data.forget_file=empty.jsonl"], ["data.forget_file=empty.jsonl", "is empty"]
     ),
     "empty slice": (["eval.sets.forget.split=forget.jsonl[5:5]"], ["eval.sets.forget.split"]),
     "slice beyond the end": (["data.retain_file=retain.jsonl[50:60]"], ["retain.jsonl", "[50:60]"]),
