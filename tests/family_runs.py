@@ -24,7 +24,7 @@ from undial_cli.config.schema import UnlearnRun
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import UserError
 from undial_cli.methods import make_method
-from undial_cli.models import lean_forwards, load, lora
+from undial_cli.models import inspection, lean_forwards, load, lora
 from undial_cli.runs.compose import compose_run
 from undial_cli.training.layers import choose_trained_parameters
 from undial_cli.training.loop import is_packed, make_schedule, run_training
@@ -101,7 +101,7 @@ def run_of(adapter: str, folder: Path, dtype: str, eager: bool) -> UnlearnRun:
 
 def ours(run: UnlearnRun, folder: Path, out: Path) -> tuple[list[list[float]], Any, Finding]:
     """Losses of each step and the trained model, through the engine of every run."""
-    load.check_model(run.model, str(folder), run.adapter)
+    inspection.check_model(run.model, str(folder), run.adapter)
     model: Any = lean_forwards.make_lean(load.load_model(run.model, str(folder)))
     method = make_method(run.method, run.seed)
     finding = Finding(lean=any("forward" in vars(m) for m in model.modules()))

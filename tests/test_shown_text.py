@@ -17,21 +17,8 @@ from rich.text import Text
 
 from undial_cli import ui
 from undial_cli.cli import run_command
+from undial_cli.reporting import sheet
 from undial_cli.reporting.plot_style import escape_label
-from undial_cli.reporting.sheet import (
-    Cell,
-    Column,
-    Sheet,
-    SheetRow,
-    escape_latex,
-    escape_markdown,
-    fence_block,
-    format_csv,
-    format_latex,
-    format_markdown,
-    make_screen_table,
-    make_text_sheet,
-)
 from undial_cli.system.files import format_json_line
 
 # What a terminal would act on: clipboard, title, clear screen, colours, links, cursor, bell.
@@ -84,7 +71,7 @@ def test_no_text_commands_a_terminal_or_a_log(
             with ui.copy_to_log(tmp_path / "log.txt"):
                 ui.say(text, "bold")
                 ui.say(Panel(Text(text), title=Text(text)))
-                ui.say(make_screen_table(make_text_sheet([text], [[text]], text)))
+                ui.say(sheet.make_screen_table(sheet.make_text_sheet([text], [[text]], text)))
                 ui.print_error(f"data.path={text}: no such file")
                 try:
                     raise ValueError(text)
@@ -146,9 +133,13 @@ MARKUP = [
 
 @pytest.mark.parametrize("text", MARKUP, ids=ascii)
 def test_markdown_is_read_as_the_text_it_was_made_of(text: str) -> None:
-    rows = [SheetRow([Cell(text), Cell("1")], text), SheetRow([Cell(text, style="code")])]
-    sheet = Sheet("", [Column(text, numeric=False), Column("n")], rows)
-    source = f"Said: {escape_markdown(text)}\n\n{format_markdown(sheet)}\n\n{fence_block(text)}\n"
+    rows = [
+        sheet.SheetRow([sheet.Cell(text), sheet.Cell("1")], text),
+        sheet.SheetRow([sheet.Cell(text, style="code")]),
+    ]
+    table = sheet.Sheet("", [sheet.Column(text, numeric=False), sheet.Column("n")], rows)
+    parts = (sheet.escape_markdown(text), sheet.format_markdown(table), sheet.fence_block(text))
+    source = "Said: {}\n\n{}\n\n{}\n".format(*parts)
     reader = MarkdownIt("gfm-like", {"html": True, "linkify": False})
     html = reader.render(source)
     assert set(re.findall(r"<(\w+)", html)) <= {
@@ -160,7 +151,7 @@ def test_markdown_is_read_as_the_text_it_was_made_of(text: str) -> None:
         said = said.replace(entity, letter)
     assert said == line
     # What makes a link of an address by itself finds none.
-    assert not re.search(r"(?i)(https?|ftp|mailto|xmpp):|www\.|\w@\w", escape_markdown(text))
+    assert not re.search(r"(?i)(https?|ftp|mailto|xmpp):|www\.|\w@\w", sheet.escape_markdown(text))
 
 
 @pytest.mark.parametrize("text", [
@@ -168,11 +159,11 @@ def test_markdown_is_read_as_the_text_it_was_made_of(text: str) -> None:
     "\uff1d1+1", "\n=1",
 ], ids=ascii)  # fmt: skip
 def test_no_cell_of_a_csv_is_a_formula(text: str) -> None:
-    ((cell, number),) = csv.reader(io.StringIO(format_csv([[text, -2.5]]), newline=""))
+    ((cell, number),) = csv.reader(io.StringIO(sheet.format_csv([[text, -2.5]]), newline=""))
     assert cell.startswith("'")
     assert number == "-2.5"
     assert not ui.ACTING_CHARACTERS.search(cell)
-    assert format_csv([["-0.5", "+3", "1e-5", "run-1", None]]) == "-0.5,+3,1e-5,run-1,\n"
+    assert sheet.format_csv([["-0.5", "+3", "1e-5", "run-1", None]]) == "-0.5,+3,1e-5,run-1,\n"
 
 
 @pytest.mark.parametrize("text", [
@@ -180,7 +171,7 @@ def test_no_cell_of_a_csv_is_a_formula(text: str) -> None:
     "{\\bf x", "}\\end{table}", "#1", "~", "\n\n\\par", "\\verb|x|", "[1em]", "\x1b[2J",
 ], ids=ascii)  # fmt: skip
 def test_latex_finds_no_command_in_a_text(text: str) -> None:
-    tex = escape_latex(text)
+    tex = sheet.escape_latex(text)
     # Of commands there are only those that stand for a letter, of groups only empty ones.
     names = re.findall(r"\\([a-zA-Z]+|.)", tex)
     assert set(names) <= {
@@ -189,8 +180,8 @@ def test_latex_finds_no_command_in_a_text(text: str) -> None:
     }  # fmt: skip
     assert "\n" not in tex
     assert not re.search(r"(?<!\\)[%&#$_^~]", tex)
-    sheet = make_text_sheet([text], [[text]], text)
-    page = format_latex(sheet, text, f"a{text}b")
+    table = sheet.make_text_sheet([text], [[text]], text)
+    page = sheet.format_latex(table, text, f"a{text}b")
     assert page.count("\\begin{") == page.count("\\end{")
     assert re.search(r"\\label\{tab:[\w.-]+\}", page)
 

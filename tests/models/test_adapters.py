@@ -23,7 +23,8 @@ from undial_cli.config.schema import AdapterConfig, ModelConfig
 from undial_cli.errors import UserError, WorldError
 from undial_cli.models.adapters import merge_adapter, order_adapter_modules
 from undial_cli.models.fingerprints import find_adapter_revision, fingerprint_weights
-from undial_cli.models.load import check_model, load_model, load_tokenizer
+from undial_cli.models.inspection import check_model
+from undial_cli.models.load import load_model, load_tokenizer
 from undial_cli.models.lora import add_lora
 from undial_cli.runs.compose import PACKAGE_FOLDER
 

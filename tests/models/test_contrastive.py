@@ -28,7 +28,8 @@ from undial_cli.models.capacity import count_table_positions
 from undial_cli.models.contrastive import ContrastedModel
 from undial_cli.models.fingerprints import fingerprint_weights
 from undial_cli.models.head import find_output_head
-from undial_cli.models.load import check_model, load_model, load_tokenizer
+from undial_cli.models.inspection import check_model
+from undial_cli.models.load import load_model, load_tokenizer
 from undial_cli.models.lora import adapt_model
 from undial_cli.runs import model_card
 from undial_cli.runs.compose import compose_run

@@ -43,7 +43,8 @@ from undial_cli.models.head import (
     head_job,
     install_head,
 )
-from undial_cli.models.load import check_model, load_model
+from undial_cli.models.inspection import check_model
+from undial_cli.models.load import load_model
 from undial_cli.models.lora import adapt_model
 from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import compute_term_sum

@@ -18,7 +18,7 @@ from transformers import (
 
 from undial_cli.config.schema import AdapterConfig, ModelConfig
 from undial_cli.errors import UserError
-from undial_cli.models import load
+from undial_cli.models import inspection
 from undial_cli.models.head import TargetHead, find_output_head
 from undial_cli.models.load import load_model
 from undial_cli.models.lora import adapt_model
@@ -95,4 +95,4 @@ def test_an_attention_whose_package_is_not_there_is_refused_by_its_own_key() -> 
         pytest.skip("flash_attn is installed")
     config = ModelConfig(base=TINY, from_scratch=True, attn_implementation="flash_attention_2")
     key = "model.attn_implementation=flash_attention_2"
-    refused(lambda: load.check_model(config, TINY), key, "eager")
+    refused(lambda: inspection.check_model(config, TINY), key, "eager")

@@ -31,7 +31,7 @@ import undial_cli
 from undial_cli.config.schema import AdapterConfig, ModelConfig
 from undial_cli.errors import UserError
 from undial_cli.models.head import install_head
-from undial_cli.models.load import check_model
+from undial_cli.models.inspection import check_model
 from undial_cli.models.lora import adapt_model, add_lora, choose_default_modules
 
 IDS = torch.tensor([[1, 5, 9, 30, 2, 7]])

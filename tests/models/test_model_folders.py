@@ -9,6 +9,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from transformers import AutoModelForCausalLM
 
 from undial_cli import ui
 from undial_cli.config.schema import ModelConfig
-from undial_cli.models import load
+from undial_cli.models import inspection, load
 from undial_cli.models.claims import refuse_broken_weights
 
 IDS = torch.tensor([[1, 5, 9, 30, 2, 7]])
@@ -51,7 +52,7 @@ def compute_logits(path: Path | str, **config: Any) -> Tensor:
 
 
 def check_folder(folder: Path, **config: Any) -> None:
-    load.check_model(ModelConfig(**config), str(folder))
+    inspection.check_model(ModelConfig(**config), str(folder))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "neo", "gemma2", "mamba"])
@@ -144,13 +145,14 @@ def cached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_links_of_the_hubs_cache_are_followed(cached: Path, random_model: Path) -> None:
     expected = compute_logits(random_model)
     for path in (str(cached), "org/linked"):
-        load.check_model(ModelConfig(), path)
+        inspection.check_model(ModelConfig(), path)
         assert torch.equal(compute_logits(path), expected)
     (cached / "generation_config.json").unlink()
     (cached / "generation_config.json").symlink_to(cached.parents[3] / "secret.json")
     (cached.parents[3] / "secret.json").write_text("{}")
     for path in (str(cached), "org/linked"):
-        refused(lambda p=path: load.check_model(ModelConfig(), p), path, "secret.json", "copy")
+        check = partial(inspection.check_model, ModelConfig(), path)
+        refused(check, path, "secret.json", "copy")
 
 
 def test_a_folder_of_links_to_another_model_is_taken(random_model: Path, tmp_path: Path) -> None:

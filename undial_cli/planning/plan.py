@@ -21,7 +21,7 @@ from undial_cli.data.encode import Example
 from undial_cli.data.schedule import Schedule, TrainingSample, deal_rows
 from undial_cli.errors import UserError, WorldError, first_line
 from undial_cli.methods.base import Method
-from undial_cli.models import adapters, lean_forwards, load, lora
+from undial_cli.models import adapters, inspection, lean_forwards, lora
 from undial_cli.models.head import find_output_head
 from undial_cli.planning.rehearsal import (
     DeviceMemory,
@@ -88,7 +88,7 @@ def make_plan(
     for replayed in dict.fromkeys((device, torch.device("cpu"))):
         try:
             with torch.device("meta"):
-                model: Any = load.make_blank_model(run.model, path).eval()
+                model: Any = inspection.make_blank_model(run.model, path).eval()
                 if run.adapter.name == "qlora":
                     stand_in_four_bit(model)
                 model = lora.adapt_model(model, run.adapter, run.seed)

@@ -26,7 +26,7 @@ from undial_cli.evaluation.prompts import adapt_data_config, check_set_rows
 from undial_cli.evaluation.suite import SetRows, Suite
 from undial_cli.evaluation.text_quality import HELPER_MODELS, LANGUAGE_MODELS
 from undial_cli.methods.base import Method
-from undial_cli.models import load, paths
+from undial_cli.models import inspection, load, paths
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.targets import ModelLocation, find_results_file
 from undial_cli.system.source_paths import find_package_resource, is_local_path, resolve_model_path
@@ -60,7 +60,7 @@ def find_retain_reference(resolved: ResolvedRun, suite: Suite) -> RetainReferenc
     try:
         resolve_model_path(location.path, name_retain_key(run))
         with load.blame_key(name_retain_key(run)):
-            load.check_model(run.model, location.path)
+            inspection.check_model(run.model, location.path)
     except (UserError, WorldError) as error:
         if run.eval.retain_model is not None:
             raise
@@ -106,7 +106,7 @@ def check_contrasted_models(run: Run, path: str, method: Method | None = None) -
         )
     if method is not None and contrasts:
         with torch.device("meta"):
-            model = load.make_blank_model(run.model, path)
+            model = inspection.make_blank_model(run.model, path)
         if not has_plain_cache(model):
             raise UserError(
                 f"method={method.config.name}: not possible for a model of type "
@@ -163,7 +163,7 @@ def check_helper_model(key: str, path: str | None, allow_pickle: bool, speaks: b
     source, config = resolve_model_path(path, key), ModelConfig(allow_pickle=allow_pickle)
     with load.blame_key(key, helps=True):
         if speaks:
-            load.check_model(config, path)
+            inspection.check_model(config, path)
         else:
             paths.check_weight_format(source, config, path)
 

@@ -27,7 +27,7 @@ from undial_cli.data.template import describe_unread_keys
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation.suite import Suite, check_suite_fits
 from undial_cli.methods.base import Method
-from undial_cli.models import fingerprints, load
+from undial_cli.models import fingerprints, inspection, load
 from undial_cli.models.capacity import check_tokenizer_fits, check_training_set_fits
 from undial_cli.planning.room import check_disk_room
 from undial_cli.runs.data_notes import (
@@ -108,7 +108,7 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
         resolve_model_path(resolved.target_model.path, "model.path")
     check_contrasted_models(run, path, method)
     adapter = run.adapter if isinstance(run, TrainingRun) else None
-    capacity = load.check_model(run.model, path, adapter, weights, find_deepest_layer(method))
+    capacity = inspection.check_model(run.model, path, adapter, weights, find_deepest_layer(method))
     check_fit(run, path)
     if isinstance(run, TrainingRun) and weights:
         notes += check_disk_room(run, resolved.folder.path, capacity)
@@ -273,7 +273,7 @@ def locate_audit_target(resolved: ResolvedRun, run: AuditRun, suite: Suite) -> s
     try:
         resolve_model_path(location.path, "audit.target")
         with load.blame_key("audit.target"):
-            load.check_model(run.model, location.path)
+            inspection.check_model(run.model, location.path)
     except (UserError, WorldError) as error:
         if run.audit.target is not None:
             raise

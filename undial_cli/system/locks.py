@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
 from undial_cli import ui
-from undial_cli.system.files import parse_json
+from undial_cli.system.files import LONGEST_NAME_PART, parse_json
 
 # What file systems without the kernel's locks answer (network ones, some of containers).
 NO_KERNEL_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -36,8 +36,6 @@ LOOKING_SECONDS, TRYING_SECONDS = 5.0, 0.05
 LOST_FILE = {errno.ENOENT, errno.ESTALE}
 # Nobody of this user's writes where not even a lock can be made.
 CLOSED_FOLDER = {errno.EROFS, errno.EACCES, errno.EPERM}
-# Longer names leave no room for the ending.
-LONGEST_NAME = 200
 
 
 class WorkLock:
@@ -119,7 +117,7 @@ def hold_lock(path: Path) -> Iterator[None]:
 def locate_lock(path: Path) -> Path:
     """The file that stands for the lock of `path`."""
     name = path.name
-    if len(os.fsencode(name)) > LONGEST_NAME:
+    if len(os.fsencode(name)) > LONGEST_NAME_PART:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
     return path.with_name(f".{name}.lock")
 

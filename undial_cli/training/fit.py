@@ -8,7 +8,7 @@ import torch
 
 from undial_cli.config.schema import Run, TrainingRun
 from undial_cli.errors import UserError
-from undial_cli.models import load, paths
+from undial_cli.models import inspection, paths
 from undial_cli.training import packing
 
 
@@ -21,7 +21,7 @@ def check_fit(run: Run, path: str) -> None:
     check_untrained_base(run, path)
     if isinstance(run, TrainingRun) and run.train.packing == "on":
         with torch.device("meta"):
-            model = load.make_blank_model(run.model, path)
+            model = inspection.make_blank_model(run.model, path)
         refuse_packing(packing.why_not_packed_by_config(model, run.data.max_length))
 
 
