@@ -50,6 +50,7 @@ def read_audit(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "audit" / "audit.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_audited_beside_its_target_and_retain_model(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_file_of_facts_of_ones_own_is_enough(models: dict[str, Path], tmp_path
     assert read_audit(tmp_path / "outputs" / "audit" / "facts")["rows"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_may_be_audited_at_its_end_later_or_by_its_folder(
     models: dict[str, Path], tmp_path: Path
 ) -> None:

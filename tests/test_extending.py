@@ -76,6 +76,7 @@ def test_a_suite_a_data_set_and_a_model_of_ones_own_compose(configs: str) -> Non
         check_run(ResolvedRun(compose_run(command, words, configs)))
 
 
+@pytest.mark.slow
 def test_an_attack_of_ones_own_is_carried_out(configs: str, tmp_path: Path) -> None:
     from small import TINY
 

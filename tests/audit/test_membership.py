@@ -137,6 +137,7 @@ def test_without_a_holdout_it_cannot_be_served() -> None:
         MEMBERSHIP.check(make_audit_data(FORGET), MembershipConfig())
 
 
+@pytest.mark.slow
 def test_what_only_losses_tell_is_seen_and_a_model_that_never_saw_the_rows_is_not_accused() -> None:
     never = make_llama(layers=2)
     train_model(never, encode_rows(OTHERS), never.parameters(), steps=25, rate=0.01)

@@ -63,6 +63,7 @@ def test_what_the_command_line_says_as_well_is_done(tmp_path: Path) -> None:
     assert run.model.trust_remote_code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "value", ["${oc.env:PLANTED}", "a-${oc.env:PLANTED}-b", "${oc.decode:${oc.env:PLANTED}}"]
 )

@@ -7,6 +7,7 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
 import torch.distributed as dist
 import torch.multiprocessing
 from accelerate import PartialState
@@ -72,6 +73,7 @@ def wait_alone(rank: int, port: int, folder: str) -> None:
     Path(folder, f"{rank}.json").write_text(json.dumps(lines))
 
 
+@pytest.mark.slow
 def test_a_process_whose_others_do_not_come_says_so_and_gives_up(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -72,6 +72,7 @@ def figures(section: str, label: str) -> dict[str, float]:
     return named | {f"harness_{t}_acc": v for t, v in zip(TASKS, tasks, strict=True)}
 
 
+@pytest.mark.slow
 def test_their_records_print_their_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
