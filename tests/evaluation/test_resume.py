@@ -283,7 +283,7 @@ NOISE = ("", "null", '"text"', "[1]", '["one", 2]', '[null, {"token_ce": []}]', 
 def test_noise_in_a_journal_is_no_result(
     place: Path, calm: Left, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from undial_cli.evaluation import sharding as store
+    from undial_cli.evaluation import results as store
 
     found = []
     monkeypatch.setattr(store, "Journal", lambda folder: found.append(folder) or Journal(folder))

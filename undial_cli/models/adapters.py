@@ -144,7 +144,7 @@ def check_adapter_rank(source: ModelSource) -> None:
             )
 
 
-def attach_adapter(base: Any, source: ModelSource, base_path: str) -> Any:
+def attach_adapter(base: Any, source: ModelSource, base_path: str, finite: bool = True) -> Any:
     """A stored adapter on its base, not merged; tokens that it adds get their rows.
 
     Raises:
@@ -166,7 +166,8 @@ def attach_adapter(base: Any, source: ModelSource, base_path: str) -> Any:
             f"adapter {source.path}: its weights lack {count_tensors(missing)} that its "
             f"adapter_config.json describes on this base ({list_first(missing)})"
         )
-    refuse_broken_weights(model, f"adapter {source.path}")
+    if finite:
+        refuse_broken_weights(model, f"adapter {source.path}")
     return model
 
 

@@ -89,7 +89,7 @@ def load_tokenizer(config: ModelConfig, path: str, weights: bool = True) -> PreT
 
 
 def load_model(
-    config: ModelConfig, path: str, *, seed: int = 0, quantized: bool = False
+    config: ModelConfig, path: str, *, seed: int = 0, quantized: bool = False, finite: bool = True
 ) -> PreTrainedModel:
     """Load a causal language model in eval mode, its head made a `TargetHead`.
 
@@ -97,29 +97,35 @@ def load_model(
     `config.from_scratch`, a folder that holds a config and no weights gives a model initialised
     from `seed`.
 
+    Args:
+        finite: one that holds NaN, or says it, is refused: nothing trains it. It can be evaluated.
+
     Raises:
         UserError: the files are there but do not make a causal language model.
     """
     source = resolve_model_folder(path, config)
     contrast = read_contrast(source, config)
     if contrast is not None:
-        target, memorised = (load_model(config, part, seed=seed) for part in contrast[:2])
+        target, memorised = (
+            load_model(config, part, seed=seed, finite=finite) for part in contrast[:2]
+        )
         return ContrastedModel(target, memorised, contrast[2])
     base = find_adapter_base(source, config)
     if base is None:
-        model = load_whole_model(config, path, seed, quantized)
+        model = load_whole_model(config, path, seed, quantized, finite)
     else:  # never quantised: four bits hold no merged adapter
-        model = merge_adapter(attach_adapter(load_whole_model(config, base, seed), source, base))
+        whole = load_whole_model(config, base, seed, finite=finite)
+        model = merge_adapter(attach_adapter(whole, source, base, finite))
     install_head(model)
     try:
-        check_head(model.eval())
+        check_head(model.eval(), finite)
     except UserError as error:
         raise UserError(f"model.path={path}: {error}") from error
     return model
 
 
 def load_whole_model(
-    config: ModelConfig, path: str, seed: int, quantized: bool = False
+    config: ModelConfig, path: str, seed: int, quantized: bool = False, finite: bool = True
 ) -> PreTrainedModel:
     """A model that is neither an adapter nor contrasted, as transformers has it."""
     if is_from_scratch(config, path):
@@ -142,7 +148,8 @@ def load_whole_model(
     model, info = loaded
     if not is_checked:  # of the hub, pickled, or quantised
         check_loading_info(info, model, f"model.path={path}")
-    refuse_broken_weights(model, f"model.path={path}")
+    if finite:
+        refuse_broken_weights(model, f"model.path={path}")
     return model
 
 

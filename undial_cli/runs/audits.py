@@ -131,7 +131,7 @@ def make_attacked_models(
         paths[RETAIN] = resolved.find_path(inputs.reference.location)
 
     def load_at(path: str, **arguments: Any) -> Any:
-        model: Any = load.load_model(run.model, path, seed=run.seed, **arguments)
+        model: Any = load.load_model(run.model, path, seed=run.seed, finite=False, **arguments)
         return model if getattr(model, "is_quantized", False) else model.to(device)
 
     models = {

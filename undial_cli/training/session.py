@@ -108,7 +108,10 @@ def is_saved_merged(session: TrainingSession) -> bool:
 
 def load_run_model(run: Run, path: str, device: torch.device) -> Any:
     """A model of the run on this process's device."""
-    model: Any = load.load_model(run.model, path, seed=run.seed, quantized=is_quantized(run))
+    model: Any = load.load_model(
+        run.model, path, seed=run.seed, quantized=is_quantized(run),
+        finite=isinstance(run, TrainingRun),
+    )  # fmt: skip
     return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
 
 
