@@ -149,10 +149,10 @@ def test_pairs_are_counted_like_the_rows_they_are_made_of(rows: list[Row]) -> No
 class Picky(Encoder):
     """An encoder that cannot render an odd row, as a chat template may be."""
 
-    def encode(self, rows: list[Row], spans: Any = None) -> list[Example]:
-        if any("odd" in str(row) for row in rows):
-            raise RowError("the template refuses it")
-        return super().encode(rows, spans)
+    def encode_each(self, rows: list[Row], spans: Any = None) -> list[list[Example] | UserError]:
+        refusal = RowError("the template refuses it")
+        encoded = zip(rows, super().encode_each(rows, spans), strict=True)
+        return [refusal if "odd" in str(row) else part for row, part in encoded]
 
 
 def test_a_row_that_cannot_be_encoded_is_skipped_with_its_reason() -> None:
@@ -249,8 +249,8 @@ def test_the_command_says_and_records_what_became_of_every_row(
 
 def test_an_error_of_the_config_is_not_taken_for_one_of_a_row() -> None:
     class Broken(Encoder):
-        def encode(self, rows: list[Row], spans: Any = None) -> list[Example]:
-            raise UserError("model.template.chat=true: no template")
+        def encode_each(self, rows: list[Row], spans: Any = None) -> list[Any]:
+            return [UserError("model.template.chat=true: no template") for _ in rows]
 
     broken = Broken(TOKENIZER, TemplateConfig(), DataConfig())
     refused(

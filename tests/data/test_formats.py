@@ -11,14 +11,14 @@ from conftest import refused, write_rows
 from small import shared_tokenizer
 
 from undial_cli.config.schema import DataConfig, TemplateConfig
-from undial_cli.data.encode import Encoder
-from undial_cli.data.load import load_rows
-from undial_cli.data.rows import (
+from undial_cli.data.contents import (
     count_repeated_rows,
     count_shared_rows,
-    find_row_kind,
     find_unread_columns,
 )
+from undial_cli.data.encode import Encoder
+from undial_cli.data.load import load_rows
+from undial_cli.data.rows import find_row_kind
 from undial_cli.data.samples import encode_preference_pairs, encode_training_set
 
 LOCAL = DataConfig()

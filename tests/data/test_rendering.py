@@ -47,7 +47,7 @@ def test_a_template_writes_what_it_writes_in_transformers(writing: str) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(TINY)
     tokenizer.chat_template = writing
     config = TemplateConfig(args={"extra": [1, "é"]} if "extra" in writing else {})
-    (text,) = template.apply_template(tokenizer, config, [TALK])
+    ((text,),) = template.apply_template(tokenizer, config, [[TALK]])
     assert text == tokenizer.apply_chat_template(TALK, tokenize=False, **config.args)
 
 
@@ -85,7 +85,7 @@ def test_a_template_is_stopped_where_nobody_waits_for_it(short_time: None) -> No
     renderer = rendering.start_renderer(os.getpid())
     request = {"template": "{{ 10 ** (10 ** 10) }}", "day": "2024-07-26", "variables": {}}
     assert renderer.process.stdin is not None
-    renderer.process.stdin.write(json.dumps({**request, "conversations": [[]]}).encode() + b"\n")
+    renderer.process.stdin.write(json.dumps({**request, "rows": [[[]]]}).encode() + b"\n")
     renderer.process.stdin.close()
     assert renderer.process.wait(timeout=60) == -signal.SIGPROF
 
@@ -151,7 +151,7 @@ def test_today_is_the_same_day_on_every_day() -> None:
     tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}{{ messages[0].content }}"
 
     def write(**keys: Any) -> str:
-        return template.apply_template(tokenizer, TemplateConfig(**keys), [TALK])[0][:11]
+        return template.apply_template(tokenizer, TemplateConfig(**keys), [[TALK]])[0][0][:11]
 
     assert write() == "26 Jul 2024" != datetime.date.today().strftime("%d %b %Y")
     assert write(date_string="10 Apr 2025") == write(date_string="2025-04-10") == "10 Apr 2025"

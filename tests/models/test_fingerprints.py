@@ -13,7 +13,8 @@ from small import TINY, shared_tokenizer, templated_tokenizer
 
 from undial_cli.cli import run_command
 from undial_cli.config.schema import ModelConfig
-from undial_cli.models.fingerprints import fingerprint_tokenizer, fingerprint_weights
+from undial_cli.data.tokens import fingerprint_tokenizer
+from undial_cli.models.fingerprints import fingerprint_weights
 
 
 def test_the_fingerprint_of_a_tokenizer_is_that_of_its_chat_template_too() -> None:

@@ -12,7 +12,7 @@ import gc
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -226,7 +226,7 @@ def split_subjects(subjects: list[int], seed: int) -> tuple[list[int], list[int]
     )
 
 
-def encode_rows(data: AuditData, rows: list[Row], set_name: str | None) -> TrainingSet:
+def encode_rows(data: AuditData, rows: Sequence[Row], set_name: str | None) -> TrainingSet:
     """Rows as they are trained on; of a set of the suite with its own columns.
 
     Raises:

@@ -66,8 +66,12 @@ def hash_json(content: Any) -> str:
 
 def digest_json(content: Any) -> str:
     """The SHA-256 of JSON-serialisable content, its keys sorted."""
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(spell_canonical(content).encode()).hexdigest()
+
+
+def spell_canonical(content: Any) -> str:
+    """JSON-serialisable content as JSON whose keys are sorted."""
+    return json.dumps(content, sort_keys=True, default=str)
 
 
 def make_default_name(run: Run) -> str:

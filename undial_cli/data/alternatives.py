@@ -6,6 +6,7 @@ Knows no tokens, and no method by name.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from undial_cli.config.schema import DataConfig
@@ -17,7 +18,7 @@ SHIPPED_REFUSALS = Path(__file__).parent / "refusals.txt"
 
 
 def collect_alternatives(
-    rows: list[Row], data: DataConfig, source: str, turns: int, seed: int, key: str
+    rows: Sequence[Row], data: DataConfig, source: str, turns: int, seed: int, key: str
 ) -> list[list[list[str]]]:
     """The answers to prefer, read before anything is loaded.
 

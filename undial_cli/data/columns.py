@@ -23,24 +23,29 @@ HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 def check_columns(rows: list[Row], config: DataConfig, key: str) -> None:
     """Raise UserError for the first row that cannot be read as any known kind, or has a gap."""
     for number, row in enumerate(rows, 1):
-        kind = find_row_kind(row, config)
-        empty = find_empty_column(row, config, kind)
-        if empty is not None:
-            raise UserError(f"{key}: column '{empty}' is empty in row {number}")
-        if not kind:
-            raise row_kind_error(row, number, config, key)
-        if kind == "messages":
-            check_messages(row["messages"], number, key)
-        elif kind == "ids":
-            ids = row["input_ids"]
-            if not isinstance(ids, list) or not ids or set(map(type, ids)) != {int}:
-                raise cell_error(key, "input_ids", ids, number, "a list of whole numbers")
-        else:
-            for column in columns_by_kind(config)[kind]:
-                if not is_text_cell(row[column]):
-                    raise cell_error(key, column, row[column], number, "text")
-        if kind == "qa":
-            check_metric_columns(row, number, key)
+        check_row_columns(row, number, config, key)
+
+
+def check_row_columns(row: Row, number: int, config: DataConfig, key: str) -> None:
+    """`check_columns` of row `number`."""
+    kind = find_row_kind(row, config)
+    empty = find_empty_column(row, config, kind)
+    if empty is not None:
+        raise UserError(f"{key}: column '{empty}' is empty in row {number}")
+    if not kind:
+        raise row_kind_error(row, number, config, key)
+    if kind == "messages":
+        check_messages(row["messages"], number, key)
+    elif kind == "ids":
+        ids = row["input_ids"]
+        if not isinstance(ids, list) or not ids or set(map(type, ids)) != {int}:
+            raise cell_error(key, "input_ids", ids, number, "a list of whole numbers")
+    else:
+        for column in columns_by_kind(config)[kind]:
+            if not is_text_cell(row[column]):
+                raise cell_error(key, column, row[column], number, "text")
+    if kind == "qa":
+        check_metric_columns(row, number, key)
 
 
 def find_empty_column(row: Row, config: DataConfig, kind: str) -> str | None:

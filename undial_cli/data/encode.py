@@ -8,28 +8,45 @@ Knows no tensors.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from undial_cli.config.identity import digest_json
 from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data import template
 from undial_cli.data.answers import (
+    Message,
     is_answer_message,
     read_answer_texts,
     read_messages,
     read_scored_text,
 )
-from undial_cli.data.rows import Row, find_row_kind, is_document
+from undial_cli.data.rows import Row, find_row_kind
 from undial_cli.data.spans import BLANK_LINE, Span, clip_spans, find_span_tokens, join_spans
 from undial_cli.data.template import AnswerSpan, Rendering, move_spans_to_rendering
-from undial_cli.errors import UserError
+from undial_cli.data.tokens import (
+    Tokens,
+    fingerprint_tokenizer,
+    stack_offsets,
+    tokenise_texts,
+)
+from undial_cli.errors import RowError, UserError
 from undial_cli.losses.positions import IGNORE
+
+# Keys of the data config that say where rows come from and which of them count: not how a row is
+# encoded, as any other key may.
+SOURCE_KEYS = (
+    "name", "path", "forget_split", "retain_split", "retain_of", "holdout_of", "train_split",
+    "reference_split", "forget_file", "retain_file", "train_file", "retrain_auc", "limit",
+    "anchor", "subject_key", "alternative_key", "refusals", "requests",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,12 +69,12 @@ class Example:
     @property
     def num_targets(self) -> int:
         """Target tokens that a causal model can predict (the first position has no predictor)."""
-        return sum(label != IGNORE for label in self.labels[1:])
+        return count_targets(self.labels[1:])
 
     @property
     def answer_tokens(self) -> int:
         """Target tokens of answers, the end token of the last one left out."""
-        return sum(label != IGNORE for label in self.labels[: self.answer_end])
+        return count_targets(self.labels[: self.answer_end])
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -84,25 +101,99 @@ class Encoder:
             RowError: a row cannot be encoded.
             UserError: none can, or there are spans for token ids.
         """
-        if spans is None:
-            spans = [[] for _ in rows]
-        else:
-            spans = [
-                clip_spans(row_spans, read_scored_text(row, self.data))
-                for row, row_spans in zip(rows, spans, strict=True)
-            ]
         if self.data.joined and rows and find_row_kind(rows[0], self.data) == "text":
             texts = [str(row[self.data.text_key]) for row in rows]
-            rows, spans = [{self.data.text_key: BLANK_LINE.join(texts)}], [join_spans(texts, spans)]
+            joined = join_spans(texts, self.clip_focus(rows, spans))
+            rows, spans = [{self.data.text_key: BLANK_LINE.join(texts)}], [joined]
         examples = []
-        for row, row_spans in zip(rows, spans, strict=True):
-            if is_document(row, self.data):
-                examples += self.encode_document(row, row_spans)
-            else:
-                rendering, answers = self.render(row), read_answer_texts(row, self.data)
-                focus = move_spans_to_rendering(rendering, answers, row_spans)
-                examples.append(self.tokenise_answers(rendering, focus))
+        for encoded in self.encode_each(rows, spans):
+            if isinstance(encoded, UserError):
+                raise encoded
+            examples += encoded
         return examples
+
+    def clip_focus(self, rows: list[Row], spans: list[list[Span]] | None) -> list[list[Span]]:
+        """Spans of each row, within its text that is scored."""
+        if spans is None:
+            return [[] for _ in rows]
+        pairs = zip(rows, spans, strict=True)
+        return [clip_spans(part, read_scored_text(row, self.data)) for row, part in pairs]
+
+    def encode_each(
+        self, rows: list[Row], spans: list[list[Span]] | None = None
+    ) -> list[list[Example] | UserError]:
+        """The examples of each row, or what is wrong with it.
+
+        Templates and tokenizers are given all rows at once: one by one takes several times as long.
+
+        Raises:
+            UserError: the chat template is not to be trusted or not there, or there are spans for
+                token ids.
+        """
+        spans = self.clip_focus(rows, spans)
+        renderings = self.render_each(rows)
+        texts = [self.read_text(*pair) for pair in zip(rows, renderings, strict=True)]
+        tokens = tokenise_texts(self.tokenizer, texts)
+        encoded: list[list[Example] | UserError] = []
+        for row, rendering, row_tokens, row_spans in zip(
+            rows, renderings, tokens, spans, strict=True
+        ):
+            if isinstance(rendering, UserError):
+                encoded.append(rendering)
+                continue
+            try:
+                if rendering is None:
+                    encoded.append(self.cut_document(row, row_tokens, row_spans))
+                else:
+                    answers = read_answer_texts(row, self.data)
+                    focus = move_spans_to_rendering(rendering, answers, row_spans)
+                    encoded.append([self.label_answers(rendering, row_tokens, focus)])
+            except UserError as error:
+                encoded.append(error)
+        return encoded
+
+    def render_each(self, rows: list[Row]) -> list[Rendering | UserError | None]:
+        """Each row as `render` has it, or what that raises; None for a document."""
+        kinds = [find_row_kind(row, self.data) for row in rows]
+        written: dict[int, Rendering | RowError] = {}
+        talks = {
+            i: self.read_conversation(row, kind)
+            for i, (row, kind) in enumerate(zip(rows, kinds, strict=True))
+            if kind == "messages" or (kind == "qa" and self.template.chat)
+        }
+        if talks:
+            renderings = template.render_conversations(
+                self.tokenizer, self.template, list(talks.values()), self.data.turns
+            )
+            written = dict(zip(talks, renderings, strict=True))
+        rendered: list[Rendering | UserError | None] = []
+        for i, (row, kind) in enumerate(zip(rows, kinds, strict=True)):
+            rendering = written.get(i)
+            if kind in ("text", "ids"):
+                rendered.append(None)
+            elif isinstance(rendering, Rendering):
+                rendered.append(rendering)
+            else:  # by itself: what is wrong may be the system prompt
+                try:
+                    rendered.append(self.render(row))
+                except UserError as error:
+                    rendered.append(error)
+        return rendered
+
+    def read_conversation(self, row: Row, kind: str) -> list[Message]:
+        """The messages that a row is written as by a chat template."""
+        if kind == "messages":
+            return read_messages(row)
+        question, answer = row[self.data.question_key], row[self.data.answer_key]
+        return template.make_conversation(self.template, str(question), str(answer))
+
+    def read_text(self, row: Row, rendering: Rendering | UserError | None) -> tuple[str, bool]:
+        """What of a row is tokenised, and whether with the tokenizer's special tokens."""
+        if isinstance(rendering, Rendering):
+            return rendering.text, not rendering.chat
+        if rendering is None and find_row_kind(row, self.data) == "text":
+            return str(row[self.data.text_key]), True
+        return "", True
 
     def render(self, row: Row) -> Rendering:
         """A row with a prompt and an answer as one string; messages may have several answers."""
@@ -131,24 +222,15 @@ class Encoder:
     def render_question(self, question: str, answer: str) -> Rendering:
         return template.render_question(self.tokenizer, self.template, question, answer)
 
-    def tokenise(self, text: str, special: bool = True) -> tuple[list[int], list[Span]]:
+    def tokenise(self, text: str, special: bool = True) -> Tokens:
         """Ids and character offsets of a text.
 
         Args:
             special: with the special tokens that the tokenizer puts around a text, unless the text
                 begins with them already.
         """
-        encoded = keep_blanks_in_offsets(self.tokenizer)(
-            text, add_special_tokens=special, return_offsets_mapping=True, verbose=False
-        )
-        ids: list[int] = list(encoded["input_ids"])  # type: ignore[arg-type]
-        offsets: list[Span] = [tuple(o) for o in encoded["offset_mapping"]]  # type: ignore[misc]
-        # Tokens that the tokenizer adds hold no character. Prompt tags and exported data often
-        # spell the begin token out: the model was never trained on two of them.
-        added = next((i for i, (a, b) in enumerate(offsets) if a < b), 0)
-        if special and added and ids[:added] == ids[added : 2 * added]:
-            return self.tokenise(text, special=False)
-        return ids, offsets
+        (tokens,) = tokenise_texts(self.tokenizer, [(text, special)])
+        return tokens
 
     def tokenise_answers(self, rendering: Rendering, spans: Sequence[Span] = ()) -> Example:
         """One example; scored are the answers, each with the end token after it, nothing later.
@@ -159,10 +241,18 @@ class Encoder:
         Args:
             spans: what to focus on in the rendering, within its answers.
         """
-        ids, offsets = self.tokenise(rendering.text, special=not rendering.chat)
+        tokens = self.tokenise(rendering.text, special=not rendering.chat)
+        return self.label_answers(rendering, tokens, spans)
+
+    def label_answers(
+        self, rendering: Rendering, tokens: Tokens, spans: Sequence[Span] = ()
+    ) -> Example:
+        """`tokenise_answers` of a rendering whose tokens are known."""
+        ids, offsets = tokens
         labels, stop, closing, end = [IGNORE] * len(ids), 0, None, list[int]()
+        spots = stack_offsets(offsets)
         for answer in rendering.answers:
-            first, stop = self.find_answer_positions(ids, offsets, answer)
+            first, stop = self.find_answer_positions(ids, spots, answer)
             labels[first:stop] = ids[first:stop]
             closing = self.find_closing(ids, offsets, rendering, answer, stop)
             if closing is not None:
@@ -174,11 +264,11 @@ class Encoder:
         ids, labels = [*ids[:size], *end], [*labels[:size], *end]
         size = min(self.data.max_length, len(ids))
         focus = find_span_tokens(rendering.text, offsets[:size], spans)
-        cut = sum(label != IGNORE for label in labels[size:])
+        cut = count_targets(labels[size:])
         return Example(ids[:size], labels[:size], min(stop, size), tuple(focus), cut, *end)
 
     def find_answer_positions(
-        self, ids: list[int], offsets: list[Span], answer: AnswerSpan
+        self, ids: list[int], offsets_T2: NDArray[Any], answer: AnswerSpan
     ) -> tuple[int, int]:
         """First and last + 1 of the tokens that hold a character of an answer.
 
@@ -186,16 +276,17 @@ class Encoder:
         Where no token does, both are the position of the first token after the answer's start.
         """
         start, end = answer.start, answer.end
+        begins, ends = offsets_T2.T
+        touching = np.flatnonzero(np.maximum(begins, start) < np.minimum(ends, end))
         inside = [
             i
-            for i, (a, b) in enumerate(offsets)
-            if max(a, start) < min(b, end)
-            and (ids[i] not in self.end_tokens or start <= a < b <= end)
+            for i in touching.tolist()
+            if ids[i] not in self.end_tokens or start <= begins[i] < ends[i] <= end
         ]
         if inside:
             return inside[0], inside[-1] + 1
-        before = [i for i, (a, b) in enumerate(offsets) if a < min(b, start)]
-        following = before[-1] + 1 if before else 0
+        before = np.flatnonzero(begins < np.minimum(ends, start))
+        following = int(before[-1]) + 1 if len(before) else 0
         return following, following
 
     def find_closing(
@@ -218,6 +309,15 @@ class Encoder:
         return None
 
     @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that the examples of a row depend on but the row."""
+        data = dataclasses.asdict(self.data)
+        for name in SOURCE_KEYS:
+            del data[name]
+        settings = [dataclasses.asdict(self.template), data]
+        return digest_json([fingerprint_tokenizer(self.tokenizer), settings])
+
+    @functools.cached_property
     def end_tokens(self) -> frozenset[int]:
         """The special tokens that can end an answer: all but the begin and the unknown token."""
         added = self.tokenizer.added_tokens_decoder.items()
@@ -237,7 +337,7 @@ class Encoder:
         """The last answer of a rendering up to its first `tokens` tokens, whole characters only."""
         ids, offsets = self.tokenise(rendering.text, special=not rendering.chat)
         answer = rendering.answers[-1]
-        first, stop = self.find_answer_positions(ids, offsets, answer)
+        first, stop = self.find_answer_positions(ids, stack_offsets(offsets), answer)
         end = offsets[first + tokens][0] if first + tokens < stop else answer.end
         return rendering.text[answer.start : max(answer.start, end)]
 
@@ -250,14 +350,18 @@ class Encoder:
         Args:
             spans: what to focus on in the text.
         """
+        return self.cut_document(row, self.tokenise(*self.read_text(row, None)), spans)
+
+    def cut_document(self, row: Row, tokens: Tokens, spans: Sequence[Span] = ()) -> list[Example]:
+        """`encode_document` of a row whose tokens are known; none are those of token ids."""
         focused: list[int] = []
         if find_row_kind(row, self.data) == "ids":
             ids, begin = self.check_ids(row["input_ids"]), []
         else:
-            text = str(row[self.data.text_key])
-            ids, offsets = self.tokenise(text)
+            ids, offsets = tokens
             bos = self.tokenizer.bos_token_id
             begin = ids[:1] if bos is not None and ids[:1] == [bos] else []
+            text = str(row[self.data.text_key])
             focused = find_span_tokens(text, offsets[len(begin) :], spans)
         ids, size = ids[len(begin) :], self.data.max_length - len(begin)
         focus: dict[int, list[int]] = {}
@@ -293,16 +397,6 @@ class Encoder:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-@functools.lru_cache(maxsize=4)
-def keep_blanks_in_offsets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A tokenizer whose offsets hold the blanks of each token; some leave them out."""
-    processor: Any = tokenizer.backend_tokenizer.post_processor  # type: ignore[attr-defined]
-    state = processor.__getstate__() if processor is not None else b""
-    whole = state.replace(b'"trim_offsets":true', b'"trim_offsets":false')
-    if whole == state:
-        return tokenizer
-    exact = copy.deepcopy(tokenizer)
-    processor = copy.deepcopy(processor)
-    processor.__setstate__(whole)
-    exact.backend_tokenizer.post_processor = processor  # type: ignore[attr-defined]
-    return exact
+def count_targets(labels: list[int]) -> int:
+    """How many labels are targets."""
+    return len(labels) - labels.count(IGNORE)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,61 @@ def read_json_rows(path: Path) -> list[Row]:
     return content
 
 
+def is_jsonl_of_size(path: Path, least: int) -> bool:
+    """Whether a file of `least` bytes or more is JSON lines, by its name and its first two lines.
+
+    JSON over several lines, and a list in one, may have the same name.
+    """
+    try:
+        if path.suffix.lower() != ".jsonl" or not path.is_file() or path.stat().st_size < least:
+            return False
+        with open(path, encoding="utf-8-sig") as stream:
+            lines = iter(lambda: stream.readline(least), "")
+            first, second = itertools.islice(filter(str.strip, lines), 2)
+            return isinstance(parse_json(first), dict) and bool(second)
+    except (OSError, ValueError):
+        return False
+
+
+def count_filled_lines(path: Path) -> int:
+    """How many lines of a UTF-8 file hold something.
+
+    Raises:
+        ValueError: it is in another encoding.
+    """
+    check_text_encoding(path)
+    with open(path, encoding="utf-8-sig") as lines:
+        return sum(not line.isspace() for line in lines)
+
+
+def iterate_json_lines(path: Path) -> Iterator[Row]:
+    """The rows of JSON lines, one at a time, as `read_json_rows` reads them.
+
+    Raises:
+        ValueError: a line is no object, or none of UTF-8.
+    """
+    check_text_encoding(path)
+    count = 0
+    with open(path, encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.isspace():
+                count += 1
+                row = parse_json_line(line, number)
+                if not isinstance(row, dict):
+                    raise ValueError(f"row {count} is no object of columns")
+                yield row
+
+
+def check_text_encoding(path: Path) -> None:
+    """Raise ValueError, as `read_text_file` does, for a file that is not UTF-8."""
+    with open(path, "rb") as lines:
+        for line in lines:
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                read_text_file(path)
+
+
 def read_text_file(path: Path, newline: str | None = None) -> str:
     """The text of a UTF-8 file, with or without a byte order mark; line ends as `open` has them.
 
@@ -130,11 +186,15 @@ def parse_json_lines(text: str) -> list[Any]:
     # Not splitlines(): JSON strings may hold the other line separators of Unicode as they are.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            try:
-                values.append(parse_json(line))
-            except ValueError as error:
-                raise ValueError(f"line {number}: {first_line(error)}") from error
+            values.append(parse_json_line(line, number))
     return values
+
+
+def parse_json_line(line: str, number: int) -> Any:
+    try:
+        return parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {first_line(error)}") from error
 
 
 def find_object_rows(content: Row) -> list[Row]:

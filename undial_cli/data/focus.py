@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ UNSPACED_RANGES = (
 
 
 def find_focus_spans(
-    rows: list[Row], data: DataConfig, source: str, pipeline: str | None
+    rows: Sequence[Row], data: DataConfig, source: str, pipeline: str | None
 ) -> list[list[Span]]:
     """The spans of each row, sorted, in the text of it that is scored.
 

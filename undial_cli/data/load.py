@@ -7,16 +7,33 @@ line names. Knows nothing of tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from undial_cli.config.schema import DataConfig
 from undial_cli.config.splits import cut_slice
-from undial_cli.data.columns import check_columns
-from undial_cli.data.files import load_row_file
+from undial_cli.data.columns import check_columns, check_row_columns
+from undial_cli.data.files import (
+    count_filled_lines,
+    is_jsonl_of_size,
+    iterate_json_lines,
+    load_row_file,
+    locate_slice,
+)
 from undial_cli.data.folders import load_set
 from undial_cli.data.formats import standardise_rows
+from undial_cli.data.prepared import open_entry
 from undial_cli.data.rows import Row
-from undial_cli.errors import UserError
+from undial_cli.data.stored_rows import RowWriter, StoredRows
+from undial_cli.errors import UserError, first_line
+from undial_cli.system.files import hash_files
+
+# Files of JSON lines of so many bytes are read row by row: their rows as objects take five times
+# as much.
+LEAST_STORED_BYTES = 2**22
+# The keys that say which columns are read.
+COLUMN_KEYS = ("question_key", "answer_key", "text_key", "focus_key", "alternative_key")
 
 
 def load_split(config: DataConfig, split: str, key: str, source: str | None = None) -> list[Row]:
@@ -49,11 +66,58 @@ def load_split(config: DataConfig, split: str, key: str, source: str | None = No
 
 def load_rows(
     config: DataConfig, splits: list[str], key: str, source: str | None = None
-) -> list[Row]:
-    """The rows of one or more splits, one after the other, checked."""
+) -> Sequence[Row]:
+    """The rows of one or more splits, one after the other, checked.
+
+    Of large files of JSON lines a copy is kept in the cache, and mapped.
+    """
+    if source is not None or config.path is None:
+        files = [Path(source or cut_slice(split)[0]).expanduser() for split in splits]
+        if all(is_jsonl_of_size(file, LEAST_STORED_BYTES) for file in files):
+            return store_rows(config, list(zip(files, splits, strict=True)), key, source)
     rows = []
     for split in splits:
         part = load_split(config, split, key, source)
         check_columns(part, config, f"{key}={split or source}")
         rows += part
     return rows
+
+
+def store_rows(
+    config: DataConfig, parts: list[tuple[Path, str]], key: str, source: str | None
+) -> StoredRows:
+    """The rows of files of JSON lines, each file with its split; as `load_rows` has them."""
+    content = {
+        "files": [[hash_files(file), cut_slice(split)[1]] for file, split in parts],
+        "columns": [getattr(config, name) for name in COLUMN_KEYS],
+    }
+
+    def write_rows(folder: Path) -> dict[str, Any]:
+        writer = RowWriter(folder, config)
+        for file, split in parts:
+            name, piece = cut_slice(split)
+            rows = iterate_row_file(file, piece, f"{key}={source or name}")
+            for number, row in enumerate(rows, 1):
+                (row,) = standardise_rows([row], config)
+                check_row_columns(row, number, config, f"{key}={split or source}")
+                writer.add(row)
+        return writer.close()
+
+    return StoredRows(*open_entry(["rows", content], write_rows), config)
+
+
+def iterate_row_file(file: Path, piece: str, setting: str) -> Iterator[Row]:
+    """The rows of a file of JSON lines that a slice takes; `setting` is what errors name.
+
+    Raises:
+        UserError: as `load_row_file`.
+    """
+    try:
+        first, last = 0, None
+        if piece:
+            first, last = locate_slice(count_filled_lines(file), piece, setting)
+        for number, row in enumerate(iterate_json_lines(file)):
+            if number >= first and (last is None or number < last):
+                yield row
+    except ValueError as error:
+        raise UserError(f"{setting}: cannot be read as json ({first_line(error)})") from error

@@ -1,9 +1,10 @@
 """The process that writes conversations as their chat template says: `python render_process.py`.
 
 A chat template is a program of somebody else's. It runs in jinja's sandbox, in a process without
-environment that may take so much memory and, for a request, so much of the processor's time: then
-the system ends it, also where nobody waits for it any more. A request is a line of JSON, an answer
-another. Imports jinja alone: it is to start at once.
+environment that may take so much memory and, for a row, so much of the processor's time: then
+the system ends it, also where nobody waits for it any more. A request is a line of JSON with the
+conversations of many rows, an answer another with what became of each. Imports jinja alone: it is
+to start at once.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 # Seconds of the processor's time for a row (ordinary ones take a thousandth of one), bytes of the
 # process, and characters of one text.
 SECONDS, MEMORY, LONGEST_TEXT = 20, 2**30, 2**24
+MEMORY_ERROR = f"it takes more than {MEMORY >> 20:,} MB of memory"
 # A reasoning is given by all its names, as transformers does.
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
@@ -112,31 +114,32 @@ def name_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     return {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
-def render_conversations(request: dict[str, Any]) -> list[str]:
-    """The texts of the conversations of a request."""
-    template = compile_template(request["template"], request["day"])
-    texts = []
-    for conversation in request["conversations"]:
-        messages = [
-            name_reasoning({k: v for k, v in message.items() if v is not None})
-            for message in conversation
-        ]
-        pieces, size = [], 0
-        for piece in template.generate(messages=messages, **request["variables"]):
-            size += len(piece)
-            if size > LONGEST_TEXT:
-                raise LongTextError(f"it writes more than {LONGEST_TEXT:,} characters")
-            pieces.append(piece)
-        texts.append("".join(pieces))
-    return texts
+def render_conversation(
+    template: jinja2.Template, conversation: list[dict[str, Any]], variables: dict[str, Any]
+) -> str:
+    """The text of a conversation."""
+    messages = [
+        name_reasoning({k: v for k, v in message.items() if v is not None})
+        for message in conversation
+    ]
+    pieces, size = [], 0
+    for piece in template.generate(messages=messages, **variables):
+        size += len(piece)
+        if size > LONGEST_TEXT:
+            raise LongTextError(f"it writes more than {LONGEST_TEXT:,} characters")
+        pieces.append(piece)
+    return "".join(pieces)
 
 
-def answer_request(line: str) -> dict[str, Any]:
-    """The answer to a request: `texts`, or `error` and whether it is a `limit` that was met."""
+def answer_row(request: dict[str, Any], row: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """What becomes of a row: `texts`, or `error` and whether it is a `limit` that was met."""
     try:
-        return {"texts": render_conversations(json.loads(line))}
+        # Not the clock's time: a process that was suspended with its run goes on with it.
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        template = compile_template(request["template"], request["day"])
+        return {"texts": [render_conversation(template, c, request["variables"]) for c in row]}
     except MemoryError:
-        return {"error": f"it takes more than {MEMORY >> 20:,} MB of memory", "limit": True}
+        return {"error": MEMORY_ERROR, "limit": True}
     except RecursionError:
         return {"error": "it is nested too deep", "limit": True}
     except (LongTextError, OverflowError) as error:
@@ -144,6 +147,19 @@ def answer_request(line: str) -> dict[str, Any]:
     except Exception as error:  # raise_exception, a role or a field that it does not know
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return {"error": lines[0], "limit": False}
+
+
+def answer_request(line: str) -> str:
+    """What becomes of each row of a request, as JSON; nothing after a limit, which ends it."""
+    try:
+        request, answers = json.loads(line), list[dict[str, Any]]()
+        for row in request["rows"]:
+            answers.append(answer_row(request, row))
+            if answers[-1].get("limit"):
+                break
+        return json.dumps(answers)
+    except MemoryError:  # of what was asked, or of all that was written
+        return json.dumps([{"error": MEMORY_ERROR, "limit": True}])
 
 
 def limit_memory() -> None:
@@ -159,11 +175,10 @@ def answer_requests(read: Callable[[], str], write: Callable[[str], object]) -> 
     """Answer until nobody asks."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     while line := read():
-        # Not the clock's time: a process that was suspended with its run goes on with it.
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         answer = answer_request(line)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        write(json.dumps(answer) + "\n")
+        write(answer + "\n")
         sys.stdout.flush()
 
 

@@ -29,6 +29,9 @@ WATCH_SECONDS = 0.05
 START_VARIABLES = ("PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
+Conversation = list[dict[str, Any]]
+
+
 class TemplateError(Exception):
     """What a template raises for, in its own words."""
 
@@ -52,7 +55,7 @@ class Renderer:
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.process.stdout, selectors.EVENT_READ)
 
-    def ask(self, request: bytes) -> dict[str, Any]:
+    def ask(self, request: bytes) -> list[dict[str, Any]]:
         """The answer to a request; EOFError where the process is gone."""
         assert self.process.stdin is not None
         try:
@@ -91,12 +94,9 @@ def start_renderer(process: int) -> Renderer:
 
 
 def render_within_limits(
-    template: str,
-    conversations: list[list[dict[str, Any]]],
-    variables: dict[str, Any],
-    day: str,
+    template: str, conversations: list[Conversation], variables: dict[str, Any], day: str
 ) -> list[str]:
-    """The text of each conversation.
+    """The text of each conversation of a row.
 
     Args:
         variables: what the template is given besides the messages.
@@ -106,22 +106,35 @@ def render_within_limits(
         TemplateError: the template refuses the messages.
         UserError: it takes too long, too much memory, or writes without end.
     """
-    request = {
-        "template": template,
-        "conversations": conversations,
-        "variables": variables,
-        "day": day,
-    }
+    (texts,) = render_rows_within_limits(template, [conversations], variables, day)
+    if isinstance(texts, TemplateError):
+        raise texts
+    return texts
+
+
+def render_rows_within_limits(
+    template: str, rows: list[list[Conversation]], variables: dict[str, Any], day: str
+) -> list[list[str] | TemplateError]:
+    """The texts of each row's conversations, or what the template raises for the row.
+
+    The other arguments and what is raised are those of `render_within_limits`.
+    """
+    request = {"template": template, "rows": rows, "variables": variables, "day": day}
     text = json.dumps(request, default=lambda value: f"<{type(value).__name__}>")
-    answer = ask_renderer(text.encode())
-    if "texts" in answer:
-        return answer["texts"]
-    if answer["limit"]:
-        raise limit_error(answer["error"])
-    raise TemplateError(answer["error"])
+    try:
+        answers = ask_renderer(text.encode())
+        if answers and answers[-1].get("limit"):
+            raise limit_error(answers[-1]["error"])
+    except UserError:
+        if len(rows) == 1:
+            raise
+        # Together they may have taken what each may by itself.
+        parts = [render_rows_within_limits(template, [row], variables, day) for row in rows]
+        return [answer for part in parts for answer in part]
+    return [TemplateError(a["error"]) if "error" in a else a["texts"] for a in answers]
 
 
-def ask_renderer(request: bytes) -> dict[str, Any]:
+def ask_renderer(request: bytes) -> list[dict[str, Any]]:
     """The answer to a request; a renderer that somebody killed is asked anew, once."""
     for _ in range(2):
         renderer = start_renderer(os.getpid())

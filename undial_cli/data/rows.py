@@ -5,6 +5,8 @@ Knows neither files nor tokens.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -54,19 +56,13 @@ def is_document(row: Row, config: DataConfig) -> bool:
     return find_row_kind(row, config) in ("text", "ids")
 
 
-def find_unread_columns(rows: list[Row], config: DataConfig, known: Iterable[str]) -> list[str]:
-    """The columns that hold something in some row and that nothing reads.
-
-    Args:
-        known: columns that are read besides those of a row's kind.
-    """
-    keys = config.focus_key, config.alternative_key, config.subject_key
-    needed, known = columns_by_kind(config), {*known, *METRIC_COLUMNS, *keys}
-    unread: dict[str, None] = {}  # a set that keeps the order of the file's columns
+def list_columns(rows: Iterable[Row], config: DataConfig) -> list[tuple[str, str]]:
+    """The columns that hold something, each with a kind of row that has it, in their order."""
+    columns: dict[tuple[str, str], None] = {}
     for row in rows:
-        read = {*known, *needed.get(find_row_kind(row, config), ())}
-        unread |= {c: None for c, v in row.items() if c not in read and not is_blank_cell(v)}
-    return list(unread)
+        kind = find_row_kind(row, config)
+        columns |= {(kind, name): None for name, value in row.items() if not is_blank_cell(value)}
+    return list(columns)
 
 
 def normalise_content(row: Row, config: DataConfig) -> tuple[Any, ...]:
@@ -81,13 +77,10 @@ def normalise_content(row: Row, config: DataConfig) -> tuple[Any, ...]:
     return tuple(" ".join(text.split()) for text in texts)
 
 
-def count_shared_rows(rows: list[Row], others: list[Row], config: DataConfig) -> int:
-    """How many rows that say something are among the others."""
-    known = {content for row in others if any(content := normalise_content(row, config))}
-    return sum(normalise_content(row, config) in known for row in rows)
-
-
-def count_repeated_rows(rows: list[Row], config: DataConfig) -> int:
-    """How many rows say what an earlier one says."""
-    contents = [content for row in rows if any(content := normalise_content(row, config))]
-    return len(contents) - len(set(contents))
+def hash_content(row: Row, config: DataConfig) -> int:
+    """64 bits of what a row says; 0 where it says nothing."""
+    content = normalise_content(row, config)
+    if not any(content):
+        return 0
+    text = json.dumps(content).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") or 1

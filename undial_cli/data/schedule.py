@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, make_padded_batch
 from undial_cli.data.encode import Example
+from undial_cli.data.stored_examples import measure_lengths
 
 # As in transformers' length-grouped sampler: groups of this many batches, or a quarter of the data.
 MOST_GROUPED_BATCHES = 50
@@ -48,7 +51,7 @@ def deal_rows(batch_size: int, processes: int, micro_batch_size: int | None) -> 
 
 
 def draw_batches(
-    lengths: list[int], batch_size: int, seed: int, grouped: bool
+    lengths: Sequence[int] | NDArray[Any], batch_size: int, seed: int, grouped: bool
 ) -> Iterator[list[int]]:
     """Batches of indices, epoch after epoch: a permutation cut up, the last batch of each short.
 
@@ -60,14 +63,43 @@ def draw_batches(
         max(1, min(len(lengths) // (4 * batch_size), MOST_GROUPED_BATCHES)) if grouped else 1
     )
     while True:
-        order = torch.randperm(len(lengths), generator=generator).tolist()
+        order = torch.randperm(len(lengths), generator=generator)
         for start in range(0, len(order), span):
-            group = order[start : start + span]
+            group: list[int] = order[start : start + span].tolist()
             if grouped:
                 group.sort(key=lambda i: -lengths[i])
             batches = [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
             for i in torch.randperm(len(batches), generator=generator).tolist():
                 yield batches[i]
+
+
+class SingleSamples(Sequence[TrainingSample]):
+    """Of a set's examples each as a sample by itself: made when it is asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.examples = range(count)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, number: Any) -> Any:
+        return [(self.examples[number],)]
+
+
+def count_sequences(samples: Sequence[TrainingSample]) -> int:
+    """How many examples samples begin with."""
+    if isinstance(samples, SingleSamples):
+        return len(samples)
+    return len({sample[0][0] for sample in samples})
+
+
+def measure_samples(
+    lengths: Sequence[int] | NDArray[Any], samples: Sequence[TrainingSample]
+) -> Sequence[int] | NDArray[Any]:
+    """The tokens of each sample, as it is the first time it is drawn, by those of the examples."""
+    if isinstance(samples, SingleSamples):
+        return lengths
+    return [sum(lengths[i] for i in sample[0]) for sample in samples]
 
 
 class Schedule(Dataset):
@@ -84,7 +116,7 @@ class Schedule(Dataset):
 
     def __init__(
         self,
-        sets: dict[str, list[Example]],
+        sets: dict[str, Sequence[Example]],
         anchor: str,
         batch_size: int,
         dealing: Dealing,
@@ -96,17 +128,18 @@ class Schedule(Dataset):
         samples: dict[str, list[TrainingSample]] | None = None,
     ) -> None:
         self.sets, self.dealing, self.make_batch = sets, dealing, make_batch
-        drawable = {
-            name: (samples or {}).get(name) or [[(i,)] for i in range(len(part))]
+        drawable: dict[str, Sequence[TrainingSample]] = {
+            name: (samples or {}).get(name) or SingleSamples(len(part))
             for name, part in sets.items()
         }
-        self.sizes = {name: len({s[0][0] for s in part}) for name, part in drawable.items()}
+        self.sizes = {name: count_sequences(part) for name, part in drawable.items()}
         self.steps_per_epoch = math.ceil(len(drawable[anchor]) / batch_size)
         self.steps = steps or max(1, round(epochs * self.steps_per_epoch))
         self.order: dict[str, list[tuple[int, ...]]] = {}
+        # Of each example its tokens; of each sample those of the first time that it is drawn.
+        self.lengths = {name: measure_lengths(part) for name, part in sets.items()}
         lengths = {
-            name: [sum(len(sets[name][i].input_ids) for i in sample[0]) for sample in part]
-            for name, part in drawable.items()
+            name: measure_samples(self.lengths[name], part) for name, part in drawable.items()
         }
         batches = {  # a seed each: sets of one size would else be permuted alike
             name: draw_batches(lengths[name], batch_size, seed + number, grouped)
@@ -115,14 +148,16 @@ class Schedule(Dataset):
         anchors = [next(batches[anchor]) for _ in range(self.steps)]
         for name, part in drawable.items():
             stream = itertools.chain.from_iterable(batches[name])
-            turns = [itertools.cycle(sample) for sample in part]
+            turns: dict[int, Iterator[tuple[int, ...]]] = {}  # of those that are drawn
             empty = (-1,) * len(part[0][0])
             self.order[name] = []
             for drawn in anchors:
                 step = drawn if name == anchor else list(itertools.islice(stream, len(drawn)))
                 # Longest first: rows of a micro-batch are of like length, whatever its size.
                 step = sorted(step, key=lambda i: -lengths[name][i])
-                self.order[name] += [next(turns[i]) for i in step]
+                for i in step:
+                    turn = turns.setdefault(i, itertools.cycle(part[i]))
+                    self.order[name].append(next(turn))
                 self.order[name] += [empty] * (dealing.rows - len(step))
 
     def __len__(self) -> int:

@@ -18,7 +18,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.config.schema import TemplateConfig
 from undial_cli.data.answers import Message, is_answer_message
-from undial_cli.data.rendering import TemplateError, render_within_limits
+from undial_cli.data.rendering import TemplateError, render_rows_within_limits
 from undial_cli.data.spans import BLANK_LINE, Span
 from undial_cli.errors import RowError, UserError, bad_value, first_line, suggest_nearest
 
@@ -88,18 +88,25 @@ def render_question(
 ) -> Rendering:
     if not config.chat:
         return render_plain(config.prompt.replace("{question}", question), answer)
-    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    if not config.system_prompt:
-        return render_messages(tokenizer, config, turns)
-    system = {"role": "system", "content": config.system_prompt}
+    messages = make_conversation(config, question, answer)
     try:
-        return render_messages(tokenizer, config, [system, *turns])
+        return render_messages(tokenizer, config, messages)
     except TemplateRefusal as error:
-        render_messages(tokenizer, config, turns)  # raises too if it is not the system message
+        if not config.system_prompt:
+            raise
+        # Raises too if it is not the system message.
+        render_messages(tokenizer, config, messages[1:])
         raise UserError(
             f"model.template.system_prompt={config.system_prompt}: this chat template takes none "
             f"({error.reason}); set model.template.system_prompt=null"
         ) from error
+
+
+def make_conversation(config: TemplateConfig, question: str, answer: str) -> list[Message]:
+    """A question and its answer as messages, after the system prompt where one is set."""
+    system = [{"role": "system", "content": config.system_prompt}] if config.system_prompt else []
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return [*system, *turns]
 
 
 def render_messages(
@@ -117,6 +124,19 @@ def render_messages(
         RowError: the template refuses the messages, or does not write an answer as it is.
         UserError: there is no chat template, or `model.template` does not fit it.
     """
+    (rendering,) = render_conversations(tokenizer, config, [messages], turns)
+    if isinstance(rendering, RowError):
+        raise rendering
+    return rendering
+
+
+def render_conversations(
+    tokenizer: PreTrainedTokenizerBase,
+    config: TemplateConfig,
+    conversations: list[list[Message]],
+    turns: str = "all",
+) -> list[Rendering | RowError]:
+    """`render_messages` of many at once: each as a rendering, or why it is none."""
     if not config.chat:
         remedy = "set model.template.chat=true"
         if not tokenizer.chat_template:
@@ -129,39 +149,52 @@ def render_messages(
             "model.template.chat=true: this tokenizer has no chat template; "
             "set model.template.chat=false and model.template.prompt='...{question}...'"
         )
-    calls = any(message.get("tool_calls") for message in messages)
-    if calls and "tool_calls" not in tokenizer.get_chat_template():
-        raise RowError("the chat template writes no tool calls")
-    numbers = [n for n, message in enumerate(messages) if is_answer_message(message)]
-    numbers = numbers[-1:] if turns == "last" else numbers
-    marked = [
-        [*messages[:n], {**messages[n], "content": ANSWER_MARK}, *messages[n + 1 :]]
-        for n in numbers
-    ]
-    text, *with_marks = apply_template(tokenizer, config, [messages, *marked])
-    answers = [
-        locate_answer(text, with_mark, messages[n]["content"])
-        for n, with_mark in zip(numbers, with_marks, strict=True)
-    ]
-    return Rendering(text, tuple(answers), chat=True)
+    numbers, marked = [], []
+    for messages in conversations:
+        answers = [n for n, message in enumerate(messages) if is_answer_message(message)]
+        numbers.append(answers[-1:] if turns == "last" else answers)
+        marked.append([messages, *(mark_answer(messages, n) for n in numbers[-1])])
+    renderings: list[Rendering | RowError] = []
+    written = apply_template(tokenizer, config, marked)
+    writes_calls = "tool_calls" in tokenizer.get_chat_template()
+    for messages, answers, texts in zip(conversations, numbers, written, strict=True):
+        try:
+            if not writes_calls and any(message.get("tool_calls") for message in messages):
+                raise RowError("the chat template writes no tool calls")
+            if isinstance(texts, RowError):
+                raise texts
+            spots = [
+                locate_answer(texts[0], text, messages[n]["content"])
+                for n, text in zip(answers, texts[1:], strict=True)
+            ]
+            renderings.append(Rendering(texts[0], tuple(spots), chat=True))
+        except RowError as error:
+            renderings.append(error)
+    return renderings
+
+
+def mark_answer(messages: list[Message], number: int) -> list[Message]:
+    """A conversation with ANSWER_MARK in place of an answer."""
+    answer = {**messages[number], "content": ANSWER_MARK}
+    return [*messages[:number], answer, *messages[number + 1 :]]
 
 
 def apply_template(
-    tokenizer: PreTrainedTokenizerBase, config: TemplateConfig, conversations: list[list[Message]]
-) -> list[str]:
-    """The text of each conversation, as `tokenizer.apply_chat_template` has it."""
+    tokenizer: PreTrainedTokenizerBase,
+    config: TemplateConfig,
+    rows: list[list[list[Message]]],
+) -> list[list[str] | TemplateRefusal]:
+    """The texts of each row's conversations, as `tokenizer.apply_chat_template` has them."""
     given = collect_template_arguments(tokenizer, config)
     template = tokenizer.get_chat_template(None, given.get("tools"))
     variables = {"tools": None, "documents": None, "add_generation_prompt": False}
-    try:
-        return render_within_limits(
-            template,
-            conversations,
-            variables | tokenizer.special_tokens_map | given,
-            choose_template_day(config),
-        )
-    except TemplateError as error:
-        raise TemplateRefusal(first_line(error)) from error
+    variables = variables | tokenizer.special_tokens_map | given
+    day = choose_template_day(config)
+    written = render_rows_within_limits(template, rows, variables, day)
+    return [
+        TemplateRefusal(first_line(texts)) if isinstance(texts, TemplateError) else texts
+        for texts in written
+    ]
 
 
 def choose_template_day(config: TemplateConfig) -> str:

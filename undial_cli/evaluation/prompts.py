@@ -7,6 +7,7 @@ A set's `kind` says how: a question in the model's own format, a question after 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from undial_cli import ui
@@ -118,7 +119,7 @@ def choose_row_kind(row: Row, kind: str, data: DataConfig) -> str:
     return "document" if find_row_kind(row, data) in ("text", "ids") else "question"
 
 
-def check_set_rows(rows: list[Row], set_kind: str, data: DataConfig, source: str) -> None:
+def check_set_rows(rows: Sequence[Row], set_kind: str, data: DataConfig, source: str) -> None:
     """Raise UserError for the first row that cannot be asked as its set's kind."""
     for number, row in enumerate(rows, 1):
         kind, row_kind = choose_row_kind(row, set_kind, data), find_row_kind(row, data)

@@ -12,7 +12,9 @@ from typing import Any
 from torch import nn
 
 from undial_cli import ui
+from undial_cli.data.encode import Example
 from undial_cli.data.samples import TrainingSet
+from undial_cli.data.stored_examples import StoredExamples
 from undial_cli.errors import UserError
 from undial_cli.models.adapters import unwrap_adapter
 
@@ -115,10 +117,24 @@ def check_sequences_fit(
         )
 
 
+def fits_stored(capacity: ModelCapacity, examples: StoredExamples) -> bool:
+    """Whether a model can take each of a file's examples."""
+    is_short = capacity.positions is None or examples.longest <= capacity.positions
+    return is_short and examples.largest < capacity.rows
+
+
 def check_training_set_fits(
     capacity: ModelCapacity, max_length: int, name: str, encoded: TrainingSet
 ) -> None:
     """Raise UserError for an example of a training set that a model cannot take."""
-    pairs = zip(encoded.row_numbers, encoded.examples, strict=True)
-    sequences = ((number - 1, example.input_ids) for number, example in pairs)
+    examples: Iterable[Example] = encoded.examples
+    numbers: Iterable[int] = encoded.row_numbers
+    if isinstance(examples, StoredExamples) and fits_stored(capacity, examples):
+        # All would be read for what is known of them: the longest stands for them.
+        longest = int(examples.lengths.argmax())
+        examples, numbers = [examples[longest]], [int(examples.rows[longest])]
+    sequences = (
+        (int(number) - 1, example.input_ids)
+        for number, example in zip(numbers, examples, strict=True)
+    )
     check_sequences_fit(capacity, name, f"data.max_length={max_length}", sequences)

@@ -1,4 +1,4 @@
-"""Hashes of what a model path and a tokenizer hold, for caches and for what a run records.
+"""Hashes of what a model path holds, for caches and for what a run records.
 
 Knows no cache.
 """
@@ -6,24 +6,13 @@ Knows no cache.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from pathlib import Path
-
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.config.schema import ModelConfig
 from undial_cli.models.paths import find_part_paths, is_from_scratch, resolve_model_folder
 from undial_cli.system.files import hash_model_folder
 from undial_cli.system.source_paths import CONFIG_FILES, ModelSource
-
-
-def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of what a tokenizer does: its rules, chat template and special tokens."""
-    rules = tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
-    special = sorted(map(str, tokenizer.special_tokens_map.items()))
-    content = [rules, tokenizer.chat_template, special]
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
 
 def fingerprint_weights(config: ModelConfig, path: str, seed: int | None = None) -> str:

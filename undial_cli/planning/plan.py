@@ -10,6 +10,7 @@ the making of the target.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ class TrainingPlan:
 def make_plan(
     run: TrainingRun,
     path: str,
-    sets: dict[str, list[Example]],
+    sets: dict[str, Sequence[Example]],
     samples: dict[str, list[TrainingSample]],
     method: Method,
     anchor: str,
@@ -113,7 +114,7 @@ def rehearse_training(
     replay: Replay,
     run: TrainingRun,
     model: Any,
-    sets: dict[str, list[Example]],
+    sets: dict[str, Sequence[Example]],
     samples: dict[str, list[TrainingSample]],
     method: Method,
     anchor: str,
@@ -183,9 +184,9 @@ def count_tokens_by_set(
 ) -> list[int]:
     """Tokens of a micro-batch of each set, with their padding."""
     counts = []
-    for name, examples in schedule.sets.items():
+    for name, every in schedule.lengths.items():
         samples = [i for row in rows for i in row[name]]
-        lengths = [len(examples[i].input_ids) if i >= 0 else 0 for i in samples]
+        lengths = [int(every[i]) if i >= 0 else 0 for i in samples]
         counts.append(count_computed_tokens(lengths, packs))
     return counts
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from undial_cli.config.schema import TrainingRun
 from undial_cli.data.collate import Batch
 from undial_cli.data.schedule import Schedule
+from undial_cli.data.stored_examples import measure_lengths
 from undial_cli.losses.targets import Targets
 from undial_cli.methods.base import Loss, Method
 from undial_cli.planning.replay import Replay, WorkCost
@@ -87,7 +88,7 @@ def hold_blank_rows(teacher: Teacher | None) -> int:
     for cached in teacher.sets.values():
         for rows in cached.rows.values():
             one = torch.empty(1, rows.width, dtype=rows.dtype)  # one row stands for all, as a view
-            rows.data, rows.sums = one.expand(rows.starts[-1], -1), torch.empty(0)
+            rows.data, rows.sums = one.expand(int(rows.starts[-1]), -1), torch.empty(0)
             if teacher.in_memory:
                 rows.load()
     return teacher.nbytes if teacher.in_memory else 0
@@ -100,8 +101,9 @@ def replay_teacher_pass(rehearsal: Rehearsal) -> WorkCost:
     for cached in teacher.sets.values() if isinstance(teacher, CachedTeacher) else ():
         examples = cached.examples
         batches = batch_by_tokens(examples, cached.used, most)
+        lengths = measure_lengths(examples)
         tokens = [
-            count_computed_tokens([len(examples[i].input_ids) for i in batch], rehearsal.packs)
+            count_computed_tokens([int(lengths[i]) for i in batch], rehearsal.packs)
             for batch in batches
         ]
         largest = batches[tokens.index(max(tokens))]

@@ -5,10 +5,13 @@ Forget rows that are retained as well, and columns that nothing reads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from undial_cli.config.schema import DataConfig, Run
 from undial_cli.config.splits import list_splits, name_training_set
 from undial_cli.data.columns import ANSWER_COLUMNS
-from undial_cli.data.rows import Row, count_shared_rows, find_row_kind, find_unread_columns
+from undial_cli.data.contents import count_shared_rows, find_unread_columns
+from undial_cli.data.rows import Row, find_row_kind
 from undial_cli.errors import UserError
 from undial_cli.evaluation.prompts import adapt_data_config
 from undial_cli.evaluation.suite import Suite
@@ -31,7 +34,7 @@ def check_data_keys(data: DataConfig) -> None:
             )
 
 
-def describe_overlap(data: DataConfig, rows: dict[str, list[Row]]) -> list[str]:
+def describe_overlap(data: DataConfig, rows: dict[str, Sequence[Row]]) -> list[str]:
     """A line on forget rows that are in the retain set too, where both are trained on.
 
     Raises:
@@ -51,7 +54,7 @@ def describe_overlap(data: DataConfig, rows: dict[str, list[Row]]) -> list[str]:
     return [f"{line}, whose two terms cancel"]
 
 
-def describe_unread_columns(run: Run, rows: dict[str, list[Row]], suite: Suite) -> list[str]:
+def describe_unread_columns(run: Run, rows: dict[str, Sequence[Row]], suite: Suite) -> list[str]:
     """A line on columns that nothing reads, with the sets that have them."""
     sets = [(name, part, run.data) for name, part in rows.items()]
     for name, part in suite.rows.items():

@@ -212,11 +212,11 @@ def load_set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig)
             f"{source}: no document has {options.min_tokens or 1} tokens (min_tokens) and is "
             f"without '{options.exclude}' (exclude)"
         )
-    limited = rows[: run.eval.limit]
+    limited = list(rows[: run.eval.limit])
     counts[f"beyond eval.limit={run.eval.limit}"] = len(rows) - len(limited)
     shots: list[Row] = []
     if options.shots is not None:
-        shots = load_rows(data, [options.shots], f"{key}.shots", options.path)
+        shots = list(load_rows(data, [options.shots], f"{key}.shots", options.path))
         check_set_rows(shots, options.kind, data, f"{key}.shots={options.shots}")
     return SetRows(limited, shots, counts={phrase: n for phrase, n in counts.items() if n})
 

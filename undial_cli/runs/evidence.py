@@ -36,6 +36,7 @@ CACHE_ROOMS = {
     "evaluations": ("cached evaluation", HOLDS_TEXT),
     "audits": ("cached answers of an audit", HOLDS_TEXT),
     "datasets": ("copy of the data", HOLDS_TEXT),
+    "prepared": ("prepared data", HOLDS_TEXT),
     "teacher": ("the teacher's signal", HOLDS_STATES),
     "relearning": ("state of an attack's training", HOLDS_STATES),
 }

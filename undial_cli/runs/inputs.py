@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from undial_cli.config.identity import digest_json, hash_json
 from undial_cli.config.schema import AuditRun, DataConfig, Run, TrainingRun, UnlearnRun
 from undial_cli.config.splits import list_splits, name_data_key
 from undial_cli.data import alternatives, samples
+from undial_cli.data.contents import count_repeated_rows
 from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder, Example
 from undial_cli.data.load import load_rows
-from undial_cli.data.rows import Row, count_repeated_rows
+from undial_cli.data.rows import Row
 from undial_cli.data.schedule import TrainingSample
+from undial_cli.data.stored_rows import StoredRows
 from undial_cli.data.template import describe_unread_keys
+from undial_cli.data.tokens import fingerprint_tokenizer
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation.suite import Suite, check_suite_fits
 from undial_cli.methods.base import Method
@@ -56,7 +60,7 @@ class RunInputs:
     """What a run reads; its training sets by name (`forget`, `retain`, `train`)."""
 
     encoder: Encoder
-    sets: dict[str, list[Example]]
+    sets: dict[str, Sequence[Example]]
     samples: dict[str, list[TrainingSample]]  # of a set whose samples are several examples
     suite: Suite  # with its rows
     reference: RetainReference
@@ -73,7 +77,7 @@ class RunInputs:
         rows = {name: counts.record() for name, counts in self.counts.items()}
         return {**self.fingerprint, "rows": rows, "digests": self.digests}
 
-    def answers(self, name: str) -> list[Example]:
+    def answers(self, name: str) -> Sequence[Example]:
         """The examples of a set that are its own answers, not those to prefer."""
         examples = self.sets.get(name, [])
         pairs = self.samples.get(name)
@@ -84,10 +88,10 @@ class RunInputs:
 class TrainingRows:
     """The rows that a run trains on, by set, and what goes with them."""
 
-    read: dict[str, list[Row]]
-    used: dict[str, list[Row]]  # those within data.limit
+    read: dict[str, Sequence[Row]]
+    used: dict[str, Sequence[Row]]  # those within data.limit
     preferred: list[list[list[str]]]  # answers to prefer over those of the forget set
-    watched: list[Row]  # the texts of train.stop
+    watched: Sequence[Row]  # the texts of train.stop
 
 
 def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
@@ -138,7 +142,7 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
         suite,
         find_retain_reference(resolved, suite),
         locate_published_target(resolved, suite),
-        fingerprints.fingerprint_tokenizer(encoder.tokenizer),
+        fingerprint_tokenizer(encoder.tokenizer),
         fingerprint,
         watched,
         {name: part.counts for name, part in sets.items()},
@@ -151,7 +155,10 @@ def digest_sets(rows: TrainingRows, suite: Suite) -> dict[str, str]:
     """The SHA-256 of each set's rows as canonical JSON: those trained on, those evaluated."""
     sets: dict[str, Any] = dict(rows.used)
     sets |= {f"eval.sets.{name}": part.rows for name, part in suite.rows.items()}
-    return {name: digest_json(content) for name, content in sets.items()}
+    return {
+        name: content.digest if isinstance(content, StoredRows) else digest_json(content)
+        for name, content in sets.items()
+    }
 
 
 def load_all_training_rows(run: Run, method: Method | None) -> TrainingRows:
@@ -198,7 +205,7 @@ def encode_training_sets(
 
 
 def collect_preferred_answers(
-    run: Run, method: Method | None, rows: dict[str, list[Row]]
+    run: Run, method: Method | None, rows: dict[str, Sequence[Row]]
 ) -> list[list[list[str]]]:
     """The answers to prefer over those of the forget set, for a method that asks for them."""
     if method is None or method.alternatives is None or "forget" not in rows:
@@ -221,7 +228,7 @@ def find_deepest_layer(method: Method | None) -> int | None:
     return max((d for d in depths if d is not None), default=None)
 
 
-def load_watched_rows(run: Run) -> list[Row]:
+def load_watched_rows(run: Run) -> Sequence[Row]:
     """The texts whose perplexity may end the training."""
     if not isinstance(run, TrainingRun) or run.train.stop.perplexity_ratio is None:
         return []
@@ -230,7 +237,7 @@ def load_watched_rows(run: Run) -> list[Row]:
     return load_rows(data, [str(stop.split)], "train.stop.split", stop.path)
 
 
-def encode_watched_texts(encoder: Encoder, run: Run, rows: list[Row]) -> list[Example]:
+def encode_watched_texts(encoder: Encoder, run: Run, rows: Sequence[Row]) -> list[Example]:
     """The first tokens of each text; only texts that are long enough."""
     if not rows:
         return []
@@ -283,7 +290,7 @@ def locate_audit_target(resolved: ResolvedRun, run: AuditRun, suite: Suite) -> s
     return location.path
 
 
-def load_training_rows(data: DataConfig, name: str) -> list[Row]:
+def load_training_rows(data: DataConfig, name: str) -> Sequence[Row]:
     """The rows of a training set, those beyond `data.limit` as well."""
     key = name_data_key(data, name)
     splits = list_splits(getattr(data, key.removeprefix("data.")))

@@ -42,7 +42,7 @@ def is_packed(run: TrainingRun, model: Any) -> bool:
 
 def make_schedule(
     run: TrainingRun,
-    sets: dict[str, list[Example]],
+    sets: dict[str, Sequence[Example]],
     samples: dict[str, list[TrainingSample]],
     anchor: str,
     packs: bool,

@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from undial_cli.errors import WorldError
@@ -31,16 +33,16 @@ class SampleRows:
     def __init__(
         self,
         file: Path,
-        counts: list[int],
+        counts: Sequence[int] | NDArray[Any],
         width: int,
         dtype: torch.dtype,
         used: Iterable[int] | None = None,
     ) -> None:
         self.file, self.width, self.dtype = file, width, dtype
-        self.starts = [0, *itertools.accumulate(counts)]
+        self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self.used = sorted(range(len(counts)) if used is None else set(used))
         # A sample's rows in `data`, which mirrors the file until it is loaded.
-        self.ranges = {i: slice(self.starts[i], self.starts[i + 1]) for i in self.used}
+        self.ranges = {i: slice(int(self.starts[i]), int(self.starts[i + 1])) for i in self.used}
 
     @property
     def row_bytes(self) -> int:
@@ -78,7 +80,7 @@ class SampleRows:
         for file in (self.file, self.sums_file):
             note_private(file)
         sums = np.dtype(np.int64).itemsize * (len(self.starts) - 1)
-        whole = self.starts[-1] * self.row_bytes
+        whole = int(self.starts[-1]) * self.row_bytes
         for file, size, stretches in (
             (self.file, whole, self.stretches()),
             (self.sums_file, sums, [(0, sums)] if sums else []),
@@ -102,7 +104,7 @@ class SampleRows:
 
     def open(self) -> None:
         """Map the prepared files."""
-        size = self.starts[-1] * self.width
+        size = int(self.starts[-1]) * self.width
         self.data = torch.from_file(str(self.file), shared=True, size=size, dtype=self.dtype)
         self.data = self.data.view(-1, self.width)
         self.sums = torch.from_file(

@@ -6,7 +6,7 @@ the checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,11 @@ class TrainingSession:
     anchor: str
     teacher: TeacherConfig
     tokenizer: PreTrainedTokenizerBase
-    sets: dict[str, list[Example]]
+    sets: dict[str, Sequence[Example]]
     samples: dict[str, list[TrainingSample]]
     suite: Suite
     watched: list[Example]
-    answers: list[Example]
+    answers: Sequence[Example]
     folder: Path
     checkpoint: Path
     complete: Callable[[Path], None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ MeasureFigures = Callable[[], dict[str, float]]
 
 
 def measure_stop_figures(
-    model: Any, stop: StopConfig, texts: list[Example], forget: list[Example], batch_size: int
+    model: Any,
+    stop: StopConfig,
+    texts: Sequence[Example],
+    forget: Sequence[Example],
+    batch_size: int,
 ) -> dict[str, float]:
     """The figures that decide, on a model in training; shared over processes.
 
@@ -30,7 +34,7 @@ def measure_stop_figures(
     """
     figures = {}
 
-    def scores(examples: list[Example]) -> list[Score]:
+    def scores(examples: Sequence[Example]) -> list[Score]:
         return [s for (s,) in score_answers(model, [[e] for e in examples], batch_size, 0)]
 
     with evaluation_mode(model):

@@ -9,10 +9,12 @@ Shapes: B sequences, N target positions of all B, V vocabulary, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ from undial_cli import ui
 from undial_cli.config.identity import hash_json
 from undial_cli.data.collate import EMPTY_EXAMPLE, Batch
 from undial_cli.data.encode import Example
+from undial_cli.data.stored_examples import StoredExamples, count_each_targets
 from undial_cli.errors import WorldError
 from undial_cli.losses.chunked import Projection, head_compute_dtype
 from undial_cli.losses.targets import TeacherSignal
@@ -42,7 +45,7 @@ class CachedSet:
     """
 
     folder: Path
-    examples: list[Example]
+    examples: Sequence[Example]
     used: list[int]
     loss: Loss
     rows: dict[str, SampleRows]
@@ -75,13 +78,15 @@ class CachedTeacher:
         self.folder, self.fingerprint = folder, fingerprint
         self.sets: dict[str, CachedSet] = {}
 
-    def add(self, name: str, examples: list[Example], used: list[int], loss: Loss) -> None:
+    def add(self, name: str, examples: Sequence[Example], used: list[int], loss: Loss) -> None:
         """A set that the run will ask for, and the loss on it."""
         # All examples are hashed and have room in the files, not the used ones: runs that see other
         # parts of the same set share its files.
-        content = [[e.input_ids, e.labels] for e in examples]
+        content: Any = examples
+        if not isinstance(examples, StoredExamples):
+            content = [[e.input_ids, e.labels] for e in examples]
         folder = self.folder / hash_json([self.fingerprint, str(self.dtype), content])
-        counts = [e.num_targets for e in examples]
+        counts = count_each_targets(examples)
         rows = {}
         if TEACHER_LOGITS in loss.needs:
             if self.trained_head is not None and self.head is None:
@@ -90,7 +95,7 @@ class CachedTeacher:
                 folder / "hidden.bin", counts, self.width, self.dtype, used
             )
         if REFERENCE_LOGPS in loss.needs:
-            ones = [1] * len(examples)
+            ones = np.ones(len(examples), np.int64)
             rows[REFERENCE_LOGPS] = SampleRows(folder / "logps.bin", ones, 1, torch.float64, used)
         if TEACHER_LAYER in loss.needs:
             file = folder / f"layer{loss.layer}.bin"

@@ -8,10 +8,13 @@ Shapes: B sequences, T tokens, N target positions of all B, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from undial_cli.data.collate import Batch, order_by_length
 from undial_cli.data.encode import Example
+from undial_cli.data.stored_examples import measure_lengths
 from undial_cli.losses.chunked import Projection, head_compute_dtype
 from undial_cli.losses.targets import Targets, TeacherSignal
 from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS, Loss
@@ -48,10 +51,13 @@ def run_teacher(model: nn.Module, batch: Batch, loss: Loss) -> TeacherSignal:
     return signal
 
 
-def batch_by_tokens(examples: list[Example], samples: list[int], tokens: int) -> list[list[int]]:
+def batch_by_tokens(
+    examples: Sequence[Example], samples: list[int], tokens: int
+) -> list[list[int]]:
     """Samples in batches of similar length and at most `tokens` tokens, padding counted."""
     batches: list[list[int]] = []
-    lengths = [len(examples[i].input_ids) for i in samples]
+    every = measure_lengths(examples)
+    lengths = [int(every[i]) for i in samples]
     longest = tokens + 1
     for i in order_by_length(lengths):  # the first of a batch is its longest
         if batches and (len(batches[-1]) + 1) * longest <= tokens:

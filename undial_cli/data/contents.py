@@ -1,0 +1,54 @@
+"""What the rows of a set have in common: those that say the same, and columns that nobody reads.
+
+Knows neither files nor tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undial_cli.config.schema import DataConfig
+from undial_cli.data.rows import (
+    METRIC_COLUMNS,
+    Row,
+    columns_by_kind,
+    hash_content,
+    list_columns,
+)
+from undial_cli.data.stored_rows import StoredRows
+
+
+def hash_contents(rows: Sequence[Row], config: DataConfig) -> NDArray[np.uint64]:
+    """64 bits of what each row says, of those that say something."""
+    if isinstance(rows, StoredRows):
+        hashes = rows.contents
+    else:
+        hashes = np.array([hash_content(row, config) for row in rows], np.uint64)
+    return hashes[hashes != 0]
+
+
+def count_shared_rows(rows: Sequence[Row], others: Sequence[Row], config: DataConfig) -> int:
+    """How many rows that say something are among the others."""
+    return int(np.isin(hash_contents(rows, config), hash_contents(others, config)).sum())
+
+
+def count_repeated_rows(rows: Sequence[Row], config: DataConfig) -> int:
+    """How many rows say what an earlier one says."""
+    hashes = hash_contents(rows, config)
+    return len(hashes) - len(np.unique(hashes))
+
+
+def find_unread_columns(rows: Sequence[Row], config: DataConfig, known: Iterable[str]) -> list[str]:
+    """The columns that hold something in some row and that nothing reads.
+
+    Args:
+        known: columns that are read besides those of a row's kind.
+    """
+    keys = config.focus_key, config.alternative_key, config.subject_key
+    needed, known = columns_by_kind(config), {*known, *METRIC_COLUMNS, *keys}
+    columns = rows.columns if isinstance(rows, StoredRows) else list_columns(rows, config)
+    unread = [name for kind, name in columns if name not in {*known, *needed.get(kind, ())}]
+    return list(dict.fromkeys(unread))

@@ -1,0 +1,85 @@
+"""Texts as token ids with their character offsets, many at once; what a tokenizer is known by.
+
+Knows neither rows nor templates.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from undial_cli.data.spans import Span
+
+# Ids and character offsets of a text.
+Tokens = tuple[list[int], list[Span]]
+
+
+def tokenise_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, bool]]
+) -> list[Tokens]:
+    """The tokens of each text.
+
+    Args:
+        texts: each with whether the special tokens that the tokenizer puts around a text belong to
+            it; not where the text begins with them already.
+    """
+    tokens: dict[int, Tokens] = {}
+    for special in (True, False):
+        numbers = [i for i, text in enumerate(texts) if text[1] == special]
+        if not numbers:
+            continue
+        encoded = keep_blanks_in_offsets(tokenizer)(
+            [texts[i][0] for i in numbers],
+            add_special_tokens=special,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        pairs: Any = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        for number, (ids, offsets) in zip(numbers, pairs, strict=True):
+            # Tokens that the tokenizer adds hold no character. Prompt tags and exported data often
+            # spell the begin token out: the model was never trained on two of them.
+            added = next((i for i, (a, b) in enumerate(offsets) if a < b), 0) if special else 0
+            if added and ids[:added] == ids[added : 2 * added]:
+                (tokens[number],) = tokenise_texts(tokenizer, [(texts[number][0], False)])
+            else:
+                tokens[number] = ids, offsets
+    return [tokens[i] for i in range(len(texts))]
+
+
+def stack_offsets(offsets: list[Span]) -> NDArray[np.int64]:
+    """Character offsets as an array, [T, 2]."""
+    numbers = itertools.chain.from_iterable(offsets)
+    return np.fromiter(numbers, np.int64, 2 * len(offsets)).reshape(-1, 2)
+
+
+@functools.lru_cache(maxsize=4)
+def keep_blanks_in_offsets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer whose offsets hold the blanks of each token; some leave them out."""
+    processor: Any = tokenizer.backend_tokenizer.post_processor  # type: ignore[attr-defined]
+    state = processor.__getstate__() if processor is not None else b""
+    whole = state.replace(b'"trim_offsets":true', b'"trim_offsets":false')
+    if whole == state:
+        return tokenizer
+    exact = copy.deepcopy(tokenizer)
+    processor = copy.deepcopy(processor)
+    processor.__setstate__(whole)
+    exact.backend_tokenizer.post_processor = processor  # type: ignore[attr-defined]
+    return exact
+
+
+def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of what a tokenizer does: its rules, chat template and special tokens."""
+    rules = tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
+    special = sorted(map(str, tokenizer.special_tokens_map.items()))
+    content = [rules, tokenizer.chat_template, special]
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
