@@ -12,10 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.config.identity import digest_json
@@ -34,7 +31,6 @@ from undial_cli.data.template import AnswerSpan, Rendering, move_spans_to_render
 from undial_cli.data.tokens import (
     Tokens,
     fingerprint_tokenizer,
-    stack_offsets,
     tokenise_texts,
 )
 from undial_cli.errors import RowError, UserError
@@ -130,8 +126,16 @@ class Encoder:
             UserError: the chat template is not to be trusted or not there, or there are spans for
                 token ids.
         """
+        return self.encode_rendered(rows, self.render_each(rows), spans)
+
+    def encode_rendered(
+        self,
+        rows: list[Row],
+        renderings: list[Rendering | UserError | None],
+        spans: list[list[Span]] | None = None,
+    ) -> list[list[Example] | UserError]:
+        """`encode_each` of rows as `render_each` has them."""
         spans = self.clip_focus(rows, spans)
-        renderings = self.render_each(rows)
         texts = [self.read_text(*pair) for pair in zip(rows, renderings, strict=True)]
         tokens = tokenise_texts(self.tokenizer, texts)
         encoded: list[list[Example] | UserError] = []
@@ -145,8 +149,8 @@ class Encoder:
                 if rendering is None:
                     encoded.append(self.cut_document(row, row_tokens, row_spans))
                 else:
-                    answers = read_answer_texts(row, self.data)
-                    focus = move_spans_to_rendering(rendering, answers, row_spans)
+                    answers = read_answer_texts(row, self.data) if row_spans else []
+                    focus = row_spans and move_spans_to_rendering(rendering, answers, row_spans)
                     encoded.append([self.label_answers(rendering, row_tokens, focus)])
             except UserError as error:
                 encoded.append(error)
@@ -250,9 +254,8 @@ class Encoder:
         """`tokenise_answers` of a rendering whose tokens are known."""
         ids, offsets = tokens
         labels, stop, closing, end = [IGNORE] * len(ids), 0, None, list[int]()
-        spots = stack_offsets(offsets)
         for answer in rendering.answers:
-            first, stop = self.find_answer_positions(ids, spots, answer)
+            first, stop = self.find_answer_positions(ids, offsets, answer)
             labels[first:stop] = ids[first:stop]
             closing = self.find_closing(ids, offsets, rendering, answer, stop)
             if closing is not None:
@@ -268,7 +271,7 @@ class Encoder:
         return Example(ids[:size], labels[:size], min(stop, size), tuple(focus), cut, *end)
 
     def find_answer_positions(
-        self, ids: list[int], offsets_T2: NDArray[Any], answer: AnswerSpan
+        self, ids: list[int], offsets: list[Span], answer: AnswerSpan
     ) -> tuple[int, int]:
         """First and last + 1 of the tokens that hold a character of an answer.
 
@@ -276,17 +279,19 @@ class Encoder:
         Where no token does, both are the position of the first token after the answer's start.
         """
         start, end = answer.start, answer.end
-        begins, ends = offsets_T2.T
-        touching = np.flatnonzero(np.maximum(begins, start) < np.minimum(ends, end))
-        inside = [
-            i
-            for i in touching.tolist()
-            if ids[i] not in self.end_tokens or start <= begins[i] < ends[i] <= end
-        ]
-        if inside:
-            return inside[0], inside[-1] + 1
-        before = np.flatnonzero(begins < np.minimum(ends, start))
-        following = int(before[-1]) + 1 if len(before) else 0
+
+        def is_inside(i: int) -> bool:
+            a, b = offsets[i]
+            if b <= start or a >= end or not max(a, start) < min(b, end):
+                return False
+            return ids[i] not in self.end_tokens or start <= a < b <= end
+
+        numbers = range(len(ids))
+        first = next(filter(is_inside, numbers), None)
+        if first is not None:
+            return first, next(filter(is_inside, reversed(numbers))) + 1
+        before = (i for i in reversed(numbers) if offsets[i][0] < min(offsets[i][1], start))
+        following = next(before, -1) + 1
         return following, following
 
     def find_closing(
@@ -337,7 +342,7 @@ class Encoder:
         """The last answer of a rendering up to its first `tokens` tokens, whole characters only."""
         ids, offsets = self.tokenise(rendering.text, special=not rendering.chat)
         answer = rendering.answers[-1]
-        first, stop = self.find_answer_positions(ids, stack_offsets(offsets), answer)
+        first, stop = self.find_answer_positions(ids, offsets, answer)
         end = offsets[first + tokens][0] if first + tokens < stop else answer.end
         return rendering.text[answer.start : max(answer.start, end)]
 

@@ -5,6 +5,7 @@ Knows neither files nor tokens.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable
@@ -20,11 +21,17 @@ METRIC_COLUMNS = ("paraphrased_question", "paraphrased_answer", "perturbed_answe
 
 def columns_by_kind(config: DataConfig) -> dict[str, tuple[str, ...]]:
     """The columns that each kind of row needs; a row is of the first kind whose columns it has."""
+    return name_columns(config.question_key, config.answer_key, config.text_key)
+
+
+@functools.lru_cache(maxsize=8)
+def name_columns(question: str, answer: str, text: str) -> dict[str, tuple[str, ...]]:
+    """`columns_by_kind` by the keys that it depends on: it is asked several times for each row."""
     return {
-        "qa": (config.question_key, config.answer_key),
+        "qa": (question, answer),
         "messages": ("messages",),
         "completion": ("prompt", "completion"),
-        "text": (config.text_key,),
+        "text": (text,),
         "ids": ("input_ids",),
     }
 
@@ -32,7 +39,7 @@ def columns_by_kind(config: DataConfig) -> dict[str, tuple[str, ...]]:
 def is_blank_cell(value: Any) -> bool:
     """Whether a cell holds nothing: a file with rows of several kinds fills the gaps with these."""
     if isinstance(value, str):
-        return not value.strip()
+        return not value or value.isspace()
     return value is None or (isinstance(value, float) and value != value)  # NaN: pandas' gap
 
 
@@ -43,7 +50,10 @@ def find_row_kind(row: Row, config: DataConfig) -> str:
     """
     needed = columns_by_kind(config)
     for kind, columns in needed.items():
-        if not any(is_blank_cell(row.get(column)) for column in columns):
+        for column in columns:
+            if is_blank_cell(row.get(column)):
+                break
+        else:
             return kind
     for kind, columns in needed.items():  # an empty document, an empty answer
         if all(row.get(column) is not None for column in columns):

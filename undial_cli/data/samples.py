@@ -7,7 +7,9 @@ Knows what a method can ask for, and no method.
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from undial_cli.data.stored_examples import (
     has_focus,
 )
 from undial_cli.data.stored_rows import StoredRows, digest_rows
+from undial_cli.data.template import Rendering
+from undial_cli.data.tokens import use_all_cores
 from undial_cli.errors import RowError, UserError
 
 # What is encoded at once: enough that asking costs nothing beside the work, and little memory.
@@ -181,7 +185,7 @@ def encode_row(
     encoder: Encoder, row: Row, spans: list[Span] | None = None
 ) -> tuple[list[Example], str]:
     """The examples of a row that hold a target, or why there is none."""
-    ((_, encoded),) = encode_in_batches(encoder, [row], None if spans is None else [spans])
+    (encoded,) = encoder.encode_each([row], None if spans is None else [spans])
     return sort_out_examples(encoder, row, encoded)
 
 
@@ -190,10 +194,27 @@ def encode_in_batches(
 ) -> Iterator[tuple[Row, list[Example] | UserError]]:
     """Each row with its examples, or with what is wrong with it, as many at once as pays."""
     start = 0
-    for batch in cut_batches(rows):
+    for batch, renderings in render_ahead(encoder, cut_batches(rows)):
         part = None if spans is None else spans[start : start + len(batch)]
-        yield from zip(batch, encoder.encode_each(batch, part), strict=True)
+        with use_all_cores():
+            encoded = encoder.encode_rendered(batch, renderings, part)
+        yield from zip(batch, encoded, strict=True)
         start += len(batch)
+
+
+def render_ahead(
+    encoder: Encoder, batches: Iterable[list[Row]]
+) -> Iterator[tuple[list[Row], list[Rendering | UserError | None]]]:
+    """Each batch with its renderings: another process writes the next while this one tokenises."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[tuple[list[Row], Any]] = deque()
+        for batch in batches:
+            waiting.append((batch, pool.submit(encoder.render_each, batch)))
+            if len(waiting) > 1:
+                batch, rendered = waiting.popleft()
+                yield batch, rendered.result()
+        for batch, rendered in waiting:
+            yield batch, rendered.result()
 
 
 def cut_batches(rows: Iterable[Row]) -> Iterator[list[Row]]:

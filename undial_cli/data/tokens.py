@@ -5,21 +5,23 @@ Knows neither rows nor templates.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
-import itertools
 import json
+import os
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.data.spans import Span
 
 # Ids and character offsets of a text.
 Tokens = tuple[list[int], list[Span]]
+# What the tokenizers library reads at each call.
+PARALLEL_VARIABLE = "TOKENIZERS_PARALLELISM"
 
 
 def tokenise_texts(
@@ -56,10 +58,18 @@ def tokenise_texts(
     return [tokens[i] for i in range(len(texts))]
 
 
-def stack_offsets(offsets: list[Span]) -> NDArray[np.int64]:
-    """Character offsets as an array, [T, 2]."""
-    numbers = itertools.chain.from_iterable(offsets)
-    return np.fromiter(numbers, np.int64, 2 * len(offsets)).reshape(-1, 2)
+@contextlib.contextmanager
+def use_all_cores() -> Iterator[None]:
+    """While open, tokenizers share many texts out to all cores (RAYON_NUM_THREADS bounds them).
+
+    Elsewhere they do not: a process that was forked after that would hang, or warn of it.
+    """
+    before = os.environ.get(PARALLEL_VARIABLE)
+    os.environ[PARALLEL_VARIABLE] = "true"
+    try:
+        yield
+    finally:
+        os.environ[PARALLEL_VARIABLE] = before or "false"
 
 
 @functools.lru_cache(maxsize=4)

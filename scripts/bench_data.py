@@ -1,0 +1,171 @@
+"""Time and memory of preparing a training set, and how both grow with its rows.
+
+    python scripts/bench_data.py [--rows 1000 10000 100000] [--megabytes 2048] [--model PATH]
+
+Question pairs are made up, as long as TOFU's, and written as JSON lines. Each preparation runs in a
+process of its own: (a) a plain loop over rows held as objects, one row rendered and tokenised after
+the other, as `undial` itself did; (b) ours, the first time, with an empty cache; (c) ours again, as
+the second run of a sweep. Then (b) and (c) of documents of so many megabytes. `--model` names a
+tokenizer, by default the demo's.
+
+Memory is the highest that the process took, mapped files included: above what it had before it
+read a row, and in all. The libraries alone take most of what a small set does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from undial_cli.config.schema import DataConfig, ModelConfig, TemplateConfig
+from undial_cli.data import load
+from undial_cli.data.contents import count_repeated_rows
+from undial_cli.data.encode import Encoder, Example
+from undial_cli.data.files import load_row_file
+from undial_cli.data.samples import encode_training_set
+from undial_cli.data.schedule import Schedule, deal_rows
+from undial_cli.models.load import load_tokenizer
+from undial_cli.system.quiet import silence_libraries
+
+TINY, SEED, STEPS, SIZE = "pkg://undial_cli/models/tiny", 0, 100, 8
+WAYS = ("plain loop", "first start", "second start")
+WORDS = (
+    "the", "of", "and", "a", "in", "to", "was", "is", "her", "his", "for", "with", "as", "that",
+    "by", "on", "author", "born", "city", "novel", "books", "known", "work", "writing", "family",
+    "father", "mother", "early", "life", "first", "published", "award", "literature", "themes",
+    "culture", "often", "explores", "characters", "story", "world", "years", "literary", "style",
+    "genre", "influence", "readers", "received", "mountain", "history", "childhood", "fiction",
+    "unique", "perspective", "through", "has", "been", "also",
+)  # fmt: skip
+
+
+def make_sentence(draws: random.Random, words: int) -> str:
+    return " ".join(draws.choices(WORDS, k=words)).capitalize()
+
+
+def write_pairs(file: Path, rows: int) -> None:
+    """Question pairs as long as TOFU's: 14 words and 32."""
+    draws = random.Random(SEED)
+    with open(file, "w", encoding="utf-8") as lines:
+        for number in range(rows):
+            question = f"{make_sentence(draws, 13)} {number}?"
+            lines.write(
+                json.dumps({"question": question, "answer": f"{make_sentence(draws, 32)}."}) + "\n"
+            )
+
+
+def write_documents(file: Path, megabytes: int) -> None:
+    """Documents of 4,000 words, 24 KB."""
+    draws, size = random.Random(SEED), 0
+    with open(file, "w", encoding="utf-8") as lines:
+        while size < megabytes * 2**20:
+            size += lines.write(json.dumps({"text": make_sentence(draws, 4000)}) + "\n")
+
+
+def encode_plainly(encoder: Encoder, file: Path) -> list[Example]:
+    """Rows as objects, and one after the other through template and tokenizer."""
+    rows = load_row_file(str(file), "", "file")
+    return [example for row in rows for example in encoder.encode([row])]
+
+
+def prepare_set(way: str, file: Path, model: str) -> dict[str, float]:
+    """What preparing a file takes, up to a schedule and its batches."""
+    silence_libraries()
+    encoder = Encoder(load_tokenizer(ModelConfig(), model), TemplateConfig(), DataConfig())
+    before, begun, used = measure_peak(), time.perf_counter(), measure_processor_time()
+    if way == WAYS[0]:
+        examples: Any = encode_plainly(encoder, file)
+    else:
+        rows = load.load_rows(encoder.data, [str(file)], "file")
+        examples = encode_training_set(encoder, rows, "forget").examples
+        count_repeated_rows(rows, encoder.data)
+    dealing = deal_rows(SIZE, 1, None)
+    schedule = Schedule({"forget": examples}, "forget", SIZE, dealing, 1.0, STEPS, SEED)
+    ready, cpu = time.perf_counter() - begun, measure_processor_time() - used
+    for start in range(0, len(schedule), SIZE):
+        schedule.collate([schedule[i] for i in range(start, start + SIZE)])
+    first = [len(examples[i].input_ids) for i in range(min(1000, len(examples)))]
+    return {
+        "seconds": ready,
+        "cpu": cpu,
+        "growth": measure_peak() - before,
+        "peak": measure_peak(),
+        "tokens": sum(first) / len(first),
+    }
+
+
+def measure_peak() -> float:
+    """The most megabytes that this process has taken, mapped files included."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def measure_processor_time() -> float:
+    """Seconds of the processor's time of this process and those it started."""
+    processes = [psutil.Process(), *psutil.Process().children()]
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def run_apart(way: str, file: Path, model: str, cache: Path) -> dict[str, float]:
+    """`prepare_set` in a process of its own."""
+    words = [sys.executable, __file__, "--prepare", way, str(file), "--model", model]
+    environment = {**os.environ, "UNDIAL_CACHE_DIR": str(cache)}
+    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_file(name: str, file: Path, model: str, cache: Path, ways: Sequence[str]) -> None:
+    """Print a row of the table for each way of preparing a file."""
+    for way in ways:
+        figures = run_apart(way, file, model, cache)
+        size = sum(f.stat().st_size for f in cache.rglob("*.arrow")) / 2**20
+        print(
+            f"| {name} | {way} | {figures['seconds']:.1f} | {figures['cpu']:.1f} | "
+            f"{figures['growth']:,.0f} | {figures['peak']:,.0f} | {size:,.0f} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", nargs="*", type=int, default=[1000, 10_000, 100_000])
+    parser.add_argument("--megabytes", nargs="*", type=int, default=[])
+    parser.add_argument("--plain", type=int, default=100_000, help="most rows of the plain loop")
+    parser.add_argument("--model", default=TINY)
+    parser.add_argument("--prepare", nargs=2, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.prepare:
+        way, file = asked.prepare
+        print(json.dumps(prepare_set(way, Path(file), asked.model)))
+        return
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+          f"tokenizer {asked.model}")  # fmt: skip
+    print("| what | way | s | CPU s | MB more | MB in all | MB in the cache |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    with tempfile.TemporaryDirectory() as folder:
+        file, cache = Path(folder) / "rows.jsonl", Path(folder) / "cache"
+        for rows in asked.rows:
+            write_pairs(file, rows)
+            ways = WAYS if rows <= asked.plain else WAYS[1:]
+            measure_file(f"{rows:,} pairs", file, asked.model, cache / str(rows), ways)
+        for megabytes in asked.megabytes:
+            write_documents(file, megabytes)
+            name = f"{file.stat().st_size / 2**20:,.0f} MB of documents"
+            measure_file(name, file, asked.model, cache / f"d{megabytes}", WAYS[1:])
+
+
+if __name__ == "__main__":
+    main()
