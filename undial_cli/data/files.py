@@ -24,6 +24,8 @@ from undial_cli.system.files import parse_json
 
 # The csv module refuses cells of more than 128 KB unless told otherwise; a document is longer.
 LONGEST_CELL = 2**31 - 1
+# Characters of the line by which JSON lines are known.
+LONGEST_LINE = 2**26
 
 
 def load_row_file(name: str, piece: str, key: str) -> list[Row]:
@@ -115,7 +117,7 @@ def is_jsonl_of_size(path: Path, least: int) -> bool:
         if path.suffix.lower() != ".jsonl" or not path.is_file() or path.stat().st_size < least:
             return False
         with open(path, encoding="utf-8-sig") as stream:
-            lines = iter(lambda: stream.readline(least), "")
+            lines = iter(lambda: stream.readline(LONGEST_LINE), "")
             first, second = itertools.islice(filter(str.strip, lines), 2)
             return isinstance(parse_json(first), dict) and bool(second)
     except (OSError, ValueError):

@@ -248,12 +248,23 @@ def show_purge(purge: Purge, dry: bool) -> None:
         ui.say(f"  what is out of reach is named in {purge.folder.evidence}", "dim")
 
 
+def list_abandoned(folder: Path) -> Iterator[Path]:
+    """What killed processes left half made in a folder of the cache; not what is being made."""
+    for entry in folder.glob(".*.unfinished"):
+        lock = WorkLock(entry.with_name(entry.name.removesuffix(".unfinished")[1:]))
+        lock.patience = 0.0
+        if lock.try_acquire():
+            lock.release()
+            yield entry
+
+
 def purge_orphans(runs: Sequence[RunFolder], asked: CommandWords) -> list[str]:
     """Remove entries of the cache that no run lists: of folders that are gone, of refused input."""
     used = find_shared_entries(runs)
     failures: list[str] = []
     for room, (kind, holds) in CACHE_ROOMS.items():
-        for entry in sorted((cache_dir().absolute() / room).glob("[!.]*")):
+        folder = cache_dir().absolute() / room
+        for entry in sorted([*folder.glob("[!.]*"), *list_abandoned(folder)]):
             wanted = entry not in used and (holds == HOLDS_TEXT or not asked.has("text"))
             files = [*walk_files(entry)] if wanted else []
             if not files or not all(is_old(file, asked.age) for file in files):
