@@ -257,7 +257,7 @@ def test_a_preparation_is_used_for_nothing_else(
     # Where nothing changed, nothing is done again.
     before = entries(tmp_path)
     write_rows(tmp_path / "rows.jsonl", ROWS)
-    monkeypatch.setattr(Encoder, "encode_rendered", None)
+    monkeypatch.setattr(Encoder, "encode_each", None)
     monkeypatch.setattr(load, "iterate_json_lines", None)
     data = dataclasses.replace(DATA, retain_file="x", limit=99, name="y")
     assert list(encode_set(read_set(file, data), data).examples) == list(first.examples)

@@ -126,16 +126,8 @@ class Encoder:
             UserError: the chat template is not to be trusted or not there, or there are spans for
                 token ids.
         """
-        return self.encode_rendered(rows, self.render_each(rows), spans)
-
-    def encode_rendered(
-        self,
-        rows: list[Row],
-        renderings: list[Rendering | UserError | None],
-        spans: list[list[Span]] | None = None,
-    ) -> list[list[Example] | UserError]:
-        """`encode_each` of rows as `render_each` has them."""
         spans = self.clip_focus(rows, spans)
+        renderings = self.render_each(rows)
         texts = [self.read_text(*pair) for pair in zip(rows, renderings, strict=True)]
         tokens = tokenise_texts(self.tokenizer, texts)
         encoded: list[list[Example] | UserError] = []

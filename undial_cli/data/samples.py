@@ -33,12 +33,12 @@ from undial_cli.data.stored_examples import (
     has_focus,
 )
 from undial_cli.data.stored_rows import StoredRows, digest_rows
-from undial_cli.data.template import Rendering
 from undial_cli.data.tokens import use_all_cores
 from undial_cli.errors import RowError, UserError
 
 # What is encoded at once: enough that asking costs nothing beside the work, and little memory.
 BATCH_ROWS, BATCH_CHARACTERS = 256, 2**19
+ENCODING_THREADS = 2
 # Rows of which the examples are kept in a file: fewer are encoded in a few seconds.
 LEAST_STORED_ROWS = 10_000
 
@@ -193,28 +193,18 @@ def encode_in_batches(
     encoder: Encoder, rows: Sequence[Row], spans: list[list[Span]] | None
 ) -> Iterator[tuple[Row, list[Example] | UserError]]:
     """Each row with its examples, or with what is wrong with it, as many at once as pays."""
-    start = 0
-    for batch, renderings in render_ahead(encoder, cut_batches(rows)):
-        part = None if spans is None else spans[start : start + len(batch)]
-        with use_all_cores():
-            encoded = encoder.encode_rendered(batch, renderings, part)
-        yield from zip(batch, encoded, strict=True)
-        start += len(batch)
-
-
-def render_ahead(
-    encoder: Encoder, batches: Iterable[list[Row]]
-) -> Iterator[tuple[list[Row], list[Rendering | UserError | None]]]:
-    """Each batch with its renderings: another process writes the next while this one tokenises."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: deque[tuple[list[Row], Any]] = deque()
-        for batch in batches:
-            waiting.append((batch, pool.submit(encoder.render_each, batch)))
-            if len(waiting) > 1:
-                batch, rendered = waiting.popleft()
-                yield batch, rendered.result()
-        for batch, rendered in waiting:
-            yield batch, rendered.result()
+    start, waiting = 0, deque[tuple[list[Row], Any]]()
+    # Threads, as most is done elsewhere: by the process of the templates, by the tokenizer's own.
+    with use_all_cores(), ThreadPoolExecutor(ENCODING_THREADS) as pool:
+        for batch in cut_batches(rows):
+            part = None if spans is None else spans[start : start + len(batch)]
+            waiting.append((batch, pool.submit(encoder.encode_each, batch, part)))
+            start += len(batch)
+            if len(waiting) > ENCODING_THREADS:
+                batch, encoded = waiting.popleft()
+                yield from zip(batch, encoded.result(), strict=True)
+        for batch, encoded in waiting:
+            yield from zip(batch, encoded.result(), strict=True)
 
 
 def cut_batches(rows: Iterable[Row]) -> Iterator[list[Row]]:

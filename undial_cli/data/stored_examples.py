@@ -26,7 +26,7 @@ EXAMPLES_SCHEMA = pa.schema({
     "row": pa.int64(), "length": pa.int32(), "targets": pa.int32(),
 })  # fmt: skip
 # Tokens that are written, and held, at once.
-WRITTEN_TOKENS = 2**20
+WRITTEN_TOKENS = 2**19
 
 
 class ExampleWriter:

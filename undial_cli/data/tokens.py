@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ from undial_cli.data.spans import Span
 
 # Ids and character offsets of a text.
 Tokens = tuple[list[int], list[Span]]
+# A call may change a tokenizer's settings, which fails while another thread uses it.
+TOKENIZER_LOCK = threading.Lock()
 # What the tokenizers library reads at each call.
 PARALLEL_VARIABLE = "TOKENIZERS_PARALLELISM"
 
@@ -38,14 +41,15 @@ def tokenise_texts(
         numbers = [i for i, text in enumerate(texts) if text[1] == special]
         if not numbers:
             continue
-        encoded = keep_blanks_in_offsets(tokenizer)(
-            [texts[i][0] for i in numbers],
-            add_special_tokens=special,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
+        with TOKENIZER_LOCK:
+            encoded = keep_blanks_in_offsets(tokenizer)(
+                [texts[i][0] for i in numbers],
+                add_special_tokens=special,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
         pairs: Any = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         for number, (ids, offsets) in zip(numbers, pairs, strict=True):
             # Tokens that the tokenizer adds hold no character. Prompt tags and exported data often
