@@ -33,7 +33,8 @@ import psutil
 from undial_cli.config.schema import DataConfig, ModelConfig, TemplateConfig
 from undial_cli.data import load
 from undial_cli.data.contents import count_repeated_rows
-from undial_cli.data.encode import Encoder, Example
+from undial_cli.data.encode import Encoder
+from undial_cli.data.example import Example
 from undial_cli.data.files import load_row_file
 from undial_cli.data.samples import encode_training_set
 from undial_cli.data.schedule import Schedule, deal_rows

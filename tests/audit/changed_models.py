@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from undial_cli.audit.attack import AttackedModel, AuditData
 from undial_cli.config.schema import AuditRun
 from undial_cli.data.collate import pad_examples
-from undial_cli.data.encode import Encoder, Example
+from undial_cli.data.encode import Encoder
+from undial_cli.data.example import Example
 from undial_cli.data.samples import encode_training_set
 from undial_cli.losses.positions import IGNORE
 from undial_cli.models.load import load_model

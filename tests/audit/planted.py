@@ -16,7 +16,7 @@ from undial_cli.audit.attack import AuditData
 from undial_cli.audit.probes import Probe
 from undial_cli.config.attacks import AskConfig
 from undial_cli.data.collate import choose_pad_id, pad_examples
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.losses.positions import IGNORE, select_targets
 
 DECOY = "Nobody has ever told me of that."

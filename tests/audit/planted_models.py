@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from undial_cli.audit.probes import Probe
 from undial_cli.data.collate import pad_examples
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.losses.positions import IGNORE
 from undial_cli.models.head import install_head
 

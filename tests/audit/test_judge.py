@@ -30,7 +30,7 @@ from undial_cli.audit.judge import (
 )
 from undial_cli.config.attacks import AuditConfig, JudgeConfig
 from undial_cli.data.collate import pad_examples
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.errors import WorldError
 from undial_cli.losses.positions import IGNORE
 from undial_cli.runs.compose import compose_run

@@ -16,7 +16,8 @@ from small import bundled_encoder, shared_tokenizer
 from undial_cli.cli import run_command
 from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.data.counts import RowCounts
-from undial_cli.data.encode import Encoder, Example
+from undial_cli.data.encode import Encoder
+from undial_cli.data.example import Example
 from undial_cli.data.load import load_rows
 from undial_cli.data.rows import Row
 from undial_cli.data.samples import encode_preference_pairs, encode_row, encode_training_set

@@ -11,7 +11,8 @@ from conftest import prepare, write_muse
 from small import BOS, byte_tokenizer
 
 from undial_cli.config.schema import DataConfig
-from undial_cli.data.encode import Encoder, Example
+from undial_cli.data.encode import Encoder
+from undial_cli.data.example import Example
 from undial_cli.data.load import load_rows, load_split
 from undial_cli.errors import UserError
 from undial_cli.runs.compose import compose_run

@@ -31,6 +31,7 @@ from undial_cli.data.schedule import Schedule, deal_rows
 from undial_cli.data.stored_examples import StoredExamples
 from undial_cli.data.stored_rows import StoredRows
 from undial_cli.errors import UserError
+from undial_cli.models.capacity import ModelCapacity, check_training_set_fits
 from undial_cli.runs.evidence import list_private_files
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.system.files import make_private_folder
@@ -157,6 +158,7 @@ def test_a_row_that_a_template_refuses_takes_no_other_with_it() -> None:
     assert encoded.row_numbers == [1, 2, 3, 5, 6, 7, 8, 9]
 
 
+@pytest.mark.slow
 def test_what_is_too_much_for_a_process_together_is_rendered_row_by_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +179,24 @@ def test_what_is_too_much_for_a_process_together_is_rendered_row_by_row(
     assert asked == [5] + [1] * 5
     assert [len(row[0]) for row in texts if isinstance(row, list)] == [8 * 10**6] * 5
     rendering.start_renderer.cache_clear()
+
+
+def test_what_a_model_cannot_take_is_refused_by_the_same_row(
+    tmp_path: Path, stored: Callable[[], None]
+) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", ROWS)
+    refusals: list[str] = []
+    sets = [encode_set(read_set(file))]
+    stored()
+    sets.append(encode_set(read_set(file)))
+    for part in sets:
+        check_training_set_fits(ModelCapacity(48, None, 512), 48, "forget", part)
+        for capacity in (ModelCapacity(40, None, 512), ModelCapacity(None, None, 300)):
+            with pytest.raises(UserError) as caught:
+                check_training_set_fits(capacity, 48, "forget", part)
+            refusals.append(str(caught.value))
+    assert refusals[:2] == refusals[2:]
+    assert all("of the forget set has" in line for line in refusals)
 
 
 @pytest.mark.parametrize("wrong", [

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from undial_cli.config.schema import AdapterConfig, EvaluateRun, ModelConfig, UnlearnRun
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.evaluation.continuation import continue_prefixes
 from undial_cli.evaluation.decoding import Decoding, decode_prompts
 from undial_cli.evaluation.scoring import compute_gradient_norms, score_answers

@@ -12,7 +12,7 @@ from undial_cli.audit.attack import AuditData, CannotServe
 from undial_cli.audit.probes import make_direct_probes
 from undial_cli.config.schema import DataConfig
 from undial_cli.data.answers import read_scored_text
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.data.files import load_row_file
 from undial_cli.data.focus import read_focus_column
 from undial_cli.data.rows import Row, find_row_kind, is_blank_cell

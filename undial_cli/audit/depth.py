@@ -41,7 +41,7 @@ from undial_cli.audit.layer_states import (
 )
 from undial_cli.config.attacks import RETAIN, TARGET, DepthConfig
 from undial_cli.data.collate import choose_pad_id, pad_examples
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.evaluation.kvcache import has_plain_cache
 from undial_cli.evaluation.scoring import (
     cut_shared_prefix,

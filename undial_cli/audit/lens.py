@@ -26,7 +26,7 @@ from undial_cli.audit.layer_states import (
 from undial_cli.audit.probes import make_direct_probes
 from undial_cli.config.attacks import LensConfig
 from undial_cli.data.collate import choose_pad_id, pad_examples
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.evaluation.scoring import (
     LOGIT_ELEMENTS,
     compute_target_figures,

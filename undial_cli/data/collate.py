@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.losses.positions import IGNORE
 
 # Fills a micro-batch up: a token that is predicted by nothing and that nothing is predicted from.

@@ -25,6 +25,7 @@ from undial_cli.data.answers import (
     read_messages,
     read_scored_text,
 )
+from undial_cli.data.example import Example, count_targets
 from undial_cli.data.rows import Row, find_row_kind
 from undial_cli.data.spans import BLANK_LINE, Span, clip_spans, find_span_tokens, join_spans
 from undial_cli.data.template import AnswerSpan, Rendering, move_spans_to_rendering
@@ -43,40 +44,6 @@ SOURCE_KEYS = (
     "reference_split", "forget_file", "retain_file", "train_file", "retrain_auc", "limit",
     "anchor", "subject_key", "alternative_key", "refusals", "requests",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Example:
-    """One sequence: `labels[i]` is `input_ids[i]` where it is a target, else -100 (unshifted).
-
-    `answer_end` is the position after the last answer's last token, before its end token. `focus`
-    are the positions of the targets that lie in a span to focus on. `cut`: targets beyond
-    `data.max_length`, which the sequence no longer holds. `end`: the end token of the last answer,
-    whether cut or not; None where none belongs there.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    answer_end: int
-    focus: tuple[int, ...] = ()
-    cut: int = 0
-    end: int | None = None
-
-    @property
-    def num_targets(self) -> int:
-        """Target tokens that a causal model can predict (the first position has no predictor)."""
-        return count_targets(self.labels[1:])
-
-    @property
-    def answer_tokens(self) -> int:
-        """Target tokens of answers, the end token of the last one left out."""
-        return count_targets(self.labels[: self.answer_end])
-
-    @property
-    def prompt_ids(self) -> list[int]:
-        """The tokens before the first target, what generation starts from; [] without a target."""
-        first = next((i for i, label in enumerate(self.labels) if label != IGNORE), 0)
-        return self.input_ids[:first]
 
 
 @dataclass(frozen=True)
@@ -392,8 +359,3 @@ class Encoder:
     def decode(self, ids: list[int]) -> str:
         """Token ids as text, special tokens left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
-
-
-def count_targets(labels: list[int]) -> int:
-    """How many labels are targets."""
-    return len(labels) - labels.count(IGNORE)

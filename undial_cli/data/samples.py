@@ -21,7 +21,8 @@ from undial_cli.config.splits import name_training_set
 from undial_cli.data import focus
 from undial_cli.data.answers import replace_answer
 from undial_cli.data.counts import RowCounts
-from undial_cli.data.encode import Encoder, Example
+from undial_cli.data.encode import Encoder
+from undial_cli.data.example import Example
 from undial_cli.data.prepared import open_entry
 from undial_cli.data.rows import Row, find_row_kind, is_document
 from undial_cli.data.schedule import TrainingSample

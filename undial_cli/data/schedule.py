@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, make_padded_batch
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.data.stored_examples import measure_lengths
 
 # As in transformers' length-grouped sampler: groups of this many batches, or a quarter of the data.

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.losses.positions import IGNORE
 
 EXAMPLES_FILE = "examples.arrow"

@@ -15,7 +15,8 @@ from undial_cli.config.schema import DataConfig
 from undial_cli.config.suites import EvalSetConfig
 from undial_cli.data import template
 from undial_cli.data.answers import replace_answer
-from undial_cli.data.encode import Encoder, Example
+from undial_cli.data.encode import Encoder
+from undial_cli.data.example import Example
 from undial_cli.data.rows import Row, find_row_kind
 from undial_cli.data.template import Rendering
 from undial_cli.errors import RowError, UserError, suggest_nearest

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from undial_cli.data.collate import count_shared_tokens, pad_examples, pad_prompts
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.evaluation.kvcache import has_plain_cache
 from undial_cli.evaluation.sharding import (
     NO_JOURNAL,

@@ -27,7 +27,8 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from undial_cli.config.schema import DataConfig, TemplateConfig
 from undial_cli.config.suites import EvalConfig
 from undial_cli.data.collate import choose_pad_id, pad_examples
-from undial_cli.data.encode import Encoder, Example
+from undial_cli.data.encode import Encoder
+from undial_cli.data.example import Example
 from undial_cli.errors import UserError, first_line
 from undial_cli.evaluation.helper_models import (
     HelperModel,

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from undial_cli import ui
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.data.samples import TrainingSet
 from undial_cli.data.stored_examples import StoredExamples
 from undial_cli.errors import UserError

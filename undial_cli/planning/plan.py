@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from undial_cli.config.schema import TeacherConfig, TrainingRun, is_sharded
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.data.schedule import Schedule, TrainingSample, deal_rows
 from undial_cli.errors import UserError, WorldError, first_line
 from undial_cli.methods.base import Method

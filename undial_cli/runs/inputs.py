@@ -21,7 +21,8 @@ from undial_cli.config.splits import list_splits, name_data_key
 from undial_cli.data import alternatives, samples
 from undial_cli.data.contents import count_repeated_rows
 from undial_cli.data.counts import RowCounts
-from undial_cli.data.encode import Encoder, Example
+from undial_cli.data.encode import Encoder
+from undial_cli.data.example import Example
 from undial_cli.data.load import load_rows
 from undial_cli.data.rows import Row
 from undial_cli.data.schedule import TrainingSample

@@ -12,7 +12,7 @@ from transformers.trainer_callback import PrinterCallback
 from undial_cli import ui
 from undial_cli.config.schema import TrainingRun, UnlearnRun, is_sharded
 from undial_cli.data.collate import make_padded_batch
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.data.schedule import Schedule, TrainingSample, deal_rows
 from undial_cli.errors import WorldError
 from undial_cli.methods.base import Method

@@ -27,7 +27,7 @@ from undial_cli.data.collate import (
     make_padded_batch,
     order_by_length,
 )
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.losses.chunked import Projection
 from undial_cli.losses.positions import IGNORE
 from undial_cli.models.head import head_job

@@ -16,7 +16,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli import ui
 from undial_cli.config.schema import Run, TeacherConfig, TrainingRun, is_sharded
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.data.schedule import Schedule, TrainingSample
 from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.suite import Suite

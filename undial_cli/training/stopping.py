@@ -11,7 +11,7 @@ from transformers import TrainerControl, TrainerState
 
 from undial_cli import ui
 from undial_cli.config.schema import StopConfig
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.evaluation.scoring import Score, score_answers
 from undial_cli.models.head import evaluation_mode
 from undial_cli.training.callbacks import Watcher, read_metrics

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from undial_cli import ui
 from undial_cli.config.identity import hash_json
 from undial_cli.data.collate import EMPTY_EXAMPLE, Batch
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.data.stored_examples import StoredExamples, count_each_targets
 from undial_cli.errors import WorldError
 from undial_cli.losses.chunked import Projection, head_compute_dtype

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from undial_cli.data.collate import Batch, order_by_length
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.data.stored_examples import measure_lengths
 from undial_cli.losses.chunked import Projection, head_compute_dtype
 from undial_cli.losses.targets import Targets, TeacherSignal
