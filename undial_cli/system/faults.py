@@ -33,7 +33,7 @@ SPOKEN_NUMBERS = {
     errno.ESTALE: r"stale file handle|os error 116\b",
     errno.EMFILE: r"too many open files|os error 24\b",
     errno.ENOMEM: r"can.t allocate memory|cannot allocate memory|out of memory|bad_alloc"
-    r"|not enough memory|ALLOC_FAILED|os error 12\b",
+    r"|not enough memory|ALLOC_FAILED|failed to map segment|can.t start new thread|os error 12\b",
 }
 # Numbers that tell of a disk only where a file or folder of ours is named.
 NAMED_NUMBERS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
@@ -62,7 +62,7 @@ def explain_fault(error: BaseException, output: Path | None = None) -> WorldErro
     if isinstance(error, WorldError | UserError):
         return None
     for cause in walk_causes(error):
-        number = find_error_number(cause)
+        number = find_error_number(cause, output)
         if number == errno.ENOMEM:
             return explain_memory_fault(cause)
         if number is not None:
@@ -97,7 +97,7 @@ def walk_causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or cause.__context__
 
 
-def find_error_number(error: BaseException) -> int | None:
+def find_error_number(error: BaseException, output: Path | None = None) -> int | None:
     """The errno of a fault of the world's, by its number or its words."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return errno.ENOMEM
@@ -106,7 +106,7 @@ def find_error_number(error: BaseException) -> int | None:
     if isinstance(error, OSError):
         if error.errno in SPOKEN_NUMBERS:
             return error.errno
-        if error.errno in NAMED_NUMBERS and is_place_of_ours(error):
+        if error.errno in NAMED_NUMBERS and is_place_of_ours(error, output):
             return error.errno
         if "No usable temporary directory" in str(error):
             return errno.EACCES
@@ -119,14 +119,14 @@ def find_error_number(error: BaseException) -> int | None:
     return None
 
 
-def is_place_of_ours(error: OSError) -> bool:
+def is_place_of_ours(error: OSError, output: Path | None) -> bool:
     """Whether an error names something in a folder that this tool writes to, or stands above it."""
     named = read_file_name(error)
     if named is None:
         return False
     # Not the temporary folder's: a user's files may lie there, and what is wrong with them is said
     # of them.
-    known = [folder for folder, word in list_written_folders(None) if word != "TMPDIR"]
+    known = [folder for folder, word in list_written_folders(output) if word != "TMPDIR"]
     return any(named.is_relative_to(folder) or folder.is_relative_to(named) for folder in known)
 
 
