@@ -92,6 +92,8 @@ def test_a_stored_set_is_what_the_rows_give_one_by_one(
     rows = read_set(file)
     apart = [encode_training_set(Encoder(shared_tokenizer(), TemplateConfig(), DATA), [row], "x")
              for row in rows if "bakes" in str(row) and "messages" not in row]  # fmt: skip
+    encoder = Encoder(shared_tokenizer(), TemplateConfig(), DATA)
+    focused = encode_training_set(encoder, rows[-1:], "forget", FocusSource("column"))
     plain = encode_set(rows)
     assert len(apart) == 11
     stored()
@@ -107,6 +109,10 @@ def test_a_stored_set_is_what_the_rows_give_one_by_one(
     assert large.counts.skipped.keys() == {13, 15}
     assert [len(e.input_ids) for e in plain.examples] == large.examples.lengths.tolist()
     assert [e.num_targets for e in plain.examples] == large.examples.targets.tolist()
+    again = encode_training_set(encoder, kept[-1:], "forget", FocusSource("column"))
+    assert isinstance(again.examples, StoredExamples)
+    assert list(again.examples) == focused.examples
+    assert focused.examples[0].focus
     for one in apart:
         assert all(example in plain.examples for example in one.examples)
     assert kept.digest == digest_json(rows)
@@ -321,7 +327,7 @@ def test_what_is_prepared_is_listed_and_purged(
         held = list_private_files(folder)
         assert {(f.path.name, f.kind, f.holds) for f in held} == {
             (name, "prepared data", "text")
-            for name in ("rows.arrow", "examples.arrow", "record.json")
+            for name in ("rows.arrow", "examples.arrow", "figures.bin", "record.json")
         }
         assert {f.path.parent.name for f in held} == entries(tmp_path)
         folder.ledger.unlink()
@@ -329,7 +335,7 @@ def test_what_is_prepared_is_listed_and_purged(
         encode_set(read_set(file))
     assert run_command(["list", str(folder.path)]) == 0
     assert run_command(["purge", str(folder.path)]) == 0
-    assert "prepared data (4)" in capsys.readouterr().out
+    assert "prepared data (5)" in capsys.readouterr().out
     assert not entries(tmp_path)
     # Made for a run that was refused: it is of none, and goes as such.
     encode_set(read_set(file))

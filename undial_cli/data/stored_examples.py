@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from undial_cli.data.example import Example
 from undial_cli.losses.positions import IGNORE
 
-EXAMPLES_FILE = "examples.arrow"
-# `scored`: of each token, whether it is a target; `row`: what the example was made of, from 1.
-EXAMPLES_SCHEMA = pa.schema({
-    "input_ids": pa.list_(pa.int32()), "scored": pa.list_(pa.bool_()),
-    "focus": pa.list_(pa.int32()), "answer_end": pa.int32(), "cut": pa.int32(), "end": pa.int32(),
-    "row": pa.int64(), "length": pa.int32(), "targets": pa.int32(),
-})  # fmt: skip
+EXAMPLES_FILE, FIGURES_FILE = "examples.arrow", "figures.bin"
+# Of each token its id and, in its highest bits, whether it is a target and a focus word's: what an
+# example is made of lies side by side, so that few pages are read for one.
+EXAMPLES_SCHEMA = pa.schema({"tokens": pa.list_(pa.uint32())})
+TARGET_BIT, FOCUS_BIT = np.uint32(1 << 31), np.uint32(1 << 30)
+ID_BITS = ~(TARGET_BIT | FOCUS_BIT)
+# Of each example, int32: the row that it was made of (from 1), its tokens and targets, and fields;
+# an end token that is None is -1.
+FIGURES = ("row", "length", "targets", "answer_end", "cut", "end")
 # Tokens that are written, and held, at once.
 WRITTEN_TOKENS = 2**19
 
@@ -38,36 +40,39 @@ class ExampleWriter:
 
     def __init__(self, folder: Path) -> None:
         self.stream = pa.ipc.new_stream(str(folder / EXAMPLES_FILE), EXAMPLES_SCHEMA)
+        self.figures_file = folder / FIGURES_FILE
         self.digest = hashlib.sha256()
-        self.ids, self.labels = list[int](), list[int]()
-        self.figures = list[tuple[Any, ...]]()
+        self.ids, self.labels, self.focus = list[int](), list[int](), list[int]()
+        self.figures = list[tuple[int, ...]]()
         self.longest, self.largest, self.focused = 0, 0, False
 
     def add(self, example: Example, row: int) -> None:
         """Write an example of row `row`."""
-        size, targets = len(example.input_ids), example.num_targets
+        size, end = len(example.input_ids), example.end
+        self.focus += [len(self.ids) + position for position in example.focus]
         self.ids += example.input_ids
         self.labels += example.labels
-        self.figures.append((example.focus, example.answer_end, example.cut, example.end, row,
-                             size, targets))  # fmt: skip
+        self.figures.append((row, size, example.num_targets, example.answer_end, example.cut,
+                             -1 if end is None else end))  # fmt: skip
         self.longest = max(self.longest, size)
-        self.focused = self.focused or bool(example.focus)
         if len(self.ids) >= WRITTEN_TOKENS:
             self.flush()
 
     def flush(self) -> None:
-        ids = np.array(self.ids, np.int32)
-        scored = np.array(self.labels, np.int32) != IGNORE
-        figures = list(zip(*self.figures, strict=True)) or [[]] * 7
-        ends = np.cumsum([0, *figures[-2]], dtype=np.int32)
-        lists = [pa.ListArray.from_arrays(ends, pa.array(flat)) for flat in (ids, scored)]
-        columns = zip(EXAMPLES_SCHEMA.types[2:], figures, strict=True)
-        parts = [*lists, *(pa.array(cells, kind) for kind, cells in columns)]
-        self.stream.write_batch(pa.record_batch(parts, schema=EXAMPLES_SCHEMA))
-        for part in (ids, scored, ends):
+        tokens = np.array(self.ids, np.uint32)
+        self.largest = max(self.largest, int(tokens.max(initial=0)))
+        self.focused = self.focused or bool(self.focus)
+        tokens[np.array(self.labels, np.int32) != IGNORE] |= TARGET_BIT
+        tokens[self.focus] |= FOCUS_BIT
+        figures = np.array(self.figures, np.int32).reshape(-1, len(FIGURES))
+        ends = np.concatenate([[0], np.cumsum(figures[:, 1])]).astype(np.int32)
+        column = pa.ListArray.from_arrays(ends, pa.array(tokens))
+        self.stream.write_batch(pa.record_batch([column], schema=EXAMPLES_SCHEMA))
+        with open(self.figures_file, "ab") as file:
+            file.write(figures.tobytes())
+        for part in (tokens, ends):
             self.digest.update(part.tobytes())
-        self.largest = max(self.largest, int(ids.max(initial=0)))
-        self.ids, self.labels, self.figures = [], [], []
+        self.ids, self.labels, self.focus, self.figures = [], [], [], []
 
     def close(self) -> dict[str, Any]:
         """Write what is left; returns what `StoredExamples` is told of them."""
@@ -81,18 +86,20 @@ class ExampleWriter:
 class StoredExamples(Sequence[Example]):
     """The examples that an `ExampleWriter` wrote.
 
-    `digest`: of all token ids and targets; `longest`, `largest`: tokens of an example, token id;
-    `focused`: whether an example has a focus word;
-    `lengths`, `targets`, `rows`: of each example its tokens, its targets, and the row (from 1).
+    `digest`: of all token ids, targets and focus words; `longest`, `largest`: tokens of an example,
+    token id; `focused`: whether an example has a focus word; `lengths`, `targets`, `rows`: of each
+    example its tokens, its targets, and the row (from 1).
     """
 
     def __init__(self, folder: Path, record: dict[str, Any]) -> None:
-        self.data = datasets.Dataset.from_file(str(folder / EXAMPLES_FILE))
+        self.data = datasets.Dataset.from_file(str(folder / EXAMPLES_FILE)).with_format("arrow")
         self.digest = str(record["digest"])
         self.longest, self.largest = int(record["longest"]), int(record["largest"])
         self.focused = bool(record["focused"])
-        self.lengths, self.targets = self.read_column("length"), self.read_column("targets")
-        self.rows = self.read_column("row")
+        file = folder / FIGURES_FILE
+        numbers = np.memmap(file, np.int32, "r") if len(self.data) else np.empty(0, np.int32)
+        self.figures: NDArray[Any] = numbers.reshape(-1, len(FIGURES))
+        self.rows, self.lengths, self.targets = self.figures[:, :3].T
 
     def __repr__(self) -> str:
         """What stands for them in a hash."""
@@ -104,16 +111,14 @@ class StoredExamples(Sequence[Example]):
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
             return [self[i] for i in range(*number.indices(len(self)))]
-        cells = self.data[int(number)]
-        ids = cells["input_ids"]
-        labels = [i if scored else IGNORE for i, scored in zip(ids, cells["scored"], strict=True)]
+        tokens = self.data[int(number)]["tokens"][0].values.to_numpy()
+        ids = (tokens & ID_BITS).astype(np.int64)
+        labels = np.where(tokens & TARGET_BIT, ids, IGNORE)
+        focus = np.flatnonzero(tokens & FOCUS_BIT).tolist()
+        answer_end, cut, end = self.figures[number, 3:].tolist()
         return Example(
-            ids, labels, cells["answer_end"], tuple(cells["focus"]), cells["cut"], cells["end"]
+            ids.tolist(), labels.tolist(), answer_end, tuple(focus), cut, None if end < 0 else end
         )
-
-    def read_column(self, name: str) -> NDArray[Any]:
-        """A column of one number each."""
-        return self.data.data.column(name).to_numpy()
 
 
 def measure_lengths(examples: Sequence[Example]) -> Sequence[int] | NDArray[Any]:
