@@ -2,7 +2,7 @@
 
 The run's own code (model, adapter, teacher, losses, optimiser) is replayed on its largest
 micro-batch with tensors that hold no numbers: memory is what the allocator would be asked for, work
-is what the operations add up to. Estimates only: sharded hardware, 4-bit weights, optimisers that
+is what the operations add up to. Estimates only: sharded hardware, rounded layers, optimisers that
 compute outside torch. Not known: what an allocator wastes, communication, checkpoints, evaluation,
 the making of the target.
 """
@@ -23,6 +23,7 @@ from undial_cli.errors import UserError, WorldError, first_line
 from undial_cli.methods.base import Method
 from undial_cli.models import adapters, inspection, lean_forwards, lora
 from undial_cli.models.head import find_output_head
+from undial_cli.models.quantise import choose_rounding
 from undial_cli.planning.rehearsal import (
     DeviceMemory,
     Rehearsal,
@@ -33,7 +34,7 @@ from undial_cli.planning.rehearsal import (
     replay_teacher_pass,
 )
 from undial_cli.planning.replay import Replay, WorkCost
-from undial_cli.planning.stand_in_layers import stand_in_four_bit
+from undial_cli.planning.stand_in_layers import stand_in_rounded
 from undial_cli.system import hardware, processes
 from undial_cli.training import packing
 from undial_cli.training.layers import choose_trained_parameters
@@ -85,19 +86,23 @@ def make_plan(
     """
     device = torch.device("cpu") if hardware.is_cpu_run(run) else torch.device("cuda", 0)
     failure: Exception | None = None
+    rounding = choose_rounding(run)
     for replayed in dict.fromkeys((device, torch.device("cpu"))):
         try:
             with torch.device("meta"):
                 model: Any = inspection.make_blank_model(run.model, path).eval()
-                if run.adapter.name == "qlora":
-                    stand_in_four_bit(model)
+                whole = count_parameters(list(model.parameters()))
+                if rounding is not None:
+                    stand_in_rounded(model, rounding)
                 model = lora.adapt_model(model, run.adapter, run.seed)
             replay = Replay(replayed)
             replay.bring(model)
             # All on this thread, in which the replay is open.
             with replay, torch.autograd.set_multithreading_enabled(False):
                 plan = rehearse_training(replay, run, model, sets, samples, method, anchor, cache)
-            rough = replayed != device or is_sharded(run) or run.adapter.name == "qlora"
+            rough = replayed != device or is_sharded(run) or rounding is not None
+            if rounding is not None:  # of which a rounded layer's tensors have fewer numbers
+                plan.parameters = whole + plan.trained
             return dataclasses.replace(plan, device=device, rough=rough)
         except (UserError, WorldError):
             raise
@@ -162,7 +167,7 @@ def rehearse_training(
     return TrainingPlan(
         device=replay.device,
         processes=process_count,
-        dtype=run_compute_dtype(run),
+        dtype=hardware.choose_compute_dtype(run),
         parameters=count_parameters(parameters),
         trained=count_parameters([p for p in parameters if p.requires_grad]),
         steps=schedule.steps,
@@ -210,12 +215,6 @@ def divide_among_processes(
     memory.teacher_pass += (whole - away * memory.weights) if memory.teacher_pass else 0
     for name in ("weights", "optimiser", "gradients"):
         setattr(memory, name, getattr(memory, name) / processes)
-
-
-def run_compute_dtype(run: TrainingRun) -> torch.dtype:
-    """The dtype of the run's matrix products."""
-    names = {"bf16": "bfloat16", "fp16": "float16", "no": run.model.dtype}
-    return getattr(torch, names[hardware.choose_autocast_dtype(run)])
 
 
 def find_largest_linear(model: nn.Module) -> tuple[int, int]:
