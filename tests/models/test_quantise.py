@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from undial_cli.config.schema import ModelConfig
 from undial_cli.models.head import TargetHead
 from undial_cli.models.load import load_model
-from undial_cli.models.quantise import explain_no_quantising, quantise_linears
+from undial_cli.models.quantise import Rounding, explain_no_quantising, quantise_linears
 
 needs_bitsandbytes = pytest.mark.skipif(
     explain_no_quantising() is not None, reason="bitsandbytes is not installed (undial[qlora])"
@@ -41,7 +41,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("precision", list(LOADERS))
 def test_a_quantised_model_is_that_of_the_usual_loader(folder: Path, precision: str) -> None:
     whole, ours = (load_model(ModelConfig(), str(folder)) for _ in range(2))
-    count = quantise_linears(ours, precision)
+    count = quantise_linears(ours, Rounding(precision))
     config = BitsAndBytesConfig(**LOADERS[precision])
     theirs: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, quantization_config=config, device_map={"": "cpu"}

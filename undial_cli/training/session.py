@@ -74,12 +74,8 @@ def train_and_save(session: TrainingSession, device: torch.device) -> None:
     merges = is_saved_merged(session)
     # A sharded model is dealt out from the host's memory: whole, it may not fit on one device.
     model = load_run_model(run, path, torch.device("cpu") if is_sharded(run) else device)
-    if choose_rounding(run) and device.type == "cpu":
-        ui.say(
-            "adapter=qlora on a CPU saves memory, not time: every product unpacks its weights "
-            "first (adapter=lora where the memory is there)",
-            "yellow",
-        )
+    if device.type == "cpu":
+        announce_cpu_limits(run)
     if run.train.lean == "auto":
         lean_forwards.make_lean(model)
     if method.from_start and (run.adapter.name == "none" or merges):
@@ -102,6 +98,18 @@ def train_and_save(session: TrainingSession, device: torch.device) -> None:
         if use_cache is not None:  # the Trainer switches it off, and it is saved with the config
             base.config.use_cache = use_cache
         save_checkpoint(session, trainer, merges)
+
+
+def announce_cpu_limits(run: TrainingRun) -> None:
+    """Say what of a run's settings does less on a CPU than on a GPU."""
+    if run.adapter.name == "qlora":
+        ui.say(
+            "adapter=qlora on a CPU saves memory and is slow: every product unpacks its weights "
+            "first (adapter=lora does not)",
+            "yellow",
+        )
+    if "paged" in run.train.optim:
+        ui.say(f"train.optim={run.train.optim}: nothing is paged on a CPU", "yellow")
 
 
 def is_saved_merged(session: TrainingSession) -> bool:
