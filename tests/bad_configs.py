@@ -240,6 +240,10 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     "quantised weights in float64": (
         ["unlearn", "adapter=qlora", "model.dtype=float64"], ["model.dtype=float64", "bfloat16"]
     ),
+    "two quantised models": (
+        ["unlearn", "adapter=qlora", "method=contrastive_decoding"],
+        ["adapter=qlora", "method=contrastive_decoding", "adapter.merge=true"],
+    ),
     "quantised requests that are not merged": (
         ["unlearn", "adapter=qlora", "data.requests=[a.jsonl,b.jsonl]"],
         ["data.requests", "adapter.merge=true"],

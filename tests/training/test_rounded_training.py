@@ -48,7 +48,7 @@ BITS = {
 }  # fmt: skip
 METHODS = {
     "undial": ["method=undial", "method.strength=3"],
-    "npo+gdr": ["method=npo", "method.retain=gdr"],
+    "npo+gdr": ["method=npo", "method.retain=gdr", "train.activation_checkpointing=true"],
     "rmu": ["method=rmu", "method.layer=0"],
 }
 LIGHT = [("undial", "adapter.bits=8")]

@@ -193,6 +193,11 @@ def check_method(run: UnlearnRun, method: Method) -> None:
             f"data.requests: method={config.name} leaves two models that are decoded together, "
             "which a further request cannot train; allowed is one"
         )
+    if method.contrasts and run.adapter.name == "qlora" and not run.adapter.merge:
+        raise UserError(
+            f"adapter=qlora: method={config.name} decodes two models of whole weights, which "
+            "adapter.merge=true leaves"
+        )
     if method.focus is not None:
         focus.check_focus(method.focus.source, method.focus.pipeline)
     watched = "train.eval_steps" if run.train.eval_steps else "train.stop"
