@@ -240,6 +240,9 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     "quantised weights in float64": (
         ["unlearn", "adapter=qlora", "model.dtype=float64"], ["model.dtype=float64", "bfloat16"]
     ),
+    "a quantised base without weights": (
+        ["finetune", "adapter=qlora"], ["adapter=qlora", "the base lies nowhere with weights"]
+    ),
     "two quantised models": (
         ["unlearn", "adapter=qlora", "method=contrastive_decoding"],
         ["adapter=qlora", "method=contrastive_decoding", "adapter.merge=true"],

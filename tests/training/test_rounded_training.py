@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import prepare, read_jsonl, write_qa
+from conftest import prepare, read_jsonl, refused, write_qa
 from small import disturb_weights, random_llama
 from torch import Tensor
 from training.steps import NeedingLoss, compose_cpu_run, run_term
@@ -32,6 +33,7 @@ from undial_cli.models import lora
 from undial_cli.models.head import find_output_head
 from undial_cli.models.quantise import Rounding, explain_no_quantising, round_model
 from undial_cli.runs.resolved import ResolvedRun
+from undial_cli.training.fit import check_rounded_target
 from undial_cli.training.loop import is_packed, make_schedule, run_training
 from undial_cli.training.session import load_run_model
 from undial_cli.training.teacher import AdapterTeacher, make_teacher
@@ -210,3 +212,15 @@ def test_head_and_loss_work_in_the_dtype_of_the_weights_that_are_not_rounded(
     moved = [grad for name, grad in gradients.items() if "lora_B" in name]
     assert moved
     assert all(grad.isfinite().all() and grad.any() for grad in moved)
+
+
+def test_what_is_no_target_of_whole_weights_is_refused(random_model: Path, tmp_path: Path) -> None:
+    run = compose_cpu_run("adapter=qlora")
+    check_rounded_target(run, str(random_model))
+    lora.add_lora(random_llama(), AdapterConfig(name="lora"), 0).save_pretrained(tmp_path / "a")
+    refused(lambda: check_rounded_target(run, str(tmp_path / "a")), "the target is an adapter")
+    shutil.copytree(random_model, tmp_path / "q")
+    config = json.loads((tmp_path / "q" / "config.json").read_text())
+    config["quantization_config"] = BITS["adapter.bits=4"].to_dict()
+    (tmp_path / "q" / "config.json").write_text(json.dumps(config))
+    refused(lambda: check_rounded_target(run, str(tmp_path / "q")), "quantised already")

@@ -57,7 +57,7 @@ class MergeLoss:
 
 
 def merge_into_whole(
-    trained: Any, whole: Any, config: AdapterConfig, seed: int, sets: Iterable[list[Example]]
+    trained: Any, whole: Any, config: AdapterConfig, seed: int, sets: Iterable[Iterable[Example]]
 ) -> tuple[Any, MergeLoss]:
     """The whole model with the adapter of a trained one merged into it, and what is lost.
 
@@ -78,13 +78,18 @@ def merge_into_whole(
     return merged, compare_logits(config.bits, examples, before, after)
 
 
-def choose_compared_examples(sets: Iterable[list[Example]]) -> list[Example]:
+def choose_compared_examples(sets: Iterable[Iterable[Example]]) -> list[Example]:
     """The first samples of each set in turn, as many as have `COMPARED_TOKENS`, at least one."""
-    turns = itertools.zip_longest(*sets)
-    examples = [e for turn in turns for e in turn if e is not None and e.num_targets]
-    ends = itertools.accumulate(len(e.input_ids) for e in examples)
-    count = sum(end <= COMPARED_TOKENS for end in ends)
-    return examples[: max(1, count)]
+    chosen: list[Example] = []
+    tokens = 0
+    for example in itertools.chain.from_iterable(itertools.zip_longest(*sets)):
+        if example is None or not example.num_targets:
+            continue
+        tokens += len(example.input_ids)
+        if chosen and tokens > COMPARED_TOKENS:
+            break
+        chosen.append(example)
+    return chosen
 
 
 def find_targets(example: Example) -> tuple[Tensor, Tensor]:
