@@ -237,6 +237,10 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
         ["unlearn", "adapter=qlora", "adapter.bits=8", "adapter.compute_dtype=float32"],
         ["adapter.compute_dtype=float32", "adapter.bits=8", "auto"],
     ),
+    "shards of layers in 8 bits": (
+        ["unlearn", "adapter=qlora", "adapter.bits=8", "hardware=cpu", "hardware.args.fsdp=true"],
+        ["adapter.bits=8", "hardware=cpu", "allowed is 4"],
+    ),
     "quantised weights in float64": (
         ["unlearn", "adapter=qlora", "model.dtype=float64"], ["model.dtype=float64", "bfloat16"]
     ),

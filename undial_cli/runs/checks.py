@@ -165,6 +165,11 @@ def check_rounded_adapter(run: TrainingRun) -> None:
             f"adapter.compute_dtype={adapter.compute_dtype}: without effect with adapter.bits=8, "
             "which multiplies in 8 bits (on a CPU in the dtype of the inputs); allowed is auto"
         )
+    if adapter.bits == 8 and is_sharded(run):
+        raise UserError(
+            f"adapter.bits=8: not possible with hardware={run.hardware.name}, whose shards "
+            "bitsandbytes' int8 layers do not know; allowed is 4"
+        )
     if run.model.dtype == "float64":
         raise bad_value("model.dtype", "float64", "float32, bfloat16 or float16 with adapter=qlora")
     if isinstance(run, UnlearnRun) and len(run.data.requests) > 1 and not adapter.merge:
