@@ -34,8 +34,7 @@ from undial_cli.training.trainer import compute_term_sum
 CPU = torch.device("cpu")
 WAYS = {
     "weights as they are": ["adapter=lora"],
-    "4 bits, products in float32": ["adapter=qlora"],
-    "4 bits, products in bfloat16": ["adapter=qlora", "adapter.compute_dtype=bfloat16"],
+    "4 bits": ["adapter=qlora"],
     "8 bits": ["adapter=qlora", "adapter.bits=8"],
 }
 
@@ -73,9 +72,11 @@ def prepare_step(words: list[str]) -> tuple[Callable[[], Any], Any, Any]:
     base = model.get_base_model()  # type: ignore[union-attr, operator]
     model.train()
 
-    @packing.switch_attention(base, packing.PACKED_ATTENTION)
+    attention = packing.PACKED_ATTENTION if packs else base.config._attn_implementation
+
     def step() -> None:
-        compute_term_sum(model, teacher, "forget", method, batch).backward()
+        with packing.switch_attention(base, attention):
+            compute_term_sum(model, teacher, "forget", method, batch).backward()
         model.zero_grad()
 
     return step, model, plan

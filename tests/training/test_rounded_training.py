@@ -37,6 +37,7 @@ from undial_cli.models.quantise import Rounding, explain_no_quantising, round_mo
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.training.fit import check_rounded_target
 from undial_cli.training.loop import is_packed, make_schedule, run_training
+from undial_cli.training.packing import why_not_packed
 from undial_cli.training.session import load_run_model
 from undial_cli.training.teacher import AdapterTeacher, make_teacher
 
@@ -212,6 +213,7 @@ def test_head_and_loss_work_in_the_dtype_of_the_weights_that_are_not_rounded(
     base = round_model(random_llama(dtype=torch.bfloat16), rounding, torch.device("cpu"))
     model: Any = lora.add_lora(base, AdapterConfig(name="lora", dropout=0.0), 0)
     disturb_weights(model, 0.05)
+    assert why_not_packed(base, 64) is None
     head = find_output_head(model)
     assert head.weight.dtype == base.get_input_embeddings().weight.dtype == torch.bfloat16
     method = make_method(UndialConfig(name="undial", strength=3.0), 0)
