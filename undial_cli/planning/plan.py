@@ -9,6 +9,7 @@ the making of the target.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +97,10 @@ def make_plan(
             replay.bring(model)
             # All on this thread, in which the replay is open.
             with replay, torch.autograd.set_multithreading_enabled(False):
-                plan = rehearse_training(replay, run, model, sets, samples, method, anchor, cache)
+                # A copy: what a method keeps from its first step has no numbers here.
+                plan = rehearse_training(
+                    replay, run, model, sets, samples, copy.copy(method), anchor, cache
+                )
             rough = replayed != device or is_sharded(run) or run.adapter.name == "qlora"
             return dataclasses.replace(plan, device=device, rough=rough)
         except (UserError, WorldError):
