@@ -115,7 +115,7 @@ def do_part(part: Part, seconds: float, rehearse: bool, folder: Path) -> Outcome
     # bear a fork from a process that may have touched it.
     context: Any = multiprocessing.get_context("forkserver" if rehearse else "spawn")
     if rehearse:
-        context.set_forkserver_preload(["gpu_parts"])
+        context.set_forkserver_preload(["gpu_parts", "peft", "torch._dynamo"])
         # Where it is found: a fork server looks only there.
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*sys.path]))
     log = folder / f"{part.name}.log"
@@ -213,6 +213,8 @@ def main() -> int:
     logs.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, interrupt)
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # One GPU: of several, the Trainer of a single process would take all.
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     command = " ".join(["python scripts/bench_gpu.py", *sys.argv[1:]])
     end = time.monotonic() + 60 * given.minutes
     outcomes: list[Outcome] = []

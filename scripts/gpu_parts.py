@@ -271,8 +271,8 @@ def train_and_compare(
     folder = Path(run.output_dir)
     with PeakWatch(scale.device) as watch:
         model = make_model(scale, shape, run.adapter.name, lean=True)
+        packs = loop.is_packed(run, model)  # tries a batch of data.max_length tokens
         watch.begin()
-        packs = loop.is_packed(run, model)
         schedule = loop.make_schedule(run, sets, {}, "forget", packs)
         teacher = make_teacher(run, run.teacher, model, method.terms(), schedule, "random")
         base = adapters.unwrap_adapter(model)
@@ -613,6 +613,8 @@ def describe_machine(scale: Scale) -> list[Row]:
     """The device and the versions that matter."""
     row: Row = {"device": "CPU"}
     if scale.device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise RuntimeError("torch sees no GPU; --rehearse does the same on the CPU")
         properties = torch.cuda.get_device_properties(0)
         row = {
             "device": properties.name,

@@ -22,6 +22,8 @@ from transformers import masking_utils
 # Whose lines are named for what they do.
 WATCHED_PACKAGES = ("undial_cli", "transformers", "peft")
 COPIES = ("_to_copy", "copy_")
+# Their seeds of dropout are the host's, used or not.
+ATTENTION_KERNELS = "_scaled_dot_product"
 ANSWERS = ("_local_scalar_dense", "equal", "nonzero")
 
 
@@ -62,15 +64,14 @@ class HostWatch(TorchDispatchMode):
         known = {id(x) for x in operands}
         new = [x for x in tree_leaves(result) if isinstance(x, Tensor) and id(x) not in known]
         host = [x for x in new if x.device.type == "cpu"]
-        if (
-            name in COPIES
-            and "cpu" in devices
-            and (devices | {x.device.type for x in new}) - {"cpu"}
-        ):
+        both = devices | {x.device.type for x in new}
+        if name.startswith(ATTENTION_KERNELS) or (both <= {"cpu"} and not host):
+            return result
+        if name in COPIES and "cpu" in both and len(both) > 1:
             (self.fetched if host else self.sent)[find_caller()] += 1
         elif host and not func.is_view:
             self.made[find_caller()] += 1
-        elif len(devices) > 1 and "cpu" in devices and name not in COPIES:
+        elif "cpu" in devices and len(devices) > 1:
             self.made[f"{find_caller()} mixes devices"] += 1
         return result
 
