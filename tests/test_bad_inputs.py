@@ -13,7 +13,7 @@ import pytest
 from bad_inputs import BAD_INPUTS, SLOW_ROWS, BadInput
 
 from undial_cli.cli import run_command
-from undial_cli.system import processes
+from undial_cli.system.launcher_environment import LAUNCHER_VARIABLES, MEETING_VARIABLES
 
 LONGEST_SECONDS = 120  # on a machine that does other things; a refusal takes a tenth of one
 
@@ -86,7 +86,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(
     monkeypatch.chdir(work)
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     monkeypatch.setenv("UNDIAL_CACHE_DIR", str(quiet_cache))
-    for variable in (*processes.LAUNCHER_VARIABLES, *processes.MEETING_VARIABLES):
+    for variable in (*LAUNCHER_VARIABLES, *MEETING_VARIABLES):
         monkeypatch.delenv(variable, raising=False)
     for variable, value in row.environment.items():
         monkeypatch.setenv(variable, value)

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from undial_cli.errors import Interrupted, UserError, WorldError, bad_value
-from undial_cli.system import signals
+from undial_cli.system import launcher_environment, signals
 
 COMMAND_NAMES = (
     "unlearn", "finetune", "evaluate", "audit", "reproduce", "report", "list", "purge", "doctor",
@@ -87,6 +87,7 @@ def run_command(argv: list[str]) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises kernels on import
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # by torch: large memory pages
     try:
+        launcher_environment.adopt_slurm_step()
         return dispatch_command(argv)
     except UserError as error:
         ui.print_error(str(error))

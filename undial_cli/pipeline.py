@@ -29,14 +29,15 @@ from undial_cli.runs.evaluations import (
 )
 from undial_cli.runs.hub import push_checkpoint
 from undial_cli.runs.inputs import RunInputs, prepare_inputs
-from undial_cli.runs.launch import needs_workers, start_workers
+from undial_cli.runs.launch import join_launched_processes, needs_workers, start_workers
 from undial_cli.runs.model_card import complete_model_card, write_model_card
 from undial_cli.runs.plans import plan_training
 from undial_cli.runs.requests import combine_requests
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.running import is_done, open_run, track_status
 from undial_cli.system.hardware import join_process_group
-from undial_cli.system.processes import get_process_rank, is_launched, run_on_main
+from undial_cli.system.launcher_environment import is_launched
+from undial_cli.system.processes import get_process_rank, run_on_main
 from undial_cli.system.quiet import silence_libraries
 from undial_cli.training.session import TrainingSession, train_and_save
 
@@ -65,7 +66,7 @@ def execute_run(run: Run, show: bool = True) -> RunResult:
     resolved = ResolvedRun(run)
     check_run(resolved)
     if is_launched():
-        join_process_group(run)
+        join_launched_processes(run)
     if isinstance(run, TrainingRun) and run.plan:
         return plan_run(resolved)
     folder = resolved.folder

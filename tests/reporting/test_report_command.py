@@ -8,7 +8,7 @@ import pytest
 from conftest import refused
 from reported import write, write_run
 
-from undial_cli.errors import UserError
+from undial_cli.errors import UserError, WorldError
 from undial_cli.reporting import report
 
 
@@ -55,3 +55,10 @@ def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
     assert report.run_report_command([str(folder)]) == 0
     with pytest.raises(UserError):
         report.run_report_command([f"{folder}x"])
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    folder, file = write_run(tmp_path / "run", samples=[]), tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(WorldError, match=f"^output folder {file}: not a folder"):
+        report.run_report_command([str(folder), f"output={file / 'below'}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from pathlib import Path
@@ -71,6 +72,7 @@ def is_refused(pair: tuple[Option, Option]) -> bool:
     return any(set(listed) == words for listed in REFUSED)
 
 
+@functools.cache
 def covering_set() -> list[dict[str, str]]:
     """Configs in which every pair of options occurs, but those of REFUSED (which end at once)."""
     chooser = random.Random(0)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import refused, undial
 from swept import rows_of
@@ -13,7 +17,7 @@ from swept import rows_of
 from undial_cli.runs.compose import compose_run
 from undial_cli.sweeps import executors
 from undial_cli.sweeps.executors import make_remote_executor
-from undial_cli.sweeps.jobs import Job, JobOutcome
+from undial_cli.sweeps.jobs import Job, JobOutcome, pack_job
 
 SHORT = ["hardware=cpu", "eval=none", "report=false", "data.retain_split=retain90"]
 
@@ -136,11 +140,33 @@ def test_a_ray_that_was_running_is_not_shut_down(ours: bool, tmp_path: Path) -> 
         ray.shutdown()
 
 
-def test_a_run_whose_time_is_up_is_submitted_again_as_it_was() -> None:
-    pytest.importorskip("submitit")
-    resumable = executors.ResumableJob()
-    again = resumable.checkpoint({"run": "text"})
-    assert (again.function, again.args) == (resumable, ({"run": "text"},))
+@pytest.mark.slow
+def test_a_run_whose_time_is_up_is_saved_and_submitted_again(
+    random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitit = pytest.importorskip("submitit")
+    monkeypatch.chdir(tmp_path)
+    words = [f"model.path={random_model}", "train.max_steps=60", "train.save_minutes=60", *SHORT]
+    run = compose_run("unlearn", [*words, "name=timed"])
+    executor = submitit.AutoExecutor(tmp_path / "jobs", cluster="local")
+    job = executor.submit(executors.ResumableJob(), pack_job(Job("timed", run)))
+    folder = tmp_path / "outputs" / "unlearn" / "timed"
+    while not (folder / "metrics.jsonl").is_file():
+        assert not job.done(), job.results()
+        time.sleep(0.05)
+    (task,) = [
+        process
+        for process in psutil.Process(int(job.job_id)).children(recursive=True)
+        if "submitit.core._submit" in process.cmdline()
+    ]
+    task.send_signal(signal.SIGUSR2)  # what submitit sends when the time is nearly up
+    (answer,) = job.results()
+    assert (answer["status"], answer["reason"]) == ("done", "")
+    log = (folder / "log.txt").read_text()
+    (step,) = re.findall(r"SIGUSR2: the state of step (\d+) is being saved", log)
+    assert f"resuming at step {step} of 60" in log
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").open()]
+    assert steps == [*range(1, 61)]
 
 
 @pytest.mark.slow

@@ -73,6 +73,8 @@ def test_a_file_cut_short_is_said_of_its_folder_whatever_library_wrote_it(
         ("I/O error: Read-only file system (os error 30)", errno.EROFS),
         ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes", errno.ENOMEM),
         ("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has", errno.ENOMEM),
+        ("libcublas.so: failed to map segment from shared object", errno.ENOMEM),
+        ("can't start new thread", errno.ENOMEM),
         ("shape mismatch at position 28", None),
         ("Connection refused", None),
     ],

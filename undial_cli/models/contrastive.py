@@ -25,7 +25,7 @@ from undial_cli.errors import UserError
 from undial_cli.losses.chunked import Projection
 from undial_cli.models.adapters import make_position_argument
 from undial_cli.models.head import TargetHead, find_output_head, head_job
-from undial_cli.system.files import write_whole_text
+from undial_cli.system.files import parse_json, write_whole_text
 from undial_cli.system.source_paths import CONTRAST_FILE
 
 
@@ -185,6 +185,6 @@ def read_contrast_coefficient(folder: Path) -> float | None:
     if not file.is_file():
         return None
     try:
-        return float(json.loads(file.read_text(encoding="utf-8"))["coefficient"])
+        return float(parse_json(file.read_text(encoding="utf-8"))["coefficient"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"model.path={folder}: {CONTRAST_FILE} holds no coefficient") from error

@@ -36,7 +36,7 @@ from undial_cli.planning.rehearsal import (
 from undial_cli.planning.replay import Replay, WorkCost
 from undial_cli.planning.sharing import share_among_processes
 from undial_cli.planning.stand_in_layers import stand_in_four_bit
-from undial_cli.system import hardware, processes
+from undial_cli.system import hardware, launcher_environment, processes
 from undial_cli.training import packing
 from undial_cli.training.layers import choose_trained_parameters
 from undial_cli.training.loop import is_packed, make_schedule
@@ -128,7 +128,7 @@ def rehearse_training(
     """Training in the order in which it happens."""
     # How many will share the run, also where the others are still to be started.
     process_count = hardware.choose_process_count(run)
-    if processes.is_launched():
+    if launcher_environment.is_launched():
         process_count = processes.get_process_count()
     base = adapters.unwrap_adapter(model)
     memory = DeviceMemory(weights=replay.level)

@@ -21,6 +21,7 @@ from undial_cli.reporting.labels import label_runs
 from undial_cli.reporting.notes import list_run_notes
 from undial_cli.reporting.plot_choice import choose_plots
 from undial_cli.reporting.plot_style import save_figure
+from undial_cli.system.faults import translate_faults
 from undial_cli.system.files import write_whole_text
 from undial_cli.system.private_files import LEDGER_FILE, keep_ledgers
 
@@ -44,7 +45,8 @@ def run_report_command(words: list[str]) -> int:
             )
         if not collect_runs([path]).runs:
             raise UserError(f"report {path}: there are no runs (no run.yaml or sweep.json below)")
-    ui.say(f"report: {write_report(paths, output)}")
+    with translate_faults(output):
+        ui.say(f"report: {write_report(paths, output)}")
     return 0
 
 

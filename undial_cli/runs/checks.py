@@ -30,7 +30,7 @@ from undial_cli.methods.base import Method
 from undial_cli.runs.attacks import find_forget_set
 from undial_cli.runs.hub import check_hub_access
 from undial_cli.runs.resolved import ResolvedRun
-from undial_cli.system import processes
+from undial_cli.system import launcher_environment
 from undial_cli.system.files import LONGEST_NAME_PART, is_plain_name
 from undial_cli.training.arguments import check_training_arguments
 
@@ -42,7 +42,7 @@ GPU_HARDWARE = ("single_gpu", "ddp", "fsdp", "deepspeed_zero3")
 def check_run(resolved: ResolvedRun) -> None:
     """Raise UserError for a run that cannot be done on this machine or at all."""
     run = resolved.run
-    processes.check_launcher_environment()
+    launcher_environment.check_launcher_environment()
     check_ranges(run)
     check_metric_names(run.eval)
     check_run_name(run)

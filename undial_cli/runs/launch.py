@@ -1,8 +1,8 @@
 """Run a piece of work here or in one worker per GPU, each on the same resolved run.yaml.
 
 The parent starts the workers and watches them; they meet at a store that it holds, and accelerate
-inside each reads the usual environment. A process that torchrun or accelerate started already joins
-instead. Knows the run's hardware and nothing of what is run.
+inside each reads the usual environment. A process that torchrun, accelerate or srun started already
+joins instead. Knows the run's hardware and nothing of what is run.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from typing import Any
 import torch
 
 from undial_cli import ui
+from undial_cli.config.fields import walk_fields
+from undial_cli.config.identity import digest_json
 from undial_cli.config.schema import Run
 from undial_cli.errors import Interrupted, OutOfMemory, UserError, WorldError
 from undial_cli.system import signals
-from undial_cli.system.hardware import is_cpu_run
-from undial_cli.system.processes import is_launched
+from undial_cli.system.hardware import is_cpu_run, join_process_group
+from undial_cli.system.launcher_environment import is_launched
+from undial_cli.system.processes import gather_items
 from undial_cli.system.scratch import make_scratch_folder
 from undial_cli.system.supervision import Watch, give_beat, make_child_environment
 
@@ -39,6 +42,27 @@ def needs_workers(run: Run, processes: int) -> bool:
     if is_launched():
         return False
     return processes > 1 or (not is_cpu_run(run) and torch.cuda.device_count() > 1)
+
+
+def join_launched_processes(run: Run) -> None:
+    """Join the processes that torchrun, accelerate or srun started beside this one, for one run.
+
+    Raises:
+        UserError: they were not all given the same run.
+        WorldError: they did not come within `hardware.timeout`.
+    """
+    join_process_group(run)
+    settings = {"command": run.command, **{key: value for key, value, _ in walk_fields(run)}}
+    if len(set(gather_items([digest_json(settings)]))) == 1:
+        return
+    first, *others = gather_items([settings])
+    rank, other = next((i, them) for i, them in enumerate(others, 1) if them != first)
+    key = min(k for k in {*first, *other} if first.get(k) != other.get(k))
+    raise UserError(
+        f"{key}={other.get(key)} in process {rank} and {first.get(key)} in process 0: what "
+        "torchrun, accelerate or srun starts together is one run; for runs of their own, start "
+        "each by itself (of a SLURM step: unset SLURM_STEP_NUM_TASKS)"
+    )
 
 
 def start_workers(processes: int, folder: Path, timeout: int) -> None:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from undial_cli.errors import UserError, bad_value
+from undial_cli.errors import Interrupted, UserError, bad_value
 from undial_cli.sweeps.jobs import Job, JobOutcome, pack_job, run_job, unpack_outcome
 from undial_cli.sweeps.sweep import Executor
+from undial_cli.system import signals
 
 PackedJob = dict[str, Any]
 # What `run_job` returns of numbered jobs, as they end.
@@ -82,12 +85,12 @@ def make_remote_executor(submit: Callable[[list[PackedJob]], JobAnswers]) -> Exe
     return carry_out
 
 
-def make_failed_answer(error: Exception) -> dict[str, Any]:
+def make_failed_answer(error: BaseException) -> dict[str, Any]:
     """The answer in place of one that did not come."""
     return {"status": "failed", "reason": describe_executor_error(error), "seconds": 0.0}
 
 
-def describe_executor_error(error: Exception) -> str:
+def describe_executor_error(error: BaseException) -> str:
     """An executor's error in one line; the last of a remote traceback says what it was."""
     text = str(error).partition(SUBMITIT_HINT)[0]  # submitit frames the traceback with dashes
     lines = [line.strip() for line in text.splitlines() if line.strip(" -")]
@@ -126,10 +129,35 @@ def submit_to_ray(options: dict[str, Any], folder: Path, packed: list[PackedJob]
 
 
 class ResumableJob:
-    """A run that submitit may submit again when its time is up: it goes on where it was saved."""
+    """A run that submitit submits again when its time is up: it goes on where it was saved."""
 
     def __call__(self, packed: PackedJob) -> dict[str, Any]:
-        return run_job_silently(packed)
+        """Carry it out; several tasks of one job are the processes of one run.
+
+        The signal that time is up is the run's first, so that it saves its state; then submitit's.
+        """
+        import submitit
+        from submitit.helpers import TorchDistributedEnvironment
+
+        job = submitit.JobEnvironment()
+        if job.num_tasks > 1:
+            TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        sign, came = getattr(signal, f"SIG{job.USR_SIG}"), []
+        submit_again: Any = signal.getsignal(sign)
+
+        def save_first(number: int, frame: Any) -> None:
+            came.append(number)
+            signals.receive_signal(number, frame)
+
+        signals.install_signal_handlers(quiet=True)
+        signal.signal(sign, save_first)
+        try:
+            return run_job_silently(packed)
+        except Interrupted as stop:
+            if came:
+                submit_again(sign, None)  # ends the job; but for the first task's it returns
+                time.sleep(signals.SAVING_SECONDS)
+            return make_failed_answer(stop)
 
     def checkpoint(self, packed: PackedJob) -> Any:
         """What is submitted in its place."""
@@ -169,7 +197,7 @@ def submit_to_submitit(given: dict[str, Any], folder: Path, packed: list[PackedJ
     for job in as_completed(jobs):
         number = next(n for n, other in enumerate(jobs) if other is job)
         try:
-            yield number, job.result()
+            yield number, job.results()[0]  # all tasks of a run have the same
         except Exception as error:
             yield number, make_failed_answer(error)
 

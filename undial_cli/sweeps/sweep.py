@@ -26,7 +26,7 @@ from undial_cli.reporting.summary import make_sweep_table
 from undial_cli.runs.evidence import settle_ledgers
 from undial_cli.sweeps.jobs import EXIT_CODES, Job, JobOutcome, pack_job, run_job, unpack_outcome
 from undial_cli.sweeps.slots import run_in_slots
-from undial_cli.system import processes
+from undial_cli.system import launcher_environment
 from undial_cli.system.files import parse_json, write_whole_text
 
 # Carries out jobs, tells when each begins, yields (number of the job, outcome) as they end.
@@ -185,7 +185,7 @@ def run_jobs(jobs: list[Job], title: str) -> list[JobOutcome]:
 
 def choose_executor(jobs: list[Job]) -> Executor:
     """In slots; in this process where it is one of several itself, or where plans are printed."""
-    alone = processes.is_launched() or any(is_plan_only(job) for job in jobs)
+    alone = launcher_environment.is_launched() or any(is_plan_only(job) for job in jobs)
     return run_one_by_one if alone else run_in_slots
 
 

@@ -1,4 +1,4 @@
-"""The world's faults in words: a full, foreign or broken disk, and memory that is used up.
+"""The world's faults in words: a full or broken disk, memory used up, a process that was lost.
 
 Each library fails of them in its own way. `explain_fault` knows these errors and says which folder
 it is, how much room there is, and what takes the work elsewhere. Knows no run and imports no torch.
@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from undial_cli.errors import OutOfMemory, UserError, WorldError
+from undial_cli.errors import OutOfMemory, UserError, WorldError, first_line
 from undial_cli.system.files import cache_dir
 
 # What errors without a number say of it, by the number that they lack. `os error`: Rust's
@@ -33,8 +33,14 @@ SPOKEN_NUMBERS = {
     errno.ESTALE: r"stale file handle|os error 116\b",
     errno.EMFILE: r"too many open files|os error 24\b",
     errno.ENOMEM: r"can.t allocate memory|cannot allocate memory|out of memory|bad_alloc"
-    r"|not enough memory|ALLOC_FAILED|os error 12\b",
+    r"|not enough memory|ALLOC_FAILED|failed to map segment|can.t start new thread|os error 12\b",
 }
+# What torch's back ends say where a process of the same run is gone, or answers no more.
+LOST_PROCESS = re.compile(
+    r"gloo.*(Connection (reset|closed) by|Timed out)|remote process exited|ncclRemoteError"
+    r"|Watchdog caught collective operation timeout",
+    re.DOTALL,
+)
 # Numbers that tell of a disk only where a file or folder of ours is named.
 NAMED_NUMBERS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 # By what moves a folder: what it is called.
@@ -62,11 +68,13 @@ def explain_fault(error: BaseException, output: Path | None = None) -> WorldErro
     if isinstance(error, WorldError | UserError):
         return None
     for cause in walk_causes(error):
-        number = find_error_number(cause)
+        number = find_error_number(cause, output)
         if number == errno.ENOMEM:
             return explain_memory_fault(cause)
         if number is not None:
             return WorldError(explain_disk_fault(cause, number, output))
+        if isinstance(cause, RuntimeError) and LOST_PROCESS.search(str(cause)):
+            return WorldError(explain_lost_process(cause))
     return None
 
 
@@ -97,7 +105,7 @@ def walk_causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or cause.__context__
 
 
-def find_error_number(error: BaseException) -> int | None:
+def find_error_number(error: BaseException, output: Path | None = None) -> int | None:
     """The errno of a fault of the world's, by its number or its words."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return errno.ENOMEM
@@ -106,7 +114,7 @@ def find_error_number(error: BaseException) -> int | None:
     if isinstance(error, OSError):
         if error.errno in SPOKEN_NUMBERS:
             return error.errno
-        if error.errno in NAMED_NUMBERS and is_place_of_ours(error):
+        if error.errno in NAMED_NUMBERS and is_place_of_ours(error, output):
             return error.errno
         if "No usable temporary directory" in str(error):
             return errno.EACCES
@@ -119,14 +127,14 @@ def find_error_number(error: BaseException) -> int | None:
     return None
 
 
-def is_place_of_ours(error: OSError) -> bool:
+def is_place_of_ours(error: OSError, output: Path | None) -> bool:
     """Whether an error names something in a folder that this tool writes to, or stands above it."""
     named = read_file_name(error)
     if named is None:
         return False
     # Not the temporary folder's: a user's files may lie there, and what is wrong with them is said
     # of them.
-    known = [folder for folder, word in list_written_folders(None) if word != "TMPDIR"]
+    known = [folder for folder, word in list_written_folders(output) if word != "TMPDIR"]
     return any(named.is_relative_to(folder) or folder.is_relative_to(named) for folder in known)
 
 
@@ -149,6 +157,17 @@ def list_written_folders(output: Path | None) -> list[tuple[Path, str]]:
     if output is not None and not output.absolute().is_relative_to(cache):
         folders.insert(0, (output.absolute(), "output_dir"))
     return folders
+
+
+def explain_lost_process(error: RuntimeError) -> str:
+    """One line for a process that waited for another one of its run in vain."""
+    rank, size = (os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE"))
+    # gloo's own words end in advice.
+    reason = re.sub(r"^\[\S*?([^/]*?)\]\s*", "", first_line(error)).partition(". This is")[0]
+    return (
+        f"process {rank} of {size}: another process of this run is gone, or answers no more "
+        f"({reason}); what was saved is kept, and the same command goes on"
+    )
 
 
 def explain_disk_fault(error: BaseException, number: int, output: Path | None) -> str:

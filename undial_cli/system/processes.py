@@ -16,49 +16,10 @@ from typing import Any, NoReturn, TypeVar
 
 import torch.distributed as dist
 
-from undial_cli.errors import UserError, bad_value
 from undial_cli.system.locks import WorkLock
 from undial_cli.system.supervision import give_beat
 
 T = TypeVar("T")
-
-# What torchrun and accelerate tell each process that they start.
-LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-MEETING_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")
-
-
-def is_launched() -> bool:
-    """Whether torchrun, accelerate or SLURM has already started this process as one of several."""
-    return all(name in os.environ for name in LAUNCHER_VARIABLES)
-
-
-def check_launcher_environment() -> None:
-    """The variables of a launcher are there together and make sense, or none of them is.
-
-    Raises:
-        UserError: some are missing, or one is no number that can be.
-    """
-    given = [name for name in LAUNCHER_VARIABLES if name in os.environ]
-    if not given:
-        return
-    numbers = {name: os.environ[name] for name in given}
-    for name, text in numbers.items():
-        if not text.isdecimal():
-            raise bad_value(name, text, "a number >= 0 in the environment, as torchrun sets it")
-    missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
-    if not missing and int(numbers["WORLD_SIZE"]) > 1:
-        missing = [name for name in MEETING_VARIABLES if not os.environ.get(name)]
-    if missing:
-        raise UserError(
-            f"{', '.join(given)}: set in the environment, as torchrun and accelerate do, but not "
-            f"{', '.join(missing)}; unset them to start the run by itself"
-        )
-    port = os.environ.get("MASTER_PORT", "")
-    if port and not (port.isdecimal() and int(port) < 65536):
-        raise bad_value("MASTER_PORT", port, "a port's number in the environment, as torchrun sets")
-    if int(numbers["RANK"]) >= int(numbers["WORLD_SIZE"]):
-        size = numbers["WORLD_SIZE"]
-        raise bad_value("RANK", numbers["RANK"], f"less than WORLD_SIZE={size}")
 
 
 def exit_process(code: int) -> NoReturn:
