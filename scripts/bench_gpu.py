@@ -206,8 +206,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="PART", help="parts whose names begin so")
     parser.add_argument("--file", type=Path, default=ROOT / "outputs" / "gpu.md")
     given = parser.parse_args()
-    parts = [p for p in PARTS if not given.only or p.name.startswith(tuple(given.only))]
-    if not parts:
+    chosen = tuple(given.only or [""])
+    parts = [p for p in PARTS if p.kind == "machine" or p.name.startswith(chosen)]
+    if not any(part.name.startswith(chosen) for part in PARTS):
         parser.error(f"--only: the parts are {', '.join(part.name for part in PARTS)}")
     logs = given.file.with_suffix(".logs")
     logs.mkdir(parents=True, exist_ok=True)

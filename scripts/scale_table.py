@@ -11,6 +11,8 @@ no weights and no network; a replay of 70B takes a minute or two on a CPU.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import random
 import tempfile
 from dataclasses import dataclass
@@ -105,7 +107,9 @@ def estimate_case(case: str, processes: int, examples: list[Example]) -> Estimat
         run = compose_case(case, processes, Path(folder))
         sets = {"forget": examples, "retain": examples}
         method = make_method(run.method, run.seed)
-        return Estimate(processes, make_plan(run, folder, sets, {}, method, "forget", run.teacher))
+        with contextlib.redirect_stdout(io.StringIO()):
+            plan = make_plan(run, folder, sets, {}, method, "forget", run.teacher)
+        return Estimate(processes, plan)
 
 
 def show_case(case: str, estimates: list[Estimate]) -> None:
