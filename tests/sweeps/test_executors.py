@@ -123,6 +123,21 @@ def test_a_job_that_submitit_lost_is_a_failed_run(tmp_path: Path) -> None:
     assert all("KeyError" in answer["reason"] for answer in answers.values())
 
 
+@pytest.mark.parametrize("name", ["num_cpus", "num_gpus"])
+def test_a_run_that_no_ray_of_this_machine_could_carry_out_is_refused(
+    name: str, tmp_path: Path
+) -> None:
+    init: dict[str, Any] = {"address": None, "num_cpus": None, "num_gpus": None}
+    launcher = {"library": "ray", "ray": {"init": init, "remote": {name: 1000}}}
+    refused(
+        lambda: executors.make_executor(launcher, tmp_path),
+        f"hydra.launcher.ray.remote.{name}=1000", "init.address",
+    )  # fmt: skip
+    for more in ({"address": "auto"}, {name: 1000}):
+        there = {"init": {**init, **more}, "remote": {name: 1000}}
+        assert executors.make_executor({**launcher, "ray": there}, tmp_path) is not None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_ray_that_was_running_is_not_shut_down(ours: bool, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from undial_cli.errors import Interrupted, UserError, bad_value
 from undial_cli.sweeps.jobs import Job, JobOutcome, pack_job, run_job, unpack_outcome
 from undial_cli.sweeps.sweep import Executor
@@ -51,6 +53,8 @@ def make_executor(launcher: dict[str, Any], folder: Path) -> Executor | None:
     if library not in SUBMITTERS:
         raise bad_value("hydra/launcher", library, [*SLOT_LAUNCHERS[:2], *SUBMITTERS])
     require_library(library, "hydra/launcher")
+    if library == "ray":
+        check_ray_resources(launcher["ray"])
     options = {key: value for key, value in launcher.items() if key != "library"}
     return make_remote_executor(partial(SUBMITTERS[library], options, folder))
 
@@ -59,6 +63,19 @@ def require_library(library: str, key: str) -> None:
     """Raise UserError if a library that is an extra is not installed."""
     if find_spec(library) is None:
         raise UserError(f"{key}: {library} is not installed; pip install 'undial[{library}]'")
+
+
+def check_ray_resources(keys: dict[str, Any]) -> None:
+    """Raise UserError for a run that a Ray started here could never carry out: it would wait."""
+    if keys["init"].get("address") or os.environ.get("RAY_ADDRESS"):
+        return  # of a cluster, which may grow
+    here = {"num_cpus": os.cpu_count() or 1, "num_gpus": torch.cuda.device_count()}
+    for name, count in here.items():
+        given = keys["init"].get(name)
+        most = count if given is None else given
+        if (keys["remote"].get(name) or 0) > most:
+            allowed = f"at most {most}, what Ray has here; or hydra.launcher.ray.init.address=..."
+            raise bad_value(f"hydra.launcher.ray.remote.{name}", keys["remote"][name], allowed)
 
 
 # What submitit says behind the traceback of a job: where its logs lie.
