@@ -168,7 +168,7 @@ def make_model(scale: Scale, shape: str, adapter: str, lean: bool = False) -> An
 def quantise_layers(model: Any, device: torch.device) -> None:
     """Put a model's linear layers but the head into 4 bits, one after the other, as in QLoRA."""
     try:
-        from bitsandbytes.nn import Linear4bit, Params4bit
+        from bitsandbytes.nn.modules import Linear4bit, Params4bit
     except ImportError as error:
         raise NotDone("bitsandbytes is not installed (extra [qlora])") from error
     how: Any = {"quant_type": "nf4", "compress_statistics": True}
@@ -179,7 +179,8 @@ def quantise_layers(model: Any, device: torch.device) -> None:
                     layer.in_features, layer.out_features, bias=False,
                     compute_dtype=torch.bfloat16, device="meta", **how,
                 )  # fmt: skip
-                four.weight = Params4bit(layer.weight.data, requires_grad=False, **how).to(device)
+                weight: Any = Params4bit(layer.weight.data, requires_grad=False, **how)
+                four.weight = weight.to(device)
                 setattr(module, name, four)
     model.is_loaded_in_4bit = True
 
