@@ -72,6 +72,16 @@ class Estimate:
         return self.plan.traffic / (WITHIN if self.processes <= 8 else BETWEEN)
 
 
+def count_parameters(shape: str) -> tuple[float, float]:
+    """Billions of parameters of a shape: in linear layers but the head, and outside them."""
+    width, inner = SHAPES[shape]["hidden_size"], SHAPES[shape]["intermediate_size"]
+    layers, heads = SHAPES[shape]["num_hidden_layers"], SHAPES[shape]["num_attention_heads"]
+    shared = COMMON["num_key_value_heads"] / heads
+    linear = layers * (width * width * (2 + 2 * shared) + 3 * width * inner)
+    rest = 2 * COMMON["vocab_size"] * width + (2 * layers + 1) * width
+    return linear / 1e9, rest / 1e9
+
+
 def make_examples() -> list[Example]:
     """A step's sequences, of random tokens."""
     numbers = random.Random(0)
@@ -118,8 +128,8 @@ def show_case(case: str, estimates: list[Estimate]) -> None:
     kind = {"none": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA (NF4)"}[adapter]
     plan = estimates[0].plan
     print(f"\n### {shape}, {kind}\n")
-    print(f"{plan.parameters / 1e9:.2f} billion parameters, {plan.trained / 1e6:.1f} million "
-          "trained.\n")  # fmt: skip
+    parameters = sum(count_parameters(shape))
+    print(f"{parameters:.2f} billion parameters, {plan.trained / 1e6:.1f} million trained.\n")
     print("| GPUs | sequences at once | weights | optimiser | gradients | peak | fits 80 GB | "
           "PFLOP a step | sent a step | products | exchange | s a step |")  # fmt: skip
     print("| ---: |" + " ---: |" * 11)
@@ -135,13 +145,14 @@ def show_case(case: str, estimates: list[Estimate]) -> None:
             flush=True,
         )
     print("\nBy hand:\n")
-    show_arithmetic(adapter, estimates)
+    show_arithmetic(shape, adapter, estimates)
 
 
-def show_arithmetic(adapter: str, estimates: list[Estimate]) -> None:
+def show_arithmetic(shape: str, adapter: str, estimates: list[Estimate]) -> None:
     """The figures of a table once more, from the number of parameters alone."""
     tokens, plan = 2 * BATCH * TOKENS, estimates[0].plan
-    billions, trained = plan.parameters / 1e9, plan.trained / 1e9
+    linear, rest = count_parameters(shape)
+    billions, trained = linear + rest, plan.trained / 1e9
     passes_of_work = 8 if adapter == "none" else 6
     counted = estimates[0].plan.step.flops * estimates[0].processes / 1e15
     print(
@@ -161,8 +172,9 @@ def show_arithmetic(adapter: str, estimates: list[Estimate]) -> None:
             print(f"- held on {n}: 2 x {billions:.2f} GB / {n} = {2 * billions / n:.1f} GB of "
                   "weights; all else is small")  # fmt: skip
         else:
-            print(f"- held on {n}: 0.516 bytes of each weight in a linear layer, on every GPU "
-                  "alike")  # fmt: skip
+            print(f"- held on {n}: 0.516 x {linear:.2f} GB in 4 bits, whole on each, and 4 x "
+                  f"{rest:.2f} GB / {n} of embedding and head = "
+                  f"{0.516 * linear + 4 * rest / n:.1f} GB")  # fmt: skip
         if n > 1 and adapter != "qlora":
             passes = 2 * -(-BATCH // (n * e.plan.micro))
             sent = passes * away * 2 * (2 * billions + trained)
