@@ -104,7 +104,8 @@ def compose_case(case: str, processes: int, folder: Path) -> UnlearnRun:
         "train.activation_checkpointing=true", f"hardware.micro_batch_size={micro}",
         f"hardware.num_processes={processes}", "hardware.precision=bf16", "teacher.cache=disk",
         "data.max_length=512", "train.max_steps=1", "train.packing=off",
-        "hardware=single_gpu" if processes == 1 else "hardware=fsdp",
+        # 4-bit weights are not shared: a copy on each is as good, and sends less.
+        f"hardware={'single_gpu' if processes == 1 else 'ddp' if adapter == 'qlora' else 'fsdp'}",
     ]  # fmt: skip
     run = compose_run("unlearn", words)
     assert isinstance(run, UnlearnRun)
@@ -125,7 +126,9 @@ def estimate_case(case: str, processes: int, examples: list[Example]) -> Estimat
 def show_case(case: str, estimates: list[Estimate]) -> None:
     """A table of a case, and its arithmetic."""
     shape, adapter = CASES[case]
-    kind = {"none": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA (NF4)"}[adapter]
+    kind = {"none": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA (NF4), a copy on each"}[
+        adapter
+    ]
     plan = estimates[0].plan
     print(f"\n### {shape}, {kind}\n")
     parameters = sum(count_parameters(shape))
@@ -172,9 +175,9 @@ def show_arithmetic(shape: str, adapter: str, estimates: list[Estimate]) -> None
             print(f"- held on {n}: 2 x {billions:.2f} GB / {n} = {2 * billions / n:.1f} GB of "
                   "weights; all else is small")  # fmt: skip
         else:
-            print(f"- held on {n}: 0.516 x {linear:.2f} GB in 4 bits, whole on each, and 4 x "
-                  f"{rest:.2f} GB / {n} of embedding and head = "
-                  f"{0.516 * linear + 4 * rest / n:.1f} GB")  # fmt: skip
+            outside = e.plan.memory.weights / 1e9 - 0.516 * linear
+            print(f"- held on each of {n}: 0.516 x {linear:.2f} GB in 4 bits, and "
+                  f"{outside / rest:.1f} x {rest:.2f} GB of embedding, head and adapter")  # fmt: skip
         if n > 1 and adapter != "qlora":
             passes = 2 * -(-BATCH // (n * e.plan.micro))
             sent = passes * away * 2 * (2 * billions + trained)
