@@ -134,7 +134,7 @@ def show_case(case: str, estimates: list[Estimate]) -> None:
     parameters = sum(count_parameters(shape))
     print(f"{parameters:.2f} billion parameters, {plan.trained / 1e6:.1f} million trained.\n")
     print("| GPUs | sequences at once | weights | optimiser | gradients | peak | fits 80 GB | "
-          "PFLOP a step | sent a step | products | exchange | s a step |")  # fmt: skip
+          "PFLOP each | sent by each | products | exchange | s a step |")  # fmt: skip
     print("| ---: |" + " ---: |" * 11)
     for e in estimates:
         m, p = e.plan.memory, e.plan
@@ -177,7 +177,7 @@ def show_arithmetic(shape: str, adapter: str, estimates: list[Estimate]) -> None
         else:
             outside = e.plan.memory.weights / 1e9 - 0.516 * linear
             print(f"- held on each of {n}: 0.516 x {linear:.2f} GB in 4 bits, and "
-                  f"{outside / rest:.1f} x {rest:.2f} GB of embedding, head and adapter")  # fmt: skip
+                  f"{outside / rest:.1f} x {rest:.2f} GB: embedding, head, adapter")  # fmt: skip
         if n > 1 and adapter != "qlora":
             passes = 2 * -(-BATCH // (n * e.plan.micro))
             sent = passes * away * 2 * (2 * billions + trained)
