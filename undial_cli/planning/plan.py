@@ -3,8 +3,8 @@
 The run's own code (model, adapter, teacher, losses, optimiser) is replayed on its largest
 micro-batch with tensors that hold no numbers: memory is what the allocator would be asked for, work
 is what the operations add up to. Estimates only: sharded hardware, 4-bit weights, optimisers that
-compute outside torch. Not known: what an allocator wastes, communication, checkpoints, evaluation,
-the making of the target.
+compute outside torch. Not known: what an allocator wastes, how long an exchange takes, checkpoints,
+evaluation, the making of the target.
 """
 
 from __future__ import annotations
