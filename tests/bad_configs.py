@@ -227,9 +227,33 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
         ["unlearn", "model.tokenizer_path=./nowhere"], ["model.tokenizer_path=./nowhere"]
     ),
     "name that is a parent": (["unlearn", "name=.."], ["name=..", "folder name"]),
-    "qlora on a cpu": (
-        ["unlearn", "adapter=qlora", "hardware=cpu"],
-        ["adapter=qlora", "needs a GPU", "lora or none"],
+    "bits that there are not": (
+        ["unlearn", "adapter=qlora", "adapter.bits=3"], ["adapter.bits=3", "one of 4, 8"]
+    ),
+    "bits of weights as they are": (
+        ["unlearn", "adapter=lora", "adapter.bits=8"], ["adapter.bits=8", "adapter=qlora"]
+    ),
+    "a dtype of products in 8 bits": (
+        ["unlearn", "adapter=qlora", "adapter.bits=8", "adapter.compute_dtype=float32"],
+        ["adapter.compute_dtype=float32", "adapter.bits=8", "auto"],
+    ),
+    "shards of layers in 8 bits": (
+        ["unlearn", "adapter=qlora", "adapter.bits=8", "hardware=cpu", "hardware.args.fsdp=true"],
+        ["adapter.bits=8", "hardware=cpu", "allowed is 4"],
+    ),
+    "quantised weights in float64": (
+        ["unlearn", "adapter=qlora", "model.dtype=float64"], ["model.dtype=float64", "bfloat16"]
+    ),
+    "a quantised base without weights": (
+        ["finetune", "adapter=qlora"], ["adapter=qlora", "the base lies nowhere with weights"]
+    ),
+    "two quantised models": (
+        ["unlearn", "adapter=qlora", "method=contrastive_decoding"],
+        ["adapter=qlora", "method=contrastive_decoding", "adapter.merge=true"],
+    ),
+    "quantised requests that are not merged": (
+        ["unlearn", "adapter=qlora", "data.requests=[a.jsonl,b.jsonl]"],
+        ["data.requests", "adapter.merge=true"],
     ),
     "fp16 on a cpu": (
         ["unlearn", "hardware=cpu", "hardware.precision=fp16"], ["hardware.precision=fp16", "bf16"]

@@ -82,7 +82,7 @@ def suggest_nearest(value: object, allowed: Iterable[str]) -> str:
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
-def bad_value(key: str, value: object, allowed: str | Iterable[str]) -> UserError:
+def bad_value(key: str, value: object, allowed: str | Iterable[str | int]) -> UserError:
     """The one line for a value that is not allowed.
 
     Args:
@@ -94,7 +94,7 @@ def bad_value(key: str, value: object, allowed: str | Iterable[str]) -> UserErro
         value = SECRET_MASK
     if isinstance(allowed, str):
         return UserError(f"{key}={value}: allowed is {allowed}")
-    words = sorted(allowed)
+    words = sorted(map(str, allowed))
     return UserError(
         f"{key}={value}: allowed is one of {', '.join(words)}{suggest_nearest(value, words)}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from undial_cli.config.identity import make_default_name
+from undial_cli.config.schema import AdapterConfig, UnlearnRun
 from undial_cli.runs.compose import compose_run
 
 
@@ -16,3 +17,15 @@ def test_the_default_name_ignores_processes_and_places_but_not_settings() -> Non
     assert make_default_name(compose_run("unlearn", same)) == base
     for word in ("seed=1", "method.strength=3", "train.learning_rate=1e-3", "data.limit=4"):
         assert make_default_name(compose_run("unlearn", [word])) != base
+
+
+def test_bits_count_where_layers_are_rounded() -> None:
+    run = compose_run("unlearn", ["adapter=qlora"])
+    assert isinstance(run, UnlearnRun)
+
+    def name(adapter: str, bits: int) -> str:
+        run.adapter = AdapterConfig(name=adapter, bits=bits)
+        return make_default_name(run)
+
+    assert name("qlora", 4) != name("qlora", 8)
+    assert name("lora", 4) == name("lora", 8)

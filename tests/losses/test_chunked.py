@@ -645,3 +645,19 @@ def test_a_formula_holds_logits_of_one_chunk_at_most(formula: Callable[..., Tens
         targets.logits_sum(lambda logits, rows: formula(logits, case.targets[rows])).backward()
     assert memory.largest == chunk * vocabulary
     assert memory.most < 4 * size * vocabulary / 3
+
+
+@pytest.mark.parametrize("name", ["undial", "kl"])
+def test_in_float32_the_sum_over_a_large_vocabulary_is_that_of_float64(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(4, 16, generator=generator)
+    head = torch.randn(50_000, 16, generator=generator)
+    frozen, targets = hidden + 0.1, torch.tensor([3, 70, 4000, 49_999])
+
+    def fused(dtype: torch.dtype) -> float:
+        parts = hidden.to(dtype), head.to(dtype), frozen.to(dtype), head.to(dtype)
+        if name == "kl":
+            return fused_kl_loss(*parts).item()
+        return fused_undial_loss(*parts, targets, STRENGTH).item()
+
+    assert fused(torch.float32) == pytest.approx(fused(torch.float64), rel=5e-6, abs=2e-6)

@@ -155,6 +155,8 @@ def test_of_an_adapter_only_its_own_weights_count(shape: tuple[Path, int]) -> No
         ["method=altpo"],
         ["method=rmu", "method.layer=0", PADDED],
         ["method=fundial", "method.retain=gdr"],
+        ["adapter=qlora"],
+        ["adapter=qlora", "adapter.bits=8", "method=npo", "method.retain=gdr"],
     ],
 )
 def test_a_step_takes_what_was_planned(
@@ -227,7 +229,8 @@ def test_what_cannot_be_run_cannot_be_planned(shape: tuple[Path, int]) -> None:
     words = [f"model.path={shape[0]}", "plan=true"]
     eager = training(*words, "model.attn_implementation=eager", "train.packing=on")
     refused(lambda: pipeline.execute_run(eager), "train.packing=on")
-    refused(lambda: pipeline.execute_run(training(*words, "adapter=qlora")), "needs a GPU")
+    wide = training(*words, "adapter=qlora", "model.dtype=float64")
+    refused(lambda: pipeline.execute_run(wide), "model.dtype=float64", "adapter=qlora")
     refused(lambda: compose_run("evaluate", ["plan=true"]), "plan", "no such key")
 
 
@@ -318,28 +321,21 @@ def test_processes_share_a_step_and_exchange_gradients(
     assert half.step.flops == pytest.approx(whole.step.flops / 2, rel=0.2)
 
 
-def test_shards_divide_what_is_shared() -> None:
-    run = training()
-    run.hardware.args = {"fsdp": True}
-    model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList(torch.nn.Linear(5, 5, bias=False)
-                                                               for _ in range(3))})  # fmt: skip
-    memory = DeviceMemory(weights=340, optimiser=680, gradients=340, step=1800, teacher_pass=400)
-    plan.divide_among_processes(run, memory, model, 4)
-    assert (memory.weights, memory.optimiser, memory.gradients) == (85, 170, 85)
-    # One layer (100) and what is in none (40) are whole while they compute.
-    assert memory.step == 1800 - 0.75 * (340 + 680 + 340) + 140
-    assert memory.teacher_pass == 400 - 0.75 * 340 + 140
-
-
-def test_four_bit_weights_take_half_a_byte(shape: tuple[Path, int]) -> None:
+@pytest.mark.parametrize(("bits", "weight", "scale"), [(4, 0.516, 0), (8, 1, 4)])
+def test_rounded_layers_take_their_bits(
+    shape: tuple[Path, int], bits: int, weight: float, scale: int
+) -> None:
     folder, vocab = shape
-    words = [f"model.path={folder}", PADDED, "adapter=qlora", "model.dtype=bfloat16"]
-    found = planned(training(*words))
+    words = [f"model.path={folder}", PADDED, "adapter=qlora", f"adapter.bits={bits}"]
+    found = planned(training(*words, "model.dtype=bfloat16"))
     linear = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64
+    rows = 32 + 2 * 16 + 32 + 2 * 64 + 32
     adapter = 8 * ((32 + 32) + (32 + 16))
-    rest = 32 * vocab + 3 * 32  # embeddings and norms, which peft makes float32
+    rest = 32 * vocab + 3 * 32  # embeddings and norms stay in model.dtype, peft's are float32
+    expected = weight * linear + scale * rows + 4 * adapter + 2 * rest
     assert found.rough
-    assert found.memory.weights == pytest.approx(0.516 * linear + 4 * (adapter + rest), rel=0.01)
+    assert found.memory.weights == pytest.approx(expected, rel=0.01)
+    assert found.parameters == linear + rest + adapter
     assert found.trained == adapter
 
 

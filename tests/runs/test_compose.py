@@ -12,7 +12,6 @@ import torch
 from conftest import list_options
 
 from undial_cli.config.schema import (
-    AdapterConfig,
     HardwareConfig,
     UnlearnRun,
 )
@@ -31,7 +30,6 @@ NEEDS_GPU: set[Option] = {
     ("hardware", "ddp"),
     ("hardware", "fsdp"),
     ("hardware", "deepspeed_zero3"),
-    ("adapter", "qlora"),
 }
 # Refused everywhere: a suite on another data set's data.
 SUITES = {
@@ -131,8 +129,6 @@ def judge(config: dict[str, str]) -> list[str]:
     if NEEDS_GPU & set(config.items()):
         expect("needs a GPU")
         run.hardware = HardwareConfig(name="cpu", precision="no")
-        if run.adapter.name == "qlora":
-            run.adapter = AdapterConfig(name="lora")
     if "retain" in make_method(run.method).terms() and config["data"] in ("jsonl", "extraction"):
         expect("needs a retain set")
         run.data.retain_file = "kept.jsonl"

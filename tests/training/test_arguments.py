@@ -153,6 +153,10 @@ def test_an_optimiser_whose_package_is_missing_is_refused() -> None:
     for package in missing:
         for name in PACKAGES[package]:
             refused(lambda n=name: try_optimiser(n), f"train.optim={name}: ")
+    paged = [o.value for o in OptimizerNames if o.value.startswith("paged_")]
+    if "bitsandbytes" not in missing:  # each is tried by a step on the CPU, paged ones too
+        for name in [*PACKAGES["bitsandbytes"], *paged]:
+            try_optimiser(name)
     with_packages = {name for names in PACKAGES.values() for name in names}
     asking = ("galore_", "apollo_", "paged_")
     rest = {o.value for o in OptimizerNames} - with_packages - set(here)

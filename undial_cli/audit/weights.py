@@ -17,7 +17,7 @@ from undial_cli.audit.variants import join_variants, make_curves
 from undial_cli.config.attacks import TARGET as TARGET_ROLE
 from undial_cli.config.attacks import InterpolateConfig, NoiseConfig, QuantiseConfig
 from undial_cli.evaluation.sharding import Journal
-from undial_cli.models.quantise import explain_no_quantising, quantise_linears
+from undial_cli.models.quantise import Rounding, explain_no_quantising, quantise_linears
 
 
 def ask_quantised(
@@ -29,7 +29,7 @@ def ask_quantised(
     def quantise(precision: str) -> Any:
         nonlocal layers
         model = attacked.load_attacked()
-        layers = quantise_linears(model, precision)
+        layers = quantise_linears(model, Rounding(precision))
         if not layers:
             raise CannotServe("the model has no plain linear layer to quantise")
         return model

@@ -18,7 +18,7 @@ def key(
     default: Any,
     help: str,
     *,
-    allowed: tuple[str, ...] = (),
+    allowed: tuple[str | int, ...] = (),
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
@@ -26,8 +26,9 @@ def key(
 ) -> Any:
     """A config field: its default, its line in `--help` and its range.
 
-    `allowed` lists words; `minimum` is inclusive, `above` exclusive, `maximum` inclusive; of a list
-    they bind every item. `several`: a text or a list of texts, for which a config has no type.
+    `allowed` lists words or numbers; `minimum` is inclusive, `above` exclusive, `maximum`
+    inclusive; of a list they bind every item. `several`: a text or a list of texts, for which a
+    config has no type.
     """
     metadata = {
         "help": help,

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from undial_cli.config.fields import walk_fields
-from undial_cli.config.schema import Run, UnlearnRun
+from undial_cli.config.schema import Run, TrainingRun, UnlearnRun
 
 # Where a run is written, what it says, and how many processes share it.
 KEYS_WITHOUT_RESULTS = (
@@ -44,6 +44,8 @@ KEYS_OUTSIDE_HASH = (
     "target.learning_rates.lora",
     "target.learning_rates.qlora",
 )
+# Read by adapter=qlora alone, refused elsewhere: other runs keep the names that they had.
+KEYS_OF_QLORA = ("adapter.bits", "adapter.compute_dtype")
 
 
 def collect_identity(run: Run) -> dict[str, Any]:
@@ -51,10 +53,12 @@ def collect_identity(run: Run) -> dict[str, Any]:
 
     An unlearned model is the same whether it is audited at the end or not.
     """
+    rounds = isinstance(run, TrainingRun) and run.adapter.name == "qlora"
     return {
         name: value
         for name, value, _ in walk_fields(run)
         if name not in KEYS_OUTSIDE_HASH
+        and (rounds or name not in KEYS_OF_QLORA)
         and not (isinstance(run, UnlearnRun) and name.startswith("audit."))
     }
 

@@ -45,7 +45,7 @@ class RatesConfig:
 
     none: float = key(1e-5, "full fine-tuning", above=0)
     lora: float = key(1e-4, "LoRA", above=0)
-    qlora: float = key(1e-4, "LoRA on 4-bit weights", above=0)
+    qlora: float = key(1e-4, "LoRA on 4-bit or 8-bit weights", above=0)
 
 
 # A schedule lists all steps and samples of a run: beyond this it would fill the memory first.
@@ -164,6 +164,12 @@ class AdapterConfig:
     """Which weights are trained."""
 
     name: str = key("none", "kind of adapter", allowed=("none", "lora", "qlora"))
+    bits: int = key(4, "of qlora's frozen weights: 4 is NF4, 8 LLM.int8()", allowed=(4, 8))
+    compute_dtype: str = key(
+        "auto",
+        "dtype of products with 4-bit weights; auto: hardware.precision's, else model.dtype",
+        allowed=("auto", "float32", "bfloat16", "float16"),
+    )
     rank: int = key(8, "LoRA rank", minimum=1)
     alpha: float = key(16, "LoRA alpha", above=0)
     dropout: float = key(0.05, "LoRA dropout", minimum=0, maximum=1)

@@ -35,6 +35,7 @@ from undial_cli.models.inspection import (
     shape_arguments,
 )
 from undial_cli.models.paths import is_from_scratch, read_contrast, resolve_model_folder
+from undial_cli.models.quantise import Rounding, round_model
 from undial_cli.system.faults import raise_fault
 
 # Or transformers asks a bot of the hub to convert weights that are refused here.
@@ -89,7 +90,7 @@ def load_tokenizer(config: ModelConfig, path: str, weights: bool = True) -> PreT
 
 
 def load_model(
-    config: ModelConfig, path: str, *, seed: int = 0, quantized: bool = False, finite: bool = True
+    config: ModelConfig, path: str, *, seed: int = 0, finite: bool = True
 ) -> PreTrainedModel:
     """Load a causal language model in eval mode, its head made a `TargetHead`.
 
@@ -111,11 +112,9 @@ def load_model(
         )
         return ContrastedModel(target, memorised, contrast[2])
     base = find_adapter_base(source, config)
-    if base is None:
-        model = load_whole_model(config, path, seed, quantized, finite)
-    else:  # never quantised: four bits hold no merged adapter
-        whole = load_whole_model(config, base, seed, finite=finite)
-        model = merge_adapter(attach_adapter(whole, source, base, finite))
+    model = load_whole_model(config, base or path, seed, finite)
+    if base is not None:
+        model = merge_adapter(attach_adapter(model, source, base, finite))
     install_head(model)
     try:
         check_head(model.eval(), finite)
@@ -124,8 +123,21 @@ def load_model(
     return model
 
 
+def load_rounded_model(
+    config: ModelConfig, path: str, rounding: Rounding, device: torch.device, finite: bool = True
+) -> Any:
+    """A model as it is trained on and answers with rounded layers, on its device.
+
+    An adapter lies on the rounded layers of its base, as in training, and is not merged.
+    """
+    source = resolve_model_folder(path, config)
+    base = find_adapter_base(source, config)
+    model = round_model(load_model(config, base or path, finite=finite), rounding, device)
+    return model if base is None else attach_adapter(model, source, base, finite)
+
+
 def load_whole_model(
-    config: ModelConfig, path: str, seed: int, quantized: bool = False, finite: bool = True
+    config: ModelConfig, path: str, seed: int, finite: bool = True
 ) -> PreTrainedModel:
     """A model that is neither an adapter nor contrasted, as transformers has it."""
     if is_from_scratch(config, path):
@@ -133,7 +145,6 @@ def load_whole_model(
         return make_blank_model(config, path)
     source = resolve_model_folder(path, config)
     is_checked = check_weight_files(config, path, source, fetch=True)
-    more = {"quantization_config": make_four_bit_config()} if quantized else {}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.path,
@@ -141,7 +152,6 @@ def load_whole_model(
             output_loading_info=True,
             **source.arguments,
             **shape_arguments(config),
-            **more,
         )
     except Exception as error:  # whatever the files of somebody else are taken for
         raise model_load_error(config, path, error) from error
@@ -151,15 +161,3 @@ def load_whole_model(
     if finite:
         refuse_broken_weights(model, f"model.path={path}")
     return model
-
-
-def make_four_bit_config() -> Any:
-    """NF4 quantisation with bf16 arithmetic, as in QLoRA."""
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        bnb_4bit_use_double_quant=True,
-    )

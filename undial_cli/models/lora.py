@@ -34,10 +34,6 @@ def adapt_model(
     """
     if config.name == "none":
         return model.requires_grad_(True)
-    if config.name == "qlora":
-        from peft import prepare_model_for_kbit_training
-
-        model = prepare_model_for_kbit_training(model)
     return add_lora(model, config, seed, revision)
 
 

@@ -51,6 +51,8 @@ def show_training_plan(
         f"and moves {plan.step.moved / 1e9:.3g} GB",
         "dim",
     )
+    if plan.traffic:
+        ui.say(f"each process sends {format_memory(plan.traffic)} in a step", "dim")
     available = measure_available_memory(plan)
     line = f"peak {format_memory(plan.memory.peak)} of {format_memory(available)}"
     if plan.memory.peak <= USABLE_SHARE * available:
@@ -74,8 +76,11 @@ def make_memory_table(run: TrainingRun, plan: TrainingPlan) -> Table:
     each = kind if plan.processes == 1 else f"each of {plan.processes} {kind} processes"
     title = f"memory of {each}" + (" (estimate)" if plan.rough else "")
     micro = f"{plan.sequences} sequences, {plan.tokens} tokens"
+    weights = f"weights, {format_millions(plan.parameters)} in {run.model.dtype}"
+    if run.adapter.name == "qlora":
+        weights += f", linear layers in {run.adapter.bits} bits"
     items = [
-        (f"weights, {format_millions(plan.parameters)} in {run.model.dtype}", memory.weights),
+        (weights, memory.weights),
         ("teacher's head, frozen", memory.teacher_head),
         ("teacher's signal, in memory", memory.teacher_signal),
         (f"optimiser, {run.train.optim}", memory.optimiser),

@@ -156,7 +156,8 @@ def replay_step(
             model.zero_grad()
     memory.step = step.highest
     if optimiser is None:
-        memory.optimiser = estimate_state_bytes(arguments.optim, count_parameters(trained))
+        sizes = [p.numel() for p in trained]
+        memory.optimiser = estimate_state_bytes(arguments.optim, sizes, replay.device.type)
         memory.step += memory.optimiser
         update.moved += 2 * memory.optimiser + 3 * memory.gradients
     else:

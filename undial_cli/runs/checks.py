@@ -27,6 +27,7 @@ from undial_cli.data import focus
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation.catalog import check_metric_names
 from undial_cli.methods.base import Method
+from undial_cli.models.quantise import explain_no_quantising
 from undial_cli.runs.attacks import find_forget_set
 from undial_cli.runs.hub import check_hub_access
 from undial_cli.runs.resolved import ResolvedRun
@@ -141,15 +142,41 @@ def check_optimiser(run: TrainingRun) -> None:
 def check_adapter(run: TrainingRun) -> None:
     """Adapters that cannot be trained or saved as asked."""
     adapter = run.adapter
+    rounded = {"bits": adapter.bits != 4, "compute_dtype": adapter.compute_dtype != "auto"}
+    for name, is_given in rounded.items() if adapter.name != "qlora" else ():
+        if is_given:
+            raise UserError(
+                f"adapter.{name}={getattr(adapter, name)}: without effect with "
+                f"adapter={adapter.name}; it is adapter=qlora's"
+            )
     if adapter.name == "qlora":
-        if run.hardware.name == "cpu" or torch.cuda.device_count() == 0:
-            raise UserError("adapter=qlora: needs a GPU; allowed on a CPU is adapter=lora or none")
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise UserError("adapter=qlora: needs bitsandbytes: pip install 'undial[qlora]'")
-        if adapter.merge:
-            raise UserError("adapter.merge=true: not possible with adapter=qlora (4-bit weights)")
+        check_rounded_adapter(run)
     if adapter.merge and is_sharded(run):
         raise UserError(f"adapter.merge=true: not possible with hardware={run.hardware.name}")
+
+
+def check_rounded_adapter(run: TrainingRun) -> None:
+    """What adapter=qlora needs, and what has no meaning with it."""
+    adapter, reason = run.adapter, explain_no_quantising()
+    if reason is not None:
+        raise UserError(f"adapter=qlora: {reason}")
+    if adapter.bits == 8 and adapter.compute_dtype != "auto":
+        raise UserError(
+            f"adapter.compute_dtype={adapter.compute_dtype}: without effect with adapter.bits=8, "
+            "which multiplies in 8 bits (on a CPU in the dtype of the inputs); allowed is auto"
+        )
+    if adapter.bits == 8 and is_sharded(run):
+        raise UserError(
+            f"adapter.bits=8: not possible with hardware={run.hardware.name}, whose shards "
+            "bitsandbytes' int8 layers do not know; allowed is 4"
+        )
+    if run.model.dtype == "float64":
+        raise bad_value("model.dtype", "float64", "float32, bfloat16 or float16 with adapter=qlora")
+    if isinstance(run, UnlearnRun) and len(run.data.requests) > 1 and not adapter.merge:
+        raise UserError(
+            "data.requests: adapter=qlora starts a request from whole weights, which "
+            "adapter.merge=true leaves; allowed is one request without it"
+        )
 
 
 def check_method(run: UnlearnRun, method: Method) -> None:
@@ -170,6 +197,11 @@ def check_method(run: UnlearnRun, method: Method) -> None:
         raise UserError(
             f"data.requests: method={config.name} leaves two models that are decoded together, "
             "which a further request cannot train; allowed is one"
+        )
+    if method.contrasts and run.adapter.name == "qlora" and not run.adapter.merge:
+        raise UserError(
+            f"adapter=qlora: method={config.name} decodes two models of whole weights, which "
+            "adapter.merge=true leaves"
         )
     if method.focus is not None:
         focus.check_focus(method.focus.source, method.focus.pipeline)

@@ -88,6 +88,7 @@ def find_smollm2() -> str:
 def round_weights() -> str:
     import torch
     from bitsandbytes import functional
+    from bitsandbytes.optim import AdamW8bit
 
     devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
     for device in devices:
@@ -95,7 +96,12 @@ def round_weights() -> str:
         packed, state = functional.quantize_4bit(weights, quant_type="nf4")
         error = (functional.dequantize_4bit(packed, state) - weights).abs().max()
         require_result(bool(error < 0.2), f"nf4 is off by {error:g} on {device}")
-    return f"4 bits and back on {', '.join(devices)}"
+        trained = torch.nn.Parameter(torch.zeros_like(weights))
+        trained.grad = weights
+        AdamW8bit([trained], lr=0.1).step()
+        right = torch.equal(trained.sign(), -weights.sign())
+        require_result(right, f"a step of AdamW in 8 bits goes astray on {device}")
+    return f"4 bits and back, and a step of AdamW in 8 bits, on {', '.join(devices)}"
 
 
 def start_deepspeed() -> str:

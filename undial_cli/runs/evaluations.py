@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from undial_cli.config.schema import Run
+from undial_cli.config.schema import Run, TrainingRun
 from undial_cli.config.suites import resolve_role
 from undial_cli.evaluation import intervals, results, verdict
 from undial_cli.evaluation.catalog import add_joint_metrics
@@ -21,13 +21,15 @@ from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.text_quality import HELPER_MODELS
 from undial_cli.models import fingerprints
+from undial_cli.models.quantise import describe_rounding
 from undial_cli.reporting import summary
 from undial_cli.runs.inputs import RunInputs
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.system import processes
 from undial_cli.system.files import hash_folder_state
-from undial_cli.training.session import is_quantized, load_run_model
+from undial_cli.training.merging import read_merge_loss
+from undial_cli.training.session import load_run_model
 
 # Keys of eval that change no score of a model, so that a cached evaluation stays good.
 KEYS_WITHOUT_EFFECT = (
@@ -55,7 +57,7 @@ def list_dependencies(run: Run, inputs: RunInputs, path: str) -> Any:
             run.model.dtype,
             run.model.attn_implementation,
             inputs.tokenizer_fingerprint,
-            is_quantized(run),
+            is_rounded_when_evaluated(run) and describe_rounding(run),
         ],
         [run.data.max_length, run.data.turns],
         [run.data.question_key, run.data.answer_key, run.data.text_key],
@@ -74,11 +76,16 @@ def evaluate_model_at(
         return None
 
     def compute(journal: results.Journal) -> Evaluation:
-        model = load_run_model(run, path, device)
+        model = load_run_model(run, path, device, rounds=is_rounded_when_evaluated(run))
         return evaluate_suite(model, inputs.suite, title, journal, path)
 
     gc.collect()  # the model before is in reference cycles, and two do not fit
     return results.load_or_evaluate(list_dependencies(run, inputs, path), compute)
+
+
+def is_rounded_when_evaluated(run: Run) -> bool:
+    """Whether a run's models are evaluated with rounded layers: as trained, unless merged whole."""
+    return isinstance(run, TrainingRun) and not run.adapter.merge
 
 
 def evaluate_retain_model(
@@ -139,6 +146,8 @@ def write_evaluation(
     extra |= {name: {} if e is None else e.metrics for name, e in compared.items()}
     extra |= intervals.compute_statistics(evaluation, compared, run.eval)
     evaluation.statistics = extra.pop("statistics")
+    lost = read_merge_loss(folder.checkpoint)
+    extra |= {"merge": lost} if lost else {}
     extra["damaged"] = verdict.describe_damage(
         evaluation.metrics, extra["target"], extra["reference"], evaluation.missing, roles
     )

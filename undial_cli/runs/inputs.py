@@ -53,7 +53,7 @@ from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.targets import resolve_published_target
 from undial_cli.system.files import hash_files
 from undial_cli.system.source_paths import resolve_model_path
-from undial_cli.training.fit import check_fit
+from undial_cli.training.fit import check_fit, check_rounded_target
 
 
 @dataclass
@@ -115,6 +115,8 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
     adapter = run.adapter if isinstance(run, TrainingRun) else None
     capacity = inspection.check_model(run.model, path, adapter, weights, find_deepest_layer(method))
     check_fit(run, path)
+    if resolved.target_model.path is not None and weights:
+        check_rounded_target(run, resolved.target_model.path)
     if isinstance(run, TrainingRun) and weights:
         notes += check_disk_room(run, resolved.folder.path, capacity)
     tokenizer = load.load_tokenizer(run.model, path, weights)

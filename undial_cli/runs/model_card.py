@@ -77,7 +77,8 @@ def find_hub_id(source: str | None) -> str | None:
 def collect_card_settings(run: TrainingRun, how: str) -> dict[str, Any]:
     """What a reader needs to judge how the checkpoint was made."""
     data, adapter = run.data, run.adapter
-    lora = f"{adapter.name}, rank {adapter.rank}"
+    bits = f", {adapter.bits} bits" if adapter.name == "qlora" else ""
+    lora = f"{adapter.name}{bits}, rank {adapter.rank}"
     stated: dict[str, Any] = {"data": data.name, "method": how}
     if isinstance(run, UnlearnRun):
         if data.path and find_hub_id(data.path):

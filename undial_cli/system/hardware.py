@@ -48,6 +48,12 @@ def choose_autocast_dtype(run: Run) -> str:
     return "bf16" if torch.cuda.is_bf16_supported() else "no"
 
 
+def choose_compute_dtype(run: Run) -> torch.dtype:
+    """The dtype of a run's matrix products: autocast's, or that of the weights."""
+    names = {"bf16": "bfloat16", "fp16": "float16", "no": run.model.dtype}
+    return getattr(torch, names[choose_autocast_dtype(run)])
+
+
 def join_process_group(run: Run) -> torch.device:
     """Join the process group that the environment describes, if it does; this process's device.
 

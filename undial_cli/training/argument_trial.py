@@ -1,4 +1,4 @@
-"""Builds what the Trainer will build, on one weight of nothing: what cannot be is refused early.
+"""Builds what the Trainer will build, on a layer of nothing: what cannot be is refused early.
 
 Packages that are missing and arguments that do not fit are found by transformers' own checks, so
 that no table of them is kept here. Knows no run folder and no model.
@@ -25,6 +25,7 @@ from transformers.training_args import trainer_log_levels
 from undial_cli.config.schema import TrainingRun
 from undial_cli.config.training_arguments import SHARDING_ARGUMENTS
 from undial_cli.errors import UserError, bad_value
+from undial_cli.system.hardware import is_cpu_run
 
 FIELD_PHRASES: dict[Any, str] = {
     float: "a number",
@@ -38,6 +39,8 @@ FIELD_PHRASES: dict[Any, str] = {
 LOGGER_PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml", "flyte": "flytekit"}
 CONSTANT_SCHEDULERS = ("constant", "constant_with_warmup")
 NO_LOGGER = ("none", "all")
+# Enough for weights whose states are held in 8 bits.
+TRIAL_WIDTH = 64
 
 
 class TrialArguments(TrainingArguments):
@@ -109,10 +112,12 @@ def try_out_arguments(run: TrainingRun, fields: dict[str, Any]) -> None:
     if arguments.optim_target_modules is not None:
         arguments.optim_target_modules = "all-linear"  # those of the model are not known yet
     with refuse_library_errors(f"train.optim={train.optim}{also}"):
-        model = nn.Sequential(nn.Linear(1, 1))
+        model = nn.Sequential(nn.Linear(TRIAL_WIDTH, TRIAL_WIDTH))
         optimiser, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)  # type: ignore[arg-type]
         options.pop("model", None)
         built = optimiser(options.pop("params", list(model.parameters())), **options)
+        if optimiser.__module__.startswith("bitsandbytes") and is_cpu_run(run):
+            step_once(built, model)
     if train.args.get("lr_scheduler_kwargs") and train.scheduler in CONSTANT_SCHEDULERS:
         raise UserError(
             f"train.args.lr_scheduler_kwargs: train.scheduler={train.scheduler} has none"
@@ -125,6 +130,13 @@ def try_out_arguments(run: TrainingRun, fields: dict[str, Any]) -> None:
             num_training_steps=max(2, 2 * train.warmup_steps),
             scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,  # type: ignore[arg-type]
         )
+
+
+def step_once(optimiser: torch.optim.Optimizer, model: nn.Module) -> None:
+    """One step: that an optimiser can be built does not say that its kernels are there."""
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
 
 
 @contextlib.contextmanager

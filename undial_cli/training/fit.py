@@ -25,6 +25,23 @@ def check_fit(run: Run, path: str) -> None:
         refuse_packing(packing.why_not_packed_by_config(model, run.data.max_length))
 
 
+def check_rounded_target(run: Run, path: str) -> None:
+    """Raise UserError for a target that adapter=qlora cannot start from: not of whole weights."""
+    if not isinstance(run, TrainingRun) or run.adapter.name != "qlora":
+        return
+    reason = paths.explain_merge(run.model, path)
+    if reason is None:
+        with torch.device("meta"):
+            shape = inspection.make_blank_model(run.model, path).config
+        if getattr(shape, "quantization_config", None) is not None:
+            reason = "its weights are quantised already (adapter=lora trains on them as they are)"
+    if reason is not None:
+        raise UserError(
+            f"adapter=qlora: model.path={path}: {reason}; needed is a target of whole weights, as "
+            "adapter.merge=true and full fine-tuning leave them"
+        )
+
+
 def check_untrained_base(run: Run, path: str) -> None:
     """A base that is initialised from the seed must not hold weights that would be left unused."""
     if not (run.model.from_scratch and path == run.model.base):

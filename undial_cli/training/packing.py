@@ -196,7 +196,9 @@ def why_not_packed(model: Any, max_length: int) -> str | None:
         return reason
     text = model.config.get_text_config(decoder=True)
     longest = min(max_length, getattr(text, "max_position_embeddings", None) or max_length)
-    near = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.02
+    # Layers in 4 bits may multiply in another dtype than the weights'.
+    dtypes = {model.dtype, *(getattr(m, "compute_dtype", model.dtype) for m in model.modules())}
+    near = 1e-3 if dtypes <= {torch.float32, torch.float64} else 0.02
     # A model may mix tokens of a row outside attention (convolutions, state spaces) or number them
     # itself: no config tells, so it is tried.
     try:

@@ -22,10 +22,12 @@ from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.suite import Suite
 from undial_cli.methods.base import Method
 from undial_cli.models import adapters, fingerprints, lean_forwards, load, lora, paths
+from undial_cli.models.quantise import choose_rounding
 from undial_cli.system import signals
 from undial_cli.system.files import make_private_folder, remove_folder, whole_folder
 from undial_cli.system.processes import run_on_main, wait_for_all
 from undial_cli.system.random_state import preserve_random_state
+from undial_cli.training import merging
 from undial_cli.training.callbacks import PeriodicEvaluation, Watcher
 from undial_cli.training.layers import choose_trained_parameters
 from undial_cli.training.loop import is_packed, make_schedule, run_training
@@ -71,11 +73,13 @@ def train_and_save(session: TrainingSession, device: torch.device) -> None:
     run, path, method = session.run, session.path, session.method
     merges = is_saved_merged(session)
     # A sharded model is dealt out from the host's memory: whole, it may not fit on one device.
-    model: Any = load_run_model(run, path, torch.device("cpu") if is_sharded(run) else device)
+    model = load_run_model(run, path, torch.device("cpu") if is_sharded(run) else device)
+    if device.type == "cpu":
+        announce_cpu_limits(run)
     if run.train.lean == "auto":
         lean_forwards.make_lean(model)
     if method.from_start and (run.adapter.name == "none" or merges):
-        run_on_main(lambda: save_start_weights(model, session.start_weights))
+        run_on_main(lambda: save_start_weights(session, model))
     lora.announce_modules(model, run.adapter)
     revision = fingerprints.find_adapter_revision(run.model, path)
     model = lora.adapt_model(model, run.adapter, run.seed, revision)
@@ -96,6 +100,18 @@ def train_and_save(session: TrainingSession, device: torch.device) -> None:
         save_checkpoint(session, trainer, merges)
 
 
+def announce_cpu_limits(run: TrainingRun) -> None:
+    """Say what of a run's settings does less on a CPU than on a GPU."""
+    if run.adapter.name == "qlora":
+        ui.say(
+            "adapter=qlora on a CPU saves memory and is slow: every product unpacks its weights "
+            "first (adapter=lora does not)",
+            "yellow",
+        )
+    if "paged" in run.train.optim:
+        ui.say(f"train.optim={run.train.optim}: nothing is paged on a CPU", "yellow")
+
+
 def is_saved_merged(session: TrainingSession) -> bool:
     """Whether a fresh adapter is saved as part of the weights: as asked, or as it must be."""
     run = session.run
@@ -106,18 +122,18 @@ def is_saved_merged(session: TrainingSession) -> bool:
     return run.adapter.merge
 
 
-def load_run_model(run: Run, path: str, device: torch.device) -> Any:
-    """A model of the run on this process's device."""
-    model: Any = load.load_model(
-        run.model, path, seed=run.seed, quantized=is_quantized(run),
-        finite=isinstance(run, TrainingRun),
-    )  # fmt: skip
-    return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
+def load_run_model(run: Run, path: str, device: torch.device, rounds: bool = True) -> Any:
+    """A model of the run on this process's device.
 
-
-def is_quantized(run: Run) -> bool:
-    """Whether a run trains on 4-bit weights."""
-    return isinstance(run, TrainingRun) and run.adapter.name == "qlora"
+    Args:
+        rounds: with the rounded layers that the run trains on, where it does.
+    """
+    finite = isinstance(run, TrainingRun)
+    rounding = choose_rounding(run) if rounds else None
+    if rounding is not None:
+        return load.load_rounded_model(run.model, path, rounding, device, finite)
+    model: Any = load.load_model(run.model, path, seed=run.seed, finite=finite)
+    return model if getattr(model, "is_quantized", False) else model.to(device)
 
 
 def make_watchers(session: TrainingSession, model: Any, schedule: Schedule) -> list[Watcher]:
@@ -150,20 +166,30 @@ def evaluate_in_training(suite: Suite, model: Any) -> dict[str, float | None]:
         return evaluate_suite(model, suite, "on the way", alone=True).metrics
 
 
-def save_start_weights(model: Any, folder: Path) -> None:
-    """Write a model's weights whole or not at all, unless they are there as they were written."""
+def save_start_weights(session: TrainingSession, model: Any) -> None:
+    """Write the weights before training whole or not at all, unless they are there as written."""
+    folder = session.start_weights
     if find_damage(folder):
         remove_folder(folder)
         make_private_folder(folder.parent)
         with whole_folder(folder, private=True) as unfinished:
-            model.save_pretrained(unfinished)
+            (load_whole(session) if choose_rounding(session.run) else model).save_pretrained(
+                unfinished
+            )
             seal_state(unfinished)
+
+
+def load_whole(session: TrainingSession) -> Any:
+    """The model before training, none of its layers rounded, in the host's memory."""
+    return load_run_model(session.run, session.path, torch.device("cpu"), rounds=False)
 
 
 def save_checkpoint(session: TrainingSession, trainer: Any, merges: bool) -> None:
     """Write the checkpoint folder, whole or not at all, with its tokenizer."""
     with whole_folder(session.checkpoint, run_on_main) as unfinished:
-        if merges and session.run.adapter.name != "none":
+        if merges and choose_rounding(session.run):
+            run_on_main(lambda: save_merged_whole(session, trainer, unfinished))
+        elif merges and session.run.adapter.name != "none":
             merged = adapters.merge_adapter(trainer.accelerator.unwrap_model(trainer.model))
             run_on_main(lambda: merged.save_pretrained(unfinished))
         else:
@@ -179,3 +205,14 @@ def save_checkpoint(session: TrainingSession, trainer: Any, merges: bool) -> Non
             session.complete(unfinished)
 
         run_on_main(complete)
+
+
+def save_merged_whole(session: TrainingSession, trainer: Any, folder: Path) -> None:
+    """Write the whole weights with the trained adapter merged into them, and say what is lost."""
+    trained, run = trainer.accelerator.unwrap_model(trainer.model), session.run
+    merged, loss = merging.merge_into_whole(
+        trained, load_whole(session), run.adapter, run.seed, session.sets.values()
+    )
+    merged.save_pretrained(folder)
+    merging.write_merge_loss(folder, loss)
+    ui.say(loss.describe(), "yellow")

@@ -25,6 +25,7 @@ from undial_cli.data.schedule import Schedule
 from undial_cli.errors import WorldError
 from undial_cli.losses.targets import TeacherSignal
 from undial_cli.methods.base import Loss
+from undial_cli.models.quantise import describe_rounding
 from undial_cli.system import processes
 from undial_cli.system.files import cache_dir, locate_in_cache
 from undial_cli.system.hardware import choose_autocast_dtype
@@ -67,7 +68,7 @@ def make_teacher(
         return None
     adapted = run.adapter.name != "none"
     # All that the signal depends on besides the data; versions, as another one rounds differently.
-    content = [target, run.adapter.name == "qlora", run.model.dtype, run.model.attn_implementation,
+    content = [target, describe_rounding(run), run.model.dtype, run.model.attn_implementation,
                choose_autocast_dtype(run), torch.__version__, transformers.__version__]  # fmt: skip
     with open_autocast(run, next(model.parameters()).device):
         teacher = CachedTeacher(model, locate_in_cache("teacher"), hash_json(content), adapted)
