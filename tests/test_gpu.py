@@ -18,7 +18,7 @@ from small import random_llama
 
 from undial_cli.cli import run_command
 from undial_cli.data.collate import make_padded_batch
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.evaluation.decoding import Decoding, decode_prompts
 from undial_cli.evaluation.scoring import score_answers
 from undial_cli.losses.undial import fused_undial_loss, undial_loss

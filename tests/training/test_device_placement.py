@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 
 from undial_cli.config.schema import AdapterConfig
 from undial_cli.data.collate import make_padded_batch
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.data.schedule import Schedule, deal_rows
 from undial_cli.losses.chunked import Projection
 from undial_cli.losses.targets import Targets, TeacherSignal

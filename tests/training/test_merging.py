@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import undial_cli
 from undial_cli.config.schema import AdapterConfig
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.models import lora
 from undial_cli.models.quantise import Rounding, explain_no_quantising, round_model
 from undial_cli.training.merging import merge_into_whole

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from undial_cli.config.schema import AdapterConfig, ModelConfig
 from undial_cli.data.collate import make_padded_batch, pad_examples
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.losses import (
     cross_entropy_loss,
     npo_loss,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from undial_cli.config.schema import AdapterConfig
-from undial_cli.data.encode import Example
+from undial_cli.data.example import Example
 from undial_cli.losses.positions import IGNORE
 from undial_cli.models import adapters, lora
 from undial_cli.models.head import evaluation_mode
