@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo help debug demo-methods test test-slow lint format types secrets results release sbom audit clean
+.PHONY: demo help debug demo-methods test test-slow gpu lint format types secrets results release sbom audit clean
 
 demo: .venv/.core  ## the embedded default: train two tiny models, unlearn, show the table
 	$(BIN)/undial unlearn
@@ -19,6 +19,9 @@ test: .venv/.dev  ## unit tests, under two minutes
 
 test-slow: .venv/.dev  ## real runs of minutes; real data where UNDIAL_DATA_ROOT says
 	$(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile -m slow
+
+gpu: .venv/.dev  ## all that only a GPU shows, in up to 25 minutes: outputs/gpu.md
+	$(BIN)/python scripts/bench_gpu.py
 
 lint: .venv/.dev secrets  ## ruff: rules and format; no secret in a file
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ shapes are random weights of a published size.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -86,17 +87,34 @@ SHAPES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 class Bench:
-    """A model in training as it is, its frozen copy, and one as we train it."""
+    """A model in training as it is, its frozen copy, and one as we train it.
+
+    Each copy is made when it is first asked for.
+    """
 
     def __init__(self, model: Any, examples: list[Example], device: torch.device) -> None:
         self.plain, self.examples, self.device = model, examples, device
-        self.frozen = copy.deepcopy(model).eval().requires_grad_(False)
-        self.model = lean_forwards.make_lean(copy.deepcopy(model))
-        self.optimiser, self.plain_optimiser = (
-            torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-6, fused=True)
-            for m in (self.model, self.plain)
-        )
         self.folder = tempfile.TemporaryDirectory(prefix="undial-bench-")
+
+    @functools.cached_property
+    def frozen(self) -> Any:
+        """A copy that is not trained."""
+        return copy.deepcopy(self.plain).eval().requires_grad_(False)
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """A copy that is trained our way."""
+        return lean_forwards.make_lean(copy.deepcopy(self.plain))
+
+    @functools.cached_property
+    def optimiser(self) -> torch.optim.Optimizer:
+        """Of the model that is trained our way."""
+        return make_optimiser(self.model)
+
+    @functools.cached_property
+    def plain_optimiser(self) -> torch.optim.Optimizer:
+        """Of the model as it is."""
+        return make_optimiser(self.plain)
 
     def finish(self, loss: Tensor, optimiser: torch.optim.Optimizer | None = None) -> None:
         """Backward and one optimiser step."""
@@ -106,10 +124,15 @@ class Bench:
         optimiser.zero_grad()
 
     def dense(self, batch: dict[str, Tensor], frozen: bool = False) -> Tensor:
-        """Full logits of a padded batch, shifted: [B, T-1, V]."""
-        model = self.frozen if frozen else self.plain
+        """Full logits of a padded batch, shifted: [B, T-1, V].
+
+        Frozen, an adapted model is itself with its adapter off.
+        """
+        adapted = hasattr(self.plain, "disable_adapter")
+        model = self.frozen if frozen and not adapted else self.plain
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        return model(**inputs, use_cache=False).logits[:, :-1]
+        with model.disable_adapter() if frozen and adapted else contextlib.nullcontext():
+            return model(**inputs, use_cache=False).logits[:, :-1]
 
     def fine_tuning(self, batch: dict[str, Tensor]) -> None:
         """(a) transformers' own loss."""
@@ -162,6 +185,12 @@ class Bench:
         for name, loss in method.terms().items():
             total = compute_term_sum(self.model, teacher, name, loss, batch)
             (total * method.coefficient(name) / loss.weight(batch.counts)).backward()
+
+
+def make_optimiser(model: Any) -> torch.optim.Optimizer:
+    """AdamW over what is trained."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trained, lr=1e-6, fused=True)
 
 
 def wait(device: torch.device) -> None:

@@ -190,3 +190,19 @@ def news(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A folder laid out like MUSE-News, and what was written to it."""
     folder = tmp_path_factory.mktemp("muse") / "news"
     return folder, write_muse(folder)
+
+
+@pytest.fixture(scope="session")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 4 layers whose weights are most of what it takes."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("wide") / "model"
+    shape = AutoConfig.from_pretrained(PACKAGE_FOLDER / "models" / "tiny")
+    shape.num_hidden_layers, shape.hidden_size, shape.intermediate_size = 4, 512, 1024
+    shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim = 8, 4, 64
+    shape.tie_word_embeddings = False
+    AutoModelForCausalLM.from_config(shape, dtype=torch.float32).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(PACKAGE_FOLDER / "models" / "tiny").save_pretrained(folder)
+    return folder

@@ -22,6 +22,8 @@ def set_up_fsdp(self: Any, *words: Any, **keys: Any) -> None:
     """The accelerator's state, with FSDP where a plugin for it is given."""
     set_up(self, *words, **keys)
     if keys.get("fsdp_plugin") is not None:
+        if self._mixed_precision != "no":  # as where accelerate takes FSDP by itself
+            keys["fsdp_plugin"].set_mixed_precision(self._mixed_precision)
         for shared in (self._shared_state, state.PartialState._shared_state):
             shared["distributed_type"] = DistributedType.FSDP
         self._shared_state["fsdp_plugin"] = keys["fsdp_plugin"]

@@ -321,19 +321,6 @@ def test_processes_share_a_step_and_exchange_gradients(
     assert half.step.flops == pytest.approx(whole.step.flops / 2, rel=0.2)
 
 
-def test_shards_divide_what_is_shared() -> None:
-    run = training()
-    run.hardware.args = {"fsdp": True}
-    model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList(torch.nn.Linear(5, 5, bias=False)
-                                                               for _ in range(3))})  # fmt: skip
-    memory = DeviceMemory(weights=340, optimiser=680, gradients=340, step=1800, teacher_pass=400)
-    plan.divide_among_processes(run, memory, model, 4)
-    assert (memory.weights, memory.optimiser, memory.gradients) == (85, 170, 85)
-    # One layer (100) and what is in none (40) are whole while they compute.
-    assert memory.step == 1800 - 0.75 * (340 + 680 + 340) + 140
-    assert memory.teacher_pass == 400 - 0.75 * 340 + 140
-
-
 @pytest.mark.parametrize(("bits", "weight", "scale"), [(4, 0.516, 0), (8, 1, 4)])
 def test_rounded_layers_take_their_bits(
     shape: tuple[Path, int], bits: int, weight: float, scale: int

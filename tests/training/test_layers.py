@@ -277,7 +277,7 @@ def test_activations_may_be_wider_than_what_the_head_sees(tmp_path: Path) -> Non
     batch = make_padded_batch(CHOSEN, ROWS)
     assert float(compute_term_sum(model, cached, "retain", method.terms()["retain"], batch)) < 1e-20
     hidden = plain_states(model, 0)
-    control = method.control(hidden.shape[1]).double()  # type: ignore[attr-defined]
+    control = method.control(hidden).double()  # type: ignore[attr-defined]
     apart = (hidden - control).square().mean(1)
     counts = [sum(y != IGNORE for y in e.labels[1:]) for e in EXAMPLES]
     expected = sum(float(part.mean()) for part in apart.split(counts))

@@ -33,24 +33,28 @@ class Rmu(Method):
     def __init__(self, config: RmuConfig, seed: int = 0) -> None:
         super().__init__(config, seed)
         self.layer, self.parameters, self.seed = config.layer, config.parameters, seed
+        self.control_D: Tensor | None = None
 
     def retain(self) -> Loss | None:
         return ActivationDistance(self.config.layer) if self.config.retain == "mse" else None
 
-    def control(self, width: int) -> Tensor:
+    def control(self, hidden_ND: Tensor) -> Tensor:
         """Uniform in [0, 1), normalised, times the coefficient; fixed by the seed. [D]"""
         import torch
 
-        # Drawn on the CPU, each time: alike on every device and process, and in a resumed run.
-        generator = torch.Generator().manual_seed(self.seed)
-        control_D = torch.rand(width, generator=generator)
-        return control_D / control_D.norm() * self.config.steering_coeff
+        if self.control_D is None:
+            # Drawn on the CPU: alike on every device and process, and in a resumed run.
+            generator = torch.Generator().manual_seed(self.seed)
+            control_D = torch.rand(hidden_ND.shape[1], generator=generator)
+            control_D = control_D / control_D.norm() * self.config.steering_coeff
+            self.control_D = control_D.to(hidden_ND.device)  # once, not at each step
+        return self.control_D
 
     def sum(self, targets: Targets) -> Tensor:
         from undial_cli.losses.activations import squared_error_sum
 
         hidden_ND = targets.hidden_ND
-        control_D = self.control(hidden_ND.shape[1]).to(hidden_ND.device)
+        control_D = self.control(hidden_ND)
         return squared_error_sum(hidden_ND, control_D, targets.sequence_N, targets.counts)
 
 

@@ -3,12 +3,13 @@
 The run's own code (model, adapter, teacher, losses, optimiser) is replayed on its largest
 micro-batch with tensors that hold no numbers: memory is what the allocator would be asked for, work
 is what the operations add up to. Estimates only: sharded hardware, rounded layers, optimisers that
-compute outside torch. Not known: what an allocator wastes, communication, checkpoints, evaluation,
-the making of the target.
+compute outside torch. Not known: what an allocator wastes, how long an exchange takes, checkpoints,
+evaluation, the making of the target.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ from undial_cli.planning.rehearsal import (
     replay_teacher_pass,
 )
 from undial_cli.planning.replay import Replay, WorkCost
+from undial_cli.planning.sharing import share_among_processes
 from undial_cli.planning.stand_in_layers import stand_in_rounded
 from undial_cli.system import hardware, launcher_environment, processes
 from undial_cli.training import packing
@@ -48,7 +50,7 @@ class TrainingPlan:
 
     `sequences` and `tokens` are those of the largest micro-batch of one term, with its padding;
     `product` is the shape of a large matrix product in it. `teacher` and `step` are the work of the
-    whole teacher pass and of a mean step.
+    whole teacher pass and of a mean step; `traffic`: bytes that each process sends in a step.
     """
 
     device: torch.device
@@ -64,6 +66,7 @@ class TrainingPlan:
     memory: DeviceMemory
     teacher: WorkCost
     step: WorkCost
+    traffic: float = 0
     rough: bool = False
 
 
@@ -99,7 +102,10 @@ def make_plan(
             replay.bring(model)
             # All on this thread, in which the replay is open.
             with replay, torch.autograd.set_multithreading_enabled(False):
-                plan = rehearse_training(replay, run, model, sets, samples, method, anchor, cache)
+                # A copy: what a method keeps from its first step has no numbers here.
+                plan = rehearse_training(
+                    replay, run, model, sets, samples, copy.copy(method), anchor, cache
+                )
             rough = replayed != device or is_sharded(run) or rounding is not None
             if rounding is not None:  # of which a rounded layer's tensors have fewer numbers
                 plan.parameters = whole + plan.trained
@@ -162,7 +168,8 @@ def rehearse_training(
     memory.teacher_pass = teacher_cost.highest
     # A mean step: the replayed micro-batch as often as the run's tokens hold its own.
     times = sum(map(sum, tokens)) / sum(tokens[largest]) / schedule.steps / process_count
-    divide_among_processes(run, memory, base, process_count)
+    passes = len(method.terms()) * dealing.accumulation
+    traffic = share_among_processes(run, memory, base, process_count, passes)
     parameters = list(model.parameters())
     return TrainingPlan(
         device=replay.device,
@@ -180,6 +187,7 @@ def rehearse_training(
         memory=memory,
         teacher=WorkCost().plus(teacher_cost, 1 / process_count),
         step=update.plus(micro_batch, times),
+        traffic=traffic,
     )
 
 
@@ -193,28 +201,6 @@ def count_tokens_by_set(
         lengths = [len(examples[i].input_ids) if i >= 0 else 0 for i in samples]
         counts.append(count_computed_tokens(lengths, packs))
     return counts
-
-
-def divide_among_processes(
-    run: TrainingRun, memory: DeviceMemory, model: nn.Module, processes: int
-) -> None:
-    """What several processes change: shards of what they share, or copies of the gradients."""
-    if processes == 1:
-        return
-    if not is_sharded(run):
-        memory.copies = memory.gradients
-        memory.step += memory.copies
-        return
-    layers = [m for group in model.modules() if isinstance(group, nn.ModuleList) for m in group]
-    sizes = [sum(p.nbytes for p in layer.parameters()) for layer in layers]
-    # While a layer computes it is whole, and so is what lies outside the layers.
-    whole = memory.weights - sum(sizes) + max(sizes, default=0)
-    away = 1 - 1 / processes
-    gradients = min(memory.gradients, memory.step - memory.level)
-    memory.step += whole - away * (memory.weights + memory.optimiser + gradients)
-    memory.teacher_pass += (whole - away * memory.weights) if memory.teacher_pass else 0
-    for name in ("weights", "optimiser", "gradients"):
-        setattr(memory, name, getattr(memory, name) / processes)
 
 
 def find_largest_linear(model: nn.Module) -> tuple[int, int]:

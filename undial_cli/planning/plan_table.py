@@ -51,6 +51,8 @@ def show_training_plan(
         f"and moves {plan.step.moved / 1e9:.3g} GB",
         "dim",
     )
+    if plan.traffic:
+        ui.say(f"each process sends {format_memory(plan.traffic)} in a step", "dim")
     available = measure_available_memory(plan)
     line = f"peak {format_memory(plan.memory.peak)} of {format_memory(available)}"
     if plan.memory.peak <= USABLE_SHARE * available:
