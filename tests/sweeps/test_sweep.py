@@ -167,11 +167,11 @@ def test_plans_are_printed_one_by_one_without_a_table_or_files(
 def test_runs_are_carried_out_here_where_plans_are_printed_or_processes_are_joined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps.processes, "is_launched", lambda: False)
+    monkeypatch.setattr(sweeps.launcher_environment, "is_launched", lambda: False)
     assert sweeps.choose_executor(seeds(1, tmp_path)) is sweeps.run_in_slots
     planned = seeds(1, tmp_path, "plan=true")
     assert sweeps.choose_executor(planned) is sweeps.run_one_by_one
-    monkeypatch.setattr(sweeps.processes, "is_launched", lambda: True)
+    monkeypatch.setattr(sweeps.launcher_environment, "is_launched", lambda: True)
     assert sweeps.choose_executor(seeds(1, tmp_path)) is sweeps.run_one_by_one
 
 

@@ -164,17 +164,17 @@ class AdapterConfig:
     """Which weights are trained."""
 
     name: str = key("none", "kind of adapter", allowed=("none", "lora", "qlora"))
+    rank: int = key(8, "LoRA rank", minimum=1)
+    alpha: float = key(16, "LoRA alpha", above=0)
+    dropout: float = key(0.05, "LoRA dropout", minimum=0, maximum=1)
+    target_modules: list[str] | None = key(None, "modules; null: peft's, or q_proj, v_proj")
+    merge: bool = key(False, "save merged full weights in place of the adapter")
     bits: int = key(4, "of qlora's frozen weights: 4 is NF4, 8 LLM.int8()", allowed=(4, 8))
     compute_dtype: str = key(
         "auto",
         "dtype of products with 4-bit weights; auto: hardware.precision's, else model.dtype",
         allowed=("auto", "float32", "bfloat16", "float16"),
     )
-    rank: int = key(8, "LoRA rank", minimum=1)
-    alpha: float = key(16, "LoRA alpha", above=0)
-    dropout: float = key(0.05, "LoRA dropout", minimum=0, maximum=1)
-    target_modules: list[str] | None = key(None, "modules; null: peft's, or q_proj, v_proj")
-    merge: bool = key(False, "save merged full weights in place of the adapter")
 
 
 @dataclass

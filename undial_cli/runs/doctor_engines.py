@@ -88,7 +88,7 @@ def find_smollm2() -> str:
 def round_weights() -> str:
     import torch
     from bitsandbytes import functional
-    from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportPrivateImportUsage]
+    from bitsandbytes.optim.adamw import AdamW8bit
 
     devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
     for device in devices:
