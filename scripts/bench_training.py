@@ -268,7 +268,7 @@ def load(given: argparse.Namespace, device: torch.device) -> tuple[Any, list[Exa
              f"model.path={path}"]  # fmt: skip
     run = compose_run("unlearn", words)
     encoder = Encoder(models.load_tokenizer(run.model, path), run.model.template, run.data)
-    examples = encoder.encode(load_rows(run.data, ["forget10"], "data.forget_split"))
+    examples = encoder.encode(list(load_rows(run.data, ["forget10"], "data.forget_split")))
     if given.shape is None:
         model: Any = models.load_model(run.model, path)
         return model.to(device).train(), examples, "SmolLM2-135M-Instruct, float32, full"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +116,7 @@ class Schedule(Dataset):
 
     def __init__(
         self,
-        sets: dict[str, Sequence[Example]],
+        sets: Mapping[str, Sequence[Example]],
         anchor: str,
         batch_size: int,
         dealing: Dealing,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ class TrainingPlan:
 def make_plan(
     run: TrainingRun,
     path: str,
-    sets: dict[str, Sequence[Example]],
+    sets: Mapping[str, Sequence[Example]],
     samples: dict[str, list[TrainingSample]],
     method: Method,
     anchor: str,
@@ -125,7 +125,7 @@ def rehearse_training(
     replay: Replay,
     run: TrainingRun,
     model: Any,
-    sets: dict[str, Sequence[Example]],
+    sets: Mapping[str, Sequence[Example]],
     samples: dict[str, list[TrainingSample]],
     method: Method,
     anchor: str,

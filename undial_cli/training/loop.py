@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def is_packed(run: TrainingRun, model: Any) -> bool:
 
 def make_schedule(
     run: TrainingRun,
-    sets: dict[str, Sequence[Example]],
+    sets: Mapping[str, Sequence[Example]],
     samples: dict[str, list[TrainingSample]],
     anchor: str,
     packs: bool,
