@@ -71,6 +71,7 @@ def is_alive(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_or_hangs_costs_only_itself(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     parts = f"""Part("A", "raises", 60), Part("B", "crashes", 60),

