@@ -132,6 +132,9 @@ def judge(config: dict[str, str]) -> list[str]:
     if "retain" in make_method(run.method).terms() and config["data"] in ("jsonl", "extraction"):
         expect("needs a retain set")
         run.data.retain_file = "kept.jsonl"
+    if (config["method"], run.adapter.name) == ("contrastive_decoding", "qlora"):
+        expect("method=contrastive_decoding decodes two models of whole weights")
+        run.adapter.merge = True
     if config["data"] not in TARGETS.get(config["model"], set()):
         expect("no target model is known for this data; name one: model.path=..., or make one: ")
         run.model.path = "somebody/their-model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -47,8 +48,9 @@ def wait_for_workers(parent: Parent) -> list[psutil.Process]:
     limit = time.monotonic() + 120
     while parent.poll() is None and time.monotonic() < limit:
         children = psutil.Process(parent.pid).children()  # one of them writes conversations
-        if sum("worker" in child.cmdline() for child in children) == 2:
-            return children
+        with contextlib.suppress(psutil.NoSuchProcess):  # or it has just ended
+            if sum("worker" in child.cmdline() for child in children) == 2:
+                return children
         time.sleep(0.05)
     raise AssertionError("no workers were started")
 

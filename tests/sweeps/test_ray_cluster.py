@@ -44,7 +44,8 @@ def test_a_sweep_goes_on_when_a_node_is_lost(random_model: Path, tmp_path: Path)
             env={**os.environ, "RAY_DEDUP_LOGS": "0"},
         )  # fmt: skip
         runs = tmp_path / "lost" / "outputs" / "unlearn"
-        while len(list(runs.glob("*/resume"))) < 2:  # both nodes are in a run
+        # Both nodes are in a run that has saved a state.
+        while len({state.parent for state in runs.glob("*/resume/checkpoint-*")}) < 2:
             assert sweep.poll() is None, sweep.stdout and sweep.stdout.read()
             time.sleep(0.1)
         cluster.remove_node(node, allow_graceful=False)

@@ -122,7 +122,7 @@ def train_plainly(run: Any, bits: str) -> list[float]:
             if run.method.name == "undial":
                 terms[name] = undial_loss(logits, frozen_logits, labels, 3)
             elif run.method.name == "rmu" and name == "forget":
-                terms[name] = rmu_forget_loss(layer, labels, method.control(layer.shape[-1]))
+                terms[name] = rmu_forget_loss(layer, labels, method.control(layer[0]))
             elif run.method.name == "rmu":
                 terms[name] = rmu_retain_loss(layer, frozen_layer, labels)
             elif name == "forget":
