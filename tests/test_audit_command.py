@@ -66,6 +66,7 @@ def test_a_checkpoint_is_audited_beside_its_target_and_retain_model(
     assert json.loads((folder / "status.json").read_text())["status"] == "done"
 
 
+@pytest.mark.slow
 def test_the_data_is_in_private_files_only(models: dict[str, Path], tmp_path: Path) -> None:
     assert run_command(["audit", *name_models(models), *BRIEF, "name=private"]) == 0
     folder = tmp_path / "outputs" / "audit" / "private"

@@ -167,6 +167,7 @@ def test_an_answer_that_no_layer_tells_apart_has_no_depth() -> None:
     assert "5 of 5 rows have no depth" in outcomes["unlearned"].notes[-1]
 
 
+@pytest.mark.slow
 def test_what_the_last_layer_alone_hides_is_intact_and_what_was_never_there_is_not() -> None:
     target, unlearned = make_planted_models()
     models, data = {"target": target, "retain": make_llama()}, make_audit_data(ROWS)

@@ -204,6 +204,7 @@ def test_words_are_not_stemmed(suite: Suite, name: str) -> None:
     assert catalog.METRICS["rouge"].sample(evidence) == pytest.approx(0.4)
 
 
+@pytest.mark.slow
 def test_knowledge_memorisation_is_that_of_a_plain_loop(
     news: tuple[Path, Any], model: Any, tokenizer: Any, found: Evaluation
 ) -> None:
