@@ -353,6 +353,11 @@ def is_sharded(run: Run) -> bool:
     return bool({"fsdp", "deepspeed"} & set(run.hardware.args))
 
 
+def uses_deepspeed(run: Run) -> bool:
+    """Whether a training's step is DeepSpeed's engine's."""
+    return "deepspeed" in run.hardware.args
+
+
 def check_ranges(run: Run) -> None:
     """Raise UserError for the first value outside what its field allows."""
     for name, value, f in walk_fields(run):

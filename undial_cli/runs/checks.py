@@ -22,6 +22,7 @@ from undial_cli.config.schema import (
     UnlearnRun,
     check_ranges,
     is_sharded,
+    uses_deepspeed,
 )
 from undial_cli.data import focus
 from undial_cli.errors import UserError, bad_value
@@ -37,7 +38,7 @@ from undial_cli.training.arguments import check_training_arguments
 
 # Processes that a CPU run may have on any machine; beyond its cores they only wait.
 LEAST_PROCESSES = 8
-GPU_HARDWARE = ("single_gpu", "ddp", "fsdp", "deepspeed_zero3")
+GPU_HARDWARE = ("single_gpu", "ddp", "fsdp", "deepspeed_zero2", "deepspeed_zero3")
 
 
 def check_run(resolved: ResolvedRun) -> None:
@@ -98,7 +99,9 @@ def check_hardware(run: Run) -> None:
     """The devices that the hardware config asks for must be there."""
     name, hardware = run.hardware.name, run.hardware
     gpus = torch.cuda.device_count()
-    if name in GPU_HARDWARE and gpus == 0:
+    if uses_deepspeed(run) and gpus == 0 and hardware.num_processes:
+        check_deepspeed_on_cpu(run)
+    elif name in GPU_HARDWARE and gpus == 0:
         raise UserError(
             f"hardware={name}: needs a GPU and none is visible; allowed here is hardware=cpu "
             "(hardware.num_processes=N) or hardware=auto"
@@ -114,8 +117,17 @@ def check_hardware(run: Run) -> None:
         )
     if hardware.precision == "fp16" and (name == "cpu" or gpus == 0):
         raise bad_value("hardware.precision", "fp16", "no or bf16 on a CPU")
-    if name == "deepspeed_zero3" and importlib.util.find_spec("deepspeed") is None:
+    if uses_deepspeed(run) and importlib.util.find_spec("deepspeed") is None:
         raise UserError(f"hardware={name}: needs deepspeed: pip install 'undial[deepspeed]'")
+
+
+def check_deepspeed_on_cpu(run: Run) -> None:
+    """What DeepSpeed does not do on CPU processes, where it is asked for with their number."""
+    if run.hardware.precision == "bf16":
+        raise UserError(
+            f"hardware.precision=bf16: not possible with hardware={run.hardware.name} on a CPU, "
+            "whose weights have model.dtype; allowed is no"
+        )
 
 
 def check_evaluation_libraries(run: Run) -> None:

@@ -10,12 +10,13 @@ import os
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from undial_cli import ui
-from undial_cli.config.schema import Run
+from undial_cli.config.schema import Run, uses_deepspeed
 from undial_cli.errors import WorldError, first_line
 from undial_cli.system.supervision import is_watched
 
@@ -60,20 +61,35 @@ def join_process_group(run: Run) -> torch.device:
     Raises:
         WorldError: the other processes did not come within `hardware.timeout`.
     """
-    from accelerate import PartialState
+    from accelerate.state import AcceleratorState, PartialState
 
     seconds = run.hardware.timeout
     timeout = WATCHED_TIMEOUT if is_watched() else timedelta(seconds=seconds)
+    # What a run before this one told accelerate, in the same processes, or a launcher's own file.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = str(uses_deepspeed(run)).lower()
+    kind = describe_deepspeed_group() if uses_deepspeed(run) else {"cpu": is_cpu_run(run)}
     with say_wait(seconds):
         try:
             # Made once per process and shared: the Trainer's accelerator finds it and keeps it.
-            state = PartialState(cpu=is_cpu_run(run), timeout=timeout)
+            state = PartialState(**kind, timeout=timeout)
         except dist.DistError as error:
             raise WorldError(
                 f"{describe_meeting()}: no process group within hardware.timeout={seconds} s "
                 f"({first_line(error)})"
             ) from error
     return torch.device(state.device or "cpu")
+
+
+def describe_deepspeed_group() -> dict[str, Any]:
+    """What accelerate is told of a group that DeepSpeed joins, on CPUs too."""
+    if torch.cuda.is_available():
+        return {}
+    from deepspeed.ops import __compatible_ops__
+
+    # Its sums through shared memory would be compiled first, for a minute; gloo has them too.
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    return {"backend": "gloo"}  # `cpu=True` would mean DDP to accelerate, whatever else is said
 
 
 @contextlib.contextmanager

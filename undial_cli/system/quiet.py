@@ -12,8 +12,11 @@ def silence_libraries() -> None:
     # Tokenizers warn of every fork after they were used in parallel.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import datasets
+    import torch
     import transformers
 
+    if not torch.cuda.is_available():  # or DeepSpeed warns that it found none, where it is there
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.utils.logging.set_verbosity(logging.CRITICAL)  # what it logs as an error it raises too

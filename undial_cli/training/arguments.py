@@ -11,7 +11,7 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from undial_cli import ui
-from undial_cli.config.schema import TrainingRun
+from undial_cli.config.schema import TrainingRun, uses_deepspeed
 from undial_cli.config.training_arguments import (
     ARGUMENT_KEYS,
     KEY_ALIASES,
@@ -67,14 +67,20 @@ def check_argument_field(key: str, name: str, value: object) -> None:
 
 
 def make_training_arguments(
-    run: TrainingRun, schedule: Schedule, folder: Path
+    run: TrainingRun, schedule: Schedule, folder: Path, is_converted: bool = False
 ) -> TrainingArguments:
-    """The arguments under which the schedule is one epoch, read sequentially."""
+    """The arguments under which the schedule is one epoch, read sequentially.
+
+    Args:
+        is_converted: the state to resume from was converted for this number of processes.
+    """
     train, dealing = run.train, schedule.dealing
     warmup = train.warmup_steps or round(train.warmup_epochs * schedule.steps_per_epoch)
     fields = fill_argument_fields(
         run, str(folder), dealing.micro, dealing.accumulation, schedule.steps, warmup
     )
+    if is_converted:
+        fields["deepspeed"] = {**fields["deepspeed"], "checkpoint": {"load_universal": True}}
     return TrainingArguments(**fields)
 
 
@@ -87,6 +93,8 @@ def fill_argument_fields(
     """
     train, precision = run.train, choose_autocast_dtype(run)
     checkpointing = {"activation_checkpointing": True} if train.activation_checkpointing else {}
+    # Of DeepSpeed's processes accelerate must know from the start (system/hardware.py).
+    joined = {"accelerator_config": {"use_configured_state": True}} if uses_deepspeed(run) else {}
     return {
         "output_dir": folder,
         "per_device_train_batch_size": micro,
@@ -104,7 +112,7 @@ def fill_argument_fields(
         "report_to": train.report_to or "none",
         "seed": run.seed,
         "data_seed": run.seed,
-        "use_cpu": is_cpu_run(run),
+        "use_cpu": is_cpu_run(run) and not joined,  # with it, accelerate would take DDP
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
         "remove_unused_columns": False,  # a micro-batch is no dictionary of columns
@@ -113,6 +121,7 @@ def fill_argument_fields(
         "save_total_limit": 2,  # to resume from, if the newer one is damaged from the one before
         "ddp_find_unused_parameters": False,  # each term reaches every trained parameter
         **checkpointing,
+        **joined,
         **train.args,
         **run.hardware.args,
     }

@@ -20,7 +20,7 @@ from undial_cli.models import adapters
 from undial_cli.system import processes, signals
 from undial_cli.system.files import make_private_folder
 from undial_cli.system.private_files import note_private
-from undial_cli.training import packing
+from undial_cli.training import deepspeed_states, packing
 from undial_cli.training.arguments import make_training_arguments
 from undial_cli.training.callbacks import EventCallback, MetricsLog, StateSaving, Watcher
 from undial_cli.training.fit import refuse_packing
@@ -96,6 +96,7 @@ def run_training(
             with signals.release_signals(), ui.show_progress("teacher", teacher.samples) as bar:
                 fill_teacher(run, teacher, model, schedule, bar.advance)
         note_process_count(resume, start)
+        is_converted = start is not None and convert_shares(start)
         if start:
             ui.say(f"resuming at step {done} of {schedule.steps}")
         with ui.show_progress("training", schedule.steps, done) as bar:
@@ -105,7 +106,7 @@ def run_training(
                 steps_per_epoch=schedule.steps_per_epoch,
                 max_loss_rise=run.train.max_loss_rise,
                 model=model,  # type: ignore[arg-type]
-                args=make_training_arguments(run, schedule, resume),
+                args=make_training_arguments(run, schedule, resume, is_converted),
                 train_dataset=schedule,
                 data_collator=schedule.collate,  # type: ignore[arg-type]
                 processing_class=None,
@@ -139,6 +140,15 @@ def run_training(
             except Diverged as error:
                 raise WorldError(f"{error}; {suggest_remedy(run)}") from error
     return trainer
+
+
+def convert_shares(state: Path) -> bool:
+    """Whether a state is DeepSpeed's for another number of processes, and was made fit for this."""
+    shares = deepspeed_states.count_shares(state)
+    if shares in (0, processes.get_process_count()):
+        return False
+    processes.run_on_main(lambda: deepspeed_states.convert_state(state))
+    return True
 
 
 def note_process_count(resume: Path, start: Path | None) -> None:

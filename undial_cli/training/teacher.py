@@ -19,7 +19,7 @@ from torch import nn
 
 from undial_cli import ui
 from undial_cli.config.identity import hash_json
-from undial_cli.config.schema import TeacherConfig, TrainingRun
+from undial_cli.config.schema import TeacherConfig, TrainingRun, uses_deepspeed
 from undial_cli.data.collate import Batch
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import WorldError
@@ -69,7 +69,8 @@ def make_teacher(
     adapted = run.adapter.name != "none"
     # All that the signal depends on besides the data; versions, as another one rounds differently.
     content = [target, describe_rounding(run), run.model.dtype, run.model.attn_implementation,
-               choose_autocast_dtype(run), torch.__version__, transformers.__version__]  # fmt: skip
+               choose_autocast_dtype(run), torch.__version__, transformers.__version__,
+               *(["deepspeed"] if uses_deepspeed(run) else [])]  # fmt: skip
     with open_autocast(run, next(model.parameters()).device):
         teacher = CachedTeacher(model, locate_in_cache("teacher"), hash_json(content), adapted)
     for name, loss in asking.items():
@@ -153,7 +154,7 @@ def fill_teacher(
 def open_autocast(run: TrainingRun, device: torch.device) -> contextlib.AbstractContextManager:
     """The same mixed precision for the teacher as for the student."""
     precision = choose_autocast_dtype(run)
-    if precision == "no":
+    if precision == "no" or uses_deepspeed(run):  # whose engine casts the weights themselves
         return contextlib.nullcontext()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     return torch.autocast(device.type, dtype)

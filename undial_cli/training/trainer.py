@@ -36,6 +36,7 @@ from undial_cli.models.head import head_job
 from undial_cli.system import processes
 from undial_cli.system.files import remove_folder
 from undial_cli.system.private_files import open_private_umask
+from undial_cli.training import deepspeed_states
 from undial_cli.training.layers import capture_layer_states
 from undial_cli.training.states import STATE_PREFIX, seal_state
 from undial_cli.training.teacher import Teacher
@@ -153,6 +154,17 @@ class UnlearningTrainer(Trainer):
         totals = self.accelerator.gather(torch.tensor([[*counts, tokens]], device=device)).sum(0)  # type: ignore[union-attr]
         self.tokens += totals[-1]
         return totals[:-1]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimiser of the run's arguments; its groups are noted, see deepspeed_states.py."""
+        optimizer = super().create_optimizer(model)
+        self.groups = deepspeed_states.list_group_settings(optimizer)
+        return optimizer
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and deepspeed_states.is_converted(Path(checkpoint)):
+            deepspeed_states.mend_optimiser(self.optimizer, self.groups)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
         """The schedule is read in its own order."""
@@ -322,7 +334,8 @@ def spell_number(number: float) -> str:
 
 def check_finite_weights(model: Any, step: int) -> None:
     """Raise Diverged, on every process, if trained weights are NaN or infinite."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+    # Of a weight that ZeRO-3 dealt out, this process's share: the rest is elsewhere.
+    trained = [getattr(p, "ds_tensor", p) for p in model.parameters() if p.requires_grad]
     if not all(processes.gather_items([all(bool(torch.isfinite(p).all()) for p in trained)])):
         raise Diverged(f"training diverged at step {step}: its weights are NaN or infinite")
 
