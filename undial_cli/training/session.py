@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli import ui
-from undial_cli.config.schema import Run, TeacherConfig, TrainingRun, is_sharded
+from undial_cli.config.schema import Run, TeacherConfig, TrainingRun, is_sharded, uses_deepspeed
 from undial_cli.data.example import Example
 from undial_cli.data.schedule import Schedule, TrainingSample
 from undial_cli.evaluation.evaluate import evaluate_suite
@@ -98,6 +99,8 @@ def train_and_save(session: TrainingSession, device: torch.device) -> None:
         if use_cache is not None:  # the Trainer switches it off, and it is saved with the config
             base.config.use_cache = use_cache
         save_checkpoint(session, trainer, merges)
+    if uses_deepspeed(run):
+        unset_hf_deepspeed_config()  # or transformers would load the next model in shares, too
 
 
 def announce_cpu_limits(run: TrainingRun) -> None:
