@@ -1,21 +1,28 @@
-"""`undial` under FSDP2 on CPU processes: run by torchrun from test_distributed.py.
+"""`undial` under FSDP2 on CPU processes, one run after another: `fsdp_on_cpu.py WORDS -- WORDS`.
 
-accelerate takes DistributedDataParallel on a CPU even where FSDP is asked for; here it is told
-that FSDP is meant. The run fails unless the trained model was really sharded.
+Run by torchrun from test_fsdp.py and others. accelerate takes DistributedDataParallel on a CPU even
+where FSDP is asked for; here it is told that FSDP is meant. A run fails unless the trained model
+was really sharded. With KILL_AFTER=STEP in the environment each process kills itself then.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
 from typing import Any
 
 from accelerate import state
 from accelerate.utils import DistributedType
 
-from undial_cli.cli import main
+from undial_cli import cli
 from undial_cli.training import loop
+from undial_cli.training.trainer import UnlearningTrainer
 
 set_up = state.AcceleratorState.__init__
 check_finite = loop.check_finite_weights
+run_one = cli.run_command
+end_step = UnlearningTrainer.end_step
 
 
 def set_up_fsdp(self: Any, *words: Any, **keys: Any) -> None:
@@ -35,7 +42,24 @@ def check_sharded(model: Any, *words: Any) -> None:
     check_finite(model, *words)
 
 
+def end_step_and_die(self: UnlearningTrainer) -> None:
+    """The trainer's own end of a step, and after one of them the end of this process."""
+    end_step(self)
+    if self.state.global_step == int(os.environ["KILL_AFTER"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_commands(argv: list[str]) -> int:
+    """Run the commands that `--` separates, up to the first that fails; returns its exit code."""
+    groups = itertools.groupby(argv, lambda word: word == "--")
+    codes = (run_one(list(words)) for is_separator, words in groups if not is_separator)
+    return next((code for code in codes if code), 0)
+
+
 if __name__ == "__main__":
     state.AcceleratorState.__init__ = set_up_fsdp
     loop.check_finite_weights = check_sharded
-    main()
+    cli.run_command = run_commands
+    if "KILL_AFTER" in os.environ:
+        UnlearningTrainer.end_step = end_step_and_die
+    cli.main()

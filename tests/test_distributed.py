@@ -301,16 +301,6 @@ def test_a_workers_failure_names_rank_and_reason(tmp_path: Path, random_model: P
     assert not (folder / "checkpoint").exists()
 
 
-FSDP = [
-    "hardware.args.fsdp=true",
-    "hardware.args.fsdp_config.version=2",
-    "hardware.args.fsdp_config.transformer_layer_cls_to_wrap=[LlamaDecoderLayer]",
-    "hardware.args.fsdp_config.reshard_after_forward=true",
-    "hardware.args.fsdp_config.state_dict_type=FULL_STATE_DICT",
-    "hardware.args.fsdp_config.cpu_ram_efficient_loading=false",
-]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 def test_every_lean_option_leaves_an_untied_model_the_same_on_every_layout(
@@ -322,56 +312,3 @@ def test_every_lean_option_leaves_an_untied_model_the_same_on_every_layout(
     assert_same_run(whole, train("2 x 2", *words), 1e-9, 1e-9)
     plain = [w for w in words if w not in LEAN]
     assert_same_run(whole, train("1 x 4", *plain, "train.packing=off"), 1e-9, 1e-9)
-
-
-UNDIAL = ["method=undial", "method.retain=klr"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "adapter, tied, method",
-    [
-        *((adapter, tied, UNDIAL) for adapter in ("none", "lora") for tied in (True, False)),
-        ("none", True, ["method=task_arithmetic"]),
-        ("none", False, ["method=task_arithmetic"]),
-        ("none", False, ["method=rmu", "method.layer=0"]),
-        ("lora", True, ["method=altpo"]),
-    ],
-)
-def test_a_sharded_run_is_the_run_of_one_process(
-    adapter: str,
-    tied: bool,
-    method: list[str],
-    random_model: Path,
-    untied_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = random_model if tied else untied_model
-    words = [
-        "unlearn", "data=jsonl",
-        f"data.forget_file={write_answers(tmp_path / 'f.jsonl', range(13))}",
-        f"data.retain_file={write_answers(tmp_path / 'r.jsonl', range(50, 60))}", "eval=none",
-        f"model.path={model}", "hardware=cpu", *method, *LEAN,
-        f"adapter={adapter}", "adapter.dropout=0", "train.max_steps=4", "train.batch_size=5",
-        "train.optim=sgd", "train.learning_rate=0.05", "train.warmup_steps=0",
-    ]  # fmt: skip
-    script = str(Path(__file__).parent / "fsdp_on_cpu.py")
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-         script, *words,
-         *FSDP, "name=sharded"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "another"))
-    assert run_command([*words, f"output_dir={tmp_path / 'outputs'}", "name=whole"]) == 0
-    sharded, whole = (tmp_path / "outputs" / "unlearn" / name for name in ("sharded", "whole"))
-    (a,), (b,) = (list((f / "checkpoint").glob("*.safetensors")) for f in (sharded, whole))
-    one, other = load_file(a), load_file(b)
-    assert set(other) <= set(one)
-    before = load_file(model / "model.safetensors") if adapter == "none" else {}
-    for key, value in other.items():
-        assert torch.allclose(one[key], value, atol=1e-5), key
-    changed = {k for k, v in before.items() if not torch.equal(other[k], v)}
-    assert changed >= {k for k in before if "proj" in k and ("rmu" not in method[0] or "s.0." in k)}

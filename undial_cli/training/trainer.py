@@ -288,6 +288,13 @@ class UnlearningTrainer(Trainer):
         processes.wait_for_all()  # each process's random numbers are a file of it
         processes.run_on_main(lambda: seal_state(folder))
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Write the weights, of tied ones one: gathered from shards they are two tensors."""
+        if state_dict is not None:
+            tied = getattr(self.model, "all_tied_weights_keys", {})
+            state_dict = {k: v for k, v in state_dict.items() if tied.get(k) not in state_dict}
+        super()._save(output_dir, state_dict)
+
     def load_own_state(self, folder: Path) -> None:
         """What `_save_checkpoint` wrote beside the Trainer's files."""
         self.method.load_state_dict(json.loads((folder / METHOD_STATE_FILE).read_text("utf-8")))

@@ -1,0 +1,138 @@
+"""FSDP2 on two CPU processes: what one process gives, a killed run gives, an evaluation gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import read_jsonl
+from safetensors.torch import load_file
+from test_distributed import LEAN, write_answers
+from transformers import AutoModelForCausalLM
+
+from undial_cli.cli import run_command
+
+FSDP = [
+    "hardware.args.fsdp=true",
+    "hardware.args.fsdp_config.version=2",
+    "hardware.args.fsdp_config.transformer_layer_cls_to_wrap=[LlamaDecoderLayer]",
+    "hardware.args.fsdp_config.reshard_after_forward=true",
+    "hardware.args.fsdp_config.state_dict_type=FULL_STATE_DICT",
+    "hardware.args.fsdp_config.cpu_ram_efficient_loading=false",
+]
+SCRIPT = Path(__file__).parent / "fsdp_on_cpu.py"
+KLR = ["method=undial", "method.retain=klr"]
+NPO = ["method=npo", "method.retain=gdr"]
+RMU = ["method=rmu", "method.layer=0"]
+PDU = ["method=pdu", "method.dual_warmup_epochs=0.5"]
+# Method, adapter, whether the head is tied.
+CASES = [
+    (KLR, "none", True),
+    (KLR, "lora", False),
+    (NPO, "none", False),
+    (NPO, "lora", True),
+    (RMU, "none", False),
+    (RMU, "lora", True),
+    (PDU, "none", True),
+    (PDU, "lora", False),
+    (["method=altpo"], "none", False),
+    (["method=altpo"], "lora", True),
+    (["method=task_arithmetic"], "none", True),
+    (["method=task_arithmetic"], "none", False),
+]
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    """A short run's words, but for its name, model and adapter."""
+    forget = write_answers(tmp_path / "f.jsonl", range(13))
+    retain = write_answers(tmp_path / "r.jsonl", range(50, 60))
+    return [
+        "unlearn", "data=jsonl", f"data.forget_file={forget}", f"data.retain_file={retain}",
+        "hardware=cpu", "adapter.dropout=0", "train.batch_size=5", "train.warmup_steps=0",
+        "report=false",
+    ]  # fmt: skip
+
+
+def run_sharded(
+    folder: Path, *commands: list[str], processes: int = 2, **env: str
+) -> subprocess.CompletedProcess:
+    """Commands one after another, in the same sharded processes."""
+    argv = [word for command in commands for word in (*command, *FSDP, "--")]
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node",
+         str(processes), str(SCRIPT), *argv],
+        cwd=folder, capture_output=True, text=True, timeout=500, env={**os.environ, **env},
+    )  # fmt: skip
+
+
+def read_losses(folder: Path) -> list[dict[str, float]]:
+    """The losses of every step."""
+    return [
+        {name: row[name] for name in row if name.endswith("loss")}
+        for row in read_jsonl(folder / "metrics.jsonl")
+        if "loss" in row
+    ]
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = (folder / "checkpoint").glob("*.safetensors")
+    return load_file(file)
+
+
+def compute_logits(checkpoint: Path) -> torch.Tensor:
+    """What a checkpoint says of a few tokens, loaded without this package."""
+    load: Callable = AutoModelForCausalLM.from_pretrained
+    if (checkpoint / "adapter_config.json").is_file():
+        from peft import AutoPeftModelForCausalLM
+
+        load = AutoPeftModelForCausalLM.from_pretrained
+    model = load(checkpoint, dtype=torch.float64).eval()
+    with torch.no_grad():
+        return model(input_ids=torch.arange(3, 40)[None]).logits
+
+
+@pytest.mark.slow
+def test_a_sharded_run_is_the_run_of_one_process(
+    words: list[str],
+    random_model: Path,
+    untied_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = [
+        [*words, "eval=none", *method, f"adapter={adapter}", *LEAN, "model.dtype=float64",
+         f"model.path={random_model if tied else untied_model}", "train.max_steps=3", f"name=r{i}"]
+        for i, (method, adapter, tied) in enumerate(CASES)
+    ]  # fmt: skip
+    done = run_sharded(tmp_path, *runs)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "another"))
+    for run, (method, adapter, tied) in zip(runs, CASES, strict=True):
+        assert run_command([*run, f"output_dir={tmp_path / 'whole'}"]) == 0
+        one, other = (tmp_path / f / "unlearn" / run[-1][5:] for f in ("outputs", "whole"))
+        case = f"{' '.join(method)} {adapter}"
+        losses = read_losses(one), read_losses(other)
+        for a, b in zip(*losses, strict=True):
+            assert a == pytest.approx(b, rel=1e-9, abs=1e-9), case
+        assert len({row["loss"] for row in losses[0]}) == 3, case
+        sharded, whole = read_weights(one), read_weights(other)
+        assert sharded.keys() == whole.keys(), case
+        worst = max(float((sharded[k] - whole[k]).abs().max()) for k in whole)
+        assert worst < 1e-9, case
+        logits = [compute_logits(f / "checkpoint") for f in (one, other)]
+        assert torch.allclose(*logits, rtol=0, atol=1e-7), case
+        assert torch.isfinite(logits[0]).all(), case
+        last = "layers.0." if "rmu" in method[0] else ""  # beyond its layer nothing is trained
+        if adapter == "lora":
+            changed = {k for k, v in sharded.items() if bool(v.any())}
+            assert changed >= {k for k in whole if "lora_B" in k and last in k}, case
+        else:
+            before = load_file((random_model if tied else untied_model) / "model.safetensors")
+            changed = {k for k, v in before.items() if not torch.equal(whole[k], v.double())}
+            assert changed >= {k for k in before if "proj" in k and last in k}, case
