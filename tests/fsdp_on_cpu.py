@@ -2,7 +2,8 @@
 
 Run by torchrun from test_fsdp.py and others. accelerate takes DistributedDataParallel on a CPU even
 where FSDP is asked for; here it is told that FSDP is meant. A run fails unless the trained model
-was really sharded. With KILL_AFTER=STEP in the environment each process kills itself then.
+was really sharded. With KILL_AFTER=N in the environment each process kills itself after N steps of
+its runs together.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ set_up = state.AcceleratorState.__init__
 check_finite = loop.check_finite_weights
 run_one = cli.run_command
 end_step = UnlearningTrainer.end_step
+steps = itertools.count(1)
 
 
 def set_up_fsdp(self: Any, *words: Any, **keys: Any) -> None:
@@ -43,9 +45,9 @@ def check_sharded(model: Any, *words: Any) -> None:
 
 
 def end_step_and_die(self: UnlearningTrainer) -> None:
-    """The trainer's own end of a step, and after one of them the end of this process."""
+    """The trainer's own end of a step, and after the last of them the end of this process."""
     end_step(self)
-    if self.state.global_step == int(os.environ["KILL_AFTER"]):
+    if next(steps) == int(os.environ["KILL_AFTER"]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -136,3 +137,43 @@ def test_a_sharded_run_is_the_run_of_one_process(
             before = load_file((random_model if tied else untied_model) / "model.safetensors")
             changed = {k for k, v in before.items() if not torch.equal(whole[k], v.double())}
             assert changed >= {k for k in before if "proj" in k and last in k}, case
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_two_processes_and_with_one(
+    words: list[str], random_model: Path, tmp_path: Path
+) -> None:
+    def name_run(name: str, adapter: str) -> list[str]:
+        return [*words, "eval=none", "method=undial", f"adapter={adapter}", f"name={name}",
+                f"model.path={random_model}", "train.max_steps=6", "train.save_steps=2",
+                "model.dtype=float64", *LEAN]  # fmt: skip
+
+    runs = tmp_path / "outputs" / "unlearn"
+    full, lora = name_run("full", "none"), name_run("lora", "lora")
+    undisturbed = name_run("whole_full", "none"), name_run("whole_lora", "lora")
+    # In the third step, when the state of the second is saved.
+    killed = run_sharded(tmp_path, *undisturbed, full, KILL_AFTER="15")
+    assert "Signal 9 (SIGKILL) received" in killed.stderr
+    shutil.copytree(runs / "full", runs / "one_full")
+    killed = run_sharded(tmp_path, full, lora, KILL_AFTER="7")
+    assert "Signal 9 (SIGKILL) received" in killed.stderr
+    shutil.copytree(runs / "lora", runs / "one_lora")
+    assert run_sharded(tmp_path, lora).returncode == 0
+    one = name_run("one_full", "none"), name_run("one_lora", "lora")
+    done = run_sharded(tmp_path, *one, processes=1)
+    assert done.returncode == 0, done.stderr
+    for adapter in ("full", "lora"):
+        whole, resumed, alone = (
+            runs / name for name in (f"whole_{adapter}", adapter, f"one_{adapter}")
+        )
+        assert "resuming at step 2 of 6" in (resumed / "log.txt").read_text()
+        assert "resumed with 1 processes after 2" in (alone / "log.txt").read_text()
+        assert read_losses(resumed) == read_losses(whole)
+        expected, bits = read_weights(whole), read_weights(resumed)
+        assert all(torch.equal(bits[key], expected[key]) for key in expected)
+        # AdamW's means are whole in the state: without them the first step would be twice as large.
+        for a, b in zip(read_losses(alone), read_losses(whole), strict=True):
+            assert a == pytest.approx(b, rel=1e-9)
+        weights = read_weights(alone)
+        worst = max(float((weights[key] - expected[key]).abs().max()) for key in expected)
+        assert worst < 1e-9
