@@ -40,7 +40,11 @@ def set_up_fsdp(self: Any, *words: Any, **keys: Any) -> None:
 
 def check_sharded(model: Any, *words: Any) -> None:
     """The trainer's own check, and that the model was wrapped by FSDP."""
-    assert type(model).__name__.startswith("FSDP"), type(model)
+    is_zero3 = all(hasattr(p, "ds_tensor") and not p.numel() for p in model.parameters())
+    is_zero2 = getattr(state.AcceleratorState(), "deepspeed_plugin", None) is not None and (
+        state.AcceleratorState().deepspeed_plugin.zero_stage == 2
+    )
+    assert is_zero3 or is_zero2 or type(model).__name__.startswith("FSDP"), type(model)
     check_finite(model, *words)
 
 

@@ -2,8 +2,8 @@
 
 Arithmetic on the sizes of parameters, as torch's FSDP2 through accelerate deals them out: a layer
 is whole while it computes, in the dtype of the products; with mixed precision what is trained is
-held in float32; weights in 4 bits are not shared. ZeRO-3 is taken for the same. Exchanges are those
-of a ring. Knows no network and no time.
+held in float32; weights in 4 bits are not shared. ZeRO-3 is taken for the same; ZeRO-2 shares
+gradients and states alone. Exchanges are those of a ring. Knows no network and no time.
 """
 
 from __future__ import annotations
@@ -121,9 +121,12 @@ def share_among_processes(
         memory.step += memory.copies
         return 2 * away * memory.gradients
     mixed = choose_autocast_dtype(run) != "no"
+    trained = measure_unit((p for p in model.parameters() if p.requires_grad), mixed)
+    if find_zero_stage(run) < 3:
+        share_states(memory, trained, mixed, processes)
+        return 2 * away * trained.moved
     shared = deal_out_model(model, mixed)
     whole = shared.whole
-    trained = measure_unit((p for p in model.parameters() if p.requires_grad), mixed)
     # Gradients and states are of the dtype in which what is trained is held; 8-bit states of none.
     grown = trained.held / max(1, trained.made)
     weights = memory.weights - whole.made + whole.alone + whole.held / processes
@@ -138,3 +141,21 @@ def share_among_processes(
     memory.weights, memory.optimiser, memory.gradients = weights, optimiser, gradients
     # Gathered before the forward and the backward pass of each; gradients are handed back in each.
     return passes * away * (2 * whole.moved - shared.tail.moved + whole.gradients)
+
+
+def find_zero_stage(run: TrainingRun) -> int:
+    """What is shared: 3 for all, 2 for gradients and states alone."""
+    return run.hardware.args.get("deepspeed", {}).get("zero_optimization", {}).get("stage", 3)
+
+
+def share_states(memory: DeviceMemory, trained: UnitBytes, mixed: bool, processes: int) -> None:
+    """Share out the optimiser's states and the gradients; the weights stay whole on each.
+
+    Under mixed precision the float32 weights that are trained belong to the states.
+    """
+    master = trained.held if mixed else 0
+    grown = trained.held / max(1, trained.made)
+    optimiser = (memory.optimiser * grown + master) / processes
+    # Whole until the last of a micro-batch's are there, of which buckets are handed on: the peak.
+    memory.step += optimiser - memory.optimiser
+    memory.optimiser = optimiser

@@ -99,12 +99,14 @@ def check_hardware(run: Run) -> None:
     """The devices that the hardware config asks for must be there."""
     name, hardware = run.hardware.name, run.hardware
     gpus = torch.cuda.device_count()
-    if uses_deepspeed(run) and gpus == 0 and hardware.num_processes:
+    on_cpu = gpus == 0 and uses_deepspeed(run)
+    if on_cpu and (hardware.num_processes or launcher_environment.is_launched()):
         check_deepspeed_on_cpu(run)
     elif name in GPU_HARDWARE and gpus == 0:
+        also = ", or this with hardware.num_processes=N for a small run on CPUs" if on_cpu else ""
         raise UserError(
             f"hardware={name}: needs a GPU and none is visible; allowed here is hardware=cpu "
-            "(hardware.num_processes=N) or hardware=auto"
+            f"(hardware.num_processes=N) or hardware=auto{also}"
         )
     cores = max(LEAST_PROCESSES, os.cpu_count() or 1)
     if (name == "cpu" or not gpus) and (hardware.num_processes or 1) > cores:

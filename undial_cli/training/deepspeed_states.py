@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,19 @@ def convert_state(state: Path) -> None:
             f"{state}: saved by {count_shares(state)} processes, and DeepSpeed makes it fit for "
             "another number with AdamW alone; hardware.num_processes as it was goes on from it"
         ) from error
+
+
+@contextlib.contextmanager
+def mark_whole_adapter(model: torch.nn.Module) -> Iterator[None]:
+    """While open, all of a fresh adapter counts as trained: of others DeepSpeed saves nothing."""
+    frozen = [p for name, p in model.named_parameters() if ".default" in name and not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def list_group_settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

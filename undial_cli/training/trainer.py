@@ -288,6 +288,11 @@ class UnlearningTrainer(Trainer):
         processes.wait_for_all()  # each process's random numbers are a file of it
         processes.run_on_main(lambda: seal_state(folder))
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        whole = deepspeed_states.mark_whole_adapter(self.model)  # type: ignore[arg-type]
+        with whole if self.is_deepspeed_enabled else contextlib.nullcontext():
+            super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Write the weights, of tied ones one: gathered from shards they are two tensors."""
         if state_dict is not None:
