@@ -92,7 +92,9 @@ def test_a_base_with_weights_is_not_passed_over(
 
 
 @without_gpu
-@pytest.mark.parametrize("option", ["single_gpu", "ddp", "fsdp", "deepspeed_zero3"])
+@pytest.mark.parametrize(
+    "option", ["single_gpu", "ddp", "fsdp", "deepspeed_zero2", "deepspeed_zero3"]
+)
 def test_hardware_that_is_not_there_is_refused(option: str, refuse: Refuse) -> None:
     line = refuse("unlearn", f"hardware={option}")
     assert f"hardware={option}" in line

@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_distributed import LEAN
 from test_fsdp import CASES, SCRIPT, compute_logits, read_losses, read_weights
-from test_fsdp import words as words  # noqa: PLC0414
+from test_fsdp import words as words
 
 from undial_cli.cli import run_command
 
@@ -45,17 +45,18 @@ def test_a_sharded_run_is_the_run_of_one_process(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    cases = [case for case in CASES if "task_arithmetic" not in case[0][0]]
     runs = [
         [*words, "eval=none", *method, f"adapter={adapter}", *LEAN, "train.max_steps=3",
          f"model.path={random_model if tied else untied_model}", f"name=r{i}"]
-        for i, (method, adapter, tied) in enumerate(CASES)
+        for i, (method, adapter, tied) in enumerate(cases)
     ]  # fmt: skip
-    engines = [ZERO3] * len(CASES)
+    engines = [ZERO3] * len(runs)
     engines[1], engines[2], engines[3] = ZERO2, [*ZERO3, *OFFLOAD], [*ZERO2, *OFFLOAD[:1]]
     done = run_deepspeed(tmp_path, *([*r, *e] for r, e in zip(runs, engines, strict=True)))
     assert done.returncode == 0, done.stderr
     monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "another"))
-    for run, (method, adapter, _) in zip(runs, CASES, strict=True):
+    for run, (method, adapter, _) in zip(runs, cases, strict=True):
         assert run_command([*run, f"output_dir={tmp_path / 'whole'}"]) == 0
         one, other = (tmp_path / f / "unlearn" / run[-1][5:] for f in ("outputs", "whole"))
         case = f"{' '.join(method)} {adapter}"
@@ -66,8 +67,7 @@ def test_a_sharded_run_is_the_run_of_one_process(
         sharded, whole = read_weights(one), read_weights(other)
         assert sharded.keys() == whole.keys(), case
         logits = [compute_logits(f / "checkpoint") for f in (one, other)]
-        print(case, max(float((sharded[k] - whole[k]).abs().max()) for k in whole), float((logits[0]-logits[1]).abs().max()))
-        assert torch.allclose(*logits, rtol=0, atol=1e-2), case
+        assert torch.allclose(*logits, rtol=0, atol=1e-3), case
 
 
 @pytest.mark.slow
@@ -78,7 +78,8 @@ def test_a_killed_run_goes_on_with_two_processes_and_with_one(
         engine, adapter = (ZERO2, "none") if "zero2" in name else (ZERO3, "lora")
         return [*words, "eval=none", "method=npo", "method.retain=gdr", f"adapter={adapter}",
                 *engine, f"name={name}", f"model.path={random_model}", "train.max_steps=5",
-                "train.save_steps=2", "hardware.micro_batch_size=2", "train.batch_size=6"]  # fmt: skip
+                "train.save_steps=2", "hardware.micro_batch_size=2",
+                "train.batch_size=6"]  # fmt: skip
 
     runs = tmp_path / "outputs" / "unlearn"
     whole = name_run("whole_zero2"), name_run("whole_zero3")

@@ -29,6 +29,7 @@ NEEDS_GPU: set[Option] = {
     ("hardware", "single_gpu"),
     ("hardware", "ddp"),
     ("hardware", "fsdp"),
+    ("hardware", "deepspeed_zero2"),
     ("hardware", "deepspeed_zero3"),
 }
 # Refused everywhere: a suite on another data set's data.

@@ -15,17 +15,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from undial_cli.errors import WorldError
 from undial_cli.system.files import remove_folder
 
 # What DeepSpeed writes last, and reads first.
 UNIVERSAL_NOTE = "latest_universal"
+# What its files hold besides what torch takes for safe.
+KNOWN_OBJECTS = {
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+}
 
 
 def count_shares(state: Path) -> int:
     """Of how many processes a saved state holds the shares; 0 if it is none of DeepSpeed's."""
     return len(list(state.glob("global_step*/*_optim_states.pt")))
+
+
+def check_contents(state: Path) -> None:
+    """Raise WorldError for a saved state that would run code: its files are loaded as pickles."""
+    for file in sorted(state.rglob("global_step*/**/*.pt")):
+        foreign = set(get_unsafe_globals_in_checkpoint(file)) - KNOWN_OBJECTS
+        if foreign:
+            raise WorldError(
+                f"{file}: holds {', '.join(sorted(foreign))}, which no state of DeepSpeed's has, and "
+                "which could run code; resume=false starts the run again"
+            )
 
 
 def is_converted(state: Path) -> bool:
@@ -69,7 +87,9 @@ def convert_state(state: Path) -> None:
 @contextlib.contextmanager
 def mark_whole_adapter(model: torch.nn.Module) -> Iterator[None]:
     """While open, all of a fresh adapter counts as trained: of others DeepSpeed saves nothing."""
-    frozen = [p for name, p in model.named_parameters() if ".default" in name and not p.requires_grad]
+    frozen = [
+        p for name, p in model.named_parameters() if ".default" in name and not p.requires_grad
+    ]
     for parameter in frozen:
         parameter.requires_grad_(True)
     try:

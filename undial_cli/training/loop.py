@@ -145,6 +145,8 @@ def run_training(
 def convert_shares(state: Path) -> bool:
     """Whether a state is DeepSpeed's for another number of processes, and was made fit for this."""
     shares = deepspeed_states.count_shares(state)
+    if shares:
+        processes.run_on_main(lambda: deepspeed_states.check_contents(state))
     if shares in (0, processes.get_process_count()):
         return False
     processes.run_on_main(lambda: deepspeed_states.convert_state(state))
