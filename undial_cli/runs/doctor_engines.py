@@ -108,7 +108,9 @@ def start_deepspeed() -> str:
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    return f"imported ({deepspeed.__version__}), for {get_accelerator().device_name()}"
+    accelerator = get_accelerator()
+    assert accelerator is not None
+    return f"imported ({deepspeed.__version__}), for {accelerator.device_name()}"
 
 
 def start_harness() -> str:

@@ -41,8 +41,8 @@ def check_contents(state: Path) -> None:
         foreign = set(get_unsafe_globals_in_checkpoint(file)) - KNOWN_OBJECTS
         if foreign:
             raise WorldError(
-                f"{file}: holds {', '.join(sorted(foreign))}, which no state of DeepSpeed's has, and "
-                "which could run code; resume=false starts the run again"
+                f"{file}: holds {', '.join(sorted(foreign))}, which no state of DeepSpeed's has "
+                "and which could run code; resume=false starts the run again"
             )
 
 
@@ -117,9 +117,10 @@ def mend_optimiser(optimizer: Any, settings: list[dict[str, Any]]) -> None:
     DeepSpeed gives all groups the first one's settings, so that weights without decay would get it,
     and one tensor as the count of steps, which each of them would then raise.
     """
-    while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)
-    for state in optimizer.state.values():
+    inner = optimizer
+    while hasattr(inner, "optimizer"):  # accelerate's around DeepSpeed's around torch's
+        inner = inner.optimizer
+    for group, set_before in zip(inner.param_groups, settings, strict=True):
+        group.update(set_before)
+    for state in inner.state.values():
         state["step"] = state["step"].clone()
