@@ -109,7 +109,10 @@ def test_a_task_alone_starts_its_own_processes(environment: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"SLURM_PROCID": "first"}, "first"),
+        ({"SLURM_PROCID": "first"}, "SLURM_PROCID=first"),
+        ({"SLURM_NODEID": "-1"}, "SLURM_NODEID=-1"),
+        ({"SLURM_LOCALID": "-1"}, "SLURM_LOCALID=-1"),
+        ({"SLURM_STEP_NUM_TASKS": "-5"}, "SLURM_STEP_NUM_TASKS=-5"),
         ({"SLURM_NODEID": "3"}, "SLURM_STEP_NUM_TASKS=5"),
         ({"SLURM_STEP_TASKS_PER_NODE": "two"}, "SLURM_STEP_TASKS_PER_NODE=two"),
     ],

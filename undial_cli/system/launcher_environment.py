@@ -73,14 +73,14 @@ def adopt_slurm_step() -> None:
     if tasks == "1" or any(name in environment for name in LAUNCHER_VARIABLES):
         return
     try:
-        node = int(environment["SLURM_NODEID"])
-        job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
+        node = read_count("SLURM_NODEID")
+        job, step = read_count("SLURM_JOB_ID"), read_count("SLURM_STEP_ID")
         on_nodes = list(read_tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"]))
         host = FIRST_HOST.match(environment["SLURM_STEP_NODELIST"])
         launched = {
-            "RANK": str(int(environment["SLURM_PROCID"])),
-            "LOCAL_RANK": str(choose_local_rank(int(environment["SLURM_LOCALID"]))),
-            "WORLD_SIZE": str(int(tasks)),
+            "RANK": str(read_count("SLURM_PROCID")),
+            "LOCAL_RANK": str(choose_local_rank(read_count("SLURM_LOCALID"))),
+            "WORLD_SIZE": str(read_count("SLURM_STEP_NUM_TASKS")),
             "LOCAL_WORLD_SIZE": str(on_nodes[node]),
             "GROUP_RANK": str(node),
         }
@@ -93,6 +93,13 @@ def adopt_slurm_step() -> None:
     environment.update(launched)
     environment.setdefault("MASTER_ADDR", first if len(on_nodes) > 1 else "127.0.0.1")
     environment.setdefault("MASTER_PORT", str(FIRST_PORT + (16 * job + step) % PORTS))
+
+
+def read_count(name: str) -> int:
+    """A number >= 0 of the environment; anything else is a ValueError that names it."""
+    if not (text := os.environ[name]).isdecimal():
+        raise ValueError(f"{name}={text}")
+    return int(text)
 
 
 def choose_local_rank(task: int) -> int:
