@@ -1,21 +1,27 @@
-"""The tables of docs/scale.md: what they say by hand is what the plan says."""
+"""The tables of docs/scale.md: by hand as by plan, and the page is what the script prints."""
 
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+PROJECT = Path(__file__).parents[2]
+
+
+def list_lines(text: str) -> set[str]:
+    """The lines of a table, without its figures."""
+    return {re.sub(r"-?\d+(\.\d+)?|\b(yes|no)\b", "#", line) for line in text.splitlines()}
 
 
 @pytest.mark.slow
 def test_what_is_worked_out_by_hand_is_what_is_planned(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.syspath_prepend(PROJECT / "scripts")
     table: Any = importlib.import_module("scale_table")
     table.COMMON["vocab_size"], table.BATCH, table.TOKENS = 1000, 16, 64
     table.SHAPES["Llama-3.1-8B"] = {
@@ -37,3 +43,7 @@ def test_what_is_worked_out_by_hand_is_what_is_planned(
         f"sent by each of 4: 2 passes x 0.750 x 2 bytes x (2 x {one.parameters / 1e9:.2f}"
         in printed
     )
+    page = list_lines((PROJECT / "docs" / "scale.md").read_text(encoding="utf-8"))
+    for case in table.CASES:
+        table.show_case(case, estimates)
+        assert list_lines(capsys.readouterr().out) <= page
