@@ -69,8 +69,9 @@ sbom: .venv/.core .venv-release/.tools  ## dist/undial.cdx.json: CycloneDX of th
 	.venv-release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 		--validate --output-file dist/undial.cdx.json $(BIN)/python
 
+# --strict: a package that the database does not answer for is no package without a vulnerability.
 audit: .venv-release/.tools  ## known vulnerabilities of the pinned packages; asks the advisory database
-	.venv-release/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	.venv-release/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 # Apart from .venv: what a release needs is no part of what it lists, and other versions suit it.
 .venv-release/.tools: Makefile
