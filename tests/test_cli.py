@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from conftest import list_options
 
+from undial_cli import cli
 from undial_cli.cli import run_command, split_flags
+from undial_cli.errors import WorldError
 from undial_cli.runs.help import CONFIG_GROUPS
 from undial_cli.runs.known_keys import list_known_keys
 
 SPY = """
 import sys
+from undial_cli import cli
 from undial_cli.cli import run_command
 code = run_command(sys.argv[1:]) if len(sys.argv) > 1 else 0
 heavy = {"torch", "transformers", "datasets", "peft", "accelerate"} & set(sys.modules)
@@ -57,3 +60,22 @@ def test_help_names_every_option_and_key(capsys: pytest.CaptureFixture[str]) -> 
     assert {o for group in CONFIG_GROUPS for o in list_options(group)} <= words
     keys = {k for k in list_known_keys("unlearn") if not k.startswith("model.")} - {"command"}
     assert keys <= words
+
+
+@pytest.mark.parametrize(
+    ("is_said", "line"),
+    [(False, "undial: process 1 of 2: no room on the disk\n"), (True, "")],
+)
+def test_each_process_says_what_befell_it_but_what_the_main_one_says_for_all(
+    is_said: bool, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lose(argv: list[str]) -> int:
+        error = WorldError("process 1 of 2: no room on the disk")
+        error.is_said = is_said
+        raise error
+
+    monkeypatch.setattr(cli, "dispatch_command", lose)
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert run_command(["unlearn"]) == 1
+    assert capsys.readouterr().err == line

@@ -1,7 +1,7 @@
 """One run on two machines: as on one process; and when one of them is lost, the other ends.
 
-The machines are two launchers on this one, which meet at a port. Started as srun does it and as
-torchrun does it.
+The machines are two launchers on this one, which meet at a port; or in two network namespaces, each
+with an address of its own, joined by a cable. Started as srun does it and as torchrun does it.
 """
 
 from __future__ import annotations
@@ -9,22 +9,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import undial
 from test_distributed import ROWS, write_answers
 
-# By number and port: the command of a node, and what its environment says.
-Start = Callable[[int, int], tuple[list[str], dict[str, str]]]
+# By number, and the address and port of the first: the command of a node, and what it is told.
+Start = Callable[[int, str, int], tuple[list[str], dict[str, str]]]
 # A node that has lost another one ends within so many seconds.
 GRACE = 60
+SHORT = ["train.max_steps=5"]
 
 
 def find_free_port() -> int:
@@ -33,31 +37,70 @@ def find_free_port() -> int:
         return probe.getsockname()[1]
 
 
-def as_srun(node: int, port: int) -> tuple[list[str], dict[str, str]]:
+def as_srun(node: int, host: str, port: int) -> tuple[list[str], dict[str, str]]:
     """The command of a node's task, and what srun tells it."""
     told = {
         "SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2",
-        "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_STEP_NODELIST": "localhost,other",
+        "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_STEP_NODELIST": f"{host},other",
         "SLURM_NODEID": str(node), "SLURM_PROCID": str(node), "SLURM_LOCALID": "0",
         "MASTER_PORT": str(port),
     }  # fmt: skip
     return [sys.executable, "-m", "undial_cli.cli"], told
 
 
-def as_torchrun(node: int, port: int) -> tuple[list[str], dict[str, str]]:
+def as_torchrun(node: int, host: str, port: int) -> tuple[list[str], dict[str, str]]:
     """The same of torchrun: a launcher on each node."""
     words = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(node),
-        "--master-addr", "127.0.0.1", "--master-port", str(port), "--nproc-per-node", "1",
+        "--master-addr", host, "--master-port", str(port), "--nproc-per-node", "1",
         "-m", "undial_cli.cli",
     ]  # fmt: skip
     return words, {}
 
 
+@dataclass
+class Machines:
+    """Where the first node is met, and what starts a command on each of the two."""
+
+    host: str
+    shells: list[list[str]]
+
+
+HERE = Machines("127.0.0.1", [[], []])
+
+
 @pytest.fixture
-def words(tmp_path: Path, random_model: Path) -> list[str]:
-    forget = write_answers(tmp_path / "forget.jsonl", range(ROWS))
-    retain = write_answers(tmp_path / "retain.jsonl", range(100, 123))
+def machines(request: pytest.FixtureRequest) -> Iterator[Machines]:
+    """Both on this machine (False), or each in a network namespace of its own (True)."""
+    if not request.param:
+        yield HERE
+        return
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("network namespaces take root and iproute2's ip")
+    names = [f"undial-{os.getpid()}-{node}" for node in range(2)]
+    hosts = ["10.77.0.1", "10.77.0.2"]
+    commands = [f"netns add {name}" for name in names]
+    commands.append(f"link add eth0 netns {names[0]} type veth peer name eth0 netns {names[1]}")
+    for name, host in zip(names, hosts, strict=True):
+        commands += [f"-n {name} address add {host}/24 dev eth0"]
+        commands += [f"-n {name} link set {link} up" for link in ("lo", "eth0")]
+        commands += [f"netns exec {name} true"]
+    try:
+        for words in commands:
+            done = subprocess.run(["ip", *words.split()], capture_output=True, text=True)
+            if done.returncode != 0:
+                pytest.skip(f"no network namespaces here: ip {words}: {done.stderr.strip()}")
+        yield Machines(hosts[0], [["ip", "netns", "exec", name] for name in names])
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> list[str]:
+    folder = tmp_path_factory.mktemp("rows")
+    forget = write_answers(folder / "forget.jsonl", range(ROWS))
+    retain = write_answers(folder / "retain.jsonl", range(100, 123))
     return [
         "unlearn", "data=jsonl", f"data.forget_file={forget}", f"data.retain_file={retain}",
         f"model.path={random_model}", "method.retain=gdr", "hardware=cpu", "eval=none",
@@ -65,23 +108,43 @@ def words(tmp_path: Path, random_model: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def start_nodes(start: Start, words: list[list[str]], cwd: Path) -> list[subprocess.Popen]:
-    """A node for each list of words, of one run."""
+@pytest.fixture(scope="module")
+def losses_alone(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """Of five steps on one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    alone = undial(*words, *SHORT, "output_dir=one", "hardware.num_processes=1", cwd=folder)
+    assert alone.returncode == 0, alone.stderr
+    return read_losses(folder / "one")
+
+
+@contextlib.contextmanager
+def start_nodes(
+    start: Start, words: list[list[str]], cwd: Path, machines: Machines = HERE
+) -> Iterator[list[subprocess.Popen]]:
+    """A node for each list of words, of one run; none is left."""
     port, nodes = find_free_port(), []
-    for node, words_of_it in enumerate(words):
-        command, told = start(node, port)
-        nodes.append(
-            subprocess.Popen(
-                [*command, *words_of_it],
-                cwd=cwd,
-                env={**os.environ, **told},
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+    try:
+        for node, words_of_it in enumerate(words):
+            command, told = start(node, machines.host, port)
+            nodes.append(
+                subprocess.Popen(
+                    [*machines.shells[node], *command, *words_of_it],
+                    cwd=cwd,
+                    env={**os.environ, **told},
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
             )
-        )
-    return nodes
+        yield nodes
+    finally:
+        for node in nodes:
+            if node.poll() is None:
+                for process in psutil.Process(node.pid).children(recursive=True):
+                    process.kill()
+                node.kill()
+                node.wait()
 
 
 def read_losses(folder: Path) -> list[float]:
@@ -90,35 +153,36 @@ def read_losses(folder: Path) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", [as_srun, as_torchrun])
+@pytest.mark.parametrize(
+    ("start", "machines"),
+    [(as_srun, False), (as_torchrun, False), (as_torchrun, True)],
+    indirect=["machines"],
+)
 def test_two_nodes_train_as_one_process_does(
-    start: Start, words: list[str], tmp_path: Path
+    start: Start, machines: Machines, words: list[str], losses_alone: list[float], tmp_path: Path
 ) -> None:
-    words = [*words, "train.max_steps=5"]
-    nodes = start_nodes(start, [[*words, "output_dir=two"]] * 2, tmp_path)
-    texts = [node.communicate(timeout=300)[0] for node in nodes]
+    with start_nodes(start, [[*words, *SHORT]] * 2, tmp_path, machines) as nodes:
+        texts = [node.communicate(timeout=300)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], texts
     assert [text.count("done, without evaluation") for text in texts] == [1, 0]
-    folder = tmp_path / "two" / "unlearn" / "run"
-    assert json.loads((folder / "environment.json").read_text())["processes"] == 2
-    alone = undial(*words, "output_dir=one", "hardware.num_processes=1", cwd=tmp_path)
-    assert alone.returncode == 0, alone.stderr
-    losses = read_losses(tmp_path / "two")
-    assert losses == pytest.approx(read_losses(tmp_path / "one"), rel=1e-9)
+    environment = tmp_path / "outputs" / "unlearn" / "run" / "environment.json"
+    assert json.loads(environment.read_text())["processes"] == 2
+    losses = read_losses(tmp_path / "outputs")
+    assert losses == pytest.approx(losses_alone, rel=1e-9)
     assert len(set(losses)) == 5
 
 
 @pytest.mark.slow
 def test_a_node_ends_when_the_other_is_lost(words: list[str], tmp_path: Path) -> None:
-    nodes = start_nodes(as_srun, [[*words, "train.epochs=1000"]] * 2, tmp_path)
     metrics = tmp_path / "outputs" / "unlearn" / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
-        assert nodes[0].poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    os.killpg(nodes[1].pid, signal.SIGKILL)
-    text = nodes[0].communicate(timeout=GRACE)[0]
+    with start_nodes(as_srun, [[*words, "train.epochs=1000"]] * 2, tmp_path) as nodes:
+        deadline = time.monotonic() + 120
+        while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
+            assert nodes[0].poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.killpg(nodes[1].pid, signal.SIGKILL)
+        text = nodes[0].communicate(timeout=GRACE)[0]
     assert nodes[0].returncode == 1
     line = text.strip().splitlines()[-1]
     assert line.startswith("undial: process 0 of 2: another process of this run is gone")
@@ -129,8 +193,9 @@ def test_a_node_ends_when_the_other_is_lost(words: list[str], tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_nodes_that_were_given_different_runs_are_refused(words: list[str], tmp_path: Path) -> None:
-    nodes = start_nodes(as_srun, [[*words, f"seed={seed}"] for seed in range(2)], tmp_path)
-    texts = [node.communicate(timeout=120)[0] for node in nodes]
+    of_each = [[*words, f"seed={seed}"] for seed in range(2)]
+    with start_nodes(as_srun, of_each, tmp_path) as nodes:
+        texts = [node.communicate(timeout=120)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [2, 2], texts
     assert "undial: seed=1 in process 1 and 0 in process 0: what torchrun" in texts[0]
     assert not (tmp_path / "outputs").exists()

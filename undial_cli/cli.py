@@ -93,7 +93,7 @@ def run_command(argv: list[str]) -> int:
         ui.print_error(str(error))
         return 2
     except WorldError as error:
-        ui.print_error(str(error))
+        ui.print_error(str(error), any_process=not error.is_said)
         return 1
     except KeyboardInterrupt as stop:
         interrupted = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT)
@@ -107,7 +107,7 @@ def run_command(argv: list[str]) -> int:
         from undial_cli.system import faults
 
         if fault := faults.explain_fault(error):
-            ui.print_error(str(fault))
+            ui.print_error(str(fault), any_process=True)
             return 1
         reason = str(error).strip().splitlines()
         ui.print_error(f"{type(error).__name__}: {reason[0] if reason else ''}", any_process=True)

@@ -40,7 +40,12 @@ class RowError(UserError):
 
 
 class WorldError(Exception):
-    """A failure that is not the user's: hub unreachable, disk full, a broken cache."""
+    """A failure that is not the user's: hub unreachable, disk full, a broken cache.
+
+    `is_said`: the main process of several failed first, and says it for all.
+    """
+
+    is_said = False
 
 
 class Interrupted(KeyboardInterrupt):

@@ -123,7 +123,7 @@ def print_error(message: str, any_process: bool = False) -> None:
     if not (is_speaker() or any_process):
         return
     line = reveal_controls(mask_secrets(" ".join(str(message).split())))
-    if not is_speaker():
+    if not is_speaker() and not line.startswith("process "):
         line = f"process {os.environ['RANK']}: {line}"
     RevealingConsole(stderr=True, highlight=False, soft_wrap=True).print(
         Text(f"undial: {line}", style="red")

@@ -22,6 +22,10 @@ def fail() -> None:
     raise UserError("data.path=x: no such folder")
 
 
+def lose() -> None:
+    raise WorldError("the disk is full")
+
+
 def work(rank: int, folder: str) -> None:
     """One of two processes: what it is told, written to a file of its own."""
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
@@ -35,6 +39,10 @@ def work(rank: int, folder: str) -> None:
         processes.run_on_main(fail)
     except UserError as error:
         told["error"] = str(error)
+    try:
+        processes.run_on_main(lose)
+    except WorldError as error:
+        told["says_it"] = not error.is_said
     with processes.hold_lock_on_main(Path(folder)):
         told["locked"] = True
     Path(folder, f"{rank}.json").write_text(json.dumps(told))
@@ -51,6 +59,7 @@ def test_two_processes_gather_in_order_and_fail_together(tmp_path: Path) -> None
             "gathered": [0, 10, 1, 11],
             "from_main": "said by 0",
             "error": "data.path=x: no such folder",
+            "says_it": rank == 0,
             "locked": True,
         }
 

@@ -18,12 +18,16 @@ import torch.distributed as dist
 from undial_cli import ui
 from undial_cli.config.schema import Run, uses_deepspeed
 from undial_cli.errors import WorldError, first_line
+from undial_cli.system.launcher_environment import name_gloo_interface
 from undial_cli.system.supervision import is_watched
 
 # Before a process says that it waits for the others.
 QUIET_SECONDS = 10
 # Between processes whose parent watches them: it ends them sooner, and knows which one hangs.
 WATCHED_TIMEOUT = timedelta(days=7)
+
+# What gloo's error, which has no class of its own, says where a process is not reached.
+GLOO_MEETING = "connectFullMesh"
 
 
 def choose_process_count(run: Run) -> int:
@@ -69,11 +73,14 @@ def join_process_group(run: Run) -> torch.device:
     AcceleratorState._reset_state(reset_partial_state=True)
     os.environ["ACCELERATE_USE_DEEPSPEED"] = str(uses_deepspeed(run)).lower()
     kind = describe_deepspeed_group() if uses_deepspeed(run) else {"cpu": is_cpu_run(run)}
+    name_gloo_interface()
     with say_wait(seconds):
         try:
             # Made once per process and shared: the Trainer's accelerator finds it and keeps it.
             state = PartialState(**kind, timeout=timeout)
-        except dist.DistError as error:
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and GLOO_MEETING not in str(error):
+                raise
             raise WorldError(
                 f"{describe_meeting()}: no process group within hardware.timeout={seconds} s "
                 f"({first_line(error)})"

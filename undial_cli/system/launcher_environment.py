@@ -2,22 +2,27 @@
 
 torch and accelerate read torchrun's variables, which srun does not set: a step of several tasks
 (`srun --ntasks=8 undial unlearn ...`) is one run, and gets them here. A batch script, an
-interactive step and a step of one task start their own processes. Knows nothing of the run, and
-imports no torch.
+interactive step and a step of one task start their own processes. gloo is told the network that
+the others are on. Knows nothing of the run, and imports no torch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
+import socket
 from collections.abc import Iterator
+
+import psutil
 
 from undial_cli.errors import UserError, bad_value
 
 # What torchrun and accelerate tell each process that they start.
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 MEETING_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")
+GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 # Ports below those that Linux hands out by itself; steps that run together get different ones.
 FIRST_PORT, PORTS = 12000, 20000
 # Tasks per node as SLURM spells them: 2(x3),1 are three nodes of two and one of one.
@@ -115,3 +120,30 @@ def read_tasks_per_node(text: str) -> Iterator[int]:
         if match is None:
             raise ValueError(f"SLURM_STEP_TASKS_PER_NODE={text}")
         yield from itertools.repeat(int(match[1]), int(match[2] or 1))
+
+
+def name_gloo_interface() -> None:
+    """Tell gloo to use the network on which the other processes are met.
+
+    It gives the others the address of this machine's own name. Where that is the loopback's, as
+    Debian writes it into /etc/hosts, another machine would look for it on itself.
+    """
+    if GLOO_INTERFACE in os.environ or not os.environ.get("MASTER_ADDR") or is_name_reachable():
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((os.environ["MASTER_ADDR"], 9))  # sends nothing: it only chooses a way
+        address = probe.getsockname()[0]
+        for name, addresses in psutil.net_if_addrs().items():
+            if address in [one.address for one in addresses]:
+                os.environ[GLOO_INTERFACE] = name
+
+
+def is_name_reachable() -> bool:
+    """Whether this machine's name is an address of it that other machines see, as gloo takes it."""
+    try:
+        address = socket.gethostbyname(socket.gethostname())
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return not address.startswith("127.")

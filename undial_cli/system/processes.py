@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch.distributed as dist
 
+from undial_cli.errors import WorldError
 from undial_cli.system.locks import WorkLock
 from undial_cli.system.supervision import give_beat
 
@@ -88,6 +89,8 @@ def run_on_main(function: Callable[[], T]) -> T:
             outcome[1] = error
     with mark_exchange():
         dist.broadcast_object_list(outcome, src=0)
+    if isinstance(outcome[1], WorldError):
+        outcome[1].is_said = get_process_rank() > 0
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
