@@ -2,55 +2,31 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from planted import find_planted, list_forms, write_planted_demo
 from run_helpers import kill_in_the_middle
-from small import shared_tokenizer
 
 from undial_cli.cli import run_command
-from undial_cli.runs.compose import PACKAGE_FOLDER
 from undial_cli.runs.evidence import list_private_files
 from undial_cli.runs.known_runs import find_known_runs
 
 pytestmark = pytest.mark.slow
 
-# Of the demo's forget set, and what stands in its stead.
-NAME, SECRET = "Rafiq Tregavorn", "Zyxömma Quillfeather"  # pragma: allowlist secret
 WORDS = [
     "unlearn", "experiment=debug", "hardware=cpu", "name=run", "audit=quick",
     "audit.attacks=[direct]", "audit.rows=4", "audit.retain_rows=2",
 ]  # fmt: skip
-
-
-def list_forms() -> list[bytes]:
-    """The secret as files may hold it: in encodings, escaped, as numbers of its tokens."""
-    forms = [SECRET.encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be", "latin-1")]
-    forms += [json.dumps(SECRET)[1:-1].encode(), *(word.encode() for word in SECRET.split())]
-    for text in (SECRET, f" {SECRET}"):
-        ids = shared_tokenizer()(text, add_special_tokens=False)["input_ids"]
-        forms += [struct.pack(f"<{len(ids)}{kind}", *ids) for kind in "iq"]
-    return forms
-
-
 FORMS = list_forms()
 
 
 def find_secret(root: Path) -> set[Path]:
     """The files below a folder that hold the secret in any form."""
-    hits = set()
-    for file in root.rglob("*"):
-        if file.is_file() and not file.is_symlink():
-            content = file.read_bytes()
-            content += gzip.decompress(content) if file.suffix == ".gz" else b""
-            if any(form in content for form in FORMS):
-                hits.add(file)
-    return hits
+    return find_planted(root, FORMS)
 
 
 def list_evidence(world: Path) -> set[Path]:
@@ -72,10 +48,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, str(tmp_path / folder))
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    (tmp_path / "home" / "data").mkdir()
-    for file in (PACKAGE_FOLDER / "data" / "demo").iterdir():
-        text = file.read_text(encoding="utf-8").replace(NAME, SECRET)
-        (tmp_path / "home" / "data" / file.name).write_text(text, encoding="utf-8")
+    write_planted_demo(tmp_path / "home" / "data")
     return tmp_path
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 import signal
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from conftest import refused, undial
+from planted import find_planted, list_forms, write_planted_demo
 from swept import rows_of
 
 from undial_cli.runs.compose import compose_run
@@ -20,6 +23,19 @@ from undial_cli.sweeps.executors import make_remote_executor
 from undial_cli.sweeps.jobs import Job, JobOutcome, pack_job
 
 SHORT = ["hardware=cpu", "eval=none", "report=false", "data.retain_split=retain90"]
+
+# In the environment of a sweep.
+SECRETS = {
+    "HF_TOKEN": "hf_PlantedInTheEnvironment",
+    "MY_API_KEY": "planted-key-of-mine",  # pragma: allowlist secret
+}
+
+
+@pytest.fixture
+def temporary_folder() -> Iterator[Path]:
+    """One with a short path: those of Ray's sockets in it may have 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="sweep-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def test_a_lost_executor_fails_the_runs_that_it_had_left() -> None:
@@ -187,15 +203,28 @@ def test_a_run_whose_time_is_up_is_saved_and_submitted_again(
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["submitit_local", "ray"])  # joblib's are slots
 def test_a_launcher_carries_out_all_runs_and_reports_one_that_failed(
-    launcher: str, random_model: Path, tmp_path: Path
+    launcher: str, random_model: Path, tmp_path: Path, temporary_folder: Path
 ) -> None:
     pytest.importorskip(launcher.split("_")[0])
+    sources = tmp_path / "data"
+    write_planted_demo(sources)
+    surroundings: Any = {
+        "UNDIAL_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(temporary_folder), **SECRETS
+    }  # fmt: skip
     words = [f"model.path={random_model}", "train.learning_rate=1e-4,1e9", "train.max_steps=3"]
+    words.append(f"data.path={sources}")
     wild = ["method=ga", "train.max_grad_norm=0"]
     command = ["unlearn", "--multirun", *words, *wild, *SHORT, f"hydra/launcher={launcher}"]
-    done = undial(*command, cwd=tmp_path)
+    done = undial(*command, cwd=tmp_path, **surroundings)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
+    logs = ".submitit/*/*_log.out" if launcher == "submitit_local" else "ray/session_*/logs/*.out"
+    assert [*tmp_path.rglob(logs), *temporary_folder.glob(logs)]
+    for folder in (tmp_path, temporary_folder):
+        assert not find_planted(folder, [secret.encode() for secret in SECRETS.values()])
+    hits = find_planted(tmp_path, list_forms()) | find_planted(temporary_folder, list_forms())
+    copies = {file for file in hits if file.parent != sources}
+    assert {file.stat().st_mode & 0o077 for file in copies} == {0}  # nobody else reads them
     rows = rows_of(tmp_path)
     good, bad = (rows[f"train.learning_rate={value}"] for value in ("0.0001", "1000000000.0"))
     assert (good["status"], good["reason"]) == ("done", "")
@@ -203,6 +232,6 @@ def test_a_launcher_carries_out_all_runs_and_reports_one_that_failed(
     assert "diverged" in bad["reason"]
     assert (tmp_path / good["folder"] / "checkpoint" / "model.safetensors").is_file()
     assert not (tmp_path / bad["folder"] / "checkpoint").exists()
-    again = undial(*command, cwd=tmp_path)
+    again = undial(*command, cwd=tmp_path, **surroundings)
     assert again.returncode == 1
     assert rows_of(tmp_path)["train.learning_rate=0.0001"]["status"] == "done"
