@@ -2,7 +2,7 @@
 
 Run by torchrun from test_fsdp.py and others. accelerate takes DistributedDataParallel on a CPU even
 where FSDP is asked for; here it is told that FSDP is meant. A run fails unless the trained model
-was really sharded. With KILL_AFTER=N in the environment each process kills itself after N steps of
+was really sharded, and what several processes evaluate too. With KILL_AFTER=N in the environment each process kills itself after N steps of
 its runs together.
 """
 
@@ -17,7 +17,10 @@ from accelerate import state
 from accelerate.utils import DistributedType
 
 from undial_cli import cli
-from undial_cli.training import loop
+from undial_cli.evaluation.evaluate import evaluate_suite
+from undial_cli.runs import evaluations
+from undial_cli.system import processes
+from undial_cli.training import loop, session
 from undial_cli.training.trainer import UnlearningTrainer
 
 set_up = state.AcceleratorState.__init__
@@ -48,6 +51,12 @@ def check_sharded(model: Any, *words: Any) -> None:
     check_finite(model, *words)
 
 
+def evaluate_sharded(model: Any, *words: Any, **keys: Any) -> Any:
+    """An evaluation, and that each of several processes holds a part of the model only."""
+    assert type(model).__name__.startswith("FSDP") or processes.get_process_count() == 1
+    return evaluate_suite(model, *words, **keys)
+
+
 def end_step_and_die(self: UnlearningTrainer) -> None:
     """The trainer's own end of a step, and after the last of them the end of this process."""
     end_step(self)
@@ -65,6 +74,7 @@ def run_commands(argv: list[str]) -> int:
 if __name__ == "__main__":
     state.AcceleratorState.__init__ = set_up_fsdp
     loop.check_finite_weights = check_sharded
+    session.evaluate_suite = evaluations.evaluate_suite = evaluate_sharded
     cli.run_command = run_commands
     if "KILL_AFTER" in os.environ:
         UnlearningTrainer.end_step = end_step_and_die

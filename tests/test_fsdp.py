@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import torch
 from conftest import read_jsonl
 from safetensors.torch import load_file
-from test_distributed import LEAN, write_answers
+from test_distributed import LEAN, make_answer, write_answers
 from transformers import AutoModelForCausalLM
 
 from undial_cli.cli import run_command
@@ -46,6 +47,31 @@ CASES = [
     (["method=task_arithmetic"], "none", True),
     (["method=task_arithmetic"], "none", False),
 ]
+# Every engine: scores, their distribution, gradients; greedy and drawn answers; continuations.
+SUITE = """
+name: own
+sets:
+  forget:
+    role: forget
+    split: "{{forget}}"
+    metrics: [probability, rouge, extraction_strength, mia_min_k_plus_plus, mia_gradnorm]
+  retain:
+    role: retain
+    split: ${{data.retain_file}}
+    top_p: 0.9
+    metrics: [probability, rouge]
+  holdout:
+    role: holdout
+    split: ${{data.retain_file}}
+    metrics: [mia_min_k_plus_plus]
+  texts:
+    role: other
+    path: {texts}
+    kind: document
+    max_tokens: 12
+    metrics: [ma, el_3]
+"""
+UNEQUAL = ("tokens_per_second", "peak_memory_bytes", "forget_mia_gradnorm")
 
 
 @pytest.fixture
@@ -177,3 +203,48 @@ def test_a_killed_run_goes_on_with_two_processes_and_with_one(
         weights = read_weights(alone)
         worst = max(float((weights[key] - expected[key]).abs().max()) for key in expected)
         assert worst < 1e-9
+
+
+@pytest.mark.slow
+def test_an_evaluation_on_the_sharded_model_gives_the_figures_of_one_process(
+    words: list[str], random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": make_answer(i)}) + "\n" for i in range(7, 50, 7)))
+    (tmp_path / "conf" / "eval").mkdir(parents=True)
+    (tmp_path / "conf" / "eval" / "own.yaml").write_text(SUITE.format(texts=texts))
+    command, *rest = words
+    asked = [
+        command, f"--config-dir={tmp_path / 'conf'}", *rest, "eval=own", "method=undial",
+        f"model.path={random_model}", "model.dtype=float64", "eval.batch_size=2", "eval.limit=5",
+        "eval.max_new_tokens=5", "train.max_steps=5", "train.eval_steps=4", "train.stop.every=2",
+        f"train.stop.split={texts}", "train.stop.tokens=12",
+    ]  # fmt: skip
+    runs = [
+        [*asked, "adapter=none", "train.stop.perplexity_ratio=1e9", "name=full"],
+        [*asked, "adapter=lora", "train.stop.forget_probability=0.9", "name=lora"],  # at step 4
+    ]
+    done = run_sharded(tmp_path, *runs)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "another"))
+    for run, last in zip(runs, (5, 4), strict=True):
+        assert run_command([*run, f"output_dir={tmp_path / 'whole'}"]) == 0
+        one, other = (tmp_path / f / "unlearn" / run[-1][5:] for f in ("outputs", "whole"))
+        rows = [
+            [{k: v for k, v in row.items() if k not in UNEQUAL} for row in read_jsonl(f)]
+            for f in (one / "metrics.jsonl", other / "metrics.jsonl")
+        ]
+        assert rows[0][-1]["step"] == last
+        assert sum("texts_ma" in row for row in rows[0]) == 1
+        assert sum("validation_perplexity" in r or "forget_probability" in r for r in rows[0]) >= 2
+        for a, b in zip(*rows, strict=True):
+            assert a == pytest.approx(b, rel=1e-9, abs=1e-9)
+        results = [json.loads((f / "evaluation/results.json").read_text()) for f in (one, other)]
+        sharded, whole = ({**result["metrics"]} for result in results)
+        assert "forget_mia_gradnorm" not in sharded
+        assert "sharded" in results[0]["missing"]["forget_mia_gradnorm"]
+        whole.pop("forget_mia_gradnorm", None)  # of full weights it is there
+        assert sharded == pytest.approx(whole, rel=1e-9, abs=1e-9)
+        lines = [read_jsonl(f / "evaluation/samples.jsonl") for f in (one, other)]
+        for a, b in zip(*lines, strict=True):
+            assert a.get("generation") == b.get("generation")

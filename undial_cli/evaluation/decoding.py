@@ -247,7 +247,9 @@ def decode_by_generate(
 
             ids_BT = torch.tensor([row.ids for row in rows], device=model.device)
             with without_generation_defaults(model):
-                output_BT = model.generate(
+                # Not what FSDP puts in its place, which gathers weights outside of any forward.
+                output_BT = type(model).generate(
+                    model,
                     input_ids=ids_BT,
                     attention_mask=torch.ones_like(ids_BT),
                     generation_config=config,

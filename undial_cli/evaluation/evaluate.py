@@ -19,6 +19,7 @@ from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.evidence import Evaluation, Evidence, MissingFigure, replace_nonfinite
 from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens, generate_answers
 from undial_cli.evaluation.harness import run_harness_tasks
+from undial_cli.evaluation.lockstep import forward_in_step
 from undial_cli.evaluation.prompts import (
     PromptItem,
     collect_end_labels,
@@ -31,6 +32,7 @@ from undial_cli.evaluation.sharding import Journal
 from undial_cli.evaluation.suite import SetRows, Suite
 from undial_cli.evaluation.text_quality import HELPER_MODELS, GeneratedTexts, run_helper_model
 from undial_cli.models.head import evaluation_mode
+from undial_cli.models.shards import is_sharded_model
 
 # The items of a set, each with what the engines give of it; and those of every set.
 EvidencePairs = list[tuple[PromptItem, Evidence]]
@@ -57,13 +59,14 @@ def evaluate_suite(
     journal = journal or Journal()
     backend = "transformers" if alone else suite.config.backend
     generator = GeneratingModel(model, suite.encoder.tokenizer, backend, path)
-    with evaluation_mode(model):
+    with evaluation_mode(model), forward_in_step(model):
         with ui.show_progress(f"evaluating {title}", sum(map(suite.jobs, suite.items))) as bar:
             journal.advance = bar.advance
             evidence = score_sets(model, suite, journal)
             continue_prompts(generator, suite, evidence, journal)
             continue_documents(generator, suite, evidence, journal)
-        missing = {} if alone else add_helper_figures(suite, model, evidence)
+        missing = name_missing_gradients(suite, model)
+        missing |= {} if alone else add_helper_figures(suite, model, evidence)
         evaluation = aggregate_sets(suite, evidence, missing)
         if not alone:
             missing |= add_harness_tasks(suite, model, evaluation)
@@ -91,12 +94,24 @@ def score_sets(model: Any, suite: Suite, journal: Journal) -> SetEvidence:
                 evidence.answers = {
                     kind: [next(rest) for _ in examples] for kind, examples in item.answers.items()
                 }
-        if "gradient" in needs:
+        if "gradient" in needs and not is_sharded_model(model):
             answers = [item.answers["answer"][0] for item in items]
             norms = compute_gradient_norms(model, answers, journal, name)
             for (_, evidence), norm in zip(pairs, norms, strict=True):
                 evidence.figures["mia_gradnorm"] = norm
     return evidence_of
+
+
+def name_missing_gradients(suite: Suite, model: Any) -> dict[str, str]:
+    """Metrics of gradients, which a sharded model has none of by sample, and why."""
+    if not is_sharded_model(model):
+        return {}
+    return {
+        f"{name}_{metric.name}": "the gradient of one sample needs a whole model, and it is sharded"
+        for name in suite.set_names
+        for metric in suite.metrics(name)
+        if "gradient" in metric.needs
+    }
 
 
 def continue_prompts(

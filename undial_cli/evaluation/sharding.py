@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Container, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +25,8 @@ from undial_cli.system.supervision import give_beat
 
 KeepResult = Callable[[int, Any], None]
 Advance = Callable[[int], None]
+# What a process does that is done with its jobs while others are not (lockstep.py).
+RUN_ALONG: ContextVar[Callable[[], None]] = ContextVar("RUN_ALONG", default=lambda: None)
 # Characters of a file name that stand for an engine.
 LONGEST_STEM = 100
 
@@ -133,5 +136,6 @@ def shard_work(
     # Every n-th of the longest first: the processes end at about the same time.
     dealt = order_by_length(sizes)[processes.get_process_rank() :: processes.get_process_count()]
     run(Jobs(dealt, known), keep)
+    RUN_ALONG.get()()
     known |= dict(processes.gather_items(list(computed.items())))
     return [known[i] for i in range(len(sizes))]

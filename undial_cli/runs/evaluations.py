@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from undial_cli.config.schema import Run, TrainingRun
+from undial_cli.config.schema import Run, TrainingRun, is_sharded
 from undial_cli.config.suites import resolve_role
 from undial_cli.evaluation import intervals, results, verdict
 from undial_cli.evaluation.catalog import add_joint_metrics
 from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.text_quality import HELPER_MODELS
-from undial_cli.models import fingerprints
-from undial_cli.models.quantise import describe_rounding
+from undial_cli.models import fingerprints, shards
+from undial_cli.models.quantise import choose_rounding, describe_rounding
 from undial_cli.reporting import summary
 from undial_cli.runs.inputs import RunInputs
 from undial_cli.runs.resolved import ResolvedRun
@@ -76,11 +76,25 @@ def evaluate_model_at(
         return None
 
     def compute(journal: results.Journal) -> Evaluation:
-        model = load_run_model(run, path, device, rounds=is_rounded_when_evaluated(run))
+        model = load_evaluated_model(run, path, device)
         return evaluate_suite(model, inputs.suite, title, journal, path)
 
     gc.collect()  # the model before is in reference cycles, and two do not fit
     return results.load_or_evaluate(list_dependencies(run, inputs, path), compute)
+
+
+def load_evaluated_model(run: Run, path: str, device: torch.device) -> Any:
+    """A model to ask: whole on this process's device, or sharded where a training's is.
+
+    Rounded layers are not shared out: they are whole on every process.
+    """
+    rounds = is_rounded_when_evaluated(run)
+    is_alone = processes.get_process_count() == 1
+    if is_alone or not is_sharded(run) or (rounds and choose_rounding(run)):
+        return load_run_model(run, path, device, rounds)
+    model = load_run_model(run, path, torch.device("cpu"), rounds)
+    quantised = getattr(model, "is_quantized", False)
+    return model if quantised else shards.shard_model(model, device)
 
 
 def is_rounded_when_evaluated(run: Run) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from undial_cli.errors import WorldError
@@ -75,6 +76,15 @@ def gather_items(items: list[T]) -> list[T]:
     with mark_exchange():
         dist.all_gather_object(lists, items)
     return [item for part in lists for item in part]
+
+
+def count_busy(is_busy: bool, device: torch.device) -> torch.Tensor:
+    """How many processes say that they have something to do: a number on the device, not awaited."""
+    count = torch.tensor(int(is_busy), device=device)
+    if has_process_group():
+        with mark_exchange():
+            dist.all_reduce(count)
+    return count
 
 
 def run_on_main(function: Callable[[], T]) -> T:

@@ -12,6 +12,7 @@ from transformers import TrainerControl, TrainerState
 from undial_cli import ui
 from undial_cli.config.schema import StopConfig
 from undial_cli.data.example import Example
+from undial_cli.evaluation.lockstep import forward_in_step
 from undial_cli.evaluation.scoring import Score, score_answers
 from undial_cli.models.head import evaluation_mode
 from undial_cli.training.callbacks import Watcher, read_metrics
@@ -37,7 +38,7 @@ def measure_stop_figures(
     def scores(examples: Sequence[Example]) -> list[Score]:
         return [s for (s,) in score_answers(model, [[e] for e in examples], batch_size, 0)]
 
-    with evaluation_mode(model):
+    with evaluation_mode(model), forward_in_step(model):
         if stop.perplexity_ratio is not None:
             losses = [s.ce for s in scores(texts)]
             # 700: a model that is ruined must stop the run, not overflow.
