@@ -241,6 +241,11 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
         ["unlearn", "adapter=qlora", "adapter.bits=8", "hardware=cpu", "hardware.args.fsdp=true"],
         ["adapter.bits=8", "hardware=cpu", "allowed is 4"],
     ),
+    "a checkpoint in parts": (
+        ["unlearn", "hardware=cpu", "hardware.args.fsdp=true",
+         "hardware.args.fsdp_config.state_dict_type=SHARDED_STATE_DICT"],
+        ["hardware.args.fsdp_config.state_dict_type=SHARDED_STATE_DICT", "FULL_STATE_DICT"],
+    ),
     "quantised weights in float64": (
         ["unlearn", "adapter=qlora", "model.dtype=float64"], ["model.dtype=float64", "bfloat16"]
     ),

@@ -137,9 +137,18 @@ def test_a_sharded_run_is_the_run_of_one_process(
          f"model.path={random_model if tied else untied_model}", "train.max_steps=3", f"name=r{i}"]
         for i, (method, adapter, tied) in enumerate(CASES)
     ]  # fmt: skip
-    done = run_sharded(tmp_path, *runs)
+    mixed = [*words, "eval=none", "hardware.precision=bf16", f"model.path={random_model}",
+             "train.max_steps=1", "name=mixed"]  # fmt: skip
+    done = run_sharded(tmp_path, *runs, mixed)
     assert done.returncode == 0, done.stderr
     monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "another"))
+    assert run_command([*mixed, f"output_dir={tmp_path / 'whole'}"]) == 0
+    # Products in bf16, which their order rounds; the loss itself is not rounded to bf16's digits.
+    rounded, one = (
+        read_losses(tmp_path / f / "unlearn" / "mixed")[0]["loss"] for f in ("outputs", "whole")
+    )
+    assert rounded == pytest.approx(one, rel=2e-3)
+    assert rounded != float(torch.tensor(rounded).bfloat16())
     for run, (method, adapter, tied) in zip(runs, CASES, strict=True):
         assert run_command([*run, f"output_dir={tmp_path / 'whole'}"]) == 0
         one, other = (tmp_path / f / "unlearn" / run[-1][5:] for f in ("outputs", "whole"))

@@ -14,7 +14,8 @@ import pytest
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
 from undial_cli.errors import UserError, WorldError
-from undial_cli.runs.launch import make_worker_environment, watch_workers
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.launch import make_worker_environment, needs_workers, watch_workers
 from undial_cli.system.supervision import Watch
 
 # A worker without torch: it does three steps, then what its rank is told to.
@@ -103,3 +104,8 @@ def test_a_worker_that_fails_is_named(
         with pytest.raises(kind) as caught:
             watch_workers(workers, watch, 20)
         assert line in str(caught.value)
+
+
+def test_a_sharded_run_of_one_process_gets_one_with_a_group() -> None:
+    assert needs_workers(compose_run("unlearn", ["hardware=cpu", "hardware.args.fsdp=true"]), 1)
+    assert not needs_workers(compose_run("unlearn", ["hardware=cpu"]), 1)

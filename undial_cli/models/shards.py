@@ -1,4 +1,4 @@
-"""Models whose weights are dealt out: each process holds a part, and layers are gathered as they run.
+"""Models whose weights are dealt out: each process holds a part, layers are gathered as they run.
 
 A training shards its own (accelerate, DeepSpeed); here one is that is only asked.
 """
@@ -25,7 +25,7 @@ def shard_model(model: Any, device: torch.device) -> Any:
     Args:
         model: whole, in the host's memory.
     """
-    from torch.distributed import init_device_mesh
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (processes.get_process_count(),))

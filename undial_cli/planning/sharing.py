@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from undial_cli.config.schema import TrainingRun, is_sharded
+from undial_cli.config.schema import Run, TrainingRun, is_sharded
 from undial_cli.models.head import find_output_head
 from undial_cli.planning.rehearsal import DeviceMemory
 from undial_cli.system.hardware import choose_autocast_dtype
@@ -143,7 +143,7 @@ def share_among_processes(
     return passes * away * (2 * whole.moved - shared.tail.moved + whole.gradients)
 
 
-def find_zero_stage(run: TrainingRun) -> int:
+def find_zero_stage(run: Run) -> int:
     """What is shared: 3 for all, 2 for gradients and states alone."""
     return run.hardware.args.get("deepspeed", {}).get("zero_optimization", {}).get("stage", 3)
 

@@ -53,6 +53,7 @@ def check_run(resolved: ResolvedRun) -> None:
     if isinstance(run, TrainingRun):
         check_adapter(run)
         check_optimiser(run)
+        check_saved_shards(run)
         check_early_stop(run)
         check_training_arguments(run)
         check_hub_access(run)
@@ -151,6 +152,14 @@ def check_optimiser(run: TrainingRun) -> None:
     name = run.train.optim
     if is_sharded(run) and ("8bit" in name or "paged" in name or "bnb" in name):
         raise UserError(f"train.optim={name}: not possible with hardware={run.hardware.name}")
+
+
+def check_saved_shards(run: TrainingRun) -> None:
+    """Checkpoints and states are written whole; of parts the Trainer would write no checkpoint."""
+    config, whole = run.hardware.args.get("fsdp_config"), "FULL_STATE_DICT"
+    kind = config.get("state_dict_type", whole) if isinstance(config, dict) else whole
+    if kind != whole:
+        raise bad_value("hardware.args.fsdp_config.state_dict_type", kind, [whole])
 
 
 def check_adapter(run: TrainingRun) -> None:

@@ -79,7 +79,7 @@ def gather_items(items: list[T]) -> list[T]:
 
 
 def count_busy(is_busy: bool, device: torch.device) -> torch.Tensor:
-    """How many processes say that they have something to do: a number on the device, not awaited."""
+    """How many processes say that they have something to do: on the device, not waited for."""
     count = torch.tensor(int(is_busy), device=device)
     if has_process_group():
         with mark_exchange():

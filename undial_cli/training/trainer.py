@@ -10,6 +10,7 @@ Shapes: B sequences, T tokens, N target positions of all B, V vocabulary, D widt
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import resource
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer
@@ -154,6 +156,17 @@ class UnlearningTrainer(Trainer):
         totals = self.accelerator.gather(torch.tensor([[*counts, tokens]], device=device)).sum(0)  # type: ignore[union-attr]
         self.tokens += totals[-1]
         return totals[:-1]
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """The accelerator, under which a sharded model gives out what its head's job gives.
+
+        Rounded to the dtype of the products, as accelerate has it, a loss keeps three digits.
+        """
+        super().create_accelerator_and_postprocess()
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy):
+            policy = dataclasses.replace(plugin.mixed_precision_policy, output_dtype=None)
+            plugin.mixed_precision_policy = policy
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimiser of the run's arguments; its groups are noted, see deepspeed_states.py."""
