@@ -18,6 +18,7 @@ from accelerate.utils import DistributedType
 
 from undial_cli import cli
 from undial_cli.evaluation.evaluate import evaluate_suite
+from undial_cli.models.shards import is_sharded_model
 from undial_cli.runs import evaluations
 from undial_cli.system import processes
 from undial_cli.training import loop, session
@@ -53,7 +54,7 @@ def check_sharded(model: Any, *words: Any) -> None:
 
 def evaluate_sharded(model: Any, *words: Any, **keys: Any) -> Any:
     """An evaluation, and that each of several processes holds a part of the model only."""
-    assert type(model).__name__.startswith("FSDP") or processes.get_process_count() == 1
+    assert is_sharded_model(model) or processes.get_process_count() == 1
     return evaluate_suite(model, *words, **keys)
 
 

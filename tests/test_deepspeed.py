@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import read_jsonl
 from test_distributed import LEAN
 from test_fsdp import CASES, SCRIPT, compute_logits, read_losses, read_weights
 from test_fsdp import words as words
@@ -105,3 +106,23 @@ def test_a_killed_run_goes_on_with_two_processes_and_with_one(
             assert a == pytest.approx(b, rel=1e-5)
         weights = read_weights(alone)
         assert max(float((weights[key] - expected[key]).abs().max()) for key in expected) < 1e-6
+
+
+@pytest.mark.slow
+def test_an_evaluation_on_the_sharded_model_gives_the_figures_of_one_process(
+    words: list[str], random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = [*words, "method=undial", f"model.path={random_model}", "eval.batch_size=2",
+           "eval.limit=5", "eval.max_new_tokens=4", "train.max_steps=2", "train.eval_steps=2",
+           "train.stop.forget_probability=0", "train.stop.every=2", "name=asked"]  # fmt: skip
+    done = run_deepspeed(tmp_path, [*run, *ZERO3])
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "another"))
+    assert run_command([*run, f"output_dir={tmp_path / 'whole'}"]) == 0
+    rows, others = (
+        [row for row in read_jsonl(tmp_path / f / "unlearn/asked/metrics.jsonl") if "lr" not in row]
+        for f in ("outputs", "whole")
+    )
+    assert {"forget_probability", "retain_rouge"} <= rows[-1].keys()
+    for row, other in zip(rows, others, strict=True):
+        assert row == pytest.approx(other, rel=1e-5)

@@ -261,6 +261,3 @@ def check_early_stop(run: TrainingRun) -> None:
             f"train.stop.perplexity_ratio={stop.perplexity_ratio:g}: needs the validation texts: "
             "train.stop.split (a file, or a split of train.stop.path)"
         )
-    if (run.train.eval_steps or stop.is_on) and "deepspeed" in run.hardware.args:
-        name = "train.eval_steps" if run.train.eval_steps else "train.stop"
-        raise UserError(f"{name}: not possible with hardware={run.hardware.name}")
