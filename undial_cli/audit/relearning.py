@@ -26,7 +26,13 @@ from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, Cannot
 from undial_cli.audit.probes import make_direct_probes
 from undial_cli.audit.variants import join_variants, make_curves
 from undial_cli.config.attacks import RelearnConfig
-from undial_cli.config.schema import AdapterConfig, FinetuneRun, TrainConfig, is_sharded
+from undial_cli.config.schema import (
+    AdapterConfig,
+    FinetuneRun,
+    TrainConfig,
+    is_sharded,
+    uses_deepspeed,
+)
 from undial_cli.data.load import load_rows
 from undial_cli.data.rows import Row
 from undial_cli.data.samples import TrainingSet, encode_training_set
@@ -73,7 +79,7 @@ def relearn_rows(
 ) -> Outcome:
     """Fine-tune a copy of the model and ask it, once or after several steps."""
     run = make_training_run(attacked, data, config)
-    if is_sharded(run):
+    if is_sharded(run) or uses_deepspeed(run):
         raise CannotServe(
             f"hardware={run.hardware.name} leaves no process a whole model to ask; "
             "relearn_lora, with hardware=ddp, trains one that fits"

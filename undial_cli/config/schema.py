@@ -350,12 +350,19 @@ RUN_TYPES: dict[str, type[Run]] = {
 
 def is_sharded(run: Run) -> bool:
     """Whether no process holds the whole model in training."""
-    return bool({"fsdp", "deepspeed"} & set(run.hardware.args))
+    return "fsdp" in run.hardware.args or find_zero_stage(run) == 3
 
 
 def uses_deepspeed(run: Run) -> bool:
     """Whether a training's step is DeepSpeed's engine's."""
     return "deepspeed" in run.hardware.args
+
+
+def find_zero_stage(run: Run) -> int:
+    """What DeepSpeed shares out: 0 nothing, 1 states, 2 gradients too, 3 weights too."""
+    config = run.hardware.args.get("deepspeed")
+    stage = config.get("zero_optimization", {}) if isinstance(config, dict) else {}
+    return stage.get("stage", 0) if isinstance(stage, dict) else 0
 
 
 def check_ranges(run: Run) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from undial_cli.config.schema import TeacherConfig, TrainingRun, is_sharded
+from undial_cli.config.schema import TeacherConfig, TrainingRun, is_sharded, uses_deepspeed
 from undial_cli.data.example import Example
 from undial_cli.data.schedule import Schedule, TrainingSample, deal_rows
 from undial_cli.errors import UserError, WorldError, first_line
@@ -107,7 +107,8 @@ def make_plan(
                 plan = rehearse_training(
                     replay, run, model, sets, samples, copy.copy(method), anchor, cache
                 )
-            rough = replayed != device or is_sharded(run) or rounding is not None
+            shared = is_sharded(run) or uses_deepspeed(run)
+            rough = replayed != device or shared or rounding is not None
             if rounding is not None:  # of which a rounded layer's tensors have fewer numbers
                 plan.parameters = whole + plan.trained
             return dataclasses.replace(plan, device=device, rough=rough)

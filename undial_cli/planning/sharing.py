@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from undial_cli.config.schema import Run, TrainingRun, is_sharded
+from undial_cli.config.schema import TrainingRun, find_zero_stage, is_sharded
 from undial_cli.models.head import find_output_head
 from undial_cli.planning.rehearsal import DeviceMemory
 from undial_cli.system.hardware import choose_autocast_dtype
@@ -116,15 +116,15 @@ def share_among_processes(
     if processes == 1:
         return 0
     away = 1 - 1 / processes
+    mixed = choose_autocast_dtype(run) != "no"
+    trained = measure_unit((p for p in model.parameters() if p.requires_grad), mixed)
+    if find_zero_stage(run) in (1, 2):
+        share_states(memory, trained, mixed, processes)
+        return 2 * away * trained.moved
     if not is_sharded(run):
         memory.copies = memory.gradients
         memory.step += memory.copies
         return 2 * away * memory.gradients
-    mixed = choose_autocast_dtype(run) != "no"
-    trained = measure_unit((p for p in model.parameters() if p.requires_grad), mixed)
-    if find_zero_stage(run) < 3:
-        share_states(memory, trained, mixed, processes)
-        return 2 * away * trained.moved
     shared = deal_out_model(model, mixed)
     whole = shared.whole
     # Gradients and states are of the dtype in which what is trained is held; 8-bit states of none.
@@ -141,11 +141,6 @@ def share_among_processes(
     memory.weights, memory.optimiser, memory.gradients = weights, optimiser, gradients
     # Gathered before the forward and the backward pass of each; gradients are handed back in each.
     return passes * away * (2 * whole.moved - shared.tail.moved + whole.gradients)
-
-
-def find_zero_stage(run: Run) -> int:
-    """What is shared: 3 for all, 2 for gradients and states alone."""
-    return run.hardware.args.get("deepspeed", {}).get("zero_optimization", {}).get("stage", 3)
 
 
 def share_states(memory: DeviceMemory, trained: UnitBytes, mixed: bool, processes: int) -> None:

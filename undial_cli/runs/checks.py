@@ -150,7 +150,8 @@ def check_evaluation_libraries(run: Run) -> None:
 def check_optimiser(run: TrainingRun) -> None:
     """Optimisers that do not know sharded weights; what is missing is found by `training.trial`."""
     name = run.train.optim
-    if is_sharded(run) and ("8bit" in name or "paged" in name or "bnb" in name):
+    shared = is_sharded(run) or uses_deepspeed(run)
+    if shared and ("8bit" in name or "paged" in name or "bnb" in name):
         raise UserError(f"train.optim={name}: not possible with hardware={run.hardware.name}")
 
 

@@ -22,7 +22,6 @@ from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.text_quality import HELPER_MODELS
 from undial_cli.models import fingerprints, shards
 from undial_cli.models.quantise import choose_rounding, describe_rounding
-from undial_cli.planning.sharing import find_zero_stage
 from undial_cli.reporting import summary
 from undial_cli.runs.inputs import RunInputs
 from undial_cli.runs.resolved import ResolvedRun
@@ -90,9 +89,8 @@ def load_evaluated_model(run: Run, path: str, device: torch.device) -> Any:
     Rounded layers are not shared out: they are whole on every process.
     """
     rounds = is_rounded_when_evaluated(run)
-    shares_weights = is_sharded(run) and find_zero_stage(run) == 3
     is_alone = processes.get_process_count() == 1
-    if is_alone or not shares_weights or (rounds and choose_rounding(run)):
+    if is_alone or not is_sharded(run) or (rounds and choose_rounding(run)):
         return load_run_model(run, path, device, rounds)
     model = load_run_model(run, path, torch.device("cpu"), rounds)
     quantised = getattr(model, "is_quantized", False)

@@ -20,7 +20,7 @@ import torch
 from undial_cli import ui
 from undial_cli.config.fields import walk_fields
 from undial_cli.config.identity import digest_json
-from undial_cli.config.schema import Run, is_sharded
+from undial_cli.config.schema import Run, is_sharded, uses_deepspeed
 from undial_cli.errors import Interrupted, OutOfMemory, UserError, WorldError
 from undial_cli.system import signals
 from undial_cli.system.hardware import is_cpu_run, join_process_group
@@ -41,7 +41,9 @@ def needs_workers(run: Run, processes: int) -> bool:
     """Whether other processes are to be started: several, or one that must see one GPU only."""
     if is_launched():
         return False
-    if is_sharded(run):  # a process alone has no group, which both engines ask for
+    if is_sharded(run) or uses_deepspeed(
+        run
+    ):  # a process alone has no group, which both engines ask for
         return True
     return processes > 1 or (not is_cpu_run(run) and torch.cuda.device_count() > 1)
 
