@@ -13,9 +13,14 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from undial_cli.errors import Interrupted, UserError, WorldError, bad_value
 from undial_cli.system import launcher_environment, signals
+from undial_cli.system.garbage import spare_imports
+
+if TYPE_CHECKING:
+    from undial_cli.config.schema import Run
 
 COMMAND_NAMES = (
     "unlearn", "finetune", "evaluate", "audit", "reproduce", "report", "list", "purge", "doctor",
@@ -128,8 +133,9 @@ def dispatch_command(argv: list[str]) -> int:
         return 0
     command, rest = argv[0], argv[1:]
     if command == WORKER and STARTED_BY_TORCH in os.environ:
-        from undial_cli.pipeline import do_work
-        from undial_cli.runs.worker import work_and_leave
+        with spare_imports():
+            from undial_cli.pipeline import do_work
+            from undial_cli.runs.worker import work_and_leave
 
         work_and_leave(Path(rest[0]), do_work)
     if command not in COMMAND_NAMES:
@@ -212,9 +218,7 @@ def repeat_run(command: str, flags: dict[str, str], overrides: list[str]) -> int
     check_command_line_keys(run, overrides, f"--from {file}")
     if run.command != command:
         raise UserError(f"--from {file}: it is a run of 'undial {run.command}'")
-    from undial_cli.pipeline import execute_run
-
-    execute_run(run)
+    carry_out_run(run)
     return 0
 
 
@@ -226,10 +230,16 @@ def audit_run_folder(path: str, flags: dict[str, str], words: list[str]) -> int:
         if flag not in ("--config-dir", "-cd"):
             raise UserError(f"{flag}: not possible together with a run folder")
     run = compose_audit_of(path, words, find_user_configs(flags))
-    from undial_cli.pipeline import execute_run
+    carry_out_run(run)
+    return 0
+
+
+def carry_out_run(run: Run) -> None:
+    """Do a run, with all that it needs."""
+    with spare_imports():
+        from undial_cli.pipeline import execute_run
 
     execute_run(run)
-    return 0
 
 
 def find_user_configs(flags: dict[str, str]) -> str | None:
@@ -254,9 +264,7 @@ def compose_and_execute(command: str, flags: dict[str, str], words: list[str]) -
     from undial_cli.runs.compose import compose_run
 
     run = compose_run(command, words, folder)
-    from undial_cli.pipeline import execute_run
-
-    execute_run(run)
+    carry_out_run(run)
     return 0
 
 

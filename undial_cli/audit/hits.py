@@ -13,10 +13,12 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterable
-
-from nltk.stem.porter import PorterStemmer  # that of rouge_score, which brings it along
+from typing import TYPE_CHECKING
 
 from undial_cli.evaluation.words import SINGLE_LETTER, split_unicode_words
+
+if TYPE_CHECKING:
+    from nltk.stem.porter import PorterStemmer
 
 # Words that stand in any answer.
 STOP_WORDS = frozenset(
@@ -154,4 +156,12 @@ def stem_word(word: str) -> str:
     if word in NUMBER_WORDS:
         return NUMBER_WORDS[word]
     # As rouge_score does: of short words stemming leaves too little.
-    return PorterStemmer().stem(word) if word.isascii() and len(word) > 3 else word
+    return load_stemmer().stem(word) if word.isascii() and len(word) > 3 else word
+
+
+@functools.cache
+def load_stemmer() -> PorterStemmer:
+    """The stemmer of rouge_score, which brings it along; importing it takes half a second."""
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer()

@@ -19,6 +19,7 @@ from undial_cli.errors import UserError, WorldError
 from undial_cli.methods import user_file
 from undial_cli.runs.run_folder import locate_run_folder
 from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
+from undial_cli.system.garbage import spare_imports
 
 # Of the command that carries out a run, by how the run ended.
 EXIT_CODES = {"done": 0, "failed": 1, "refused": 2}
@@ -72,7 +73,8 @@ def run_job(packed: dict[str, Any]) -> dict[str, Any]:
     run = parse_run_yaml(packed["run"])
     status, reason = "done", ""
     try:
-        from undial_cli.pipeline import execute_run
+        with spare_imports():
+            from undial_cli.pipeline import execute_run
 
         execute_run(run, show=False)
     except UserError as error:
