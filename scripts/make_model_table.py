@@ -2,7 +2,7 @@
 
     python scripts/make_model_table.py [FINDINGS.jsonl]
 
-Runs what tests/models/test_architectures_*.py run. What a findings file holds already is not run
+Runs what tests/models/test_architectures.py runs. What a findings file holds already is not run
 again.
 """
 

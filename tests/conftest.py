@@ -20,6 +20,9 @@ from undial_cli.runs.compose import PACKAGE_FOLDER, find_config_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# bitsandbytes compiles its functions for a CPU by a C++ compiler; what they give is the same.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+gc.disable()  # until all is imported
 
 TESTS = Path(__file__).parent
 # A target that has seen one epoch: enough for everything but the quality of forgetting.
@@ -41,6 +44,7 @@ def pytest_collection_finish() -> None:
     """What was imported is no garbage: each collection would look through all of it."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def prepare(run: Any, weights: bool = True) -> Any:

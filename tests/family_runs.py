@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import re
 from pathlib import Path
@@ -90,12 +91,21 @@ def examples(seed: int) -> list[Example]:
 SETS = {"forget": examples(1), "retain": examples(2)}
 
 
+@functools.cache
+def compose_adapter_run(adapter: str) -> UnlearnRun:
+    """The config of all runs with an adapter; to be copied."""
+    words = [*WORDS, *(LORA if adapter == "lora" else []), f"train.learning_rate={RATES[adapter]}"]
+    run = compose_run("unlearn", words)
+    assert isinstance(run, UnlearnRun)
+    return run
+
+
 def run_of(adapter: str, folder: Path, dtype: str, eager: bool) -> UnlearnRun:
     """The run's config."""
-    words = [*WORDS, *(LORA if adapter == "lora" else []), f"train.learning_rate={RATES[adapter]}"]
-    words += [f"model.path={folder}", f"model.dtype={dtype}"]
-    run = compose_run("unlearn", [*words, *(["model.attn_implementation=eager"] if eager else [])])
-    assert isinstance(run, UnlearnRun)
+    run = copy.deepcopy(compose_adapter_run(adapter))
+    run.model.path, run.model.dtype = str(folder), dtype
+    if eager:
+        run.model.attn_implementation = "eager"
     return run
 
 
@@ -174,6 +184,7 @@ def write_family(family: str, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+@functools.cache
 @torch.no_grad()
 def dtype_of(folder: Path) -> str:
     """float64, or float32 where a family's own code knows nothing wider."""

@@ -6,25 +6,28 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import HURRIED, undial
 from safetensors.torch import load_file
+from two_processes import PROCESSES, ProcessPair
 
 from undial_cli.cli import run_command
 from undial_cli.methods import METHODS
 
 TEXT = "the old river keeps its own slow counsel while bright kites turn over quiet hills"
 WORDS = TEXT.split()
-PROCESSES, BATCH, ROWS = 2, 8, 19
+BATCH, ROWS = 8, 19
 LAYOUTS = {
     "1 x 1": ["hardware.num_processes=1"],
     "1 x 4": ["hardware.num_processes=1", "hardware.micro_batch_size=2"],
-    "2 x 2": ["hardware.num_processes=2", "hardware.micro_batch_size=2"],
+    "2 x 2": ["hardware.micro_batch_size=2", "hardware.timeout=60"],  # two that are there already
 }
+# Two that the run starts itself.
+STARTED = {"2 x 2 started": [f"hardware.num_processes={PROCESSES}", "hardware.micro_batch_size=2"]}
 
 
 def make_answer(number: int) -> str:
@@ -52,27 +55,38 @@ Finished = tuple[list[dict], dict[str, torch.Tensor]]
 Train = Callable[..., Finished]
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessPair]:
+    """Two processes for the runs of this file that join others."""
+    pair = ProcessPair(tmp_path_factory.mktemp("pair") / "log.txt")
+    yield pair
+    pair.end()
+
+
 @pytest.fixture
-def train(tmp_path: Path, random_model: Path) -> Train:
+def train(tmp_path: Path, random_model: Path, pair: ProcessPair) -> Train:
     """Run one layout of a run; its metrics and final weights."""
     forget = write_answers(tmp_path / "forget.jsonl", range(ROWS))
     retain = write_answers(tmp_path / "retain.jsonl", range(100, 123))
 
     def call(layout: str, *words: str) -> Finished:
         out = tmp_path / layout.replace(" ", "")
-        code = run_command(
-            ["unlearn", "data=jsonl", f"data.forget_file={forget}", f"data.retain_file={retain}",
-             f"model.path={random_model}", "hardware=cpu", "eval=none", "train.max_steps=5",
-             "train.warmup_steps=0", f"train.batch_size={BATCH}", "adapter.dropout=0",
-             f"output_dir={out}", "name=run",
-             *LAYOUTS[layout], *words]
+        words = (
+            "unlearn", "data=jsonl", f"data.forget_file={forget}", f"data.retain_file={retain}",
+            f"model.path={random_model}", "hardware=cpu", "eval=none", "train.max_steps=5",
+            "train.warmup_steps=0", f"train.batch_size={BATCH}", "adapter.dropout=0",
+            f"output_dir={out}", "name=run",
+            *(LAYOUTS | STARTED)[layout], *words,
         )  # fmt: skip
         folder = out / "unlearn" / "run"
-        assert code == 0, (folder / "log.txt").read_text()
+        if layout == "2 x 2":
+            pair.run([*words])
+        else:
+            assert run_command([*words]) == 0, (folder / "log.txt").read_text()
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         (weights,) = (folder / "checkpoint").glob("*.safetensors")
         environment = json.loads((folder / "environment.json").read_text())
-        assert environment["processes"] == (2 if layout == "2 x 2" else 1)
+        assert environment["processes"] == int(layout[0])
         return [json.loads(line) for line in lines], load_file(weights)
 
     return call
@@ -101,7 +115,7 @@ LEAN = ["train.packing=on", "train.activation_checkpointing=true", "teacher.cach
 
 @pytest.mark.slow
 def test_undial_on_two_processes_is_undial_on_one(train: Train) -> None:
-    assert_same_run(train("1 x 1", DOUBLE), train("2 x 2", DOUBLE), 1e-9, 1e-9)
+    assert_same_run(train("1 x 1", DOUBLE), train("2 x 2 started", DOUBLE), 1e-9, 1e-9)
 
 
 @pytest.mark.slow
@@ -277,7 +291,7 @@ def test_two_processes_leave_with_their_code_and_their_last_words(tmp_path: Path
 def test_runs_of_two_processes_end_well_however_often(train: Train) -> None:
     """UNDIAL_REPEATS=200 for the proof: one in twelve once ended in SIGABRT."""
     for _ in range(int(os.environ.get("UNDIAL_REPEATS", "2"))):
-        train("2 x 2", "method.retain=klr", "train.optim=sgd", "overwrite=true")
+        train("2 x 2 started", "method.retain=klr", "train.optim=sgd", "overwrite=true")
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def ended(folder: Path) -> tuple[list[dict], str]:
     return [json.loads(row) for row in rows], status["reason"]
 
 
-def test_the_first_step_without_a_finite_loss_is_the_last_and_saved_weights_are_finite(
+def test_the_first_step_that_is_not_finite_is_the_last_and_saved_weights_are_finite(
     words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     hot = ["method=ga", "train.learning_rate=1e6", "train.max_steps=40", "train.save_steps=1"]
@@ -61,11 +61,14 @@ def test_the_first_step_without_a_finite_loss_is_the_last_and_saved_weights_are_
     folder = tmp_path / "out" / "unlearn" / "run"
     rows, reason = ended(folder)
     *before, last = rows
-    assert last["loss"] == "nan"
-    assert all(math.isfinite(row[k]) for row in before for k in ("loss", "grad_norm"))
+    # Whether the loss is none before its gradient is depends on how a processor rounds.
+    figures = {k: float(last[k]) for k in ("loss", "grad_norm")}
+    assert not all(map(math.isfinite, figures.values()))
+    assert all(math.isfinite(row[k]) for row in before for k in figures)
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     assert len(rows) < 40
-    assert reason.startswith(f"training diverged at step {last['step']}: loss NaN, gradient norm")
+    assert reason.startswith(f"training diverged at step {last['step']}: loss ")
+    assert "NaN" in reason or "infinite" in reason
     assert "train.learning_rate" in reason
     states = list_states(folder / "resume")
     assert [step for step, _ in states] == [last["step"] - 1, last["step"] - 2][: len(before)]

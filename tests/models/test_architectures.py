@@ -1,4 +1,4 @@
-"""Every causal family of transformers, full: as a plain loop trains it, or refused in one line."""
+"""Every causal family of transformers, full and lora: as a plain loop trains it, or refused."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_agrees_with_a_plain_loop_or_is_refused(family: str, tmp_path: Path) -> None:
-    finding = compare(family, "none", tmp_path / family)
-    assert finding.agrees or finding.refused, finding
-    assert "\n" not in finding.refused
     row = documented().get(family)
-    if row is not None:
-        assert row[0] == word(finding), finding
-        if not finding.refused:
+    for column, adapter in enumerate(("none", "lora")):
+        finding = compare(family, adapter, tmp_path / family)
+        assert finding.agrees or finding.refused, (adapter, finding)
+        assert "\n" not in finding.refused
+        assert row is None or row[column] == word(finding), (adapter, finding)
+        if row is not None and adapter == "none" and not finding.refused:
             assert row[3] == ("yes" if finding.lean else "")
             assert row[2] == ("packed" if finding.packed else "padded")
 
