@@ -15,10 +15,10 @@ debug: .venv/.core  ## the whole way with everything on, in about 20 seconds
 	$(BIN)/undial unlearn experiment=debug overwrite=true
 
 test: .venv/.dev  ## unit tests, under two minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow"
 
 test-slow: .venv/.dev  ## real runs of minutes; real data where UNDIAL_DATA_ROOT says
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder -m slow
 
 gpu: .venv/.dev  ## all that only a GPU shows, in up to 25 minutes: outputs/gpu.md
 	$(BIN)/python scripts/bench_gpu.py

@@ -25,6 +25,7 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 gc.disable()  # until all is imported
 
 TESTS = Path(__file__).parent
+FROZEN = [0]  # how many modules the garbage collector leaves out
 # A target that has seen one epoch: enough for everything but the quality of forgetting.
 HURRIED = [
     "target.epochs=1", "eval.limit=4", "eval.max_new_tokens=8", "hardware=cpu",
@@ -41,10 +42,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported is no garbage: each collection would look through all of it."""
-    gc.collect()
-    gc.freeze()
     gc.enable()
+
+
+def pytest_runtest_setup() -> None:
+    """What was imported is no garbage: each collection would look through all of it."""
+    if len(sys.modules) > FROZEN[0] + 50:
+        gc.freeze()
+        FROZEN[0] = len(sys.modules)
 
 
 def prepare(run: Any, weights: bool = True) -> Any:

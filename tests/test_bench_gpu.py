@@ -124,6 +124,7 @@ def test_all_that_make_gpu_does_is_rehearsed_on_a_cpu(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / "bench_gpu.py"), "--rehearse", "--file", str(file)],
         capture_output=True, text=True, timeout=900,
+        env={**os.environ, "TORCHDYNAMO_DISABLE": ""},  # one of its parts compiles
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     report = file.read_text()

@@ -28,17 +28,8 @@ DIRECT = {"direct": AskConfig("ask", "asked directly")}
 class Audit:
     """An audit of random models, that counts what it loads and how many are held at one time."""
 
-    def __init__(self, folder: Path, *seeds: int) -> None:
-        paths = [folder / f"model-{seed}" for seed in seeds]
-        for seed, path in zip(seeds, paths, strict=True):
-            random_llama(vocab=len(shared_tokenizer()), seed=seed).save_pretrained(path)
-            shared_tokenizer().save_pretrained(path)
-        words = ["audit.rows=4", "audit.retain_rows=2", "eval.max_new_tokens=4"]
-        known = [f"model.path={paths[0]}", "audit.target=none", "audit.retain_model=none"]
-        run = compose_run("audit", [*words, *known])
-        assert isinstance(run, AuditRun)
-        self.run = run
-        self.data = collect_audit_data(run, prepare(run))
+    def __init__(self, run: AuditRun, data: AuditData, paths: list[Path]) -> None:
+        self.run, self.data = run, data
         self.paths = dict(zip(("unlearned", "retain"), map(str, paths), strict=False))
         self.loaded: list[str] = []
         self.most_held = 0
@@ -64,6 +55,20 @@ class Audit:
         return carry_out_attacks(attacks or DIRECT, models, self.data, lambda path: path)
 
 
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[AuditRun, AuditData, list[Path]]:
+    """What an audit is made of: its run, its rows and two models."""
+    paths = [tmp_path_factory.mktemp("models") / f"model-{seed}" for seed in range(2)]
+    for seed, path in enumerate(paths):
+        random_llama(vocab=len(shared_tokenizer()), seed=seed).save_pretrained(path)
+        shared_tokenizer().save_pretrained(path)
+    words = ["audit.rows=4", "audit.retain_rows=2", "eval.max_new_tokens=4"]
+    known = [f"model.path={paths[0]}", "audit.target=none", "audit.retain_model=none"]
+    run = compose_run("audit", [*words, *known])
+    assert isinstance(run, AuditRun)
+    return run, collect_audit_data(run, prepare(run)), paths
+
+
 @pytest.fixture
 def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder, and a cache of the test's own in it."""
@@ -71,8 +76,21 @@ def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-def test_each_model_is_loaded_once_and_never_beside_another(folder: Path) -> None:
-    audit = Audit(folder, 0, 1)
+@pytest.fixture
+def audit(parts: tuple[AuditRun, AuditData, list[Path]], folder: Path) -> Audit:
+    """An audit of one model, with a cache of the test's own."""
+    run, data, paths = parts
+    return Audit(run, data, paths[:1])
+
+
+@pytest.fixture
+def audit_of_two(parts: tuple[AuditRun, AuditData, list[Path]], folder: Path) -> Audit:
+    """The same, of an unlearned and of a retain model."""
+    return Audit(*parts)
+
+
+def test_each_model_is_loaded_once_and_never_beside_another(audit_of_two: Audit) -> None:
+    audit = audit_of_two
     results = audit.attack()
     assert sorted(audit.loaded) == sorted(audit.paths.values())
     assert audit.most_held == 1
@@ -84,16 +102,14 @@ def test_each_model_is_loaded_once_and_never_beside_another(folder: Path) -> Non
     assert len(results.working["retain"].texts) == 2
 
 
-def test_what_was_done_is_read_back_and_loads_nothing(folder: Path) -> None:
-    audit = Audit(folder, 0)
+def test_what_was_done_is_read_back_and_loads_nothing(audit: Audit) -> None:
     first = audit.attack()
     audit.loaded.clear()
     assert audit.attack() == first
     assert not audit.loaded
 
 
-def test_a_stored_outcome_that_is_cut_short_is_made_anew(folder: Path) -> None:
-    audit = Audit(folder, 0)
+def test_a_stored_outcome_that_is_cut_short_is_made_anew(audit: Audit, folder: Path) -> None:
     first = audit.attack()
     for file in (folder / "cache" / "audits").glob("*.json"):
         file.write_text(file.read_text()[:40])
@@ -102,19 +118,19 @@ def test_a_stored_outcome_that_is_cut_short_is_made_anew(folder: Path) -> None:
     assert audit.loaded
 
 
-def test_texts_of_the_data_are_for_the_user_alone(folder: Path) -> None:
-    Audit(folder, 0).attack()
+def test_texts_of_the_data_are_for_the_user_alone(audit: Audit, folder: Path) -> None:
+    audit.attack()
     files = list((folder / "cache" / "audits").glob("*.json"))
     assert files
     assert {file.stat().st_mode & 0o077 for file in files} == {0}
 
 
 def test_an_audit_that_stopped_in_the_middle_goes_on_where_it_stopped(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    audit: Audit, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Audit(folder, 0).attack()
+    whole = audit.attack()
     monkeypatch.setenv("UNDIAL_CACHE_DIR", str(folder / "another"))
-    audit, asked = Audit(folder, 0), []
+    asked = []
 
     def stop_after_three(
         model: AttackedModel, data: AuditData, config: AskConfig, journal: Journal
@@ -141,7 +157,7 @@ def test_an_audit_that_stopped_in_the_middle_goes_on_where_it_stopped(
 
 
 def test_an_attack_that_cannot_be_served_is_missing_and_the_rest_goes_on(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> Outcome:
         raise CannotServe("no such thing on this machine")
@@ -153,7 +169,7 @@ def test_an_attack_that_cannot_be_served_is_missing_and_the_rest_goes_on(
     monkeypatch.setitem(KINDS, "check", AttackKind(refuse, check))
     monkeypatch.setitem(KINDS, "compare", AttackKind(refuse, compares=("target",)))
     attacks = {name: AttackConfig(name) for name in ("run", "check", "compare")}
-    results = Audit(folder, 0).attack(DIRECT | attacks)
+    results = audit.attack(DIRECT | attacks)
     assert results.missing == {
         "run": "no such thing on this machine",
         "check": "none of the 4 rows has it",
@@ -162,14 +178,14 @@ def test_an_attack_that_cannot_be_served_is_missing_and_the_rest_goes_on(
     assert list(results.outcomes) == ["direct"]
 
 
-def test_only_the_models_that_an_attack_names_are_attacked(folder: Path) -> None:
+def test_only_the_models_that_an_attack_names_are_attacked(audit_of_two: Audit) -> None:
     attacks = DIRECT | {"other": AskConfig("ask", models=["retain"], max_new_tokens=2)}
-    results = Audit(folder, 0, 1).attack(attacks)
+    results = audit_of_two.attack(attacks)
     assert set(results.outcomes["other"]) == {"retain"}
 
 
-def test_rows_are_spread_over_the_subjects(folder: Path) -> None:
-    data = Audit(folder, 0).data
+def test_rows_are_spread_over_the_subjects(audit: Audit) -> None:
+    data = audit.data
     assert data.numbers == [0, 6, 13, 19]
     assert data.subjects == [0, 0, 1, 1]
     assert data.select_rows(2).subjects == [0, 1]

@@ -183,12 +183,16 @@ def test_what_the_last_layer_alone_hides_is_intact_and_what_was_never_there_is_n
     assert np.mean(erased.scores["intact"]) < 0.2  # type: ignore[arg-type]
 
 
+@functools.cache
+def make_stranger() -> Any:
+    """A model that knows every answer, and whose states mean nothing to the target."""
+    return memorise_rows(make_llama(seed=1), ROWS, steps=40)
+
+
 @pytest.mark.parametrize("role", ["unlearned", "retain"])
 def test_a_model_of_another_origin_has_no_depth_rather_than_a_wrong_one(role: str) -> None:
     models = {"target": make_planted_models()[0], "retain": make_llama()}
-    # It knows every answer, and its states mean nothing to the target.
-    other = memorise_rows(make_llama(seed=1), ROWS, steps=40)
-    outcomes = measure(make_audit_data(ROWS), **{**models, role: other})
+    outcomes = measure(make_audit_data(ROWS), **{**models, role: make_stranger()})
     assert outcomes[role].scores["intact"] == [None] * len(ROWS)
     assert f"the {role} model's states disturb the target" in outcomes[role].notes[-1]
     known = outcomes["target"].scores["intact"]
