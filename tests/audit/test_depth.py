@@ -189,6 +189,7 @@ def make_stranger() -> Any:
     return memorise_rows(make_llama(seed=1), ROWS, steps=40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["unlearned", "retain"])
 def test_a_model_of_another_origin_has_no_depth_rather_than_a_wrong_one(role: str) -> None:
     models = {"target": make_planted_models()[0], "retain": make_llama()}

@@ -206,6 +206,7 @@ def test_without_a_judge_nothing_is_scored() -> None:
     assert results == make_results()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_model_of_ones_own_judges(chat: bool, tmp_path: Path) -> None:
     tokenizer = shared_tokenizer() if chat else byte_tokenizer(bos=True)

@@ -67,6 +67,7 @@ def attack(config: MembershipConfig | None = None, **models: Any) -> dict[str, O
     return outcomes
 
 
+@pytest.mark.slow
 def test_every_mean_is_the_auc_of_the_suites_metrics() -> None:
     model, retain = small_model("llama", VOCABULARY), small_model("gpt2", VOCABULARY)
     outcome = attack(unlearned=model, retain=retain)["unlearned"]

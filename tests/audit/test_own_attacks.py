@@ -118,6 +118,7 @@ def own_kind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 LOUD = ["audit.file=louder.py", "audit.attack.cry={kind: louder, factor: 0.25, score: probability}"]
 
 
+@pytest.mark.slow
 def test_a_kind_of_ones_own_is_a_python_file_that_the_command_line_names(
     own_kind: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,6 +175,7 @@ def draw_verdicts(recovered: list[float], draw: Any, who: Any, count: int = 500)
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [draw_graded, draw_hits])
 def test_models_at_the_margin_are_seldom_called_leaking_or_suppressed(draw: Any) -> None:
     words = draw_verdicts([0.2] * 4, draw, number_rows(20, 5))

@@ -157,6 +157,7 @@ def test_noise_is_a_share_of_each_tensors_own_spread() -> None:
     assert not torch.equal(other.lm_head.weight, model.lm_head.weight)
 
 
+@pytest.mark.slow
 def test_noise_is_drawn_anew_and_leaves_the_model_as_it_is(setting: Setting) -> None:
     attacked = setting.models["unlearned"]
     before = hash_model_folder(Path(attacked.path))
@@ -183,6 +184,7 @@ def ask_with_seed(setting: Setting, config: NoiseConfig, seed: int) -> Outcome:
         attacked.run.seed = former
 
 
+@pytest.mark.slow
 def test_steps_lead_to_the_target(setting: Setting) -> None:
     attacked = setting.models["unlearned"]
     config = InterpolateConfig("interpolate", ways=[1.0, 0.25, 0.5])

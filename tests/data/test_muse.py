@@ -59,6 +59,7 @@ def test_a_second_run_writes_the_same_bytes(news: tuple[Path, Any], tmp_path: Pa
             assert (tmp_path / file.relative_to(news[0])).read_bytes() == file.read_bytes()
 
 
+@pytest.mark.slow
 def test_folds_grow_in_scal_and_follow_each_other_in_sust(news: tuple[Path, Any]) -> None:
     data = compose_data(news[0])
     scal, sust = ([load_split(data, f"{c}/{f}", KEY) for f in FOLDS] for c in ("scal", "sust"))

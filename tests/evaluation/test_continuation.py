@@ -30,7 +30,7 @@ def naive(name: str) -> dict[int, list[int]]:
 @pytest.mark.parametrize(
     ("name", "batch_size"),
     [
-        pytest.param(name, size, marks=pytest.mark.slow if size == 1 else ())
+        pytest.param(name, size, marks=pytest.mark.slow if size == 1 or name == "mamba" else ())
         for name in MODELS
         for size in ([1, 5, 64] if name in PLAIN else [5])
     ],

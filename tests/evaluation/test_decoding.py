@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from decoding_models import LONGEST, MODELS, NEW, PLAIN, VOCAB, Rows, model_of, plain_greedy
+from decoding_models import LONGEST, NEW, PLAIN, VOCAB, Rows, model_of, plain_greedy
 from scipy.stats import chisquare
 from small import random_llama
 from transformers import (
@@ -54,10 +54,12 @@ def run(model: Any, prompts: dict[int, list[int]], batch_size: int, how: Decodin
 
 
 GREEDY = Decoding(NEW, ENDS)
+# Of those with a state of their own one is quick.
+MARKED = [pytest.param("mamba", marks=pytest.mark.slow), "lfm2"]
 
 
 @pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 3, 32])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*PLAIN, *MARKED])
 def test_decoding_is_a_plain_argmax_loop_at_any_batch_size(name: str, batch_size: int) -> None:
     lengths = {len(ids) for ids in expected(name).values()}
     assert max(lengths) > min(lengths) + 5

@@ -90,6 +90,7 @@ def test_the_one_likeliest_token_gives_the_figures_of_plain_greedy_loops(
     assert found[3] == {"ma": None, "el_3": None, "el_10": None}
 
 
+@pytest.mark.slow
 def test_ma_is_greedy_whatever_is_sampled(model: Any, documents: list[list[int]]) -> None:
     flat = [
         extraction.extract_sampled(model, "it", documents, [1], how, 4)

@@ -88,6 +88,7 @@ def test_answers_that_share_their_prompt_score_as_if_alone(kind: str, batch_size
             assert ours.variance == pytest.approx(variance, abs=100 * tolerance)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_scores_that_were_interrupted_within_a_batch_are_the_same_to_the_bit(
     model: Any, tmp_path: Path

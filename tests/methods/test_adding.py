@@ -68,6 +68,7 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_help_and_config_know_it_and_import_no_torch(checkout: Path) -> None:
     light = lambda *words: python(  # noqa: E731
         checkout, "-c", LIGHT.format(checkout=str(checkout), words=[*words])
@@ -92,6 +93,7 @@ assert "torch" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_a_tables_cost_counts_its_teacher(checkout: Path) -> None:
     assert python(checkout, "-c", COST).split() == ["80.0", "60.0"]
 

@@ -7,6 +7,7 @@ now: words of the command line -> the run, as dotted keys and values. test_resol
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import lzma
@@ -93,6 +94,7 @@ def compose_tables() -> dict[str, dict[str, Any]]:
     return found
 
 
+@functools.cache
 def read() -> dict[str, dict[str, Any]]:
     """What is kept: a run's settings by the words that compose it."""
     return json.loads(lzma.decompress(FILE.read_bytes()))

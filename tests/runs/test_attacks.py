@@ -38,6 +38,7 @@ def test_chosen_attacks_are_measured_against_the_direct_question() -> None:
     assert isinstance(attacks["direct"], AskConfig)
 
 
+@pytest.mark.slow
 def test_keys_of_an_attack_come_from_its_file_its_budget_and_the_command_line(
     tmp_path: Path,
 ) -> None:
@@ -52,12 +53,12 @@ def test_keys_of_an_attack_come_from_its_file_its_budget_and_the_command_line(
         assert isinstance(attack, AskConfig)
         return attack.rows, attack.max_new_tokens
 
-    assert read_whisper("audit=full") == (9, 5)
-    assert read_whisper("audit=quick") == (3, 5)
-    assert read_whisper("audit=quick", "audit.attack.whisper.rows=4") == (4, 5)
+    assert read_whisper("audit.budget=full") == (9, 5)
+    assert read_whisper("audit.budget=quick") == (3, 5)
+    assert read_whisper("audit.budget=quick", "audit.attack.whisper.rows=4") == (4, 5)
     # To name it, or a key of it, asks for it in any budget.
-    assert read_whisper("audit=standard", "audit.attacks=[whisper]") == (9, 5)
-    assert read_whisper("audit=standard", "audit.attack.whisper.max_new_tokens=2") == (9, 2)
+    assert read_whisper("audit.budget=standard", "audit.attacks=[whisper]") == (9, 5)
+    assert read_whisper("audit.budget=standard", "audit.attack.whisper.max_new_tokens=2") == (9, 2)
 
 
 def test_a_run_yaml_needs_no_attack_file(tmp_path: Path) -> None:

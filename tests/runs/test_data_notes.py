@@ -141,6 +141,7 @@ def test_columns_that_nothing_reads_are_named_once_with_their_sets(
     assert line == "columns that nothing reads: id (forget, eval.sets.forget)"
 
 
+@pytest.mark.slow
 def test_columns_that_come_with_the_data_make_no_noise(tmp_path: Path, data_root: Path) -> None:
     model = "model.path=pkg://undial_cli/models/tiny"
     for words in (["data=demo"], ["data=tofu", f"data.path={data_root / 'TOFU'}"]):

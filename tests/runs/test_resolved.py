@@ -5,6 +5,7 @@ A key that is renamed or gone is listed here, with what became of it; all others
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -54,9 +55,11 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def test_a_run_yaml_of_before_is_the_same_run(command: str, words: str) -> None:
     for line, before in read().items():
         if line.startswith(f"{command} {words}"):
-            content = OmegaConf.create()
+            content: dict[str, Any] = {}
             for key, value in before.items():
-                OmegaConf.update(content, key, value)
+                *folders, name = key.split(".")
+                inner = functools.reduce(lambda d, k: d.setdefault(k, {}), folders, content)
+                inner[name] = value
             again = parse_run_yaml(OmegaConf.to_yaml(content))
             assert again == compose_run(command, line.split()[1:])
             return
