@@ -140,7 +140,7 @@ Run = Callable[..., Found]
 
 @pytest.fixture
 def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Evaluate in this process, with an empty cache."""
+    """Evaluate by a call of the command, with an empty cache."""
     monkeypatch.chdir(place)
 
     def call(model: Path, name: str, *words: str) -> Found:
@@ -153,7 +153,7 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def there(place: Path) -> Run:
-    """Evaluate by the real command, with an empty cache."""
+    """Evaluate by the command in a process of its own, with an empty cache."""
 
     def call(model: Path, name: str, *words: str) -> Found:
         cache = str(place / "caches" / name)
@@ -273,9 +273,9 @@ def test_three_processes_change_nothing(there: Run, alone: Found, model: Path) -
 
 
 @pytest.mark.slow
-def test_fewer_samples_than_processes(there: Run, here: Run, model: Path) -> None:
+def test_fewer_samples_than_processes(here: Run, model: Path) -> None:
     expected = here(model, "few", "eval.limit=1")
-    found = there(model, "few_on2", "eval.limit=1", "hardware.num_processes=2")
+    found = here(model, "few_on2", "eval.limit=1", "hardware.num_processes=2")
     assert found["on"] == 2
     assert len([s for s in found["samples"] if s["set"] == "forget"]) == 1
     assert_same(found, expected)
@@ -300,14 +300,14 @@ def test_processes_that_torchrun_started_evaluate_together(
 
 @pytest.mark.slow
 def test_the_extraction_suite_is_the_same_on_two_processes(
-    place: Path, model: Path, here: Run, there: Run
+    place: Path, model: Path, here: Run
 ) -> None:
     words = [
         "eval=extraction", "data.forget_file=documents.csv", "eval.sets.forget.max_tokens=40",
         "eval.limit=2", "eval.sets.forget.max_new_tokens=8", "eval.batch_size=5",
     ]  # fmt: skip
     one = here(model, "extraction1", *words)
-    two = there(model, "extraction2", *words, "hardware.num_processes=2")
+    two = here(model, "extraction2", *words, "hardware.num_processes=2")
     assert (one["on"], two["on"]) == (1, 2)
     assert one["metrics"] == two["metrics"]
     assert set(one["metrics"]) == {f"forget_{name}" for name in ("ma", "el_3", "el_5", "el_10")}
