@@ -89,6 +89,7 @@ def test_the_data_is_in_private_files_only(models: dict[str, Path], tmp_path: Pa
     assert evidence["results"]["audit/audit.json"] == hashlib.sha256(audit).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_alone_is_audited_and_it_is_said_what_cannot_be(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
