@@ -105,15 +105,17 @@ def test_the_processes_of_a_sweep_end_with_a_parent_that_is_killed(
         [sys.executable, "-m", "undial_cli.cli", *words],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
-        limit = time.monotonic() + 180
-        while not any(file.stat().st_size for file in tmp_path.glob("out/**/metrics.jsonl")):
-            assert process.poll() is None
-            assert time.monotonic() < limit
-            time.sleep(0.1)
-        # Two agents of Ray's, which hold no run, notice within a minute.
-        children = psutil.Process(process.pid).children(recursive=True)
-        started = [child for child in children if not child.name().endswith("Agent")]
-        process.kill()
+        try:
+            limit = time.monotonic() + 180
+            while not any(file.stat().st_size for file in tmp_path.glob("out/**/metrics.jsonl")):
+                assert process.poll() is None
+                assert time.monotonic() < limit
+                time.sleep(0.1)
+            # Two agents of Ray's, which hold no run, notice within a minute.
+            children = psutil.Process(process.pid).children(recursive=True)
+            started = [child for child in children if not child.name().endswith("Agent")]
+        finally:
+            process.kill()  # or a test that failed would wait for its end
     assert len(started) >= 2
     limit = time.monotonic() + 20
     while left := [process for process in started if not is_gone(process)]:
