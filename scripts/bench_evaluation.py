@@ -205,7 +205,7 @@ def main() -> None:
     encoder = Encoder(load.load_tokenizer(run.model, given.model), run.model.template, run.data)
     suite = Suite(run.eval, encoder, load_evaluation_rows(run, encoder))
     rows = load_row_file(str(given.data_root / "extraction" / "lm_extraction.csv"), "", "documents")
-    documents = [encoder.tokenise(row["text"])[0][:200] for row in rows[:: len(rows) // 8]]
+    documents = [encoder.tokenise(row["text"]).ids[:200] for row in rows[:: len(rows) // 8]]
     documents = documents[: given.documents]
     timed(lambda: evaluate_suite(model, Suite(run.eval, encoder, {}), "warm-up"))
     passes(model, [i.answers["answer"][0] for i in suite.items["forget"][:2]])

@@ -143,7 +143,7 @@ def test_tokens_and_spans_of_an_answer_agree(
     rendering = encoder.render_question("Who?", answer)
     body, first = rendering.answer, len(rendering.prompt)
     shift = first - (0 if body == answer else len(answer) - len(answer.lstrip()))
-    _, offsets = encoder.tokenise(rendering.text, special=not rendering.chat)
+    offsets = encoder.tokenise(rendering.text, special=not rendering.chat).offsets
     last = first + len(body)
     absolute = [(max(a + shift, first), min(b + shift, last)) for a, b in spans]
     check_alignment(example, rendering.text, offsets, absolute)
@@ -170,7 +170,7 @@ def test_tokens_and_spans_of_documents_agree(
         ]
         examples = encoder.encode(rows, spans)
         for (text, own), example in zip(kept, examples, strict=True):
-            check_alignment(example, text, encoder.tokenise(text)[1], own)
+            check_alignment(example, text, encoder.tokenise(text).offsets, own)
             begin = int(example.input_ids[0] == encoder.tokenizer.bos_token_id)
             step, found = size - begin, []
             pieces = with_max_length(encoder, size, joined=False).encode([{"text": text}], [own])

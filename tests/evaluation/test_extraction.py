@@ -157,7 +157,7 @@ def test_a_documents_prompt_and_continuation_join_to_its_text(tokenizer: Any) ->
 
 def test_a_character_cut_in_two_leaves_the_rest_as_it_can_be_read() -> None:
     encoder = Encoder(byte_tokenizer(), TemplateConfig(), DataConfig())
-    ids = encoder.tokenise("né one")[0]
+    ids = encoder.tokenise("né one").ids
     assert decode_added_text(encoder, ids[:2], ids[2:]) == encoder.decode(ids[2:])
     assert decode_added_text(encoder, ids[:3], ids[3:]) == " one"
 
@@ -175,6 +175,6 @@ def test_a_generation_keeps_the_blank_between_it_and_its_prompt() -> None:
     rows = [{"text": f"{' '.join(LINE[i:])} and on and on"} for i in range(6)]
     samples = evaluate_suite(model, Suite(config, encoder, {"forget": SetRows(rows)}), "it").samples
     for row, sample in zip(rows, samples, strict=True):
-        start = encoder.tokenise(row["text"])[0][:4]
+        start = encoder.tokenise(row["text"]).ids[:4]
         whole = encoder.decode(start + continued_greedily(model, start, 12, {2}))
         assert sample["prompt"] + sample["generation"] == whole

@@ -26,9 +26,10 @@ from undial_cli.data.answers import (
     read_scored_text,
 )
 from undial_cli.data.example import Example, count_targets
+from undial_cli.data.labels import find_answer_positions, find_closing, list_end_tokens
 from undial_cli.data.rows import Row, find_row_kind
 from undial_cli.data.spans import BLANK_LINE, Span, clip_spans, find_span_tokens, join_spans
-from undial_cli.data.template import AnswerSpan, Rendering, move_spans_to_rendering
+from undial_cli.data.template import Rendering, move_spans_to_rendering
 from undial_cli.data.tokens import (
     Tokens,
     fingerprint_tokenizer,
@@ -186,7 +187,7 @@ class Encoder:
         return template.render_question(self.tokenizer, self.template, question, answer)
 
     def tokenise(self, text: str, special: bool = True) -> Tokens:
-        """Ids and character offsets of a text.
+        """The tokens of a text.
 
         Args:
             special: with the special tokens that the tokenizer puts around a text, unless the text
@@ -211,12 +212,12 @@ class Encoder:
         self, rendering: Rendering, tokens: Tokens, spans: Sequence[Span] = ()
     ) -> Example:
         """`tokenise_answers` of a rendering whose tokens are known."""
-        ids, offsets = tokens
+        ids = tokens.ids
         labels, stop, closing, end = [IGNORE] * len(ids), 0, None, list[int]()
         for answer in rendering.answers:
-            first, stop = self.find_answer_positions(ids, offsets, answer)
+            first, stop = find_answer_positions(tokens, answer, self.end_tokens)
             labels[first:stop] = ids[first:stop]
-            closing = self.find_closing(ids, offsets, rendering, answer, stop)
+            closing = find_closing(tokens, rendering, answer, stop, self.end_tokens)
             if closing is not None:
                 labels[closing] = ids[closing]
         if rendering.closed:
@@ -225,52 +226,9 @@ class Encoder:
         size = stop if closing is None else closing
         ids, labels = [*ids[:size], *end], [*labels[:size], *end]
         size = min(self.data.max_length, len(ids))
-        focus = find_span_tokens(rendering.text, offsets[:size], spans)
+        focus = find_span_tokens(rendering.text, tokens.offsets[:size], spans) if spans else []
         cut = count_targets(labels[size:])
         return Example(ids[:size], labels[:size], min(stop, size), tuple(focus), cut, *end)
-
-    def find_answer_positions(
-        self, ids: list[int], offsets: list[Span], answer: AnswerSpan
-    ) -> tuple[int, int]:
-        """First and last + 1 of the tokens that hold a character of an answer.
-
-        A token that straddles a border counts; not so a special one, which only took blanks along.
-        Where no token does, both are the position of the first token after the answer's start.
-        """
-        start, end = answer.start, answer.end
-
-        def is_inside(i: int) -> bool:
-            a, b = offsets[i]
-            if b <= start or a >= end or not max(a, start) < min(b, end):
-                return False
-            return ids[i] not in self.end_tokens or start <= a < b <= end
-
-        numbers = range(len(ids))
-        first = next(filter(is_inside, numbers), None)
-        if first is not None:
-            return first, next(filter(is_inside, reversed(numbers))) + 1
-        before = (i for i in reversed(numbers) if offsets[i][0] < min(offsets[i][1], start))
-        following = next(before, -1) + 1
-        return following, following
-
-    def find_closing(
-        self,
-        ids: list[int],
-        offsets: list[Span],
-        rendering: Rendering,
-        answer: AnswerSpan,
-        start: int,
-    ) -> int | None:
-        """The position of the token that ends an answer, at `start` or after white space.
-
-        After the last answer any text may precede it.
-        """
-        for i in range(start, len(ids) if rendering.closed else 0):
-            if ids[i] in self.end_tokens:
-                return i
-            if answer is not rendering.answers[-1] and rendering.text[slice(*offsets[i])].strip():
-                break
-        return None
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -283,13 +241,8 @@ class Encoder:
 
     @functools.cached_property
     def end_tokens(self) -> frozenset[int]:
-        """The special tokens that can end an answer: all but the begin and the unknown token."""
-        added = self.tokenizer.added_tokens_decoder.items()
-        marks = {i for i, token in added if token.special} | set(self.tokenizer.all_special_ids)
-        bos, unk = self.tokenizer.bos_token_id, self.tokenizer.unk_token_id
-        return frozenset(
-            i for i in marks if i == self.tokenizer.eos_token_id or i not in (bos, unk)
-        )
+        """What can end an answer."""
+        return list_end_tokens(self.tokenizer)
 
     def end_token(self) -> int:
         """The id that ends an answer where the template writes none."""
@@ -299,10 +252,10 @@ class Encoder:
 
     def cut_answer(self, rendering: Rendering, tokens: int) -> str:
         """The last answer of a rendering up to its first `tokens` tokens, whole characters only."""
-        ids, offsets = self.tokenise(rendering.text, special=not rendering.chat)
+        whole = self.tokenise(rendering.text, special=not rendering.chat)
         answer = rendering.answers[-1]
-        first, stop = self.find_answer_positions(ids, offsets, answer)
-        end = offsets[first + tokens][0] if first + tokens < stop else answer.end
+        first, stop = find_answer_positions(whole, answer, self.end_tokens)
+        end = whole.get_span(first + tokens)[0] if first + tokens < stop else answer.end
         return rendering.text[answer.start : max(answer.start, end)]
 
     def encode_document(self, row: Row, spans: Sequence[Span] = ()) -> list[Example]:
@@ -322,11 +275,11 @@ class Encoder:
         if find_row_kind(row, self.data) == "ids":
             ids, begin = self.check_ids(row["input_ids"]), []
         else:
-            ids, offsets = tokens
-            bos = self.tokenizer.bos_token_id
+            ids, bos = tokens.ids, self.tokenizer.bos_token_id
             begin = ids[:1] if bos is not None and ids[:1] == [bos] else []
-            text = str(row[self.data.text_key])
-            focused = find_span_tokens(text, offsets[len(begin) :], spans)
+            if spans:
+                text = str(row[self.data.text_key])
+                focused = find_span_tokens(text, tokens.offsets[len(begin) :], spans)
         ids, size = ids[len(begin) :], self.data.max_length - len(begin)
         focus: dict[int, list[int]] = {}
         for i in focused:

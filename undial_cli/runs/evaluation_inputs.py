@@ -241,7 +241,7 @@ def build_row_filters(
         passed[f"with '{text}'"] = lambda row: text not in str(row.get(data.text_key, ""))
     if least is not None:
         passed[f"shorter than {least} tokens"] = lambda row: (
-            len(row.get("input_ids") or encoder.tokenise(str(row.get(data.text_key, "")))[0])
+            len(row.get("input_ids") or encoder.tokenise(str(row.get(data.text_key, ""))).ids)
             >= least
         )
     return passed
