@@ -2,8 +2,8 @@
 
 Prompt and answer are tokenised as one string, so that the tokens at the boundary are those the
 model was trained on; a token that straddles it counts as answer. Spans to focus on (data/focus.py)
-become token positions by the tokenizer's offsets. How a row becomes a string is data/template.py's.
-Knows no tensors.
+become token positions by the tokenizer's offsets. How a row becomes a string is data/template.py's,
+which tokens are an answer's data/labels.py's. Knows no tensors.
 """
 
 from __future__ import annotations
@@ -30,11 +30,7 @@ from undial_cli.data.labels import find_answer_positions, find_closing, list_end
 from undial_cli.data.rows import Row, find_row_kind
 from undial_cli.data.spans import BLANK_LINE, Span, clip_spans, find_span_tokens, join_spans
 from undial_cli.data.template import Rendering, move_spans_to_rendering
-from undial_cli.data.tokens import (
-    Tokens,
-    fingerprint_tokenizer,
-    tokenise_texts,
-)
+from undial_cli.data.tokens import Tokens, fingerprint_tokenizer, tokenise_texts
 from undial_cli.errors import RowError, UserError
 from undial_cli.losses.positions import IGNORE
 

@@ -118,7 +118,7 @@ def use_all_cores() -> Iterator[None]:
 def keep_blanks_in_offsets(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """A tokenizer's rules whose offsets hold the blanks of each token; some leave them out."""
     backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
-    processor = copy.deepcopy(backend.post_processor)
+    processor: Any = copy.deepcopy(backend.post_processor)
     state = processor.__getstate__() if processor is not None else b""
     whole = state.replace(b'"trim_offsets":true', b'"trim_offsets":false')
     if whole != state:
