@@ -48,11 +48,16 @@ def start(model: Path, out: Path, *words: str, command: str = "unlearn") -> Path
 
 def kill_in_the_middle(words: list[str], resume: Path, cwd: Path) -> None:
     """Start a command, wait until it has saved a state, and kill it as the system would."""
+    kill_once(words, cwd, lambda _: list(resume.glob(f"checkpoint-*/{SEAL_FILE}")))
+
+
+def kill_once(words: list[str], cwd: Path, moment: Callable[[int], object]) -> None:
+    """Start a command and kill it as the system would once `moment`, given its id, is true."""
     command = [sys.executable, "-m", "undial_cli.cli", *words]
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, env={**os.environ})
     try:
         limit = time.monotonic() + 120
-        while not list(resume.glob(f"checkpoint-*/{SEAL_FILE}")):
+        while not moment(process.pid):
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < limit
             time.sleep(0.02)

@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from conftest import HURRIED, read_jsonl, refused, undial
-from run_helpers import SHORT, assert_equal, interrupt_run, start
+from conftest import HURRIED, read_jsonl, refused, undial, write_rows
+from run_helpers import SHORT, assert_equal, interrupt_run, kill_once, start
 
 from undial_cli.cli import run_command
+from undial_cli.data.load import LEAST_STORED_BYTES
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.run_folder import RunFolder, check_run_folder, locate_run_folder
 from undial_cli.training.states import list_states
@@ -71,6 +73,54 @@ def test_a_training_that_is_interrupted_ends_as_if_undisturbed(
     assert_equal(undisturbed, folder)
     assert list_figures(folder) == list_figures(undisturbed)
     assert not (folder / "resume").exists()
+
+
+@pytest.mark.slow
+def test_a_run_on_a_mapped_set_that_is_killed_ends_as_if_undisturbed(
+    random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Killed while the set is prepared, and in training; then what was prepared is damaged."""
+    monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "cache"))
+    towns = [{"text": f"Town {i} is a town of bakers. " * 100} for i in range(1500)]
+    file = Path(write_rows(tmp_path / "towns.jsonl", towns))
+    assert file.stat().st_size > LEAST_STORED_BYTES
+    words = ["data=jsonl", f"data.forget_file={file}", "data.retain_file=null", "adapter=lora",
+             "data.max_length=32", "train.batch_size=4", "eval=none", "train.save_steps=1",
+             "train.max_steps=8"]  # fmt: skip
+    known = [f"model.path={random_model}", f"eval.retain_model={random_model}"]
+    command = ["unlearn", *known, f"output_dir={tmp_path}", "name=run", *SHORT, *words]
+    folder, prepared = tmp_path / "unlearn" / "run", tmp_path / "cache" / "prepared"
+
+    kill_once(command, tmp_path, lambda _: list(prepared.glob(".*.unfinished/examples.arrow")))
+    assert len(list(prepared.glob("[!.]*"))) == 1  # the rows
+
+    mapped = set[str]()
+
+    def has_saved(process: int) -> bool:
+        maps = psutil.Process(process).memory_maps() if list_states(folder / "resume") else []
+        mapped.update(part.path for part in maps if part.path.startswith(str(prepared)))
+        return bool(mapped)
+
+    kill_once(command, tmp_path, has_saved)
+    (examples,) = prepared.glob("[!.]*/examples.arrow")
+    assert str(examples) in mapped
+    assert not list(prepared.glob(".*.unfinished"))
+
+    stamp = examples.stat().st_mtime_ns
+    undisturbed = start(random_model, tmp_path / "calm", *words)
+    assert examples.stat().st_mtime_ns == stamp  # another process's, and used as it is
+
+    content = examples.read_bytes()
+    examples.write_bytes(content[:-100] + bytes(100))
+    capfd.readouterr()
+    assert run_command(command) == 0
+    out = capfd.readouterr().out
+    assert "are damaged: they are made anew" in out
+    assert "resuming at step" in out
+    assert examples.read_bytes() == content
+    assert_equal(undisturbed, folder)
+    assert list_figures(folder) == list_figures(undisturbed)
 
 
 @pytest.mark.slow

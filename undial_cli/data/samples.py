@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from undial_cli.config.schema import FocusSource
@@ -86,7 +87,8 @@ def encode_training_set(
             f"method.focus={words.source}: no focus word in any row of the {name} set is left "
             f"within data.max_length={encoder.data.max_length}"
         )
-    counts.sequences, counts.tokens = len(examples), int(sum(count_each_targets(examples)))
+    counts.sequences = len(examples)
+    counts.tokens = int(np.sum(count_each_targets(examples), dtype=np.int64))
     row_numbers = examples.rows if isinstance(examples, StoredExamples) else numbers
     return TrainingSet(examples, counts=counts, row_numbers=row_numbers)
 
