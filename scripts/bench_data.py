@@ -3,10 +3,10 @@
     python scripts/bench_data.py [--rows 1000 10000 100000] [--megabytes 2048] [--model PATH]
 
 Question pairs are made up, as long as TOFU's, and written as JSON lines. Each preparation runs in a
-process of its own: (a) a plain loop over rows held as objects, one row rendered and tokenised after
-the other, as `undial` itself did; (b) ours, the first time, with an empty cache; (c) ours again, as
-the second run of a sweep. Then (b) and (c) of documents of so many megabytes. `--model` names a
-tokenizer, by default the demo's.
+process of its own: a plain loop over rows held as objects, one row rendered and tokenised after the
+other, as `undial` itself did; the tokenizer alone, on texts that are rendered already; ours, the
+first time, with an empty cache; ours again, as the second run of a sweep. Then both of documents of
+so many megabytes. `--model` names a tokenizer, by default the demo's.
 
 Memory is the highest that the process took, pages of mapped files included: above what it had
 before it read a row, and in all; then in all when 800 examples have been drawn. Pages of files are
@@ -40,14 +40,15 @@ from undial_cli.data.contents import count_repeated_rows
 from undial_cli.data.encode import Encoder
 from undial_cli.data.example import Example
 from undial_cli.data.files import load_row_file
-from undial_cli.data.samples import encode_training_set
+from undial_cli.data.samples import BATCH_ROWS, encode_training_set
 from undial_cli.data.schedule import Schedule, deal_rows
+from undial_cli.data.tokens import encode_texts, use_all_cores
 from undial_cli.models.load import load_tokenizer
 from undial_cli.system.quiet import silence_libraries
 
 TINY, SEED, STEPS, SIZE = "pkg://undial_cli/models/tiny", 0, 100, 8
 WATCH_SECONDS = 0.2
-WAYS = ("plain loop", "first start", "second start")
+WAYS = ("plain loop", "tokenizer alone", "first start", "second start")
 WORDS = (
     "the", "of", "and", "a", "in", "to", "was", "is", "her", "his", "for", "with", "as", "that",
     "by", "on", "author", "born", "city", "novel", "books", "known", "work", "writing", "family",
@@ -87,13 +88,27 @@ def encode_plainly(encoder: Encoder, file: Path) -> list[Example]:
     return [example for row in rows for example in encoder.encode([row])]
 
 
+def render_texts(encoder: Encoder, file: Path) -> list[str]:
+    """What the tokenizer is given."""
+    rows = load_row_file(str(file), "", "file")
+    batches = [rows[i : i + BATCH_ROWS] for i in range(0, len(rows), BATCH_ROWS)]
+    pairs = [pair for b in batches for pair in zip(b, encoder.render_each(b), strict=True)]
+    return [encoder.read_text(*pair)[0] for pair in pairs]
+
+
 def prepare_set(way: str, file: Path, model: str) -> dict[str, float]:
     """What preparing a file takes, up to a schedule and its batches."""
     silence_libraries()
     encoder = Encoder(load_tokenizer(ModelConfig(), model), TemplateConfig(), DataConfig())
+    texts = render_texts(encoder, file) if way == WAYS[1] else []
     before, begun, used = measure_peak(), time.perf_counter(), measure_processor_time()
-    if way == WAYS[0]:
-        examples: Any = encode_plainly(encoder, file)
+    if way == WAYS[1]:
+        with use_all_cores():
+            for start in range(0, len(texts), BATCH_ROWS):
+                encode_texts(encoder.tokenizer, texts[start : start + BATCH_ROWS], False)
+        examples: Any = encoder.encode(load_row_file(str(file), "[:100]", "file"))
+    elif way == WAYS[0]:
+        examples = encode_plainly(encoder, file)
     else:
         rows = load.load_rows(encoder.data, [str(file)], "file")
         examples = encode_training_set(encoder, rows, "forget").examples
@@ -189,12 +204,12 @@ def main() -> None:
         file, cache = Path(folder) / "rows.jsonl", Path(folder) / "cache"
         for rows in asked.rows:
             write_pairs(file, rows)
-            ways = WAYS if rows <= asked.plain else WAYS[1:]
+            ways = WAYS[rows > asked.plain :]
             measure_file(f"{rows:,} pairs", file, asked.model, cache / str(rows), ways)
         for megabytes in asked.megabytes:
             write_documents(file, megabytes)
             name = f"{file.stat().st_size / 2**20:,.0f} MB of documents"
-            measure_file(name, file, asked.model, cache / f"d{megabytes}", WAYS[1:])
+            measure_file(name, file, asked.model, cache / f"d{megabytes}", WAYS[2:])
 
 
 if __name__ == "__main__":
