@@ -118,8 +118,10 @@ def use_all_cores() -> Iterator[None]:
 def keep_blanks_in_offsets(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """A tokenizer's rules whose offsets hold the blanks of each token; some leave them out."""
     backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
-    processor: Any = copy.deepcopy(backend.post_processor)
-    state = processor.__getstate__() if processor is not None else b""
+    processor = copy.deepcopy(backend.post_processor)
+    if processor is None:
+        return backend
+    state = processor.__getstate__()
     whole = state.replace(b'"trim_offsets":true', b'"trim_offsets":false')
     if whole != state:
         backend = copy.deepcopy(backend)
