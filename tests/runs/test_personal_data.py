@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from planted import find_planted, list_forms, write_planted_demo
+from planted_secrets import find_planted, list_forms, write_planted_demo
 from run_helpers import kill_in_the_middle
 
 from undial_cli.cli import run_command

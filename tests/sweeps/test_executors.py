@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import refused, undial
-from planted import find_planted, list_forms, write_planted_demo
+from planted_secrets import find_planted, list_forms, write_planted_demo
 from swept import rows_of
 
 from undial_cli.runs.compose import compose_run
