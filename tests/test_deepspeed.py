@@ -126,4 +126,4 @@ def test_an_evaluation_on_the_sharded_model_gives_the_figures_of_one_process(
     )
     assert {"forget_probability", "retain_rouge"} <= rows[-1].keys()
     for row, other in zip(rows, others, strict=True):
-        assert row == pytest.approx(other, rel=1e-5)
+        assert row == pytest.approx(other, rel=1e-3)  # after two steps of AdamW in float32
