@@ -7,9 +7,7 @@ Knows what a method can ask for, and no method.
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +38,6 @@ from undial_cli.errors import RowError, UserError
 
 # What is encoded at once: enough that asking costs nothing beside the work, and little memory.
 BATCH_ROWS, BATCH_CHARACTERS = 256, 2**19
-ENCODING_THREADS = 2
 # Rows of which the examples are kept in a file: fewer are encoded in a few seconds.
 LEAST_STORED_ROWS = 10_000
 
@@ -196,18 +193,12 @@ def encode_in_batches(
     encoder: Encoder, rows: Sequence[Row], spans: list[list[Span]] | None
 ) -> Iterator[tuple[Row, list[Example] | UserError]]:
     """Each row with its examples, or with what is wrong with it, as many at once as pays."""
-    start, waiting = 0, deque[tuple[list[Row], Any]]()
-    # Threads, as most is done elsewhere: by the process of the templates, by the tokenizer's own.
-    with use_all_cores(), ThreadPoolExecutor(ENCODING_THREADS) as pool:
+    start = 0
+    with use_all_cores():
         for batch in cut_batches(rows):
             part = None if spans is None else spans[start : start + len(batch)]
-            waiting.append((batch, pool.submit(encoder.encode_each, batch, part)))
             start += len(batch)
-            if len(waiting) > ENCODING_THREADS:
-                batch, encoded = waiting.popleft()
-                yield from zip(batch, encoded.result(), strict=True)
-        for batch, encoded in waiting:
-            yield from zip(batch, encoded.result(), strict=True)
+            yield from zip(batch, encoder.encode_each(batch, part), strict=True)
 
 
 def cut_batches(rows: Iterable[Row]) -> Iterator[list[Row]]:

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -20,8 +19,6 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli.data.spans import Span
 
-# A call may change a tokenizer's settings, which fails while another thread uses it.
-TOKENIZER_LOCK = threading.Lock()
 # What the tokenizers library reads at each call.
 PARALLEL_VARIABLE = "TOKENIZERS_PARALLELISM"
 
@@ -93,11 +90,10 @@ def encode_texts(
     Not by calling the tokenizer, which takes a third of the time again for what nobody reads.
     """
     backend = keep_blanks_in_offsets(tokenizer)
-    with TOKENIZER_LOCK:
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = tokenizer.split_special_tokens
-        return backend.encode_batch(texts, add_special_tokens=special)
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    return backend.encode_batch(texts, add_special_tokens=special)
 
 
 @contextlib.contextmanager
