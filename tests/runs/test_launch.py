@@ -87,6 +87,13 @@ def test_no_worker_is_ended_while_one_of_them_gets_on(tmp_path: Path) -> None:
             "process 1 failed (exit code -9)",
         ),
         (
+            # the same of one that failed by itself, as on a full disk
+            "signal.signal(signal.SIGTERM, lambda *_: os._exit(143))\ntime.sleep(0.2)\n"
+            "sys.exit(1) if rank == '0' else time.sleep(60)",
+            WorldError,
+            "process 0 failed (exit code 1)",
+        ),
+        (
             # as torch's `record` writes it, which takes seconds to import
             "error = {'message': 'UserError: seed=x', 'extraInfo': {'timestamp': '1'}}\n"
             "with open(os.environ['TORCHELASTIC_ERROR_FILE'], 'w') as file:\n"

@@ -68,6 +68,7 @@ def test_a_file_cut_short_is_said_of_its_folder_whatever_library_wrote_it(
     [
         ("Error while serializing: I/O error: No space left on device (os error 28)", errno.ENOSPC),
         ("[enforce fail at inline_container.cc:672] . unexpected pos 7168 vs 7060", errno.ENOSPC),
+        ("basic_ios::clear: iostream error", errno.ENOSPC),
         ("Not enough disk space. Needed: Unknown size", errno.ENOSPC),
         ("I/O error: Disk quota exceeded (os error 122)", errno.EDQUOT),
         ("I/O error: Read-only file system (os error 30)", errno.EROFS),

@@ -23,6 +23,7 @@ from undial_cli.config.identity import digest_json
 from undial_cli.config.schema import Run, is_sharded, uses_deepspeed
 from undial_cli.errors import Interrupted, OutOfMemory, UserError, WorldError
 from undial_cli.system import signals
+from undial_cli.system.faults import LEFT_BEHIND
 from undial_cli.system.hardware import is_cpu_run, join_process_group
 from undial_cli.system.launcher_environment import is_launched
 from undial_cli.system.processes import gather_items
@@ -157,12 +158,14 @@ def watch_workers(workers: Any, watch: Watch, timeout: float) -> None:
         time.sleep(POLL_SECONDS)
     if result.is_failed():
         failures = result.failures
-        # One that was killed comes first: torch ended the others for it. One that a signal ended in
-        # order lets the others fail, which wait for it.
+        # One that was killed comes first, then one that failed by itself: torch ended the others
+        # for it. One that a signal ended in order lets the others fail, which wait for it.
         codes = {rank: failures[rank].exitcode for rank in failures}
         killed = [rank for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM]
         ended = [rank for rank, code in codes.items() if signals.find_signal(code)]
-        rank = min(killed or ended or failures, key=lambda rank: failures[rank].timestamp)
+        left = [rank for rank in codes if LEFT_BEHIND in str(failures[rank].message)]
+        failed = [rank for rank in codes if codes[rank] > 0 and rank not in (*ended, *left)]
+        rank = min(killed or failed or ended or failures, key=lambda rank: failures[rank].timestamp)
         raise translate_worker_failure(rank, failures[rank])
 
 

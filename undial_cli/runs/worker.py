@@ -5,6 +5,7 @@ Knows the run folder that it reads, and is told what is to be done with the run.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -38,8 +39,9 @@ def run_worker(path: Path, work: Callable[[ResolvedRun], None]) -> None:
         except Interrupted:
             raise
         except BaseException:
-            note_private(folder.log)
-            ui.log_traceback()
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                note_private(folder.log)
+                ui.log_traceback()
             raise
 
 

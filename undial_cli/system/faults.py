@@ -25,7 +25,7 @@ from undial_cli.system.files import cache_dir
 # (safetensors, tokenizers); `pos`: torch, which finds a file shorter than it wrote.
 SPOKEN_NUMBERS = {
     errno.ENOSPC: r"no space left|not enough disk space|os error 28\b|unexpected pos \d+ vs"
-    r"|PytorchStreamWriter failed",
+    r"|PytorchStreamWriter failed|basic_ios::clear: iostream error",
     errno.EDQUOT: r"quota exceeded|os error 122\b",
     errno.EFBIG: r"file too large|os error 27\b",
     errno.EROFS: r"read-only file system|os error 30\b",
@@ -41,6 +41,8 @@ LOST_PROCESS = re.compile(
     r"|Watchdog caught collective operation timeout",
     re.DOTALL,
 )
+# What the processes say that another one left behind; they are not the cause.
+LEFT_BEHIND = "another process of this run is gone"
 # Numbers that tell of a disk only where a file or folder of ours is named.
 NAMED_NUMBERS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 # By what moves a folder: what it is called.
@@ -165,7 +167,7 @@ def explain_lost_process(error: RuntimeError) -> str:
     # gloo's own words end in advice.
     reason = re.sub(r"^\[\S*?([^/]*?)\]\s*", "", first_line(error)).partition(". This is")[0]
     return (
-        f"process {rank} of {size}: another process of this run is gone, or answers no more "
+        f"process {rank} of {size}: {LEFT_BEHIND}, or answers no more "
         f"({reason}); what was saved is kept, and the same command goes on"
     )
 
