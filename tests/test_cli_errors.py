@@ -101,6 +101,12 @@ def test_hardware_that_is_not_there_is_refused(option: str, refuse: Refuse) -> N
     assert "hardware=cpu" in line
 
 
+def test_a_file_of_deepspeeds_settings_is_refused(refuse: Refuse) -> None:
+    line = refuse("unlearn", "hardware=cpu", "hardware.args.deepspeed=ds.json")
+    assert "hardware.args.deepspeed=ds.json" in line
+    assert "deepspeed_zero3" in line
+
+
 def test_modules_that_the_model_lacks_are_refused(refuse: Refuse) -> None:
     line = refuse("unlearn", *HURRIED, "eval=none", "adapter=lora", "adapter.target_modules=[nope]")
     assert "adapter.target_modules" in line

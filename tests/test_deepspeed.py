@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import read_jsonl
 from test_distributed import LEAN
-from test_fsdp import CASES, SCRIPT, compute_logits, read_losses, read_weights
+from test_fsdp import CASES, SCRIPT, assert_resumed_run, compute_logits, read_losses, read_weights
 from test_fsdp import words as words
 
 from undial_cli.cli import run_command
@@ -95,18 +95,7 @@ def test_a_killed_run_goes_on_with_two_processes_and_with_one(
     done = run_deepspeed(tmp_path, *(name_run(f"one_{e}") for e in engines), processes=1)
     assert done.returncode == 0, done.stderr
     for engine in engines:
-        undisturbed, resumed, alone = (
-            runs / name for name in (f"whole_{engine}", engine, f"one_{engine}")
-        )
-        assert "resuming at step 2 of 5" in (resumed / "log.txt").read_text()
-        assert "resumed with 1 processes after 2" in (alone / "log.txt").read_text()
-        assert read_losses(resumed) == read_losses(undisturbed)
-        expected, bits = read_weights(undisturbed), read_weights(resumed)
-        assert all(torch.equal(bits[key], expected[key]) for key in expected)
-        for a, b in zip(read_losses(alone), read_losses(undisturbed), strict=True):
-            assert a == pytest.approx(b, rel=1e-5)
-        weights = read_weights(alone)
-        assert max(float((weights[key] - expected[key]).abs().max()) for key in expected) < 1e-6
+        assert_resumed_run(runs, engine, losses=1e-5, weights=1e-6)
 
 
 @pytest.mark.slow

@@ -100,6 +100,10 @@ def check_hardware(run: Run) -> None:
     """The devices that the hardware config asks for must be there."""
     name, hardware = run.hardware.name, run.hardware
     gpus = torch.cuda.device_count()
+    if uses_deepspeed(run) and not isinstance(hardware.args["deepspeed"], dict):
+        # Of a file it could not be told what is shared out.
+        kind = "DeepSpeed's settings themselves, as in hardware=deepspeed_zero3"
+        raise bad_value("hardware.args.deepspeed", hardware.args["deepspeed"], kind)
     on_cpu = gpus == 0 and uses_deepspeed(run)
     if on_cpu and (hardware.num_processes or launcher_environment.is_launched()):
         check_deepspeed_on_cpu(run)

@@ -42,9 +42,7 @@ def needs_workers(run: Run, processes: int) -> bool:
     """Whether other processes are to be started: several, or one that must see one GPU only."""
     if is_launched():
         return False
-    if is_sharded(run) or uses_deepspeed(
-        run
-    ):  # a process alone has no group, which both engines ask for
+    if is_sharded(run) or uses_deepspeed(run):  # their engines ask for a group, even of one
         return True
     return processes > 1 or (not is_cpu_run(run) and torch.cuda.device_count() > 1)
 
