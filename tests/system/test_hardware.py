@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from undial_cli.runs.compose import compose_run
-from undial_cli.system.hardware import choose_autocast_dtype, choose_process_count, is_cpu_run
+from undial_cli.system.hardware import (
+    choose_autocast_dtype,
+    choose_process_count,
+    is_cpu_run,
+    join_process_group,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,3 +50,9 @@ def test_auto_precision_is_bf16_on_a_gpu_that_has_it_and_never_for_float64(
     run = compose_run("unlearn", words)
     assert choose_autocast_dtype(run) == dtype
     assert is_cpu_run(run) is (not gpu or "hardware=cpu" in words)
+
+
+def test_attention_that_plans_for_each_shape_is_left_out() -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    join_process_group(compose_run("unlearn", ["hardware=cpu"]))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()

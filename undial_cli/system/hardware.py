@@ -74,6 +74,9 @@ def join_process_group(run: Run) -> torch.device:
     os.environ["ACCELERATE_USE_DEEPSPEED"] = str(uses_deepspeed(run)).lower()
     kind = describe_deepspeed_group() if uses_deepspeed(run) else {"cpu": is_cpu_run(run)}
     name_gloo_interface()
+    # cuDNN's attention, which torch and transformers prefer on Hopper, builds a plan for every new
+    # shape: with sequences of all lengths a step took three to five times as long by it.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     with say_wait(seconds):
         try:
             # Made once per process and shared: the Trainer's accelerator finds it and keeps it.
