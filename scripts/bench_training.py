@@ -55,6 +55,7 @@ from undial_cli.methods.undial import UndialConfig
 from undial_cli.models import adapters, lean_forwards, lora
 from undial_cli.models import load as models
 from undial_cli.models.head import find_output_head, head_job, install_head
+from undial_cli.planning.replay import ATTENTION_COUNTERS
 from undial_cli.runs.compose import compose_run
 from undial_cli.system.quiet import silence_libraries
 from undial_cli.training import packing
@@ -228,7 +229,9 @@ def peak_bytes(device: torch.device, step: Callable[[], Any]) -> int:
 
 def flops(step: Callable[[], Any]) -> float:
     """Floating-point operations of the matrix products of a call."""
-    with FlopCounterMode(display=False) as counter:
+    for counter in ATTENTION_COUNTERS.values():
+        counter._get_raw = True  # is given tensors, not their shapes
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION_COUNTERS) as counter:
         step()
     return float(counter.get_total_flops())
 

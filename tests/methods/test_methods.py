@@ -255,3 +255,11 @@ def test_on_a_real_model_a_term_is_the_public_loss_of_its_full_logits(
     for parameter, a, b in zip(every, ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=parameter)
     assert any(gradient.any() for gradient in theirs)
+
+
+def test_the_control_vector_follows_the_activations_to_their_device() -> None:
+    method: Any = make_method(METHODS["rmu"].config(name="rmu"), seed=3)
+    first = method.control(torch.zeros(2, 8))
+    assert method.control(torch.zeros(5, 8)) is first
+    assert method.control(torch.zeros(2, 8, device="meta")).device.type == "meta"
+    assert torch.equal(method.control(torch.zeros(2, 8)), first)

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from undial_cli.planning.replay import Replay, count_grouped_flops, grouped_product_shape
+from undial_cli.planning.replay import (
+    Replay,
+    count_attention_backward_flops,
+    count_attention_flops,
+    count_grouped_flops,
+    grouped_product_shape,
+)
 
 CPU = torch.device("cpu")
 
@@ -44,6 +50,15 @@ def test_a_replay_counts_work_and_computes_integers_only(replay: Replay) -> None
     assert float(left.sum()) == 0
     assert cost.flops == 2 * 2 * 3 * 5 * 7
     assert cost.moved == random + 4 * 21 + 8 * (4 + 2 * 4)
+
+
+def test_attention_with_grouped_heads_is_counted_as_one_product_per_query_head() -> None:
+    query, key, value = torch.zeros(2, 6, 5, 4), torch.zeros(2, 3, 7, 4), torch.zeros(2, 3, 7, 8)
+    scores, sums = 2 * 2 * 6 * 5 * 4 * 7, 2 * 2 * 6 * 5 * 7 * 8
+    assert count_attention_flops(query, key, value, 0.0, is_causal=True) == scores + sums
+    gradient = torch.zeros(2, 6, 5, 8)
+    # The scores again, their gradient and the values'; then the queries' and the keys'.
+    assert count_attention_backward_flops(gradient, query, key, value) == 3 * scores + 2 * sums
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Rmu(Method):
         """Uniform in [0, 1), normalised, times the coefficient; fixed by the seed. [D]"""
         import torch
 
-        if self.control_D is None:
+        if self.control_D is None or self.control_D.device != hidden_ND.device:
             # Drawn on the CPU: alike on every device and process, and in a resumed run.
             generator = torch.Generator().manual_seed(self.seed)
             control_D = torch.rand(hidden_ND.shape[1], generator=generator)

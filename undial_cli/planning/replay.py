@@ -33,16 +33,29 @@ GATHERING_OPERATIONS = ("embedding", "index", "index_select", "gather")
 MAKING_OPERATIONS = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
 
 
+def count_attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    """Operations of an attention: scores and their sum of values, one head of each per query's."""
+    return 2 * query[..., 0].numel() * key.shape[-2] * (key.shape[-1] + value.shape[-1])
+
+
+def count_attention_backward_flops(_: Tensor, *states: Any, **__: Any) -> int:
+    """Operations of its gradients: the scores again, and two products for each of the forward's."""
+    query, key, value = states[:3]
+    return 2 * query[..., 0].numel() * key.shape[-2] * (3 * key.shape[-1] + 2 * value.shape[-1])
+
+
+# Torch's own counters of these refused grouped heads before its version 2.13.
+ATTENTION_COUNTERS: dict[Any, Any] = {}
+for kernel in ("efficient_attention", "flash_attention", "cudnn_attention",
+               "flash_attention_for_cpu"):  # fmt: skip
+    forward = f"_scaled_dot_product_{kernel}"
+    ATTENTION_COUNTERS[getattr(aten, forward)] = count_attention_flops
+    ATTENTION_COUNTERS[getattr(aten, f"{forward}_backward")] = count_attention_backward_flops
+
 # As in torch's registry, and operations that it lacks.
-FLOP_COUNTERS: dict[Any, Any] = flop_registry | {
-    aten.addmm_: flop_registry[aten.addmm],
-    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
-        aten._scaled_dot_product_flash_attention
-    ],
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
-        aten._scaled_dot_product_flash_attention_backward
-    ],
-}
+FLOP_COUNTERS: dict[Any, Any] = (
+    flop_registry | ATTENTION_COUNTERS | {aten.addmm_: flop_registry[aten.addmm]}
+)
 
 # The product of a mixture's experts, whose shape function takes bfloat16 only.
 GROUPED_PRODUCT = getattr(aten, "_grouped_mm", None)
