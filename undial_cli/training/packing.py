@@ -87,11 +87,11 @@ class SpreadTokens(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient_SHd,), pack = gradients, ctx.pack
-        own = gradient_SHd.index_select(0, pack.place_N[pack.shared :])
+        rest_NHd = gradient_SHd.index_select(0, pack.place_N[pack.shared :])
         if not pack.shared:
-            return own, None
+            return rest_NHd, None
         shared = gradient_SHd.index_select(0, pack.shared_places)
-        return torch.cat([shared.unflatten(0, (-1, pack.shared)).sum(0), own]), None
+        return torch.cat([shared.unflatten(0, (-1, pack.shared)).sum(0), rest_NHd]), None
 
 
 class CollectTokens(torch.autograd.Function):
@@ -126,8 +126,8 @@ def pack_batch(examples: list[Example], indices: list[int]) -> Batch:
         shapes.append((len(rows), longest))
         for row in rows:
             begin, end = begins[row], begins[row] + lengths[row]
-            own = torch.arange(begin, begin + longest - shared).clamp(max=max(end, 1) - 1)
-            tokens += [first, own]
+            rest = torch.arange(begin, begin + longest - shared).clamp(max=max(end, 1) - 1)
+            tokens += [first, rest]
             place_N[begin:end] = torch.arange(shared, shared + lengths[row]) + places
             row_places.append(first + places)
             places += longest
@@ -176,17 +176,17 @@ def attend_packed(
         key, value = (x.repeat_interleave(queries_per_key, dim=1) for x in (key, value))
     # Tokens first: then a place is one piece of memory.
     spread = [SpreadTokens.apply(x[0].transpose(0, 1), pack) for x in (query, key, value)]
-    outputs, place = [], 0
+    outputs, start = [], 0
     # Group by group, as rows of one length are what the kernels take.
     for rows, longest in pack.shapes:
-        end = place + rows * longest
-        states = [x[place:end].unflatten(0, (rows, longest)).transpose(1, 2) for x in spread]
+        end = start + rows * longest
+        states = [x[start:end].unflatten(0, (rows, longest)).transpose(1, 2) for x in spread]
         output_RHLd = F.scaled_dot_product_attention(
             *states, dropout_p=dropout, is_causal=True, scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )  # fmt: skip
         outputs.append(output_RHLd.transpose(1, 2).flatten(0, 1))
-        place = end
+        start = end
     return CollectTokens.apply(torch.cat(outputs), pack)[None], None
 
 
