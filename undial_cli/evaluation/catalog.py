@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from undial_cli.config.suites import FORGET, HOLDOUT, EvalConfig
 from undial_cli.errors import bad_value
-from undial_cli.evaluation import joint_metrics, metrics, words
+from undial_cli.evaluation import composite_scores, joint_metrics, metrics, words
 from undial_cli.evaluation.evidence import Evaluation, Evidence, MissingFigure, NoRetainModel
 from undial_cli.evaluation.joint_metrics import ComparedModels, JointFunction
 
@@ -48,7 +48,7 @@ class Metric:
         stored: name of the per-sample value in samples.jsonl, where it is not the metric's own.
         joint: the figure of several sets (joint_metrics.py); None: of one set only.
         roles, reads: of those sets, and the metrics of one set whose values it needs there.
-        relative: whether it needs the retain model.
+        relative: whether it needs the retain model, or the target.
         spread: what is resampled, where that is not the joint figure itself.
         logarithmic: whether its axis is.
     """
@@ -107,6 +107,12 @@ def compare_alternatives(function: Callable[..., NDArray[np.float64]]) -> Sample
         return alternatives and float(function([alternatives[0]], [alternatives[1]])[0])
 
     return compute
+
+
+def compute_paraphrase_probability(evidence: Evidence) -> float | None:
+    """Of the paraphrased answer."""
+    alternatives = evidence.alternatives()
+    return alternatives and float(metrics.probability(alternatives[0]))
 
 
 def compute_truth_terms(log_ratios: NDArray[np.float64], role: str) -> NDArray[np.float64]:
@@ -184,6 +190,10 @@ ENTRIES = (
         compare_alternatives(metrics.prob_mean_truth_ratio), NEEDS_ALTERNATIVES,
     ),
     Metric(
+        "paraphrase_probability", "probability of the paraphrased answer", KNOWLEDGE,
+        compute_paraphrase_probability, NEEDS_ALTERNATIVES,
+    ),
+    Metric(
         "exact_memorization", "exact memorisation", KNOWLEDGE,
         score_matches(lambda matches: float(np.mean(matches))),
     ),
@@ -221,6 +231,23 @@ ENTRIES = (
         "privleak", "PrivLeak (%)", NEITHER, joint=joint_metrics.compute_privleak,
         roles=ATTACKED_ROLES, reads=("mia_min_k",), relative=True,
         spread=joint_metrics.compute_unchecked_privleak,
+    ),
+    Metric(
+        "memorization_score", "memorisation score",
+        joint=composite_scores.compute_memorization_score, roles=(FORGET,),
+        reads=composite_scores.MEMORIZATION_PARTS,
+    ),
+    Metric(
+        "privacy_score", "privacy score", joint=composite_scores.compute_privacy_score,
+        roles=ATTACKED_ROLES, reads=composite_scores.PRIVACY_PARTS, relative=True,
+    ),
+    Metric(
+        "utility_score", "utility score", joint=composite_scores.compute_utility_score,
+        roles=(FORGET,), reads=("gibberish",), relative=True,
+    ),
+    Metric(
+        "aggregate_score", "aggregate score", joint=composite_scores.compute_aggregate_score,
+        relative=True,
     ),
     Metric(
         "perplexity", "perplexity", LOWER, read_engine_figure("oracle_ce"),
@@ -278,14 +305,16 @@ def add_joint_metrics(
     config: EvalConfig,
     relative: bool,
     no_retain: str = "",
+    target: Evaluation | None = None,
 ) -> None:
     """Add the joint metrics to an evaluation: the relative ones, or the others.
 
     Args:
         theirs: the retain model's evaluation, where there is one.
         no_retain: why there is none.
+        target: that of the model before unlearning, where it is known.
     """
-    models = ComparedModels(ours, theirs, config)
+    models = ComparedModels(ours, theirs, config, target)
 
     def compute() -> float:
         for set_name in map(models.require_set, metric.roles):

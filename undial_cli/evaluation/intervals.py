@@ -30,8 +30,8 @@ def compute_statistics(
         `statistics` of our figures and `NAME_statistics` of the others', by metric;
         `differences`: by NAME and metric, our figure less theirs.
     """
-    reference = others.get("reference")
-    our_resamples = resample_figures(ours, reference, config)
+    compared = others.get("reference"), config, others.get("target")
+    our_resamples = resample_figures(ours, *compared)
     results: dict[str, Any] = {
         "statistics": describe_figures(ours, our_resamples),
         "differences": {},
@@ -39,7 +39,7 @@ def compute_statistics(
     for name, other in others.items():
         statistics, differences = {}, {}
         if other is not None:
-            resamples = resample_figures(other, reference, config)
+            resamples = resample_figures(other, *compared)
             statistics = describe_figures(other, resamples)
             differences = compare_evaluations(ours, other, our_resamples, resamples)
         results[f"{name}_statistics"], results["differences"][name] = statistics, differences

@@ -26,11 +26,15 @@ UTILITY_PARTS = ("probability", "rouge", "truth_ratio")
 
 @dataclass
 class ComparedModels:
-    """What a joint metric is of: our evaluation, the retain model's if there is one, the suite."""
+    """What a joint metric is of: our evaluation, the retain model's if there is one, the suite.
+
+    `target`: that of the model before unlearning, where it is known.
+    """
 
     ours: Evaluation
     theirs: Evaluation | None
     config: EvalConfig
+    target: Evaluation | None = None
 
     def require_set(self, role: str) -> str:
         """The set that joint metrics read for a role.

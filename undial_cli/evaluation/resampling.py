@@ -130,50 +130,69 @@ def resample_set_metric(
         return ResampledFigure(metric.finish(means), (drawn,))
 
 
+def resample_sets(evaluation: Evaluation, config: EvalConfig) -> dict[str, ResampledFigure]:
+    """The figures of single sets; those without their samples are left out."""
+    resampled = {}
+    for set_name, options in config.sets.items():
+        for key in options.metrics:
+            name, metric = f"{set_name}_{key}", find_set_metric(key)
+            if metric is not None and evaluation.metrics.get(name) is not None:
+                with contextlib.suppress(MissingFigure):  # of results that were made elsewhere
+                    role = resolve_role(set_name, options)
+                    resampled[name] = resample_set_metric(evaluation, set_name, metric, role)
+    return resampled
+
+
 def resample_joint_metric(
-    metric: Metric,
-    ours: Evaluation,
-    theirs: Evaluation | None,
-    config: EvalConfig,
-    figures: dict[str, ResampledFigure],
+    metric: Metric, ours: ResampledEvaluation, models: ComparedModels
 ) -> ResampledFigure:
-    """A metric that joins sets, of the samples of each resample; `figures`: ours of one set."""
+    """A metric that joins sets, of the samples of each resample of all models.
+
+    Args:
+        ours: that of `models`, with its figures so far.
+    """
     compute = metric.spread or metric.joint
     assert compute is not None
-    drawn = ResampledEvaluation(ours.metrics, ours.samples, figures=figures)
-    other = theirs and ResampledEvaluation(theirs.metrics, theirs.samples)
-    models, values = ComparedModels(drawn, other, config), np.empty(RESAMPLES)
+    others = [x for x in (models.theirs, models.target) if isinstance(x, ResampledEvaluation)]
+    for resample in (ours, *others):
+        resample.drawn = {}
+    values = np.empty(RESAMPLES)
     for number in range(RESAMPLES):
-        for resample in filter(None, (drawn, other)):
+        for resample in (ours, *others):
             resample.number = number
         values[number] = compute(models)
     if metric.name != "forget_quality":
-        return ResampledFigure(values, drawn.sets)
+        return ResampledFigure(values, ours.sets)
     # A distance of resamples is larger than that of the samples: they are shifted to it.
-    assert other is not None
-    sets = (*drawn.sets, *other.sets)
+    sets = (*ours.sets, *others[0].sets)
     distance = metrics.ks_distance(*(one.values for one in sets))
     return ResampledFigure(np.clip(values + distance - np.median(values), 0, 1), sets)
 
 
 def resample_figures(
-    ours: Evaluation, theirs: Evaluation | None, config: EvalConfig
+    ours: Evaluation,
+    theirs: Evaluation | None,
+    config: EvalConfig,
+    target: Evaluation | None = None,
 ) -> dict[str, ResampledFigure]:
-    """The resamples of all figures of an evaluation; of forget_quality those of its D."""
-    resampled: dict[str, ResampledFigure] = {}
-    # Results that were made elsewhere may hold figures without their samples: these are left out.
-    for set_name, options in config.sets.items():
-        for key in options.metrics:
-            name, metric = f"{set_name}_{key}", find_set_metric(key)
-            if metric is not None and ours.metrics.get(name) is not None:
-                with contextlib.suppress(MissingFigure):
-                    role = resolve_role(set_name, options)
-                    resampled[name] = resample_set_metric(ours, set_name, metric, role)
-    of_one_set = dict(resampled)
+    """The resamples of all figures of an evaluation; of forget_quality those of its D.
+
+    Args:
+        theirs: the retain model's evaluation.
+        target: that of the model before unlearning.
+    """
+    drawn, other, before = (
+        evaluation and ResampledEvaluation(
+            evaluation.metrics, evaluation.samples, figures=resample_sets(evaluation, config)
+        )
+        for evaluation in (ours, theirs, target)
+    )  # fmt: skip
+    assert drawn is not None
+    models, resampled = ComparedModels(drawn, other, config, before), drawn.figures
     for name in config.metrics:
         if name in ours.metrics:
             with contextlib.suppress(MissingFigure):
-                figure = resample_joint_metric(METRICS[name], ours, theirs, config, of_one_set)
+                figure = resample_joint_metric(METRICS[name], drawn, models)
                 if figure.sets:
                     resampled[name] = figure
     return resampled

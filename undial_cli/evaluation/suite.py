@@ -65,8 +65,14 @@ class Suite:
         for metric in map(METRICS.__getitem__, self.config.metrics):
             sets = {find_set_of_role(self.config, role) for role in metric.roles}
             if name in sets and sets <= self.set_names:
-                names += metric.reads
+                names += filter(self.has_helper, metric.reads)
         return [metric for key in dict.fromkeys(names) if (metric := find_set_metric(key))]
+
+    def has_helper(self, name: str) -> bool:
+        """Whether the helper model is set that a set's metric needs, if it needs one."""
+        metric = find_set_metric(name)
+        helpers = [need for need in metric.needs if need.endswith("_model")] if metric else []
+        return all(getattr(self.config, helper) is not None for helper in helpers)
 
     def needs(self, name: str) -> set[str]:
         """What the engines must find for a set.

@@ -144,9 +144,9 @@ def write_evaluation(
     retain, target = others.get("retain"), others.get("target")
     if "retain" in others:
         reason = inputs.reference.missing
-        add_joint_metrics(evaluation, retain, run.eval, relative=True, no_retain=reason)
-        if target is not None:
-            add_joint_metrics(target, retain, run.eval, relative=True, no_retain=reason)
+        for each in (evaluation, target):
+            if each is not None:
+                add_joint_metrics(each, retain, run.eval, True, reason, target)
     for name, other in others.items():
         add_compared_scores(evaluation, name, other, texts=run.eval.store_text == "full")
     roles = {name: resolve_role(name, run.eval.sets[name]) for name in inputs.suite.rows}
