@@ -137,6 +137,10 @@ def test_a_sweep_shows_its_main_metrics_and_the_shared_target_above() -> None:
     assert shown[0] == ["target", "a", "b"]
     assert shown[1] == ["", "done", "failed: NaN"]
     assert shown[2] == ["1.000", "0.250", "0.500"]
+    runs[0].results["verdict"] = {"word": "forgotten", "reason": "x"}
+    columns = summary.make_sweep_table(runs, "seeds").columns
+    assert str(columns[2].header) == "verdict"
+    assert list(map(str, columns[2].cells)) == ["", "forgotten", ""]
 
 
 def test_a_note_for_the_screen_begins_small_and_has_no_full_stop(

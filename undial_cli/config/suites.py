@@ -89,6 +89,22 @@ class HarnessConfig:
 
 
 @dataclass
+class VerdictConfig:
+    """When a model has forgotten, in a word."""
+
+    margin: float = key(
+        0.2, "share of what the target knows that counts as nothing left", above=0, maximum=1
+    )
+    least_gap: float = key(
+        0.1, "figures in which target and retain model differ by less tell nothing", above=0
+    )
+    least_samples: int = key(10, "figures of fewer samples tell nothing", minimum=2)
+    least_utility: float = key(
+        0.5, "a smaller share left of utility or fluency is damage", above=0, maximum=1
+    )
+
+
+@dataclass
 class EvalConfig:
     """The evaluation suite."""
 
@@ -128,6 +144,7 @@ class EvalConfig:
         32, "a generation counts up to this; null: what the model can see", minimum=2
     )
     allow_pickle: bool = key(False, "read pickled weights of these models; runs no code")
+    verdict: VerdictConfig = group(VerdictConfig, "when a model has forgotten")
     harness: HarnessConfig = group(HarnessConfig, "general ability")
     store_text: str = key("full", "text in samples.jsonl", allowed=("full", "none"))
 

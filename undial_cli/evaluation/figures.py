@@ -20,8 +20,8 @@ COST_FIGURES = ("bits_per_byte", "brier_score", "seconds")
 HAZARD_TASKS = "harness_wmdp"
 # Figures of an audit: shares of what was to be forgotten that attacks got back.
 AUDIT_FIGURES = "audit_"
-# A word, which is in audit.json alone.
-AUDIT_VERDICT = "audit_verdict"
+# Words: of audit.json, and of results.json.
+AUDIT_VERDICT, VERDICT = WORDS = "audit_verdict", "verdict"
 # The main figures, in the order in which tables of many runs show the first of them.
 MAIN_FIGURES = (
     "forget_probability", "forget_rouge", "forget_knowmem_rouge", "forget_verbmem_rouge",
@@ -60,8 +60,10 @@ def find_better_direction(name: str, roles: Mapping[str, str] | None = None) -> 
     Args:
         roles: of the sets, as results.json states them; of others their names tell.
     """
+    if name in WORDS:
+        return ""
     if name.startswith(AUDIT_FIGURES):
-        return "" if name == AUDIT_VERDICT else "lower"
+        return "lower"
     set_name, metric = split_figure_name(name)
     role = (roles or {}).get(set_name) or guess_role(set_name or name)
     if metric is not None and not set_name:

@@ -101,6 +101,18 @@ def state_damage(results: ReadResults) -> str:
     return f"damaged: {'; '.join(map(str, sentences))}{success}"
 
 
+def read_verdict(results: ReadResults) -> dict[str, str]:
+    """The `word` and the `reason` of the verdict that results hold; empty where they hold none."""
+    verdict = get_part(results, "verdict")
+    return {key: str(verdict[key]) for key in ("word", "reason") if key in verdict}
+
+
+def state_forgetting(results: ReadResults) -> str:
+    """Whether it has forgotten, in a line; "" where nothing says."""
+    verdict = read_verdict(results)
+    return f"{verdict['word']}: {verdict.get('reason', '')}" if "word" in verdict else ""
+
+
 def list_missing_metrics(results: ReadResults) -> list[str]:
     metrics_by_reason: dict[str, list[str]] = {}
     for name, reason in get_part(results, "missing").items():
@@ -129,7 +141,10 @@ def list_run_notes(runs: Sequence[RunRecord]) -> list[str]:
     """What a reader must know of runs, each line once; files that could not be read too."""
     labels_by_line: dict[str, list[str]] = {}
     for run in runs:
-        lines = [capitalise_first(state_damage(run.results))]
+        lines = [
+            capitalise_first(text)
+            for text in (state_forgetting(run.results), state_damage(run.results))
+        ]
         lines += [f"Missing: {line}" for line in list_missing_metrics(run.results)]
         lines += list_remarks(run.results)
         if any(is_weak_figure(n, s) for n, s in get_statistics(run.results).items()):

@@ -90,6 +90,8 @@ def show_summary(run: Run, folder: Path) -> None:
     results = record.results
     models = list_model_figures(run.command, results)
     ui.say(make_summary_table(run, results, models))
+    if verdict := notes.state_forgetting(results):
+        ui.say(f"verdict: {verdict}")
     if damage := notes.state_damage(results):
         ui.say(damage, "red")
     statistics = [(name, m.statistics.get(name)) for m in models for name in results["metrics"]]
@@ -153,17 +155,19 @@ def make_sweep_table(runs: Sequence[RunRecord], title: str) -> Table:
     """A row per run of a sweep with its main metrics; above them the models that all share."""
     metrics = {name for run in runs for name in run.figures()}
     chosen = [name for name in MAIN_FIGURES if name in metrics][:MOST_SWEEP_METRICS]
-    columns = [Column("run", numeric=False), Column("status", numeric=False)]
+    words = [notes.read_verdict(run.results).get("word", "") for run in runs]
+    heads = ["run", "status", *(["verdict"] if any(words) else [])]
+    columns = [Column(name, numeric=False) for name in heads]
     columns += [Column(name.replace("_", " ")) for name in chosen]
 
-    def make_row(label: str, status: str, model: ModelFigures) -> SheetRow:
+    def make_row(labels: list[str], model: ModelFigures) -> SheetRow:
         texts = [format_marked_figure(name, model).split(" (")[0] for name in chosen]
-        return SheetRow([Cell(label), Cell(status), *map(Cell, texts)])
+        return SheetRow([*map(Cell, labels[: len(heads)]), *map(Cell, texts)])
 
     shared = find_shared_figures([run.results for run in runs])
-    above = [make_row(label, "", ModelFigures(label, figures)) for label, figures in shared.items()]
+    above = [make_row([label, "", ""], ModelFigures(label, f)) for label, f in shared.items()]
     rows = []
-    for run in runs:
+    for run, word in zip(runs, words, strict=True):
         model = ModelFigures("", run.figures(), notes.get_statistics(run.results))
-        rows.append(make_row(run.label, run.status, model))
+        rows.append(make_row([run.label, run.status, word], model))
     return make_screen_table(Sheet(title, columns, rows, above))

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from undial_cli.config.schema import Run, TrainingRun, is_sharded
+from undial_cli.config.schema import FinetuneRun, Run, TrainingRun, is_sharded
 from undial_cli.config.suites import resolve_role
 from undial_cli.evaluation import intervals, results, verdict
 from undial_cli.evaluation.catalog import add_joint_metrics
@@ -40,6 +40,7 @@ KEYS_WITHOUT_EFFECT = (
     "name",
     "limit",
     "intervals",
+    "verdict",
 )
 
 
@@ -163,8 +164,12 @@ def write_evaluation(
     lost = read_merge_loss(folder.checkpoint)
     extra |= {"merge": lost} if lost else {}
     extra["damaged"] = verdict.describe_damage(
-        evaluation.metrics, extra["target"], extra["reference"], evaluation.missing, roles
-    )
+        evaluation.metrics, extra["target"], extra["reference"], evaluation.missing, roles,
+        run.eval.verdict.least_utility,
+    )  # fmt: skip
+    if not isinstance(run, FinetuneRun):
+        figures = {"metrics": evaluation.metrics, "statistics": evaluation.statistics}
+        extra["verdict"] = verdict.judge_forgetting({**extra, **figures}, run.eval.verdict)
     results.save_evaluation(folder.evaluation, evaluation, extra)
     summary.write_summary(run, folder.path)
 

@@ -20,6 +20,7 @@ from undial_cli.models.contrastive import read_contrast_coefficient
 from undial_cli.reporting.audit_record import AuditRecord
 from undial_cli.reporting.audit_words import describe_audit
 from undial_cli.reporting.cells import format_marked_figure, list_model_figures
+from undial_cli.reporting.notes import state_forgetting
 from undial_cli.reporting.page import fill_template
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, format_markdown
 from undial_cli.runs.run_folder import RunFolder
@@ -55,6 +56,7 @@ def write_model_card(
         "version": __version__,
         "settings": collect_card_settings(run, how),
         "figures": Markup(render_card_metrics(run, results)) if results.get("metrics") else "",
+        "verdict": state_forgetting(results),
         "audit": Markup(describe_audit(AuditRecord(audit))) if audit else "",
         "no_retain": NO_RETAIN_WARNING if unlearned and not results.get("reference") else "",
     }

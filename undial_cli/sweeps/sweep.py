@@ -21,6 +21,7 @@ from undial_cli import ui
 from undial_cli.config.schema import TrainingRun
 from undial_cli.evaluation import results as store
 from undial_cli.reporting.collect import RunRecord, make_sweep_text
+from undial_cli.reporting.notes import read_verdict
 from undial_cli.reporting.sheet import format_csv
 from undial_cli.reporting.summary import make_sweep_table
 from undial_cli.runs.evidence import settle_ledgers
@@ -141,13 +142,14 @@ class Sweep:
         write_whole_text(self.folder / "results.csv", self.format_results())
 
     def format_results(self) -> str:
-        """results.csv, a row per run: label, swept keys, status, reason, folder, every metric."""
+        """results.csv, a row per run: label, swept keys, status, verdict, folder, every metric."""
         keys = list(dict.fromkeys(key for record in self.records for key in record.values))
         metrics = list(dict.fromkeys(name for record in self.records for name in record.figures()))
-        rows: list[list[Any]] = [["run", *keys, "status", "reason", "folder", *metrics]]
+        rows: list[list[Any]] = [["run", *keys, "status", "reason", "folder", "verdict", *metrics]]
         for record in self.records:
             values = [record.values.get(key, "") for key in keys]
-            ended = [record.status, record.reason, str(record.folder)]
+            word = read_verdict(record.results).get("word", "")
+            ended = [record.status, record.reason, str(record.folder), word]
             figures = [record.figures().get(name) for name in metrics]
             rows.append([record.label, *values, *ended, *figures])
         return format_csv(rows)

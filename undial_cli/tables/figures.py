@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.config.tables import ColumnConfig, TableConfig
-from undial_cli.evaluation.figures import AUDIT_VERDICT
+from undial_cli.evaluation.figures import AUDIT_VERDICT, WORDS
 from undial_cli.reporting.audit_record import AuditRecord
 from undial_cli.reporting.collect import RunRecord, list_request_figures
+from undial_cli.reporting.notes import read_verdict
 from undial_cli.tables.runs import DONE, FAILED, REFUSED, TableLine, TableRun
 
 
@@ -104,7 +105,8 @@ def make_run_cell(runs: list[TableRun], column: ColumnConfig, of: str) -> Figure
     short = any(entry.status in (FAILED, REFUSED) for entry in runs) and not of
     if mean is not None:
         return FigureCell(mean, spread, n, short=short)
-    words = count_verdicts(runs) if column.metric == [AUDIT_VERDICT] and not of else {}
+    of_words = len(column.metric) == 1 and column.metric[0] in WORDS and not of
+    words = count_verdicts(runs, column.metric[0]) if of_words else {}
     if words:
         texts = [word if len(words) == 1 else f"{word} {count}" for word, count in words.items()]
         return FigureCell(n=sum(words.values()), word=", ".join(texts), short=short)
@@ -126,10 +128,13 @@ def list_column_figures(runs: list[TableRun], column: ColumnConfig, of: str) -> 
     return figures
 
 
-def count_verdicts(runs: list[TableRun]) -> dict[str, int]:
-    """The verdicts of the audits of all runs that are done, the most frequent first."""
-    audits = [entry.record.audit for entry in runs if entry.status == DONE]
-    words = Counter(AuditRecord(audit).word for audit in audits if audit)
+def count_verdicts(runs: list[TableRun], metric: str) -> dict[str, int]:
+    """The verdicts on all runs that are done, by audit or figures, the most frequent first."""
+    done = [entry.record for entry in runs if entry.status == DONE]
+    if metric == AUDIT_VERDICT:
+        words = Counter(AuditRecord(record.audit).word for record in done if record.audit)
+    else:
+        words = Counter(filter(None, (read_verdict(r.results).get("word") for r in done)))
     return dict(words.most_common())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli.config.tables import ColumnConfig
-from undial_cli.evaluation.figures import AUDIT_VERDICT
+from undial_cli.evaluation.figures import WORDS
 from undial_cli.reporting import sheet
 from undial_cli.reporting.collect import make_sweep_text
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, escape_markdown
@@ -44,7 +44,7 @@ def make_table_sheet(filled: FilledTable, title: str, groups: list[str]) -> Shee
     heads = [Column("", numeric=False)]
     for group, column in columns:
         heading = f"{column.title} {BETTER_ARROWS[column.better]}".strip()
-        in_words = column.metric == [AUDIT_VERDICT]
+        in_words = set(column.metric) <= set(WORDS)
         heads.append(Column(heading, not in_words, group if len(groups) > 1 else ""))
     rows = []
     for line in filled.lines:
