@@ -314,13 +314,19 @@ def case(request: Any, random_model: Path, tmp_path_factory: pytest.TempPathFact
     )  # fmt: skip
 
 
+# Scores that are relative to the retain model or the target; the command here knows no target.
+COMPARED_SCORES = ("privacy_score", "utility_score", "aggregate_score")
+
+
 def close(expected: Any) -> Any:
     return pytest.approx(expected, abs=1e-4)
 
 
 def test_every_figure_of_the_suite_is_there(case: Case) -> None:
+    no_target = "it is relative to the target, whose evaluation is not known"
+    missing = {"utility_score": no_target, "aggregate_score": f"utility_score: {no_target}"}
     few = {"forget_quality": "n = 2: fewer than 10 samples"}
-    assert case.missing == ({} if case.kind == "tiny" else few)
+    assert case.missing == missing | ({} if case.kind == "tiny" else few)
     assert set(case.metrics) == {
         *(f"{name}_probability" for name in SETS),
         *(f"{name}_rouge" for name in GENERATED),
@@ -329,6 +335,7 @@ def test_every_figure_of_the_suite_is_there(case: Case) -> None:
         *(f"{name}_exact_memorization" for name in ("forget", "retain")),
         *(f"mia_{name}" for name in (*ATTACKS, "reference")),
         "forget_truth_ratio_prob_mean", "model_utility", "forget_quality", "privleak",
+        "memorization_score", "privacy_score",
     }  # fmt: skip
     for name, rows in case.rows.items():
         assert case.stored(name, "prompt") == case.questions(name)
@@ -466,11 +473,17 @@ def test_without_a_holdout_split_the_rest_is_computed(random_model: Path, tmp_pa
     )  # fmt: skip
     found, missing = set(results["metrics"]), results["missing"]
     attacks = {f"mia_{name}" for name in (*ATTACKS, "reference")}
-    assert set(missing) == {"holdout", "holdout_probability", "privleak", *attacks}
+    assert set(missing) == {
+        "holdout", "holdout_probability", "privleak", *attacks, *COMPARED_SCORES,
+    }  # fmt: skip
     assert "holdout01" in missing["holdout"]
-    assert {reason for name, reason in missing.items() if name != "holdout"} == {
-        "the set 'holdout' is missing"
+    reasons = {
+        reason
+        for name, reason in missing.items()
+        if name not in ("holdout", "utility_score", "aggregate_score")
     }
+    assert reasons == {"the set 'holdout' is missing"}
+    assert missing["aggregate_score"] == "privacy_score: the set 'holdout' is missing"
     parts = {f"{name}_{part}" for name in GENERATED for part in ("probability", "rouge")}
     assert parts | {"model_utility", "forget_truth_ratio_prob_mean"} <= found
     assert results["metrics"]["forget_quality"] == 1.0
@@ -488,6 +501,8 @@ def test_without_a_retain_model_its_figures_say_so(
     data = write_layout(tmp_path, {SETS[name]: rows[:2] for name, rows in case.rows.items()})
     words = ["eval.retain_model=none", "eval.max_new_tokens=4"]
     results, _ = evaluate(str(random_model), data, tmp_path, *words)
-    assert set(results["missing"]) == {"forget_quality", "mia_reference", "privleak"}
-    assert set(results["missing"].values()) == {"eval.retain_model=none"}
+    missing = results["missing"]
+    assert set(missing) == {"forget_quality", "mia_reference", "privleak", *COMPARED_SCORES}
+    whys = {missing[name] for name in missing if name not in ("utility_score", "aggregate_score")}
+    assert whys == {"eval.retain_model=none"}
     assert results["reference"] == {}
