@@ -12,6 +12,10 @@ OWN = ["unlearn", "data=jsonl", f"model.path={TINY}", "hardware=cpu"]
 LINES: dict[str, tuple[list[str], list[str]]] = {
     "unknown command": (["unlern"], ["unlern", "finetune", "did you mean 'unlearn'?"]),
     "a worker that no run started": (["worker", "folder"], ["command=worker", "doctor, evaluate"]),
+    "another command than the one that was called": (
+        ["unlearn", "command=evaluate"], ["command=evaluate", "allowed is unlearn"]
+    ),
+    "no command": (["unlearn", "command="], ["command=", "allowed is unlearn"]),
     "unknown option": (
         ["unlearn", "method=undail"],
         ["method=undail", "ga, grad_diff, idkdpo, npo", "did you mean 'undial'?"],

@@ -103,6 +103,8 @@ def compose_run(
     typed = overrides if typed is None else typed
     check_file_words([word for word in overrides if word not in typed], command)
     run = compose_checked_run(command, overrides, extra_configs)
+    if run.command != command:
+        raise bad_value("command", run.command, f"{command}, the word that the command line has")
     check_command_line_keys(run, typed)
     return run
 
