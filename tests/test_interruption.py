@@ -162,7 +162,10 @@ def test_before_the_run_has_a_folder_nothing_is_left_but_a_line(tmp_path: Path) 
 
 def has_journal(cache: Path) -> bool:
     """Whether an evaluation has written down what it did."""
-    return any(file.stat().st_size for file in cache.rglob("*.partial/*.jsonl"))
+    try:
+        return any(file.stat().st_size for file in cache.rglob("*.partial/*.jsonl"))
+    except FileNotFoundError:  # a folder that was renamed meanwhile
+        return False
 
 
 def is_past(end: float) -> bool:

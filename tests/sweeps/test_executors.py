@@ -159,7 +159,7 @@ def test_a_run_that_no_ray_of_this_machine_could_carry_out_is_refused(
 def test_a_ray_that_was_running_is_not_shut_down(ours: bool, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     if not ours:
-        ray.init(num_cpus=1)
+        ray.init(address="local", num_cpus=1)
     try:
         keys = {"ray": {"init": {"num_cpus": 1}, "remote": {"num_cpus": 1}}}
         no_run: list[Any] = [{}]
@@ -169,6 +169,25 @@ def test_a_ray_that_was_running_is_not_shut_down(ours: bool, tmp_path: Path) -> 
         assert ray.is_initialized() is not ours
     finally:
         ray.shutdown()
+
+
+@pytest.mark.slow
+def test_a_ray_of_somebody_else_on_this_machine_is_not_joined_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    theirs = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        keys = {"ray": {"init": {"num_cpus": 1}, "remote": {"num_cpus": 1}}}
+        no_run: list[Any] = [{}]
+        ((_, answer),) = executors.submit_to_ray(keys, tmp_path, no_run)
+        assert "KeyError" in answer["reason"]
+        assert not ray.is_initialized()
+    finally:
+        theirs.shutdown()
 
 
 @pytest.mark.slow

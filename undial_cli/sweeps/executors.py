@@ -65,10 +65,15 @@ def require_library(library: str, key: str) -> None:
         raise UserError(f"{key}: {library} is not installed; pip install 'undial[{library}]'")
 
 
+def names_ray_cluster(init: dict[str, Any]) -> bool:
+    """Whether config or environment name a cluster to join; else one is started here."""
+    return bool(init.get("address") or os.environ.get("RAY_ADDRESS"))
+
+
 def check_ray_resources(keys: dict[str, Any]) -> None:
     """Raise UserError for a run that a Ray started here could never carry out: it would wait."""
-    if keys["init"].get("address") or os.environ.get("RAY_ADDRESS"):
-        return  # of a cluster, which may grow
+    if names_ray_cluster(keys["init"]):
+        return  # it may grow
     here = {"num_cpus": os.cpu_count() or 1, "num_gpus": torch.cuda.device_count()}
     for name, count in here.items():
         given = keys["init"].get(name)
@@ -129,7 +134,9 @@ def submit_to_ray(options: dict[str, Any], folder: Path, packed: list[PackedJob]
     keys = options["ray"]
     ours = not ray.is_initialized()  # a cluster of somebody else stays up
     if ours:
-        ray.init(**keys["init"])
+        # By itself Ray joins any cluster of this machine, whoever's, and refuses num_cpus then.
+        here = {} if names_ray_cluster(keys["init"]) else {"address": "local"}
+        ray.init(**{**keys["init"], **here})
     try:
         task = ray.remote(**keys["remote"])(run_job_silently)
         waiting = {task.remote(one): number for number, one in enumerate(packed)}
