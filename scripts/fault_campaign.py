@@ -65,8 +65,8 @@ PICTURES = (".html", ".svg", ".png")
 # What a Markdown report says of a run's time.
 WALL_TIME = re.compile(rb" \xc2\xb7 [\d.]+ (s|min|h)( \d+ \w+)?(?= \xc2\xb7)")
 PAGE = 4096
-# What a disk in memory needs itself.
-SLACK = 16 * PAGE
+# What a command writes less of than that fills no disk.
+SLACK = 2 * PAGE
 # A disk is made as large as that for the second command.
 ROOM = "1g"
 
@@ -300,7 +300,7 @@ class Scenario:
                 wrong.append("a traceback")
             if code == 1 and not any(word in text for word in ("room", "space", "full", "free")):
                 wrong.append("the message does not speak of the disk")
-            subprocess.run(["mount", "-o", f"remount,size={ROOM}", str(folder)], check=True)
+            resize_disk(folder, ROOM)
             end = describe_end(code)
             return (
                 f"{disk} full",
@@ -344,14 +344,19 @@ def mount_disk(folder: Path, room: int) -> Iterator[None]:
     copy = folder.with_name(f"{folder.name}_before")
     folder.rename(copy)
     folder.mkdir()
-    options = f"size={measure_folder(copy) + SLACK + room}"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    words = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)]
+    subprocess.run(words, check=True)
     try:
         shutil.copytree(copy, folder, dirs_exist_ok=True)
         shutil.rmtree(copy)
+        resize_disk(folder, f"{shutil.disk_usage(folder).used + room}")
         yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def resize_disk(folder: Path, size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
 
 
 def can_mount() -> bool:
