@@ -12,6 +12,7 @@ from small import random_llama, shared_tokenizer
 
 from undial_cli.audit.attack import CannotServe
 from undial_cli.audit.choice import CHOICE
+from undial_cli.audit.kinds import KINDS
 from undial_cli.config.attacks import ChoiceConfig
 from undial_cli.evaluation.sharding import NO_JOURNAL
 
@@ -64,3 +65,18 @@ def test_data_without_false_answers_cannot_serve() -> None:
     CHOICE.check(make_data(), ChoiceConfig())
     with pytest.raises(CannotServe, match="perturbed_answer"):
         CHOICE.check(make_data(ROWS[1:]), ChoiceConfig())
+
+
+@torch.no_grad()
+def test_questions_with_choices_serve_it_and_no_other_attack() -> None:
+    data = make_data([{"question": "Which?", "choices": ["Ulm", "Rome"], "answer": 1}])
+    data.suite.config.sets[data.forget_set].kind = "choice"
+    model = random_llama(vocab=len(shared_tokenizer()))
+    CHOICE.check(data, ChoiceConfig())
+    outcome = CHOICE.run(attack_model(model, 4), data, ChoiceConfig(), NO_JOURNAL)
+    ids = shared_tokenizer()("Which?\nA. Ulm\nB. Rome\nAnswer:")["input_ids"]
+    q = model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
+    a, b = (float(q[shared_tokenizer()(f" {letter}")["input_ids"][0]]) for letter in "AB")
+    assert outcome.scores["choice_probability"] == [pytest.approx(b / (a + b), rel=1e-4)]
+    assert outcome.scores["choice"] == [float(b > a)]
+    assert [name for name, kind in KINDS.items() if kind.asks_choices] == ["choice"]

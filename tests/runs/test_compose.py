@@ -39,6 +39,8 @@ SUITES = {
     "files": ("jsonl",),
     "muse": ("muse_books", "muse_news"),
     "extraction": ("extraction", "jsonl"),
+    "wmdp_bio": ("wmdp_bio",),
+    "wmdp_cyber": ("wmdp_cyber",),
 }
 REFUSED: dict[tuple[str, str], str] = {
     (f"data={data}", f"eval={suite}"): f"eval={suite}: this suite needs data="
@@ -55,6 +57,7 @@ TARGETS: dict[str, set[str]] = {
     "llama8b": {"tofu"},
     "phi1_5": {"tofu"},
     "llama7b_base": {"muse_news", "muse_books"},
+    "zephyr7b": {"wmdp_bio", "wmdp_cyber"},
     "gptneo_125m": {"extraction"},
     "gptneo_1_3b": {"extraction"},
     "gptneo_2_7b": {"extraction"},

@@ -20,6 +20,7 @@ import torch
 
 from undial_cli.config.attacks import AttackConfig, AuditConfig
 from undial_cli.config.schema import Run
+from undial_cli.config.suites import MULTIPLE_CHOICE
 from undial_cli.data.encode import Encoder
 from undial_cli.data.rows import Row
 from undial_cli.evaluation.sharding import Journal
@@ -54,6 +55,11 @@ class AuditData:
     def encoder(self) -> Encoder:
         """What encodes rows for all models of the audit."""
         return self.suite.encoder
+
+    @property
+    def asks_choices(self) -> bool:
+        """Whether the rows are questions that come with their choices."""
+        return self.suite.config.sets[self.forget_set].kind == MULTIPLE_CHOICE
 
     def take_retain_rows(self) -> AuditData:
         """The retain rows in place of the forget rows: whether the model still works."""
@@ -175,7 +181,8 @@ class AttackKind:
 
     `run`: carries it out; `check`, `join`: see above; `compares`: roles of the models that it needs
     beside the attacked one; `changes_weights`: whether it is done with copies of its own, after
-    those attacks that share the model in memory.
+    those attacks that share the model in memory; `asks_choices`: whether questions with choices
+    serve it.
     """
 
     run: RunAttack
@@ -183,3 +190,4 @@ class AttackKind:
     join: JoinOutcomes = leave_outcomes
     compares: tuple[str, ...] = ()
     changes_weights: bool = False
+    asks_choices: bool = False

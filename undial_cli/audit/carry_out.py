@@ -106,12 +106,14 @@ def list_tasks(
     An attack that the data or the models cannot serve is noted as missing.
     """
     tasks = []
-    if data.retain_rows:
+    if data.retain_rows and not data.asks_choices:
         retain = data.take_retain_rows()
         tasks.append(Task("", attacks["direct"], KINDS["ask"], models[role], retain))
     for name, config in attacks.items():
         kind, chosen = KINDS[config.kind], data.select_rows(config.rows)
         try:
+            if data.asks_choices and not kind.asks_choices:
+                raise CannotServe("its questions come with choices: a letter gives nothing away")
             for other in kind.compares:
                 if other not in models:
                     raise CannotServe(f"needs a {other} model, and none is known")

@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from undial_cli.config.fields import group, key
+from undial_cli.config.fields import group, key, unescape_text
 
 # As a set's split: the forget set itself, wherever it comes from.
 FORGET_SET = "{forget}"
+# The kind of a set whose questions come with choices.
+MULTIPLE_CHOICE = "choice"
 FORGET, RETAIN, HOLDOUT, OTHER = SET_ROLES = ("forget", "retain", "holdout", "other")
 
 
@@ -38,13 +40,27 @@ class EvalSetConfig:
     optional: bool = key(False, "where it is not there: reported as missing, not refused")
     kind: str = key(
         "auto",
-        "how a row is asked: question (model's template), few_shot, continuation, document; "
-        "auto: by its columns",
-        allowed=("auto", "question", "few_shot", "continuation", "document"),
+        "how a row is asked: question (model's template), few_shot, continuation, document, choice "
+        "(multiple choice, by likelihood); auto: by its columns",
+        allowed=("auto", "question", "few_shot", "continuation", "document", MULTIPLE_CHOICE),
     )
     question_key: str | None = key(None, "column of the question or prompt; null: the data's")
     answer_key: str | None = key(None, "column of the reference answer; null: the data's")
-    shots: str | None = key(None, "split of the solved examples, for few_shot")
+    shots: str | None = key(None, "split of the solved examples, for few_shot and choice")
+    choices: Any = key(
+        "choices",
+        "of a choice: the column that lists the choices, or the columns that hold one each; the "
+        "answer's column has the right one's index (from 0) or letter",
+        several=True,
+    )
+    lettered: bool = key(
+        True,
+        "of a choice: the choices stand in the prompt as A, B, ..., and the letters are scored; "
+        "false: the choices themselves are",
+    )
+    instruction: str | None = key(
+        None, "of a choice: text before all questions; {subject}: the row's data.subject_key"
+    )
     max_new_tokens: int | None = key(None, "null: eval.max_new_tokens", minimum=1)
     top_p: float | None = key(None, "sample with this nucleus; null: greedy", above=0, maximum=1)
     top_k: int | None = key(
@@ -56,7 +72,8 @@ class EvalSetConfig:
     normalise_probability: bool = key(False, "probability as p / (p + sum of the perturbed p)")
     max_tokens: int | None = key(
         None,
-        "a document counts up to this; null: all of it, in pieces of data.max_length",
+        "a document counts up to this, a choice from its end; null: all of it, a document in "
+        "pieces of data.max_length",
         minimum=2,
     )
     min_tokens: int | None = key(None, "shorter documents are left out", minimum=2)
@@ -75,6 +92,9 @@ class EvalSetConfig:
         "null: every row is a subject of its own",
         minimum=1,
     )
+
+    def __post_init__(self) -> None:
+        self.instruction = self.instruction and unescape_text(self.instruction)
 
 
 @dataclass

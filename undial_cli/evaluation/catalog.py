@@ -6,6 +6,7 @@ column, axis and direction wherever figures are shown (figures.py). Imports no t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from undial_cli.config.suites import FORGET, HOLDOUT, EvalConfig
-from undial_cli.errors import bad_value
+from undial_cli.config.suites import FORGET, HOLDOUT, MULTIPLE_CHOICE, EvalConfig
+from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation import composite_scores, joint_metrics, metrics, words
 from undial_cli.evaluation.evidence import Evaluation, Evidence, MissingFigure, NoRetainModel
 from undial_cli.evaluation.joint_metrics import ComparedModels, JointFunction
@@ -41,8 +42,8 @@ class Metric:
         better: `higher`, `lower` or "" (neither): on a set to be forgotten, and on any other.
         sample: the value of one sample, None where it does not apply; None: not of one set.
         needs: what the engines must find: `answer`, `alternatives` (paraphrased and perturbed
-            answers), `generation`, `distribution`, `gradient`, `continuations`, or the key of a
-            helper model.
+            answers), `choices` (a set of kind=choice), `generation`, `distribution`, `gradient`,
+            `continuations`, or the key of a helper model.
         term: what the samples add to the mean of a set, given the role of the set.
         finish: from that mean to the aggregate.
         stored: name of the per-sample value in samples.jsonl, where it is not the metric's own.
@@ -115,6 +116,17 @@ def compute_paraphrase_probability(evidence: Evidence) -> float | None:
     return alternatives and float(metrics.probability(alternatives[0]))
 
 
+def compute_sample_accuracy(evidence: Evidence) -> float | None:
+    """Whether the right choice is the likeliest; the first of equals is taken."""
+    choices = evidence.choices()
+    if choices is None:
+        return None
+    likelihoods, right = choices
+    if not np.isfinite(likelihoods).all():
+        return math.nan
+    return float(metrics.choose_likeliest(likelihoods) == right)
+
+
 def compute_truth_terms(log_ratios: NDArray[np.float64], role: str) -> NDArray[np.float64]:
     """Closer to 1 is better where it is to be forgotten; the truer the better elsewhere."""
     with np.errstate(over="ignore"):
@@ -180,6 +192,7 @@ NEEDS_GENERATION = ("generation",)
 NEEDS_ALTERNATIVES = ("answer", "alternatives")
 ENTRIES = (
     Metric("probability", "answer probability", KNOWLEDGE, compute_sample_probability),
+    Metric("accuracy", "accuracy", KNOWLEDGE, compute_sample_accuracy, ("answer", "choices")),
     Metric("rouge", "ROUGE-L", KNOWLEDGE, compute_sample_rouge, NEEDS_GENERATION),
     Metric(
         "truth_ratio", "truth ratio", NEITHER, compare_alternatives(metrics.log_truth_ratio),
@@ -292,8 +305,14 @@ def check_metric_names(config: EvalConfig) -> None:
     """Raise UserError for the first metric of a suite or of one of its sets that does not exist."""
     for set_name, options in config.sets.items():
         for name in options.metrics:
-            if find_set_metric(name) is None:
+            metric = find_set_metric(name)
+            if metric is None:
                 raise bad_value(f"eval.sets.{set_name}.metrics", name, SET_METRICS)
+            if "choices" in metric.needs and options.kind != MULTIPLE_CHOICE:
+                raise UserError(
+                    f"eval.sets.{set_name}.metrics={name}: needs a set of kind={MULTIPLE_CHOICE}, "
+                    f"and this one is of kind={options.kind}"
+                )
     for name in config.metrics:
         if name not in JOINT_METRICS:
             raise bad_value("eval.metrics", name, JOINT_METRICS)

@@ -286,6 +286,9 @@ def make_sample_line(
     if evidence.answers.get("answer"):
         answer = evidence.answers["answer"][0]
         line |= {"answer_ce": evidence.answer and answer.ce, "answer_tokens": answer.tokens}
+    choices = evidence.choices()
+    if choices is not None:
+        line["choice_log_likelihoods"], line["right_choice"] = choices
     alternatives = evidence.alternatives()
     if alternatives is not None:
         line["paraphrase_ce"], line["perturbed_ce"] = alternatives

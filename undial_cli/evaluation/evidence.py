@@ -116,6 +116,14 @@ class Evidence:
             return None
         return true[0].ce, [s.ce for s in false]
 
+    def choices(self) -> tuple[list[float], int] | None:
+        """Log-likelihood of each choice of a question, and the number of the right one, from 0."""
+        if "before" not in self.answers or self.answer is None:
+            return None
+        before, after = self.answers["before"], self.answers["after"]
+        scores = [*before, self.answer, *after]
+        return [-sum(score.token_ce) for score in scores], len(before)
+
     def answer_log_probs(self) -> list[float]:
         """Log-probabilities of the answer's tokens, end token left out."""
         score = self.answer

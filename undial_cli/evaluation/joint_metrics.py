@@ -59,7 +59,7 @@ JointFunction = Callable[[ComparedModels], float]
 
 
 def compute_model_utility(models: ComparedModels) -> float:
-    """Harmonic mean of probability, rouge and truth_ratio over the sets of eval.utility.
+    """Harmonic mean of probability, rouge, truth_ratio and accuracy over the sets of eval.utility.
 
     Of the parts that there are, which is said where some are missing.
     """
@@ -67,7 +67,7 @@ def compute_model_utility(models: ComparedModels) -> float:
     names = [
         f"{name}_{part}"
         for name in config.utility
-        for part in UTILITY_PARTS
+        for part in (*UTILITY_PARTS, "accuracy")
         if part in config.sets[name].metrics
     ]
     if not names:

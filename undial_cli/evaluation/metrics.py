@@ -66,6 +66,15 @@ def normalised_probability(answer_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDA
     return compute_truth_share(answer_ce, perturbed_ce, averaged=False)
 
 
+def choose_likeliest(log_likelihoods: ArrayLike) -> int:
+    """The number, from 0, of the likeliest of a question's choices [K]; of equals the first.
+
+    Multiple choice as lm-evaluation-harness scores it (acc): by the whole of an answer, not per
+    token.
+    """
+    return int(np.argmax(np.asarray(log_likelihoods)))
+
+
 def log_truth_ratio(paraphrase_ce: ArrayLike, perturbed_ce: ArrayLike) -> NDArray[np.float64]:
     """Logarithm of `truth_ratio`; exact where the ratio itself overflows. [N]"""
     true, false = pair_answer_ces(paraphrase_ce, perturbed_ce)

@@ -1,7 +1,8 @@
 """From the rows of a set to items: what is asked, what is scored, what is expected.
 
 A set's `kind` says how: a question in the model's own format, a question after solved examples
-(MUSE knowmem), a text to be continued (MUSE verbmem), or a document. Knows no model.
+(MUSE knowmem), a text to be continued (MUSE verbmem), a document, or a question with choices
+(choices.py). Knows no model.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 
 from undial_cli import ui
 from undial_cli.config.schema import DataConfig
-from undial_cli.config.suites import EvalSetConfig
+from undial_cli.config.suites import MULTIPLE_CHOICE, EvalSetConfig
 from undial_cli.data import template
 from undial_cli.data.answers import replace_answer
 from undial_cli.data.encode import Encoder
@@ -20,6 +21,7 @@ from undial_cli.data.example import Example
 from undial_cli.data.rows import Row, find_row_kind
 from undial_cli.data.template import Rendering
 from undial_cli.errors import RowError, UserError, suggest_nearest
+from undial_cli.evaluation import choices
 
 # Where an answer to a few-shot prompt ends (MUSE's evaluation code).
 FEW_SHOT_STOPS = ("\n\n", "\nQuestion", "Question:")
@@ -32,7 +34,8 @@ class PromptItem:
     A row gives one, but each turn of a conversation and each piece of a document is one of its own.
     `reference`: what a generation is compared with; `scored`: the text whose tokens are scored, the
     answer or all of a document; `prompt_ids`: [] where nothing is generated; `answers`: examples to
-    score by kind (`answer`, `paraphrase`, `perturbed`); `document`: token ids of a document;
+    score by kind (`answer`, `paraphrase`, `perturbed`; of a choice, `before` and `after`: those
+    that stand before and after the right one); `document`: token ids of a document;
     `notes`: what was done to the row that its figures do not show (an answer cut at
     data.max_length), each a short phrase that is the same for all rows of its kind.
     """
@@ -95,12 +98,10 @@ def make_prompt_items(
     data = adapt_data_config(encoder.data, options)
     longest = (options.max_new_tokens or max_new_tokens) if "generation" in needs else None
     options = dataclasses.replace(options, max_new_tokens=longest)
-    check_set_rows(rows, options.kind, data, f"eval.sets.{set_name}")
-    check_set_rows(shots, "few_shot", data, f"eval.sets.{set_name}.shots")
-    solved = "".join(  # as MUSE's evaluation code writes them
-        f"Question: {shot[data.question_key]}\nAnswer: {shot[data.answer_key]}\n\n"
-        for shot in shots
-    )
+    source = f"eval.sets.{set_name}"
+    check_set_rows(rows, options, data, source)
+    check_set_rows(shots, options, data, f"{source}.shots", "few_shot")
+    solved = write_solved_examples(shots, options, data, f"{source}.shots")
     encoder = dataclasses.replace(encoder, data=data)
     maker = PromptMaker(encoder, set_name, options, "alternatives" in needs, solved)
     items, refused = [], dict[int, str]()
@@ -120,11 +121,36 @@ def choose_row_kind(row: Row, kind: str, data: DataConfig) -> str:
     return "document" if find_row_kind(row, data) in ("text", "ids") else "question"
 
 
-def check_set_rows(rows: Sequence[Row], set_kind: str, data: DataConfig, source: str) -> None:
-    """Raise UserError for the first row that cannot be asked as its set's kind."""
+def write_solved_examples(
+    shots: list[Row], options: EvalSetConfig, data: DataConfig, source: str
+) -> str:
+    """Solved examples as one text: as MUSE's evaluation code writes them, or of a choice."""
+    if options.kind == MULTIPLE_CHOICE:
+        asked = [
+            choices.read_choice_question(shot, number, options, data, source)
+            for number, shot in enumerate(shots, 1)
+        ]
+        return choices.write_solved_choices(asked, options.lettered)
+    return "".join(
+        f"Question: {shot[data.question_key]}\nAnswer: {shot[data.answer_key]}\n\n"
+        for shot in shots
+    )
+
+
+def check_set_rows(
+    rows: Sequence[Row], options: EvalSetConfig, data: DataConfig, source: str, kind: str = ""
+) -> None:
+    """Raise UserError for the first row that cannot be asked as its set's kind.
+
+    Args:
+        kind: in place of the set's, but of a choice.
+    """
+    set_kind = options.kind if options.kind == MULTIPLE_CHOICE else kind or options.kind
     for number, row in enumerate(rows, 1):
         kind, row_kind = choose_row_kind(row, set_kind, data), find_row_kind(row, data)
         needed = [data.question_key, data.answer_key]
+        if kind == MULTIPLE_CHOICE:
+            needed += choices.list_choice_columns(options)
         if kind == "document":
             fits, needed = row_kind == "ids" or row.get(data.text_key) is not None, [data.text_key]
         elif kind == "question":
@@ -138,6 +164,8 @@ def check_set_rows(rows: Sequence[Row], set_kind: str, data: DataConfig, source:
                 f"{source}: row {number} has no column '{missing}', which a set of kind={kind} "
                 f"needs; its columns are {', '.join(columns)}{suggest_nearest(missing, columns)}"
             )
+        if kind == MULTIPLE_CHOICE:
+            choices.read_choice_question(row, number, options, data, source)
 
 
 def report_refused_rows(set_name: str, refused: dict[int, str], rows: int) -> None:
@@ -178,6 +206,8 @@ class PromptMaker:
             return self.make_documents(index, row)
         if kind == "question":
             return self.make_questions(index, row)
+        if kind == MULTIPLE_CHOICE:
+            return [self.make_choice(index, row)]
         return [self.make_continuation(index, row, few_shot=kind == "few_shot")]
 
     def make_documents(self, index: int, row: Row) -> list[PromptItem]:
@@ -244,6 +274,28 @@ class PromptMaker:
         item = self.make_answer(index, template.render_plain(prompt, answer, closed=False))
         item.prompt, item.stops = shown, FEW_SHOT_STOPS if few_shot else ()
         return item
+
+    def make_choice(self, index: int, row: Row) -> PromptItem:
+        """A question with its choices, all of which are scored."""
+        encoder, options, notes = self.encoder, self.options, ()
+        asked = choices.read_choice_question(row, index + 1, options, encoder.data, self.set_name)
+        start = choices.write_instruction(row, options, encoder.data) + self.solved
+        prompt = start + choices.write_choice_prompt(asked, options.lettered)
+        answers = choices.list_choice_answers(asked, options.lettered)
+        examples = choices.encode_choices(encoder, prompt, answers)
+        longest = options.max_tokens
+        if longest is not None and any(len(e.input_ids) > longest for e in examples):
+            examples = [choices.keep_last_tokens(example, longest) for example in examples]
+            notes = (f"question cut to its last max_tokens={longest}",)
+        scored = {
+            "before": examples[: asked.right],
+            "answer": examples[asked.right : asked.right + 1],
+            "after": examples[asked.right + 1 :],
+        }
+        return PromptItem(
+            self.set_name, index, asked.question, answers[asked.right].strip(),
+            examples[asked.right].prompt_ids, scored, notes=notes, scored=answers[asked.right],
+        )  # fmt: skip
 
     def make_answer(self, index: int, rendering: Rendering) -> PromptItem:
         """An answer and what is generated for it, which is held against no more than it can be.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli import ui
-from undial_cli.config.suites import EvalConfig, find_set_of_role
+from undial_cli.config.suites import MULTIPLE_CHOICE, EvalConfig, find_set_of_role
 from undial_cli.data.encode import Encoder
 from undial_cli.data.rows import Row
 from undial_cli.evaluation.catalog import METRICS, Metric, find_set_metric
@@ -115,11 +115,12 @@ def check_suite_fits(capacity: ModelCapacity, suite: Suite, max_length: int) -> 
     """Raise UserError for a row that a model cannot take; say how often it answers shorter."""
     for name, items in suite.items.items():
         options = suite.config.sets[name]
-        key = f"eval.sets.{name}.max_tokens={options.max_tokens}"
+        key = f"eval.sets.{name}.max_tokens={options.max_tokens or 'null'}"
+        capped = options.max_tokens or options.kind == MULTIPLE_CHOICE
         check_sequences_fit(
             capacity,
             name,
-            key if options.max_tokens else f"data.max_length={max_length}",
+            key if capped else f"data.max_length={max_length}",
             ((item.index, ids) for item in items for ids in item.sequences()),
         )
         if capacity.positions is None or "generation" not in suite.needs(name):

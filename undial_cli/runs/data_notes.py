@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 from undial_cli.config.schema import DataConfig, Run
 from undial_cli.config.splits import list_splits, name_training_set
+from undial_cli.config.suites import MULTIPLE_CHOICE
 from undial_cli.data.columns import ANSWER_COLUMNS
 from undial_cli.data.contents import count_shared_rows, find_unread_columns
 from undial_cli.data.rows import Row, find_row_kind
 from undial_cli.errors import UserError
+from undial_cli.evaluation.choices import list_choice_columns
 from undial_cli.evaluation.prompts import adapt_data_config
 from undial_cli.evaluation.suite import Suite
 
@@ -56,17 +58,18 @@ def describe_overlap(data: DataConfig, rows: dict[str, Sequence[Row]]) -> list[s
 
 def describe_unread_columns(run: Run, rows: dict[str, Sequence[Row]], suite: Suite) -> list[str]:
     """A line on columns that nothing reads, with the sets that have them."""
-    sets = [(name, part, run.data) for name, part in rows.items()]
+    sets = [(name, part, run.data, list[str]()) for name, part in rows.items()]
     for name, part in suite.rows.items():
-        sets.append(
-            (f"eval.sets.{name}", part.rows, adapt_data_config(run.data, run.eval.sets[name]))
-        )
+        options = run.eval.sets[name]
+        choices = list_choice_columns(options) if options.kind == MULTIPLE_CHOICE else []
+        adapted = adapt_data_config(run.data, options)
+        sets.append((f"eval.sets.{name}", part.rows, adapted, choices))
     # A set that asks by a column of its own leaves the usual one to the other sets.
-    keys = {key for _, _, data in sets for key in (data.question_key, data.answer_key)}
+    keys = {key for _, _, data, _ in sets for key in (data.question_key, data.answer_key)}
     asked = keys if len(keys) > 2 else set()
     names: dict[str, list[str]] = {}
-    for name, part, data in sets:
-        for column in find_unread_columns(part, data, asked):
+    for name, part, data, choices in sets:
+        for column in find_unread_columns(part, data, {*asked, *choices}):
             names.setdefault(column, []).append(name)
     if not names:
         return []
@@ -74,7 +77,7 @@ def describe_unread_columns(run: Run, rows: dict[str, Sequence[Row]], suite: Sui
     text, answer = run.data.text_key, next((c for c in ANSWER_COLUMNS if c in names), None)
     remedy = ""
     if answer and any(
-        find_row_kind(row, data) == "text" for _, part, data in sets for row in part[:1]
+        find_row_kind(row, data) == "text" for _, part, data, _ in sets for row in part[:1]
     ):
         remedy = (
             f"; if '{text}' is a question and '{answer}' its answer: data.question_key={text} "

@@ -202,7 +202,7 @@ def load_set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig)
     splits = list_splits(options.split) or [""]
     rows = load_rows(data, splits, name_split_key(run, name, options), options.path)
     source = f"{key}.split={','.join(splits) or options.path}"
-    check_set_rows(rows, options.kind, data, source)
+    check_set_rows(rows, options, data, source)
     counts = {"held": len(rows)}
     for phrase, is_taken in build_row_filters(encoder, data, options).items():
         remaining = [row for row in rows if is_taken(row)]
@@ -217,7 +217,7 @@ def load_set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig)
     shots: list[Row] = []
     if options.shots is not None:
         shots = list(load_rows(data, [options.shots], f"{key}.shots", options.path))
-        check_set_rows(shots, options.kind, data, f"{key}.shots={options.shots}")
+        check_set_rows(shots, options, data, f"{key}.shots={options.shots}")
     return SetRows(limited, shots, counts={phrase: n for phrase, n in counts.items() if n})
 
 
