@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from pathlib import Path
 
 from undial_cli.audit.attack import AttackKind
@@ -17,17 +16,14 @@ from undial_cli.audit.kinds import KINDS
 from undial_cli.config.attacks import ATTACK_CONFIGS, ATTACK_FILE_VARIABLE, AttackConfig
 from undial_cli.errors import UserError
 from undial_cli.methods.registry import list_defined_subclasses
-from undial_cli.methods.user_file import import_user_file
+from undial_cli.methods.user_file import allow_user_file, check_user_file, import_user_file
 
 SHIPPED_KINDS = dict(KINDS)
 
 
 def allow_attack_file(path: str) -> None:
     """Note that the command line named a file; raises UserError where there is none."""
-    file = Path(path).expanduser().resolve()
-    if not file.is_file():
-        raise UserError(f"audit.file={path}: no such file")
-    os.environ[ATTACK_FILE_VARIABLE] = str(file)
+    allow_user_file("audit.file", ATTACK_FILE_VARIABLE, path)
 
 
 def load_attack_file(path: str) -> str:
@@ -36,12 +32,7 @@ def load_attack_file(path: str) -> str:
     Raises:
         UserError: the command line did not name it, it cannot be run, or defines no kind.
     """
-    file = Path(path).expanduser().resolve()
-    if os.environ.get(ATTACK_FILE_VARIABLE) != str(file):
-        raise UserError(
-            f"audit.file={path}: runs code and is not taken from a file; say audit.file={path} on "
-            "the command line"
-        )
+    file = check_user_file("audit.file", ATTACK_FILE_VARIABLE, path)
     ATTACK_CONFIGS[file.stem], KINDS[file.stem] = run_attack_file(
         str(file), file.stat().st_mtime_ns
     )

@@ -131,6 +131,9 @@ class EvalConfig:
     name: str = key("none", "name of the suite")
     data: list[str] = key([], "data sets it belongs to; []: any")
     sets: dict[str, EvalSetConfig] = key({}, "named sets, each with its metrics")
+    metric_file: str | None = key(
+        None, "metrics of your own: a Python file (on the command line only)"
+    )
     metrics: list[str] = key([], "metrics that join sets (model_utility, forget_quality, ...)")
     utility: list[str] = key([], "sets whose figures model_utility averages")
     retain_model: str | None = key(

@@ -1,7 +1,8 @@
 """The metrics that a suite can name, an entry each: what it needs, how it is computed, its title.
 
-To add one, write its function and its entry here. It is then a choice of every suite, and has its
-column, axis and direction wherever figures are shown (figures.py). Imports no torch.
+To add one, write its function and its entry here, or in a file of your own (user_metrics.py). It is
+then a choice of every suite, and has its column, axis and direction wherever figures are shown
+(figures.py). Imports no torch.
 """
 
 from __future__ import annotations
@@ -288,8 +289,16 @@ NUMBERED: dict[str, Callable[[int], Metric]] = {
         score_words(lambda text: metrics.distinct(text, n), n), NEEDS_GENERATION,
     ),
 }  # fmt: skip
-SET_METRICS = [*(m.name for m in ENTRIES if m.sample), *(f"{word}_N" for word in NUMBERED)]
-JOINT_METRICS = [m.name for m in ENTRIES if m.joint]
+
+
+def list_set_metrics() -> list[str]:
+    """The names of the metrics of one set, those of the user's own included."""
+    return [*(m.name for m in METRICS.values() if m.sample), *(f"{word}_N" for word in NUMBERED)]
+
+
+def list_joint_metrics() -> list[str]:
+    """The names of the metrics that join sets."""
+    return [metric.name for metric in METRICS.values() if metric.joint]
 
 
 def find_set_metric(name: str) -> Metric | None:
@@ -307,15 +316,15 @@ def check_metric_names(config: EvalConfig) -> None:
         for name in options.metrics:
             metric = find_set_metric(name)
             if metric is None:
-                raise bad_value(f"eval.sets.{set_name}.metrics", name, SET_METRICS)
+                raise bad_value(f"eval.sets.{set_name}.metrics", name, list_set_metrics())
             if "choices" in metric.needs and options.kind != MULTIPLE_CHOICE:
                 raise UserError(
                     f"eval.sets.{set_name}.metrics={name}: needs a set of kind={MULTIPLE_CHOICE}, "
                     f"and this one is of kind={options.kind}"
                 )
     for name in config.metrics:
-        if name not in JOINT_METRICS:
-            raise bad_value("eval.metrics", name, JOINT_METRICS)
+        if name not in list_joint_metrics():
+            raise bad_value("eval.metrics", name, list_joint_metrics())
 
 
 def add_joint_metrics(

@@ -246,7 +246,7 @@ def compute_sample_values(chosen: list[Metric], evidence: Evidence) -> dict[str,
     """The values of a sample that apply, by their stored names; nan if it is broken."""
     values = {metric.key: metric.sample(evidence) for metric in chosen if metric.sample}
     return {
-        key: math.nan if evidence.broken else value
+        key: math.nan if evidence.broken else float(value)
         for key, value in values.items()
         if value is not None
     }

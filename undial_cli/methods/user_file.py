@@ -29,21 +29,14 @@ def allow_method_file(path: str) -> str:
     Raises:
         UserError: there is no such file, it cannot be run, or it defines no method.
     """
-    file = Path(path).expanduser().resolve()
-    if not file.is_file():
-        raise UserError(f"method.file={path}: no such file")
-    os.environ[METHOD_FILE_VARIABLE] = str(file)
+    file = allow_user_file("method.file", METHOD_FILE_VARIABLE, path)
     load_method_file(str(file))
     return file.stem
 
 
 def check_method_file(path: str) -> None:
     """Raise UserError for a file that the command line did not name."""
-    if os.environ.get(METHOD_FILE_VARIABLE) != path:
-        raise UserError(
-            f"method.file={path}: runs code and is not taken from a file; say method.file={path} "
-            "on the command line"
-        )
+    check_user_file("method.file", METHOD_FILE_VARIABLE, path)
 
 
 def load_method_file(path: str) -> MethodEntry:
@@ -69,6 +62,30 @@ def run_method_file(path: str, changed: int) -> MethodEntry:
         return find_method_entry(module)
     except UserError as error:
         raise UserError(f"method.file={path}: {error}") from error
+
+
+def allow_user_file(key: str, variable: str, path: str) -> Path:
+    """Note in an environment variable that the command line named a file; its whole path.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise UserError(f"{key}={path}: no such file")
+    os.environ[variable] = str(file)
+    return file
+
+
+def check_user_file(key: str, variable: str, path: str) -> Path:
+    """The whole path of a file; raises UserError for one that the command line did not name."""
+    file = Path(path).expanduser().resolve()
+    if os.environ.get(variable) != str(file):
+        raise UserError(
+            f"{key}={path}: runs code and is not taken from a file; say {key}={path} on the "
+            "command line"
+        )
+    return file
 
 
 def import_user_file(key: str, path: str) -> ModuleType:

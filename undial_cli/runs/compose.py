@@ -42,6 +42,7 @@ from undial_cli.config.schema import (
 from undial_cli.config.splits import cut_slice
 from undial_cli.config.suites import FORGET_SET
 from undial_cli.errors import UserError, bad_value
+from undial_cli.evaluation import user_metrics
 from undial_cli.evaluation.catalog import check_metric_names
 from undial_cli.methods import METHODS, user_file
 from undial_cli.runs import config_errors
@@ -132,7 +133,7 @@ def translate_words(
         aloud: say in a line what of an experiment the command leaves out.
     """
     check_hydra_words(words)
-    allow_named_attack_files(words)
+    allow_named_files(words)
     words, left_out = fit_experiments(command, replace_method_file(words), list_folders(folder))
     for line in left_out if aloud else ():
         ui.say(line, "dim")
@@ -249,13 +250,16 @@ def list_folders(folder: str | None) -> list[Path]:
     return [find_config_folder(), *([Path(folder)] if folder else [])]
 
 
-def allow_named_attack_files(words: Sequence[str]) -> None:
-    """Note the file of a kind of attack that the command line names, if it names one."""
+def allow_named_files(words: Sequence[str]) -> None:
+    """Note the files of metrics and of a kind of attack that the command line names."""
     for word in words:
-        if word.lstrip("+").startswith("audit.file="):
+        name, _, path = word.lstrip("+").partition("=")
+        if name == user_metrics.KEY:
+            user_metrics.allow_metric_file(path)
+        elif name == "audit.file":
             from undial_cli.audit import user_kinds  # which needs torch
 
-            user_kinds.allow_attack_file(word.partition("=")[2])
+            user_kinds.allow_attack_file(path)
 
 
 def replace_method_file(words: list[str]) -> list[str]:
@@ -305,6 +309,8 @@ def build_run(config: DictConfig, folder: str | None = None) -> Run:
             run.audit.file = user_kinds.load_attack_file(run.audit.file)
         fill_attacks(run.audit, list_folders(folder))
         run.eval.retain_model = run.audit.retain_model or run.eval.retain_model
+    if run.eval.metric_file is not None:
+        run.eval.metric_file = user_metrics.load_metric_file(run.eval.metric_file)
     check_values({name: value for name, value, _ in walk_fields(run)})
     check_ranges(run)
     check_metric_names(run.eval)

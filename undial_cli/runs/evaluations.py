@@ -27,7 +27,7 @@ from undial_cli.runs.inputs import RunInputs
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.system import processes
-from undial_cli.system.files import hash_folder_state
+from undial_cli.system.files import hash_files, hash_folder_state
 from undial_cli.training.merging import read_merge_loss
 from undial_cli.training.session import load_run_model
 
@@ -64,6 +64,7 @@ def list_dependencies(run: Run, inputs: RunInputs, path: str) -> Any:
         [run.data.question_key, run.data.answer_key, run.data.text_key],
         chosen,
         [hash_folder_state(Path(f).expanduser()) for f in folders if f is not None],
+        run.eval.metric_file and hash_files(Path(run.eval.metric_file)),
         [run.eval.limit if run.eval.harness.tasks else None, run.seed if sampled else None],
         {name: rows.content() for name, rows in inputs.suite.rows.items()},
     ]

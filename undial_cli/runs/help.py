@@ -154,7 +154,7 @@ def show_command_help(command: str) -> None:
         rows += list_keys_of_all(ATTACK_CONFIGS, "audit.attack.NAME.")
     ui.say(make_two_columns(rows))
     ui.say("metrics", "bold")
-    names = {"of a set": catalog.SET_METRICS, "joint": catalog.JOINT_METRICS}
+    names = {"of a set": catalog.list_set_metrics(), "joint": catalog.list_joint_metrics()}
     ui.say(make_two_columns([(kind, ", ".join(metrics)) for kind, metrics in names.items()]))
     ui.say("flags", "bold")
     ui.say(make_two_columns(list(HELP_FLAGS.items())))

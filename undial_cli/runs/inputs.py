@@ -187,6 +187,8 @@ def fingerprint_inputs(
     fingerprint = {"data": hash_json(data), "model": model}
     if isinstance(run, UnlearnRun) and run.method.file is not None:
         fingerprint["method"] = hash_files(Path(run.method.file))
+    if run.eval.metric_file is not None:
+        fingerprint["metrics"] = hash_files(Path(run.eval.metric_file))
     return fingerprint
 
 

@@ -17,7 +17,7 @@ from undial_cli.config.schema import RUN_TYPES, Run, UnlearnRun
 from undial_cli.errors import UserError, bad_value
 from undial_cli.methods import METHODS, user_file
 from undial_cli.runs import config_errors
-from undial_cli.runs.compose import allow_named_attack_files, build_run
+from undial_cli.runs.compose import allow_named_files, build_run
 from undial_cli.runs.overrides import bracket_single_word
 from undial_cli.runs.trust import check_yaml_text, refuse_variables
 
@@ -77,7 +77,7 @@ def parse_run_yaml(text: str, overrides: list[str] | None = None, where: str = "
                 raise bad_value("method.name", name, METHODS)
             # The schema leaves `method` open: which keys it has follows from its name.
             base.method = OmegaConf.structured(METHODS[name].config)
-        allow_named_attack_files(overrides or [])
+        allow_named_files(overrides or [])
         changes = []
         for override in overrides or []:
             if "=" not in override:

@@ -36,7 +36,7 @@ COMMAND_LINE_KEYS = {
 # Attention by a name with a slash is a kernel of the hub: machine code.
 KERNEL_KEY, KERNEL_REASON = "model.attn_implementation", "runs a kernel of the hub"
 # Words of a file that would run code while they are read.
-FILE_KEYS = ("method.file", "audit.file")
+FILE_KEYS = ("method.file", "audit.file", "eval.metric_file")
 
 # What of Hydra's settings is this tool's; its launchers and sweepers are plain data here.
 HYDRA_SETTINGS = ("launcher", "sweeper", "sweep.dir")

@@ -16,6 +16,7 @@ from typing import Any
 from undial_cli.config.attacks import ATTACK_FILE_VARIABLE
 from undial_cli.config.schema import Run
 from undial_cli.errors import UserError, WorldError
+from undial_cli.evaluation.user_metrics import METRIC_FILE_VARIABLE
 from undial_cli.methods import user_file
 from undial_cli.runs.run_folder import locate_run_folder
 from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
@@ -26,7 +27,7 @@ EXIT_CODES = {"done": 0, "failed": 1, "refused": 2}
 
 
 # Name the files that the command line allows to be run.
-FILE_VARIABLES = (user_file.METHOD_FILE_VARIABLE, ATTACK_FILE_VARIABLE)
+FILE_VARIABLES = (user_file.METHOD_FILE_VARIABLE, ATTACK_FILE_VARIABLE, METRIC_FILE_VARIABLE)
 
 
 @dataclass(frozen=True)
