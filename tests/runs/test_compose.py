@@ -36,6 +36,7 @@ NEEDS_GPU: set[Option] = {
 SUITES = {
     "demo": ("demo",),
     "tofu": ("tofu",),
+    "tofu_languages": ("tofu",),
     "files": ("jsonl",),
     "muse": ("muse_books", "muse_news"),
     "extraction": ("extraction", "jsonl"),

@@ -135,6 +135,9 @@ class EvalConfig:
         None, "metrics of your own: a Python file (on the command line only)"
     )
     metrics: list[str] = key([], "metrics that join sets (model_utility, forget_quality, ...)")
+    translations: str | None = key(
+        None, "folder of translated sets, of which eval=tofu_languages has one a language"
+    )
     utility: list[str] = key([], "sets whose figures model_utility averages")
     retain_model: str | None = key(
         None,

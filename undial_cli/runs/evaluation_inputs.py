@@ -186,7 +186,9 @@ def load_evaluation_rows(run: Run, encoder: Encoder) -> dict[str, SetRows]:
             raise UserError(f"data.forget_{where}: not set, and eval={run.eval.name} needs it")
         if unnamed or not (options.split or options.path):
             continue
-        check_path_exists(f"eval.sets.{name}.path", options.path)
+        shared = options.path is not None and options.path == run.eval.translations
+        key = "eval.translations" if shared else f"eval.sets.{name}.path"
+        check_path_exists(key, options.path)
         try:
             rows[name] = load_set_rows(run, encoder, name, options)
         except (UserError, WorldError) as error:

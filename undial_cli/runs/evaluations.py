@@ -41,6 +41,7 @@ KEYS_WITHOUT_EFFECT = (
     "limit",
     "intervals",
     "verdict",
+    "translations",
 )
 
 
