@@ -20,6 +20,7 @@ from undial_cli.config.suites import HarnessConfig
 from undial_cli.errors import UserError
 from undial_cli.evaluation import harness
 from undial_cli.evaluation.harness import check_harness_tasks, run_harness_tasks
+from undial_cli.runs.compose import compose_run
 
 TOKENIZER = bundled_tokenizer()
 TOWNS = ["Kelmwick", "Varraby", "Mosselmore", "Dunra"]
@@ -265,8 +266,9 @@ def test_the_missing_library_and_folder_are_one_line(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 def test_the_tasks_of_the_paper_are_known_and_unknown_ones_are_not(tasks: str) -> None:
-    paper = ["piqa", "arc_easy", "arc_challenge", "copa", "winogrande", "pubmedqa", "hellaswag"]
-    check_harness_tasks(HarnessConfig([*paper, "lambada_openai", "own_choice"], tasks))
+    shipped = compose_run("evaluate", ["eval=harness"]).eval.harness.tasks
+    assert {"piqa", "lambada_openai", "mmlu"} <= set(shipped)
+    check_harness_tasks(HarnessConfig([*shipped, "wmdp_bio", "wmdp_cyber", "own_choice"], tasks))
     with pytest.raises(UserError, match=r"eval.harness.tasks=hellaswog: .*'hellaswag'") as caught:
         check_harness_tasks(HarnessConfig(["piqa", "hellaswog"], tasks))
     assert "\n" not in str(caught.value)

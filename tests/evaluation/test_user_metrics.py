@@ -41,13 +41,6 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     catalog.METRICS.update(known)
 
 
-def test_a_file_that_the_command_line_names_is_one_of_the_run(file: Path) -> None:
-    run = compose_run("evaluate", ["eval.metric_file=mine/my_metrics.py", *CHOSEN])
-    assert run.eval.metric_file == str(file)
-    assert {"names", "name_gap"} <= catalog.METRICS.keys()
-    assert "name_gap" in catalog.list_joint_metrics()
-
-
 def test_it_is_taken_from_no_yaml_file_and_no_run_yaml(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,25 +48,19 @@ def test_it_is_taken_from_no_yaml_file_and_no_run_yaml(
     file.write_text(read_documented_file() + f"\nopen({str(marker)!r}, 'w').close()\n")
     (file.parent / "eval").mkdir()
     (file.parent / "eval" / "sly.yaml").write_text("name: sly\nmetric_file: mine/my_metrics.py\n")
-    refused(
-        lambda: compose_run("evaluate", ["eval=sly"], "mine"),
-        "eval.metric_file=mine/my_metrics.py: runs code and is not taken from a file",
-    )
-    (file.parent / "experiment").mkdir()
-    (file.parent / "experiment" / "sly.yaml").write_text(
-        "# @package _global_\neval:\n  metric_file: mine/my_metrics.py\n"
-    )
-    refused(lambda: compose_run("unlearn", ["experiment=sly"], "mine"), "eval.metric_file=")
-    # Words of a table, which are a file's.
-    words = ["eval.metric_file=mine/my_metrics.py"]
-    refused(lambda: compose_run("evaluate", words, typed=[]), "eval.metric_file=", "runs code")
+    word, line = "eval.metric_file=mine/my_metrics.py", "runs code and is not taken from a file"
+    refused(lambda: compose_run("evaluate", ["eval=sly"], "mine"), f"{word}: {line}")
+    # The words of a table are a file's.
+    refused(lambda: compose_run("evaluate", [word], typed=[]), f"{word}: runs code")
     assert not marker.exists()
-    run = compose_run("evaluate", [*words, *CHOSEN])
+    run = compose_run("evaluate", [word, *CHOSEN])
     assert marker.exists()
+    assert run.eval.metric_file == str(file)
+    assert {"names", "name_gap"} <= catalog.METRICS.keys()
     text = dump_run_yaml(run)
     assert parse_run_yaml(text) == run  # as a process that this one starts reads it
     monkeypatch.setenv(METRIC_FILE_VARIABLE, "")
-    refused(lambda: parse_run_yaml(text), f"eval.metric_file={file}", "on the command line")
+    refused(lambda: parse_run_yaml(text), f"eval.metric_file={file}: {line}")
     assert parse_run_yaml(text, [f"eval.metric_file={file}"]) == run
 
 

@@ -38,6 +38,7 @@ FILES = {
     "code of a model": ("model:\n  trust_remote_code: true", "model.trust_remote_code=true"),
     "pickles of a model": ("model:\n  allow_pickle: true", "model.allow_pickle=true"),
     "code of a task": ("eval:\n  harness:\n    include_path: tasks", "eval.harness.include_path"),
+    "metrics of one's own": ("eval:\n  metric_file: mine.py", "eval.metric_file"),
     "a kernel of the hub": (
         "model:\n  attn_implementation: org/kernel", "model.attn_implementation=org/kernel"
     ),
