@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 from conftest import prepare, refused, undial
-from small import random_llama, shared_tokenizer
+from small import byte_tokenizer, random_llama, shared_tokenizer
 from wmdp import list_local_words, write_library_task, write_wmdp
 
 from undial_cli.config.schema import Run
@@ -79,55 +79,81 @@ def test_a_wrong_column_or_split_is_refused_by_name(
     refused(lambda: prepare(compose(files, *chosen, command="unlearn"), weights=False), *parts)
 
 
-def list_library_items(model: Any, folder: Path, name: str, shots: int | None) -> Any:
+PART = "-00000-of-00001.parquet"
+SPOKEN = {"doc_to_text": "Question: {{question.strip()}}\nAnswer:", "doc_to_choice": "{{choices}}"}
+
+
+def write_library_tasks(files: Files, folder: Path) -> None:
+    """The library's tasks on these files, by the sets of the suite; of MMLU one subject's."""
+    questions, mmlu, subject = files[0] / "wmdp", files[0] / "mmlu/all", folder / "anatomy.parquet"
+    table = pyarrow.parquet.read_table(f"{mmlu / 'test'}{PART}")
+    pyarrow.parquet.write_table(table.slice(4), subject)
+    for name, field in {"forget": "bio", "cyber": "cyber", "chem": "chem"}.items():
+        of_field = {"test": Path(f"{questions / f'wmdp-{field}' / 'test'}{PART}")}
+        write_library_task(folder, f"wmdp/wmdp_{field}.yaml", f"own_{name}", of_field)
+        if name == "forget":
+            write_library_task(
+                folder, "wmdp/wmdp_bio.yaml", "own_spoken_forget", of_field, **SPOKEN
+            )
+    of_subject = {"test": subject, "dev": Path(f"{mmlu / 'dev'}{PART}")}
+    write_library_task(folder, "mmlu/default/mmlu_anatomy.yaml", "own_mmlu", of_subject)
+
+
+def list_library_items(
+    model: Any, tokenizer: Any, folder: Path, name: str, shots: int | None
+) -> list[tuple[list[float], int, float]]:
     """Log-likelihoods, right choice and acc of every item, by the library's own evaluation."""
     from lm_eval.evaluator import evaluate as evaluate_tasks
 
     loaded = index_harness_tasks((name,), str(folder)).load([name])
     for task in loaded["tasks"].values():
         set_fewshot(task, shots, seed=0)
-    lm = make_sharded_model(model, shared_tokenizer(), batch_size=4)
+    lm = make_sharded_model(model, tokenizer, batch_size=4)
     result: Any = evaluate_tasks(lm, loaded, log_samples=True)
     samples = sorted(result["samples"][name], key=lambda sample: sample["doc_id"])
     return [
-        ([float(answer[0][0]) for answer in s["resps"]], s["target"], s["acc"]) for s in samples
+        ([float(answer[0][0]) for answer in s["resps"]], int(s["target"]), s["acc"])
+        for s in samples
     ]
 
 
 @pytest.mark.slow
-def test_every_item_is_scored_as_the_library_scores_it(files: Files, tmp_path: Path) -> None:
-    folder = files[0]
-    model = random_llama(vocab=len(shared_tokenizer()), seed=3)
-    part = "-00000-of-00001.parquet"
-    questions, mmlu = folder / "wmdp", folder / "mmlu" / "all"
-    subject = tmp_path / "anatomy.parquet"
-    table = pyarrow.parquet.read_table(f"{mmlu / 'test'}{part}").slice(4)  # anatomy's
-    pyarrow.parquet.write_table(table, subject)
-    for field in ("bio", "cyber", "chem"):
-        test = Path(f"{questions / f'wmdp-{field}' / 'test'}{part}")
-        write_library_task(tmp_path, f"wmdp/wmdp_{field}.yaml", f"own_{field}", {"test": test})
-    of_subject = {"test": subject, "dev": Path(f"{mmlu / 'dev'}{part}")}
-    write_library_task(tmp_path, "mmlu/default/mmlu_anatomy.yaml", "own_anatomy", of_subject)
-
-    for shots, words in ((None, []), (3, ["eval.sets.mmlu.shots=all/dev"])):
-        run = compose(files, *words)
-        encoder = Encoder(shared_tokenizer(), run.model.template, run.data)
-        suite = Suite(run.eval, encoder, load_evaluation_rows(run, encoder), run.seed)
-        found = evaluate_suite(model, suite, "test")
-        tasks = {} if shots else {"forget": "own_bio", "cyber": "own_cyber", "chem": "own_chem"}
-        for set_name, task in {**tasks, "mmlu": "own_anatomy"}.items():
-            samples = [s for s in found.samples if s["set"] == set_name]
-            samples = samples[4:] if set_name == "mmlu" else samples
-            expected = list_library_items(model, tmp_path, task, shots)
-            assert len(samples) == len(expected) > 3
-            for sample, (likelihoods, right, accuracy) in zip(samples, expected, strict=True):
-                assert sample["choice_log_likelihoods"] == pytest.approx(likelihoods, abs=2e-5)
-                assert sample["right_choice"] == int(right)
-                assert sample["accuracy"] == accuracy
-            if set_name == "forget":
-                accuracies = [accuracy for *_, accuracy in expected]
-                assert found.metrics["forget_accuracy"] == sum(accuracies) / len(accuracies)
-                assert 0 < sum(accuracies) < len(accuracies)
+@pytest.mark.parametrize(
+    ("words", "sets", "kind", "shots"),
+    [
+        ([], ["forget", "cyber", "chem", "mmlu"], "", None),
+        (["eval.sets.mmlu.shots=all/dev"], ["mmlu"], "", 3),
+        (["eval.sets.forget.lettered=false"], ["forget"], "spoken_", None),
+    ],
+    ids=["questions alone", "after solved ones", "choices themselves"],
+)
+@pytest.mark.parametrize("begins", [False, True], ids=["", "begin token"])
+def test_every_item_is_scored_as_the_library_scores_it(
+    begins: bool, words: list[str], sets: list[str], kind: str, shots: int | None,
+    files: Files, tmp_path: Path,
+) -> None:  # fmt: skip
+    write_library_tasks(files, tmp_path)
+    tokenizer = byte_tokenizer(bos=True) if begins else shared_tokenizer()
+    model = random_llama(vocab=len(tokenizer), seed=3)
+    run = compose(files, *words)
+    encoder = Encoder(tokenizer, run.model.template, run.data)
+    suite = Suite(run.eval, encoder, load_evaluation_rows(run, encoder), run.seed)
+    found, both = evaluate_suite(model, suite, "test"), set[float]()
+    for name in sets:
+        samples = [sample for sample in found.samples if sample["set"] == name]
+        expected = list_library_items(model, tokenizer, tmp_path, f"own_{kind}{name}", shots)
+        accuracies = [accuracy for *_, accuracy in expected]
+        if name == "mmlu":
+            samples = samples[4:]
+        else:
+            assert found.metrics[f"{name}_accuracy"] == sum(accuracies) / len(accuracies)
+        assert len(samples) == len(expected) > 3
+        for sample, (likelihoods, right, accuracy) in zip(samples, expected, strict=True):
+            assert sample["choice_log_likelihoods"] == pytest.approx(likelihoods, abs=1e-4)
+            assert sample["right_choice"] == right
+            assert sample["accuracy"] == accuracy
+        both |= set(accuracies)
+    assert both == {0.0, 1.0}
     assert found.metrics["model_utility"] == found.metrics["mmlu_accuracy"]
 
 

@@ -74,12 +74,15 @@ def list_local_words(folder: Path, field: str) -> list[str]:
     ]
 
 
-def write_library_task(folder: Path, source: str, name: str, files: dict[str, Path]) -> None:
+def write_library_task(
+    folder: Path, source: str, name: str, files: dict[str, Path], **changes: str
+) -> None:
     """A task of lm-evaluation-harness as it is shipped, on files of this machine.
 
     Args:
         source: its file, within the library's tasks.
         files: by split.
+        changes: keys of the task that are another's.
     """
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or spec.origin is None:
@@ -87,7 +90,7 @@ def write_library_task(folder: Path, source: str, name: str, files: dict[str, Pa
     file = Path(spec.origin).parent / "tasks" / source
     shipped = yaml.safe_load(file.read_text())
     template = yaml.safe_load((file.parent / shipped.pop("include")).read_text())
-    task = {**template, **shipped, "task": name, "dataset_path": "parquet"}
+    task = {**template, **shipped, "task": name, "dataset_path": "parquet", **changes}
     for unused in ("dataset_name", "tag", "task_alias"):
         task.pop(unused, None)
     task["dataset_kwargs"] = {
