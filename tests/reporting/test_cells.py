@@ -89,7 +89,8 @@ def test_without_a_retain_model_the_difference_is_to_before() -> None:
 
 def test_the_role_of_a_set_says_which_way_is_better() -> None:
     run = evaluated(metrics={"people_rouge": 0.1}, roles={"people": "forget"})
-    assert cells.make_run_sheet(run).rows[0].note == "lower is better"
+    (row,) = cells.make_run_sheet(run).rows
+    assert (row.group, row.cells[0].text, row.note) == ("people", "ROUGE-L", "lower is better")
 
 
 def test_figures_that_were_measured_in_one_model_only_have_no_difference() -> None:

@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.config.suites import FORGET, guess_role
-from undial_cli.evaluation.figures import MAIN_FIGURES, find_better_direction, find_figure_title
+from undial_cli.evaluation.figures import (
+    MAIN_FIGURES,
+    find_better_direction,
+    find_figure_title,
+    split_figure_name,
+)
 from undial_cli.reporting import notes, text
 from undial_cli.reporting.collect import RunRecord, flatten_settings, get_part, list_request_figures
 from undial_cli.reporting.labels import KEYS_NOT_COMPARED, format_typed_value, serialise_value
@@ -131,7 +136,8 @@ def make_run_sheet(run: RunRecord) -> Sheet:
         columns.append(Column(f"{ours.title} − {other.title}"))
     rows = []
     for name in list_metric_names(run):
-        group = text.get_set_title(name) or "joint"
+        set_name = split_figure_name(name)[0].replace("_", " ")
+        group = text.get_set_title(name) or set_name or "joint"
         cells = [Cell(find_figure_title(name).removeprefix(f"{group} "))]
         cells += [make_figure_cell(name, model) for model in models]
         if compared:
