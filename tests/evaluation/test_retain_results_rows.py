@@ -14,6 +14,7 @@ from conftest import prepare, refused, undial
 from undial_cli.evaluation import results as store
 from undial_cli.evaluation import retain_results
 from undial_cli.evaluation.evidence import Evaluation
+from undial_cli.evaluation.held_apart import divide_suite
 from undial_cli.evaluation.suite import Suite
 from undial_cli.runs import evaluations
 from undial_cli.runs.compose import compose_run
@@ -206,3 +207,19 @@ def test_a_row_of_another_prompt_or_that_is_not_there_gives_no_score() -> None:
     assert [s.get("retain_probability") for s in mine.samples] == [0.5, None, 0.7, None]
     evaluations.add_compared_scores(mine, "target", None, True)
     assert not any("target_probability" in s for s in mine.samples)
+
+
+def test_results_of_a_part_of_the_rows_are_those_of_an_evaluation_of_it(suite: Suite) -> None:
+    """Figures are of the part's samples; what was only stated of all rows is left out."""
+    divided = divide_suite(suite, 0.25)
+    samples = [{**line, "rouge": 0.1 * line["index"]} for line in lines(suite)]
+    stated = {"forget_rouge": 0.25, "holdout_probability": 0.5, "mia_min_k": 0.5, "harness_x": 0.3}
+    for part in (divided.apart, divided.reported):
+        results = retain_results.restrict_results(Evaluation(dict(stated), samples), part)
+        asked = {name: {item.index for item in items} for name, items in part.items.items()}
+        assert results.samples == [s for s in samples if s["index"] in asked[s["set"]]]
+        mean = sum(0.1 * i for i in asked["forget"]) / len(asked["forget"])
+        assert results.metrics["forget_rouge"] == pytest.approx(mean)
+        assert results.metrics["harness_x"] == 0.3
+        assert "mia_min_k" not in results.metrics
+        assert "holdout_probability" in results.missing

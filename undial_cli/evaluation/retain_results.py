@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli import ui
-from undial_cli.config.suites import FORGET, find_set_of_role
+from undial_cli.config.suites import FORGET, find_set_of_role, resolve_role
 from undial_cli.errors import UserError
 from undial_cli.evaluation import published
-from undial_cli.evaluation.catalog import METRICS
+from undial_cli.evaluation.catalog import METRICS, add_joint_metrics
+from undial_cli.evaluation.evaluate import add_set_aggregate
 from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.figures import split_figure_name
 from undial_cli.evaluation.prompts import PromptItem
@@ -81,6 +82,25 @@ def match_to_suite(results: Evaluation, suite: Suite, where: str, chosen: str) -
         figures.pop("model_utility", None)  # it averages a set that is left out
     samples = [s for s in results.samples if s["set"] not in strange]
     return Evaluation(figures, samples, dict(results.missing))
+
+
+def restrict_results(results: Evaluation, suite: Suite) -> Evaluation:
+    """Results of those rows that a suite asks, their figures worked out anew.
+
+    What was only stated of all rows, without a value for each, is left out.
+    """
+    config = suite.config
+    parts = {name: rows for name, rows in suite.rows.items() if rows.asked is not None}
+    samples = [s for s in results.samples if s["set"] in parts]
+    samples = [s for s in samples if s["index"] in (parts[s["set"]].asked or ())]
+    others = {k: v for k, v in results.metrics.items() if split_figure_name(k)[1] is None}
+    part = Evaluation(others, samples, dict(results.missing), rows=dict(results.rows))
+    for name in parts:
+        for key in config.sets[name].metrics:
+            if f"{name}_{key}" in results.metrics:
+                add_set_aggregate(part, name, key, resolve_role(name, config.sets[name]))
+    add_joint_metrics(part, None, config, relative=False)
+    return part
 
 
 def explain_difference(samples: list[dict[str, Any]], items: list[PromptItem]) -> str:

@@ -24,27 +24,38 @@ class SetRows:
     """The rows of a set, those of its solved examples, or why it is not there.
 
     `counts`: how many rows it holds (`held`), and how many of them were not taken and why, each by
-    a short phrase; what is left are `rows`.
+    a short phrase; what is left are `rows`. `asked`: the indices of the rows that are asked; None:
+    of all.
     """
 
     rows: list[Row] = field(default_factory=list)
     shots: list[Row] = field(default_factory=list)
     missing: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    asked: frozenset[int] | None = None
+
+    def list_asked(self) -> list[Row]:
+        """The rows that are asked, in their order."""
+        return [row for i, row in enumerate(self.rows) if self.asked is None or i in self.asked]
 
     def content(self) -> dict[str, Any]:
         """What the figures of the set depend on."""
-        return {"rows": self.rows, "shots": self.shots, "missing": self.missing}
+        content = {"rows": self.rows, "shots": self.shots, "missing": self.missing}
+        return content if self.asked is None else {**content, "asked": sorted(self.asked)}
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite with its rows, ready for any model of one tokenizer."""
+    """A suite with its rows, ready for any model of one tokenizer.
+
+    `whole`: of a suite that asks some of another one's rows, that one.
+    """
 
     config: EvalConfig
     encoder: Encoder
     rows: dict[str, SetRows]
     seed: int = 0
+    whole: Suite | None = None
 
     @property
     def empty(self) -> bool:
@@ -96,6 +107,12 @@ class Suite:
     @functools.cached_property
     def items(self) -> dict[str, list[PromptItem]]:
         """The items of every set that has rows."""
+        if self.whole is not None:  # encoded once, and what is said of a row is said once
+            return {
+                name: [item for item in self.whole.items[name] if item.index in (rows.asked or ())]
+                for name, rows in self.rows.items()
+                if not rows.missing
+            }
         return {
             name: make_prompt_items(
                 self.encoder,
