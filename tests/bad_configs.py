@@ -57,6 +57,31 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
         ["unlearn", "eval.sets.forget.metrics=[roug]"],
         ["eval.sets.forget.metrics=roug", "probability", "did you mean 'rouge'?"],
     ),
+    "weights that are chosen by no metric of the suite": (
+        ["unlearn", "train.select=forget_qualty", "train.eval_steps=2"],
+        ["train.select=forget_qualty", "eval=demo", "did you mean 'forget_quality'?"],
+    ),
+    "an expression that is none": (
+        ["unlearn", "train.select=(forget_quality + model_utility", "train.eval_steps=2"],
+        ["train.select=(forget_quality + model_utility: no expression", "+ - * / **"],
+    ),
+    "weights that are chosen and never evaluated": (
+        ["unlearn", "train.select=nearest_retain"], ["train.select", "needs train.eval_steps"]
+    ),
+    "weights that are chosen without a suite": (
+        ["unlearn", "train.select=forget_rouge", "train.eval_steps=2", "eval=none"],
+        ["train.select=forget_rouge: nothing is evaluated with eval=none"],
+    ),
+    "a fine-tuned model is compared with nothing": (
+        ["finetune", "train.select=nearest_retain", "train.eval_steps=2"],
+        ["train.select=nearest_retain", "'finetune' evaluates neither"],
+    ),
+    "weights that are kept of no choice": (
+        ["unlearn", "train.keep=all"], ["train.keep=all: without effect without train.select"]
+    ),
+    "a share that leaves nothing to report": (
+        ["unlearn", "train.select_share=1"], ["train.select_share=1", "> 0 and <= 0.9"]
+    ),
     "unknown scheduler": (
         ["unlearn", "train.scheduler=cosin"],
         ["train.scheduler=cosin", "linear", "did you mean 'cosine'?"],

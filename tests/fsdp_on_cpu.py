@@ -21,7 +21,7 @@ from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.models.shards import is_sharded_model
 from undial_cli.runs import evaluations
 from undial_cli.system import processes
-from undial_cli.training import loop, session
+from undial_cli.training import loop, selection, session
 from undial_cli.training.trainer import UnlearningTrainer
 
 set_up = state.AcceleratorState.__init__
@@ -75,7 +75,8 @@ def run_commands(argv: list[str]) -> int:
 if __name__ == "__main__":
     state.AcceleratorState.__init__ = set_up_fsdp
     loop.check_finite_weights = check_sharded
-    session.evaluate_suite = evaluations.evaluate_suite = evaluate_sharded
+    for asking in (session, selection, evaluations):
+        asking.evaluate_suite = evaluate_sharded
     cli.run_command = run_commands
     if "KILL_AFTER" in os.environ:
         UnlearningTrainer.end_step = end_step_and_die

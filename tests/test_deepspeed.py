@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -103,8 +104,9 @@ def test_an_evaluation_on_the_sharded_model_gives_the_figures_of_one_process(
     words: list[str], random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = [*words, "method=undial", f"model.path={random_model}", "eval.batch_size=2",
-           "eval.limit=5", "eval.max_new_tokens=4", "train.max_steps=2", "train.eval_steps=2",
-           "train.stop.forget_probability=0", "train.stop.every=2", "name=asked"]  # fmt: skip
+           "eval.limit=5", "eval.max_new_tokens=4", "train.max_steps=2", "train.eval_steps=1",
+           "train.stop.forget_probability=0", "train.stop.every=2", "name=asked",
+           "train.select=retain_probability"]  # fmt: skip
     done = run_deepspeed(tmp_path, [*run, *ZERO3])
     assert done.returncode == 0, done.stderr
     monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "another"))
@@ -114,5 +116,9 @@ def test_an_evaluation_on_the_sharded_model_gives_the_figures_of_one_process(
         for f in ("outputs", "whole")
     )
     assert {"forget_probability", "retain_rouge"} <= rows[-1].keys()
+    folders = [tmp_path / f / "unlearn/asked/checkpoint" for f in ("outputs", "whole")]
+    chosen = [json.loads((folder / "selection.json").read_text())["step"] for folder in folders]
+    assert chosen == [1, 1]  # whose weights were gathered while it trained on
+    assert torch.allclose(*map(compute_logits, folders), rtol=0, atol=1e-2)
     for row, other in zip(rows, others, strict=True):
         assert row == pytest.approx(other, rel=1e-3)  # after two steps of AdamW in float32

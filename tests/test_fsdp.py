@@ -234,7 +234,13 @@ def test_an_evaluation_on_the_sharded_model_gives_the_figures_of_one_process(
         f"train.stop.split={texts}", "train.stop.tokens=12",
     ]  # fmt: skip
     runs = [
-        [*asked, "adapter=none", "train.stop.perplexity_ratio=1e9", "name=full"],
+        [
+            *asked,
+            "adapter=none",
+            "train.stop.perplexity_ratio=1e9",
+            "train.select=retain_probability",
+            "name=full",
+        ],
         [*asked, "adapter=lora", "train.stop.forget_probability=0.9", "name=lora"],  # at step 4
     ]
     done = run_sharded(tmp_path, *runs)
@@ -248,7 +254,8 @@ def test_an_evaluation_on_the_sharded_model_gives_the_figures_of_one_process(
             for f in (one / "metrics.jsonl", other / "metrics.jsonl")
         ]
         assert rows[0][-1]["step"] == last
-        assert sum("texts_ma" in row for row in rows[0]) == 1
+        # At its beginning and its end as well, where weights are chosen.
+        assert sum("texts_ma" in row for row in rows[0]) == (3 if last == 5 else 1)
         assert sum("validation_perplexity" in r or "forget_probability" in r for r in rows[0]) >= 2
         for a, b in zip(*rows, strict=True):
             assert a == pytest.approx(b, rel=1e-9, abs=1e-9)
@@ -261,3 +268,8 @@ def test_an_evaluation_on_the_sharded_model_gives_the_figures_of_one_process(
         lines = [read_jsonl(f / "evaluation/samples.jsonl") for f in (one, other)]
         for a, b in zip(*lines, strict=True):
             assert a.get("generation") == b.get("generation")
+        if last == 5:  # the weights of step 4, gathered from their shards while it trained on
+            assert [result["selection"]["step"] for result in results] == [4, 4]
+            saved, others = map(read_weights, (one, other))
+            assert saved.keys() == others.keys()
+            assert max(float((saved[k] - others[k]).abs().max()) for k in others) < 1e-9

@@ -30,16 +30,17 @@ from undial_cli.runs.evaluations import (
 from undial_cli.runs.hub import push_checkpoint
 from undial_cli.runs.inputs import RunInputs, prepare_inputs
 from undial_cli.runs.launch import join_launched_processes, needs_workers, start_workers
-from undial_cli.runs.model_card import complete_model_card, write_model_card
+from undial_cli.runs.model_card import complete_model_card
 from undial_cli.runs.plans import plan_training
 from undial_cli.runs.requests import combine_requests
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.running import is_done, open_run, track_status
+from undial_cli.runs.sessions import make_session
 from undial_cli.system.hardware import join_process_group
 from undial_cli.system.launcher_environment import is_launched
 from undial_cli.system.processes import get_process_rank, run_on_main
 from undial_cli.system.quiet import silence_libraries
-from undial_cli.training.session import TrainingSession, train_and_save
+from undial_cli.training.session import train_and_save
 
 
 @dataclass
@@ -161,33 +162,11 @@ def train_and_evaluate(resolved: ResolvedRun, inputs: RunInputs, device: torch.d
         target = evaluate_model_at(run, inputs, path, "target", device)
         compared = {"target": target, "retain": retain}
     if not folder.has_checkpoint():
-        train_and_save(make_session(resolved, inputs, path), device)
+        train_and_save(make_session(resolved, inputs, path, device), device)
     after = evaluate_model_at(run, inputs, str(folder.checkpoint), "checkpoint", device)
     write_evaluation(run, folder, inputs, after, compared)
     audit_model_at(resolved, inputs, str(folder.checkpoint), device)
     run_on_main(lambda: complete_model_card(run, folder))
-
-
-def make_session(resolved: ResolvedRun, inputs: RunInputs, path: str) -> TrainingSession:
-    """The training of a run, from the model at `path`."""
-    run, folder = resolved.run, resolved.folder
-    assert isinstance(run, TrainingRun)
-    return TrainingSession(
-        run,
-        path,
-        resolved.trained_method,
-        resolved.anchor,
-        resolved.teacher,
-        inputs.encoder.tokenizer,
-        inputs.sets,
-        inputs.samples,
-        inputs.suite,
-        inputs.watched,
-        inputs.answers("forget"),
-        folder.path,
-        folder.checkpoint,
-        lambda unfinished: write_model_card(run, unfinished),
-    )
 
 
 def evaluate_as_is(resolved: ResolvedRun, inputs: RunInputs, device: torch.device) -> None:

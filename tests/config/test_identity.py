@@ -29,3 +29,15 @@ def test_bits_count_where_layers_are_rounded() -> None:
 
     assert name("qlora", 4) != name("qlora", 8)
     assert name("lora", 4) == name("lora", 8)
+
+
+def test_keys_of_a_choice_count_where_weights_are_chosen() -> None:
+    run = compose_run("unlearn", [])
+    assert isinstance(run, UnlearnRun)
+    plain = make_default_name(run)
+    run.train.select_share = 0.5
+    assert make_default_name(run) == plain
+    run.train.select = "nearest_retain"
+    chosen = make_default_name(run)
+    run.train.keep = "all"
+    assert len({plain, chosen, make_default_name(run)}) == 3

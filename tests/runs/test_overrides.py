@@ -14,6 +14,7 @@ from small import TINY, bundled_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import undial_cli
+from undial_cli.config.schema import UnlearnRun
 from undial_cli.runs.compose import compose_run
 from undial_cli.system.source_paths import find_package_resource
 
@@ -31,6 +32,17 @@ TEXTS = {
 @pytest.mark.parametrize("word", TEXTS)
 def test_a_prompt_text_needs_no_quotes_and_may_hold_new_lines(word: str) -> None:
     assert compose_run("unlearn", ["model=tiny", word]).model.template.prompt == TEXTS[word]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["(forget_quality + model_utility) / 2", "-abs(forget_rouge - 0.5)", "min(forget_quality, a)"],
+)
+def test_an_expression_needs_no_quotes(text: str) -> None:
+    for word in (text, f"'{text}'", f'"{text}"'):
+        run = compose_run("unlearn", [f"train.select={word}"])
+        assert isinstance(run, UnlearnRun)
+        assert run.train.select == text
 
 
 @pytest.mark.parametrize("text", ["Q: {q} A:", "", "Answer the question:"])

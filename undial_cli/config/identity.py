@@ -44,8 +44,14 @@ KEYS_OUTSIDE_HASH = (
     "target.learning_rates.lora",
     "target.learning_rates.qlora",
 )
-# Read by adapter=qlora alone, refused elsewhere: other runs keep the names that they had.
+# Read by adapter=qlora or with train.select alone: other runs keep the names that they had.
 KEYS_OF_QLORA = ("adapter.bits", "adapter.compute_dtype")
+KEYS_OF_SELECTION = (
+    "train.select",
+    "train.select_share",
+    "train.select_utility",
+    "train.keep",
+)
 
 
 def collect_identity(run: Run) -> dict[str, Any]:
@@ -53,12 +59,15 @@ def collect_identity(run: Run) -> dict[str, Any]:
 
     An unlearned model is the same whether it is audited at the end or not.
     """
-    rounds = isinstance(run, TrainingRun) and run.adapter.name == "qlora"
+    unread: tuple[str, ...] = ()
+    if isinstance(run, TrainingRun):
+        unread += KEYS_OF_QLORA if run.adapter.name != "qlora" else ()
+        unread += KEYS_OF_SELECTION if run.train.select is None else ()
     return {
         name: value
         for name, value, _ in walk_fields(run)
         if name not in KEYS_OUTSIDE_HASH
-        and (rounds or name not in KEYS_OF_QLORA)
+        and name not in unread
         and not (isinstance(run, UnlearnRun) and name.startswith("audit."))
     }
 

@@ -232,6 +232,30 @@ class TrainConfig(RecipeConfig):
         10.0, "save the state to resume from every N minutes, where save_steps is null", above=0
     )
     eval_steps: int | None = key(None, "evaluate during training every N steps", minimum=1)
+    select: str | None = key(
+        None,
+        "the best of the weights evaluated by train.eval_steps: a metric, nearest_retain, or an "
+        "expression over metrics, which is maximised; null: the last weights",
+    )
+    select_share: float = key(
+        0.25,
+        "share of each evaluation set's subjects (else rows) that train.select looks at and the "
+        "run's figures leave out",
+        above=0,
+        maximum=0.9,
+    )
+    select_utility: float = key(
+        0.9,
+        "nearest_retain takes weights that keep this share of the target's utility",
+        above=0,
+        maximum=1,
+    )
+    keep: str = key(
+        "best",
+        "of train.select: weights in checkpoint/, the best or the last; all: the best, and all "
+        "that were evaluated in checkpoints/",
+        allowed=("best", "last", "all"),
+    )
     logging_steps: int = key(1, "write metrics.jsonl every N steps", minimum=1)
     stop: StopConfig = group(StopConfig, "early stop")
     report_to: list[str] = key([], "loggers of transformers (wandb, tensorboard, ...)")

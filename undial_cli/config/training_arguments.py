@@ -48,7 +48,7 @@ ARGUMENT_KEYS = {
 }
 
 NO_EVALUATION = f"the Trainer evaluates nothing here; see {EVALUATION_KEYS}"
-NO_BEST = "the last weights are the run's; train.stop ends a training early"
+NO_BEST = "train.select keeps the best weights, and train.stop ends a training early"
 NO_UPLOAD = f"the Trainer uploads nothing here; see {UPLOAD_KEYS}"
 FIXED_SCHEDULE = "the run's schedule deals out its samples itself, alike on any number of processes"
 ALREADY_JOINED = "the processes are joined before the Trainer is made"

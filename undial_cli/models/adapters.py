@@ -212,6 +212,14 @@ def add_token_rows(base: Any, source: ModelSource) -> None:
     base.resize_token_embeddings(rows, mean_resizing=False)  # the adapter replaces them all
 
 
+def load_adapter_weights(model: Any, folder: Path) -> None:
+    """Put saved weights of the same adapter in place of a model's own."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+
+
 @torch.no_grad()
 def merge_adapter(model: Any) -> Any:
     """The base model with the adapter merged into its weights, in eval mode.

@@ -110,10 +110,12 @@ def collect_audit_data(run: AuditedRun, inputs: RunInputs) -> AuditData:
         list(range(len(rows))),
         [known.get(i, first_free + i) for i in range(len(rows))],
         sets.get(RETAIN_SET),
-        suite.rows[str(sets[RETAIN_SET])].rows if RETAIN_SET in sets else [],
+        suite.rows[str(sets[RETAIN_SET])].list_asked() if RETAIN_SET in sets else [],
         sets.get(HOLDOUT),
-        suite.rows[str(sets[HOLDOUT])].rows if HOLDOUT in sets else [],
+        suite.rows[str(sets[HOLDOUT])].list_asked() if HOLDOUT in sets else [],
     )
+    asked = suite.rows[forget].asked
+    data = data if asked is None else data.take_rows(sorted(asked))
     data = dataclasses.replace(data, retain_rows=data.retain_rows[: config.retain_rows])
     return data.select_rows(config.rows)
 

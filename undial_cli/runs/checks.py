@@ -32,6 +32,7 @@ from undial_cli.models.quantise import explain_no_quantising
 from undial_cli.runs.attacks import find_forget_set
 from undial_cli.runs.hub import check_hub_access
 from undial_cli.runs.resolved import ResolvedRun
+from undial_cli.runs.selections import check_selection
 from undial_cli.system import launcher_environment
 from undial_cli.system.files import LONGEST_NAME_PART, is_plain_name
 from undial_cli.training.arguments import check_training_arguments
@@ -55,6 +56,7 @@ def check_run(resolved: ResolvedRun) -> None:
         check_optimiser(run)
         check_saved_shards(run)
         check_early_stop(run)
+        check_selection(run)
         check_training_arguments(run)
         check_hub_access(run)
     if isinstance(run, AuditRun | UnlearnRun):

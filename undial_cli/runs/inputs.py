@@ -30,6 +30,7 @@ from undial_cli.data.stored_rows import StoredRows
 from undial_cli.data.template import describe_unread_keys
 from undial_cli.data.tokens import fingerprint_tokenizer
 from undial_cli.errors import UserError, WorldError
+from undial_cli.evaluation.held_apart import DividedSuite
 from undial_cli.evaluation.suite import Suite, check_suite_fits
 from undial_cli.methods.base import Method
 from undial_cli.models import fingerprints, inspection, load
@@ -50,6 +51,7 @@ from undial_cli.runs.evaluation_inputs import (
     load_evaluation_rows,
 )
 from undial_cli.runs.resolved import ResolvedRun
+from undial_cli.runs.selections import divide_for_selection, restrict_reference
 from undial_cli.runs.targets import resolve_published_target
 from undial_cli.system.files import hash_files
 from undial_cli.system.source_paths import resolve_model_path
@@ -72,6 +74,8 @@ class RunInputs:
     counts: dict[str, RowCounts] = field(default_factory=dict)  # what became of a set's rows
     notes: list[str] = field(default_factory=list)  # lines on the rows, for the user to read
     digests: dict[str, str] = field(default_factory=dict)  # of the rows of each set, for evidence
+    divided: DividedSuite | None = None  # of train.select: the suite in two,
+    apart: RunInputs | None = None  # and the inputs with the part of it that is held apart
 
     def record(self) -> dict[str, Any]:
         """What the run folder keeps of them: hashes, and what became of the rows."""
@@ -118,7 +122,8 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
     if resolved.target_model.path is not None and weights:
         check_rounded_target(run, resolved.target_model.path)
     if isinstance(run, TrainingRun) and weights:
-        notes += check_disk_room(run, resolved.folder.path, capacity)
+        samples = len(rows.used[resolved.anchor])
+        notes += check_disk_room(run, resolved.folder.path, capacity, samples)
     tokenizer = load.load_tokenizer(run.model, path, weights)
     check_tokenizer_fits(capacity, tokenizer)
     encoder = Encoder(tokenizer, run.model.template, run.data)
@@ -138,7 +143,7 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
     watched = encode_watched_texts(encoder, run, rows.watched)
     if watched:
         notes.append(f"train.stop: {len(watched):,} texts watched, of {len(rows.watched):,} read")
-    return RunInputs(
+    inputs = RunInputs(
         encoder,
         {name: part.examples for name, part in sets.items()},
         {name: part.samples for name, part in sets.items() if part.samples},
@@ -152,6 +157,22 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
         notes,
         digest_sets(rows, suite),
     )
+    return hold_rows_apart(run, inputs)
+
+
+def hold_rows_apart(run: Run, inputs: RunInputs) -> RunInputs:
+    """The inputs with the rows that are reported, where others are held apart to choose by."""
+    divided = divide_for_selection(run, inputs.suite, inputs.reference)
+    if divided is None:
+        return inputs
+    inputs.notes.append(f"train.select: held apart to choose by are {divided.describe()}")
+    apart, reported = (
+        dataclasses.replace(
+            inputs, suite=part, reference=restrict_reference(inputs.reference, part)
+        )
+        for part in (divided.apart, divided.reported)
+    )
+    return dataclasses.replace(reported, divided=divided, apart=apart)
 
 
 def digest_sets(rows: TrainingRows, suite: Suite) -> dict[str, str]:

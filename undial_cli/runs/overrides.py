@@ -8,8 +8,11 @@ from undial_cli.errors import UserError
 from undial_cli.runs.known_keys import is_list_key
 
 SLICED_SPLIT = re.compile(r"^([\w.+]+)=([\w./-]+\[[-\d%]*:[-\d%]*\]\w*)$")
-PROMPT_OVERRIDE = re.compile(
-    r"^(model\.template\.(?:prompt|system_prompt)=)(?!['\"])(.*\{.*)$", re.DOTALL
+# Texts that Hydra would read as its own syntax; an expression is none of its functions.
+QUOTED_OVERRIDE = re.compile(
+    r"^(?:(model\.template\.(?:prompt|system_prompt)=)(?!['\"])(.*\{.*)"
+    r"|(train\.select=)(?!['\"]|choice\()(.*\(.*))$",
+    re.DOTALL,
 )
 BUDGET_KEY = re.compile(r"^audit\.budget=")
 ONE_WORD = re.compile(r"[\w./@:+-]+")
@@ -25,12 +28,13 @@ OPEN_STARTS = tuple(f"{key}{end}" for key in OPEN_KEYS for end in ".=")
 
 
 def normalise_overrides(overrides: list[str]) -> list[str]:
-    """Spare users six surprises of Hydra.
+    """Spare users seven surprises of Hydra.
 
     `eval=auto` is dropped: it is the default, the suite that the data set names. Keys of open
-    dictionaries (`train.args.x=1`) need no plus sign in front, slices (`forget10[:20]`) and texts
-    with `{question}` no quotes, and a list of one word (`train.report_to=wandb`) no brackets. A
-    budget may be named by its key (`audit.budget=quick`), though it is an option of a group.
+    dictionaries (`train.args.x=1`) need no plus sign in front, slices (`forget10[:20]`), texts with
+    `{question}` and expressions of train.select no quotes, and a list of one word
+    (`train.report_to=wandb`) no brackets. A budget may be named by its key (`audit.budget=quick`),
+    though it is an option of a group.
     """
     overrides = [BUDGET_KEY.sub("audit=", word) for word in overrides]
     return [normalise_override(word) for word in overrides if word != "eval=auto"]
@@ -45,9 +49,10 @@ def normalise_override(override: str) -> str:
     if not override.partition("=")[0].lstrip("+~").partition("@")[0].strip():
         raise UserError(f"{override}: expected key=value, as in seed=1 or method=npo")
     override = SLICED_SPLIT.sub(r"\1='\2'", bracket_single_word(override))
-    override = PROMPT_OVERRIDE.sub(
-        lambda match: match[1] + "'" + match[2].replace("'", r"\'") + "'", override
-    )
+    if match := QUOTED_OVERRIDE.match(override):
+        key, text = filter(None, match.groups())
+        text = text.replace("'", r"\'")
+        override = f"{key}'{text}'"
     return f"++{override}" if override.startswith(OPEN_STARTS) else override
 
 

@@ -118,18 +118,27 @@ class StateSaving(TrainerCallback):
 
 
 class Watcher(TrainerCallback):
-    """Asks for figures of a model in training and logs them; training is left as it was."""
+    """Asks for figures of a model in training and logs them; training is left as it was.
 
-    def __init__(self, ask: Callable[[], dict[str, Any]]) -> None:
+    `log`, `save_model`: the trainer's, once it is there.
+    """
+
+    def __init__(self, ask: Callable[..., Any]) -> None:
         self.ask = ask
         self.log: Callable[[dict[str, Any]], None] = lambda figures: None
+        self.save_model: Callable[[str], None] = lambda folder: None
 
     def figures(self, control: TrainerControl) -> dict[str, Any]:
         """What is asked for, logged."""
-        due, figures = control.should_log, self.ask()
+        figures = self.ask()
+        self.log_figures(control, figures)
+        return figures
+
+    def log_figures(self, control: TrainerControl, figures: dict[str, Any]) -> None:
+        """Log figures between two steps."""
+        due = control.should_log
         self.log(figures)
         control.should_log = due  # logging clears it, and the step's own figures are due yet
-        return figures
 
 
 class PeriodicEvaluation(Watcher):

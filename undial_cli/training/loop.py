@@ -125,6 +125,7 @@ def run_training(
             trainer.add_callback(EventCallback(**acts))
             for watcher in watchers:
                 watcher.ask = packing.switch_attention(base, outside)(watcher.ask)
+                watcher.save_model = packing.switch_attention(base, outside)(trainer.save_model)
                 watcher.log = trainer.log
                 trainer.add_callback(watcher)
             saving = StateSaving(None if run.train.save_steps else 60 * run.train.save_minutes)

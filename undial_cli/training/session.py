@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ from undial_cli.system.files import make_private_folder, remove_folder, whole_fo
 from undial_cli.system.processes import run_on_main, wait_for_all
 from undial_cli.system.random_state import preserve_random_state
 from undial_cli.training import merging
+from undial_cli.training.best_weights import BestWeights, copy_weights, write_selection
 from undial_cli.training.callbacks import PeriodicEvaluation, Watcher
 from undial_cli.training.layers import choose_trained_parameters
 from undial_cli.training.loop import is_packed, make_schedule, run_training
+from undial_cli.training.selection import Selection
 from undial_cli.training.states import find_damage, seal_state
 from undial_cli.training.stopping import EarlyStop, measure_stop_figures
 from undial_cli.training.teacher import make_teacher
@@ -44,6 +47,7 @@ class TrainingSession:
     `path`: the model that it starts from. `anchor`: the set that its epochs count. `sets`,
     `samples`: training sets by name, and what their examples are drawn as. `suite`, `watched`,
     `answers`: what is evaluated on the way, the texts and the forget set of an early stop.
+    `selection`: by what the best weights are chosen, where they are.
     `folder`: where metrics.jsonl and the state to resume from lie. `complete`: puts beside the
     weights of a checkpoint what else belongs to it.
     """
@@ -62,6 +66,7 @@ class TrainingSession:
     folder: Path
     checkpoint: Path
     complete: Callable[[Path], None]
+    selection: Selection | None = None
 
     @property
     def start_weights(self) -> Path:
@@ -94,11 +99,12 @@ def train_and_save(session: TrainingSession, device: torch.device) -> None:
     base = adapters.unwrap_adapter(model)
     use_cache = getattr(base.config, "use_cache", None)
     watchers = make_watchers(session, model, schedule)
+    best = next((watcher for watcher in watchers if isinstance(watcher, BestWeights)), None)
     with signals.hold_signals():  # until the checkpoint is written, if the last step is done
         trainer = run_training(run, model, method, schedule, teacher, session.folder, watchers)
         if use_cache is not None:  # the Trainer switches it off, and it is saved with the config
             base.config.use_cache = use_cache
-        save_checkpoint(session, trainer, merges)
+        save_checkpoint(session, trainer, merges, best)
     if uses_deepspeed(run):
         unset_hf_deepspeed_config()  # or transformers would load the next model in shares, too
 
@@ -143,7 +149,7 @@ def make_watchers(session: TrainingSession, model: Any, schedule: Schedule) -> l
     """What looks at the model while it is trained."""
     run, stop = session.run, session.run.train.stop
     watchers: list[Watcher] = []
-    if run.train.eval_steps:
+    if run.train.eval_steps and session.selection is None:
         watchers.append(
             PeriodicEvaluation(
                 run.train.eval_steps, lambda: evaluate_in_training(session.suite, model)
@@ -158,6 +164,18 @@ def make_watchers(session: TrainingSession, model: Any, schedule: Schedule) -> l
                 lambda: measure_stop_figures(
                     model, stop, session.watched, session.answers, run.eval.batch_size
                 ),
+            )
+        )
+    if run.train.eval_steps and session.selection is not None:
+        # After the early stop: the last step is evaluated, whatever makes it the last.
+        watchers.append(
+            BestWeights(
+                run.train.eval_steps,
+                session.selection,
+                session.folder,
+                adapters.unwrap_adapter(model),
+                partial(complete_weights, session),
+                partial(session.selection.measure, model),
             )
         )
     return watchers
@@ -187,24 +205,40 @@ def load_whole(session: TrainingSession) -> Any:
     return load_run_model(session.run, session.path, torch.device("cpu"), rounds=False)
 
 
-def save_checkpoint(session: TrainingSession, trainer: Any, merges: bool) -> None:
+def complete_weights(session: TrainingSession, folder: Path) -> None:
+    """Put the tokenizer beside saved weights, and take away what is of no use there."""
+    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
+    adapters.order_adapter_modules(folder)
+    session.tokenizer.save_pretrained(folder)
+
+
+def save_checkpoint(
+    session: TrainingSession, trainer: Any, merges: bool, best: BestWeights | None
+) -> None:
     """Write the checkpoint folder, whole or not at all, with its tokenizer."""
+    adapts = session.run.adapter.name != "none"
+    chosen = best.find_chosen_weights() if best is not None else None
+    if chosen is not None and merges and adapts:  # then they are merged as the last ones are
+        adapters.load_adapter_weights(trainer.accelerator.unwrap_model(trainer.model), chosen)
+        chosen = None
     with whole_folder(session.checkpoint, run_on_main) as unfinished:
         if merges and choose_rounding(session.run):
             run_on_main(lambda: save_merged_whole(session, trainer, unfinished))
-        elif merges and session.run.adapter.name != "none":
+        elif merges and adapts:
             merged = adapters.merge_adapter(trainer.accelerator.unwrap_model(trainer.model))
             run_on_main(lambda: merged.save_pretrained(unfinished))
+        elif chosen is not None:
+            run_on_main(lambda: copy_weights(chosen, unfinished))
         else:
             trainer.save_model(str(unfinished))  # by all processes: each holds a part if sharded
         wait_for_all()
 
         def complete() -> None:
-            (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use here
-            adapters.order_adapter_modules(unfinished)
             start = session.start_weights
+            complete_weights(session, unfinished)
             session.method.finish(unfinished, start if start.is_dir() else None)
-            session.tokenizer.save_pretrained(unfinished)
+            if best is not None:
+                write_selection(unfinished, best.make_record())
             session.complete(unfinished)
 
         run_on_main(complete)
