@@ -126,3 +126,64 @@ def test_without_a_retain_model_success_cannot_be_concluded() -> None:
 def test_the_mark_of_weak_figures_is_explained_once() -> None:
     weak = {"statistics": {"forget_rouge": {"n": 3}}, "reference": {"forget_rouge": 0.4}}
     assert notes.list_run_notes([run("a", **weak), run("b", **weak)]) == [notes.WEAK_LEGEND]
+
+
+def make_choice(**fields: Any) -> dict[str, Any]:
+    """What results.json holds of weights that were chosen: step 4 of 6."""
+    steps = [{"step": s, "figure": 0.5 - 0.1 * (s == 4), "missing": ""} for s in (0, 2, 4, 6)]
+    rows = {"forget": {"apart": [1, 5], "reported": 9}, "retain": {"apart": [2], "reported": 8}}
+    chosen = {
+        "select": "forget_rouge", "direction": "minimize", "keep": "best", "step": 4,
+        "figure": 0.4, "saved_step": 4, "last_step": 6, "steps": steps, "rows": rows,
+    }  # fmt: skip
+    return {"selection": {**chosen, **fields}}
+
+
+NEAREST = {"select": "nearest_retain", "least_utility": 0.9, "utility": 0.95}
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({}, "step 4 of 6 chosen, forget_rouge 0.400: the lowest of 3 evaluated; chosen on 3 "
+             "rows held apart from all figures here"),
+        ({"direction": "maximize", "keep": "last", "saved_step": 6},
+         "step 4 of 6 chosen, forget_rouge 0.400: the highest of 3 evaluated; chosen on 3 "
+         "rows held apart from all figures here; the weights are the last, of step 6 "
+         "(train.keep=last)"),
+        ({**NEAREST, "keeps_utility": True},
+         "step 4 of 6 chosen, nearest_retain 0.400: the lowest of those evaluated that keep 90% "
+         "of the target's utility (it keeps 95%); chosen on 3 rows held apart from all "
+         "figures here"),
+        ({**NEAREST, "utility": 0.4, "keeps_utility": False},
+         "step 4 of 6 chosen, nearest_retain 0.400: none keeps 90% of the target's utility, it "
+         "keeps most (40%); chosen on 3 rows held apart from all "
+         "figures here"),
+        ({"step": None, "figure": None, "saved_step": 6,
+          "steps": [{"step": 2, "figure": None, "missing": "it is null"}]},
+         "no step chosen by forget_rouge: it is null; the weights are the last, of step 6"),
+    ],
+)  # fmt: skip
+def test_which_weights_were_chosen_is_said(fields: dict[str, Any], line: str) -> None:
+    assert notes.state_selection(make_choice(**fields)) == line
+
+
+def test_what_each_of_sequential_requests_chose_is_said() -> None:
+    results = {"requests": [make_choice(), {"metrics": {}}, make_choice(step=2), None]}
+    first, third = notes.list_selections(results)
+    assert first.startswith("request 1: step 4 of 6 chosen")
+    assert third.startswith("request 3: step 2 of 6 chosen")
+    (alone,) = notes.list_selections(make_choice())
+    assert alone.startswith("step 4 of 6 chosen")
+    assert notes.list_selections({"requests": 3}) == []
+
+
+BROKEN = [
+    None, 3, [], {}, {"steps": 1}, {"steps": [1, {"step": None}]},
+    {"steps": [{"step": 2}], "step": 2, "rows": {"a": 1}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_choice_that_cannot_be_read_breaks_nothing(broken: Any) -> None:
+    assert isinstance(notes.state_selection({"selection": broken}), str)

@@ -193,3 +193,24 @@ def test_each_request_is_followed_through_all_of_them() -> None:
     first, second = plot_choice.choose_request_plots([record, record])
     assert (first.name, second.name) == ("requests_rouge_1", "requests_rouge_2")
     assert first.caption.endswith("was served (a).")
+
+
+def test_what_weights_were_chosen_by_is_drawn_with_the_chosen_step_ringed() -> None:
+    first, second, plain = run("a"), run("b"), run("c")
+    for record, step in ((first, 4), (second, 2)):
+        steps = [{"step": s, "figure": 0.1 * s, "utility": 1 - 0.1 * s} for s in (0, 2, 4)]
+        chosen = {"select": "nearest_retain", "step": step, "steps": steps, "least_utility": 0.9}
+        record.results = {**record.results, "selection": chosen}
+    (plot,) = plot_choice.choose_selection_plots([first, second, plain])
+    assert plot.name == "selection"
+    figure = plot.draw()
+    assert legend_of(figure) == ["a", "b"]
+    by_figure, by_utility = figure.axes
+    rings = [line.get_xydata().tolist() for line in by_figure.lines if line.get_mfc() == "none"]
+    assert rings == [[[4, 0.4]], [[2, 0.2]]]
+    assert by_utility.get_title("left") == "share of the target's utility"
+    other = run("d")
+    other.results = {"selection": {"select": "forget_rouge", "steps": [{"step": 2}]}}
+    several = names(plot_choice.choose_selection_plots([first, other]))
+    assert several == ["selection_1", "selection_2"]
+    assert names(plot_choice.choose_selection_plots([plain])) == []

@@ -11,6 +11,7 @@ import pytest
 from conftest import refused
 
 from undial_cli.cli import run_command
+from undial_cli.reporting.collect import RunRecord
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
 from undial_cli.sweeps import launchers
@@ -153,6 +154,17 @@ def test_an_objective_that_no_evaluation_gives_is_refused(
 def test_an_objective_of_other_tasks_is_not_known_before(tmp_path: Path) -> None:
     words = ["objective=[harness_piqa_acc]", "eval.harness.tasks=[piqa]"]
     launchers.check_objective(compose_run("unlearn", words))
+
+
+def test_the_figure_of_the_chosen_step_is_an_objective_where_weights_are_chosen() -> None:
+    words = ["objective=[selection]"]
+    refused(lambda: launchers.check_objective(compose_run("unlearn", words)), "selection")
+    run = compose_run("unlearn", [*words, "train.select=forget_rouge", "train.eval_steps=2"])
+    launchers.check_objective(run)
+    record = RunRecord(Path("a"), results={"metrics": {"x": 1.0}, "selection": {"figure": 0.25}})
+    assert read_objective(Job("a", run), launchers.list_objectives(record)) == 0.25
+    record.results = {"metrics": {"x": 1.0}, "selection": {"figure": None}}
+    assert math.isnan(read_objective(Job("a", run), launchers.list_objectives(record)))  # type: ignore[arg-type]
 
 
 def test_one_objective_is_a_number_and_several_are_a_list() -> None:

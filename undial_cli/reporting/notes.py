@@ -11,7 +11,7 @@ from typing import Any
 
 from undial_cli.evaluation.joint_metrics import FEWEST_SAMPLES
 from undial_cli.reporting.collect import RunRecord, get_part
-from undial_cli.reporting.text import capitalise_first
+from undial_cli.reporting.text import capitalise_first, format_figure, parse_number
 
 # Fewer subjects than this give no interval that can be trusted.
 FEWEST_SUBJECTS = 5
@@ -113,6 +113,47 @@ def state_forgetting(results: ReadResults) -> str:
     return f"{verdict['word']}: {verdict.get('reason', '')}" if "word" in verdict else ""
 
 
+def state_selection(results: ReadResults) -> str:
+    """Which step's weights were chosen, by what, in a line; "" where none were."""
+    chosen = get_part(results, "selection")
+    steps = chosen.get("steps")
+    rows = [row for row in steps if isinstance(row, dict)] if isinstance(steps, list) else []
+    trained = [row for row in rows if row.get("step")]
+    if not trained:
+        return ""
+    name, last, step = chosen.get("select"), chosen.get("last_step"), chosen.get("step")
+    if step is None:
+        reason = trained[-1].get("missing") or "it is not there"
+        return f"no step chosen by {name}: {reason}; the weights are the last, of step {last}"
+    word = "lowest" if chosen.get("direction") == "minimize" else "highest"
+    text = f"step {step} of {last} chosen, {name} {format_figure(chosen.get('figure'))}: "
+    least, utility = (parse_number(chosen.get(key)) for key in ("least_utility", "utility"))
+    if least is None:
+        text += f"the {word} of {len(trained)} evaluated"
+    elif chosen.get("keeps_utility"):
+        text += f"the {word} of those evaluated that keep {least:.0%} of the target's utility"
+        text += f" (it keeps {utility or 0:.0%})"
+    else:
+        share = f"{utility or 0:.0%}"
+        text += f"none keeps {least:.0%} of the target's utility, it keeps most ({share})"
+    parts = [part for part in get_part(chosen, "rows").values() if isinstance(part, dict)]
+    count = sum(len(held) for part in parts if isinstance(held := part.get("apart"), list))
+    text += f"; chosen on {count} rows held apart from all figures here"
+    if chosen.get("saved_step") != step:
+        text += f"; the weights are the last, of step {last} (train.keep={chosen.get('keep')})"
+    return text
+
+
+def list_selections(results: ReadResults) -> list[str]:
+    """Lines on the weights that were chosen: the run's own, or those of each sequential request."""
+    requests = results.get("requests")
+    parts = requests if isinstance(requests, list) else []
+    parts = [part if isinstance(part, dict) else {} for part in parts]
+    lines = {f"request {number}: ": state_selection(part) for number, part in enumerate(parts, 1)}
+    lines = {"": state_selection(results), **lines}
+    return [lead + line for lead, line in lines.items() if line]
+
+
 def list_missing_metrics(results: ReadResults) -> list[str]:
     metrics_by_reason: dict[str, list[str]] = {}
     for name, reason in get_part(results, "missing").items():
@@ -143,7 +184,11 @@ def list_run_notes(runs: Sequence[RunRecord]) -> list[str]:
     for run in runs:
         lines = [
             capitalise_first(text)
-            for text in (state_forgetting(run.results), state_damage(run.results))
+            for text in (
+                *list_selections(run.results),
+                state_forgetting(run.results),
+                state_damage(run.results),
+            )
         ]
         lines += [f"Missing: {line}" for line in list_missing_metrics(run.results)]
         lines += list_remarks(run.results)

@@ -49,7 +49,8 @@ class ReportPlot:
 def choose_plots(runs: list[RunRecord], keys: list[str]) -> list[ReportPlot]:
     """The plots of a report, in the order in which they are shown."""
     over_runs = [*choose_trade_offs(runs), *choose_heat_maps(runs, keys)]
-    return [*over_runs, *choose_dynamics(runs), *choose_spreads(runs), *choose_request_plots(runs)]
+    in_training = [*choose_dynamics(runs), *choose_selection_plots(runs)]
+    return [*over_runs, *in_training, *choose_spreads(runs), *choose_request_plots(runs)]
 
 
 def choose_trade_offs(runs: list[RunRecord]) -> Iterator[ReportPlot]:
@@ -135,6 +136,32 @@ def choose_dynamics(runs: list[RunRecord]) -> Iterator[ReportPlot]:
         f"Training loss against steps.{note}{left}",
         partial(plot_lines.draw_dynamics, shown, ("loss",), {}),
     )
+
+
+def choose_selection_plots(runs: list[RunRecord]) -> Iterator[ReportPlot]:
+    """What weights were chosen by against steps, a picture for each rule, the chosen ringed."""
+    by_rule: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        chosen = get_part(run.results, "selection")
+        if isinstance(chosen.get("steps"), list):
+            by_rule.setdefault(str(chosen.get("select")), []).append(run)
+    for number, (rule, selected) in enumerate(by_rule.items(), 1):
+        panels = [plot_lines.LinePanel(rule, rule)]
+        if any("least_utility" in get_part(run.results, "selection") for run in selected):
+            panels.append(plot_lines.LinePanel("share of the target's utility", "utility"))
+        for run in selected[:MOST_LINES]:
+            chosen = get_part(run.results, "selection")
+            for panel, key in zip(panels, ("figure", "utility"), strict=False):
+                rows = [row for row in chosen["steps"] if isinstance(row, dict) and "step" in row]
+                panel.lines[run.short] = {row["step"]: (row.get(key), None) for row in rows}
+                if chosen.get("step") is not None:
+                    panel.ringed[run.short] = chosen["step"]
+        yield ReportPlot(
+            "selection" + (f"_{number}" if len(by_rule) > 1 else ""),
+            f"{rule} of the rows held apart, by which weights were chosen (ringed: the chosen "
+            "step; step 0: the target, which is never chosen).",
+            partial(plot_lines.draw_lines, panels, "training step", "", {}),
+        )
 
 
 def make_start_row(

@@ -33,12 +33,14 @@ LOG_TICKS = 8
 class LinePanel:
     """Lines by label: x -> (y, half width of the band around it), None for what is missing.
 
-    `metric` says which scale and which marks are theirs.
+    `metric` says which scale and which marks are theirs; `ringed`: the x of the point of a line
+    that has a ring around it.
     """
 
     title: str
     metric: str
     lines: dict[str, Curve] = field(default_factory=dict)
+    ringed: dict[str, float] = field(default_factory=dict)
 
 
 def draw_panel(
@@ -58,6 +60,10 @@ def draw_panel(
         start = (number * every // 5) % every  # markers of lines that run together stand apart
         markers = {"markevery": (start, every), "mec": PAPER, "mew": 0.6}
         (handles[label],) = axes.plot(xs, ys, **style, **markers)
+        if panel.ringed.get(label) in line:
+            at = xs.index(panel.ringed[label])
+            ring = {"marker": "o", "ms": 12, "mfc": "none", "mew": 1.4, "ls": ""}
+            axes.plot(xs[at], ys[at], mec=style["color"], **ring)
     for dash, (label, figures) in zip(MARK_DASHES, marks.items(), strict=False):
         level = parse_number(figures.get(panel.metric))
         if level is not None:

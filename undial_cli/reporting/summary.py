@@ -90,6 +90,8 @@ def show_summary(run: Run, folder: Path) -> None:
     results = record.results
     models = list_model_figures(run.command, results)
     ui.say(make_summary_table(run, results, models))
+    for chosen in notes.list_selections(results):
+        ui.say(chosen)
     if verdict := notes.state_forgetting(results):
         ui.say(f"verdict: {verdict}")
     if damage := notes.state_damage(results):

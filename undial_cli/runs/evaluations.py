@@ -19,6 +19,7 @@ from undial_cli.evaluation import intervals, results, verdict
 from undial_cli.evaluation.catalog import add_joint_metrics
 from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.evidence import Evaluation
+from undial_cli.evaluation.selection_rule import SELECTION
 from undial_cli.evaluation.text_quality import HELPER_MODELS
 from undial_cli.models import fingerprints, shards
 from undial_cli.models.quantise import choose_rounding, describe_rounding
@@ -28,6 +29,7 @@ from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.system import processes
 from undial_cli.system.files import hash_files, hash_folder_state
+from undial_cli.training.best_weights import read_selection
 from undial_cli.training.merging import read_merge_loss
 from undial_cli.training.session import load_run_model
 
@@ -165,6 +167,8 @@ def write_evaluation(
     evaluation.statistics = extra.pop("statistics")
     lost = read_merge_loss(folder.checkpoint)
     extra |= {"merge": lost} if lost else {}
+    chosen = read_selection(folder.checkpoint)
+    extra |= {SELECTION: chosen} if chosen else {}
     extra["damaged"] = verdict.describe_damage(
         evaluation.metrics, extra["target"], extra["reference"], evaluation.missing, roles,
         run.eval.verdict.least_utility,

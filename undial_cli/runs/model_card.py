@@ -20,11 +20,13 @@ from undial_cli.models.contrastive import read_contrast_coefficient
 from undial_cli.reporting.audit_record import AuditRecord
 from undial_cli.reporting.audit_words import describe_audit
 from undial_cli.reporting.cells import format_marked_figure, list_model_figures
-from undial_cli.reporting.notes import state_forgetting
+from undial_cli.reporting.notes import state_forgetting, state_selection
 from undial_cli.reporting.page import fill_template
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, format_markdown
+from undial_cli.reporting.text import capitalise_first
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.system.files import write_whole_text
+from undial_cli.training.best_weights import read_selection
 
 NO_RETAIN_WARNING = (
     "No retain model was evaluated: a low score on the forget set may also mean that the model was "
@@ -57,6 +59,7 @@ def write_model_card(
         "settings": collect_card_settings(run, how),
         "figures": Markup(render_card_metrics(run, results)) if results.get("metrics") else "",
         "verdict": state_forgetting(results),
+        "selection": capitalise_first(state_selection({"selection": read_selection(folder)})),
         "audit": Markup(describe_audit(AuditRecord(audit))) if audit else "",
         "no_retain": NO_RETAIN_WARNING if unlearned and not results.get("reference") else "",
     }

@@ -138,6 +138,7 @@ def combine_results(run: UnlearnRun, served: list[dict[str, Any]]) -> dict[str, 
             {
                 "request": request,
                 "metrics": rename_request_set(part["metrics"], asked, number),
+                **({"selection": part["selection"]} if "selection" in part else {}),
             }
             for number, (request, part) in enumerate(zip(run.data.requests, served, strict=True), 1)
         ],

@@ -88,18 +88,20 @@ class RunFolder:
         reason: str = "",
         seconds: float | None = None,
         files: dict[str, FileState] | None = None,
+        selected: dict[str, Any] | None = None,
     ) -> None:
         """Write status.json.
 
         Args:
             seconds: wall time of a run that was done in one go.
             files: what a finished run stands for, to be known again.
+            selected: the step whose weights were chosen, and by what.
         """
         content: dict[str, Any] = {"status": status, **({"reason": reason} if reason else {})}
         if seconds is not None:
             content["seconds"] = round(seconds, 1)
-        if files:
-            content["files"] = files
+        content |= {"selected": selected} if selected else {}
+        content |= {"files": files} if files else {}
         file, text = self.status_file, json.dumps(content) + "\n"
         try:
             write_whole_text(file, text)

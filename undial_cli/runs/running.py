@@ -41,6 +41,7 @@ from undial_cli.system.processes import (
     hold_lock_on_main,
     run_on_main,
 )
+from undial_cli.training.best_weights import read_selection
 from undial_cli.training.states import read_newest_step, remove_unsealed
 
 
@@ -153,7 +154,9 @@ def track_status(resolved: ResolvedRun) -> Iterator[None]:
     run_on_main(lambda: folder.set_status("running"))
     yield
     seconds = time.monotonic() - begun if is_new else None  # of a run that was done in one go
-    run_on_main(lambda: folder.set_status("done", "", seconds, list_result_files(folder)))
+    chosen = read_selection(folder.checkpoint)
+    selected = {name: chosen.get(name) for name in ("step", "select", "figure")} if chosen else None
+    run_on_main(lambda: folder.set_status("done", "", seconds, list_result_files(folder), selected))
     discard_states(folder)
 
 

@@ -21,8 +21,10 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from undial_cli.config.identity import KEYS_WITHOUT_RESULTS, collect_identity, hash_json
-from undial_cli.config.schema import Run
+from undial_cli.config.schema import Run, TrainingRun
 from undial_cli.errors import UserError, bad_value
+from undial_cli.evaluation.selection_rule import SELECTION
+from undial_cli.reporting.collect import RunRecord, get_part
 from undial_cli.runs import config_errors
 from undial_cli.runs.compose import (
     COMPOSITION_ERRORS,
@@ -113,7 +115,8 @@ def run_batch(
     jobs = [compose_job(sweep, list(words), more, folder) for words in batch]
     check_distinct_folders([*(run.job for run in sweep.runs), *jobs])
     sweep.run(jobs, executor)
-    return [read_objective(run.job, run.record.figures()) for run in sweep.runs[-len(jobs) :]]
+    ended = sweep.runs[-len(jobs) :]
+    return [read_objective(run.job, list_objectives(run.record)) for run in ended]
 
 
 def compose_job(sweep: Sweep, words: list[str], more: list[str], folder: str | None) -> Job:
@@ -157,11 +160,19 @@ def check_objective(run: Run) -> None:
     """Raise UserError for an objective that the run's evaluation does not give."""
     suite = run.eval
     given = [f"{name}_{m}" for name, s in suite.sets.items() for m in s.metrics] + suite.metrics
+    if given and isinstance(run, TrainingRun) and run.train.select is not None:
+        given.append(SELECTION)
     for name in run.objective:
         if not given:
             raise UserError(f"objective={name}: nothing is evaluated with eval={suite.name}")
         if name not in given and not suite.harness.tasks:
             raise bad_value("objective", name, given)
+
+
+def list_objectives(record: RunRecord) -> dict[str, Any]:
+    """What a sweeper may optimise of a run: its figures, and that of the step it has chosen."""
+    chosen = get_part(record.results, SELECTION)
+    return {**record.figures(), **({SELECTION: chosen.get("figure")} if chosen else {})}
 
 
 def read_objective(job: Job, metrics: dict[str, float]) -> float | list[float] | None:
