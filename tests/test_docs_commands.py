@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from undial_cli.config.schema import RUN_TYPES
-from undial_cli.runs.compose import compose_run
+from undial_cli.runs.compose import compose_run, translate_words
 from undial_cli.runs.known_keys import list_known_keys
 from undial_cli.sweeps.launchers import parse_sweep_words
 
@@ -56,6 +56,7 @@ def test_every_command_of_the_pages_composes() -> None:
     wrong = []
     for label, (command, words) in commands.items():
         try:
+            words = translate_words(command, words, None)
             _, _, overrides = parse_sweep_words(command, words, None)
             chosen = [str(o.input_line) for o in overrides if not o.is_sweep_override()]
             compose_run(command, chosen)
