@@ -84,6 +84,21 @@ def test_rows_that_stand_in_two_sets_are_on_the_same_side() -> None:
     assert len(sides["other"]) == 6
 
 
+def test_people_of_whom_two_sets_ask_in_other_words_are_on_the_same_side() -> None:
+    """As of translations: by the blocks of sets of one role, or by a column, whatever the rows."""
+    rows = make_rows("ABCDEFGH")
+    other = [{"question": r["question"].upper(), "answer": r["answer"].upper()} for r in rows]
+    forget = {**BY_FOUR, "role": "forget"}
+    divided = divide(forget=(rows, forget), arabic=(other[:20], forget)).sets
+    assert divided["arabic"].apart == {i for i in divided["forget"].apart if i < 20}
+    named = [[{**r, "subject": r["answer"][0].upper()} for r in part] for part in (rows, other)]
+    divided = divide(0.5, one=(named[0], {}), two=(named[1][::-1], {"role": "other"})).sets
+    assert divided["two"].apart == {31 - i for i in divided["one"].apart}
+    alone = divide(0.5, forget=(rows[:4], forget), arabic=(other[:4], forget)).sets
+    assert alone["forget"].apart == alone["arabic"].apart
+    assert len(alone["forget"].apart) == 2
+
+
 def test_which_rows_are_held_apart_follows_from_what_they_say_alone() -> None:
     rows = make_rows("ABCDEFGH")
     moved = rows[16:] + rows[:16]

@@ -2,8 +2,8 @@
 
 Whole subjects are held apart where a set says whom its rows are about, for what is known of one
 person is not independent; else rows. Which, the rows' content decides: neither the seed nor the
-number of processes, and a row that stands in several sets is held apart in all of them or in none.
-Knows no metric and no model.
+number of processes, and a row that stands in several sets is held apart in all of them or in none,
+and so is a person of whom several sets of one role ask. Knows no metric and no model.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from undial_cli.config.identity import digest_json
 from undial_cli.config.schema import DataConfig
+from undial_cli.config.suites import resolve_role
 from undial_cli.data.rows import Row
 from undial_cli.evaluation.resampling_units import number_subjects
 from undial_cli.evaluation.suite import Suite
@@ -23,6 +24,8 @@ from undial_cli.evaluation.suite import Suite
 TOO_FEW = "it has too few rows for some to be held apart"
 # What became of the other part's rows.
 APART_NOTE, REPORTED_NOTE = "held apart for train.select", "reported, and not asked here"
+# Before marks that only join rows: behind all hex digits, so that none of them names a group.
+LINK = "~"
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,8 @@ def list_units(suite: Suite, name: str) -> list[RowUnit]:
 
     The rows of one person alone are dealt one by one, or none could be held apart.
     """
-    data, rows = suite.encoder.data, suite.rows[name].rows
-    subjects = number_subjects(rows, suite.config.sets[name], data.subject_key)
+    data, rows, options = suite.encoder.data, suite.rows[name].rows, suite.config.sets[name]
+    subjects = number_subjects(rows, options, data.subject_key)
     several = len(set(subjects.values())) > 1
     units: dict[tuple[str, int], RowUnit] = {}
     for index, row in enumerate(rows):
@@ -126,6 +129,11 @@ def list_units(suite: Suite, name: str) -> list[RowUnit]:
         unit = units.setdefault(key, RowUnit([], [], by_subject))
         unit.rows.append(index)
         unit.marks.extend(list_row_marks(row, data))
+        if index in subjects:
+            # Sets of one role may ask of the same people in other words, or in other languages.
+            block = [resolve_role(name, options), options.rows_per_subject, *key]
+            person = row.get(data.subject_key) if several else None
+            unit.marks.append(LINK + digest_json(block if person is None else str(person)))
     return list(units.values())
 
 
