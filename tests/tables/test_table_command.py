@@ -42,7 +42,12 @@ def test_what_is_shipped() -> None:
     real = "extraction extraction_tradeoff robustness robustness_strength focus tofu_llama7b"
     real += " tofu_llama1b muse_news muse_books scalability sustainability audit"
     demo = "extraction tradeoff robustness strength focus methods scalability sequential audit"
-    assert set(SHIPPED) == {*real.split(), *(f"demo_{name}" for name in demo.split())}
+    small = "tofu robustness scalability sequential min_k"
+    assert set(SHIPPED) == {
+        *real.split(),
+        *(f"demo_{name}" for name in demo.split()),
+        *(f"smollm2_{name}" for name in small.split()),
+    }
 
 
 @pytest.mark.parametrize("name", [*QUICK, *OTHERS])

@@ -7,6 +7,7 @@ metric (tables/load.py fills in the titles that follow from one) and not how a t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from undial_cli.config.fields import group, key
 
@@ -111,6 +112,15 @@ class CostConfig:
 
 
 @dataclass
+class SearchConfig:
+    """A search before the runs that are shown: a grid for each line, of which the run with the best
+    figure of train.select gives the settings. Keys that a row or the command line sets are left."""
+
+    grid: dict[str, list[Any]] = key({}, "keys of runs and the values that are tried; {}: none")
+    overrides: list[str] = key([], "of the search's runs alone, such as a shorter evaluation")
+
+
+@dataclass
 class TableConfig:
     """A table."""
 
@@ -125,6 +135,7 @@ class TableConfig:
     columns: list[ColumnConfig] = key([], "the columns")
     rows: list[RowConfig] = key([], "the rows")
     seeds: list[int] = key([0], "one run for each; more than one: mean and spread")
+    search: SearchConfig = group(SearchConfig, "for settings, with the table's first seed")
     agreement: AgreementConfig = group(AgreementConfig, "with the published figures")
     claims: list[ClaimConfig] = key([], "what the paper says of such figures")
     plots: list[PlotConfig] = key([], "pictures")

@@ -26,6 +26,11 @@ from undial_cli.tables.runs import (
     find_lacking_keys,
     list_table_lines,
 )
+from undial_cli.tables.search import (
+    choose_settings,
+    compose_table_searches,
+    fail_unsearched_runs,
+)
 
 
 def run_reproduce_command(words: list[str]) -> int:
@@ -40,17 +45,27 @@ def run_reproduce_command(words: list[str]) -> int:
     if not all(map(is_plain_name, name.split("/"))):
         raise bad_value("table", name, load.list_table_names(folder))
     lines = list_table_lines(asked.table, asked.rows)
-    runs = compose_table_runs(asked, lines, run_words, folder)
+    searches = compose_table_searches(asked, lines, run_words, folder)
+    tried = [entry for one in searches for entry in one.runs]
+    runs = compose_table_runs(asked, lines, run_words, folder, choose_settings(searches))
     lacking = find_lacking_keys(asked.table, runs)
-    show_table_plan(asked.table, lines, runs, lacking)
+    searched = {entry.folder.path for entry in tried}  # may hold runs of the table
+    planned = [*tried, *(entry for entry in runs if entry.folder.path not in searched)]
+    show_table_plan(asked.table, lines, planned, lacking)
     if asked.plan:
         return 0
-    missing = [entry for entry in runs if entry.status != DONE]
-    if lacking and missing:
+    if lacking and any(entry.status != DONE for entry in planned):
         key, meaning = next(iter(lacking.items()))
         raise UserError(f"table={name}: needs {key}=..., {meaning}")
-    code = run_table(missing, asked.table.title)
-    filled = fill_table(asked.table, name, lines, runs)
+    if searches:
+        run_table(
+            [entry for entry in tried if entry.status != DONE], f"{asked.table.title}: search"
+        )
+        runs = compose_table_runs(asked, lines, run_words, folder, choose_settings(searches))
+    unsearched = fail_unsearched_runs(searches, runs)
+    missing = [entry for entry in runs if entry.status != DONE and entry not in unsearched]
+    code = max(run_table(missing, asked.table.title), EXIT_CODES[FAILED] if unsearched else 0)
+    filled = fill_table(asked.table, name, lines, runs, searches)
     output = Path(asked.output_dir).expanduser() / "reproduce" / name
     # what tells this table from the same one asked for in another way
     telling = [w for w in words if w.partition("=")[0] in ("rows", "seeds") or w in run_words]

@@ -19,6 +19,7 @@ from undial_cli.reporting.audit_record import AuditRecord
 from undial_cli.reporting.collect import RunRecord, list_request_figures
 from undial_cli.reporting.notes import read_verdict
 from undial_cli.tables.runs import DONE, FAILED, REFUSED, TableLine, TableRun
+from undial_cli.tables.search import LineSearch
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class FilledTable:
     lines: list[TableLine]
     runs: list[TableRun]
     cells: dict[tuple[TableLine, str, str], FigureCell] = field(default_factory=dict)
+    searches: list[LineSearch] = field(default_factory=list)
 
     @property
     def groups(self) -> list[str]:
@@ -69,10 +71,14 @@ class FilledTable:
 
 
 def fill_table(
-    table: TableConfig, name: str, lines: list[TableLine], runs: list[TableRun]
+    table: TableConfig,
+    name: str,
+    lines: list[TableLine],
+    runs: list[TableRun],
+    searches: list[LineSearch] | None = None,
 ) -> FilledTable:
     """All cells of a table from the run folders as they are now."""
-    filled = FilledTable(table, name, lines, runs)
+    filled = FilledTable(table, name, lines, runs, searches=searches or [])
     for line in lines:
         for group in filled.groups:
             if line.row.across and group not in line.row.across:

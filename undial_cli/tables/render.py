@@ -1,4 +1,5 @@
-"""A filled table as sheets with notes below them, and its files: table.md, .csv, .tex, sweep.json.
+"""A filled table as sheets with notes below them, and its files: table.md, .csv, .tex, sweep.json,
+search.csv.
 
 Each file is written whole or not at all. Text of samples is in none of them.
 """
@@ -19,6 +20,7 @@ from undial_cli.tables.claims import judge_claim
 from undial_cli.tables.figures import FigureCell, FilledTable, list_failures
 from undial_cli.tables.plots import draw_table_plots
 from undial_cli.tables.runs import DONE
+from undial_cli.tables.search import format_search_csv, list_search_notes
 
 BETTER_ARROWS = {"lower": "↓", "higher": "↑", "zero": "→ 0", "retain": "≈ retain", "none": ""}
 BEYOND, SHORT = "*", "†"
@@ -103,6 +105,7 @@ def list_table_notes(filled: FilledTable) -> list[tuple[str, str]]:
     facts += [table.note] if table.note else []
     rows = dict.fromkeys((line.row.label, line.row.note) for line in filled.lines)
     facts += [f"{label}: {note}" for label, note in rows if note]
+    facts += list_search_notes(filled.searches)
     # the worst first: a person may read no further
     verdicts = [judge_claim(filled, claim) for claim in table.claims]
     styles = {"red": failed, "": verdicts, "dim": facts, "yellow": agreement}
@@ -130,6 +133,8 @@ def write_table_files(filled: FilledTable, folder: Path, words: list[str]) -> li
         "table.tex": format_table_latex(filled),
         "sweep.json": make_sweep_text("reproduce", asked, filled.table.title, runs, folder),
     }
+    if filled.searches:
+        texts["search.csv"] = format_search_csv(filled.searches, folder)
     for name, text in texts.items():
         write_whole_text(folder / name, text)
     return [folder / name for name in texts] + draw_table_plots(filled, folder)

@@ -6,6 +6,7 @@ A row without runs of its own (target, retain model) is a line all the same. Imp
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from undial_cli.config.schema import Run
@@ -38,12 +39,13 @@ class TableRun:
     status: str = MISSING
     reason: str = ""
     seconds: float | None = None
+    searched: str = ""  # the settings that a run of a search tries
 
     @property
     def position(self) -> str:
         """The line and column group that it is of."""
         line = ": ".join(filter(None, (self.line.section, self.line.row.label)))
-        return ", ".join(filter(None, (line, self.across)))
+        return ", ".join(filter(None, (line, self.across, self.searched)))
 
     @property
     def label(self) -> str:
@@ -53,6 +55,7 @@ class TableRun:
     def values(self) -> dict[str, str]:
         """What tells it from the others."""
         names = {"section": self.line.section, "row": self.line.row.label, "across": self.across}
+        names["search"] = self.searched
         return {key: name for key, name in names.items() if name} | {"seed": str(self.seed)}
 
     def read_status(self) -> None:
@@ -100,27 +103,56 @@ def list_table_lines(table: TableConfig, wanted: list[str]) -> list[TableLine]:
     ]
 
 
-def compose_table_runs(
-    asked: ReproduceConfig, lines: list[TableLine], words: list[str], folder: str | None
-) -> list[TableRun]:
-    """All runs of the lines, composed and looked up; `words` are stronger than the table's."""
-    table, runs = asked.table, []
-    # quoted as Hydra reads it, whatever is in a path
-    output = "'" + asked.output_dir.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def list_table_places(
+    table: TableConfig, lines: list[TableLine]
+) -> Iterator[tuple[TableLine, AcrossConfig]]:
+    """Each line that has runs, in each column group in which it is run."""
     for line in (line for line in lines if not line.row.of):
         for group in table.across or [AcrossConfig()]:
-            if group.label and line.row.across and group.label not in line.row.across:
-                continue
-            overrides = [*table.overrides, *table.sections.get(line.section, [])]
-            overrides += [*group.overrides, *line.row.overrides, *words]
-            overrides.append(f"output_dir={output}")
-            for seed in asked.seeds or table.seeds:
-                wanted = keep_last_words([*overrides, f"seed={seed}"])
-                run = compose_run(line.row.command or table.command, wanted, folder, typed=words)
-                entry = TableRun(line, group.label, seed, run, locate_run_folder(run))
-                entry.read_status()
-                runs.append(entry)
+            if not (group.label and line.row.across and group.label not in line.row.across):
+                yield line, group
+
+
+def compose_table_runs(
+    asked: ReproduceConfig,
+    lines: list[TableLine],
+    words: list[str],
+    folder: str | None,
+    settings: Mapping[tuple[TableLine, str], Sequence[str]] | None = None,
+) -> list[TableRun]:
+    """All runs of the lines, composed and looked up; `words` are stronger than the table's.
+
+    Args:
+        settings: further words by line and column group, as a search found them.
+    """
+    runs = []
+    for line, group in list_table_places(asked.table, lines):
+        further = (settings or {}).get((line, group.label), ())
+        for seed in asked.seeds or asked.table.seeds:
+            runs.append(compose_table_run(asked, line, group, seed, words, folder, further))
     return runs
+
+
+def compose_table_run(
+    asked: ReproduceConfig,
+    line: TableLine,
+    group: AcrossConfig,
+    seed: int,
+    words: list[str],
+    folder: str | None,
+    further: Sequence[str] = (),
+) -> TableRun:
+    """One run of a line in a column group, looked up in its folder; `further`: of it alone."""
+    table = asked.table
+    # quoted as Hydra reads it, whatever is in a path
+    output = "'" + asked.output_dir.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    overrides = [*table.overrides, *table.sections.get(line.section, [])]
+    overrides += [*group.overrides, *line.row.overrides, *further, *words]
+    wanted = keep_last_words([*overrides, f"output_dir={output}", f"seed={seed}"])
+    run = compose_run(line.row.command or table.command, wanted, folder, typed=words)
+    entry = TableRun(line, group.label, seed, run, locate_run_folder(run))
+    entry.read_status()
+    return entry
 
 
 def keep_last_words(words: list[str]) -> list[str]:
