@@ -38,6 +38,11 @@ class EvalSetConfig:
     )
     path: str | None = key(None, "hub id, folder or file of this set; null: data.path")
     optional: bool = key(False, "where it is not there: reported as missing, not refused")
+    where: dict[str, Any] = key(
+        {},
+        "by column: the value, or the values, of the rows that are taken; * stands for any text; "
+        "null: any row",
+    )
     kind: str = key(
         "auto",
         "how a row is asked: question (model's template), few_shot, continuation, document, choice "
@@ -46,6 +51,19 @@ class EvalSetConfig:
     )
     question_key: str | None = key(None, "column of the question or prompt; null: the data's")
     answer_key: str | None = key(None, "column of the reference answer; null: the data's")
+    text_key: str | None = key(None, "column of a document; null: the data's")
+    prompt: str | None = key(
+        None,
+        "text around a question or a text to be continued: holds {question}, and may hold other "
+        "columns in braces; null: nothing",
+    )
+    answer_prefix: str | None = key(
+        None, "text that every answer to a question begins with, given and not scored"
+    )
+    stop: list[str] = key([], "texts that end a generation")
+    group_by: str | None = key(
+        None, "column by whose values the figures are given as well (SET_VALUE_METRIC)"
+    )
     shots: str | None = key(None, "split of the solved examples, for few_shot and choice")
     choices: Any = key(
         "choices",
@@ -95,6 +113,24 @@ class EvalSetConfig:
 
     def __post_init__(self) -> None:
         self.instruction = self.instruction and unescape_text(self.instruction)
+        self.prompt = self.prompt and unescape_text(self.prompt)
+        self.answer_prefix = self.answer_prefix and unescape_text(self.answer_prefix)
+        self.stop = [unescape_text(text) for text in self.stop]
+
+
+@dataclass
+class CombinedFigureConfig:
+    """A figure made of others."""
+
+    figures: list[str] = key(
+        [],
+        "figures by their names in results.json, or of an x of them '1 - x', '1 - 2|x - 1/2|'",
+    )
+    mean: str = key(
+        "arithmetic",
+        "mean of them; pooled: of the samples behind figures of single sets",
+        allowed=("arithmetic", "harmonic", "pooled"),
+    )
 
 
 @dataclass
@@ -135,6 +171,12 @@ class EvalConfig:
         None, "metrics of your own: a Python file (on the command line only)"
     )
     metrics: list[str] = key([], "metrics that join sets (model_utility, forget_quality, ...)")
+    joint_sets: dict[str, Any] = key(
+        {}, "by such a metric, the sets that it reads by role: mia_loss: {forget: SET, ...}"
+    )
+    combine: dict[str, CombinedFigureConfig] = key(
+        {}, "figures made of others, by name; later ones may be made of earlier ones"
+    )
     translations: str | None = key(
         None, "folder of translated sets, of which eval=tofu_languages has one a language"
     )
@@ -180,8 +222,15 @@ def resolve_role(name: str, options: EvalSetConfig) -> str:
     return options.role or (name if name in (FORGET, HOLDOUT) else RETAIN)
 
 
-def find_set_of_role(config: EvalConfig, role: str) -> str | None:
-    """The set that joint metrics read for a role: the one named after it, or the only one."""
+def find_set_of_role(config: EvalConfig, role: str, metric: str = "") -> str | None:
+    """The set that joint metrics read for a role: the one named after it, or the only one.
+
+    Args:
+        metric: of which one, where it may read others (eval.joint_sets).
+    """
+    stated = config.joint_sets.get(metric, {}).get(role)
+    if stated is not None:
+        return stated
     names = [name for name, options in config.sets.items() if resolve_role(name, options) == role]
     if role in names:
         return role

@@ -38,7 +38,7 @@ from undial_cli.losses.positions import IGNORE
 # encoded, as any other key may.
 SOURCE_KEYS = (
     "name", "path", "forget_split", "retain_split", "retain_of", "holdout_of", "train_split",
-    "reference_split", "forget_file", "retain_file", "train_file", "retrain_auc", "limit",
+    "reference_split", "where", "forget_file", "retain_file", "train_file", "retrain_auc", "limit",
     "anchor", "subject_key", "alternative_key", "refusals", "requests",
 )  # fmt: skip
 

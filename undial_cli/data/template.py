@@ -66,6 +66,19 @@ class Rendering:
         return self.text[self.answers[-1].start : self.answers[-1].end]
 
 
+def begin_answer_after(rendering: Rendering, given: str) -> Rendering:
+    """The same text, of whose last answer a first part belongs to the prompt.
+
+    Raises:
+        RowError: the answer does not begin with it, as a template may trim it.
+    """
+    *others, last = rendering.answers
+    if not rendering.answer.startswith(given):
+        raise RowError(f"the chat template changes the beginning of the answer, '{given}'")
+    rest = AnswerSpan(last.start + len(given), last.end, last.shift)
+    return Rendering(rendering.text, (*others, rest), rendering.chat, rendering.closed)
+
+
 class TemplateRefusal(RowError):
     """A conversation that a chat template raises for, with the template's own words."""
 

@@ -18,7 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from undial_cli.config.suites import FORGET, HOLDOUT, MULTIPLE_CHOICE, EvalConfig
 from undial_cli.errors import UserError, bad_value
-from undial_cli.evaluation import composite_scores, joint_metrics, metrics, words
+from undial_cli.evaluation import (
+    combined_figures,
+    composite_scores,
+    joint_metrics,
+    metrics,
+    words,
+)
 from undial_cli.evaluation.evidence import Evaluation, Evidence, MissingFigure, NoRetainModel
 from undial_cli.evaluation.joint_metrics import ComparedModels, JointFunction
 
@@ -135,6 +141,13 @@ def compute_truth_terms(log_ratios: NDArray[np.float64], role: str) -> NDArray[n
     return (metrics.evenness if role == FORGET else metrics.truthfulness)(ratios)
 
 
+def compute_exact_match(evidence: Evidence) -> float | None:
+    """Whether the generation is the reference."""
+    if evidence.generation is None:
+        return None
+    return metrics.exact_match(evidence.generation, evidence.reference)
+
+
 def score_matches(function: Callable[[list[bool]], float]) -> SampleFunction:
     """A metric of which answer tokens are predicted greedily."""
 
@@ -195,6 +208,12 @@ ENTRIES = (
     Metric("probability", "answer probability", KNOWLEDGE, compute_sample_probability),
     Metric("accuracy", "accuracy", KNOWLEDGE, compute_sample_accuracy, ("answer", "choices")),
     Metric("rouge", "ROUGE-L", KNOWLEDGE, compute_sample_rouge, NEEDS_GENERATION),
+    Metric("exact_match", "exact match", KNOWLEDGE, compute_exact_match, NEEDS_GENERATION),
+    Metric(
+        "answer_perplexity", "perplexity of the answer", ("higher", "lower"),
+        lambda evidence: evidence.answer and evidence.answer.ce,
+        finish=np.exp, stored="answer_loss", logarithmic=True,
+    ),
     Metric(
         "truth_ratio", "truth ratio", NEITHER, compare_alternatives(metrics.log_truth_ratio),
         NEEDS_ALTERNATIVES, compute_truth_terms, stored="log_truth_ratio",
@@ -284,6 +303,14 @@ NUMBERED: dict[str, Callable[[int], Metric]] = {
         score_words(lambda text: metrics.repetition(words.split_words(text), n), n),
         NEEDS_GENERATION,
     ),
+    "entropy": lambda n: Metric(
+        f"entropy_{n}", f"entropy of {n}-grams (bits)", HIGHER,
+        lambda evidence: (
+            None if evidence.generation is None
+            else metrics.ngram_entropy(words.split_treebank_words(evidence.generation), n)
+        ),
+        NEEDS_GENERATION,
+    ),
     "distinct": lambda n: Metric(
         f"distinct_{n}", f"distinct_{n}", HIGHER,
         score_words(lambda text: metrics.distinct(text, n), n), NEEDS_GENERATION,
@@ -313,6 +340,10 @@ def find_set_metric(name: str) -> Metric | None:
 def check_metric_names(config: EvalConfig) -> None:
     """Raise UserError for the first metric of a suite or of one of its sets that does not exist."""
     for set_name, options in config.sets.items():
+        if options.prompt is not None and "{question}" not in options.prompt:
+            raise bad_value(
+                f"eval.sets.{set_name}.prompt", options.prompt, "a text that holds {question}"
+            )
         for name in options.metrics:
             metric = find_set_metric(name)
             if metric is None:
@@ -325,6 +356,27 @@ def check_metric_names(config: EvalConfig) -> None:
     for name in config.metrics:
         if name not in list_joint_metrics():
             raise bad_value("eval.metrics", name, list_joint_metrics())
+    for name, sets in config.joint_sets.items():
+        if name not in config.metrics:
+            raise bad_value("eval.joint_sets", name, config.metrics or "a name of eval.metrics")
+        for role, set_name in sets.items() if isinstance(sets, dict) else [("", sets)]:
+            if role not in METRICS[name].roles:
+                raise bad_value(f"eval.joint_sets.{name}", role, METRICS[name].roles)
+            if set_name not in config.sets:
+                raise bad_value(f"eval.joint_sets.{name}.{role}", set_name, list(config.sets))
+    combined_figures.check_combined_figures(config, list_joint_metrics())
+
+
+def list_suite_metrics(config: EvalConfig) -> list[Metric]:
+    """The joint metrics of a suite, and behind them the figures that it combines."""
+    chosen = [METRICS[name] for name in config.metrics]
+    relative = {metric.name for metric in METRICS.values() if metric.relative}
+    for name, options in config.combine.items():
+        if relative.intersection(combined_figures.list_part_names(options)):
+            relative.add(name)
+        function = combined_figures.make_combined_function(name, options)
+        chosen.append(Metric(name, name, joint=function, relative=name in relative))
+    return chosen
 
 
 def add_joint_metrics(
@@ -345,18 +397,19 @@ def add_joint_metrics(
     models = ComparedModels(ours, theirs, config, target)
 
     def compute() -> float:
-        for set_name in map(models.require_set, metric.roles):
+        reading = models.reading(metric.name)
+        for set_name in map(reading.require_set, metric.roles):
             if set_name in ours.missing:
                 raise MissingFigure(f"the set '{set_name}' is missing")
             if not any(sample["set"] == set_name for sample in ours.samples):
                 raise MissingFigure(f"this suite has no set '{set_name}'")
         assert metric.joint is not None
         try:
-            return metric.joint(models)
+            return metric.joint(reading)
         except NoRetainModel as error:
             reason = no_retain or "no retain model is known: set eval.retain_model"
             raise MissingFigure(reason) from error
 
-    for metric in map(METRICS.__getitem__, config.metrics):
+    for metric in list_suite_metrics(config):
         if metric.relative == relative:
             ours.record(metric.name, compute)

@@ -46,7 +46,7 @@ def compute_set_mean(models: ComparedModels, set_name: str, key: str) -> float:
 
 def compute_privacy_score(models: ComparedModels) -> float:
     """How like the retain model's the AUCs of four membership attacks are."""
-    retain = ComparedModels(models.require_retain(), None, models.config)
+    retain = models.alone(models.require_retain())
     parts = {}
     for name in PRIVACY_PARTS:
         compute = make_attack_auc(name)
@@ -76,7 +76,7 @@ def compute_utility_score(models: ComparedModels) -> float:
     """Model utility and fluency, as a share of the target's, 1 at most."""
     if models.target is None:
         raise MissingFigure("it is relative to the target, whose evaluation is not known")
-    theirs = measure_utility(ComparedModels(models.target, None, models.config))
+    theirs = measure_utility(models.alone(models.target))
     if theirs == 0:
         raise NullFigure("it is relative to the target's, which is 0")
     return min(1.0, measure_utility(models) / theirs)

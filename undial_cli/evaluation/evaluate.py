@@ -16,7 +16,14 @@ from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import extraction, words
 from undial_cli.evaluation.catalog import METRICS, Metric, add_joint_metrics, find_set_metric
 from undial_cli.evaluation.decoding import Decoding
-from undial_cli.evaluation.evidence import Evaluation, Evidence, MissingFigure, replace_nonfinite
+from undial_cli.evaluation.evidence import (
+    Evaluation,
+    Evidence,
+    MissingFigure,
+    list_groups,
+    name_group,
+    replace_nonfinite,
+)
 from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens, generate_answers
 from undial_cli.evaluation.harness import run_harness_tasks
 from undial_cli.evaluation.lockstep import forward_in_step
@@ -231,10 +238,13 @@ def aggregate_sets(suite: Suite, evidence_of: SetEvidence, missing: dict[str, st
         subjects = number_subjects(rows.rows, options, suite.encoder.data.subject_key)
         for item, evidence in pairs:
             line = make_sample_line(suite, item, evidence, subjects.get(item.index))
+            if options.group_by is not None:
+                line["group"] = name_group(rows.rows[item.index][options.group_by])
             line |= compute_sample_values(chosen, evidence)
             evaluation.samples.append(replace_nonfinite(line))
-        for key in options.metrics:
-            add_set_aggregate(evaluation, name, key, resolve_role(name, options))
+        for part in (name, *list_groups(evaluation.samples, name)):
+            for key in options.metrics:
+                add_set_aggregate(evaluation, part, key, resolve_role(name, options))
         evaluation.rows[name] = count_set_rows(rows, pairs)
         note = words.describe_readings([e.reference for _, e in pairs if e.generation is not None])
         if note and "rouge" in options.metrics:

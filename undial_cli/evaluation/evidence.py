@@ -7,7 +7,8 @@ A value that is not finite is no figure: it is counted, and its figure is null, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -54,14 +55,18 @@ class Evaluation:
         Raises:
             NullFigure: some of the values are not finite.
         """
-        samples = [s for s in self.samples if s["set"] == set_name and key in s]
+        samples = [s for s in self.samples if key in s and is_of_set(s, set_name)]
         broken = sum(s[key] is None for s in samples)
         if broken:
             raise NullFigure(f"{broken} of {len(samples)} samples have no finite {key}")
         return samples
 
     def values(self, set_name: str, key: str) -> Any:
-        """A per-sample value of all samples of a set that it applies to; raises NullFigure."""
+        """A per-sample value of all samples of a set (or SET_GROUP) that it applies to.
+
+        Raises:
+            NullFigure: some of the values are not finite.
+        """
         return [sample[key] for sample in self.samples_with(set_name, key)]
 
     def figure(self, name: str) -> float:
@@ -82,6 +87,24 @@ class Evaluation:
             self.missing[name] = str(reason)
             if isinstance(reason, NullFigure):
                 self.metrics[name] = None
+
+
+def name_group(value: Any) -> str:
+    """What the rows with this value in a set's `group_by` are called, behind the name of the set."""
+    return re.sub(r"\W+", "_", str(value).strip()).strip("_").lower() or "none"
+
+
+def is_of_set(sample: Mapping[str, Any], name: str) -> bool:
+    """Whether a sample is of a set, or of a group of a set (SET_GROUP)."""
+    return sample["set"] == name or (
+        "group" in sample and f"{sample['set']}_{sample['group']}" == name
+    )
+
+
+def list_groups(samples: Iterable[Mapping[str, Any]], set_name: str) -> list[str]:
+    """The groups of a set, by the names their figures have."""
+    groups = {s["group"] for s in samples if s["set"] == set_name and "group" in s}
+    return [f"{set_name}_{group}" for group in sorted(groups)]
 
 
 @dataclass

@@ -6,6 +6,7 @@ that none is written a second time for its interval. Knows no list of metrics. I
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,13 +29,23 @@ UTILITY_PARTS = ("probability", "rouge", "truth_ratio")
 class ComparedModels:
     """What a joint metric is of: our evaluation, the retain model's if there is one, the suite.
 
-    `target`: that of the model before unlearning, where it is known.
+    `target`: that of the model before unlearning, where it is known; `metric`: the joint metric
+    that is computed, which may read sets of its own (eval.joint_sets).
     """
 
     ours: Evaluation
     theirs: Evaluation | None
     config: EvalConfig
     target: Evaluation | None = None
+    metric: str = ""
+
+    def reading(self, metric: str) -> ComparedModels:
+        """The same for another joint metric."""
+        return dataclasses.replace(self, metric=metric)
+
+    def alone(self, model: Evaluation) -> ComparedModels:
+        """One of the models by itself."""
+        return ComparedModels(model, None, self.config, metric=self.metric)
 
     def require_set(self, role: str) -> str:
         """The set that joint metrics read for a role.
@@ -42,7 +53,7 @@ class ComparedModels:
         Raises:
             MissingFigure: no set has it, or several and none is named after it.
         """
-        name = find_set_of_role(self.config, role)
+        name = find_set_of_role(self.config, role, self.metric)
         if name is None:
             raise MissingFigure(f"this suite has no set '{role}', nor one alone with role={role}")
         return name
@@ -163,7 +174,7 @@ def compute_min_k_aucs(models: ComparedModels) -> tuple[float, float]:
             raise NoRetainModel
         return auc, 1 - config.retrain_auc
     try:
-        return auc, compute(ComparedModels(theirs, None, config))
+        return auc, compute(models.alone(theirs))
     except NullFigure:
         raise
     except MissingFigure:  # published results may hold the AUC without its scores

@@ -11,6 +11,7 @@ import functools
 import types
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -238,6 +239,14 @@ def rouge_l_f1(prediction: str, reference: str, stemmed: bool = False) -> float:
     return float(rouge_l(prediction, reference, stemmed).fmeasure)
 
 
+def exact_match(prediction: str, reference: str) -> float:
+    """1 where a generation is its reference, case and blanks around it aside; else 0.
+
+    SemEval-2025 task 4 (LUME, arXiv 2502.15097).
+    """
+    return float(prediction.strip().lower() == reference.strip().lower())
+
+
 def exact_memorization(matches: Sequence[Sequence[bool]]) -> tuple[float, int]:
     """Mean share of answer tokens that greedy teacher-forced prediction gives.
 
@@ -404,6 +413,16 @@ def unique_extraction_likelihood(
     return (
         len(generated & set(list_ngrams(reference_ids, n))) / len(generated) if generated else 0.0
     )
+
+
+def ngram_entropy(tokens: Sequence[Hashable] | NDArray[Any], n: int) -> float:
+    """Entropy, in bits, of a text's n-grams by their frequencies; 0 for a text without any.
+
+    RWKU (arXiv 2406.10890), whose fluency is (entropy_2 + 2 entropy_3) / 3.
+    """
+    counts = np.array(list(Counter(list_ngrams(tokens, n)).values()), dtype=np.float64)
+    shares = counts / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
 
 
 def repetition(tokens: Sequence[Hashable] | NDArray[Any], n: int) -> float:

@@ -8,6 +8,7 @@ A set's `kind` says how: a question in the model's own format, a question after 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,8 @@ from undial_cli.evaluation import choices
 
 # Where an answer to a few-shot prompt ends (MUSE's evaluation code).
 FEW_SHOT_STOPS = ("\n\n", "\nQuestion", "Question:")
+# In the prompt of a set: the question, and other columns.
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 @dataclass
@@ -71,6 +74,7 @@ def adapt_data_config(data: DataConfig, options: EvalSetConfig) -> DataConfig:
         data,
         question_key=options.question_key or data.question_key,
         answer_key=options.answer_key or data.answer_key,
+        text_key=options.text_key or data.text_key,
         max_length=options.max_tokens or data.max_length,
     )
 
@@ -121,6 +125,12 @@ def choose_row_kind(row: Row, kind: str, data: DataConfig) -> str:
     return "document" if find_row_kind(row, data) in ("text", "ids") else "question"
 
 
+def list_prompt_columns(options: EvalSetConfig) -> list[str]:
+    """The columns besides the question's that a set's `prompt` holds."""
+    names = PLACEHOLDER.findall(options.prompt or "")
+    return [name for name in dict.fromkeys(names) if name != "question"]
+
+
 def write_solved_examples(
     shots: list[Row], options: EvalSetConfig, data: DataConfig, source: str
 ) -> str:
@@ -148,12 +158,14 @@ def check_set_rows(
     set_kind = options.kind if options.kind == MULTIPLE_CHOICE else kind or options.kind
     for number, row in enumerate(rows, 1):
         kind, row_kind = choose_row_kind(row, set_kind, data), find_row_kind(row, data)
-        needed = [data.question_key, data.answer_key]
+        needed = [data.question_key, data.answer_key, *list_prompt_columns(options)]
         if kind == MULTIPLE_CHOICE:
             needed += choices.list_choice_columns(options)
+        check_wrapped_kind(options, kind, source)
+        wrapped = options.prompt is not None or options.answer_prefix is not None
         if kind == "document":
             fits, needed = row_kind == "ids" or row.get(data.text_key) is not None, [data.text_key]
-        elif kind == "question":
+        elif kind == "question" and not wrapped:
             fits = row_kind not in ("text", "ids", "")
         else:
             fits = all(row.get(column) is not None for column in needed)
@@ -166,6 +178,17 @@ def check_set_rows(
             )
         if kind == MULTIPLE_CHOICE:
             choices.read_choice_question(row, number, options, data, source)
+
+
+def check_wrapped_kind(options: EvalSetConfig, kind: str, source: str) -> None:
+    """Raise UserError for text around a question where none is asked so."""
+    allowed = {"prompt": ("question", "continuation"), "answer_prefix": ("question",)}
+    for name, kinds in allowed.items():
+        if getattr(options, name) is not None and kind not in kinds:
+            raise UserError(
+                f"{source}: {name} is of sets of kind={' or '.join(kinds)}, and this one is of "
+                f"kind={kind}"
+            )
 
 
 def report_refused_rows(set_name: str, refused: dict[int, str], rows: int) -> None:
@@ -246,9 +269,10 @@ class PromptMaker:
         The last has the row's paraphrased and perturbed answers.
         """
         encoder, data, items = self.encoder, self.encoder.data, []
-        for rendering in encoder.render_asked(row):
+        for rendering in self.render_asked(row):
             item = self.make_answer(index, rendering)
             item.prompt = str(row.get(data.question_key) or rendering.prompt)
+            item.stops = tuple(self.options.stop)
             items.append(item)
         if not (self.alternatives and row.get("perturbed_answer")):
             return items
@@ -259,20 +283,43 @@ class PromptMaker:
         }
         for kind, answers in texts.items():
             others = [
-                encoder.render_asked(replace_answer(row, str(text), data))[-1] for text in answers
+                self.render_asked(replace_answer(row, str(text), data))[-1] for text in answers
             ]
             last.answers[kind] = [encoder.tokenise_answers(other) for other in others]
             if any(example.cut for example in last.answers[kind]):
                 last.notes += (f"{kind} answer cut at {self.length_limit}",)
         return items
 
+    def render_asked(self, row: Row) -> list[Rendering]:
+        """A row as it is asked, with the set's `prompt` around it and its `answer_prefix`."""
+        encoder, data, given = self.encoder, self.encoder.data, self.options.answer_prefix
+        if self.options.prompt is None and given is None:
+            return encoder.render_asked(row)
+        answer = str(row[data.answer_key])
+        question = self.write_prompt(row)
+        if given is None:
+            return [encoder.render_question(question, answer)]
+        rendering = encoder.render_question(question, f"{given} {answer}")
+        return [template.begin_answer_after(rendering, given)]
+
+    def write_prompt(self, row: Row) -> str:
+        """The question of a row, with the set's `prompt` around it."""
+        question = str(row[self.encoder.data.question_key])
+        if self.options.prompt is None:
+            return question
+        cells = {name: str(row[name]).strip() for name in list_prompt_columns(self.options)}
+        cells["question"] = question
+        return PLACEHOLDER.sub(lambda match: cells[match[1]], self.options.prompt)
+
     def make_continuation(self, index: int, row: Row, few_shot: bool) -> PromptItem:
         """A prompt without chat format whose answer continues it: no end token is scored."""
         data = self.encoder.data
         shown, answer = str(row[data.question_key]), str(row[data.answer_key])
-        prompt = f"{self.solved}Question: {shown}\nAnswer: " if few_shot else shown
+        few = f"{self.solved}Question: {shown}\nAnswer: "
+        prompt = few if few_shot else self.write_prompt(row)
         item = self.make_answer(index, template.render_plain(prompt, answer, closed=False))
-        item.prompt, item.stops = shown, FEW_SHOT_STOPS if few_shot else ()
+        stops = FEW_SHOT_STOPS if few_shot else ()
+        item.prompt, item.stops = shown, (*stops, *self.options.stop)
         return item
 
     def make_choice(self, index: int, row: Row) -> PromptItem:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import zlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 
 from undial_cli.config.suites import EvalConfig, resolve_role
 from undial_cli.evaluation import metrics
-from undial_cli.evaluation.catalog import METRICS, Metric, find_set_metric
-from undial_cli.evaluation.evidence import Evaluation, MissingFigure
+from undial_cli.evaluation.catalog import Metric, find_set_metric, list_suite_metrics
+from undial_cli.evaluation.evidence import Evaluation, MissingFigure, list_groups
 from undial_cli.evaluation.joint_metrics import ComparedModels
 from undial_cli.evaluation.resampling_units import find_resampling_unit
 
@@ -134,12 +135,13 @@ def resample_sets(evaluation: Evaluation, config: EvalConfig) -> dict[str, Resam
     """The figures of single sets; those without their samples are left out."""
     resampled = {}
     for set_name, options in config.sets.items():
-        for key in options.metrics:
-            name, metric = f"{set_name}_{key}", find_set_metric(key)
+        parts = (set_name, *list_groups(evaluation.samples, set_name))
+        for part, key in itertools.product(parts, options.metrics):
+            name, metric = f"{part}_{key}", find_set_metric(key)
             if metric is not None and evaluation.metrics.get(name) is not None:
                 with contextlib.suppress(MissingFigure):  # of results that were made elsewhere
                     role = resolve_role(set_name, options)
-                    resampled[name] = resample_set_metric(evaluation, set_name, metric, role)
+                    resampled[name] = resample_set_metric(evaluation, part, metric, role)
     return resampled
 
 
@@ -189,10 +191,10 @@ def resample_figures(
     )  # fmt: skip
     assert drawn is not None
     models, resampled = ComparedModels(drawn, other, config, before), drawn.figures
-    for name in config.metrics:
-        if name in ours.metrics:
+    for metric in list_suite_metrics(config):
+        if metric.name in ours.metrics:
             with contextlib.suppress(MissingFigure):
-                figure = resample_joint_metric(METRICS[name], drawn, models)
+                figure = resample_joint_metric(metric, drawn, models.reading(metric.name))
                 if figure.sets:
-                    resampled[name] = figure
+                    resampled[metric.name] = figure
     return resampled

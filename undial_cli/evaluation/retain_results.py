@@ -64,8 +64,8 @@ def match_to_suite(results: Evaluation, suite: Suite, where: str, chosen: str) -
         UserError: a set that metrics compare is of other rows.
     """
     joint = [METRICS[name] for name in suite.config.metrics]
-    roles = {FORGET, *(role for metric in joint if metric.relative for role in metric.roles)}
-    compared = {find_set_of_role(suite.config, role) for role in roles}
+    roles = {(role, m.name) for m in joint if m.relative for role in m.roles} | {(FORGET, "")}
+    compared = {find_set_of_role(suite.config, *role) for role in roles}
     strange = []
     for name, items in suite.items.items():
         samples = [s for s in results.samples if s["set"] == name]

@@ -74,7 +74,7 @@ class Suite:
         """
         names = list(self.config.sets[name].metrics)
         for metric in map(METRICS.__getitem__, self.config.metrics):
-            sets = {find_set_of_role(self.config, role) for role in metric.roles}
+            sets = {find_set_of_role(self.config, role, metric.name) for role in metric.roles}
             if name in sets and sets <= self.set_names:
                 names += filter(self.has_helper, metric.reads)
         return [metric for key in dict.fromkeys(names) if (metric := find_set_metric(key))]

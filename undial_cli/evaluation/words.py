@@ -19,6 +19,7 @@ SINGLE_LETTER = re.compile(f"[{UNSPACED_SCRIPTS}\u1100-\u11ff\uac00-\ud7af]")
 UNSPACED_LETTER = re.compile(f"[{UNSPACED_SCRIPTS}]")
 WORD_PATTERN = re.compile(rf"[{UNSPACED_SCRIPTS}]|[^\s{UNSPACED_SCRIPTS}]+")
 
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 FIELD_WORDS, UNICODE_WORDS, NO_WORDS = "field", "unicode", "none"
 
 
@@ -31,6 +32,18 @@ def split_words(text: str) -> list[str]:
     if UNSPACED_LETTER.search(text):
         return WORD_PATTERN.findall(text)
     return text.split(" ") if text else []
+
+
+def split_treebank_words(text: str) -> list[str]:
+    """Words and signs as nltk's word_tokenize has them, but for its model of sentences.
+
+    A sentence ends at `.`, `!` or `?` before a blank; that model, which has to be downloaded, knows
+    abbreviations as well.
+    """
+    from nltk.tokenize import NLTKWordTokenizer
+
+    tokenise = NLTKWordTokenizer().tokenize
+    return [word for sentence in SENTENCE_END.split(text) for word in tokenise(sentence)]
 
 
 def split_unicode_words(text: str) -> list[str]:

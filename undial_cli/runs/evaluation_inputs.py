@@ -5,7 +5,7 @@ Everything wrong is found here, before anything is written. Loads no weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,14 @@ import torch
 from undial_cli import ui
 from undial_cli.config.schema import AuditRun, DataConfig, ModelConfig, Run, UnlearnRun
 from undial_cli.config.splits import list_splits, name_data_key
-from undial_cli.config.suites import FORGET_SET, EvalConfig, EvalSetConfig
+from undial_cli.config.suites import FORGET, FORGET_SET, EvalConfig, EvalSetConfig
 from undial_cli.data.encode import Encoder
 from undial_cli.data.load import load_rows
 from undial_cli.data.rows import Row
-from undial_cli.errors import UserError, WorldError
+from undial_cli.data.selection import select_rows
+from undial_cli.errors import UserError, WorldError, suggest_nearest
 from undial_cli.evaluation import retain_results
-from undial_cli.evaluation.evidence import Evaluation
+from undial_cli.evaluation.evidence import Evaluation, name_group
 from undial_cli.evaluation.kvcache import has_plain_cache
 from undial_cli.evaluation.prompts import adapt_data_config, check_set_rows
 from undial_cli.evaluation.suite import SetRows, Suite
@@ -202,10 +203,16 @@ def load_set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig)
     """The rows of one set, filtered and limited, and those of its solved examples."""
     key, data = f"eval.sets.{name}", adapt_data_config(run.data, options)
     splits = list_splits(options.split) or [""]
-    rows = load_rows(data, splits, name_split_key(run, name, options), options.path)
+    split_key = name_split_key(run, name, options)
+    rows = load_rows(data, splits, split_key, options.path)
     source = f"{key}.split={','.join(splits) or options.path}"
-    check_set_rows(rows, options, data, source)
     counts = {"held": len(rows)}
+    if split_key == name_data_key(run.data, FORGET):
+        rows = select_rows(rows, run.data.where, source, "data.where")
+    rows = select_rows(rows, options.where, source, f"{key}.where")
+    counts["not taken by where"] = counts["held"] - len(rows)
+    check_set_rows(rows, options, data, source)
+    check_groups(run, name, rows, source)
     for phrase, is_taken in build_row_filters(encoder, data, options).items():
         remaining = [row for row in rows if is_taken(row)]
         counts[phrase], rows = len(rows) - len(remaining), remaining
@@ -221,6 +228,23 @@ def load_set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig)
         shots = list(load_rows(data, [options.shots], f"{key}.shots", options.path))
         check_set_rows(shots, options, data, f"{key}.shots={options.shots}")
     return SetRows(limited, shots, counts={phrase: n for phrase, n in counts.items() if n})
+
+
+def check_groups(run: Run, name: str, rows: Sequence[Row], source: str) -> None:
+    """Raise UserError for figures by group that cannot be told from those of a set."""
+    column = run.eval.sets[name].group_by
+    for number, row in enumerate(rows if column is not None else (), 1):
+        if column not in row:
+            raise UserError(
+                f"eval.sets.{name}.group_by={column}: {source}: row {number} has no such column; "
+                f"its columns are {', '.join(row)}{suggest_nearest(str(column), row)}"
+            )
+        group = f"{name}_{name_group(row[column])}"
+        if group in run.eval.sets:
+            raise UserError(
+                f"eval.sets.{name}.group_by={column}: row {number} is of a group '{group}', and a "
+                "set is named so; rename the set"
+            )
 
 
 def name_split_key(run: Run, name: str, options: EvalSetConfig) -> str:

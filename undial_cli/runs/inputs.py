@@ -26,6 +26,7 @@ from undial_cli.data.example import Example
 from undial_cli.data.load import load_rows
 from undial_cli.data.rows import Row
 from undial_cli.data.schedule import TrainingSample
+from undial_cli.data.selection import select_rows
 from undial_cli.data.stored_rows import StoredRows
 from undial_cli.data.template import describe_unread_keys
 from undial_cli.data.tokens import fingerprint_tokenizer
@@ -322,4 +323,5 @@ def load_training_rows(data: DataConfig, name: str) -> Sequence[Row]:
     splits = list_splits(getattr(data, key.removeprefix("data.")))
     if not splits:
         raise UserError(f"{key}: not set, and this run needs it")
-    return load_rows(data, splits, key)
+    rows = load_rows(data, splits, key)
+    return select_rows(rows, data.where, key, "data.where") if name == "forget" else rows
