@@ -110,8 +110,8 @@ class DataConfig:
     reference_split: list[str] = key([], "what a retain model is tuned on; []: retain_split")
     where: dict[str, Any] = key(
         {},
-        "by column: the value, or the values, of the forget rows that are taken; * stands for any "
-        "text; null: any row",
+        "by column: the value, or the values, of the forget rows that are taken, or {not: these}; "
+        "* stands for any text; null: any row",
     )
     forget_file: Any = key(
         None, "JSONL, JSON, CSV, Parquet or text file, as a split; or a list of them", several=True

@@ -40,8 +40,8 @@ class EvalSetConfig:
     optional: bool = key(False, "where it is not there: reported as missing, not refused")
     where: dict[str, Any] = key(
         {},
-        "by column: the value, or the values, of the rows that are taken; * stands for any text; "
-        "null: any row",
+        "by column: the value, or the values, of the rows that are taken, or {not: these}; * stands "
+        "for any text; null: any row",
     )
     kind: str = key(
         "auto",
@@ -85,7 +85,9 @@ class EvalSetConfig:
         None, "sample from that many likeliest tokens, before top_p; null: from all", minimum=1
     )
     rouge: str = key(
-        "recall", "recall, stemmed (TOFU), or f1, not stemmed (MUSE)", allowed=("recall", "f1")
+        "recall",
+        "recall, stemmed (TOFU); f1, not stemmed (MUSE); union_recall, sentence by sentence (RWKU)",
+        allowed=("recall", "f1", "union_recall"),
     )
     normalise_probability: bool = key(False, "probability as p / (p + sum of the perturbed p)")
     max_tokens: int | None = key(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from undial_cli.data.rows import Row
-from undial_cli.errors import UserError, suggest_nearest
+from undial_cli.errors import UserError, bad_value, suggest_nearest
 
 
 def select_rows(
@@ -19,7 +19,8 @@ def select_rows(
     """The rows that have one of the values asked for in each column.
 
     Args:
-        where: by column, a value or a list of them, in which `*` stands for any text; None for any.
+        where: by column, a value or a list of them, in which `*` stands for any text, or {not:
+            these} for all others; None for any.
         source: the key of the rows and `key`: that of `where`, for messages.
 
     Raises:
@@ -29,14 +30,14 @@ def select_rows(
     for column, wanted in where.items():
         if wanted is None:
             continue
-        pattern = make_value_pattern(wanted if isinstance(wanted, list) else [wanted])
+        pattern, others = read_wanted_values(wanted, f"{key}.{column}")
         for number, row in enumerate(rows, 1):
             if column not in row:
                 raise UserError(
                     f"{key}.{column}: {source}: row {number} has no column '{column}'; its columns "
                     f"are {', '.join(row)}{suggest_nearest(column, row)}"
                 )
-        taken = [row for row in rows if pattern.fullmatch(str(row[column]))]
+        taken = [row for row in rows if others ^ bool(pattern.fullmatch(str(row[column])))]
         if not taken:
             different = len({str(row[column]) for row in rows})
             raise UserError(
@@ -47,7 +48,16 @@ def select_rows(
     return rows
 
 
-def make_value_pattern(wanted: Sequence[Any]) -> re.Pattern[str]:
-    """A pattern of the cells that hold one of some values."""
-    values = (".*".join(map(re.escape, str(value).split("*"))) for value in wanted)
-    return re.compile("|".join(values), re.DOTALL)
+def read_wanted_values(wanted: Any, key: str) -> tuple[re.Pattern[str], bool]:
+    """A pattern of the cells that hold one of some values, and whether all others are taken.
+
+    Raises:
+        UserError: they are no such values.
+    """
+    others = isinstance(wanted, dict) and list(wanted) == ["not"]
+    given = wanted["not"] if others else wanted
+    values = given if isinstance(given, list) else [given]
+    if not values or not all(isinstance(value, str | int | float) for value in values):
+        raise bad_value(key, wanted, "a text or number, a list of them, or {not: these}")
+    patterns = (".*".join(map(re.escape, str(value).split("*"))) for value in values)
+    return re.compile("|".join(patterns), re.DOTALL), others

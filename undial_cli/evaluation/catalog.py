@@ -99,12 +99,11 @@ def compute_sample_probability(evidence: Evidence) -> float | None:
 
 
 def compute_sample_rouge(evidence: Evidence) -> float | None:
-    """ROUGE-L of the generation: recall, stemmed, or F1, not stemmed; of references with words."""
+    """ROUGE-L of the generation, as the set has it; of references with words."""
     generation, reference = evidence.generation, evidence.reference
     if generation is None or words.choose_reading(reference) == words.NO_WORDS:
         return None
-    f1 = evidence.options.rouge == "f1"
-    return (metrics.rouge_l_f1 if f1 else metrics.rouge_l_recall)(generation, reference)
+    return ROUGE_FUNCTIONS[evidence.options.rouge](generation, reference)
 
 
 def compare_alternatives(function: Callable[..., NDArray[np.float64]]) -> SampleFunction:
@@ -201,6 +200,11 @@ def make_helper_metric(name: str, title: str, better: tuple[str, str] = HIGHER) 
     return Metric(name, title, better, read_engine_figure(name), ("generation", f"{name}_model"))
 
 
+ROUGE_FUNCTIONS = {
+    "recall": metrics.rouge_l_recall,
+    "f1": metrics.rouge_l_f1,
+    "union_recall": metrics.rouge_l_union_recall,
+}
 ATTACKED_ROLES = (FORGET, HOLDOUT)
 NEEDS_GENERATION = ("generation",)
 NEEDS_ALTERNATIVES = ("answer", "alternatives")

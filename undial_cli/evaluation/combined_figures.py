@@ -47,7 +47,7 @@ def make_combined_function(name: str, options: CombinedFigureConfig) -> JointFun
 
     def compute(models: ComparedModels) -> float:
         if options.mean == "pooled":
-            return float(np.mean(np.concatenate(collect_pooled_values(models, options))))
+            return float(np.mean(np.concatenate(collect_pooled_values(models, name, options))))
         ours, parts = models.ours, list[tuple[str, float]]()
         for text in options.figures:
             figure, form = parse_part(text) or (text, float)
@@ -64,17 +64,23 @@ def make_combined_function(name: str, options: CombinedFigureConfig) -> JointFun
     return compute
 
 
-def collect_pooled_values(models: ComparedModels, options: CombinedFigureConfig) -> list[Any]:
-    """The per-sample values behind figures of single sets."""
-    collected = []
+def collect_pooled_values(
+    models: ComparedModels, name: str, options: CombinedFigureConfig
+) -> list[Any]:
+    """The per-sample values behind figures of single sets; of sets that are missing, none."""
+    collected, gone = list[Any](), list[str]()
     for text in options.figures:
         figure, form = parse_part(text) or (text, float)
         set_name, metric = find_figure_set(models.config, figure)
         values = np.asarray(models.ours.values(set_name, metric), dtype=np.float64)
-        if not len(values):
-            reason = models.ours.missing.get(figure, "it has no samples")
-            raise MissingFigure(f"{figure}: {reason}")
-        collected.append(form(values))
+        if len(values):
+            collected.append(form(values))
+        else:
+            gone.append(f"{figure} ({models.ours.missing.get(set_name, 'it has no samples')})")
+    if not collected:
+        raise MissingFigure("; ".join(gone))
+    if gone:
+        models.ours.notes[name] = f"without {'; '.join(gone)}"
     return collected
 
 

@@ -8,6 +8,7 @@ used.
 from __future__ import annotations
 
 import functools
+import itertools
 import types
 import warnings
 import zlib
@@ -237,6 +238,43 @@ def rouge_l_recall(prediction: str, reference: str) -> float:
 def rouge_l_f1(prediction: str, reference: str, stemmed: bool = False) -> float:
     """ROUGE-L F1 of a generation against its reference in [0, 1]; MUSE does not stem."""
     return float(rouge_l(prediction, reference, stemmed).fmeasure)
+
+
+def rouge_l_union_recall(prediction: str, reference: str) -> float:
+    """The share of a reference's different words that are in common subsequences with a text.
+
+    Sentences end at full stops; of each pair of them one longest common subsequence counts. As
+    rouge-l of the package `rouge`, with which RWKU (arXiv 2406.10890) is scored: case counts, signs
+    stick to words, nothing is stemmed. ValueError if the reference has no sentence.
+    """
+    ours, theirs = (
+        [" ".join(part.split()).split(" ") for part in text.split(".") if part]
+        for text in (prediction, reference)
+    )
+    if not theirs:
+        raise ValueError("the reference has no sentence")
+    words_known = {word for r in theirs for o in ours for word in find_common_words(r, o)}
+    return len(words_known) / len({word for sentence in theirs for word in sentence})
+
+
+def find_common_words(one: Sequence[str], other: Sequence[str]) -> set[str]:
+    """The words of one longest common subsequence; of several, the one that package `rouge` takes."""
+    i, j = len(one), len(other)
+    lengths = np.zeros((i + 1, j + 1), dtype=np.int64)
+    for a, b in itertools.product(range(1, i + 1), range(1, j + 1)):
+        lengths[a, b] = max(lengths[a - 1, b], lengths[a, b - 1])
+        if one[a - 1] == other[b - 1]:
+            lengths[a, b] = lengths[a - 1, b - 1] + 1
+    common = set[str]()
+    while i and j:
+        if one[i - 1] == other[j - 1]:
+            i, j = i - 1, j - 1
+            common.add(one[i])
+        elif lengths[i - 1, j] > lengths[i, j - 1]:
+            i -= 1
+        else:
+            j -= 1
+    return common
 
 
 def exact_match(prediction: str, reference: str) -> float:
