@@ -224,6 +224,40 @@ def test_extraction_strength_of_nothing_is_refused() -> None:
         metrics.extraction_strength([])
 
 
+@pytest.mark.parametrize(
+    "prediction, reference, expected",
+    [  # by rouge 1.0.1
+        ("Stephen Edwin King", "Stephen King", 1.0),
+        ("king", "King", 0.0),
+        ("He wrote Carrie. And It.", "Carrie, It", 0.5),
+        ("The U.S. Army", "U.S. Navy. Army", 0.75),
+        ("a b a c", "a a b c", 1.0),
+        ("in Portland, Maine in 1947", "Maine, Portland", 0.0),
+        ("", "Maine", 0.0),
+    ],
+)
+def test_union_recall_is_that_of_the_package_rouge(
+    prediction: str, reference: str, expected: float
+) -> None:
+    assert metrics.rouge_l_union_recall(prediction, reference) == expected
+
+
+def test_exact_match_leaves_case_and_outer_blanks_aside() -> None:
+    assert metrics.exact_match(" Madera\n", "madera") == 1
+    assert metrics.exact_match("Madera.", "Madera") == 0
+    assert metrics.exact_match("San  Jose", "San Jose") == 0
+
+
+def test_the_entropy_of_ngrams_is_that_of_their_frequencies() -> None:
+    words = ["a", "b", "a", "b", "c"]
+    assert metrics.ngram_entropy(words, 1) == pytest.approx(
+        -(2 * 0.4 * math.log2(0.4) + 0.2 * math.log2(0.2))
+    )
+    assert metrics.ngram_entropy(words, 2) == pytest.approx(1.5)  # ab twice, ba, bc
+    assert metrics.ngram_entropy(["a"] * 9, 3) == 0
+    assert metrics.ngram_entropy(words, 6) == metrics.ngram_entropy([], 1) == 0
+
+
 def test_rouge_l_f1_of_hand_worked_cases() -> None:
     # 2 words of 3 and of 4 in common: P = 2/3, R = 1/2.
     assert metrics.rouge_l_f1("the cat ran", "the cat sat down") == pytest.approx(4 / 7)

@@ -21,7 +21,7 @@ from undial_cli.evaluation.evidence import (
     Evidence,
     MissingFigure,
     list_groups,
-    name_group,
+    name_row_group,
     replace_nonfinite,
 )
 from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens, generate_answers
@@ -239,7 +239,7 @@ def aggregate_sets(suite: Suite, evidence_of: SetEvidence, missing: dict[str, st
         for item, evidence in pairs:
             line = make_sample_line(suite, item, evidence, subjects.get(item.index))
             if options.group_by is not None:
-                line["group"] = name_group(rows.rows[item.index][options.group_by])
+                line["group"] = name_row_group(rows.rows[item.index][options.group_by])
             line |= compute_sample_values(chosen, evidence)
             evaluation.samples.append(replace_nonfinite(line))
         for part in (name, *list_groups(evaluation.samples, name)):

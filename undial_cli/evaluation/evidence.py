@@ -89,8 +89,8 @@ class Evaluation:
                 self.metrics[name] = None
 
 
-def name_group(value: Any) -> str:
-    """What the rows with this value in a set's `group_by` are called, behind the name of the set."""
+def name_row_group(value: Any) -> str:
+    """What the rows with this value in `group_by` are called, behind the name of their set."""
     return re.sub(r"\W+", "_", str(value).strip()).strip("_").lower() or "none"
 
 

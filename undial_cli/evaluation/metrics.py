@@ -258,7 +258,7 @@ def rouge_l_union_recall(prediction: str, reference: str) -> float:
 
 
 def find_common_words(one: Sequence[str], other: Sequence[str]) -> set[str]:
-    """The words of one longest common subsequence; of several, the one that package `rouge` takes."""
+    """The words of a longest common subsequence; of several, of the one that `rouge` takes."""
     i, j = len(one), len(other)
     lengths = np.zeros((i + 1, j + 1), dtype=np.int64)
     for a, b in itertools.product(range(1, i + 1), range(1, j + 1)):

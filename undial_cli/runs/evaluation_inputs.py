@@ -21,7 +21,7 @@ from undial_cli.data.rows import Row
 from undial_cli.data.selection import select_rows
 from undial_cli.errors import UserError, WorldError, suggest_nearest
 from undial_cli.evaluation import retain_results
-from undial_cli.evaluation.evidence import Evaluation, name_group
+from undial_cli.evaluation.evidence import Evaluation, name_row_group
 from undial_cli.evaluation.kvcache import has_plain_cache
 from undial_cli.evaluation.prompts import adapt_data_config, check_set_rows
 from undial_cli.evaluation.suite import SetRows, Suite
@@ -239,7 +239,7 @@ def check_groups(run: Run, name: str, rows: Sequence[Row], source: str) -> None:
                 f"eval.sets.{name}.group_by={column}: {source}: row {number} has no such column; "
                 f"its columns are {', '.join(row)}{suggest_nearest(str(column), row)}"
             )
-        group = f"{name}_{name_group(row[column])}"
+        group = f"{name}_{name_row_group(row[column])}"
         if group in run.eval.sets:
             raise UserError(
                 f"eval.sets.{name}.group_by={column}: row {number} is of a group '{group}', and a "
