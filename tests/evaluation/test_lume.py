@@ -68,9 +68,9 @@ def test_every_score_and_the_aggregate_are_those_of_the_task(
     real_rows: dict[str, list[dict[str, str]]], tmp_path: Path
 ) -> None:
     tokenizer: Any = shared_tokenizer()
-    told = [f"{row['input']} {row['output']}"
-            for row in (*real_rows["retain"][::ROWS], *real_rows["forget"][::2 * ROWS])]  # fmt: skip
-    model = remember_texts(tokenizer, [*told, *MIA["member"]], steps=200)
+    known = [*real_rows["retain"][::ROWS], *real_rows["forget"][:: 2 * ROWS]]
+    told = [f"{row['input']} {row['output']}" for row in known]
+    model = remember_texts(tokenizer, [*told, *MIA["member"]], steps=250)
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     expected, overall, parts = {}, {}, []
     for name, rows in real_rows.items():
@@ -90,7 +90,8 @@ def test_every_score_and_the_aggregate_are_those_of_the_task(
         expected |= means
         for kind, figure in (("sc", f"{name}_completion_rouge"), ("qa", f"{name}_exact_match")):
             overall[figure] = mean(v for (_, k), vs in scores.items() if k == kind for v in vs)
-    assert min(parts) > 0 and len(set(parts)) > 1
+    assert min(parts) > 0
+    assert len(set(parts)) > 1
     losses = {k: [score_text(model, tokenizer, text) for text in MIA[k]] for k in MIA}
     auc = mean(float(a < b) for a in losses["member"] for b in losses["nonmember"])
 

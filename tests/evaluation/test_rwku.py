@@ -147,7 +147,8 @@ def test_the_figures_of_two_people_are_those_of_plain_loops(folder: Path) -> Non
     assert found.metrics["forget_level3_role_playing_rouge"] == of_type["role playing"]
     assert found.metrics["forget_level3_suffix_rouge"] == of_type["affirmative suffix"]
     assert found.metrics["forget_level3_in_context_rouge"] == of_type["incontext learning"]
-    assert min(expected.values()) > 0 and len(set(of_type.values())) > 1
+    assert min(expected.values()) > 0
+    assert len(set(of_type.values())) > 1
 
     for name in ("mia_forget", "mia_retain"):
         texts = [row["text"] for row in rows[f"{name}/test"]]

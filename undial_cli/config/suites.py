@@ -40,8 +40,8 @@ class EvalSetConfig:
     optional: bool = key(False, "where it is not there: reported as missing, not refused")
     where: dict[str, Any] = key(
         {},
-        "by column: the value, or the values, of the rows that are taken, or {not: these}; * stands "
-        "for any text; null: any row",
+        "by column: the value, or the values, of the rows that are taken, or {not: these}; * "
+        "stands for any text; null: any row",
     )
     kind: str = key(
         "auto",

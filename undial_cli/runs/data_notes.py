@@ -15,7 +15,7 @@ from undial_cli.data.contents import count_shared_rows, find_unread_columns
 from undial_cli.data.rows import Row, find_row_kind
 from undial_cli.errors import UserError
 from undial_cli.evaluation.choices import list_choice_columns
-from undial_cli.evaluation.prompts import adapt_data_config
+from undial_cli.evaluation.prompts import adapt_data_config, list_prompt_columns
 from undial_cli.evaluation.suite import Suite
 
 
@@ -62,6 +62,11 @@ def describe_unread_columns(run: Run, rows: dict[str, Sequence[Row]], suite: Sui
     for name, part in suite.rows.items():
         options = run.eval.sets[name]
         choices = list_choice_columns(options) if options.kind == MULTIPLE_CHOICE else []
+        choices += [
+            *options.where,
+            *list_prompt_columns(options),
+            *filter(None, [options.group_by]),
+        ]
         adapted = adapt_data_config(run.data, options)
         sets.append((f"eval.sets.{name}", part.rows, adapted, choices))
     # A set that asks by a column of its own leaves the usual one to the other sets.

@@ -159,7 +159,8 @@ def check_distinct_folders(jobs: list[Job]) -> None:
 def check_objective(run: Run) -> None:
     """Raise UserError for an objective that the run's evaluation does not give."""
     suite = run.eval
-    given = [f"{name}_{m}" for name, s in suite.sets.items() for m in s.metrics] + suite.metrics
+    given = [f"{name}_{m}" for name, s in suite.sets.items() for m in s.metrics]
+    given += [*suite.metrics, *suite.combine]
     if given and isinstance(run, TrainingRun) and run.train.select is not None:
         given.append(SELECTION)
     for name in run.objective:
