@@ -61,20 +61,17 @@ def describe_unread_columns(run: Run, rows: dict[str, Sequence[Row]], suite: Sui
     sets = [(name, part, run.data, list[str]()) for name, part in rows.items()]
     for name, part in suite.rows.items():
         options = run.eval.sets[name]
-        choices = list_choice_columns(options) if options.kind == MULTIPLE_CHOICE else []
-        choices += [
-            *options.where,
-            *list_prompt_columns(options),
-            *filter(None, [options.group_by]),
-        ]
+        read = list_choice_columns(options) if options.kind == MULTIPLE_CHOICE else []
+        read += [*options.where, *list_prompt_columns(options)]
+        read += [options.group_by] if options.group_by is not None else []
         adapted = adapt_data_config(run.data, options)
-        sets.append((f"eval.sets.{name}", part.rows, adapted, choices))
+        sets.append((f"eval.sets.{name}", part.rows, adapted, read))
     # A set that asks by a column of its own leaves the usual one to the other sets.
     keys = {key for _, _, data, _ in sets for key in (data.question_key, data.answer_key)}
     asked = keys if len(keys) > 2 else set()
     names: dict[str, list[str]] = {}
-    for name, part, data, choices in sets:
-        for column in find_unread_columns(part, data, {*asked, *choices}):
+    for name, part, data, read in sets:
+        for column in find_unread_columns(part, data, {*asked, *read}):
             names.setdefault(column, []).append(name)
     if not names:
         return []
