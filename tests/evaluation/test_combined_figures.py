@@ -64,9 +64,9 @@ def test_a_figure_by_group_is_that_of_its_rows() -> None:
 def test_combined_figures_are_means_of_their_parts() -> None:
     suite = make_suite(
         total=(["1 - forget_rouge", "retain_rouge", "retain_rouge"],),
-        score=(["1 - 2|mia_loss - 1/2|"],),
+        score=(["1 - 2 * abs(mia_loss - 0.5)"],),
         whole=(["1-forget_kind_0_rouge", "retain_rouge", "score", "total"], "harmonic"),
-        all_rouge=(["forget_rouge", "1 - retain_rouge"], "pooled"),
+        all_rouge=(["forget_rouge", "retain_rouge"], "pooled"),
     )
     check_metric_names(suite)
     found = evaluate_made_samples(suite)
@@ -83,8 +83,7 @@ def test_combined_figures_are_means_of_their_parts() -> None:
     assert found.metrics["score"] == pytest.approx(score)
     assert found.metrics["total"] == pytest.approx(total)
     assert found.metrics["whole"] == pytest.approx(4 / sum(1 / part for part in parts))
-    pooled = np.mean([*forget, *(1 - value for value in retain)])
-    assert found.metrics["all_rouge"] == pytest.approx(pooled)
+    assert found.metrics["all_rouge"] == pytest.approx(np.mean([*forget, *retain]))
 
     resampled = resample_figures(found, None, suite)
     assert resampled["forget_kind_1_rouge"].sets[0].units == 15
@@ -92,7 +91,7 @@ def test_combined_figures_are_means_of_their_parts() -> None:
     assert drawn["score"] == pytest.approx(1 - 2 * abs(drawn["mia_loss"] - 0.5))
     expected = (1 - drawn["forget_rouge"] + 2 * drawn["retain_rouge"]) / 3
     assert drawn["total"] == pytest.approx(expected)
-    both = (30 * drawn["forget_rouge"] + 10 * (1 - drawn["retain_rouge"])) / 40
+    both = (30 * drawn["forget_rouge"] + 10 * drawn["retain_rouge"]) / 40
     assert drawn["all_rouge"] == pytest.approx(both)
     assert np.std(drawn["whole"]) > 0
 
@@ -101,6 +100,7 @@ def test_what_a_part_lacks_is_said() -> None:
     suite = make_suite(
         score=(["mia_loss"],),
         last=(["score", "harness_mmlu_acc"],),
+        ratio=(["forget_rouge / (retain_rouge - retain_rouge)"],),
         all_rouge=(["forget_rouge", "retain_rouge"], "pooled"),
     )
     found = evaluate_made_samples(suite, without="members")
@@ -109,6 +109,7 @@ def test_what_a_part_lacks_is_said() -> None:
     assert found.missing["last"] == "score: mia_loss: the set 'members' is missing"
     found = evaluate_made_samples(suite)
     assert found.missing["last"] == "harness_mmlu_acc: it is not evaluated"
+    assert "zero" in found.missing["ratio"]
     found = evaluate_made_samples(suite, without="retain")
     assert found.metrics["all_rouge"] == found.metrics["forget_rouge"]
     assert found.notes["all_rouge"] == "without retain_rouge (no such file)"
@@ -117,8 +118,8 @@ def test_what_a_part_lacks_is_said() -> None:
 @pytest.mark.parametrize(
     "change, parts",
     [
-        ({"combine": {"x": CombinedFigureConfig(["2 - forget_rouge"])}},
-         ["eval.combine.x.figures=2 - forget_rouge", "1 - 2|x - 1/2|"]),
+        ({"combine": {"x": CombinedFigureConfig(["forget_rouge.real"])}},
+         ["eval.combine.x.figures=forget_rouge.real", "+ - * /"]),
         ({"combine": {"x": CombinedFigureConfig([])}}, ["eval.combine.x.figures=[]"]),
         ({"combine": {"forget_rouge": CombinedFigureConfig(["mia_loss"])}},
          ["eval.combine.forget_rouge", "there is a figure of this name already"]),

@@ -125,8 +125,7 @@ class CombinedFigureConfig:
     """A figure made of others."""
 
     figures: list[str] = key(
-        [],
-        "figures by their names in results.json, or of an x of them '1 - x', '1 - 2|x - 1/2|'",
+        [], "figures by their names in results.json, or expressions: 1 - forget_rouge"
     )
     mean: str = key(
         "arithmetic",

@@ -376,9 +376,10 @@ def list_suite_metrics(config: EvalConfig) -> list[Metric]:
     chosen = [METRICS[name] for name in config.metrics]
     relative = {metric.name for metric in METRICS.values() if metric.relative}
     for name, options in config.combine.items():
-        if relative.intersection(combined_figures.list_part_names(options)):
+        parts = combined_figures.parse_parts(name, options)
+        if relative.intersection(figure for part in parts for figure in part.names):
             relative.add(name)
-        function = combined_figures.make_combined_function(name, options)
+        function = combined_figures.make_combined_function(name, options, parts)
         chosen.append(Metric(name, name, joint=function, relative=name in relative))
     return chosen
 

@@ -242,9 +242,8 @@ def aggregate_sets(suite: Suite, evidence_of: SetEvidence, missing: dict[str, st
                 line["group"] = name_row_group(rows.rows[item.index][options.group_by])
             line |= compute_sample_values(chosen, evidence)
             evaluation.samples.append(replace_nonfinite(line))
-        for part in (name, *list_groups(evaluation.samples, name)):
-            for key in options.metrics:
-                add_set_aggregate(evaluation, part, key, resolve_role(name, options))
+        for key in options.metrics:
+            add_set_aggregates(evaluation, name, key, resolve_role(name, options))
         evaluation.rows[name] = count_set_rows(rows, pairs)
         note = words.describe_readings([e.reference for _, e in pairs if e.generation is not None])
         if note and "rouge" in options.metrics:
@@ -260,6 +259,12 @@ def compute_sample_values(chosen: list[Metric], evidence: Evidence) -> dict[str,
         for key, value in values.items()
         if value is not None
     }
+
+
+def add_set_aggregates(evaluation: Evaluation, name: str, key: str, role: str) -> None:
+    """`add_set_aggregate` of a set, and of its groups."""
+    for part in (name, *list_groups(evaluation.samples, name)):
+        add_set_aggregate(evaluation, part, key, role)
 
 
 def add_set_aggregate(evaluation: Evaluation, name: str, key: str, role: str) -> None:

@@ -14,8 +14,8 @@ from undial_cli.config.suites import FORGET, find_set_of_role, resolve_role
 from undial_cli.errors import UserError
 from undial_cli.evaluation import published
 from undial_cli.evaluation.catalog import METRICS, add_joint_metrics
-from undial_cli.evaluation.evaluate import add_set_aggregate
-from undial_cli.evaluation.evidence import Evaluation
+from undial_cli.evaluation.evaluate import add_set_aggregates
+from undial_cli.evaluation.evidence import Evaluation, list_groups
 from undial_cli.evaluation.figures import split_figure_name
 from undial_cli.evaluation.prompts import PromptItem
 from undial_cli.evaluation.results import load_evaluation
@@ -77,7 +77,12 @@ def match_to_suite(results: Evaluation, suite: Suite, where: str, chosen: str) -
             ui.say(f"{where}: its {name} set {reason}: its figures are left out", "yellow")
     if not strange:
         return results
-    figures = {k: v for k, v in results.metrics.items() if split_figure_name(k)[0] not in strange}
+    gone = {*strange, *(g for name in strange for g in list_groups(results.samples, name))}
+    figures = {
+        name: value
+        for name, value in results.metrics.items()
+        if split_figure_name(name)[0] not in gone and name not in suite.config.combine
+    }
     if set(strange) & set(suite.config.utility):
         figures.pop("model_utility", None)  # it averages a set that is left out
     samples = [s for s in results.samples if s["set"] not in strange]
@@ -93,12 +98,16 @@ def restrict_results(results: Evaluation, suite: Suite) -> Evaluation:
     parts = {name: rows for name, rows in suite.rows.items() if rows.asked is not None}
     samples = [s for s in results.samples if s["set"] in parts]
     samples = [s for s in samples if s["index"] in (parts[s["set"]].asked or ())]
-    others = {k: v for k, v in results.metrics.items() if split_figure_name(k)[1] is None}
+    others = {
+        name: value
+        for name, value in results.metrics.items()
+        if split_figure_name(name)[1] is None and name not in config.combine
+    }
     part = Evaluation(others, samples, dict(results.missing), rows=dict(results.rows))
     for name in parts:
         for key in config.sets[name].metrics:
             if f"{name}_{key}" in results.metrics:
-                add_set_aggregate(part, name, key, resolve_role(name, config.sets[name]))
+                add_set_aggregates(part, name, key, resolve_role(name, config.sets[name]))
     add_joint_metrics(part, None, config, relative=False)
     return part
 
