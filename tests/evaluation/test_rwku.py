@@ -201,6 +201,8 @@ def test_one_person_or_all_are_trained_and_asked(folder: Path) -> None:
          ["eval.sets.neighbor_level2.split=neighbor_level3/test", "neighbor_level2/test"]),
         (["eval.sets.mia_forget.answer_prefix=Answer:"],
          ["eval.sets.mia_forget", "answer_prefix", "kind=question", "kind=document"]),
+        (["eval.sets.forget_level3.group_by=subject"],
+         ["eval.sets.forget_level3.group_by=subject", "would name persons"]),
         (["eval.sets.forget_level3.group_by=kind"],
          ["eval.sets.forget_level3.group_by=kind", "no such column", "query, answer, level, type"]),
     ],

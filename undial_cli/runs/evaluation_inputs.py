@@ -233,6 +233,11 @@ def load_set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig)
 def check_groups(run: Run, name: str, rows: Sequence[Row], source: str) -> None:
     """Raise UserError for figures by group that cannot be told from those of a set."""
     column = run.eval.sets[name].group_by
+    if column == run.data.subject_key:
+        raise UserError(
+            f"eval.sets.{name}.group_by={column}: names of figures would name persons "
+            "(data.subject_key); allowed is another column"
+        )
     for number, row in enumerate(rows if column is not None else (), 1):
         if column not in row:
             raise UserError(
