@@ -40,6 +40,9 @@ SUITES = {
     "files": ("jsonl",),
     "muse": ("muse_books", "muse_news"),
     "extraction": ("extraction", "jsonl"),
+    "lume": ("lume",),
+    "knowundo": ("knowundo",),
+    "rwku": ("rwku",),
     "wmdp_bio": ("wmdp_bio",),
     "wmdp_cyber": ("wmdp_cyber",),
 }
@@ -148,7 +151,8 @@ def judge(config: dict[str, str]) -> list[str]:
     if NEEDS_GPU & set(config.items()):
         expect("needs a GPU")
         run.hardware = HardwareConfig(name="cpu", precision="no")
-    if "retain" in make_method(run.method).terms() and config["data"] in ("jsonl", "extraction"):
+    no_retain = ("jsonl", "extraction", "rwku")
+    if "retain" in make_method(run.method).terms() and config["data"] in no_retain:
         expect("needs a retain set")
         run.data.retain_file = "kept.jsonl"
     if (config["method"], run.adapter.name) == ("contrastive_decoding", "qlora"):
