@@ -22,8 +22,8 @@ else:
 
 __all__ = [
     "REFERENCE_LOGPS", "RETAIN_TERMS", "TEACHER_LAYER", "TEACHER_LOGITS", "CrossEntropy",
-    "FocusSource", "KlToTeacher", "Loss", "Method", "MethodConfig", "MethodEntry", "Targets",
-    "Tensor", "key",
+    "FocusSource", "JsToTeacher", "KlToTeacher", "Loss", "Method", "MethodConfig", "MethodEntry",
+    "Targets", "Tensor", "key",
 ]  # fmt: skip
 
 # What a loss can need of the frozen teacher: its logits, its sequences' log-probabilities, its
@@ -77,7 +77,22 @@ class KlToTeacher(Loss):
         return kl_sum(targets)
 
 
-RETAIN_TERMS: dict[str, Any] = {"gdr": CrossEntropy, "klr": KlToTeacher}
+class JsToTeacher(Loss):
+    """Mean `JS(teacher, student)` over the target positions."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({TEACHER_LOGITS})
+
+    def sum(self, targets: Targets) -> Tensor:
+        from undial_cli.losses.divergences import js_per_position
+
+        def loss(logits_NV: Tensor, rows: slice) -> Tensor:
+            log_p_NV = targets.teacher_logits(rows).log_softmax(-1)
+            return js_per_position(logits_NV.log_softmax(-1), log_p_NV)
+
+        return targets.logits_sum(loss)
+
+
+RETAIN_TERMS: dict[str, Any] = {"gdr": CrossEntropy, "klr": KlToTeacher, "js": JsToTeacher}
 
 
 class Method(Loss):
