@@ -14,6 +14,7 @@ from torch import Tensor
 from undial_cli.losses import (
     IGNORE,
     Projection,
+    atwu_loss,
     ceu_loss,
     cross_entropy_loss,
     dpo_loss,
@@ -32,6 +33,7 @@ from undial_cli.losses import (
     unilogit_loss,
     wga_loss,
 )
+from undial_cli.losses.atwu import score_tokens
 from undial_cli.losses.targets import Targets, TeacherSignal
 from undial_cli.methods import METHODS, make_method
 from undial_cli.methods.base import RETAIN_TERMS
@@ -47,12 +49,13 @@ VOCABULARY, WIDTH = 7, 3
 BETA, DELTA, POWERS, STRENGTH = 0.6, 0.4, (0.7, 1.3), 3.0
 SHARE, TOP_K, SKIP = 0.4, 4, 1
 FLATS = ("flat_tv", "flat_kl", "flat_js", "flat_pearson")
-# What the model itself says is enough for these; the others ask the teacher as well.
+# The model's logits are enough for these; the others ask the teacher or the hidden states as well.
 ALONE = (
     "simnpo", "dpo", "wga", "satimp", "ceu", "unilogit", "pdu", "me_gd", "inverted_hinge", "idknll",
     "jensun", *FLATS,
 )  # fmt: skip
-NAMES = (*ALONE, "hard_focus", "soft_focus", "js", "shred")
+NAMES = (*ALONE, "hard_focus", "soft_focus", "js", "shred", "atwu")
+SCORER = torch.tensor([0.3, -0.5, 0.2, 0.1], dtype=torch.float64)
 CHUNKS = (1, 2, 3, 5, None)
 COUNTS = dict.fromkeys(NAMES, 9) | {  # what LABELS hold
     "simnpo": 3, "ceu": 6, "idknll": 2, "jensun": 3, **dict.fromkeys(("dpo", *FLATS), 2),
@@ -109,6 +112,8 @@ def dense(name: str, case: Case, logits: Tensor, **how: Any) -> Tensor:
     """A public loss of dense logits."""
     y, reference = case.labels, case.reference
     (s, a), (t, b), (r, other) = ((x[0::2], x[1::2]) for x in (logits, y, reference))
+    if name == "atwu":
+        return atwu_loss(logits, y, score_tokens(case.hidden.detach(), SCORER), BETA, **how)
     if name not in ALONE:
         teacher = case.head.logits(case.teacher).to(logits.dtype)
         if name == "js":
@@ -147,6 +152,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "simnpo": {"beta": BETA, "delta": DELTA},
     "dpo": {"beta": BETA},
     "wga": {"beta": BETA},
+    "atwu": {"beta": BETA},
     "satimp": {"beta1": POWERS[0], "beta2": POWERS[1]},
     "hard_focus": {"strength": STRENGTH, "focus_mode": "hard"},
     "soft_focus": {"strength": STRENGTH, "focus_mode": "soft", "focus_coeff": 10.0},
@@ -161,8 +167,10 @@ def fused(name: str, case: Case, size: int | None = None, **keys: Any) -> Tensor
         return RETAIN_TERMS[name]().sum(targets_of(case, size))
     method = {"hard_focus": "fundial", "soft_focus": "fundial"} | dict.fromkeys(FLATS, "flat")
     method = method.get(name, name)
-    config = METHODS[method].config(name=method, **KEYS.get(name, {}), **keys)
-    return make_method(config).sum(targets_of(case, size))
+    made: Any = make_method(METHODS[method].config(name=method, **KEYS.get(name, {}), **keys))
+    if name == "atwu":
+        made.scorer_E = SCORER
+    return made.sum(targets_of(case, size))
 
 
 def softmax(logits: list[float]) -> list[float]:
@@ -275,6 +283,15 @@ def plain(name: str, case: Case, logits: list, fixed: list) -> tuple[float, int]
             if others
             for place, (b, t, _) in enumerate(row)
         ]
+    elif name == "atwu":
+        losses = []
+        for b, t, y in (token for row in found for token in row):
+            *weights, bias = SCORER.tolist()
+            states = case.hidden[b, t].tolist()
+            total = sum(w * h for w, h in zip(weights, states, strict=True)) + bias
+            score = 1 / (1 + math.exp(-total))
+            saturation = math.exp(BETA * score * math.log(softmax(fixed[b][t])[y]))
+            losses.append(saturation * score * math.log(softmax(logits[b][t])[y]))
     elif name == "shred":
         teacher = case.head.logits(case.teacher).tolist()
         losses = [

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from undial_cli.losses import (
     adaptive_rmu_forget_loss,
+    atwu_loss,
     ceu_loss,
     cross_entropy_loss,
     dpo_loss,
@@ -142,6 +143,11 @@ CASES = {
         "flat", lambda s, t, y, f: calling_flat(s, y, "pearson"), divergence="pearson"
     ),
     "jensun": of("jensun", lambda s, t, y, f: jensun_loss(s.logits[::2], y[::2], y[1::2])),
+    "atwu": of(  # before the scorer has learnt anything
+        "atwu",
+        lambda s, t, y, f: atwu_loss(s.logits, y, torch.full(y.shape, 0.5).double(), 3),
+        beta=3,
+    ),
     "shred": of(
         "shred",
         lambda s, t, y, f: shred_loss(s.logits, t.logits, y, 3, 0.4, 5, 1),

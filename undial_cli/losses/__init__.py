@@ -14,6 +14,7 @@ from undial_cli.losses.activations import (
     rmu_forget_loss,
     rmu_retain_loss,
 )
+from undial_cli.losses.atwu import atwu_loss
 from undial_cli.losses.chunked import Projection
 from undial_cli.losses.divergences import (
     inverted_hinge_loss,
@@ -54,6 +55,7 @@ __all__ = [
     "IGNORE",
     "Projection",
     "adaptive_rmu_forget_loss",
+    "atwu_loss",
     "ceu_loss",
     "cross_entropy_loss",
     "dpo_loss",
