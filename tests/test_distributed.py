@@ -146,6 +146,8 @@ CASES = [
     ["method=unilogit"],
     ["method=rmu", "method.layer=0"],
     ["method=rmu", "method.layer=1", r"method.parameters='down_proj|q_proj'", "train.packing=off"],
+    ["method=adaptive_rmu", "method.layer=0"],
+    ["method=atwu", "method.every=1", "method.scorer_learning_rate=1"],
     ["method=pdu", "method.dual_warmup_epochs=0.5", "method.alpha=2"],
     ["method=task_arithmetic"],
     ["method=finetune"],

@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_cases import (
+    ALONE,
+    BETA,
+    CHUNKS,
+    COUNTS,
+    DELTA,
+    FLATS,
+    LABELS,
+    NAMES,
+    VOCABULARY,
+    WIDTH,
+    Case,
+    X,
+    dense,
+    fused,
+    gradients,
+    make,
+    plain,
+    targets_of,
+)
 from torch import Tensor
 
 from undial_cli.losses import (
-    IGNORE,
     Projection,
     ceu_loss,
-    dpo_loss,
     ga_loss,
     pdu_forget_loss,
     satimp_loss,
     select_targets,
     sequence_logps,
     simnpo_loss,
-    undial_loss,
     unilogit_loss,
     wga_loss,
 )
 from undial_cli.losses.preference import dpo_per_pair, npo_per_sequence, simnpo_per_sequence
-from undial_cli.losses.targets import Targets, TeacherSignal, as_targets
+from undial_cli.losses.targets import as_targets
 from undial_cli.losses.tokens import (
     ceu_per_position,
     pdu_forget_per_position,
@@ -37,179 +52,6 @@ from undial_cli.losses.tokens import (
     unilogit_per_token,
     wga_per_token,
 )
-from undial_cli.methods import METHODS, make_method
-
-X = IGNORE
-# Pairs of rows: both with targets, neither, the first alone; sequences longer than most chunks.
-LABELS = torch.tensor([
-    [X, X, 3, 4, 5, X], [X, 2, 6, X, X, X],
-    [X, X, X, X, X, X], [4, X, X, X, X, X],
-    [1, 0, 3, X, 4, 0], [5, X, X, X, X, X],
-])  # fmt: skip
-VOCABULARY, WIDTH = 7, 3
-BETA, DELTA, POWERS, STRENGTH = 0.6, 0.4, (0.7, 1.3), 3.0
-NAMES = ("simnpo", "dpo", "wga", "satimp", "ceu", "unilogit", "pdu", "hard_focus", "soft_focus")
-CHUNKS = (1, 2, 3, 5, None)
-COUNTS = dict.fromkeys(NAMES, 9) | {"simnpo": 3, "dpo": 2, "ceu": 6}  # what LABELS hold
-
-
-@dataclass
-class Case:
-    """Hidden states [B, T, D] of student and teacher, what projects them, labels [B, T]."""
-
-    hidden: Tensor
-    head: Projection
-    teacher: Tensor
-    labels: Tensor
-    reference: Tensor
-    focus: Tensor
-
-    @property
-    def logits(self) -> Tensor:
-        return self.head.logits(self.hidden)
-
-    @property
-    def leaves(self) -> list[Tensor]:
-        bias = self.head.bias_V
-        return [self.hidden, self.head.weight_VD, *([] if bias is None else [bias])]
-
-    def weights(self, name: str) -> Tensor:
-        """Weights [B, T] of focus tokens at their own places."""
-        return self.focus.double() if name == "hard_focus" else 1 + 9 * self.focus.double()
-
-
-def make(labels: Tensor = LABELS, seed: int = 0) -> Case:
-    """Random hidden states and a head with all it may have, in float64."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return 2 * torch.randn(*shape, dtype=torch.float64, generator=generator)
-
-    head = Projection(
-        normal(VOCABULARY, WIDTH).requires_grad_(), normal(VOCABULARY).requires_grad_(), 0.7, 9.0
-    )
-    teacher = normal(*labels.shape, WIDTH)
-    return Case(
-        hidden=normal(*labels.shape, WIDTH).requires_grad_(),
-        head=head,
-        teacher=teacher,
-        labels=labels,
-        reference=sequence_logps(head.logits(teacher).detach(), labels),
-        focus=torch.rand(labels.shape, generator=generator) < 0.5,
-    )
-
-
-def dense(name: str, case: Case, logits: Tensor, **how: Any) -> Tensor:
-    """A public loss of dense logits."""
-    y, reference = case.labels, case.reference
-    if name == "dpo":
-        (s, a), (y, b), (r, other) = ((x[0::2], x[1::2]) for x in (logits, y, reference))
-        return dpo_loss(s, y, a, b, r, other, BETA, **how)
-    if name in ("hard_focus", "soft_focus"):
-        teacher = case.head.logits(case.teacher).to(logits.dtype)
-        return undial_loss(logits, teacher, y, STRENGTH, case.weights(name), **how)
-    return {
-        "simnpo": lambda: simnpo_loss(logits, y, BETA, DELTA, **how),
-        "wga": lambda: wga_loss(logits, y, BETA, **how),
-        "satimp": lambda: satimp_loss(logits, y, *POWERS, **how),
-        "ceu": lambda: ceu_loss(logits, y, **how),
-        "unilogit": lambda: unilogit_loss(logits, y, **how),
-        "pdu": lambda: pdu_forget_loss(logits, y, **how),
-    }[name]()
-
-
-def targets_of(case: Case, size: int | None = None) -> Targets:
-    """A case as training has it."""
-    mask, targets, sequence = select_targets(case.labels)
-    teacher = TeacherSignal(case.teacher[mask], case.head, case.reference)
-    return Targets(
-        case.hidden[mask], case.head, targets, sequence, mask.sum(1).tolist(),
-        case.focus[:, 1:][mask[:, :-1]], teacher, size,
-    )  # fmt: skip
-
-
-KEYS: dict[str, dict[str, Any]] = {
-    "simnpo": {"beta": BETA, "delta": DELTA},
-    "dpo": {"beta": BETA},
-    "wga": {"beta": BETA},
-    "satimp": {"beta1": POWERS[0], "beta2": POWERS[1]},
-    "hard_focus": {"strength": STRENGTH, "focus_mode": "hard"},
-    "soft_focus": {"strength": STRENGTH, "focus_mode": "soft", "focus_coeff": 10.0},
-}
-
-
-def fused(name: str, case: Case, size: int | None = None, **keys: Any) -> Tensor:
-    """The same loss's sum, from hidden states, as its method makes it."""
-    method = "fundial" if name.endswith("focus") else name
-    config = METHODS[method].config(name=method, **KEYS.get(name, {}), **keys)
-    return make_method(config).sum(targets_of(case, size))
-
-
-def softmax(logits: list[float]) -> list[float]:
-    exps = [math.exp(x - max(logits)) for x in logits]
-    return [x / sum(exps) for x in exps]
-
-
-def log_sigmoid(x: float) -> float:
-    return -math.log(1 + math.exp(-x))
-
-
-def plain_token(name: str, s: list[float], fixed: list[float], y: int) -> float:
-    """One token's loss; what has no gradient is computed from `fixed`."""
-    q, kept, size = softmax(s), softmax(fixed), len(s)
-    if name == "wga":
-        return kept[y] ** BETA * math.log(q[y])
-    if name == "satimp":
-        return kept[y] ** POWERS[0] * (1 - kept[y]) ** POWERS[1] * math.log(q[y])
-    if name == "ceu":
-        others = [k for k in range(size) if k != y]
-        rest = sum(math.exp(fixed[k]) for k in others)
-        return -sum(math.exp(fixed[k]) / rest * math.log(q[k]) for k in others)
-    if name == "unilogit":
-        rest = sum(math.exp(x) for k, x in enumerate(fixed) if k != y)
-        p = softmax([math.log(rest / (size - 1)) if k == y else x for k, x in enumerate(fixed)])
-        assert p[y] == pytest.approx(1 / size)
-        return sum(a * math.log(a / b) for a, b in zip(q, p, strict=True))
-    assert name == "pdu"
-    return (max(s) - sum(s) / size) ** 2
-
-
-def plain(name: str, case: Case, logits: list, fixed: list) -> tuple[float, int]:
-    """A loss by its formula, one token after the other: its sum and what that is divided by."""
-    found = [
-        [(b, t - 1, y) for t, y in enumerate(row) if t and y != X]
-        for b, row in enumerate(case.labels.tolist())
-    ]
-    logps = [sum(math.log(softmax(logits[b][t])[y]) for b, t, y in row) for row in found]
-    if name == "simnpo":
-        losses = [
-            -2 / BETA * log_sigmoid(BETA * (-logp / len(row) - DELTA))
-            for logp, row in zip(logps, found, strict=True)
-            if row
-        ]
-    elif name == "dpo":
-        ratios = [a - b for a, b in zip(logps, case.reference.tolist(), strict=True)]
-        losses = [
-            -2 / BETA * log_sigmoid(BETA * (ratios[i + 1] - ratios[i]))
-            for i in range(0, len(found), 2)
-            if found[i] or found[i + 1]
-        ]
-    elif name in ("hard_focus", "soft_focus"):
-        teacher, weights = case.head.logits(case.teacher).tolist(), case.weights(name).tolist()
-        losses = []
-        for b, t, y in (token for row in found for token in row):
-            p = softmax([x - STRENGTH * (k == y) for k, x in enumerate(teacher[b][t])])
-            each = zip(p, softmax(logits[b][t]), strict=True)
-            losses.append(-weights[b][t + 1] * sum(x * math.log(q) for x, q in each))
-    else:
-        skip = 1 if name == "ceu" else 0
-        tokens = [token for row in found for token in row[skip:]]
-        losses = [plain_token(name, logits[b][t], fixed[b][t], y) for b, t, y in tokens]
-    return sum(losses), len(losses)
-
-
-def gradients(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    return list(torch.autograd.grad(value, leaves))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -276,7 +118,7 @@ def test_without_a_target_the_loss_is_zero_with_its_graph(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", NAMES[:7])
+@pytest.mark.parametrize("name", ALONE)
 def test_half_precision_logits_reduce_in_float32(name: str, dtype: torch.dtype) -> None:
     case = make()
     half = case.logits.detach().to(dtype)
@@ -286,7 +128,7 @@ def test_half_precision_logits_reduce_in_float32(name: str, dtype: torch.dtype) 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", NAMES[:7])
+@pytest.mark.parametrize("name", ALONE)
 def test_certain_and_impossible_targets_keep_loss_and_gradient_finite(
     name: str, dtype: torch.dtype
 ) -> None:
@@ -324,7 +166,7 @@ def test_functions_of_log_probabilities_are_finite_from_certain_to_impossible(
             assert math.isfinite(float(gradients(found, [logps])[0]))
 
 
-@pytest.mark.parametrize("name", NAMES[:7])
+@pytest.mark.parametrize("name", ALONE)
 def test_a_large_vocabulary_costs_float32_no_digits(name: str) -> None:
     case, vocabulary = make(LABELS[:2]), 50_000
     generator = torch.Generator().manual_seed(0)
@@ -333,7 +175,8 @@ def test_a_large_vocabulary_costs_float32_no_digits(name: str) -> None:
     case.labels = torch.where(case.labels == X, X, case.labels * 8_000)
     case.hidden, case.head = hidden.requires_grad_(), Projection(weight)
     found = fused(name, case, 2)
-    count = {"simnpo": 2, "dpo": 1, "ceu": 3}.get(name, 5)
+    pairs = dict.fromkeys(("dpo", *FLATS), 1)
+    count = {"simnpo": 2, "ceu": 3, "jensun": 3, "idknll": 2, **pairs}.get(name, 5)
     case.hidden = hidden.detach().double().requires_grad_()
     expected = count * dense(name, case, case.hidden @ weight.double().T)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)

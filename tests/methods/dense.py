@@ -10,17 +10,25 @@ import torch
 from torch import Tensor
 
 from undial_cli.losses import (
+    adaptive_rmu_forget_loss,
+    atwu_loss,
     ceu_loss,
     cross_entropy_loss,
     dpo_loss,
+    flat_loss,
     ga_loss,
+    inverted_hinge_loss,
+    jensun_loss,
+    js_loss,
     kl_loss,
+    max_entropy_loss,
     npo_loss,
     pdu_forget_loss,
     rmu_forget_loss,
     rmu_retain_loss,
     satimp_loss,
     sequence_logps,
+    shred_loss,
     simnpo_loss,
     undial_loss,
     unilogit_loss,
@@ -66,6 +74,13 @@ def preferring(student: Seen, teacher: Seen, labels: Tensor, beta: float) -> Ten
     )  # fmt: skip
 
 
+def calling_flat(student: Seen, labels: Tensor, divergence: str) -> Tensor:
+    """FLAT on rows that are answers and their refusals in turn."""
+    return flat_loss(
+        student.logits[::2], labels[::2], student.logits[1::2], labels[1::2], divergence
+    )
+
+
 def control(width: int) -> Tensor:
     """RMU's vector of length 3."""
     uniform = torch.rand(width, generator=torch.Generator().manual_seed(SEED))
@@ -109,9 +124,34 @@ CASES = {
         lambda s, t, y, f: rmu_forget_loss(s.layer, y, control(s.layer.shape[-1])),
         layer=LAYER, steering_coeff=3,
     ),
+    "adaptive_rmu": of(
+        "adaptive_rmu",
+        lambda s, t, y, f: adaptive_rmu_forget_loss(
+            s.layer, t.layer, y, control(s.layer.shape[-1])
+        ),
+        layer=LAYER, steering_coeff=3,
+    ),
     "mse": Case(
         lambda: make_method(METHODS["rmu"].config(name="rmu", layer=LAYER)).terms()["retain"],
         lambda s, t, y, f: rmu_retain_loss(s.layer, t.layer, y),
+    ),
+    "me_gd": of("me_gd", lambda s, t, y, f: max_entropy_loss(s.logits, y)),
+    "inverted_hinge": of("inverted_hinge", lambda s, t, y, f: inverted_hinge_loss(s.logits, y)),
+    "idknll": of("idknll", lambda s, t, y, f: cross_entropy_loss(s.logits[1::2], y[1::2])),
+    "flat": of("flat", lambda s, t, y, f: calling_flat(s, y, "tv")),
+    "flat pearson": of(
+        "flat", lambda s, t, y, f: calling_flat(s, y, "pearson"), divergence="pearson"
+    ),
+    "jensun": of("jensun", lambda s, t, y, f: jensun_loss(s.logits[::2], y[::2], y[1::2])),
+    "atwu": of(  # before the scorer has learnt anything
+        "atwu",
+        lambda s, t, y, f: atwu_loss(s.logits, y, torch.full(y.shape, 0.5).double(), 3),
+        beta=3,
+    ),
+    "shred": of(
+        "shred",
+        lambda s, t, y, f: shred_loss(s.logits, t.logits, y, 3, 0.4, 5, 1),
+        strength=3, share=0.4, top_k=5, skip=1,
     ),
     "pdu": of("pdu", lambda s, t, y, f: pdu_forget_loss(s.logits, y)),
     "task_arithmetic": of("task_arithmetic", lambda s, t, y, f: cross_entropy_loss(s.logits, y)),
@@ -120,5 +160,6 @@ CASES = {
     ),
     "gdr": Case(RETAIN_TERMS["gdr"], lambda s, t, y, f: cross_entropy_loss(s.logits, y)),
     "klr": Case(RETAIN_TERMS["klr"], lambda s, t, y, f: kl_loss(s.logits, t.logits, y)),
+    "js": Case(RETAIN_TERMS["js"], lambda s, t, y, f: js_loss(s.logits, t.logits, y)),
 }  # fmt: skip
-PAIRS = ("dpo", "idkdpo", "altpo")
+PAIRS = ("dpo", "idkdpo", "altpo", "flat", "flat pearson", "idknll", "jensun")

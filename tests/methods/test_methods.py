@@ -167,8 +167,10 @@ def test_a_signal_without_a_head_is_projected_by_the_students(name: str) -> None
 
 @pytest.mark.parametrize("name", CASES)
 def test_weight_counts_tokens_or_sequences_or_pairs_that_have_one(name: str) -> None:
-    sequences = dict.fromkeys(("npo", "simnpo", "rmu", "mse"), 5)
-    expected = {**sequences, **dict.fromkeys(PAIRS, 3), "ceu": 13 - 5}.get(name, 13)
+    sequences = dict.fromkeys(("npo", "simnpo", "rmu", "adaptive_rmu", "mse"), 5)
+    # Of pairs: the tokens of the second sequences, and those of the first that have a second.
+    tokens = {"ceu": 13 - 5, "idknll": 5, "jensun": 8}
+    expected = {**sequences, **dict.fromkeys(PAIRS, 3), **tokens}.get(name, 13)
     weight = CASES[name].loss().weight(counts_of(LABELS))
     assert weight == expected
     assert isinstance(weight, int)

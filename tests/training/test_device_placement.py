@@ -19,8 +19,8 @@ from undial_cli.data.schedule import Schedule, deal_rows
 from undial_cli.losses.chunked import Projection
 from undial_cli.losses.targets import Targets, TeacherSignal
 from undial_cli.methods import METHODS, make_method
-from undial_cli.methods.base import CrossEntropy, KlToTeacher, Loss, Method
-from undial_cli.methods.rmu import ActivationDistance
+from undial_cli.methods.base import CrossEntropy, JsToTeacher, KlToTeacher, Loss, Method
+from undial_cli.methods.rmu import ActivationDistance, Rmu
 from undial_cli.models import adapters, lean_forwards, lora
 from undial_cli.planning.rehearsal import hold_blank_rows
 from undial_cli.training import packing
@@ -73,7 +73,7 @@ def watch_steps(
     attention = "sdpa" if padded else packing.PACKED_ATTENTION
     for name, loss in losses.items():
         with packing.switch_attention(base, attention):
-            if name == "rmu":  # what it draws in its first step serves all others
+            if isinstance(loss, Rmu):  # what it draws in its first step serves all others
                 compute_term_sum(model, teacher, name, loss, batch).backward()
             with HostWatch() as watches[name]:
                 compute_term_sum(model, teacher, name, loss, batch).backward()
@@ -89,7 +89,7 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> torch.device:
 METHOD_TERMS = {name: make_small_method(name).terms() for name in METHODS}
 LOSSES: dict[str, Loss] = {
     **{name: terms["forget"] for name, terms in METHOD_TERMS.items() if "forget" in terms},
-    "gdr": CrossEntropy(), "klr": KlToTeacher(), "mse": ActivationDistance(1),
+    "gdr": CrossEntropy(), "klr": KlToTeacher(), "js": JsToTeacher(), "mse": ActivationDistance(1),
 }  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_a_loss_makes_no_tensor_on_the_host(foreign: torch.device) -> None:
         targets = Targets(
             states[0], head, batch.targets_N, batch.sequence_N, batch.counts, batch.focus_N, signal
         )
-        if name == "rmu":  # what it draws in its first step serves all others
+        if isinstance(loss, Rmu):  # what it draws in its first step serves all others
             loss.sum(targets)
         with HostWatch() as watch:
             loss.sum(targets).backward()

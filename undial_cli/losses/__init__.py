@@ -9,16 +9,29 @@ changes no more than rounding. Both are the same formulas, which training uses a
 divided by that number.
 """
 
-from undial_cli.losses.activations import rmu_forget_loss, rmu_retain_loss
+from undial_cli.losses.activations import (
+    adaptive_rmu_forget_loss,
+    rmu_forget_loss,
+    rmu_retain_loss,
+)
+from undial_cli.losses.atwu import atwu_loss
 from undial_cli.losses.chunked import Projection
+from undial_cli.losses.divergences import (
+    inverted_hinge_loss,
+    jensun_loss,
+    js_loss,
+    max_entropy_loss,
+)
 from undial_cli.losses.positions import IGNORE, select_targets
 from undial_cli.losses.preference import (
     dpo_loss,
+    flat_loss,
     fused_npo_loss,
     npo_loss,
     sequence_logps,
     simnpo_loss,
 )
+from undial_cli.losses.shred import shred_loss
 from undial_cli.losses.tokens import (
     ceu_loss,
     cross_entropy_loss,
@@ -41,16 +54,23 @@ from undial_cli.losses.undial import (
 __all__ = [
     "IGNORE",
     "Projection",
+    "adaptive_rmu_forget_loss",
+    "atwu_loss",
     "ceu_loss",
     "cross_entropy_loss",
     "dpo_loss",
+    "flat_loss",
     "fused_cross_entropy_loss",
     "fused_ga_loss",
     "fused_kl_loss",
     "fused_npo_loss",
     "fused_undial_loss",
     "ga_loss",
+    "inverted_hinge_loss",
+    "jensun_loss",
+    "js_loss",
     "kl_loss",
+    "max_entropy_loss",
     "npo_loss",
     "pdu_forget_loss",
     "rmu_forget_loss",
@@ -58,6 +78,7 @@ __all__ = [
     "satimp_loss",
     "select_targets",
     "sequence_logps",
+    "shred_loss",
     "simnpo_loss",
     "undial_loss",
     "undial_target",

@@ -8,6 +8,9 @@ Shapes: B sequences, T tokens, N target positions of all B, V vocabulary, D widt
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -179,3 +182,71 @@ def dpo_loss(
     counted_B = predicting_mask(labels).any(1) | predicting_mask(alternative_labels).any(1)
     losses_B = dpo_per_pair(logps_2B, reference_2B, beta)
     return mean_counted(counted_B, losses_B, logits, num_items_in_batch)
+
+
+# Of FLAT's f-divergences: g* and f*(g*), of a mean probability.
+FLAT_DIVERGENCES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "tv": (lambda p: p.tanh() / 2, lambda p: p.tanh() / 2),
+    "kl": (lambda p: p, lambda p: (p - 1).exp()),
+    "js": (
+        lambda p: math.log(2) + F.logsigmoid(p),
+        lambda p: p - F.logsigmoid(p) - math.log(2),
+    ),
+    "pearson": (lambda p: p, lambda p: p.square() / 4 + p),
+}
+
+
+def flat_per_pair(sums_B: Tensor, lengths_B: Tensor, divergence: str) -> Tensor:
+    """FLAT's loss of each pair, [B/2], see `flat_loss`; `sums_B` of target tokens' probabilities.
+
+    [true_0, template_0, true_1, ...].
+    """
+    means_B = sums_B / lengths_B.clamp(min=1)  # a sequence without a target has the mean 0
+    learn, forget = FLAT_DIVERGENCES[divergence]
+    return forget(means_B[0::2]) - learn(means_B[1::2])
+
+
+def flat_loss(
+    logits: Tensor,
+    labels: Tensor,
+    alternative_logits: Tensor,
+    alternative_labels: Tensor,
+    divergence: str,
+    num_items_in_batch: Tensor | float | None = None,
+) -> Tensor:
+    """FLAT `f*(g*(P_true)) - g*(P_template)`, mean over pairs that have a target.
+
+    P is the mean probability of an answer's target tokens; minimised, it makes the f-divergence
+    between the template answer (a refusal) and the true one large:
+
+    | | `g*(P)` | `f*(g*(P))` |
+    | --- | --- | --- |
+    | tv (total variation) | `tanh(P) / 2` | `tanh(P) / 2` |
+    | kl | `P` | `exp(P - 1)` |
+    | js | `log 2 - log(1 + exp(-P))` | `P + log(1 + exp(-P)) - log 2` |
+    | pearson | `P` | `P^2 / 4 + P` |
+
+    Source: Wang et al., ICLR 2025, https://arxiv.org/abs/2410.11143, and their code (UCSC-REAL/FLAT
+    dataloader.py), whose P is one mean over the whole micro-batch and all padded positions; of one
+    pair at a time, and of its answers' own tokens, it does not depend on how a batch is cut.
+
+    Args:
+        logits, labels: [B, T, V] and [B, T] of the true answers, unshifted, -100 where nothing is
+            scored.
+        alternative_logits, alternative_labels: [B, T', V] and [B, T'] of the template answers.
+        divergence: a key of the table.
+        num_items_in_batch: divisor of the sum; None for the number of counted pairs.
+
+    Returns:
+        Scalar without unit; 0 for tv where both probabilities are the same.
+    """
+    sums_2B = torch.stack(
+        [
+            sum_by_sequence(target_logps(s, y).exp(), select_targets(y)[2], len(y))
+            for s, y in ((logits, labels), (alternative_logits, alternative_labels))
+        ],
+        1,
+    ).flatten()
+    lengths_B2 = torch.stack([predicting_mask(y).sum(1) for y in (labels, alternative_labels)], 1)
+    losses_B = flat_per_pair(sums_2B, lengths_B2.flatten(), divergence)
+    return mean_counted(lengths_B2.any(1), losses_B, logits, num_items_in_batch)

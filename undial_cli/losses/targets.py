@@ -9,8 +9,9 @@ U units: sequences, or groups of them that one loss needs together.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -127,13 +128,19 @@ class Targets:
         # No token's loss needs another token: each chunk is a block, and projected once.
         return self.blocks_sum(lambda logps_n, _: loss(logps_n), [[rows] for rows in self.chunks])
 
-    def sequence_sum(self, loss: Callable[[Tensor], Tensor], group: int = 1) -> Tensor:
+    def sequence_sum(
+        self,
+        loss: Callable[[Tensor], Tensor],
+        group: int = 1,
+        score: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Sum of a loss of sequences' summed log-probabilities, over those that have a target.
 
         Args:
             loss: given float64 [B], losses [B / group]. Sequences in other blocks are passed as 0,
                 and what becomes of them is left out.
             group: consecutive sequences that one loss needs; it counts if any of them has a target.
+            score: what is summed in place of the log-probabilities, given these [n].
         """
         starts = range(0, len(self.counts), group)
         units = [sum(self.counts[start : start + group]) for start in starts]
@@ -141,7 +148,8 @@ class Targets:
         # A sequence is never cut apart into blocks, so each sum here is whole.
         def sum_block(logps_n: Tensor, rows: slice) -> Tensor:
             sequence_n = self.sequence_N[rows]
-            losses_U = loss(sum_by_sequence(logps_n, sequence_n, len(self.counts)))
+            scores_n = logps_n if score is None else score(logps_n)
+            losses_U = loss(sum_by_sequence(scores_n, sequence_n, len(self.counts)))
             counted_U = torch.zeros_like(losses_U, dtype=torch.bool)
             return sum_counted(counted_U.index_fill(0, sequence_n // group, True), losses_U)
 
@@ -178,15 +186,40 @@ class Targets:
 
         return sum_over_chunks(self.hidden_ND, self.head, score_chunks)
 
+    def select_sequences(self, chosen: Sequence[bool]) -> Targets:
+        """The positions of some sequences alone, all others empty; without the teacher's signal."""
+        places = [k for k, count in zip(chosen, self.counts, strict=True) for _ in range(count)]
+        index_n = torch.tensor(
+            [i for i, is_chosen in enumerate(places) if is_chosen],
+            dtype=torch.long,
+            device=self.targets_N.device,
+        )
+        return dataclasses.replace(
+            self,
+            hidden_ND=self.hidden_ND.index_select(0, index_n),
+            targets_N=self.targets_N[index_n],
+            sequence_N=self.sequence_N[index_n],
+            counts=[count if k else 0 for k, count in zip(chosen, self.counts, strict=True)],
+            focus_N=self.focus_N[index_n],
+            signal=TeacherSignal(),
+        )
+
     def sequence_logps(self) -> Tensor:
         """The sequences' summed log-probabilities without gradient, float64 [B]."""
         project = make_frozen_projection(self.hidden_ND, self.head, self.compute_dtype)
+        return sum_by_sequence(self.frozen_logps(project), self.sequence_N, len(self.counts))
+
+    def teacher_logps(self) -> Tensor:
+        """The teacher's log-probabilities of the targets, [N]."""
+        return self.frozen_logps(self.teacher_logits)
+
+    def frozen_logps(self, project: ProjectRows) -> Tensor:
+        """Log-probabilities of the targets without gradient, [N], by the logits of `project`."""
         logps = [
             gather_logps(project(rows).log_softmax(-1), self.targets_N[rows])
             for rows in self.chunks
         ]
-        logps_N = torch.cat([self.hidden_ND.new_empty(0), *logps])
-        return sum_by_sequence(logps_N, self.sequence_N, len(self.counts))
+        return torch.cat([self.hidden_ND.new_empty(0), *logps])
 
 
 def as_targets(

@@ -22,8 +22,8 @@ else:
 
 __all__ = [
     "REFERENCE_LOGPS", "RETAIN_TERMS", "TEACHER_LAYER", "TEACHER_LOGITS", "CrossEntropy",
-    "FocusSource", "KlToTeacher", "Loss", "Method", "MethodConfig", "MethodEntry", "Targets",
-    "Tensor", "key",
+    "FocusSource", "JsToTeacher", "KlToTeacher", "Loss", "Method", "MethodConfig", "MethodEntry",
+    "Targets", "Tensor", "key",
 ]  # fmt: skip
 
 # What a loss can need of the frozen teacher: its logits, its sequences' log-probabilities, its
@@ -77,7 +77,22 @@ class KlToTeacher(Loss):
         return kl_sum(targets)
 
 
-RETAIN_TERMS: dict[str, Any] = {"gdr": CrossEntropy, "klr": KlToTeacher}
+class JsToTeacher(Loss):
+    """Mean `JS(teacher, student)` over the target positions."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({TEACHER_LOGITS})
+
+    def sum(self, targets: Targets) -> Tensor:
+        from undial_cli.losses.divergences import js_per_position
+
+        def loss(logits_NV: Tensor, rows: slice) -> Tensor:
+            log_p_NV = targets.teacher_logits(rows).log_softmax(-1)
+            return js_per_position(logits_NV.log_softmax(-1), log_p_NV)
+
+        return targets.logits_sum(loss)
+
+
+RETAIN_TERMS: dict[str, Any] = {"gdr": CrossEntropy, "klr": KlToTeacher, "js": JsToTeacher}
 
 
 class Method(Loss):
@@ -86,14 +101,16 @@ class Method(Loss):
     `alternatives`: each sample is an answer and, as the next sequence, an answer to prefer:
     `refusals` drawn anew each epoch, or those of the `data`. `focus`: samples carry focus words.
     `parameters`: regular expression of the parameters that are trained (None: all). `adapts`:
-    `after_step` is to be called. `from_start`: `finish` is given the weights before training.
-    `contrasts`: the checkpoint is two models that are decoded together.
+    `after_step` is to be called. `statistics`: what `sum` adds up of a step beside the loss; the
+    processes' are added up before `after_step`, which empties it. `from_start`: `finish` is given
+    the weights before training. `contrasts`: the checkpoint is two models, decoded together.
     """
 
     alternatives: str | None = None
     focus: FocusSource | None = None
     parameters: str | None = None
     adapts: ClassVar[bool] = False
+    statistics: Tensor | None = None
     from_start: ClassVar[bool] = False
     contrasts: ClassVar[bool] = False
 
@@ -121,11 +138,11 @@ class Method(Loss):
     def after_step(self, losses: dict[str, float], epoch: float) -> None:
         """Learn the terms' means over the global batch of the step that was taken."""
 
-    def state_dict(self) -> dict[str, float]:
-        """What changes during training: saved to resume from, and logged."""
+    def state_dict(self) -> dict[str, Any]:
+        """What changes in training, as JSON holds it: saved to resume from; floats are logged."""
         return {}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
 
     def finish(self, checkpoint: Path, start: Path | None) -> None:

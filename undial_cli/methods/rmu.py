@@ -13,7 +13,9 @@ class RmuConfig(MethodConfig):
     """Representation misdirection (Li et al. 2024)."""
 
     layer: int = key(7, "layer whose activations are steered, counted from 0", minimum=0)
-    steering_coeff: float = key(2.0, "length of the control vector", above=0)
+    steering_coeff: float = key(
+        2.0, "length of the control vector; adaptive_rmu: in lengths of the activations", above=0
+    )
     parameters: str | None = key(
         None, "regular expression of the parameters that are trained; null: all up to the layer"
     )

@@ -274,6 +274,9 @@ class UnlearningTrainer(Trainer):
             self.weighed_parts[i] += self.method.coefficient(name) * self.step_parts[i]
         if self.method.adapts:
             means = self.accelerator.reduce(self.step_parts, reduction="sum").tolist()  # type: ignore[union-attr]
+            if self.method.statistics is not None:
+                summed = self.accelerator.reduce(self.method.statistics, reduction="sum")
+                self.method.statistics = summed  # type: ignore[assignment]
             epoch = self.state.global_step / self.steps_per_epoch
             self.method.after_step(dict(zip(self.terms, means, strict=True)), epoch)
         self.parts += self.step_parts
@@ -341,7 +344,7 @@ class UnlearningTrainer(Trainer):
         figures = {
             "loss": sum(weighed),
             **{f"{name}_loss": mean for name, mean in zip(self.terms, means, strict=True)},
-            **self.method.state_dict(),
+            **{k: v for k, v in self.method.state_dict().items() if isinstance(v, float)},
             "tokens_per_second": int(self.tokens) / max(now - self.logged_at, 1e-9),
             "peak_memory_bytes": measure_peak_memory(),
         }
