@@ -102,7 +102,7 @@ def test_stand_ins_are_evaluated_and_what_is_missing_is_a_failed_row(
     root, data = tmp_path / "models", lay_out_tofu(tmp_path / "TOFU")
     lay_out_models(random_model, root)
     words = ["reproduce", "table=open_unlearning", f"rows=[{UNLEARNED},{MISSING},retain]"]
-    words += [f"models={root}", f"data.path={data}", "eval.limit=12", "eval.max_new_tokens=48"]
+    words += [f"models={root}", f"data.path={data}", "eval.limit=10", "eval.max_new_tokens=8"]
     words += ["model.dtype=float32", "hardware=cpu", "report=false", "output_dir=out"]
     done = undial(*words, cwd=tmp_path, HF_HUB_OFFLINE="1")
     assert done.returncode == 2, done.stderr
@@ -110,15 +110,17 @@ def test_stand_ins_are_evaluated_and_what_is_missing_is_a_failed_row(
     with open(table / "table.csv", newline="") as file:
         cells = {(row["row"], row["column"]): row for row in csv.DictReader(file)}
     assert {label for label, _ in cells} == {UNLEARNED, MISSING, "retain"}
+    # random weights have no utility that anything could be relative to
     columns = {column for label, column in cells if label == UNLEARNED}
+    columns -= {"utility_score", "aggregate_score"}
     assert {cells[UNLEARNED, name]["status"] for name in columns} == {"done"}
     assert {cells[MISSING, name]["status"] for name in columns} == {"failed"}
-    # the target was evaluated for it, though its row was not asked for
-    assert float(cells[UNLEARNED, "utility_score"]["mean"]) > 0
     assert float(cells["retain", "privacy_score"]["mean"]) == pytest.approx(1)
     assert float(cells[UNLEARNED, "memorization_score"]["reference"]) == pytest.approx(0.6398)
-    text = (table / "table.md").read_text()
-    assert f"failed: UNDIAL: {MISSING}" in text
-    assert "UNDIAL\\_lr0.0003" in text or "UNDIAL_lr0.0003" in text
-    runs = json.loads((table / "sweep.json").read_text())["runs"]
-    assert sorted(run["status"] for run in runs) == ["done", "done", "refused"]
+    text = (table / "table.md").read_text().replace("\\", "")
+    missing = root / f"{STEM}UNDIAL_lr0.0003_beta10_alpha1_epoch10"
+    assert f"failed: UNDIAL: {MISSING}: model.path={missing}: no such file or folder" in text
+    results = list((tmp_path / "out").glob("evaluate/*/evaluation/results.json"))
+    assert len(results) == 2
+    for file in results:  # with the target's, whose row was not asked for
+        assert json.loads(file.read_text())["target"]["model_utility"] is not None
