@@ -1,18 +1,22 @@
 """Time this suite against straightforward transformers loops, side by side in one run.
 
     python scripts/bench_evaluation.py DATA_ROOT [--limit 40] [--documents 4] [--stride 16]
+    python scripts/bench_evaluation.py DATA_ROOT --rounds 2 --limit 3
 
 DATA_ROOT holds TOFU/ and extraction/lm_extraction.csv. The loops are what one writes from the
 definitions: one pass per metric with full logits, `generate` in data order in batches of 32, one
 `generate` call per prefix for EL (every Nth one is timed, and scaled up), and per token for MA.
 Both sides use the same model, float32 and the same threads, and must find the same: the last column
-is the largest difference of a metric, or the number of answers that differ.
+is the largest difference of a metric, or the number of answers that differ. With --rounds the suite
+alone is timed, against the same loops one example at a time, on other rows in each round, and the
+side that goes first takes turns: on a machine that is also busy otherwise the ratio can be trusted.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import itertools
 import math
@@ -55,11 +59,13 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 @torch.no_grad()
-def passes(model: Any, examples: list[Example]) -> list[tuple[float, list[bool]]]:
+def passes(
+    model: Any, examples: list[Example], size: int = BATCH
+) -> list[tuple[float, list[bool]]]:
     """Mean CE and greedy matches of each example: padded batches in data order, all logits."""
     found = []
-    for start in range(0, len(examples), BATCH):
-        part = examples[start : start + BATCH]
+    for start in range(0, len(examples), size):
+        part = examples[start : start + size]
         length = max(len(e.input_ids) for e in part)
         ids = torch.zeros(len(part), length, dtype=torch.long)
         mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORE)
@@ -80,11 +86,13 @@ def passes(model: Any, examples: list[Example]) -> list[tuple[float, list[bool]]
 
 
 @torch.no_grad()
-def generations(model: Any, encoder: Encoder, items: list[PromptItem], tokens: int) -> list[str]:
+def generations(
+    model: Any, encoder: Encoder, items: list[PromptItem], tokens: int, size: int = BATCH
+) -> list[str]:
     """Greedy answers: left-padded batches in data order, each until its last row has ended."""
     tokenizer, found = encoder.tokenizer, []
-    for start in range(0, len(items), BATCH):
-        part = items[start : start + BATCH]
+    for start in range(0, len(items), size):
+        part = items[start : start + size]
         batch = tokenizer.pad(
             {"input_ids": [i.prompt_ids for i in part]}, padding_side="left", return_tensors="pt"
         )
@@ -112,35 +120,38 @@ def continuous(model: Any, prompts: list[list[int]], how: Decoding) -> list[list
     return [found[key].generated_tokens for key in sorted(found, key=lambda k: int(k[4:]))]
 
 
-def plain_suite(model: Any, suite: Suite) -> dict[str, float]:
-    """The per-set metrics of eval=tofu, a pass for each."""
+def plain_suite(model: Any, suite: Suite, size: int = BATCH) -> dict[str, float]:
+    """The per-set metrics of eval=tofu, a pass for each, in batches of `size`."""
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     found: dict[str, float] = {}
     for name, items in suite.items.items():
         options = suite.config.sets[name]
         answers = [i.answers["answer"][0] for i in items]
         if "probability" in options.metrics:
-            p = [math.exp(-ce) for ce, _ in passes(model, answers)]
+            p = [math.exp(-ce) for ce, _ in passes(model, answers, size)]
             if options.normalise_probability:
-                false = perturbed(model, items)
+                false = perturbed(model, items, size)
                 p = [x / (x + sum(math.exp(-c) for c in f)) for x, f in zip(p, false, strict=True)]
             found[f"{name}_probability"] = float(np.mean(p))
         if "truth_ratio" in options.metrics:
-            true = [ce for ce, _ in passes(model, [i.answers["paraphrase"][0] for i in items])]
-            false = perturbed(model, items)
+            paraphrases = [i.answers["paraphrase"][0] for i in items]
+            true = [ce for ce, _ in passes(model, paraphrases, size)]
+            false = perturbed(model, items, size)
             r = [math.exp(t - np.mean(f)) for t, f in zip(true, false, strict=True)]
             forget = name.startswith("forget")
             found[f"{name}_truth_ratio"] = float(
                 np.mean([min(x, 1 / x) if forget else max(0, 1 - x) for x in r])
             )
         if "exact_memorization" in options.metrics:
-            shares = [np.mean(hits) for _, hits in passes(model, answers)]
+            shares = [np.mean(hits) for _, hits in passes(model, answers, size)]
             found[f"{name}_exact_memorization"] = float(np.mean(shares))
         if "extraction_strength" in options.metrics:
-            strengths = [metrics.extraction_strength(hits) for _, hits in passes(model, answers)]
+            strengths = [
+                metrics.extraction_strength(hits) for _, hits in passes(model, answers, size)
+            ]
             found[f"{name}_extraction_strength"] = float(np.mean(strengths))
         if "rouge" in options.metrics:
-            texts = generations(model, suite.encoder, items, suite.config.max_new_tokens)
+            texts = generations(model, suite.encoder, items, suite.config.max_new_tokens, size)
             scores = [
                 scorer.score(i.reference, text)["rougeL"].recall
                 for i, text in zip(items, texts, strict=True)
@@ -149,9 +160,10 @@ def plain_suite(model: Any, suite: Suite) -> dict[str, float]:
     return found
 
 
-def perturbed(model: Any, items: list[PromptItem]) -> list[list[float]]:
+def perturbed(model: Any, items: list[PromptItem], size: int) -> list[list[float]]:
     """Mean CE of every perturbed answer of every item."""
-    flat = [ce for ce, _ in passes(model, [e for i in items for e in i.answers["perturbed"]])]
+    false = [e for i in items for e in i.answers["perturbed"]]
+    flat = [ce for ce, _ in passes(model, false, size)]
     rest = iter(flat)
     return [list(itertools.islice(rest, len(i.answers["perturbed"]))) for i in items]
 
@@ -186,6 +198,26 @@ def show(what: str, theirs: float, ours: float, difference: float) -> None:
     print(f"| {what} | {figures} |", flush=True)
 
 
+def time_rounds(model: Any, run: Any, encoder: Encoder, rounds: int, limit: int) -> None:
+    """The suite against the loops one example at a time, `limit` rows of each set in a round."""
+    rows = load_evaluation_rows(run, encoder)
+    print("| what | plain loops, s | undial, s | times faster | difference |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for number in range(rounds):
+        here = slice(number * limit, (number + 1) * limit)
+        part = {name: dataclasses.replace(v, rows=v.rows[here]) for name, v in rows.items()}
+        suite = Suite(run.eval, encoder, part)
+        sides = [
+            lambda suite=suite: evaluate_suite(model, suite, "suite").metrics,
+            lambda suite=suite: plain_suite(model, suite, 1),
+        ]
+        order = (0, 1) if number % 2 == 0 else (1, 0)
+        done = {side: timed(sides[side]) for side in order}
+        gap = max(abs(done[0][1][name] - value) for name, value in done[1][1].items())
+        name = f"TOFU suite, round {number + 1}, {sum(len(v.rows) for v in part.values())} rows"
+        show(name, done[1][0], done[0][0], gap)
+
+
 def main() -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description="suite against plain loops")
@@ -193,16 +225,22 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=40, help="rows of each TOFU set")
     parser.add_argument("--documents", type=int, default=4, help="documents for MA")
     parser.add_argument("--stride", type=int, default=16, help="EL's loop takes every Nth prefix")
+    parser.add_argument("--rounds", type=int, default=0, help="the suite alone, in rounds")
     parser.add_argument("--model", default=SMOLLM2)
     given = parser.parse_args()
     silence_libraries()
+    taken = given.limit * max(1, given.rounds)
     run = compose_run(
         "evaluate",
         ["model=smollm2_135m", "data=tofu", f"data.path={given.data_root / 'TOFU'}",
-         "data.forget_split=forget01", f"model.path={given.model}", f"eval.limit={given.limit}"],
+         "data.forget_split=forget01", f"model.path={given.model}", f"eval.limit={taken}"],
     )  # fmt: skip
     model: Any = load.load_model(run.model, given.model)
     encoder = Encoder(load.load_tokenizer(run.model, given.model), run.model.template, run.data)
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, ")
+    print(f"torch {torch.__version__}, float32, {given.model.rsplit('/', 1)[-1]}\n")
+    if given.rounds:
+        return time_rounds(model, run, encoder, given.rounds, given.limit)
     suite = Suite(run.eval, encoder, load_evaluation_rows(run, encoder))
     rows = load_row_file(str(given.data_root / "extraction" / "lm_extraction.csv"), "", "documents")
     documents = [encoder.tokenise(row["text"]).ids[:200] for row in rows[:: len(rows) // 8]]
@@ -210,8 +248,6 @@ def main() -> None:
     timed(lambda: evaluate_suite(model, Suite(run.eval, encoder, {}), "warm-up"))
     passes(model, [i.answers["answer"][0] for i in suite.items["forget"][:2]])
 
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, ")
-    print(f"torch {torch.__version__}, float32, {given.model.rsplit('/', 1)[-1]}\n")
     print("| what | plain loops, s | undial, s | times faster | difference |")
     print("| --- | ---: | ---: | ---: | ---: |")
     seconds, found = timed(lambda: evaluate_suite(model, suite, "suite"))

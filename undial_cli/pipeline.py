@@ -24,7 +24,7 @@ from undial_cli.runs.checks import check_run
 from undial_cli.runs.evaluations import (
     evaluate_model_at,
     evaluate_retain_model,
-    load_target_evaluation,
+    find_target_evaluation,
     write_evaluation,
 )
 from undial_cli.runs.hub import push_checkpoint
@@ -174,5 +174,5 @@ def evaluate_as_is(resolved: ResolvedRun, inputs: RunInputs, device: torch.devic
     run, path = resolved.run, resolved.find_path(resolved.target_model)
     retain = evaluate_retain_model(resolved, inputs, device)
     evaluation = evaluate_model_at(run, inputs, path, "model", device)
-    compared = {"target": load_target_evaluation(run, inputs), "retain": retain}
+    compared = {"target": find_target_evaluation(run, inputs, device), "retain": retain}
     write_evaluation(run, resolved.folder, inputs, evaluation, compared)

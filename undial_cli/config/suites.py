@@ -187,6 +187,11 @@ class EvalConfig:
         "retain model, or its results (results.json, TOFU_EVAL.json); null: the one that belongs "
         "to the data; none: none",
     )
+    compare_target: bool = key(
+        False,
+        "evaluate: also the data's own target where its figures are not in the cache yet, for "
+        "scores that are relative to it",
+    )
     intervals: bool = key(False, "n and intervals in the table on the screen")
     retrain_auc: float | None = key(
         None,

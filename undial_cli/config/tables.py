@@ -151,3 +151,6 @@ class ReproduceConfig:
     rows: list[str] = key([], "rows or sections to run and show; []: all")
     seeds: list[int] = key([], "[]: the table's")
     output_dir: str = key("outputs", "where run folders and reproduce/NAME go")
+    models: str | None = key(
+        None, "folder with the table's published models as ORG/NAME; null: from the hub"
+    )

@@ -120,11 +120,13 @@ def evaluate_retain_model(
     return evaluate_model_at(resolved.run, inputs, path, "retain model", device)
 
 
-def load_target_evaluation(run: Run, inputs: RunInputs) -> Evaluation | None:
-    """The target's evaluation beside that of another model, if it is in the cache."""
+def find_target_evaluation(run: Run, inputs: RunInputs, device: torch.device) -> Evaluation | None:
+    """The target's evaluation beside that of another model: in the cache, or made if asked for."""
     path = inputs.published_target
     if path is None or inputs.suite.empty:
         return None
+    if run.eval.compare_target:
+        return evaluate_model_at(run, inputs, path, "target", device)
     return results.load_evaluation(
         results.locate_cached_evaluation(list_dependencies(run, inputs, path))
     )

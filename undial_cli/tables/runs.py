@@ -6,16 +6,20 @@ A row without runs of its own (target, retain model) is a line all the same. Imp
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from undial_cli.config.schema import Run
 from undial_cli.config.tables import AcrossConfig, ReproduceConfig, RowConfig, TableConfig
-from undial_cli.errors import bad_value
+from undial_cli.errors import UserError, bad_value
 from undial_cli.reporting.collect import RunRecord, read_jsonl_objects, read_object
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.run_folder import RunFolder, locate_run_folder
 
+MODEL_KEYS = re.compile(r"model\.(path|base|targets\.\w+\.(path|retain))|eval\.retain_model")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.{}-]+")
 DONE, FAILED, REFUSED, MISSING = "done", "failed", "refused", "missing"
 
 
@@ -144,15 +148,35 @@ def compose_table_run(
 ) -> TableRun:
     """One run of a line in a column group, looked up in its folder; `further`: of it alone."""
     table = asked.table
-    # quoted as Hydra reads it, whatever is in a path
-    output = "'" + asked.output_dir.replace("\\", "\\\\").replace("'", "\\'") + "'"
     overrides = [*table.overrides, *table.sections.get(line.section, [])]
-    overrides += [*group.overrides, *line.row.overrides, *further, *words]
-    wanted = keep_last_words([*overrides, f"output_dir={output}", f"seed={seed}"])
+    overrides += [*group.overrides, *line.row.overrides]
+    if asked.models is not None:
+        overrides = locate_models(overrides, asked.models)
+    output = quote_hydra_value(asked.output_dir)
+    overrides += [*further, *words, f"output_dir={output}", f"seed={seed}"]
+    wanted = keep_last_words(overrides)
     run = compose_run(line.row.command or table.command, wanted, folder, typed=words)
     entry = TableRun(line, group.label, seed, run, locate_run_folder(run))
     entry.read_status()
     return entry
+
+
+def quote_hydra_value(text: str) -> str:
+    """A text quoted as Hydra reads it, whatever is in a path."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def locate_models(words: list[str], folder: str) -> list[str]:
+    """Overrides whose published models, ORG/NAME, lie in a folder instead of on the hub."""
+    root, located = Path(folder).expanduser().resolve(), []
+    if not root.is_dir():
+        raise UserError(f"models={folder}: no such folder")
+    for word in words:
+        key, _, value = word.partition("=")
+        if MODEL_KEYS.fullmatch(key) and HUB_NAME.fullmatch(value):
+            word = f"{key}={quote_hydra_value(str(root / value))}"
+        located.append(word)
+    return located
 
 
 def keep_last_words(words: list[str]) -> list[str]:
