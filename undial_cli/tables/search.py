@@ -28,7 +28,7 @@ from undial_cli.tables.runs import (
     list_table_places,
 )
 
-CSV_HEADER = (
+SEARCH_HEADER = (
     "section", "row", "across", "settings", "select", "figure", "utility", "chosen", "status",
     "folder",
 )  # fmt: skip
@@ -138,7 +138,7 @@ def describe_selected(entry: TableRun) -> str:
 
 def format_search_csv(searches: list[LineSearch], folder: Path) -> str:
     """One line for each run of the searches."""
-    rows: list[Sequence[Any]] = [CSV_HEADER]
+    rows: list[Sequence[Any]] = [SEARCH_HEADER]
     for one in searches:
         best = one.find_best()
         for n, entry in enumerate(one.runs):
@@ -146,6 +146,6 @@ def format_search_csv(searches: list[LineSearch], folder: Path) -> str:
             figures = [chosen.get(key) for key in ("select", "figure", "utility")]
             path = os.path.relpath(entry.folder.path, folder)
             ended = (str(n == best).lower(), entry.status, path)
-            place = (one.line.section, one.line.row.label, one.across)
-            rows.append((*place, entry.searched, *figures, *ended))
+            line = (one.line.section, one.line.row.label, one.across)
+            rows.append((*line, entry.searched, *figures, *ended))
     return format_csv(rows)
