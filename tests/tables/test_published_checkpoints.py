@@ -30,9 +30,10 @@ def test_each_row_is_the_checkpoint_of_its_label() -> None:
     for row in yaml.load(file.read_text(), loader)["rows"]:
         (word,) = row["overrides"]
         paths[row["label"]] = word.removeprefix("model.path=")
-    assert len(set(paths.values())) == len(paths) == 152
+    assert len(set(paths.values())) == len(paths) == 400
     assert (paths.pop("full"), paths.pop("retain")) == (FULL, RETAIN)
     short = {"0.0001": "1e4", "0.0003": "3e4", "1e-05": "1e5", "2e-05": "2e5", "5e-05": "5e5"}
+    short |= {"3e-05": "3e5", "4e-05": "4e5"}
     for label, path in paths.items():
         method, rate, *parts = path.removeprefix(STEM).split("_")
         named = [method.lower(), f"lr{short[rate.removeprefix('lr')]}"]
@@ -124,3 +125,12 @@ def test_stand_ins_are_evaluated_and_what_is_missing_is_a_failed_row(
     assert len(results) == 2
     for file in results:  # with the target's, whose row was not asked for
         assert json.loads(file.read_text())["target"]["model_utility"] is not None
+
+
+def test_rows_are_chosen_by_a_glob(tmp_path: Path) -> None:
+    rows = [{"label": name} for name in ("npo_lr1_ep5", "npo_lr1_ep10", "ga_lr1_ep10", "a [b]")]
+    text = yaml.safe_dump({"columns": [{"metric": ["model_utility"]}], "rows": rows})
+    table = asked_of(text, tmp_path).table
+    labels = [line.row.label for line in list_table_lines(table, ["NPO*ep10", "a [b]"])]
+    assert labels == ["npo_lr1_ep10", "a [b]"]
+    refused(lambda: list_table_lines(table, ["npo*ep7"]), "rows", "npo*ep7")

@@ -9,6 +9,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from undial_cli.config.schema import Run
@@ -96,15 +97,16 @@ def list_table_lines(table: TableConfig, wanted: list[str]) -> list[TableLine]:
     if not wanted:
         return lines
     names = {name for line in lines for name in (line.row.label, line.section) if name}
+    chosen: set[str] = set()
     for word in wanted:
-        if word.lower() not in {name.lower() for name in names}:
+        # equal or a glob: a label may hold characters that a glob reads otherwise
+        named = {
+            n for n in names if n.lower() == word.lower() or fnmatchcase(n.lower(), word.lower())
+        }
+        if not named:
             raise bad_value("rows", word, names)
-    lowered = {word.lower() for word in wanted}
-    return [
-        line
-        for line in lines
-        if line.row.of or {line.row.label.lower(), line.section.lower()} & lowered
-    ]
+        chosen |= named
+    return [line for line in lines if line.row.of or {line.row.label, line.section} & chosen]
 
 
 def list_table_places(
