@@ -195,7 +195,8 @@ def read_depth_scores(reference: Path) -> dict[str, dict[str, float]]:
 def test_open_unlearning(reference: Path) -> None:
     known, sections = read_depth_scores(reference), set()
     for row in table("open_unlearning")["rows"]:
-        assert row["reference"] == pytest.approx(known.pop(row["label"]), abs=5.1e-5)
+        if "reference" in row or row["label"] in known:  # 248 have no published figures
+            assert row["reference"] == pytest.approx(known.pop(row["label"]), abs=5.1e-5)
         sections.add(row["section"])
     assert not known
     assert sections == set(table("open_unlearning")["sections"])
