@@ -18,7 +18,7 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     "no command": (["unlearn", "command="], ["command=", "allowed is unlearn"]),
     "unknown option": (
         ["unlearn", "method=undail"],
-        ["method=undail", "ga, grad_diff, idkdpo, npo", "did you mean 'undial'?"],
+        ["method=undail", "ga, grad_diff, idkdpo, ", "did you mean 'undial'?"],
     ),
     "unknown model": (["unlearn", "model=lama7b"], ["model=lama7b", "did you mean 'llama7b'?"]),
     "unknown experiment": (

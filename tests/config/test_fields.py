@@ -63,6 +63,12 @@ def test_a_value_beyond_its_range_is_refused_with_what_is_allowed(
     refused(lambda: check_field_value(name, value, FIELDS[name]), f"{name}={value}: ", allowed)
 
 
+def test_a_list_that_is_none_is_refused() -> None:
+    # as an interpolation leaves it: objective=${seed}
+    refused(lambda: check_field_value("tags", 0, FIELDS["tags"]), "tags=0: ", "a list")
+    refused(lambda: check_field_value("l", 2, FIELDS["lengths"]), "l=2: ", "a list")
+
+
 def test_a_range_of_a_list_is_that_of_each_item() -> None:
     refused(lambda: check_field_value("l", [3, 0], FIELDS["lengths"]), "l=0: ", "a number >= 1")
     refused(lambda: check_field_value("c", ["red", "blu"], FIELDS["colours"]), "c=blu: ", "'blue'")

@@ -98,6 +98,23 @@ def list_pairs() -> list[tuple[Option, Option]]:
     ]
 
 
+def draw_config(
+    fixed: dict[str, str], choices: dict[str, list[str]], chooser: random.Random
+) -> dict[str, str] | None:
+    """Options at random, no two of which are refused; None on a dead end."""
+    config = dict(fixed)
+    for group in GROUPS:
+        free = [
+            option
+            for option in ([fixed[group]] if group in fixed else choices[group])
+            if not any(is_refused((other, (group, option))) for other in config.items())
+        ]
+        if not free:
+            return None
+        config[group] = chooser.choice(free)
+    return {group: config[group] for group in GROUPS}
+
+
 @functools.cache
 def covering_set() -> list[dict[str, str]]:
     """Configs in which every pair of options occurs, but those of REFUSED (which end at once)."""
@@ -113,8 +130,8 @@ def covering_set() -> list[dict[str, str]]:
         fixed = dict(min(missing))
         tries = []
         for _ in range(60):
-            config = {g: fixed.get(g) or chooser.choice(choices[g]) for g in GROUPS}
-            if not any(map(is_refused, pairs(config))):
+            config = draw_config(fixed, choices, chooser)
+            if config is not None:
                 tries.append((len(pairs(config) & missing), tuple(config.items())))
         best = dict(max(tries)[1])
         missing -= pairs(best)

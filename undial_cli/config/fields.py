@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any
 
@@ -70,16 +70,20 @@ def check_field_value(name: str, value: Any, f: dataclasses.Field) -> None:
     rule = f.metadata
     if value is None or "allowed" not in rule:
         return
+    if str(f.type).startswith("list[") and not isinstance(value, list):  # by an interpolation
+        raise bad_value(name, value, "a list such as [a,b]")
     if f.type in ("list[str]", "dict[str, list[str]]"):
         for texts in value.values() if isinstance(value, dict) else [value]:
             if not all(isinstance(text, str) for text in texts):  # OmegaConf lets others in
                 raise bad_value(name, value, "a list of texts such as [a,b]")
-    if isinstance(value, list) and not rule["several"]:
-        for item in value:
-            check_field_value(name, item, f)
-        return
     if rule["several"] and not is_text_or_list(value):
         raise bad_value(name, value, "a text, or a list of texts such as [a,b]")
+    for item in value if isinstance(value, list) and not rule["several"] else [value]:
+        check_range(name, item, rule)
+
+
+def check_range(name: str, value: Any, rule: Mapping[str, Any]) -> None:
+    """Raise UserError for a value, or one of a list, beyond a field's words or bounds."""
     if rule["allowed"] and value not in rule["allowed"]:
         raise bad_value(name, value, rule["allowed"])
     low, above, high = rule["minimum"], rule["above"], rule["maximum"]
