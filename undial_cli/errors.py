@@ -27,6 +27,8 @@ SECRET_VALUE = re.compile(
     r"|\bBearer\s+[\w.~+/-]{8,}=*|(?<=://)[^\s/:@]+:[^\s/@]+(?=@)"
 )
 SECRET_MASK = "***"
+# That a message lists of what is allowed: a table may have hundreds of rows.
+MOST_WORDS = 60
 # Shorter values are words that stand in any text.
 SHORTEST_SECRET = 8
 
@@ -100,9 +102,10 @@ def bad_value(key: str, value: object, allowed: str | Iterable[str | int]) -> Us
     if isinstance(allowed, str):
         return UserError(f"{key}={value}: allowed is {allowed}")
     words = sorted(map(str, allowed))
-    return UserError(
-        f"{key}={value}: allowed is one of {', '.join(words)}{suggest_nearest(value, words)}"
-    )
+    listed = ", ".join(words[:MOST_WORDS])
+    if len(words) > MOST_WORDS:
+        listed += f" and {len(words) - MOST_WORDS} more"
+    return UserError(f"{key}={value}: allowed is one of {listed}{suggest_nearest(value, words)}")
 
 
 def first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ import yaml
 from conftest import refused, undial
 from made_tables import asked_of
 
+from undial_cli.errors import UserError
 from undial_cli.runs.compose import PACKAGE_FOLDER, find_config_folder
 from undial_cli.tables.runs import compose_table_runs, list_table_lines
 
@@ -134,3 +135,14 @@ def test_rows_are_chosen_by_a_glob(tmp_path: Path) -> None:
     labels = [line.row.label for line in list_table_lines(table, ["NPO*ep10", "a [b]"])]
     assert labels == ["npo_lr1_ep10", "a [b]"]
     refused(lambda: list_table_lines(table, ["npo*ep7"]), "rows", "npo*ep7")
+
+
+def test_of_hundreds_of_rows_a_message_lists_some_and_the_nearest(tmp_path: Path) -> None:
+    rows = [{"label": f"npo_lr{number:03}"} for number in range(400)]
+    text = yaml.safe_dump({"columns": [{"metric": ["model_utility"]}], "rows": rows})
+    table = asked_of(text, tmp_path).table
+    with pytest.raises(UserError) as caught:
+        list_table_lines(table, ["npo_lr39x"])
+    line = str(caught.value)
+    assert "npo_lr058, npo_lr059 and 340 more; did you mean 'npo_lr39" in line
+    assert "npo_lr060" not in line
