@@ -11,9 +11,9 @@ import numpy as np
 
 from undial_cli.config.suites import EvalConfig, EvalSetConfig, resolve_role
 from undial_cli.evaluation import resampling
-from undial_cli.evaluation.catalog import add_joint_metrics
 from undial_cli.evaluation.evaluate import add_set_aggregate
 from undial_cli.evaluation.evidence import Evaluation
+from undial_cli.evaluation.suite_metrics import add_joint_metrics
 
 SUITE = EvalConfig(
     sets={

@@ -12,13 +12,14 @@ from questions import plain_score
 from small import bundled_encoder, random_llama, shared_tokenizer
 
 from undial_cli.config.suites import EvalConfig, EvalSetConfig
-from undial_cli.evaluation.catalog import METRICS, check_metric_names
+from undial_cli.evaluation.catalog import METRICS
 from undial_cli.evaluation.choices import encode_choices
 from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.evidence import Evidence
 from undial_cli.evaluation.prompts import check_set_rows, make_prompt_items
 from undial_cli.evaluation.scoring import Score
 from undial_cli.evaluation.suite import SetRows, Suite, check_suite_fits
+from undial_cli.evaluation.suite_metrics import check_metric_names
 from undial_cli.models.capacity import ModelCapacity
 
 ROW = {"question": " Which town? ", "choices": ["Ulm", "Rome", "Bonn"], "answer": 1}

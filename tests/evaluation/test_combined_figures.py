@@ -10,10 +10,10 @@ import pytest
 from conftest import refused
 
 from undial_cli.config.suites import CombinedFigureConfig, EvalConfig, EvalSetConfig
-from undial_cli.evaluation.catalog import add_joint_metrics, check_metric_names
 from undial_cli.evaluation.evaluate import add_set_aggregate
 from undial_cli.evaluation.evidence import Evaluation, list_groups, name_row_group
 from undial_cli.evaluation.resampling import resample_figures
+from undial_cli.evaluation.suite_metrics import add_joint_metrics, check_metric_names
 
 SETS = {
     "forget": EvalSetConfig("a", metrics=["rouge"], role="forget", group_by="kind"),

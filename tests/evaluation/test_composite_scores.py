@@ -14,8 +14,8 @@ from made_evaluations import SUITE, make_evaluation
 
 from undial_cli.config.suites import EvalConfig
 from undial_cli.evaluation import composite_scores, metrics, resampling
-from undial_cli.evaluation.catalog import add_joint_metrics
 from undial_cli.evaluation.evidence import Evaluation
+from undial_cli.evaluation.suite_metrics import add_joint_metrics
 
 SCORES = ("memorization_score", "privacy_score", "utility_score", "aggregate_score")
 CONFIG = dataclasses.replace(SUITE, metrics=["model_utility", *SCORES])

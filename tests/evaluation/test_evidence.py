@@ -9,8 +9,8 @@ import pytest
 from made_evaluations import SUITE, make_evaluation
 
 from undial_cli.evaluation import results as store
-from undial_cli.evaluation.catalog import add_joint_metrics
 from undial_cli.evaluation.evidence import replace_nonfinite
+from undial_cli.evaluation.suite_metrics import add_joint_metrics
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

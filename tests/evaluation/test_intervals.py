@@ -11,7 +11,8 @@ from made_evaluations import SUITE, make_evaluation, repeat_drawn
 from scipy.stats import ks_2samp
 
 from undial_cli.evaluation import intervals, joint_metrics, resampling
-from undial_cli.evaluation.catalog import METRICS, Metric, add_joint_metrics
+from undial_cli.evaluation.catalog import METRICS, Metric
+from undial_cli.evaluation.suite_metrics import add_joint_metrics
 from undial_cli.reporting import notes
 
 

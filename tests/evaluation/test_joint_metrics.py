@@ -7,8 +7,8 @@ from made_evaluations import PARTS, RELATIVE_SUITE, make_unlearned, make_utility
 from scipy.stats import hmean
 
 from undial_cli.config.suites import EvalConfig
-from undial_cli.evaluation.catalog import add_joint_metrics
 from undial_cli.evaluation.evidence import Evaluation
+from undial_cli.evaluation.suite_metrics import add_joint_metrics
 
 
 def test_without_a_retain_model_the_relative_metrics_say_why() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import write_muse
+from plain_models import remember_texts
 from rouge_score.rouge_scorer import RougeScorer
 from small import bundled_tokenizer, random_llama
 from tokenizers.processors import TemplateProcessing
@@ -22,11 +22,11 @@ from undial_cli.cli import run_command
 from undial_cli.data.encode import Encoder
 from undial_cli.errors import UserError
 from undial_cli.evaluation import catalog
-from undial_cli.evaluation.catalog import add_joint_metrics
 from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.evidence import Evaluation, Evidence
 from undial_cli.evaluation.prompts import FEW_SHOT_STOPS, cut_at_stop_text
 from undial_cli.evaluation.suite import Suite
+from undial_cli.evaluation.suite_metrics import add_joint_metrics
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.evaluation_inputs import load_evaluation_rows
 
@@ -53,24 +53,13 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="module")
 def model(news: tuple[Path, Any], tokenizer: Any) -> Any:
     """A small model that remembers the first texts and answers the first questions."""
-    found = random_llama(vocab=len(tokenizer))
     data = news[1]
     texts = [row["text"] for row in data["raw"]["forget"][:LIMIT]]
     before = "".join(shots_of(data["knowmem"]["forget_qa_icl"]))
     for row in data["knowmem"]["forget_qa"][:LIMIT]:
         prompt = f"{before}Question: {row['question']}\nAnswer: "
         texts.append(f"{prompt}{row['answer']}\n\nQuestion: {row['answer']}")
-    sequences = [
-        torch.tensor([[*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]) for text in texts
-    ]
-    optimizer = torch.optim.AdamW(found.parameters(), lr=1e-2)
-    for step in range(STEPS):
-        ids_BT = sequences[step % len(sequences)]
-        logits_TV = found(input_ids=ids_BT).logits[0, :-1]
-        optimizer.zero_grad()
-        F.cross_entropy(logits_TV, ids_BT[0, 1:]).backward()
-        optimizer.step()
-    return found.eval()
+    return remember_texts(tokenizer, texts, STEPS)
 
 
 def make_suite(path: Path, tokenizer: Any, *words: str, data: str = "muse_news") -> Suite:

@@ -19,7 +19,7 @@ from made_evaluations import (
 from scipy.stats import hmean, ks_2samp
 
 from undial_cli.evaluation import retain_results
-from undial_cli.evaluation.catalog import add_joint_metrics
+from undial_cli.evaluation.suite_metrics import add_joint_metrics
 
 
 def test_a_published_file_gives_forget_quality_and_privleak(tmp_path: Path) -> None:

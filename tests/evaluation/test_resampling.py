@@ -10,7 +10,7 @@ from made_evaluations import SUITE, make_evaluation, repeat_drawn
 from scipy.stats import ks_2samp
 
 from undial_cli.evaluation import joint_metrics, metrics, resampling
-from undial_cli.evaluation.catalog import add_joint_metrics
+from undial_cli.evaluation.suite_metrics import add_joint_metrics
 
 
 def test_every_resampled_figure_is_the_metric_of_the_samples_that_were_drawn() -> None:

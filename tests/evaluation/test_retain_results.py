@@ -19,7 +19,7 @@ from made_evaluations import (
 from undial_cli.config.suites import EvalConfig
 from undial_cli.errors import UserError
 from undial_cli.evaluation import results, retain_results
-from undial_cli.evaluation.catalog import add_joint_metrics
+from undial_cli.evaluation.suite_metrics import add_joint_metrics
 from undial_cli.runs.evaluation_inputs import check_helper_models
 
 

@@ -14,7 +14,7 @@ from undial_cli.config.suites import resolve_role
 from undial_cli.data.collate import choose_pad_id
 from undial_cli.errors import UserError, WorldError
 from undial_cli.evaluation import extraction, words
-from undial_cli.evaluation.catalog import METRICS, Metric, add_joint_metrics, find_set_metric
+from undial_cli.evaluation.catalog import METRICS, Metric, find_set_metric
 from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.evidence import (
     Evaluation,
@@ -37,6 +37,7 @@ from undial_cli.evaluation.resampling_units import number_subjects
 from undial_cli.evaluation.scoring import compute_gradient_norms, score_answers
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.evaluation.suite import SetRows, Suite
+from undial_cli.evaluation.suite_metrics import add_joint_metrics
 from undial_cli.evaluation.text_quality import HELPER_MODELS, GeneratedTexts, run_helper_model
 from undial_cli.models.head import evaluation_mode
 from undial_cli.models.shards import is_sharded_model

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from undial_cli.config.suites import EvalConfig, resolve_role
 from undial_cli.evaluation import metrics
-from undial_cli.evaluation.catalog import Metric, find_set_metric, list_suite_metrics
+from undial_cli.evaluation.catalog import Metric, find_set_metric
 from undial_cli.evaluation.evidence import Evaluation, MissingFigure, list_groups
 from undial_cli.evaluation.joint_metrics import ComparedModels
 from undial_cli.evaluation.resampling_units import find_resampling_unit
+from undial_cli.evaluation.suite_metrics import list_suite_metrics
 
 RESAMPLES = 1000
 

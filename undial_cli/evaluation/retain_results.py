@@ -13,13 +13,14 @@ from undial_cli import ui
 from undial_cli.config.suites import FORGET, find_set_of_role, resolve_role
 from undial_cli.errors import UserError
 from undial_cli.evaluation import published
-from undial_cli.evaluation.catalog import METRICS, add_joint_metrics
+from undial_cli.evaluation.catalog import METRICS
 from undial_cli.evaluation.evaluate import add_set_aggregates
 from undial_cli.evaluation.evidence import Evaluation, list_groups
 from undial_cli.evaluation.figures import split_figure_name
 from undial_cli.evaluation.prompts import PromptItem
 from undial_cli.evaluation.results import load_evaluation
 from undial_cli.evaluation.suite import Suite
+from undial_cli.evaluation.suite_metrics import add_joint_metrics
 from undial_cli.system.files import parse_json
 
 

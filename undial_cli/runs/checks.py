@@ -26,7 +26,7 @@ from undial_cli.config.schema import (
 )
 from undial_cli.data import focus
 from undial_cli.errors import UserError, bad_value
-from undial_cli.evaluation.catalog import check_metric_names
+from undial_cli.evaluation.suite_metrics import check_metric_names
 from undial_cli.methods.base import Method
 from undial_cli.models.quantise import explain_no_quantising
 from undial_cli.runs.attacks import find_forget_set

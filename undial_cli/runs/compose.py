@@ -43,7 +43,7 @@ from undial_cli.config.splits import cut_slice
 from undial_cli.config.suites import FORGET_SET
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation import user_metrics
-from undial_cli.evaluation.catalog import check_metric_names
+from undial_cli.evaluation.suite_metrics import check_metric_names
 from undial_cli.methods import METHODS, user_file
 from undial_cli.runs import config_errors
 from undial_cli.runs.attacks import fill_attacks

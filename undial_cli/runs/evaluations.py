@@ -16,10 +16,10 @@ import torch
 from undial_cli.config.schema import FinetuneRun, Run, TrainingRun, is_sharded
 from undial_cli.config.suites import resolve_role
 from undial_cli.evaluation import intervals, results, verdict
-from undial_cli.evaluation.catalog import add_joint_metrics
 from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.selection_rule import SELECTION
+from undial_cli.evaluation.suite_metrics import add_joint_metrics
 from undial_cli.evaluation.text_quality import HELPER_MODELS
 from undial_cli.models import fingerprints, shards
 from undial_cli.models.quantise import choose_rounding, describe_rounding

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from undial_cli.errors import UserError
-from undial_cli.evaluation.catalog import add_joint_metrics
 from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.evidence import Evaluation, MissingFigure
 from undial_cli.evaluation.selection_rule import (
@@ -21,6 +20,7 @@ from undial_cli.evaluation.selection_rule import (
     compute_utility_share,
 )
 from undial_cli.evaluation.suite import Suite
+from undial_cli.evaluation.suite_metrics import add_joint_metrics
 from undial_cli.system.random_state import preserve_random_state
 
 # What is left of the target's utility, in metrics.jsonl.
