@@ -171,3 +171,30 @@ def test_why_agreement_is_not_expected(tmp_path: Path) -> None:
     assert "Agreement is not expected: another teacher; other draws." in page
     assert "1 of 2 figures" in page
     assert "In parentheses: published figures (a paper)" in page
+
+
+def test_a_distance_a_count_and_the_time_of_a_run(tmp_path: Path) -> None:
+    columns = """
+columns:
+  - {name: D, metric: [forget_quality], statistic: D}
+  - {name: n, metric: [forget_quality], statistic: n}
+  - {metric: [run_seconds]}
+rows:
+  - {label: target, of: target}
+  - {label: undial, overrides: [method=undial]}
+"""
+    statistics = {"forget_quality": {"D": 0.25, "n": 40}}
+
+    def act(entry: TableRun) -> None:
+        finish(
+            entry, {"forget_quality": 0.5}, statistics=statistics,
+            target_statistics={"forget_quality": {"D": 0.75, "n": 38}},
+        )  # fmt: skip
+        entry.folder.set_status("done", seconds=12.5)
+
+    filled = made(asked_of(columns, tmp_path), act)
+    cells = {(row.row.label, name): cell.mean for (row, _, name), cell in filled.cells.items()}
+    assert cells == {
+        ("undial", "D"): 0.25, ("undial", "n"): 40.0, ("undial", "run_seconds"): 12.5,
+        ("target", "D"): 0.75, ("target", "n"): 38.0, ("target", "run_seconds"): None,
+    }  # fmt: skip

@@ -19,7 +19,7 @@ class ColumnConfig:
     """One figure of every run."""
 
     name: str = key("", "what `reference`, `claims` and `plots` call it; empty: as the metric")
-    metric: list[str] = key([], "metric of results.json; of several: their mean")
+    metric: list[str] = key([], "metric of results.json, or run_seconds; of several: their mean")
     title: str = key("", "heading; empty: the name, or where it has none the metric in words")
     format: str = key(".3f", "Python's format of a number")
     better: str = key(
@@ -33,6 +33,11 @@ class ColumnConfig:
     )
     step: int | None = key(None, "figure on the way, at this optimiser step", minimum=1)
     request: int | None = key(None, "figure after this sequential request; 0: before", minimum=0)
+    statistic: str = key(
+        "",
+        "in place of the figure: n, its samples, or D, the distance behind forget_quality",
+        allowed=("", "n", "D"),
+    )
 
 
 @dataclass

@@ -15,7 +15,9 @@ from undial_cli.evaluation.catalog import METRICS, Metric, find_set_metric
 SPOKEN_WORDS = {"knowmem": "KnowMem", "verbmem": "VerbMem"}
 # Of figures without an entry: titles, those of which less is better, those that say nothing by
 # themselves, and the tasks of lm-evaluation-harness whose knowledge is what must go.
-OTHER_TITLES = {"seconds": "time (s)"}
+# What a run took, in a table.
+RUN_SECONDS = "run_seconds"
+OTHER_TITLES = {"seconds": "time (s)", RUN_SECONDS: "time (s)"}
 COST_FIGURES = ("bits_per_byte", "brier_score", "seconds")
 HAZARD_TASKS = "harness_wmdp"
 # Figures of an audit: shares of what was to be forgotten that attacks got back.

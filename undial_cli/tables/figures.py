@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undial_cli.config.tables import ColumnConfig, TableConfig
-from undial_cli.evaluation.figures import AUDIT_VERDICT, WORDS
+from undial_cli.evaluation.figures import AUDIT_VERDICT, RUN_SECONDS, WORDS
 from undial_cli.reporting.audit_record import AuditRecord
 from undial_cli.reporting.collect import RunRecord, list_request_figures
-from undial_cli.reporting.notes import read_verdict
+from undial_cli.reporting.notes import get_statistics, read_verdict
 from undial_cli.tables.runs import DONE, FAILED, REFUSED, TableLine, TableRun
 from undial_cli.tables.search import LineSearch
 
@@ -155,8 +155,12 @@ def average_figures(values: Iterable[float | None]) -> tuple[float | None, float
 
 def select_run_figures(record: RunRecord, column: ColumnConfig, of: str) -> dict[str, Any]:
     """The figures among which a column's is: at the end, at a step, or after a request."""
+    part = {"retain": "reference", "target": "target"}.get(of, "")
+    if column.statistic:
+        statistics_by_metric = get_statistics(record.results, part)
+        return {name: s.get(column.statistic) for name, s in statistics_by_metric.items()}
     if of:
-        return record.figures("reference" if of == "retain" else "target")
+        return record.figures(part)
     if column.step is not None:
         rows = [row for row in record.steps if row.get("step") == column.step]
         return {name: value for row in rows for name, value in row.items()}
@@ -165,7 +169,7 @@ def select_run_figures(record: RunRecord, column: ColumnConfig, of: str) -> dict
     if column.request is not None:
         after_requests = list_request_figures(record.results)
         return after_requests[column.request - 1] if column.request <= len(after_requests) else {}
-    return record.figures()
+    return {RUN_SECONDS: record.seconds, **record.figures()}
 
 
 def find_published_figure(line: TableLine, across: str, column: str) -> float | None:
