@@ -103,6 +103,31 @@ def test_a_bar_shows_its_title_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert r"\x07\x1b[8m" in terminal.getvalue()
 
 
+def test_without_a_terminal_a_line_each_half_minute_says_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(ui.time, "monotonic", lambda: clock[0])
+    with ui.show_progress("training", 130) as bar:
+        bar.advance(30)  # resumed: no pace of this start
+        for clock[0] in range(10, 180, 10):
+            bar.advance(2, "loss 1.5")
+    assert capsys.readouterr().out.splitlines() == [
+        "training ...",
+        "training 38/130  loss 1.5  8 min left",
+        "training 46/130  loss 1.5  7 min left",
+        "training 54/130  loss 1.5  6 min left",
+        "training 62/130  loss 1.5  6 min left",
+    ]
+
+
+def test_durations_as_text() -> None:
+    seconds = (0.04, 3.21, 45, 90, 200, 7200, 864000)
+    assert [ui.format_duration(value) for value in seconds] == [
+        "less than 0.1 s", "3.2 s", "45 s", "90 s", "3 min", "2.0 h", "10 days",
+    ]  # fmt: skip
+
+
 def test_an_error_line_commands_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evil = "\x1b]52;c;aaaa\x07\u202e"
     for words in ([evil], ["report", evil], ["purge", evil], ["report", f"{evil}=1"]):

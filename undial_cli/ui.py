@@ -32,6 +32,8 @@ from undial_cli.errors import mask_secrets
 
 PLAIN_WIDTH = 120
 PLAIN_SECONDS = 30
+# What is there within so many seconds of the start was made before, and says nothing of the pace.
+KEPT_SECONDS = 1
 
 # What a terminal or a page would act on, or show as nothing: control characters but for tab and
 # new line, marks and overrides of direction, characters without width, tags, halves of pairs.
@@ -153,23 +155,47 @@ def copy_to_log(path: Path) -> Iterator[None]:
         _log_files.pop()
 
 
+def format_duration(seconds: float) -> str:
+    """Seconds as text, to two digits."""
+    if seconds < 0.1:
+        return "less than 0.1 s"
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 360000 else f"{seconds / 86400:.0f} days"
+
+
 class ProgressBar:
     """Progress over `total` units: a bar on a terminal, elsewhere a line every half minute."""
 
     def __init__(self, title: str, total: int, done: int, progress: Progress | None) -> None:
         title = reveal_controls(title)
         self.title, self.total, self.done, self.progress = title, total, done, progress
-        self.said_at = time.monotonic()
+        self.before, self.started = done, time.monotonic()
+        self.said_at = self.started
         self.task = progress and progress.add_task(title, total=total, completed=done, note="")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move on by `steps` and show `note`."""
         self.done += steps
+        now = time.monotonic()
         if self.progress is not None and self.task is not None:
             self.progress.update(self.task, advance=steps, note=reveal_controls(note))
-        elif time.monotonic() - self.said_at > PLAIN_SECONDS:
-            say(f"{self.title} {self.done}/{self.total}  {note}".rstrip())
-            self.said_at = time.monotonic()
+        elif now - self.started < KEPT_SECONDS:
+            self.before = self.done
+        elif now - self.said_at > PLAIN_SECONDS:
+            say("  ".join(filter(None, (f"{self.title} {self.done}/{self.total}", note,
+                                        self.spell_time_left(now)))))  # fmt: skip
+            self.said_at = now
+
+    def spell_time_left(self, now: float) -> str:
+        """What is left at the pace since the start, in words; "" while nothing was done."""
+        made = self.done - self.before
+        if made <= 0 or self.done >= self.total:
+            return ""
+        left = (now - self.started) / made * (self.total - self.done)
+        return f"{format_duration(left)} left"
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from undial_cli.planning import plan_table
 from undial_cli.planning.replay import WorkCost
 from undial_cli.planning.speed import DeviceSpeed, estimate_seconds
 
@@ -15,7 +14,3 @@ def test_time_is_work_at_a_speed() -> None:
     cost, speed = WorkCost(flops=6e9, moved=2e9, calls=3e4), DeviceSpeed(3e9, 2e9, 1e4)
     assert estimate_seconds(cost, speed, CPU) == 2 + 1 + 3
     assert estimate_seconds(cost, speed, torch.device("cuda")) == 3
-    assert plan_table.format_duration(90) == "90 s"
-    assert plan_table.format_duration(200) == "3 min"
-    assert plan_table.format_duration(7200) == "2.0 h"
-    assert plan_table.format_duration(864000) == "10 days"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 
+from undial_cli import ui
 from undial_cli.config.schema import Run, TrainingRun, UnlearnRun
 from undial_cli.config.tables import CostConfig
 from undial_cli.methods import make_method
@@ -35,7 +36,7 @@ def estimate_missing_runs(cost: CostConfig, missing: list[Run], finished: list[f
         if finished:
             source = f"the mean of {len(finished)} finished runs of this table"
         return (
-            f"estimated time: {format_duration(mean * len(missing) / slots)} "
+            f"estimated time: {ui.format_duration(mean * len(missing) / slots)} "
             f"({len(missing)} missing runs x {each}{shared}; {source})"
         )
     counts = [count_training_operations(run, cost.parameters, cost.tokens) for run in missing]
@@ -73,14 +74,3 @@ def count_training_operations(
         terms = make_method(run.method, run.seed).terms().values()
         passes = passes * len(terms) + FORWARD_OPERATIONS * sum(bool(term.needs) for term in terms)
     return size * passes * sum(length for length in lengths if length is not None)
-
-
-def format_duration(seconds: float) -> str:
-    """Seconds as text, to two digits."""
-    if seconds < 0.1:
-        return "less than 0.1 s"
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 360000 else f"{seconds / 86400:.0f} days"

@@ -14,7 +14,6 @@ from rich.table import Table
 from undial_cli import ui
 from undial_cli.config.schema import TrainingRun
 from undial_cli.planning.advice import advise_settings
-from undial_cli.planning.estimate import format_duration
 from undial_cli.planning.plan import TrainingPlan
 from undial_cli.planning.speed import estimate_seconds, measure_speed
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_screen_table
@@ -39,11 +38,14 @@ def show_training_plan(
         estimate_seconds(cost, speed, plan.device) for cost in (plan.teacher, plan.step)
     )
     first = (
-        f"teacher's pass {format_duration(teacher)} (unless kept from before), " if teacher else ""
+        f"teacher's pass {ui.format_duration(teacher)} (unless kept from before), "
+        if teacher
+        else ""
     )
     ui.say(
-        f"time: {first}a step {format_duration(step)}, all {plan.steps} steps "
-        f"{format_duration(plan.steps * step)}; evaluation and the making of the target come on top"
+        f"time: {first}a step {ui.format_duration(step)}, all {plan.steps} steps "
+        f"{ui.format_duration(plan.steps * step)}; evaluation and the making of the target come on "
+        "top"
     )
     ui.say(
         f"measured here: {speed.flops / 1e9:.3g} GFLOP/s and {speed.moved / 1e9:.3g} GB/s in "

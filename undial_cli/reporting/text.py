@@ -9,6 +9,7 @@ import math
 import re
 from typing import Any
 
+from undial_cli import ui
 from undial_cli.evaluation.catalog import METRICS
 from undial_cli.evaluation.figures import find_figure_title
 
@@ -97,11 +98,7 @@ def format_setting_value(value: Any) -> str:
 def format_run_time(value: Any) -> str:
     """Seconds as text, to about two digits."""
     seconds = parse_number(value)
-    if seconds is None:
-        return "–"
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return "–" if seconds is None else ui.format_duration(seconds)
 
 
 def format_memory(count: float) -> str:
