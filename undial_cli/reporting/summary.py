@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from undial_cli import ui
-from undial_cli.config.schema import AuditRun, EvaluateRun, FinetuneRun, Run
+from undial_cli.config.schema import AuditRun, EvaluateRun, FinetuneRun, Run, UnlearnRun
 from undial_cli.evaluation import results as store
 from undial_cli.evaluation.figures import AUDIT_FIGURES, MAIN_FIGURES
 from undial_cli.reporting import cells, notes
@@ -28,6 +28,7 @@ from undial_cli.reporting.cells import (
     subtract_figures,
 )
 from undial_cli.reporting.collect import AUDIT_FOLDER, RunRecord
+from undial_cli.reporting.outcome import describe_outcome
 from undial_cli.reporting.page import fill_template
 from undial_cli.reporting.samples import TEXT_TITLES
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, format_csv, make_screen_table
@@ -105,6 +106,8 @@ def show_summary(run: Run, folder: Path) -> None:
             show_sample(sample)
     for note in [*notes.list_missing_metrics(results), *notes.list_remarks(results)]:
         ui.say(note, "yellow")
+    if isinstance(run, UnlearnRun) and (outcome := describe_outcome(run, results, str(folder))):
+        ui.say(outcome)
     if not results["reference"] and not isinstance(run, FinetuneRun):
         note = notes.NO_RETAIN_NOTE
         ui.say(note[0].lower() + note[1:].removesuffix("."), "yellow")
