@@ -27,7 +27,7 @@ from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.system.quiet import silence_libraries
 from undial_cli.training import packing
 from undial_cli.training.loop import is_packed, make_schedule
-from undial_cli.training.session import load_run_model
+from undial_cli.models.load import load_run_model
 from undial_cli.training.teacher import AdapterTeacher
 from undial_cli.training.trainer import compute_term_sum
 

@@ -14,8 +14,9 @@ PACKAGE = Path(undial_cli.__file__).parent
 ROOTS = (PACKAGE, PACKAGE.parent)
 # From the top down: an import runs only downward.
 ROOMS = (
-    "cli", "tables", "sweeps", "pipeline", "runs", "audit", "planning", "reporting", "training",
-    "evaluation", "methods", "models", "data", "losses", "system", "config", "ui", "errors",
+    "cli", "tables", "sweeps", "asking", "pipeline", "runs", "audit", "planning", "reporting",
+    "training", "evaluation", "methods", "models", "data", "losses", "system", "config", "ui",
+    "errors",
 )  # fmt: skip
 # Words that say nothing of what a name stands for.
 EMPTY_WORDS = {
@@ -81,7 +82,7 @@ def find_locals(function: ast.AST) -> Iterator[str]:
 
 def test_every_module_stands_in_a_room() -> None:
     assert {module.split(".")[0] for module in TREES if module} <= set(ROOMS)
-    assert len([f for f in PACKAGE.iterdir() if f.name != "__pycache__"]) <= 19
+    assert len([f for f in PACKAGE.iterdir() if f.name != "__pycache__"]) <= 20
 
 
 def test_no_import_runs_upward() -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from undial_cli.config.schema import Run
 
 COMMAND_NAMES = (
-    "unlearn", "finetune", "evaluate", "audit", "reproduce", "report", "list", "purge", "doctor",
+    "unlearn", "finetune", "evaluate", "audit", "reproduce", "report", "ask", "list", "purge",
+    "doctor",
 )  # fmt: skip
 HELP_WORDS = ("--help", "-h", "help")
 # A process of a run: runs/launch.py starts it, through torch, which leaves a name.
@@ -159,6 +160,10 @@ def dispatch_command(argv: list[str]) -> int:
         code = report(rest)
         settle_ledgers(parse_report_words(rest)[0])
         return code
+    if command == "ask":
+        from undial_cli.asking.command import run_ask_command
+
+        return run_ask_command(rest)
     if command == "list":
         from undial_cli.runs.run_list import run_list_command
 

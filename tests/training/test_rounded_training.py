@@ -38,7 +38,7 @@ from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.training.fit import check_rounded_target
 from undial_cli.training.loop import is_packed, make_schedule, run_training
 from undial_cli.training.packing import why_not_packed
-from undial_cli.training.session import load_run_model
+from undial_cli.models.load import load_run_model
 from undial_cli.training.teacher import AdapterTeacher, make_teacher
 
 pytestmark = pytest.mark.skipif(

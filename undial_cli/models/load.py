@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.config.schema import ModelConfig
+from undial_cli.config.schema import ModelConfig, Run, TrainingRun
 from undial_cli.errors import UserError, WorldError
 from undial_cli.models.adapters import (
     attach_adapter,
@@ -35,7 +35,7 @@ from undial_cli.models.inspection import (
     shape_arguments,
 )
 from undial_cli.models.paths import is_from_scratch, read_contrast, resolve_model_folder
-from undial_cli.models.quantise import Rounding, round_model
+from undial_cli.models.quantise import Rounding, choose_rounding, round_model
 from undial_cli.system.faults import raise_fault
 
 # Or transformers asks a bot of the hub to convert weights that are refused here.
@@ -134,6 +134,20 @@ def load_rounded_model(
     base = find_adapter_base(source, config)
     model = round_model(load_model(config, base or path, finite=finite), rounding, device)
     return model if base is None else attach_adapter(model, source, base, finite)
+
+
+def load_run_model(run: Run, path: str, device: torch.device, rounds: bool = True) -> Any:
+    """A model of the run on this process's device.
+
+    Args:
+        rounds: with the rounded layers that the run trains on, where it does.
+    """
+    finite = isinstance(run, TrainingRun)
+    rounding = choose_rounding(run) if rounds else None
+    if rounding is not None:
+        return load_rounded_model(run.model, path, rounding, device, finite)
+    model: Any = load_model(run.model, path, seed=run.seed, finite=finite)
+    return model if getattr(model, "is_quantized", False) else model.to(device)
 
 
 def load_whole_model(

@@ -22,6 +22,7 @@ from undial_cli.evaluation.selection_rule import SELECTION
 from undial_cli.evaluation.suite_metrics import add_joint_metrics
 from undial_cli.evaluation.text_quality import HELPER_MODELS
 from undial_cli.models import fingerprints, shards
+from undial_cli.models.load import load_run_model
 from undial_cli.models.quantise import choose_rounding, describe_rounding
 from undial_cli.reporting import summary
 from undial_cli.runs.inputs import RunInputs
@@ -31,7 +32,6 @@ from undial_cli.system import processes
 from undial_cli.system.files import hash_files, hash_folder_state
 from undial_cli.training.best_weights import read_selection
 from undial_cli.training.merging import read_merge_loss
-from undial_cli.training.session import load_run_model
 
 # Keys of eval that change no score of a model, so that a cached evaluation stays good.
 KEYS_WITHOUT_EFFECT = (

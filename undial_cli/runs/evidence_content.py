@@ -66,6 +66,7 @@ def collect_evidence(resolved: ResolvedRun) -> dict[str, Any]:
     weights = {"before": describe_weights(resolved)}
     if isinstance(run, TrainingRun):
         weights["after"] = describe_model_at(str(folder.checkpoint))
+    weights |= locate_retain_weights(resolved)
     results = (folder.path / name for name in RESULT_FILES)
     return {
         "version": EVIDENCE_VERSION,
@@ -96,6 +97,15 @@ def describe_weights(resolved: ResolvedRun) -> dict[str, Any]:
     except (OSError, UserError, WorldError) as error:  # the data may be gone by now
         return {"unknown": first_line(error)}
     return describe_model_at(path)
+
+
+def locate_retain_weights(resolved: ResolvedRun) -> dict[str, Any]:
+    """Where the retain model lies that a run was compared with; nothing where it has none."""
+    try:
+        location = resolved.retain_model
+        return {} if location is None else {"retain": {"path": resolved.find_path(location)}}
+    except (OSError, UserError, WorldError):  # the data may be gone by now
+        return {}
 
 
 def describe_model_at(path: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from undial_cli import ui
+from undial_cli.config.asking import ASK_FIELDS
 from undial_cli.config.attacks import ATTACK_CONFIGS
 from undial_cli.config.fields import walk_fields
 from undial_cli.config.schema import RUN_TYPES
@@ -23,6 +24,7 @@ COMMAND_SUMMARIES = {
     "audit": "try to get forgotten data back: by asking, by looking, by attacks on the weights",
     "reproduce": "run what is missing of a paper's table and print ours beside the paper's figures",
     "report": "one page of runs that are there: tables, plots, samples",
+    "ask": "type a question; target, retain model and unlearned model answer side by side",
     "list": "runs with their state, their size, and whether they still hold text of the data",
     "purge": "remove what still holds text of the data or states made from it",
     "doctor": "try devices, processes, folders, hub and engines; say what to do",
@@ -30,6 +32,7 @@ COMMAND_SUMMARIES = {
 USAGE_LINES = {
     "reproduce": "undial reproduce table=NAME [key=value ...]",
     "report": "undial report PATH... [output=FOLDER]",
+    "ask": 'undial ask RUN_OR_MODEL [MORE...] ["question"...] [key=value ...]',
     "list": "undial list [PATH...] [--json]",
     "purge": "undial purge [PATH...] [--older-than=30d] [--text] [--dry-run]",
     "doctor": "undial doctor [--json]",
@@ -41,9 +44,18 @@ REPRODUCE_KEYS = {
     "output_dir=DIR": "where runs and the table go",
     "any other key=value": "an override of every run, such as hardware.slots=2",
 }
+ASK_KEYS = {
+    "RUN_OR_MODEL": "a run folder (its target, retain model and checkpoint), a checkpoint, hub id, "
+    ".gguf file or pkg://; several stand side by side",
+    '"question"': "words with a blank between them; without one it is typed, or read from a pipe",
+    **{key: f.metadata["help"] for key, f in ASK_FIELDS.items()},
+    "model=NAME": "of a model that no run made: its chat format, from configs/model",
+    "model.KEY": "a key of the models' config, as model.dtype=bfloat16",
+}
 # Words of the commands that compose no run.
 COMMAND_WORDS = {
     "reproduce": REPRODUCE_KEYS,
+    "ask": ASK_KEYS,
     "list": {
         "PATH": "a run folder, or one with runs below it; without: all runs that this cache knows",
         "--json": "the same for scripts",

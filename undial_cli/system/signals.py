@@ -130,6 +130,28 @@ def release_signals() -> Iterator[None]:
         _state.answer = before
 
 
+@contextlib.contextmanager
+def absorb_interrupts(held: bool = False) -> Iterator[None]:
+    """A block that Ctrl-C ends, and nothing beyond it; other signals end the command after it.
+
+    Args:
+        held: it ends by itself, once `get_held_signal` says so; a second Ctrl-C cuts it short.
+    """
+    before = _state.answer
+    _state.answer = Answer.HOLD if held else Answer.RAISE
+    try:
+        yield
+    except Interrupted as stop:
+        if stop.sign is not signal.SIGINT:
+            raise
+    finally:
+        _state.answer = before
+    if _state.first is signal.SIGINT:
+        _state.first, _state.held = None, False
+    elif _state.held:
+        raise_held_signal()
+
+
 def get_held_signal() -> signal.Signals | None:
     """The signal that is held back, if one came."""
     return _state.first if _state.held else None

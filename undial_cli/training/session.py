@@ -17,13 +17,14 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli import ui
-from undial_cli.config.schema import Run, TeacherConfig, TrainingRun, is_sharded, uses_deepspeed
+from undial_cli.config.schema import TeacherConfig, TrainingRun, is_sharded, uses_deepspeed
 from undial_cli.data.example import Example
 from undial_cli.data.schedule import Schedule, TrainingSample
 from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.suite import Suite
 from undial_cli.methods.base import Method
-from undial_cli.models import adapters, fingerprints, lean_forwards, load, lora, paths
+from undial_cli.models import adapters, fingerprints, lean_forwards, lora, paths
+from undial_cli.models.load import load_run_model
 from undial_cli.models.quantise import choose_rounding
 from undial_cli.system import signals
 from undial_cli.system.files import make_private_folder, remove_folder, whole_folder
@@ -129,20 +130,6 @@ def is_saved_merged(session: TrainingSession) -> bool:
         ui.say(f"{reason}: the checkpoint is saved merged", "yellow")
         return True
     return run.adapter.merge
-
-
-def load_run_model(run: Run, path: str, device: torch.device, rounds: bool = True) -> Any:
-    """A model of the run on this process's device.
-
-    Args:
-        rounds: with the rounded layers that the run trains on, where it does.
-    """
-    finite = isinstance(run, TrainingRun)
-    rounding = choose_rounding(run) if rounds else None
-    if rounding is not None:
-        return load.load_rounded_model(run.model, path, rounding, device, finite)
-    model: Any = load.load_model(run.model, path, seed=run.seed, finite=finite)
-    return model if getattr(model, "is_quantized", False) else model.to(device)
 
 
 def make_watchers(session: TrainingSession, model: Any, schedule: Schedule) -> list[Watcher]:

@@ -1,0 +1,121 @@
+"""`undial ask`, top to bottom: words, questions, models, and then the view that is wanted.
+
+All that is wrong with the input is said before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from undial_cli import ui
+from undial_cli.asking.models import AskedModel, find_run_folder, list_asked_models
+from undial_cli.asking.words import AskWords, check_new_file, parse_ask_words
+from undial_cli.config.splits import cut_slice
+from undial_cli.errors import UserError, first_line
+from undial_cli.runs.evidence import settle_ledgers
+from undial_cli.system.files import format_json_line
+from undial_cli.system.garbage import spare_imports
+from undial_cli.system.private_files import keep_ledgers
+
+if TYPE_CHECKING:
+    from undial_cli.asking.engine import AskingEngine
+
+
+def run_ask_command(words: Sequence[str]) -> int:
+    """Do `undial ask WORDS`; returns the exit code.
+
+    Raises:
+        UserError: a wrong word, no such model, or a question that cannot be asked.
+    """
+    asked = parse_ask_words(words)
+    if asked.config.file is not None:
+        asked.questions += read_questions(asked.config.file)
+    models = list_asked_models(asked)
+    folders = [folder for word in asked.models if (folder := find_run_folder(word))]
+    with keep_ledgers([folder.ledger for folder in folders]):
+        answer_words(asked, models)
+    settle_ledgers([folder.path for folder in folders])
+    return 0
+
+
+def answer_words(asked: AskWords, models: list[AskedModel]) -> None:
+    """Load what answers, and open the view: a page, a dialogue, or the answers alone."""
+    with spare_imports():
+        from undial_cli.asking.engine import AskingEngine
+        from undial_cli.system.quiet import silence_libraries
+    silence_libraries()
+    engine = AskingEngine(models, asked.config.hardware)
+    if asked.config.web:
+        from undial_cli.asking.web_page import serve_page
+
+        serve_page(engine, asked.config)
+    elif asked.questions or not sys.stdin.isatty():
+        answer_questions(engine, asked, asked.questions or read_input_lines())
+    else:
+        from undial_cli.asking.interactive import hold_dialogue
+
+        hold_dialogue(engine, asked.config)
+
+
+def answer_questions(engine: AskingEngine, asked: AskWords, questions: Iterable[str]) -> None:
+    """Each question and its answers: shown, printed as JSON, written to a file."""
+    from undial_cli.asking.prompts import Turn
+    from undial_cli.asking.terminal import collect_answers, show_answers
+    from undial_cli.asking.transcript import append_records, make_turn, record_answers
+
+    config, turns = asked.config, list[Turn]()
+    file = check_new_file("out", config.out) if config.out else None
+    several = len(asked.questions) != 1
+    for question in questions:
+        given = turns if config.chat else []
+        if config.json:
+            answers = collect_answers(engine, question, config, given)
+        else:
+            if several:
+                ui.say(question, "bold", log=False)
+            answers = show_answers(engine, question, config, given)
+        record = record_answers(question, config, answers, len(given))
+        if config.json:
+            print(format_json_line(record), end="", flush=True)
+        if file is not None:
+            append_records(file, [record])
+        turns.append(make_turn(question, answers))
+    if not turns:
+        raise UserError("ask: no question came; give one in quotes, by file=FILE, or type it")
+
+
+def read_input_lines() -> Iterator[str]:
+    """The questions that another program writes, a line each."""
+    for line in sys.stdin:
+        if line.strip():
+            yield line.strip()
+
+
+def read_questions(name: str) -> list[str]:
+    """The questions of a file: a line each, or rows with a column `question`.
+
+    Raises:
+        UserError: there is no such file, or nothing in it.
+    """
+    from undial_cli.data.files import load_row_file, slice_rows
+
+    path, piece = cut_slice(name)
+    if Path(path).suffix.lower() == ".txt" and Path(path).expanduser().is_file():
+        try:
+            text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"file={name}: cannot be read as text ({first_line(error)})") from error
+        lines = [{"question": line} for line in text.splitlines() if line.strip()]
+        rows = slice_rows(lines, piece, f"file={path}")
+    else:
+        rows = load_row_file(path, piece, "file")
+    for number, row in enumerate(rows, 1):
+        if not str(row.get("question") or "").strip():
+            columns = ", ".join(map(str, row)) or "none"
+            raise UserError(f"file={name}: row {number} has no question; its columns are {columns}")
+    if not rows:
+        raise UserError(f"file={name}: there is no question in it")
+    return [str(row["question"]).strip() for row in rows]

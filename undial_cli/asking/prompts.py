@@ -1,0 +1,129 @@
+"""A question as a model reads it: its own format, system prompt, the turns before; and how it ends.
+
+Written by data/encode.py, as in training and evaluation: the tokens before an answer are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from undial_cli import ui
+from undial_cli.config.asking import AskingConfig
+from undial_cli.config.schema import Run
+from undial_cli.data.answers import Message
+from undial_cli.data.encode import Encoder
+from undial_cli.data.template import render_messages, render_question
+from undial_cli.errors import UserError
+from undial_cli.evaluation.decoding import Decoding
+from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens
+from undial_cli.models.capacity import ModelCapacity
+from undial_cli.models.load import blame_key, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question before this one, and what each model answered, in their order."""
+
+    question: str
+    texts: tuple[str, ...]
+
+
+@dataclass
+class Prompt:
+    """A question as one model reads it."""
+
+    encoder: Encoder
+    ids: list[int]
+    ends: set[int]
+
+
+def make_encoder(title: str, key: str, run: Run, path: str) -> Encoder:
+    """What writes questions for a model; one without a chat template is asked as plain text.
+
+    Args:
+        title: of the model, for the user.
+        key: what errors call its path.
+    """
+    with blame_key(key):
+        tokenizer = load_tokenizer(run.model, path)
+    template = run.model.template
+    if template.chat and not tokenizer.chat_template:
+        template = dataclasses.replace(template, chat=False)
+        ui.say(f"{title}: no chat template, so the question is its whole prompt", "dim")
+    # Nothing of a question is cut off: what is too long is refused.
+    return Encoder(tokenizer, template, dataclasses.replace(run.data, max_length=2**31))
+
+
+def make_prompt(
+    encoder: Encoder, config: AskingConfig, question: str, turns: Sequence[Turn], number: int
+) -> Prompt:
+    """A question, after the turns before it where `chat` is on, as a model reads it.
+
+    Args:
+        number: of the model, whose own answers the turns have.
+
+    Raises:
+        UserError: the model's format has no place for a system prompt or for turns.
+    """
+    template = encoder.template
+    if config.system is not None:
+        if config.system and not template.chat:
+            raise UserError(
+                f"system={config.system}: this model has no chat format, and so no system prompt"
+            )
+        template = dataclasses.replace(template, system_prompt=config.system or None)
+    if not (config.chat and turns):
+        rendering = render_question(encoder.tokenizer, template, question, "")
+    elif not template.chat:
+        raise UserError("chat=true: this model has no chat format, and so no turns; chat=false")
+    else:
+        messages: list[Message] = [{"role": "system", "content": template.system_prompt or ""}]
+        messages = messages if template.system_prompt else []
+        for turn in turns:
+            messages.append({"role": "user", "content": turn.question})
+            messages.append({"role": "assistant", "content": turn.texts[number]})
+        messages += [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": ""},
+        ]
+        rendering = render_messages(encoder.tokenizer, template, messages, "last")
+    example = encoder.tokenise_answers(rendering)
+    return Prompt(encoder, example.prompt_ids, {example.end} if example.end is not None else set())
+
+
+def make_decoding(
+    model: Any, prompt: Prompt, config: AskingConfig, positions: int | None
+) -> Decoding:
+    """How a model's tokens are chosen."""
+    generator = GeneratingModel(model, prompt.encoder.tokenizer)
+    drawn = config.temperature > 0
+    return Decoding(
+        config.max_new_tokens,
+        collect_end_tokens(generator, prompt.ends),
+        top_p=config.top_p if drawn else None,
+        temperature=config.temperature if drawn else 1.0,
+        seed=config.seed,
+        positions=positions,
+    )
+
+
+def check_prompt_fits(title: str, prompt: Prompt, capacity: ModelCapacity) -> None:
+    """Raise UserError for a question that a model cannot take.
+
+    Args:
+        title: of the model.
+    """
+    positions = capacity.positions
+    if positions is not None and len(prompt.ids) >= positions:
+        raise UserError(
+            f"question: {len(prompt.ids)} tokens with all that stands around it, and {title} has "
+            f"{positions} positions"
+        )
+    if max(prompt.ids, default=0) >= capacity.rows:
+        raise UserError(
+            f"question: it holds a token that {title} has no row for; needed is the tokenizer that "
+            "the model was trained with (model.tokenizer_path)"
+        )
