@@ -45,8 +45,8 @@ def answer_words(asked: AskWords, models: list[AskedModel]) -> None:
     """Load what answers, and open the view: a page, a dialogue, or the answers alone."""
     with spare_imports():
         from undial_cli.asking.engine import AskingEngine
-        from undial_cli.system.quiet import silence_libraries
-    silence_libraries()
+        from undial_cli.system.quiet import silence_models
+    silence_models()
     engine = AskingEngine(models, asked.config.hardware)
     if asked.config.web:
         from undial_cli.asking.web_page import serve_page

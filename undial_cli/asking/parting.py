@@ -39,11 +39,19 @@ def match_words(first: Sequence[str], other: Sequence[str]) -> dict[int, int]:
 
 
 def join_pieces(words: Sequence[str], marks: Sequence[bool]) -> list[Piece]:
-    """Words that follow one another and are marked alike, as one piece."""
+    """Words that follow one another and are marked alike, as one piece.
+
+    The blank before words that are marked is no part of them.
+    """
     pieces: list[Piece] = []
     for word, mark in zip(words, marks, strict=True):
-        if pieces and pieces[-1][1] == mark:
-            pieces[-1] = (pieces[-1][0] + word, mark)
+        is_new = not pieces or pieces[-1][1] != mark
+        bare = word.lstrip() if is_new and mark else word
+        blank = word[: len(word) - len(bare)]
+        if blank:
+            pieces[-1:] = [(pieces[-1][0] + blank, False)] if pieces else [(blank, False)]
+        if is_new:
+            pieces.append((bare, mark))
         else:
-            pieces.append((word, mark))
-    return pieces
+            pieces[-1] = (pieces[-1][0] + bare, mark)
+    return [piece for piece in pieces if piece[0]]

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from undial_cli import ui
 from undial_cli.data.example import Example
-from undial_cli.data.samples import TrainingSet
-from undial_cli.data.stored_examples import StoredExamples
 from undial_cli.errors import UserError
 from undial_cli.models.adapters import unwrap_adapter
+
+if TYPE_CHECKING:
+    from undial_cli.data.samples import TrainingSet
+    from undial_cli.data.stored_examples import StoredExamples
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ def check_training_set_fits(
     capacity: ModelCapacity, max_length: int, name: str, encoded: TrainingSet
 ) -> None:
     """Raise UserError for an example of a training set that a model cannot take."""
+    from undial_cli.data.stored_examples import StoredExamples  # and `datasets`, half a second
+
     examples: Iterable[Example] = encoded.examples
     numbers: Iterable[int] = encoded.row_numbers
     if isinstance(examples, StoredExamples) and fits_stored(capacity, examples):

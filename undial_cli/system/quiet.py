@@ -9,9 +9,17 @@ import warnings
 
 def silence_libraries() -> None:
     """Set before the libraries do real work."""
+    silence_models()
+    import datasets
+
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)  # what it logs as an error it raises too
+    datasets.disable_progress_bars()
+
+
+def silence_models() -> None:
+    """As `silence_libraries`, for what reads no data: `datasets` takes half a second to import."""
     # Tokenizers warn of every fork after they were used in parallel.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import datasets
     import torch
     import transformers
 
@@ -19,8 +27,6 @@ def silence_libraries() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity(logging.CRITICAL)  # what it logs as an error it raises too
-    datasets.disable_progress_bars()
     loud = ("torch.distributed", "torch", "accelerate", "absl", "huggingface_hub", "bitsandbytes")
     for name in loud:
         logging.getLogger(name).setLevel(logging.ERROR)

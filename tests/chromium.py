@@ -106,9 +106,9 @@ class Page:
         elif event == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
 
-    def open(self, file: Path) -> None:
-        """Load a file and wait until it is there; its own request is not counted."""
-        address = file.resolve().as_uri()
+    def open(self, page: Path | str) -> None:
+        """Load a file or an address and wait until it is there; its request is not counted."""
+        address = page if isinstance(page, str) else page.resolve().as_uri()
         self.send("Page.navigate", url=address)
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
         self.requests = [url for url in self.requests if url not in (address, "about:blank")]
