@@ -18,7 +18,7 @@ import psutil
 import torch
 
 from undial_cli import ui
-from undial_cli.asking.models import AskedModel, name_model_key
+from undial_cli.asking.models import AskedModel, blame_model
 from undial_cli.asking.prompts import (
     Prompt,
     Turn,
@@ -40,7 +40,7 @@ from undial_cli.evaluation.prompts import decode_added_text
 from undial_cli.models.adapters import attach_adapter, count_replaced_rows, find_adapter_base
 from undial_cli.models.capacity import ModelCapacity
 from undial_cli.models.inspection import check_model, make_blank_model
-from undial_cli.models.load import blame_key, load_run_model
+from undial_cli.models.load import load_run_model
 from undial_cli.models.paths import resolve_model_folder
 
 # Share of the free memory that weights may fill: answers, and other programs, need some too.
@@ -73,10 +73,7 @@ class AskingEngine:
         is_gpu = hardware == "auto" and torch.cuda.is_available()
         self.device = torch.device("cuda" if is_gpu else "cpu")
         self.bases = find_shared_bases(self.models)
-        self.encoders = [
-            make_encoder(model.title, name_model_key(model), model.run, model.path)
-            for model in self.models
-        ]
+        self.encoders = [make_encoder(model) for model in self.models]
         self._held: dict[str, Any] = {}
         self.capacities = {model.identity: measure_model(model) for model in self.models}
         self.in_turns = self.has_room()
@@ -118,7 +115,7 @@ class AskingEngine:
 
     def load_weights(self, weights: str, model: AskedModel) -> Any:
         """What `use_model` holds: a model, or a base with the adapter that shares it."""
-        with blame_key(name_model_key(model)):
+        with blame_model(model):
             adapters = [m for m in self.models if self.bases.get(m.identity) == weights]
             if not adapters:
                 return load_run_model(model.run, model.path, self.device)
@@ -149,7 +146,7 @@ class AskingEngine:
             for number, encoder in enumerate(self.encoders)
         ]
         for model, prompt in zip(self.models, prompts, strict=True):
-            check_prompt_fits(model.title, prompt, self.capacities[model.identity])
+            check_prompt_fits(model, prompt, self.capacities[model.identity])
         pairs = zip(answers, prompts, strict=True)
         streams = [self.stream_answer(answer, prompt, config) for answer, prompt in pairs]
         try:
@@ -228,8 +225,9 @@ def find_shared_bases(models: Sequence[AskedModel]) -> dict[str, str]:
     shared: dict[str, str] = {}
     plain = {model.identity for model in models}
     for model in models:
-        source = resolve_model_folder(model.path, model.run.model)
-        base = find_adapter_base(source, model.run.model) if source.local else None
+        with blame_model(model):
+            source = resolve_model_folder(model.path, model.run.model)
+            base = find_adapter_base(source, model.run.model) if source.local else None
         if base is None or base not in plain or base in shared.values():
             continue
         if not adds_token_rows(model, base):
@@ -247,7 +245,7 @@ def adds_token_rows(model: AskedModel, base: str) -> bool:
 
 def measure_model(model: AskedModel) -> ModelCapacity:
     """What a model's shape holds; raises UserError for one that is none."""
-    with blame_key(name_model_key(model)):
+    with blame_model(model):
         return check_model(model.run.model, model.path)
 
 

@@ -6,8 +6,10 @@ and nothing has to be worked out. Loads no weights.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,9 +144,14 @@ def list_run_models(word: str, folder: RunFolder, asked: AskWords) -> list[Asked
     return [*models, AskedModel(role, title, answered, run)]
 
 
-def name_model_key(model: AskedModel) -> str:
-    """What errors call a model's path."""
-    return {"target": "target", "retain": "retain"}.get(model.role, "ask")
+@contextlib.contextmanager
+def blame_model(model: AskedModel) -> Iterator[None]:
+    """While open, what is wrong with a model is said of the word that names it."""
+    try:
+        yield
+    except (UserError, WorldError) as error:
+        word = f"{model.role}=" if model.role in (TARGET, RETAIN) else "ask "
+        raise type(error)(str(error).replace("model.path=", word, 1)) from error
 
 
 def describe_role(role: str) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from undial_cli import ui
+from undial_cli.asking.models import AskedModel, blame_model
 from undial_cli.config.asking import AskingConfig
-from undial_cli.config.schema import Run
 from undial_cli.data.answers import Message
 from undial_cli.data.encode import Encoder
 from undial_cli.data.template import render_messages, render_question
@@ -20,7 +20,7 @@ from undial_cli.errors import UserError
 from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens
 from undial_cli.models.capacity import ModelCapacity
-from undial_cli.models.load import blame_key, load_tokenizer
+from undial_cli.models.load import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,16 @@ class Prompt:
     ends: set[int]
 
 
-def make_encoder(title: str, key: str, run: Run, path: str) -> Encoder:
-    """What writes questions for a model; one without a chat template is asked as plain text.
-
-    Args:
-        title: of the model, for the user.
-        key: what errors call its path.
-    """
-    with blame_key(key):
-        tokenizer = load_tokenizer(run.model, path)
-    template = run.model.template
+def make_encoder(model: AskedModel) -> Encoder:
+    """What writes questions for a model; one without a chat template is asked as plain text."""
+    with blame_model(model):
+        tokenizer = load_tokenizer(model.run.model, model.path)
+    template = model.run.model.template
     if template.chat and not tokenizer.chat_template:
         template = dataclasses.replace(template, chat=False)
-        ui.say(f"{title}: no chat template, so the question is its whole prompt", "dim")
+        ui.say(f"{model.title}: no chat template, so the question is its whole prompt", "dim")
     # Nothing of a question is cut off: what is too long is refused.
-    return Encoder(tokenizer, template, dataclasses.replace(run.data, max_length=2**31))
+    return Encoder(tokenizer, template, dataclasses.replace(model.run.data, max_length=2**31))
 
 
 def make_prompt(
@@ -110,20 +105,16 @@ def make_decoding(
     )
 
 
-def check_prompt_fits(title: str, prompt: Prompt, capacity: ModelCapacity) -> None:
-    """Raise UserError for a question that a model cannot take.
-
-    Args:
-        title: of the model.
-    """
+def check_prompt_fits(model: AskedModel, prompt: Prompt, capacity: ModelCapacity) -> None:
+    """Raise UserError for a question that a model cannot take."""
     positions = capacity.positions
     if positions is not None and len(prompt.ids) >= positions:
         raise UserError(
-            f"question: {len(prompt.ids)} tokens with all that stands around it, and {title} has "
+            f"question: {len(prompt.ids)} tokens with all that stands around it, and {model.title} has "
             f"{positions} positions"
         )
     if max(prompt.ids, default=0) >= capacity.rows:
         raise UserError(
-            f"question: it holds a token that {title} has no row for; needed is the tokenizer that "
+            f"question: it holds a token that {model.title} has no row for; needed is the tokenizer that "
             "the model was trained with (model.tokenizer_path)"
         )
