@@ -192,3 +192,38 @@ def test_what_the_starter_had_ignored_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     signals.install_signal_handlers()
     send("SIGHUP")
+
+
+@pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize("held", [False, True])
+def test_ctrl_c_ends_a_block_that_absorbs_it_and_nothing_beyond(held: bool) -> None:
+    reached = []
+    for _ in range(3):  # as often as one likes
+        with signals.absorb_interrupts(held=held):
+            send("SIGINT")
+            reached.append(signals.get_held_signal())
+    assert reached == ([signal.SIGINT] * 3 if held else [])
+    with pytest.raises(Interrupted):  # what comes later is not absorbed
+        send("SIGINT")
+
+
+@pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize("held", [False, True])
+def test_any_other_signal_ends_the_command_after_the_block(held: bool) -> None:
+    with pytest.raises(Interrupted) as caught, signals.absorb_interrupts(held=held):
+        send("SIGTERM")
+    assert caught.value.exit_code == 143
+
+
+@pytest.mark.usefixtures("listening")
+def test_a_second_ctrl_c_cuts_short_a_block_that_does_not_end_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signals, "REPEAT_SECONDS", 0.0)
+    reached = []
+    with signals.absorb_interrupts(held=True):
+        send("SIGINT")
+        reached.append("first")
+        send("SIGINT")
+        reached.append("second")
+    assert reached == ["first"]

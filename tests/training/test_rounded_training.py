@@ -32,13 +32,13 @@ from undial_cli.methods.base import TEACHER_LOGITS
 from undial_cli.methods.undial import UndialConfig
 from undial_cli.models import lora
 from undial_cli.models.head import find_output_head
+from undial_cli.models.load import load_run_model
 from undial_cli.models.paths import resolve_model_folder
 from undial_cli.models.quantise import Rounding, explain_no_quantising, round_model
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.training.fit import check_rounded_target
 from undial_cli.training.loop import is_packed, make_schedule, run_training
 from undial_cli.training.packing import why_not_packed
-from undial_cli.models.load import load_run_model
 from undial_cli.training.teacher import AdapterTeacher, make_teacher
 
 pytestmark = pytest.mark.skipif(

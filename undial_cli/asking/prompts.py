@@ -110,11 +110,11 @@ def check_prompt_fits(model: AskedModel, prompt: Prompt, capacity: ModelCapacity
     positions = capacity.positions
     if positions is not None and len(prompt.ids) >= positions:
         raise UserError(
-            f"question: {len(prompt.ids)} tokens with all that stands around it, and {model.title} has "
-            f"{positions} positions"
+            f"question: {len(prompt.ids)} tokens with all that stands around it, and "
+            f"{model.title} has {positions} positions"
         )
     if max(prompt.ids, default=0) >= capacity.rows:
         raise UserError(
-            f"question: it holds a token that {model.title} has no row for; needed is the tokenizer that "
-            "the model was trained with (model.tokenizer_path)"
+            f"question: it holds a token that {model.title} has no row for; needed is the "
+            "tokenizer that the model was trained with (model.tokenizer_path)"
         )

@@ -95,9 +95,11 @@ def arrange_answers(answers: Sequence[ModelAnswer], width: int, marked: bool) ->
 
 def write_answers(answers: Sequence[ModelAnswer], marked: bool) -> list[Text]:
     """The texts; the words by which they part in a colour."""
+    # Escapes take room: they are made before lines are broken.
+    texts = [ui.reveal_controls(answer.text) for answer in answers]
     if not marked:
-        return [Text(answer.text) for answer in answers]
-    pieces = mark_partings([answer.text for answer in answers])
+        return list(map(Text, texts))
+    pieces = mark_partings(texts)
     return [
         Text.assemble(*((text, PARTING_STYLE if parts else "") for text, parts in part))
         for part in pieces

@@ -82,18 +82,23 @@ class PageServer(ThreadingHTTPServer):
 class PageHandler(BaseHTTPRequestHandler):
     """One request: the page, what it shows first, or a question whose answers are streamed."""
 
-    server: PageServer
     server_version, sys_version = "undial", ""
     timeout = 60  # seconds of a request that does not come whole
+
+    @property
+    def page(self) -> PageServer:
+        """What serves this request."""
+        assert isinstance(self.server, PageServer)
+        return self.server
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         if not self.is_trusted():
             return
         if path == "/":
-            self.send_whole(self.server.html, "text/html; charset=utf-8")
+            self.send_whole(self.page.html, "text/html; charset=utf-8")
         elif path == "/view":
-            self.send_json(self.server.describe_view())
+            self.send_json(self.page.describe_view())
         else:
             self.refuse(HTTPStatus.NOT_FOUND, "no such page")
 
@@ -106,14 +111,14 @@ class PageHandler(BaseHTTPRequestHandler):
             question, config, turns = self.read_question()
         except UserError as error:
             return self.refuse(HTTPStatus.BAD_REQUEST, str(error))
-        if not self.server.busy.acquire(timeout=PATIENCE):
+        if not self.page.busy.acquire(timeout=PATIENCE):
             return self.refuse(HTTPStatus.CONFLICT, "another page is being answered; stop it first")
         try:
             self.stream_answers(question, config, turns)
         except OSError:  # the page left, or its reader pressed stop
             self.close_connection = True
         finally:
-            self.server.busy.release()
+            self.page.busy.release()
 
     def is_trusted(self) -> bool:
         """Whether a request comes from the page that was opened; any other is answered here."""
@@ -121,11 +126,11 @@ class PageHandler(BaseHTTPRequestHandler):
         given = self.headers.get(TOKEN_HEADER) or "".join(
             parse_qs(urlsplit(self.path).query).get("token", [])
         )
-        if host not in self.server.hosts:
+        if host not in self.page.hosts:
             reason = "this page is reached by the address that undial printed"
-        elif origin is not None and origin not in {f"http://{h}" for h in self.server.hosts}:
+        elif origin is not None and origin not in {f"http://{h}" for h in self.page.hosts}:
             reason = "another page may not ask here"
-        elif not hmac.compare_digest(given.encode(), self.server.token.encode()):
+        elif not hmac.compare_digest(given.encode(), self.page.token.encode()):
             reason = "no token, or one of another start; open the address that undial printed"
         else:
             return True
@@ -149,7 +154,7 @@ class PageHandler(BaseHTTPRequestHandler):
         question = body.get("question")
         if not isinstance(question, str) or not question.strip():
             raise UserError("question: there is none; type one")
-        config = copy.copy(self.server.config)
+        config = copy.copy(self.page.config)
         config.system = None  # as its field says, which may have been emptied
         settings = body.get("settings")
         for key, value in settings.items() if isinstance(settings, dict) else ():
@@ -158,13 +163,13 @@ class PageHandler(BaseHTTPRequestHandler):
             if value is not None:
                 set_ask_value(config, key, str(value))
         turns = body.get("turns") if config.chat else []
-        return question, config, read_turns(turns, len(self.server.engine.models))
+        return question, config, read_turns(turns, len(self.page.engine.models))
 
     def stream_answers(self, question: str, config: AskingConfig, turns: list[Turn]) -> None:
         """Answers as lines of JSON: what changed after each token, then where they part."""
         self.start(HTTPStatus.OK, "application/x-ndjson")
-        shown: list[Any] = [None] * len(self.server.engine.models)
-        stream = self.server.engine.answer_question(question, config, turns)
+        shown: list[Any] = [None] * len(self.page.engine.models)
+        stream = self.page.engine.answer_question(question, config, turns)
         answers: list[ModelAnswer] = []
         try:
             for answers in stream:
@@ -173,7 +178,7 @@ class PageHandler(BaseHTTPRequestHandler):
                     if line != shown[number]:
                         shown[number] = line
                         self.write_line(line)
-                if self.server.closing.is_set():
+                if self.page.closing.is_set():
                     return
             record = record_answers(question, config, answers, len(turns))
             parts = mark_partings([answer.text for answer in answers])
@@ -217,7 +222,7 @@ class PageHandler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {
             "Content-Type": kind,
-            "Content-Security-Policy": write_page_policy(self.server.html),
+            "Content-Security-Policy": write_page_policy(self.page.html),
             "Cache-Control": "no-store",
             "Referrer-Policy": "no-referrer",
             "X-Content-Type-Options": "nosniff",
