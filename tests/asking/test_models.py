@@ -92,6 +92,7 @@ def test_a_model_by_its_path_takes_the_words_of_its_config(models: dict[str, Pat
     ("words", "parts"),
     [
         (["{empty}", "Who is it?"], ("ask {empty}", "not a model")),
+        (["{above}", "Who is it?"], ("ask {above}", "below it are run")),
         (["{run}", "model=tiny"], ("model=tiny", "a run has its model")),
         (["{run}", "target={empty}"], ("target={empty}", "not a model")),
         (["{run}", "target={empty}/x", "Who is it?"], ("target={empty}/x", "no such file")),
@@ -102,7 +103,8 @@ def test_what_is_no_model_is_refused_before_anything_is_loaded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     (tmp_path / "empty").mkdir()
-    places = {"empty": tmp_path / "empty", "run": make_run(tmp_path / "run", models, "one")}
+    run = make_run(tmp_path / "above" / "run", models, "one")
+    places = {"empty": tmp_path / "empty", "run": run, "above": run.parent}
     assert run_command(["ask", *(word.format(**places) for word in words), "hardware=cpu"]) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1

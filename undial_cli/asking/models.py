@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from undial_cli.asking.words import AskWords
 from undial_cli.config.attacks import RETAIN, TARGET, UNLEARNED
 from undial_cli.config.schema import AuditRun, EvaluateRun, Run, UnlearnRun
 from undial_cli.errors import UserError, WorldError
+from undial_cli.reporting.collect import find_run_folders
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.run_folder import RunFolder, read_json_object
 from undial_cli.runs.run_yaml import dump_run_yaml, load_run, parse_run_yaml
@@ -28,9 +30,12 @@ from undial_cli.runs.targets import (
     resolve_target,
 )
 from undial_cli.runs.trust import check_command_line_keys
+from undial_cli.system.source_paths import CONFIG_FILES, CONTRAST_FILE
 
 ROLE_TITLES = {TARGET: "target", RETAIN: "retain model", UNLEARNED: "unlearned"}
 FINETUNED, PLAIN = "finetuned", "model"
+# Runs that an error lists.
+MOST_LISTED = 8
 # By role: where evidence.json and audit.json of a run say which model it was.
 RECORDS = {TARGET: ("weights", "before"), RETAIN: ("weights", "retain")}
 
@@ -86,6 +91,13 @@ def find_run_folder(word: str) -> RunFolder | None:
 def make_plain_model(word: str, asked: AskWords) -> AskedModel:
     """A model by its path: with the config of the run that made it, where that lies around it."""
     path = Path(word).expanduser()
+    is_bare = path.is_dir() and not any(
+        (path / name).is_file() for name in (*CONFIG_FILES, CONTRAST_FILE)
+    )
+    below = list(itertools.islice(find_run_folders(path), MOST_LISTED)) if is_bare else []
+    if below:
+        names = ", ".join(str(run.relative_to(path)) for run in below)
+        raise UserError(f"ask {word}: neither a run nor a model; below it are {names}")
     around = RunFolder(path.absolute().parent)
     chosen = [w for w in asked.overrides if w.startswith("model=")]
     rest = [w for w in asked.overrides if w not in chosen]

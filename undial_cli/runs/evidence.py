@@ -39,6 +39,7 @@ CACHE_ROOMS = {
     "prepared": ("prepared data", HOLDS_TEXT),
     "teacher": ("the teacher's signal", HOLDS_STATES),
     "relearning": ("state of an attack's training", HOLDS_STATES),
+    "ask": ("questions that were typed", HOLDS_TEXT),
 }
 # A report may lie anywhere.
 REPORT_PAGES = (PAGE, TEXT, AUDIT_PAGE, AUDIT_TEXT)
