@@ -78,6 +78,15 @@ def test_what_is_no_command_is_refused_in_a_line(dialogue: Dialogue, tmp_path: P
         refused(lambda line=line: dialogue.take_line(line), *parts)
 
 
+def test_what_is_asked_may_be_written_as_it_comes(engine: AskingEngine, tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    config = parse_ask_words(["pkg://any", f"out={file}", "max_new_tokens=2"]).config
+    dialogue = Dialogue(engine, config)
+    for question in ("Who?", "Where?"):
+        dialogue.take_line(question)
+        assert read_jsonl(file)[-1]["question"] == question
+
+
 def test_what_is_saved_is_private_and_whole(dialogue: Dialogue, tmp_path: Path) -> None:
     dialogue.take_line(QUESTION)
     dialogue.take_line(f":save {tmp_path / 'answers.jsonl'}")
@@ -123,6 +132,12 @@ def test_questions_of_a_file_are_answered_as_json(
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record["question"] for record in printed] == ["Who?", "Where?"]
     assert read_jsonl(out) == printed
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\nWhen?\n"))
+    words = [*models, f"retain={models[1]}", "json=true", "max_new_tokens=3", "hardware=cpu"]
+    assert run_command(["ask", *words]) == 0  # nothing but the lines, whatever is said besides
+    assert [json.loads(line)["question"] for line in capsys.readouterr().out.splitlines()] == [
+        "When?"
+    ]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\nWhen?\n"))
     assert run_command(["ask", models[0], "max_new_tokens=3", "hardware=cpu"]) == 0
     said = capsys.readouterr().out

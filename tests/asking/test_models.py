@@ -10,9 +10,15 @@ import pytest
 from asked import write_model, write_run
 from conftest import refused
 
+from undial_cli.asking.interactive import keep_history
 from undial_cli.asking.models import list_asked_models
 from undial_cli.asking.words import parse_ask_words
 from undial_cli.cli import run_command
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.evidence import list_private_files
+from undial_cli.runs.run_folder import RunFolder
+from undial_cli.runs.run_yaml import dump_run_yaml
+from undial_cli.system.private_files import keep_ledgers
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +62,9 @@ def test_what_a_run_recorded_of_its_models_is_asked(
     weights = {"before": {"path": str(models["two"])}, "retain": {"path": str(tmp_path / "gone")}}
     (run / "evidence.json").write_text(json.dumps({"weights": weights}))
     assert list_titles(str(run))[:2] == [("target", "two"), ("retain model", "retain")]
+    assert list_titles(str(run), "target=none", f"retain={models['target']}") == [
+        ("retain model", "target"), ("unlearned", "one"),
+    ]  # fmt: skip
     (run / "evidence.json").write_text("[]")
     assert list_titles(str(run))[0] == ("target", "target")
     assert "without" not in capsys.readouterr().out
@@ -110,3 +119,32 @@ def test_what_is_no_model_is_refused_before_anything_is_loaded(
     assert line.count("\n") == 1
     for part in parts:
         assert part.format(**places) in line
+
+
+@pytest.mark.slow
+def test_a_run_knows_what_of_its_text_asking_left(models: dict[str, Path], tmp_path: Path) -> None:
+    run = RunFolder(make_run(tmp_path / "run", models, "one"))
+    run.evidence.write_text(json.dumps({"version": 1}))
+    out = tmp_path / "answers.jsonl"
+    words = ["ask", str(run.path), "Who is it?", f"out={out}", "max_new_tokens=2", "hardware=cpu"]
+    assert run_command(words) == 0
+    with keep_ledgers([run.ledger]), keep_history(on=True):
+        pass
+    kinds = {file.path.name: file.kind for file in list_private_files(run)}
+    assert kinds == {"answers.jsonl": "other", "history.txt": "questions that were typed"}
+
+
+@pytest.mark.slow
+def test_a_run_that_evaluated_a_model_stands_for_that_model(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    words = [f"model.path={models['one']}", f"eval.retain_model={models['retain']}"]
+    run = tmp_path / "evaluated"
+    run.mkdir()
+    (run / "run.yaml").write_text(dump_run_yaml(compose_run("evaluate", ["data=demo", *words])))
+    before = {"weights": {"before": {"path": str(models["one"])}}}
+    (run / "evidence.json").write_text(json.dumps(before))
+    assert list_titles(str(run), "target=none") == [
+        ("retain model", "retain"),
+        ("unlearned", "one"),
+    ]

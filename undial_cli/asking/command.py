@@ -5,14 +5,16 @@ All that is wrong with the input is said before a model is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from undial_cli import ui
 from undial_cli.asking.models import AskedModel, find_run_folder, list_asked_models
-from undial_cli.asking.words import AskWords, check_new_file, parse_ask_words
+from undial_cli.asking.words import AskWords, parse_ask_words
+from undial_cli.config.asking import AskingConfig
 from undial_cli.config.splits import cut_slice
 from undial_cli.errors import UserError, first_line
 from undial_cli.runs.evidence import settle_ledgers
@@ -31,57 +33,67 @@ def run_ask_command(words: Sequence[str]) -> int:
         UserError: a wrong word, no such model, or a question that cannot be asked.
     """
     asked = parse_ask_words(words)
+    output = sys.stdout
+    # Lines of JSON stand alone on the output: what is said besides goes to the other stream.
+    with contextlib.redirect_stdout(sys.stderr if asked.config.json else output):
+        ask_models(asked, output)
+    return 0
+
+
+def ask_models(asked: AskWords, output: TextIO) -> None:
+    """Find the questions and the models, and have the run folders know what is left of them."""
     if asked.config.file is not None:
         asked.questions += read_questions(asked.config.file)
     models = list_asked_models(asked)
     folders = [folder for word in asked.models if (folder := find_run_folder(word))]
     with keep_ledgers([folder.ledger for folder in folders]):
-        answer_words(asked, models)
+        open_view(asked, models, output)
     settle_ledgers([folder.path for folder in folders])
-    return 0
 
 
-def answer_words(asked: AskWords, models: list[AskedModel]) -> None:
-    """Load what answers, and open the view: a page, a dialogue, or the answers alone."""
+def open_view(asked: AskWords, models: list[AskedModel], output: TextIO) -> None:
+    """A page, a dialogue, or the answers alone."""
     with spare_imports():
         from undial_cli.asking.engine import AskingEngine
         from undial_cli.system.quiet import silence_models
     silence_models()
-    engine = AskingEngine(models, asked.config.hardware)
-    if asked.config.web:
+    config = asked.config
+    engine = AskingEngine(models, config.hardware)
+    if config.web:
         from undial_cli.asking.web_page import serve_page
 
-        serve_page(engine, asked.config)
-    elif asked.questions or not sys.stdin.isatty():
-        answer_questions(engine, asked, asked.questions or read_input_lines())
+        serve_page(engine, config)
+    elif asked.questions or config.json or not sys.stdin.isatty():
+        answer_questions(engine, config, asked.questions or read_input_lines(), output)
     else:
         from undial_cli.asking.interactive import hold_dialogue
 
-        hold_dialogue(engine, asked.config)
+        hold_dialogue(engine, config)
 
 
-def answer_questions(engine: AskingEngine, asked: AskWords, questions: Iterable[str]) -> None:
-    """Each question and its answers: shown, printed as JSON, written to a file."""
+def answer_questions(
+    engine: AskingEngine, config: AskingConfig, questions: Iterable[str], output: TextIO
+) -> None:
+    """Each question and its answers: shown, or printed as JSON; and written to a file."""
     from undial_cli.asking.prompts import Turn
     from undial_cli.asking.terminal import collect_answers, show_answers
     from undial_cli.asking.transcript import append_records, make_turn, record_answers
 
-    config, turns = asked.config, list[Turn]()
-    file = check_new_file("out", config.out) if config.out else None
-    several = len(asked.questions) != 1
+    turns = list[Turn]()
+    is_alone = isinstance(questions, list) and len(questions) == 1
     for question in questions:
         given = turns if config.chat else []
         if config.json:
             answers = collect_answers(engine, question, config, given)
         else:
-            if several:
+            if not is_alone:
                 ui.say(question, "bold", log=False)
             answers = show_answers(engine, question, config, given)
         record = record_answers(question, config, answers, len(given))
         if config.json:
-            print(format_json_line(record), end="", flush=True)
-        if file is not None:
-            append_records(file, [record])
+            print(format_json_line(record), end="", file=output, flush=True)
+        if config.out is not None:
+            append_records(Path(config.out).expanduser(), [record])
         turns.append(make_turn(question, answers))
     if not turns:
         raise UserError("ask: no question came; give one in quotes, by file=FILE, or type it")

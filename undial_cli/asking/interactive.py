@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from undial_cli import ui
@@ -103,6 +104,8 @@ class Dialogue:
         with absorb_interrupts(held=True):
             answers = show_answers(self.engine, question, self.config, turns)
             self.records.append(record_answers(question, self.config, answers, len(turns)))
+            if self.config.out is not None:
+                append_records(Path(self.config.out).expanduser(), self.records[-1:])
             self.last = (question, answers)
             self.turns.append(make_turn(question, answers))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from undial_cli import ui
 from undial_cli.asking.words import AskWords
 from undial_cli.config.attacks import RETAIN, TARGET, UNLEARNED
-from undial_cli.config.schema import AuditRun, EvaluateRun, Run, UnlearnRun
+from undial_cli.config.schema import AuditRun, EvaluateRun, ModelConfig, Run, UnlearnRun
 from undial_cli.errors import UserError, WorldError
 from undial_cli.reporting.collect import find_run_folders
 from undial_cli.runs.compose import compose_run
@@ -32,12 +32,12 @@ from undial_cli.runs.targets import (
 from undial_cli.runs.trust import check_command_line_keys
 from undial_cli.system.source_paths import CONFIG_FILES, CONTRAST_FILE
 
-ROLE_TITLES = {TARGET: "target", RETAIN: "retain model", UNLEARNED: "unlearned"}
 FINETUNED, PLAIN = "finetuned", "model"
+ROLE_TITLES = {
+    TARGET: "target", RETAIN: "retain model", UNLEARNED: "unlearned", FINETUNED: "finetuned"
+}  # fmt: skip
 # Runs that an error lists.
 MOST_LISTED = 8
-# By role: where evidence.json and audit.json of a run say which model it was.
-RECORDS = {TARGET: ("weights", "before"), RETAIN: ("weights", "retain")}
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,15 @@ def list_asked_models(asked: AskWords) -> list[AskedModel]:
     models: list[AskedModel] = []
     for word in asked.models:
         folder = find_run_folder(word)
-        models += (
-            list_run_models(word, folder, asked) if folder else [make_plain_model(word, asked)]
-        )
+        of_run = list_run_models(word, folder, asked) if folder else []
+        models += of_run or [make_plain_model(word, asked)]
+    run = models[-1].run
     for role in (TARGET, RETAIN):
         path = getattr(asked.config, role)
         if path is not None:
             models = [model for model in models if model.role != role]
         if path:
-            models.append(AskedModel(role, ROLE_TITLES[role], path, models[-1].run))
+            models.append(AskedModel(role, ROLE_TITLES[role], path, run))
     if not models:
         raise UserError(f"ask {' '.join(asked.models)}: no model is left to ask")
     order = [TARGET, RETAIN]
@@ -101,16 +101,14 @@ def make_plain_model(word: str, asked: AskWords) -> AskedModel:
     around = RunFolder(path.absolute().parent)
     chosen = [w for w in asked.overrides if w.startswith("model=")]
     rest = [w for w in asked.overrides if w not in chosen]
-    where = f"ask {word}"
     if chosen:
         named = compose_run("evaluate", chosen)
     elif around.checkpoint == path.absolute() and around.run_yaml.is_file():
         named = load_run(around.path)
     else:
-        named = compose_run("evaluate", [])
-        named.model = dataclasses.replace(EvaluateRun().model, name=path.name)
+        named = EvaluateRun(command="evaluate", model=ModelConfig(name=path.name))
     run = parse_run_yaml(dump_run_yaml(named), rest, word)
-    check_command_line_keys(run, asked.overrides, where)
+    check_command_line_keys(run, asked.overrides, f"ask {word}")
     return AskedModel(
         PLAIN, path.parent.name if path.name == "checkpoint" else path.name, word, run
     )
@@ -128,32 +126,35 @@ def list_run_models(word: str, folder: RunFolder, asked: AskWords) -> list[Asked
     run = load_run(folder.path, asked.overrides)
     check_command_line_keys(run, asked.overrides, f"ask {word}")
     models = []
-    for role, location in list_locations(run, folder).items():
-        path = find_recorded_model(role, folder) if location else None
-        try:
-            path = path or (location and locate_model(run, location))
-        except (UserError, WorldError, OSError) as error:  # the data may be gone by now
-            ui.say(f"without {describe_role(role)}: {error}", "yellow")
-            continue
-        if path is None or (location is not None and not is_model_there(path)):
-            if location is not None and getattr(asked.config, role, None) is None:
-                ui.say(
-                    f"without {describe_role(role)}: {path} is not there any more; "
-                    f"{role}=PATH names another",
-                    "yellow",
-                )
-            continue
-        models.append(AskedModel(role, ROLE_TITLES.get(role, role), path, run))
-    answered = run.model.path if isinstance(run, EvaluateRun | AuditRun) else str(folder.checkpoint)
+    for role, location in list_locations(run).items():
+        is_replaced = getattr(asked.config, role) is not None
+        path = None if is_replaced else find_role_model(run, folder, role, location)
+        if path is not None:
+            models.append(AskedModel(role, ROLE_TITLES[role], path, run))
+    is_made = not isinstance(run, EvaluateRun | AuditRun)
+    answered = str(folder.checkpoint) if is_made else run.model.path
     if answered is None and models:
         return models  # it is the target that was evaluated
-    if answered is None or (answered == str(folder.checkpoint) and not folder.checkpoint.is_dir()):
+    if answered is None or (is_made and not folder.checkpoint.is_dir()):
         raise UserError(
             f"ask {word}: the run has no checkpoint (status: {folder.status() or 'unknown'})"
         )
     role = FINETUNED if run.command == "finetune" else UNLEARNED
-    title = ROLE_TITLES.get(role, role) if len(asked.models) == 1 else folder.path.name
+    title = ROLE_TITLES[role] if len(asked.models) == 1 else folder.path.name
     return [*models, AskedModel(role, title, answered, run)]
+
+
+def find_role_model(run: Run, folder: RunFolder, role: str, location: ModelLocation) -> str | None:
+    """The path of a run's target or retain model; None where it is gone, and it is said."""
+    try:
+        path = find_recorded_model(run, folder, role) or locate_model(run, location)
+        if not Path(path).is_absolute() or Path(path).exists():
+            return path
+        reason = f"{path} is not there any more; {role}=PATH names another"
+    except (UserError, WorldError, OSError) as error:  # the data may be gone by now
+        reason = str(error)
+    ui.say(f"without a {ROLE_TITLES[role]}: {reason}", "yellow")
+    return None
 
 
 @contextlib.contextmanager
@@ -166,30 +167,26 @@ def blame_model(model: AskedModel) -> Iterator[None]:
         raise type(error)(str(error).replace("model.path=", word, 1)) from error
 
 
-def describe_role(role: str) -> str:
-    """A role in a sentence."""
-    return "a target" if role == TARGET else "a retain model"
-
-
-def list_locations(run: Run, folder: RunFolder) -> dict[str, ModelLocation | None]:
-    """Where the config of a run says that its target and its retain model are; None: nowhere."""
+def list_locations(run: Run) -> dict[str, ModelLocation]:
+    """Where the config of a run says that its target and its retain model are, where it does."""
     if run.command == "finetune":
         return {}
     target = resolve_target(run) if isinstance(run, UnlearnRun) else resolve_published_target(run)
     if target is None and run.model.path is None:
         target = resolve_target(run)
-    return {TARGET: target, RETAIN: resolve_retain_model(run)}
+    locations = {TARGET: target, RETAIN: resolve_retain_model(run)}
+    return {role: location for role, location in locations.items() if location is not None}
 
 
-def find_recorded_model(role: str, folder: RunFolder) -> str | None:
-    """The path that a run recorded of a model of its own, if a model still lies there."""
-    section, name = RECORDS[role]
-    weights = read_json_object(folder.evidence).get(section)
-    entry = weights.get(name) if isinstance(weights, dict) else None
+def find_recorded_model(run: Run, folder: RunFolder, role: str) -> str | None:
+    """The path that a run recorded of its target or its retain model, if one still lies there."""
+    weights = read_json_object(folder.evidence).get("weights")
     audited = read_json_object(folder.audit / "audit.json").get("models")
-    other = audited.get(role) if isinstance(audited, dict) else None
-    for content in (entry, other):
-        path = content.get("path") if isinstance(content, dict) else None
+    # What an evaluation began with is the model that it is about.
+    name = {TARGET: "before" if isinstance(run, UnlearnRun) else "", RETAIN: "retain"}[role]
+    for content, key in ((weights, name), (audited, role)):
+        entry = content.get(key) if isinstance(content, dict) else None
+        path = entry.get("path") if isinstance(entry, dict) else None
         if isinstance(path, str) and Path(path).is_dir():
             return path
     return None
@@ -202,11 +199,6 @@ def locate_model(run: Run, location: ModelLocation) -> str:
     from undial_cli.runs.resolved import ResolvedRun  # which knows methods, and takes seconds
 
     return ResolvedRun(run).find_path(location)
-
-
-def is_model_there(path: str) -> bool:
-    """Whether a path may be a model: what lies in the cache may have been removed."""
-    return not Path(path).is_absolute() or Path(path).exists()
 
 
 def name_alike(models: list[AskedModel]) -> list[AskedModel]:
