@@ -197,8 +197,15 @@ class TestBrowser:
             page.run("document.getElementById('diff').click()")
             assert page.run(colour) != before
             assert page.run("document.documentElement.scrollWidth") <= 1280
+            for count in range(2, 7):
+                type_question(page, QUESTION)
+                page.until(f"document.querySelectorAll('article').length === {count}")
+                page.until("document.body.dataset.busy === 'false'")
+            last = "[...document.querySelectorAll('.answer')].pop().getBoundingClientRect().bottom"
+            field = "document.querySelector('.dock').getBoundingClientRect().top"
+            assert page.run(last) <= page.run(field)  # what came last is not hidden
             own = f"http://{server.hosts[0]}/"
-            assert page.requests == [f"{own}view", f"{own}ask"]
+            assert page.requests == [f"{own}view", *[f"{own}ask"] * 6]
             assert page.console == []
 
     def test_text_is_shown_as_text_and_stop_stops(
