@@ -84,7 +84,7 @@ class Dialogue:
             self.set_key(key, value)
         else:
             words = [command.partition(" ")[0] for command in COMMANDS]
-            raise bad_value(":", name, [*words, *ASKING_KEYS, *SHORT_KEYS])
+            raise bad_value("command", name, [*words, *ASKING_KEYS, *SHORT_KEYS])
         return True
 
     def set_key(self, key: str, value: str) -> None:
