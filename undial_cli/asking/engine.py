@@ -24,7 +24,7 @@ from undial_cli.asking.prompts import (
     Turn,
     check_prompt_fits,
     make_decoding,
-    make_encoder,
+    make_encoders,
     make_prompt,
 )
 from undial_cli.config.asking import AskingConfig
@@ -73,7 +73,7 @@ class AskingEngine:
         is_gpu = hardware == "auto" and torch.cuda.is_available()
         self.device = torch.device("cuda" if is_gpu else "cpu")
         self.bases = find_shared_bases(self.models)
-        self.encoders = [make_encoder(model) for model in self.models]
+        self.encoders = make_encoders(self.models)
         self._held: dict[str, Any] = {}
         self.capacities = {model.identity: measure_model(model) for model in self.models}
         self.in_turns = self.has_room()

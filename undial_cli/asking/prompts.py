@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli import ui
 from undial_cli.asking.models import AskedModel, blame_model
@@ -21,6 +24,8 @@ from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens
 from undial_cli.models.capacity import ModelCapacity
 from undial_cli.models.load import load_tokenizer
+from undial_cli.models.paths import resolve_model_folder
+from undial_cli.system.files import hash_files
 
 
 @dataclass(frozen=True)
@@ -40,16 +45,39 @@ class Prompt:
     ends: set[int]
 
 
-def make_encoder(model: AskedModel) -> Encoder:
-    """What writes questions for a model; one without a chat template is asked as plain text."""
-    with blame_model(model):
-        tokenizer = load_tokenizer(model.run.model, model.path)
-    template = model.run.model.template
-    if template.chat and not tokenizer.chat_template:
-        template = dataclasses.replace(template, chat=False)
-        ui.say(f"{model.title}: no chat template, so the question is its whole prompt", "dim")
-    # Nothing of a question is cut off: what is too long is refused.
-    return Encoder(tokenizer, template, dataclasses.replace(model.run.data, max_length=2**31))
+def make_encoders(models: Sequence[AskedModel]) -> list[Encoder]:
+    """What writes questions for each model; one without a chat template is asked as plain text.
+
+    Checkpoints of one origin have the same tokenizer, which is loaded once: it takes as long as
+    the weights of a small model.
+    """
+    tokenizers: dict[str, PreTrainedTokenizerBase] = {}
+    encoders = []
+    for model in models:
+        with blame_model(model):
+            stamp = hash_tokenizer_files(model)
+            tokenizer = tokenizers.get(stamp) or load_tokenizer(model.run.model, model.path)
+        tokenizers |= {stamp: tokenizer} if stamp else {}
+        template = model.run.model.template
+        if template.chat and not tokenizer.chat_template:
+            template = dataclasses.replace(template, chat=False)
+            ui.say(f"{model.title}: no chat template, so the question is its whole prompt", "dim")
+        # Nothing of a question is cut off: what is too long is refused.
+        data = dataclasses.replace(model.run.data, max_length=2**31)
+        encoders.append(Encoder(tokenizer, template, data))
+    return encoders
+
+
+def hash_tokenizer_files(model: AskedModel) -> str:
+    """A hash of what a model's tokenizer is read from; "" where that is not all in one folder."""
+    config = model.run.model
+    source = resolve_model_folder(config.tokenizer_path or model.path, config)
+    folder = Path(source.path)
+    if not (source.local and (folder / "tokenizer.json").is_file()) or config.trust_remote_code:
+        return ""
+    # config.json too: it names the class of a tokenizer whose own files do not.
+    files = [file for file in folder.iterdir() if file.suffix in (".json", ".jinja", ".txt")]
+    return hash_files(*sorted(file for file in files if "safetensors" not in file.name))
 
 
 def make_prompt(
