@@ -121,6 +121,7 @@ def test_parting_words_are_coloured(engine: AskingEngine) -> None:
     assert not any(text.spans for text in write_answers(answers, marked=False))
 
 
+@pytest.mark.slow
 def test_questions_of_a_file_are_answered_as_json(
     models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

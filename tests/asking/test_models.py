@@ -41,6 +41,7 @@ def list_titles(*words: str) -> list[tuple[str, str]]:
     return [(model.title, Path(model.path).resolve().name) for model in asked]
 
 
+@pytest.mark.slow
 def test_runs_of_one_target_stand_beside_one_another(
     models: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -216,6 +216,21 @@ def test_any_other_signal_ends_the_command_after_the_block(held: bool) -> None:
 
 
 @pytest.mark.usefixtures("listening")
+def test_ctrl_c_is_absorbed_where_the_block_fails_too() -> None:
+    @signals.absorb_interrupts(held=True)
+    def fail() -> None:
+        send("SIGINT")
+        raise ValueError("of the block")
+
+    with pytest.raises(ValueError, match="of the block"):
+        fail()
+    assert signals.get_held_signal() is None
+    with signals.absorb_interrupts():
+        send("SIGINT")
+    assert signals.get_held_signal() is None
+
+
+@pytest.mark.usefixtures("listening")
 def test_a_second_ctrl_c_cuts_short_a_block_that_does_not_end_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -101,13 +101,12 @@ class Dialogue:
     def ask(self, question: str) -> None:
         """Have a question answered, and remember it."""
         turns = self.turns if self.config.chat else []
-        with absorb_interrupts(held=True):
-            answers = show_answers(self.engine, question, self.config, turns)
-            self.records.append(record_answers(question, self.config, answers, len(turns)))
-            if self.config.out is not None:
-                append_records(Path(self.config.out).expanduser(), self.records[-1:])
-            self.last = (question, answers)
-            self.turns.append(make_turn(question, answers))
+        answers = show_answers(self.engine, question, self.config, turns)
+        self.records.append(record_answers(question, self.config, answers, len(turns)))
+        if self.config.out is not None:
+            append_records(Path(self.config.out).expanduser(), self.records[-1:])
+        self.last = (question, answers)
+        self.turns.append(make_turn(question, answers))
 
     def save(self, name: str) -> None:
         """Write all records to a new file."""
@@ -126,20 +125,21 @@ def hold_dialogue(engine: AskingEngine, config: AskingConfig) -> None:
     with keep_history(config.history):
         while True:
             line = None
-            with absorb_interrupts():
+            with absorb_interrupts():  # Ctrl-C: another line
                 try:
                     line = input(PROMPT)
                 except EOFError:
-                    print()
-                    return
-            if line is None:  # Ctrl-C: another line
+                    line = ":quit"
+            if line in (None, ":quit"):
                 print()
-                continue
-            try:
-                if not dialogue.take_line(line):
-                    return
-            except (UserError, WorldError) as error:
-                ui.print_error(str(error))
+            goes_on = True
+            with absorb_interrupts(held=True):
+                try:
+                    goes_on = dialogue.take_line(line or "")
+                except (UserError, WorldError) as error:
+                    ui.print_error(str(error))
+            if not goes_on:
+                return
 
 
 def show_commands(config: AskingConfig) -> None:

@@ -146,10 +146,9 @@ def absorb_interrupts(held: bool = False) -> Iterator[None]:
             raise
     finally:
         _state.answer = before
-    if _state.first is signal.SIGINT:
-        _state.first, _state.held = None, False
-    elif _state.held:
-        raise_held_signal()
+        if _state.first is signal.SIGINT:
+            _state.first, _state.held = None, False
+    raise_held_signal()
 
 
 def get_held_signal() -> signal.Signals | None:
