@@ -20,6 +20,7 @@ from bench_training import interleaved, peak_bytes, table
 from torch import Tensor
 
 from undial_cli.models import lora
+from undial_cli.models.load import load_run_model
 from undial_cli.planning.plan import make_plan
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.inputs import prepare_inputs
@@ -27,7 +28,6 @@ from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.system.quiet import silence_libraries
 from undial_cli.training import packing
 from undial_cli.training.loop import is_packed, make_schedule
-from undial_cli.models.load import load_run_model
 from undial_cli.training.teacher import AdapterTeacher
 from undial_cli.training.trainer import compute_term_sum
 
