@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from undial_cli.config.schema import Run
 
 COMMAND_NAMES = (
-    "unlearn", "finetune", "evaluate", "audit", "reproduce", "report", "ask", "list", "purge",
-    "doctor",
+    "unlearn", "finetune", "evaluate", "audit", "reproduce", "report", "ask", "merge", "export",
+    "list", "purge", "doctor",
 )  # fmt: skip
 HELP_WORDS = ("--help", "-h", "help")
 # A process of a run: runs/launch.py starts it, through torch, which leaves a name.
@@ -164,6 +164,14 @@ def dispatch_command(argv: list[str]) -> int:
         from undial_cli.asking.command import run_ask_command
 
         return run_ask_command(rest)
+    if command == "merge":
+        from undial_cli.runs.merge_command import run_merge_command
+
+        return run_merge_command(rest)
+    if command == "export":
+        from undial_cli.runs.export_command import run_export_command
+
+        return run_export_command(rest)
     if command == "list":
         from undial_cli.runs.run_list import run_list_command
 

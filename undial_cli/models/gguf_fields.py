@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from undial_cli.errors import UserError
 from undial_cli.models.adapters import has_tied_head
@@ -24,7 +25,7 @@ CONVERTER = (
 # Of a config, what transformers leaves at a default when it reads a file back.
 UNREAD_FIELDS = (
     "rope_parameters", "head_dim", "layer_types", "sliding_window", "query_pre_attn_scalar",
-    "attn_logit_softcapping", "final_logit_softcapping",
+    "attn_logit_softcapping", "final_logit_softcapping", "pad_token_id",
 )  # fmt: skip
 
 
@@ -180,7 +181,7 @@ def list_gguf_tensors(model: Any, family: GgufFamily) -> Iterator[GgufTensor]:
     config = model.config
     (architecture,) = (k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == family.architecture)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
-    if (factors := compute_rope_factors(model)) is not None:
+    if (factors := compute_rope_factors(config)) is not None:
         yield GgufTensor("rope_freqs.weight", factors)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for full_name, weight in model.named_parameters():
@@ -201,13 +202,13 @@ def pair_rotary_rows(rows: int, heads: int) -> Tensor:
     return torch.arange(rows).reshape(heads, 2, -1).transpose(1, 2).reshape(-1)
 
 
-def compute_rope_factors(model: Any) -> Tensor | None:
+def compute_rope_factors(config: Any) -> Tensor | None:
     """By what llama.cpp divides each frequency of Llama 3's rotation. [D/2] None: by nothing."""
-    rope = read_rope(model.config)
+    rope = read_rope(config)
     if rope["rope_type"] != "llama3":
         return None
-    scaled = model.model.rotary_emb.inv_freq.float().cpu()
-    steps = torch.arange(0, 2 * len(scaled), 2) / (2 * len(scaled))
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    steps = torch.arange(0, 2 * len(scaled), 2, device="cpu") / (2 * len(scaled))
     return rope["rope_theta"] ** -steps / scaled
 
 

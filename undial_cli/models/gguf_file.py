@@ -19,28 +19,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from undial_cli.config.schema import ModelConfig
 from undial_cli.errors import WorldError
 from undial_cli.models.gguf_fields import (
     GgufTensor,
     add_model_fields,
     check_tied_head,
+    find_context_length,
     find_gguf_family,
     list_gguf_tensors,
+    supply_unread_fields,
 )
+from undial_cli.models.gguf_kinds import COARSE, LOGIT_BOUNDS
 from undial_cli.models.gguf_vocabulary import add_vocabulary_fields, describe_vocabulary
+from undial_cli.models.paths import load_gguf
+from undial_cli.system.source_paths import ModelSource
 
-# Ways of rounding that the package gguf computes, with how far logits may move by it, as a share of
-# the largest one; each leaves room above what small models have.
-LOGIT_BOUNDS = {
-    "f32": 1e-3, "f16": 1e-2, "bf16": 0.1, "q8_0": 0.2,
-    "q5_1": 0.8, "q5_0": 0.8, "q4_1": 1.0, "q4_0": 1.0,
-}  # fmt: skip
 # How far a file may be from the model with the same rounded weights: float32 in another order.
 SAME_LOGITS = 1e-3
-# Ways that keep the embedding and the head at q8_0, as llama.cpp keeps them finer.
-COARSE = ("q4_0", "q4_1", "q5_0", "q5_1")
-# Numbers of a file's fields; weights of one dimension are never rounded.
-QUANTIZATION_VERSION = 2
+QUANTIZATION_VERSION = 2  # of the blocks, as the format counts them
 # Texts on which logits are compared: letters, digits, spaces, signs, code.
 FIXED_TEXTS = (
     "The library opens at nine. On Sundays it stays closed until 11:30, except in March.",
@@ -159,10 +156,28 @@ def encode_fixed_texts(tokenizer: Any) -> list[list[int]]:
     return [tokenizer(text).input_ids for text in FIXED_TEXTS]
 
 
+def load_gguf_back(file: Path, config: Any) -> tuple[Any, Any, list[str]]:
+    """A file's model and tokenizer as transformers has them.
+
+    Args:
+        config: of the checkpoint; what transformers does not read from the file is taken from it.
+
+    Returns:
+        Model in float32, tokenizer, and the names of those fields.
+    """
+    from transformers import AutoConfig
+
+    read = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    unread = supply_unread_fields(read, config)
+    source = ModelSource(str(file.parent), gguf_file=file.name)
+    model, tokenizer = load_gguf(source, ModelConfig(dtype="float32"), read)
+    return model.eval(), tokenizer, unread
+
+
 @torch.no_grad()
 def compute_text_logits(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
     """A model's logits after every token of some texts. [T, V]"""
-    longest = model.config.max_position_embeddings
+    longest = find_context_length(model.config)
     return torch.cat(
         [model(input_ids=torch.tensor([row[:longest]]), use_cache=False).logits[0] for row in rows]
     ).float()
@@ -184,6 +199,15 @@ class GgufComparison:
     bound: float
     rounded_change: float
     same_next: int
+
+    def describe(self) -> str:
+        """The comparison in one line."""
+        return (
+            f"loaded back by transformers: on {self.tokens} tokens of fixed texts logits move by "
+            f"{self.change_mean:.2g} (mean) and at most {self.change:.2%} of the largest (allowed "
+            f"is {self.bound:.0%}), {self.rounded_change:.2%} against the same rounded weights; "
+            f"{self.same_next} of {self.tokens} next tokens are the same"
+        )
 
     def find_fault(self) -> str | None:
         """What is wrong with the file, in words."""

@@ -78,8 +78,11 @@ def convert_gguf(source: ModelSource, config: ModelConfig, weights: bool = True)
     return ModelSource(str(folder))
 
 
-def load_gguf(source: ModelSource, config: ModelConfig) -> tuple[Any, Any]:
+def load_gguf(source: ModelSource, config: ModelConfig, shape: Any = None) -> tuple[Any, Any]:
     """The model of a GGUF file, in ordinary weights, and its tokenizer.
+
+    Args:
+        shape: the transformers config to load it with; None: what the file says of it.
 
     Raises:
         UserError: they are not in it.
@@ -94,6 +97,7 @@ def load_gguf(source: ModelSource, config: ModelConfig) -> tuple[Any, Any]:
             dtype=getattr(torch, config.dtype),
             quantization_config=GgufConfig(dequantize=True),
             output_loading_info=True,
+            **({} if shape is None else {"config": shape}),
         )
         tokenizer = AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf_file)
     except Exception as error:  # whatever the file of somebody else is taken for

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-
 from undial_cli.config.schema import AuditRun, Run, UnlearnRun
-from undial_cli.errors import UserError
 from undial_cli.runs.compose import compose_run
-from undial_cli.runs.run_folder import RunFolder
+from undial_cli.runs.run_folder import find_trained_run
 from undial_cli.runs.run_yaml import dump_run_yaml, load_run, parse_run_yaml
 from undial_cli.runs.trust import check_command_line_keys
 
@@ -26,15 +23,7 @@ def compose_audit_of(path: str, words: list[str], extra_configs: str | None = No
     Raises:
         UserError: no run folder, no checkpoint in it, or a wrong override.
     """
-    folder = RunFolder(Path(path).expanduser())
-    if not folder.run_yaml.is_file():
-        if (folder.path / "config.json").is_file():
-            raise UserError(
-                f"audit {path}: a checkpoint, not a run; name it with model.path={path}"
-            )
-        raise UserError(f"audit {path}: no run folder (no run.yaml there)")
-    if not folder.checkpoint.is_dir():
-        raise UserError(f"audit {path}: the run has no checkpoint (status: {folder.status()})")
+    folder = find_trained_run("audit", path)
     source = load_run(folder.path)
     chosen = [word for word in words if word.startswith(CHOSEN_GROUPS)]
     audit = compose_run("audit", chosen, extra_configs)

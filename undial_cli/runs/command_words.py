@@ -1,4 +1,4 @@
-"""The words of commands that take paths and flags: `undial list`, `undial purge`.
+"""The words of commands that compose no run: `undial list`, `undial purge`, `merge` and `export`.
 
 A flag is written as one (`--older-than=30d`) or as a setting (`older_than=30d`). Knows no command.
 """
@@ -70,3 +70,36 @@ def parse_age(name: str, text: str) -> float:
     if match is None:
         raise bad_value(name, text, "a number of hours, days or weeks, as in 12h, 30d or 4w")
     return float(match[1]) * SECONDS[match[2]]
+
+
+def parse_run_words(
+    command: str, words: Sequence[str], keys: Mapping[str, Sequence[str] | None]
+) -> tuple[str, dict[str, str]]:
+    """The run folder that a command names, and its settings.
+
+    Args:
+        keys: what each may be; None: anything. The first value is what it is without a word.
+
+    Raises:
+        UserError: no run or several, a key that is none, or a value that is not allowed.
+    """
+    paths: list[str] = []
+    settings = {key: allowed[0] for key, allowed in keys.items() if allowed is not None}
+    for word in words:
+        key, given, value = word.partition("=")
+        name = key.removeprefix("--").replace("-", "_")
+        if given and name in keys:
+            allowed = keys[name]
+            if allowed is None and not value:
+                raise UserError(f"{name}=: expected a folder after it")
+            if allowed is not None and value not in allowed:
+                raise bad_value(name, value, allowed)
+            settings[name] = value
+        elif word.startswith("-") or (given and not Path(word).expanduser().exists()):
+            raise bad_value("key" if given else "flag", key, [f"{name}=" for name in keys])
+        else:
+            paths.append(word)
+    if len(paths) != 1:
+        named = f"got {len(paths)} ({', '.join(paths)})" if paths else "got none"
+        raise UserError(f"{command}: expected one run folder, as outputs/unlearn/NAME; {named}")
+    return paths[0], settings

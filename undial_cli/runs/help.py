@@ -15,6 +15,7 @@ from undial_cli.config.schema import RUN_TYPES
 from undial_cli.config.suites import EvalSetConfig
 from undial_cli.evaluation import catalog
 from undial_cli.methods import METHODS
+from undial_cli.models.gguf_kinds import LOGIT_BOUNDS
 from undial_cli.runs.compose import find_config_folder
 
 COMMAND_SUMMARIES = {
@@ -25,6 +26,8 @@ COMMAND_SUMMARIES = {
     "reproduce": "run what is missing of a paper's table and print ours beside the paper's figures",
     "report": "one page of runs that are there: tables, plots, samples",
     "ask": "type a question; target, retain model and unlearned model answer side by side",
+    "merge": "a run's adapter and its base as one checkpoint of whole weights",
+    "export": "a run's model as a GGUF file, for llama.cpp or Ollama, held against the checkpoint",
     "list": "runs with their state, their size, and whether they still hold text of the data",
     "purge": "remove what still holds text of the data or states made from it",
     "doctor": "try devices, processes, folders, hub and engines; say what to do",
@@ -33,6 +36,8 @@ USAGE_LINES = {
     "reproduce": "undial reproduce table=NAME [key=value ...]",
     "report": "undial report PATH... [output=FOLDER]",
     "ask": 'undial ask RUN_OR_MODEL [MORE...] ["question"...] [key=value ...]',
+    "merge": "undial merge RUN [out=FOLDER] [overwrite=true]",
+    "export": "undial export RUN [format=gguf|ollama] [quantise=f16] [out=FOLDER] [overwrite=true]",
     "list": "undial list [PATH...] [--json]",
     "purge": "undial purge [PATH...] [--older-than=30d] [--text] [--dry-run]",
     "doctor": "undial doctor [--json]",
@@ -56,6 +61,18 @@ ASK_KEYS = {
 COMMAND_WORDS = {
     "reproduce": REPRODUCE_KEYS,
     "ask": ASK_KEYS,
+    "merge": {
+        "RUN": "the folder of a run that left an adapter",
+        "out=FOLDER": "where the checkpoint goes; without: RUN/merged",
+        "overwrite=true": "make it anew where it was made before",
+    },
+    "export": {
+        "RUN": "the folder of a run that left a checkpoint; an adapter is merged on the way",
+        "format=gguf|ollama": "the file alone, or with a Modelfile for Ollama",
+        "quantise=f16": f"how weights are rounded: {', '.join(LOGIT_BOUNDS)}; llama.cpp knows more",
+        "out=FOLDER": "where the files go; without: RUN/export/FORMAT-QUANTISE",
+        "overwrite=true": "make them anew where they were made before",
+    },
     "list": {
         "PATH": "a run folder, or one with runs below it; without: all runs that this cache knows",
         "--json": "the same for scripts",

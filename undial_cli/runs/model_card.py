@@ -66,10 +66,16 @@ def write_model_card(
     write_whole_text(folder / "README.md", fill_template("card.md.jinja", view))
 
 
-def complete_model_card(run: TrainingRun, folder: RunFolder) -> None:
-    """The card of a run's checkpoint again, now with what was measured and audited."""
+def complete_model_card(
+    run: TrainingRun, folder: RunFolder, checkpoint: Path | None = None
+) -> None:
+    """The card of a run's checkpoint again, now with what was measured and audited.
+
+    Args:
+        checkpoint: another folder that holds the same model.
+    """
     results = read_results_json(folder.evaluation)
-    write_model_card(run, folder.checkpoint, results, load_audit(folder.audit))
+    write_model_card(run, checkpoint or folder.checkpoint, results, load_audit(folder.audit))
 
 
 def find_hub_id(source: str | None) -> str | None:

@@ -122,6 +122,23 @@ class RunFolder:
         return bool(files)
 
 
+def find_trained_run(command: str, path: str) -> RunFolder:
+    """The folder of a run that a command takes the checkpoint of.
+
+    Raises:
+        UserError: no run folder, or no checkpoint in it.
+    """
+    folder = RunFolder(Path(path).expanduser())
+    if not folder.run_yaml.is_file():
+        if (folder.path / "config.json").is_file():
+            named = f"; name it with model.path={path}" if command == "audit" else ""
+            raise UserError(f"{command} {path}: a checkpoint, not a run{named}")
+        raise UserError(f"{command} {path}: no run folder (no run.yaml there)")
+    if not folder.checkpoint.is_dir():
+        raise UserError(f"{command} {path}: the run has no checkpoint (status: {folder.status()})")
+    return folder
+
+
 def locate_run_folder(run: Run) -> RunFolder:
     """Where a run lives: output_dir/command/name."""
     return RunFolder(

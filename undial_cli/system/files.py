@@ -223,6 +223,15 @@ def checksum_file(file: Path) -> int:
     return total
 
 
+def digest_file(file: Path) -> str:
+    """SHA-256 of a file, as `sha256sum` prints it."""
+    total = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 22):
+            total.update(block)
+    return total.hexdigest()
+
+
 def hash_folder_state(folder: Path) -> str:
     """A hash of the names, sizes and times of all files of a folder; "" where there is none."""
     if not folder.is_dir():
