@@ -1,4 +1,4 @@
-"""GGUF files of tiny random models, loaded back by transformers: the same logits, the same tokens."""
+"""GGUF files of tiny random models, loaded back: the same logits, the same tokens."""
 
 from __future__ import annotations
 
@@ -91,12 +91,13 @@ def compare_file(
     file: Path, model: Any, tokenizer: Any, quantise: str
 ) -> tuple[gguf_file.GgufComparison, list[str]]:
     """Write a model and load it back: what the file says, and what transformers did not read."""
-    rows = gguf_file.encode_fixed_texts(tokenizer)
+    longest = gguf_fields.find_context_length(model.config)
+    rows = gguf_file.encode_fixed_texts(tokenizer, longest)
     before = gguf_file.compute_text_logits(model, rows)
     gguf_file.write_gguf(file, model, tokenizer, quantise, "tiny")
     rounded = gguf_file.compute_text_logits(model, rows)
     loaded, loaded_tokenizer, unread = gguf_file.load_gguf_back(file, model.config)
-    assert gguf_file.encode_fixed_texts(loaded_tokenizer) == rows
+    assert gguf_file.encode_fixed_texts(loaded_tokenizer, longest) == rows
     after = gguf_file.compute_text_logits(loaded, rows)
     return gguf_file.compare_text_logits(quantise, before, rounded, after), unread
 

@@ -25,7 +25,6 @@ from undial_cli.models.gguf_fields import (
     GgufTensor,
     add_model_fields,
     check_tied_head,
-    find_context_length,
     find_gguf_family,
     list_gguf_tensors,
     supply_unread_fields,
@@ -151,9 +150,9 @@ def round_weight(tensor: GgufTensor, kind: Any) -> np.ndarray:
     return stored if tensor.rows is None else np.ascontiguousarray(stored[tensor.rows.numpy()])
 
 
-def encode_fixed_texts(tokenizer: Any) -> list[list[int]]:
-    """The texts on which logits are compared, as a tokenizer has them."""
-    return [tokenizer(text).input_ids for text in FIXED_TEXTS]
+def encode_fixed_texts(tokenizer: Any, longest: int) -> list[list[int]]:
+    """The texts on which logits are compared, as a tokenizer has them, each cut to a length."""
+    return [tokenizer(text).input_ids[:longest] for text in FIXED_TEXTS]
 
 
 def load_gguf_back(file: Path, config: Any) -> tuple[Any, Any, list[str]]:
@@ -177,10 +176,8 @@ def load_gguf_back(file: Path, config: Any) -> tuple[Any, Any, list[str]]:
 @torch.no_grad()
 def compute_text_logits(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
     """A model's logits after every token of some texts. [T, V]"""
-    longest = find_context_length(model.config)
-    return torch.cat(
-        [model(input_ids=torch.tensor([row[:longest]]), use_cache=False).logits[0] for row in rows]
-    ).float()
+    ids_1T = (torch.tensor([row]) for row in rows)
+    return torch.cat([model(input_ids=ids, use_cache=False).logits[0] for ids in ids_1T]).float()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The ways in which weights are rounded in a GGUF file, and what each may cost. Imports no torch."""
+"""The ways in which a GGUF file rounds weights, and what each may cost. Imports no torch."""
 
 from __future__ import annotations
 

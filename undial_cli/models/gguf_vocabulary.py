@@ -1,4 +1,4 @@
-"""A tokenizer as a GGUF file describes it: tokens, their kinds, merges or scores, how text is split.
+"""A tokenizer as a GGUF file describes it: tokens and their kinds, merges or scores, splits.
 
 Read from the fast tokenizer's own description, so that the file encodes as the checkpoint does.
 Knows no weights.
@@ -80,10 +80,11 @@ def describe_vocabulary(tokenizer: Any, rows: int) -> GgufVocabulary:
     spaces = find_space_prefix(core)
     if spaces is None:
         raise vocabulary_error("its tokenizer cuts texts up in a way that has no name in llama.cpp")
-    types = [BYTE if is_byte_token(text) else kind for text, kind in zip(tokens, types, strict=True)]
+    pairs = zip(tokens, types, strict=True)
+    types = [BYTE if is_byte_token(text) else kind for text, kind in pairs]
     if model.get("unk_token") in tokens:
         types[tokens.index(model["unk_token"])] = UNKNOWN
-    scores = score_tokens(tokens, merges)
+    scores = score_pieces(tokens, merges)
     return GgufVocabulary(SENTENCEPIECE, tokens, types, scores=scores, spaces=spaces, **around)
 
 
@@ -144,7 +145,7 @@ def is_byte_token(text: str) -> bool:
     return len(text) == 6 and text.startswith("<0x") and text.endswith(">")
 
 
-def score_tokens(tokens: list[str], merges: list[str]) -> list[float]:
+def score_pieces(tokens: list[str], merges: list[str]) -> list[float]:
     """Scores by which pieces are joined in the order of the merges."""
     scores: dict[str, float] = {}
     for rank, merge in enumerate(merges):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+
 from undial_cli.config.schema import AuditRun, Run, UnlearnRun
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.run_folder import find_trained_run

@@ -7,7 +7,6 @@ of the data.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from undial_cli.models.fingerprints import find_hub_commit
 from undial_cli.runs.evidence import list_private_files, read_time, save_evidence, walk_files
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RESULT_FILES, read_json_object
+from undial_cli.system.files import digest_file
 from undial_cli.system.private_files import keep_ledgers
 from undial_cli.system.processes import run_on_main
 from undial_cli.system.source_paths import is_local_path, resolve_model_path
@@ -162,12 +162,3 @@ def list_recipients(run: Run) -> list[dict[str, str]]:
         texts = "questions, true answers and replies of the audit"
         sent.append({"to": run.audit.judge.url, "what": texts})
     return sent
-
-
-def digest_file(file: Path) -> str:
-    """The SHA-256 of a file, as `sha256sum` prints it."""
-    total = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 22):
-            total.update(block)
-    return total.hexdigest()

@@ -97,7 +97,8 @@ def export_run(
     ui.say(f"{kind}, {quantise}: {spell_size(weights.bytes)} of weights", "dim")
     model = load.load_model(config, checkpoint, seed=run.seed)
     shape, name = model.config, name_model_file(run, quantise)
-    rows = gguf_file.encode_fixed_texts(tokenizer)
+    longest = gguf_fields.find_context_length(shape)
+    rows = gguf_file.encode_fixed_texts(tokenizer, longest)
     before = gguf_file.compute_text_logits(model, rows)
     record: dict[str, Any] = {
         "run": folder.path.absolute().name, "format": kind, "quantise": quantise
@@ -112,7 +113,7 @@ def export_run(
         comparison = gguf_file.compare_text_logits(quantise, before, rounded, after)
         if fault := comparison.find_fault():
             raise WorldError(f"{file.name}, loaded back by transformers: {fault}; nothing is left")
-        reads_same = gguf_file.encode_fixed_texts(loaded_tokenizer) == rows
+        reads_same = gguf_file.encode_fixed_texts(loaded_tokenizer, longest) == rows
         if not reads_same and vocabulary.is_read_back(skips_merges(tokenizer)):
             raise WorldError(
                 f"{file.name}, loaded back by transformers: it cuts the fixed texts into other "
@@ -133,7 +134,7 @@ def export_run(
             ui.say(f"transformers reads of such a file no {', '.join(unread)}; the checkpoint's "
                    "are taken", "dim")  # fmt: skip
         if kind == "ollama":
-            add_modelfile(run, unfinished, file.name, tokenizer, vocabulary.begins, shape)
+            add_modelfile(run, unfinished, file.name, tokenizer, vocabulary.begins, longest)
         complete_model_card(run, folder, unfinished)
     if quantise in ROUNDED and isinstance(run, UnlearnRun):
         ui.say(
@@ -156,10 +157,9 @@ def make_shape(config: ModelConfig, checkpoint: str) -> Any:
 
 
 def add_modelfile(
-    run: TrainingRun, folder: Path, model: str, tokenizer: Any, begins: bool, config: Any
+    run: TrainingRun, folder: Path, model: str, tokenizer: Any, begins: bool, context: int
 ) -> None:
     """Put a Modelfile beside a GGUF file."""
-    from undial_cli.models.gguf_fields import find_context_length
     from undial_cli.runs.ollama import read_chat_form, write_modelfile
 
     form = read_chat_form(tokenizer, run.model.template, begins)
@@ -169,6 +169,5 @@ def add_modelfile(
             "Ollama reads the one in the file (tokenizer.chat_template)",
             "yellow",
         )
-    context = find_context_length(config)
     text = write_modelfile(model, form, tokenizer.eos_token, context)
     write_whole_text(folder / MODELFILE, text)

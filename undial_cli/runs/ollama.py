@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +86,9 @@ def cut_chat_form(answered: str, going_on: str, led: str, start: str) -> ChatFor
     opening, _, rest = rest.partition(ANSWER)
     between = rest.partition(NEXT)[0]
     # A template may write more after the last answer than after one that is followed by a question.
-    closing = os.path.commonprefix([end, between])
+    same = zip(end, between, strict=False)
+    length = next((i for i, (a, b) in enumerate(same) if a != b), min(len(end), len(between)))
+    closing = end[:length]
     asking = between.removeprefix(closing)
     if not asking or not head.endswith(asking) or (start and asking.startswith(start)):
         return None
@@ -96,8 +97,8 @@ def cut_chat_form(answered: str, going_on: str, led: str, start: str) -> ChatFor
     if not led:
         return None if written else ChatForm(question, answer)
     before, _, rest = led.partition(SYSTEM)
-    after, _, same = rest.partition(QUESTION)
-    if not after.endswith(asking) or same != going_on.partition(QUESTION)[2]:
+    after, _, others = rest.partition(QUESTION)
+    if not after.endswith(asking) or others != going_on.partition(QUESTION)[2]:
         return None
     system = (before.removeprefix(start), after.removesuffix(asking))
     if not written:
