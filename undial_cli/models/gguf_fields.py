@@ -19,8 +19,8 @@ from undial_cli.models.adapters import has_tied_head
 
 # What is said where a file is not written here: llama.cpp's own script knows more.
 CONVERTER = (
-    "llama.cpp's converter knows more: python convert_hf_to_gguf.py FOLDER --outtype f16, where "
-    "undial merge RUN makes FOLDER of an adapter"
+    "llama.cpp's converter knows more: python convert_hf_to_gguf.py FOLDER --outtype f16, on "
+    "RUN/checkpoint, or on RUN/merged that undial merge RUN makes of an adapter"
 )
 # Of a config, what transformers leaves at a default when it reads a file back.
 UNREAD_FIELDS = (

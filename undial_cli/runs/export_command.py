@@ -22,6 +22,7 @@ from undial_cli.runs.merge_command import load_trained_run
 from undial_cli.runs.run_folder import RunFolder, find_trained_run
 from undial_cli.system.faults import spell_size
 from undial_cli.system.files import write_whole_text
+from undial_cli.system.quiet import silence_libraries
 
 QUANTISATIONS = ("f16", *(name for name in LOGIT_BOUNDS if name != "f16"))
 EXPORT_KEYS = {
@@ -29,7 +30,7 @@ EXPORT_KEYS = {
 }  # fmt: skip
 EXPORT_FOLDER, EXPORT_RECORD, MODELFILE = "export", "export.json", "Modelfile"
 # Ways of rounding that llama.cpp knows besides.
-OTHER_QUANTISATION = re.compile(r"i?q\d_?\w*|tq\d_\d|mxfp4", re.IGNORECASE)
+OTHER_QUANTISATION = re.compile(r"q\d_k(_[sml])?|iq\d_\w+|tq\d_\d|mxfp4\w*", re.IGNORECASE)
 
 
 def run_export_command(words: Sequence[str]) -> int:
@@ -61,12 +62,12 @@ def check_quantisation(quantise: str) -> None:
     """Raise UserError for one that is not written here; llama.cpp's own with its command."""
     if quantise in QUANTISATIONS:
         return
-    error = bad_value("quantise", quantise, QUANTISATIONS)
-    if not OTHER_QUANTISATION.fullmatch(quantise) or quantise.lower() in QUANTISATIONS:
-        raise error
+    if not OTHER_QUANTISATION.fullmatch(quantise):
+        raise bad_value("quantise", quantise, QUANTISATIONS)
     raise UserError(
-        f"{error}; llama.cpp makes others of an f16 file: llama-quantize MODEL-f16.gguf "
-        f"MODEL-{quantise}.gguf {quantise.upper()}"
+        f"quantise={quantise}: allowed is one of {', '.join(sorted(QUANTISATIONS))}; llama.cpp "
+        "makes others of an f16 file: llama-quantize MODEL-f16.gguf "
+        f"MODEL-{quantise.lower()}.gguf {quantise.upper()}"
     )
 
 
@@ -85,6 +86,7 @@ def export_run(
     from undial_cli.models.gguf_vocabulary import describe_vocabulary, skips_merges
     from undial_cli.runs.model_card import complete_model_card
 
+    silence_libraries()
     checkpoint = str(folder.checkpoint.absolute())
     config = replace(run.model, dtype="float32")  # rounded once, from all that the weights hold
     capacity = inspection.check_model(config, checkpoint)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 from undial_cli import __version__, ui
 from undial_cli.errors import UserError, WorldError
-from undial_cli.system.faults import measure_room, spell_size, translate_faults
+from undial_cli.system.faults import find_obstacle, measure_room, spell_size, translate_faults
 from undial_cli.system.files import digest_file, remove_folder, whole_folder, write_whole_text
 from undial_cli.system.locks import hold_lock
 
@@ -31,9 +33,14 @@ class MadeFolder:
     overwrite: bool
 
     def check_path(self) -> None:
-        """Raise UserError where something lies that is not to be replaced."""
+        """Raise UserError for a path that cannot be made, or that is not to be replaced."""
         if not self.path.exists() and not self.path.is_symlink():
-            return
+            try:
+                with tempfile.TemporaryFile(dir=find_obstacle(self.path.absolute())):
+                    return
+            except OSError as error:
+                reason = os.strerror(error.errno or 0)
+                raise UserError(f"out={self.path}: cannot be made ({reason})") from error
         if self.path.is_symlink() or not self.path.is_dir():
             raise UserError(f"out={self.path}: it is no folder; allowed is one that is not there")
         if not any(self.path.iterdir()):

@@ -12,6 +12,7 @@ from undial_cli.runs.command_words import parse_run_words
 from undial_cli.runs.made_folder import MadeFolder
 from undial_cli.runs.run_folder import RunFolder, find_trained_run
 from undial_cli.runs.run_yaml import load_run
+from undial_cli.system.quiet import silence_libraries
 from undial_cli.system.source_paths import CONTRAST_FILE
 
 MERGE_KEYS = {"overwrite": ("false", "true"), "out": None}
@@ -63,6 +64,7 @@ def merge_run(run: TrainingRun, folder: RunFolder, made: MadeFolder) -> None:
     from undial_cli.runs.model_card import complete_model_card
     from undial_cli.training.best_weights import read_selection, write_selection
 
+    silence_libraries()
     checkpoint = str(folder.checkpoint.absolute())
     made.check_room(inspection.check_model(run.model, checkpoint).weight_bytes)
     tokenizer = load.load_tokenizer(run.model, checkpoint)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,19 +66,22 @@ def read_chat_form(tokenizer: Any, config: TemplateConfig, begins: bool) -> Chat
         for texts in apply_template(tokenizer, config, rows)
     )
     start = tokenizer.bos_token if begins else ""
-    form = cut_chat_form(answered, going_on, led, start)
+    form = cut_chat_form(answered, going_on, led, start, tokenizer.get_added_vocab())
     if form is None or any(mark in form.render_template() for mark in ('"""', "{{ {", "{{{")):
         return None
     return dataclasses.replace(form, default=config.system_prompt or form.default)
 
 
-def cut_chat_form(answered: str, going_on: str, led: str, start: str) -> ChatForm | None:
+def cut_chat_form(
+    answered: str, going_on: str, led: str, start: str, tokens: Collection[str]
+) -> ChatForm | None:
     """A form by what stands between the contents of three conversations.
 
     Args:
         answered, going_on, led: question and answer; a question more; after a system message, ""
             where the template takes none.
         start: what the tokenizer puts before all of it.
+        tokens: none of them is cut.
     """
     if not going_on.startswith(start):
         return None
@@ -86,13 +90,12 @@ def cut_chat_form(answered: str, going_on: str, led: str, start: str) -> ChatFor
     opening, _, rest = rest.partition(ANSWER)
     between = rest.partition(NEXT)[0]
     # A template may write more after the last answer than after one that is followed by a question.
-    same = zip(end, between, strict=False)
-    length = next((i for i, (a, b) in enumerate(same) if a != b), min(len(end), len(between)))
-    closing = end[:length]
+    closing = find_common_start(end, between, tokens)
     asking = between.removeprefix(closing)
     if not asking or not head.endswith(asking) or (start and asking.startswith(start)):
         return None
-    question, answer = (asking, ""), (opening.rstrip(" "), closing)
+    asked = closing if opening.startswith(closing) else ""  # as most templates end a question
+    question, answer = (asking, asked), (opening.removeprefix(asked).rstrip(" "), closing)
     written = head.removesuffix(asking).removeprefix(start)
     if not led:
         return None if written else ChatForm(question, answer)
@@ -107,6 +110,18 @@ def cut_chat_form(answered: str, going_on: str, led: str, start: str) -> ChatFor
     if system[0] + default + system[1] != written:
         return None
     return ChatForm(question, answer, system, default)
+
+
+def find_common_start(one: str, other: str, tokens: Collection[str]) -> str:
+    """The longest text that both begin with and that ends within no token of these."""
+    pairs = enumerate(zip(one, other, strict=False))
+    length = next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+    for text in (one, other):
+        for token in tokens:
+            begin = text.rfind(token, 0, length + len(token) - 1)
+            if 0 <= begin < length < begin + len(token):
+                length = begin
+    return one[:length]
 
 
 def write_modelfile(model: str, form: ChatForm | None, end: str | None, context: int) -> str:

@@ -131,8 +131,8 @@ def find_trained_run(command: str, path: str) -> RunFolder:
     folder = RunFolder(Path(path).expanduser())
     if not folder.run_yaml.is_file():
         if (folder.path / "config.json").is_file():
-            named = f"; name it with model.path={path}" if command == "audit" else ""
-            raise UserError(f"{command} {path}: a checkpoint, not a run{named}")
+            named = f"name it with model.path={path}" if command == "audit" else "name its run"
+            raise UserError(f"{command} {path}: a checkpoint, not a run; {named}")
         raise UserError(f"{command} {path}: no run folder (no run.yaml there)")
     if not folder.checkpoint.is_dir():
         raise UserError(f"{command} {path}: the run has no checkpoint (status: {folder.status()})")
