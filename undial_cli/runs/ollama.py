@@ -65,7 +65,8 @@ def read_chat_form(tokenizer: Any, config: TemplateConfig, begins: bool) -> Chat
         "" if isinstance(texts, TemplateRefusal) else texts[0]
         for texts in apply_template(tokenizer, config, rows)
     )
-    start = tokenizer.bos_token if begins else ""
+    # The file's tokenizer puts it there, once, whether the template writes it or not.
+    start = tokenizer.bos_token if begins and going_on.startswith(tokenizer.bos_token) else ""
     form = cut_chat_form(answered, going_on, led, start, tokenizer.get_added_vocab())
     if form is None or any(mark in form.render_template() for mark in ('"""', "{{ {", "{{{")):
         return None
@@ -80,11 +81,9 @@ def cut_chat_form(
     Args:
         answered, going_on, led: question and answer; a question more; after a system message, ""
             where the template takes none.
-        start: what the tokenizer puts before all of it.
+        start: of a text, which is no part of the form.
         tokens: none of them is cut.
     """
-    if not going_on.startswith(start):
-        return None
     end = answered.partition(ANSWER)[2]
     head, _, rest = going_on.partition(QUESTION)
     opening, _, rest = rest.partition(ANSWER)
