@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from transformers import (
 )
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-from undial_cli.errors import UserError, WorldError
+from undial_cli.errors import WorldError
 from undial_cli.models import gguf_fields, gguf_file
+from undial_cli.models.gguf_kinds import COARSE, LOGIT_BOUNDS
 from undial_cli.models.gguf_vocabulary import describe_vocabulary
 
-pytest.importorskip("gguf")
+GGUFReader = pytest.importorskip("gguf").GGUFReader
 
 SIZES: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -110,3 +112,88 @@ def test_a_file_says_what_its_model_says(name: str, tmp_path: Path) -> None:
     assert comparison.change < 1e-2
     assert comparison.rounded_change < 1e-5
     assert set(unread) <= set(gguf_fields.UNREAD_FIELDS)
+
+
+@pytest.mark.parametrize("quantise", [name for name in LOGIT_BOUNDS if name != "f16"])
+def test_weights_are_rounded_as_asked_and_the_file_has_what_was_foretold(
+    quantise: str, tmp_path: Path
+) -> None:
+    model, tokenizer = make_model("llama")
+    weights = gguf_file.measure_gguf_weights(model, quantise)
+    file = tmp_path / "x.gguf"
+    comparison, _ = compare_file(file, model, tokenizer, quantise)
+    assert comparison.find_fault() is None
+    assert comparison.rounded_change < 1e-5
+    stored = GGUFReader(file).tensors
+    kinds = Counter(tensor.tensor_type.name.lower() for tensor in stored)
+    assert kinds == weights.kinds
+    assert weights.bytes == sum(tensor.n_bytes for tensor in stored)
+    (embedding,) = (tensor for tensor in stored if tensor.name == "token_embd.weight")
+    outer = "q8_0" if quantise in COARSE else quantise
+    assert embedding.tensor_type.name.lower() == outer
+
+
+def test_rows_that_lie_otherwise_are_noticed_at_any_rounding(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gguf_fields, "pair_rotary_rows", lambda rows, heads: torch.arange(rows))
+    model, tokenizer = make_model("llama")
+    comparison, _ = compare_file(tmp_path / "x.gguf", model, tokenizer, "q4_0")
+    assert "same rounded weights" in str(comparison.find_fault())
+
+
+def test_a_weight_that_f16_cannot_hold_is_named(tmp_path: Path) -> None:
+    model, tokenizer = make_model("llama")
+    model.model.layers[1].mlp.up_proj.weight.data[3, 5] = 1e5
+    with pytest.raises(WorldError, match=r"blk\.1\.ffn_up\.weight .*quantise=bf16"):
+        gguf_file.write_gguf(tmp_path / "x.gguf", model, tokenizer, "f16", "tiny")
+
+
+def test_the_factors_of_llama3_are_those_of_its_rotation() -> None:
+    config = LlamaConfig(**{**SIZES, "rope_parameters": LLAMA3_ROPE})
+    factors = gguf_fields.compute_rope_factors(config)
+    assert factors is not None
+    assert factors.shape == (8,)  # half a head's width
+    torch.testing.assert_close(factors[[0, -1]], torch.tensor([1.0, LLAMA3_ROPE["factor"]]))
+    assert gguf_fields.compute_rope_factors(LlamaConfig(**SIZES)) is None
+
+
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+UNSTATED: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "another family": (BloomConfig(), ("type 'bloom'", "qwen2", "convert_hf_to_gguf.py")),
+    "biases": (LlamaConfig(attention_bias=True), ("attention_bias=true", "convert_hf_to_gguf")),
+    "activation": (Qwen2Config(hidden_act="gelu"), ("activation is gelu",)),
+    "rotation": (LlamaConfig(rope_parameters=YARN), ("rope_type is yarn",)),
+    "scale of queries": (Gemma2Config(query_pre_attn_scalar=144), ("query_pre_attn_scalar=144",)),
+    "a head of its own": (Gemma3TextConfig(tie_word_embeddings=False), ("weights of its own",)),
+    "windows": (
+        Qwen3Config(num_hidden_layers=1, layer_types=["sliding_attention"], sliding_window=8),
+        ("layer 0 is of sliding_attention",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNSTATED)
+def test_what_a_file_cannot_state_is_refused(name: str) -> None:
+    config, parts = UNSTATED[name]
+    refused(lambda: gguf_fields.find_gguf_family(config), "format=gguf", *parts)
+
+
+def test_a_split_is_known_by_what_it_does() -> None:
+    tokenizer = FAMILIES["smollm2"]()
+    assert describe_vocabulary(tokenizer, len(tokenizer)).split == "gpt-2"
+    level = tokenizer.backend_tokenizer.pre_tokenizer
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, level])
+    vocabulary = describe_vocabulary(tokenizer, len(tokenizer))
+    assert vocabulary.split == "smollm"
+    assert not vocabulary.is_read_back(skips_merges=False)
+
+
+@pytest.mark.parametrize(
+    "family, part", [("qwen2", "no name here"), ("t5", "Unigram"), ("cohere", "the model 3 rows")]
+)
+def test_a_tokenizer_that_has_no_description_is_refused(family: str, part: str) -> None:
+    tokenizer = FAMILIES[family]()  # those of qwen2 here are cut up by an expression of nobody's
+    rows = 3 if family == "cohere" else len(tokenizer)
+    refused(lambda: describe_vocabulary(tokenizer, rows), "format=gguf", part)

@@ -1,4 +1,4 @@
-"""Run folders as a training leaves them, made in a moment: settings, a random model, its tokenizer."""
+"""Run folders as a training leaves them: settings, a random model, its tokenizer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small import shared_tokenizer
+from families import CHATML
+from small import byte_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from undial_cli.config.schema import AdapterConfig, Run
@@ -29,17 +30,24 @@ def compose_unlearning() -> Run:
     return compose_run("unlearn", ["adapter=lora", "adapter.dropout=0"])
 
 
-def make_trained_run(folder: Path, config: Any = None, adapter: bool = False) -> Any:
+def make_trained_run(
+    folder: Path,
+    config: Any = None,
+    adapter: bool = False,
+    saved: tuple[Any, Any] | None = None,
+) -> Any:
     """A finished run; its model, as it is before it is saved.
 
     Args:
         config: of the model; None: a small Llama's.
         adapter: the checkpoint is a LoRA on a base that lies beside the folder.
+        saved: model and tokenizer that it ends in.
     """
-    tokenizer = shared_tokenizer()
+    tokenizer = saved[1] if saved else byte_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template or CHATML
     torch.manual_seed(0)
     config = config or LlamaConfig(vocab_size=len(tokenizer), **SHAPE)
-    model: Any = AutoModelForCausalLM.from_config(config).eval()
+    model: Any = saved[0] if saved else AutoModelForCausalLM.from_config(config).eval()
     if adapter:
         base = folder.parent / "base"
         model.save_pretrained(base)

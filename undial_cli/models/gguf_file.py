@@ -138,7 +138,8 @@ def round_weight(tensor: GgufTensor, kind: Any) -> np.ndarray:
     """
     import gguf
 
-    stored = gguf.quantize((tensor.weight.float() + tensor.offset).cpu().numpy(), kind)
+    with np.errstate(over="ignore"):  # said below
+        stored = gguf.quantize((tensor.weight.float() + tensor.offset).cpu().numpy(), kind)
     rounded = torch.from_numpy(np.ascontiguousarray(gguf.dequantize(stored, kind)))
     if not rounded.isfinite().all():
         raise WorldError(

@@ -79,7 +79,7 @@ def describe_vocabulary(tokenizer: Any, rows: int) -> GgufVocabulary:
         return GgufVocabulary(BYTE_LEVEL, tokens, types, split, merges, **around)
     spaces = find_space_prefix(core)
     if spaces is None:
-        raise vocabulary_error("its tokenizer cuts texts up in a way that has no name in llama.cpp")
+        raise vocabulary_error("its tokenizer cuts texts up in a way that has no name here")
     pairs = zip(tokens, types, strict=True)
     types = [BYTE if is_byte_token(text) else kind for text, kind in pairs]
     if model.get("unk_token") in tokens:
