@@ -144,6 +144,9 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "a file": (["export", "run", "out=run/run.yaml"], ["out=run/run.yaml", "no folder"]),
     "nowhere": (["export", "run", "out=/proc/nosuch/x"], ["out=/proc/nosuch/x", "cannot be made"]),
     "another family": (["export", "gpt2"], ["type 'gpt2'", "qwen2", "convert_hf_to_gguf.py"]),
+    "code": (["export", "code"], ["trust_remote_code=true", "say model.trust_remote_code=true"]),
+    "a wrong key": (["merge", "run", "model.adaptr_base=x"], ["adaptr_base", "adapter_base"]),
+    "a moved base": (["merge", "moved"], ["base", "model.adapter_base=PATH"]),
     "two models": (["export", "two"], ["two models that undial alone decodes together"]),
 }  # fmt: skip
 
@@ -156,6 +159,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens = {"vocab_size": 500, "bos_token_id": 1, "eos_token_id": 2}
     make_trained_run(folder / "gpt2", GPT2Config(n_layer=1, n_embd=32, n_head=2, **tokens))
     make_trained_run(folder / "two")
+    make_trained_run(folder / "moved", adapter=True)
+    (folder / "base").rename(folder / "elsewhere")
+    make_trained_run(folder / "code")
+    settings = (folder / "code" / "run.yaml").read_text()
+    trusting = settings.replace("trust_remote_code: false", "trust_remote_code: true")
+    (folder / "code" / "run.yaml").write_text(trusting)
     (folder / "two" / "checkpoint" / CONTRAST_FILE).write_text("{}")
     return folder
 
@@ -175,6 +184,15 @@ def test_wrong_input_is_refused_in_one_line(
     assert captured.err.count("\n") == 1
     assert all(part in captured.err for part in parts), captured.err
     assert sorted(runs.rglob("*")) == before
+
+
+def test_a_base_that_was_moved_is_taken_from_where_it_lies(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(runs)
+    words = ["merge", "moved", f"model.adapter_base={runs / 'elsewhere'}", f"out={tmp_path / 'm'}"]
+    assert run_command(words) == 0
+    assert (tmp_path / "m" / "model.safetensors").is_file()
 
 
 def render_go(template: str, fields: dict[str, str]) -> str:

@@ -72,10 +72,14 @@ def parse_age(name: str, text: str) -> float:
     return float(match[1]) * SECONDS[match[2]]
 
 
+# Keys of a run that may be said anew: where an adapter's base lies, and what no file may say.
+RUN_KEYS = ("model.", "method.file")
+
+
 def parse_run_words(
     command: str, words: Sequence[str], keys: Mapping[str, Sequence[str] | None]
-) -> tuple[str, dict[str, str]]:
-    """The run folder that a command names, and its settings.
+) -> tuple[str, dict[str, str], list[str]]:
+    """The run folder that a command names, its settings, and overrides of the run's own keys.
 
     Args:
         keys: what each may be; None: anything. The first value is what it is without a word.
@@ -84,6 +88,7 @@ def parse_run_words(
         UserError: no run or several, a key that is none, or a value that is not allowed.
     """
     paths: list[str] = []
+    overrides: list[str] = []
     settings = {key: allowed[0] for key, allowed in keys.items() if allowed is not None}
     for word in words:
         key, given, value = word.partition("=")
@@ -95,6 +100,8 @@ def parse_run_words(
             if allowed is not None and value not in allowed:
                 raise bad_value(name, value, allowed)
             settings[name] = value
+        elif given and key.startswith(RUN_KEYS):
+            overrides.append(word)
         elif word.startswith("-") or (given and not Path(word).expanduser().exists()):
             raise bad_value("key" if given else "flag", key, [f"{name}=" for name in keys])
         else:
@@ -102,4 +109,4 @@ def parse_run_words(
     if len(paths) != 1:
         named = f"got {len(paths)} ({', '.join(paths)})" if paths else "got none"
         raise UserError(f"{command}: expected one run folder, as outputs/unlearn/NAME; {named}")
-    return paths[0], settings
+    return paths[0], settings, overrides

@@ -41,11 +41,11 @@ def run_export_command(words: Sequence[str]) -> int:
             loaded or written.
         WorldError: there is no room, or the file says something else than the checkpoint.
     """
-    path, asked = parse_run_words("export", words, EXPORT_KEYS)
+    path, asked, overrides = parse_run_words("export", words, EXPORT_KEYS)
     quantise = asked.get("quantise", QUANTISATIONS[0])
     check_quantisation(quantise)
     folder = find_trained_run("export", path)
-    run = load_trained_run("export", folder)
+    run = load_trained_run("export", folder, overrides)
     default = folder.path / EXPORT_FOLDER / f"{asked['format']}-{quantise}"
     out = Path(asked.get("out", default)).expanduser()
     made = MadeFolder(out, EXPORT_RECORD, asked["overwrite"] == "true")

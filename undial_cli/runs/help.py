@@ -65,6 +65,7 @@ COMMAND_WORDS = {
         "RUN": "the folder of a run that left an adapter",
         "out=FOLDER": "where the checkpoint goes; without: RUN/merged",
         "overwrite=true": "make it anew where it was made before",
+        "model.adapter_base=PATH": "where the adapter's base lies, if it was moved",
     },
     "export": {
         "RUN": "the folder of a run that left a checkpoint; an adapter is merged on the way",
@@ -72,6 +73,7 @@ COMMAND_WORDS = {
         "quantise=f16": f"how weights are rounded: {', '.join(LOGIT_BOUNDS)}; llama.cpp knows more",
         "out=FOLDER": "where the files go; without: RUN/export/FORMAT-QUANTISE",
         "overwrite=true": "make them anew where they were made before",
+        "model.adapter_base=PATH": "where an adapter's base lies, if it was moved",
     },
     "list": {
         "PATH": "a run folder, or one with runs below it; without: all runs that this cache knows",

@@ -12,6 +12,7 @@ from undial_cli.runs.command_words import parse_run_words
 from undial_cli.runs.made_folder import MadeFolder
 from undial_cli.runs.run_folder import RunFolder, find_trained_run
 from undial_cli.runs.run_yaml import load_run
+from undial_cli.runs.trust import check_command_line_keys
 from undial_cli.system.quiet import silence_libraries
 from undial_cli.system.source_paths import CONTRAST_FILE
 
@@ -26,9 +27,9 @@ def run_merge_command(words: Sequence[str]) -> int:
         UserError: a wrong word, no such run, or one without an adapter; nothing is written.
         WorldError: there is no room, or the merged model says something else.
     """
-    path, asked = parse_run_words("merge", words, MERGE_KEYS)
+    path, asked, overrides = parse_run_words("merge", words, MERGE_KEYS)
     folder = find_trained_run("merge", path)
-    run = load_trained_run("merge", folder)
+    run = load_trained_run("merge", folder, overrides)
     if not (folder.checkpoint / "adapter_config.json").is_file():
         raise UserError(
             f"merge {path}: its checkpoint holds whole weights already, no adapter: "
@@ -41,13 +42,18 @@ def run_merge_command(words: Sequence[str]) -> int:
     return 0
 
 
-def load_trained_run(command: str, folder: RunFolder) -> TrainingRun:
-    """The run that made a checkpoint, its model the checkpoint.
+def load_trained_run(command: str, folder: RunFolder, overrides: list[str]) -> TrainingRun:
+    """The run that made a checkpoint.
+
+    Args:
+        overrides: of its keys, from the command line.
 
     Raises:
-        UserError: the checkpoint is two models that only undial decodes together.
+        UserError: a wrong override, code that the command line does not allow, or a checkpoint of
+            two models that only undial decodes together.
     """
-    run = load_run(folder.path)
+    run = load_run(folder.path, overrides)
+    check_command_line_keys(run, overrides, f"{command} {folder.path}")
     if not isinstance(run, TrainingRun):
         raise UserError(f"{command} {folder.path}: a run of 'undial {run.command}' trains nothing")
     if (folder.checkpoint / CONTRAST_FILE).is_file():
