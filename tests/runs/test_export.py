@@ -207,7 +207,7 @@ def render_go(template: str, fields: dict[str, str]) -> str:
 ])  # fmt: skip
 def test_ollamas_template_writes_what_the_chat_template_does(family: str) -> None:
     tokenizer = FAMILIES[family]()
-    begins = find_added_tokens(tokenizer)["begins"]
+    begins, _ = find_added_tokens(tokenizer)
     form = read_chat_form(tokenizer, TemplateConfig(), begins)
     assert form is not None
     modelfile = write_modelfile("x.gguf", form, tokenizer.eos_token, 100_000)

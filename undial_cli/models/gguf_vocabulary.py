@@ -72,11 +72,11 @@ def describe_vocabulary(tokenizer: Any, rows: int) -> GgufVocabulary:
     if model["type"] != "BPE":
         raise vocabulary_error(f"its tokenizer is {model['type']}, not BPE")
     tokens, types = list_tokens(core, rows)
-    around = find_added_tokens(tokenizer)
+    begins, ends = find_added_tokens(tokenizer)
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     split = name_split(core)
     if split is not None:
-        return GgufVocabulary(BYTE_LEVEL, tokens, types, split, merges, **around)
+        return GgufVocabulary(BYTE_LEVEL, tokens, types, split, merges, begins=begins, ends=ends)
     spaces = find_space_prefix(core)
     if spaces is None:
         raise vocabulary_error("its tokenizer cuts texts up in a way that has no name here")
@@ -85,7 +85,9 @@ def describe_vocabulary(tokenizer: Any, rows: int) -> GgufVocabulary:
     if model.get("unk_token") in tokens:
         types[tokens.index(model["unk_token"])] = UNKNOWN
     scores = score_pieces(tokens, merges)
-    return GgufVocabulary(SENTENCEPIECE, tokens, types, scores=scores, spaces=spaces, **around)
+    return GgufVocabulary(
+        SENTENCEPIECE, tokens, types, scores=scores, spaces=spaces, begins=begins, ends=ends
+    )
 
 
 def vocabulary_error(reason: str) -> UserError:
@@ -153,14 +155,12 @@ def score_pieces(tokens: list[str], merges: list[str]) -> list[float]:
     return [scores.get(text, LOWEST_SCORE) for text in tokens]
 
 
-def find_added_tokens(tokenizer: Any) -> dict[str, bool]:
-    """Which tokens the tokenizer itself puts around a text."""
+def find_added_tokens(tokenizer: Any) -> tuple[bool, bool]:
+    """Whether the tokenizer itself puts the beginning and the end token around a text."""
     ids = tokenizer("a").input_ids
     bare = tokenizer("a", add_special_tokens=False).input_ids
-    return {
-        "begins": ids[0] == tokenizer.bos_token_id and ids[0] != bare[0],
-        "ends": ids[-1] == tokenizer.eos_token_id and ids[-1] != bare[-1],
-    }
+    begins = ids[0] == tokenizer.bos_token_id and ids[0] != bare[0]
+    return begins, ids[-1] == tokenizer.eos_token_id and ids[-1] != bare[-1]
 
 
 def add_vocabulary_fields(
