@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any
 
-from undial_cli.errors import bad_value
+from undial_cli.errors import UserError, bad_value, suggest_nearest
 
 
 def key(
@@ -23,12 +23,13 @@ def key(
     above: float | None = None,
     maximum: float | None = None,
     several: bool = False,
+    word: str | None = None,
 ) -> Any:
     """A config field: its default, its line in `--help` and its range.
 
     `allowed` lists words or numbers; `minimum` is inclusive, `above` exclusive, `maximum`
-    inclusive; of a list they bind every item. `several`: a text or a list of texts, for which a
-    config has no type.
+    inclusive; of a list they bind every item. `several`: a text or a list of texts; `word`: one
+    that may stand in place of a number: both have no type in a config.
     """
     metadata = {
         "help": help,
@@ -37,6 +38,7 @@ def key(
         "above": above,
         "maximum": maximum,
         "several": several,
+        "word": word,
     }
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -68,6 +70,11 @@ def walk_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, datac
 def check_field_value(name: str, value: Any, f: dataclasses.Field) -> None:
     """Raise UserError for a value outside what its field allows."""
     rule = f.metadata
+    if rule.get("word") and not isinstance(value, float):
+        if value == rule["word"]:
+            return
+        error = bad_value(name, value, spell_range("a number", rule))
+        raise UserError(f"{error}{suggest_nearest(value, [rule['word']])}")
     if value is None or "allowed" not in rule:
         return
     if str(f.type).startswith("list[") and not isinstance(value, list):  # by an interpolation
@@ -93,13 +100,24 @@ def check_range(name: str, value: Any, rule: Mapping[str, Any]) -> None:
         and (above is None or value > above)
         and (high is None or value <= high)
     ):
-        bounds = [
-            f"{word} {bound}"
-            for word, bound in ((">=", low), (">", above), ("<=", high))
-            if bound is not None
-        ]
         kind = "a number" if math.isfinite(value) else "a finite number"
-        raise bad_value(name, value, f"{kind} {' and '.join(bounds)}".strip())
+        raise bad_value(name, value, spell_range(kind, rule))
+
+
+def spell_range(kind: str, rule: Mapping[str, Any]) -> str:
+    """A kind of number within a field's bounds, or its word, as an error names them."""
+    signs = {"minimum": ">=", "above": ">", "maximum": "<="}
+    bounds = [f"{sign} {rule[name]}" for name, sign in signs.items() if rule[name] is not None]
+    word = [f"{rule['word']} or"] if rule.get("word") else []
+    return " ".join([*word, kind, " and ".join(bounds)]).strip()
+
+
+def as_float(value: Any) -> Any:
+    """What a config would make of a value for a field of numbers; any other value as it is."""
+    try:
+        return value if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return value
 
 
 def is_text_or_list(value: Any) -> bool:

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from undial_cli.config.fields import walk_fields
-from undial_cli.config.schema import Run, TrainingRun, UnlearnRun
+from undial_cli.config.schema import AUTO_STRENGTH, Run, TrainingRun, UnlearnRun
 
 # Where a run is written, what it says, and how many processes share it.
 KEYS_WITHOUT_RESULTS = (
@@ -44,7 +44,8 @@ KEYS_OUTSIDE_HASH = (
     "target.learning_rates.lora",
     "target.learning_rates.qlora",
 )
-# Read by adapter=qlora or with train.select alone: other runs keep the names that they had.
+# Read by adapter=qlora, with train.select or by method.strength=auto alone: other runs keep the
+# names that they had.
 KEYS_OF_QLORA = ("adapter.bits", "adapter.compute_dtype")
 KEYS_OF_SELECTION = (
     "train.select",
@@ -52,6 +53,7 @@ KEYS_OF_SELECTION = (
     "train.select_utility",
     "train.keep",
 )
+KEYS_OF_AUTO_STRENGTH = ("method.auto_questions", "method.auto_limit")
 
 
 def collect_identity(run: Run) -> dict[str, Any]:
@@ -63,6 +65,8 @@ def collect_identity(run: Run) -> dict[str, Any]:
     if isinstance(run, TrainingRun):
         unread += KEYS_OF_QLORA if run.adapter.name != "qlora" else ()
         unread += KEYS_OF_SELECTION if run.train.select is None else ()
+    if isinstance(run, UnlearnRun) and getattr(run.method, "strength", None) != AUTO_STRENGTH:
+        unread += KEYS_OF_AUTO_STRENGTH
     return {
         name: value
         for name, value, _ in walk_fields(run)

@@ -149,6 +149,18 @@ class FocusSource:
     pipeline: str | None = None
 
 
+# method.strength that sets itself, token by token.
+AUTO_STRENGTH = "auto"
+
+
+@dataclass(frozen=True)
+class OtherQuestions:
+    """That the teacher is asked `count` other questions before each answer; `key` asks for it."""
+
+    key: str
+    count: int
+
+
 @dataclass
 class MethodConfig:
     """What all methods share: gamma * forget + alpha * retain."""

@@ -47,6 +47,7 @@ from undial_cli.losses.undial import (
     fused_kl_loss,
     fused_undial_loss,
     kl_loss,
+    prior_strengths,
     undial_loss,
     undial_target,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "max_entropy_loss",
     "npo_loss",
     "pdu_forget_loss",
+    "prior_strengths",
     "rmu_forget_loss",
     "rmu_retain_loss",
     "satimp_loss",

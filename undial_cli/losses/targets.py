@@ -39,14 +39,16 @@ class TeacherSignal:
     """What the frozen teacher says of N target positions in B sequences.
 
     `hidden_ND` and `head`, which projects them, make its logits; `logps_B` are the sequences'
-    log-probabilities; `layer_ND` its activations at a loss's layer. Each is there only for a loss
-    that needs it; `head` None is the student's.
+    log-probabilities; `layer_ND` its activations at a loss's layer; `prior_N` the targets'
+    log-probabilities under other questions. Each is there only for a loss that needs it; `head`
+    None is the student's.
     """
 
     hidden_ND: Tensor | None = None
     head: Projection | None = None
     logps_B: Tensor | None = None
     layer_ND: Tensor | None = None
+    prior_N: Tensor | None = None
 
 
 @dataclass
@@ -88,6 +90,12 @@ class Targets:
         """The sequences' log-probabilities under the teacher."""
         assert self.signal.logps_B is not None
         return self.signal.logps_B
+
+    @property
+    def prior_N(self) -> Tensor:
+        """The targets' log-probabilities under other questions."""
+        assert self.signal.prior_N is not None
+        return self.signal.prior_N
 
     @property
     def chunk_size(self) -> int:
@@ -206,8 +214,13 @@ class Targets:
 
     def sequence_logps(self) -> Tensor:
         """The sequences' summed log-probabilities without gradient, float64 [B]."""
-        project = make_frozen_projection(self.hidden_ND, self.head, self.compute_dtype)
-        return sum_by_sequence(self.frozen_logps(project), self.sequence_N, len(self.counts))
+        return sum_by_sequence(self.own_logps(), self.sequence_N, len(self.counts))
+
+    def own_logps(self) -> Tensor:
+        """The targets' log-probabilities without gradient, [N]."""
+        return self.frozen_logps(
+            make_frozen_projection(self.hidden_ND, self.head, self.compute_dtype)
+        )
 
     def teacher_logps(self) -> Tensor:
         """The teacher's log-probabilities of the targets, [N]."""

@@ -24,20 +24,46 @@ from undial_cli.losses.targets import Targets, TeacherSignal, as_targets
 ROW_PARTS = 8
 
 
-def undial_target(teacher_NV: Tensor, targets_N: Tensor, strength: float) -> Tensor:
+def undial_target(teacher_NV: Tensor, targets_N: Tensor, strength: float | Tensor) -> Tensor:
     """The fixed target distribution `softmax(t - strength * onehot(y))`, [N, V].
 
-    With strength 0 it is the teacher's own distribution.
+    With strength 0 it is the teacher's own distribution. A strength may be each position's, [N].
     """
     return lower_target_logits_(upcast_half(teacher_NV).clone(), targets_N, strength).softmax(-1)
 
 
-def lower_target_logits_(logits_NV: Tensor, targets_N: Tensor, strength: float) -> Tensor:
+def lower_target_logits_(logits_NV: Tensor, targets_N: Tensor, strength: float | Tensor) -> Tensor:
     """`t - strength * onehot(y)`, in place."""
     # One number of each row changes; a one-hot [N, V] would be as large as the logits.
     index = targets_N[:, None]
-    minus_strength = torch.full_like(index, -strength, dtype=logits_NV.dtype)
+    if isinstance(strength, Tensor):
+        minus_strength = -strength[:, None].to(logits_NV.dtype)
+    else:
+        minus_strength = torch.full_like(index, -strength, dtype=logits_NV.dtype)
     return logits_NV.scatter_add_(1, index, minus_strength)
+
+
+def prior_strengths(teacher_NV: Tensor, targets_N: Tensor, prior_N: Tensor, limit: float) -> Tensor:
+    """How far each target's logit is lowered for the teacher to give it the prior's probability.
+
+    This project's own. `logit(p_y) - logit(prior)`, as a logit of probabilities moves by what the
+    token's own logit does: at least 0, so that no token is raised, and at most `limit`.
+
+    Args:
+        teacher_NV: the teacher's logits.
+        prior_N: log-probability of each target that language alone gives it (-inf: none).
+        limit: strength of a token that nothing supports.
+
+    Returns:
+        [N], in the logits' dtype.
+    """
+    index = targets_N[:, None]
+    own_N = teacher_NV.gather(1, index)[:, 0]
+    # From the other tokens' logits: of a probability that rounds to 1 no logit could be made.
+    margin_N = own_N - teacher_NV.scatter(1, index, -torch.inf).logsumexp(-1)
+    prior_N = prior_N.double().clamp(max=0)
+    prior_logit_N = prior_N - (-prior_N.expm1()).log()
+    return (margin_N - prior_logit_N).clamp(0, limit).to(teacher_NV.dtype)
 
 
 def cross_entropy_per_position(log_q_NV: Tensor, target_NV: Tensor) -> Tensor:
@@ -65,12 +91,24 @@ def cross_entropy_with_gradient_(
     return loss_C.sum(), gradient_CV
 
 
-def undial_sum(targets: Targets, strength: float, weights_N: Tensor | None = None) -> Tensor:
-    """Sum of UnDIAL's loss, see `fused_undial_loss`."""
+def undial_sum(
+    targets: Targets,
+    strength: float,
+    weights_N: Tensor | None = None,
+    lowers_to_prior: bool = False,
+) -> Tensor:
+    """Sum of UnDIAL's loss, see `fused_undial_loss`.
+
+    Args:
+        lowers_to_prior: each target as far as `prior_strengths` says, `strength` at most.
+    """
 
     def loss(log_q_CV: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         teacher_CV, targets_C = targets.teacher_logits(rows), targets.targets_N[rows]
-        target_CV = lower_target_logits_(teacher_CV, targets_C, strength).softmax(-1)
+        lowered: float | Tensor = strength
+        if lowers_to_prior:
+            lowered = prior_strengths(teacher_CV, targets_C, targets.prior_N[rows], strength)
+        target_CV = lower_target_logits_(teacher_CV, targets_C, lowered).softmax(-1)
         weights_C = None if weights_N is None else weights_N[rows].to(log_q_CV.dtype)
         return cross_entropy_with_gradient_(log_q_CV, target_CV, weights_C)
 
@@ -81,7 +119,7 @@ def undial_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
     labels: Tensor,
-    strength: float,
+    strength: float | Tensor,
     weights: Tensor | None = None,
     num_items_in_batch: Tensor | float | None = None,
 ) -> Tensor:
@@ -91,7 +129,8 @@ def undial_loss(
         student_logits: [B, T, V].
         teacher_logits: [B, T, V], of the model before unlearning; no gradient flows into them.
         labels: [B, T] unshifted token ids, -100 where nothing is scored.
-        strength: how far the target token's logit is lowered (>= 0; the paper takes 3, 10, 30).
+        strength: how far the target token's logit is lowered (>= 0; the paper takes 3, 10, 30);
+            or each target's, [N], as `prior_strengths` gives it.
         weights: [B, T], at a token's own (unshifted) place; the weight of the position that
             predicts it. The divisor stays the number of target tokens.
         num_items_in_batch: divisor of the sum; None for the number of target tokens.

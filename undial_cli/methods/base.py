@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from undial_cli.config.fields import key
-from undial_cli.config.schema import FocusSource, MethodConfig
+from undial_cli.config.schema import FocusSource, MethodConfig, OtherQuestions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,16 +21,18 @@ else:
     Targets = Tensor = Any  # methods name them in annotations alone
 
 __all__ = [
-    "REFERENCE_LOGPS", "RETAIN_TERMS", "TEACHER_LAYER", "TEACHER_LOGITS", "CrossEntropy",
-    "FocusSource", "JsToTeacher", "KlToTeacher", "Loss", "Method", "MethodConfig", "MethodEntry",
-    "Targets", "Tensor", "key",
+    "PRIOR_LOGPS", "REFERENCE_LOGPS", "RETAIN_TERMS", "TEACHER_LAYER", "TEACHER_LOGITS",
+    "CrossEntropy", "FocusSource", "JsToTeacher", "KlToTeacher", "Loss", "Method", "MethodConfig",
+    "MethodEntry", "OtherQuestions", "Targets", "Tensor", "key",
 ]  # fmt: skip
 
 # What a loss can need of the frozen teacher: its logits, its sequences' log-probabilities, its
-# activations at the loss's own layer. Names, as the teacher caches only what is asked for.
+# activations at the loss's own layer, its targets' log-probabilities where other questions stand
+# before the answers. Names, as the teacher caches only what is asked for.
 TEACHER_LOGITS = "teacher_logits"
 REFERENCE_LOGPS = "reference_logps"
 TEACHER_LAYER = "teacher_layer"
+PRIOR_LOGPS = "prior_logps"
 
 
 class Loss:
@@ -100,6 +102,7 @@ class Method(Loss):
 
     `alternatives`: each sample is an answer and, as the next sequence, an answer to prefer:
     `refusals` drawn anew each epoch, or those of the `data`. `focus`: samples carry focus words.
+    `other_questions`: what a loss that needs PRIOR_LOGPS has the teacher asked.
     `parameters`: regular expression of the parameters that are trained (None: all). `adapts`:
     `after_step` is to be called. `statistics`: what `sum` adds up of a step beside the loss; the
     processes' are added up before `after_step`, which empties it. `from_start`: `finish` is given
@@ -108,6 +111,7 @@ class Method(Loss):
 
     alternatives: str | None = None
     focus: FocusSource | None = None
+    other_questions: OtherQuestions | None = None
     parameters: str | None = None
     adapts: ClassVar[bool] = False
     statistics: Tensor | None = None

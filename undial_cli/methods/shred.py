@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from undial_cli.methods.base import TEACHER_LOGITS, Method, Targets, Tensor, key
-from undial_cli.methods.undial import UndialConfig
+from undial_cli.methods.base import TEACHER_LOGITS, Method, MethodConfig, Targets, Tensor, key
 
 
 @dataclass
-class ShredConfig(UndialConfig):
+class ShredConfig(MethodConfig):
     """SHRED (Hu et al. 2026)."""
 
+    strength: float = key(10.0, "lowers the target token's teacher logit by this much", minimum=0)
     share: float = key(
         0.5, "of a sequence's targets, the unlikeliest, that are lowered", minimum=0, maximum=1
     )

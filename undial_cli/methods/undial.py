@@ -1,16 +1,24 @@
-"""UnDIAL: distil the model into itself with the target token's logit lowered (arXiv 2402.10052)."""
+"""UnDIAL: distil the model into itself with the target token's logit lowered (arXiv 2402.10052).
+
+`strength=auto` is this project's own: each target token is lowered just so far that the teacher
+gives it what it gives it under other questions, which is what language alone says.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
+from undial_cli.config.fields import as_float
+from undial_cli.config.schema import AUTO_STRENGTH
 from undial_cli.methods.base import (
+    PRIOR_LOGPS,
     TEACHER_LOGITS,
     FocusSource,
     Method,
     MethodConfig,
     MethodEntry,
+    OtherQuestions,
     Targets,
     Tensor,
     key,
@@ -21,13 +29,30 @@ from undial_cli.methods.base import (
 class UndialConfig(MethodConfig):
     """UnDIAL (Dong et al., NAACL 2025)."""
 
-    strength: float = key(10.0, "lowers the target token's teacher logit by this much", minimum=0)
+    strength: Any = key(
+        10.0,
+        "lowers the target token's teacher logit by this much; auto: to what other questions give",
+        minimum=0,
+        word=AUTO_STRENGTH,
+    )
+    auto_questions: int = key(16, "of strength=auto: other questions asked per answer", minimum=1)
+    auto_limit: float = key(10.0, "of strength=auto: lowers no logit by more than this", above=0)
+
+    def __post_init__(self) -> None:
+        self.strength = as_float(self.strength)
 
 
 class Undial(Method):
     """Mean over target tokens of the cross entropy against the lowered teacher."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({TEACHER_LOGITS})
+    def __init__(self, config: UndialConfig, seed: int = 0) -> None:
+        super().__init__(config, seed)
+        if config.strength == AUTO_STRENGTH:
+            self.other_questions = OtherQuestions("method.strength=auto", config.auto_questions)
+
+    @property
+    def needs(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return frozenset({TEACHER_LOGITS, *([PRIOR_LOGPS] if self.other_questions else [])})
 
     def weights(self, targets: Targets) -> Tensor | None:
         """The weight of each target [N]; None: all 1."""
@@ -36,7 +61,9 @@ class Undial(Method):
     def sum(self, targets: Targets) -> Tensor:
         from undial_cli.losses.undial import undial_sum
 
-        return undial_sum(targets, self.config.strength, self.weights(targets))
+        lowers_to_prior = self.other_questions is not None
+        strength = self.config.auto_limit if lowers_to_prior else self.config.strength
+        return undial_sum(targets, strength, self.weights(targets), lowers_to_prior)
 
 
 @dataclass

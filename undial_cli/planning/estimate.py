@@ -71,6 +71,9 @@ def count_training_operations(
         return None
     passes: float = (FORWARD_OPERATIONS + BACKWARD_OPERATIONS) * run.train.epochs
     if isinstance(run, UnlearnRun):
-        terms = make_method(run.method, run.seed).terms().values()
+        method = make_method(run.method, run.seed)
+        terms = method.terms().values()
         passes = passes * len(terms) + FORWARD_OPERATIONS * sum(bool(term.needs) for term in terms)
+        if method.other_questions is not None:
+            passes += FORWARD_OPERATIONS * method.other_questions.count
     return size * passes * sum(length for length in lengths if length is not None)

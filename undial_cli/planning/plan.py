@@ -79,6 +79,7 @@ def make_plan(
     method: Method,
     anchor: str,
     cache: TeacherConfig,
+    questions: Sequence[tuple[int, ...]] = (),
 ) -> TrainingPlan:
     """Plan the training of the model at `path`; the other arguments are those of training.
 
@@ -105,7 +106,7 @@ def make_plan(
             with replay, torch.autograd.set_multithreading_enabled(False):
                 # A copy: what a method keeps from its first step has no numbers here.
                 plan = rehearse_training(
-                    replay, run, model, sets, samples, copy.copy(method), anchor, cache
+                    replay, run, model, sets, samples, copy.copy(method), anchor, cache, questions
                 )
             shared = is_sharded(run) or uses_deepspeed(run)
             rough = replayed != device or shared or rounding is not None
@@ -131,6 +132,7 @@ def rehearse_training(
     method: Method,
     anchor: str,
     cache: TeacherConfig,
+    questions: Sequence[tuple[int, ...]],
 ) -> TrainingPlan:
     """Training in the order in which it happens."""
     # How many will share the run, also where the others are still to be started.
@@ -149,7 +151,7 @@ def rehearse_training(
     choose_trained_parameters(model, method)
     schedule = make_schedule(alike, sets, samples, anchor, packs)
     with replay.measured() as making:
-        teacher = make_teacher(run, cache, model, method.terms(), schedule, "")
+        teacher = make_teacher(run, cache, model, method.terms(), schedule, "", questions)
     with replay.measured() as holding:
         signal_bytes = hold_blank_rows(teacher)
     memory.teacher_head, memory.teacher_signal = making.growth, holding.growth

@@ -110,9 +110,11 @@ def replay_teacher_pass(rehearsal: Rehearsal) -> WorkCost:
         batch = rehearsal.schedule.make_batch([examples[i] for i in largest], largest)
         with open_autocast(rehearsal.run, replay.device), replay.measured() as cost:
             run_teacher(rehearsal.model, batch.to(replay.device), cached.loss)
+        # Once more for each other question, before the same answers: as long as their own.
+        times = 1 + max(map(len, cached.questions), default=0)
         # Work grows with the tokens; the level is the largest batch's.
         highest = max(total.highest, cost.highest)
-        total = total.plus(cost, sum(tokens) / max(tokens))
+        total = total.plus(cost, times * sum(tokens) / max(tokens))
         total.highest = highest
     return total
 

@@ -14,8 +14,9 @@ import torch
 
 from undial_cli.config.attacks import BUDGETS
 from undial_cli.config.fields import walk_fields
-from undial_cli.config.identity import make_default_name
+from undial_cli.config.identity import KEYS_OF_AUTO_STRENGTH, make_default_name
 from undial_cli.config.schema import (
+    AUTO_STRENGTH,
     AuditRun,
     Run,
     TrainingRun,
@@ -233,6 +234,7 @@ def check_method(run: UnlearnRun, method: Method) -> None:
             f"adapter=qlora: method={config.name} decodes two models of whole weights, which "
             "adapter.merge=true leaves"
         )
+    check_auto_strength(run)
     if method.focus is not None:
         focus.check_focus(method.focus.source, method.focus.pipeline)
     watched = "train.eval_steps" if run.train.eval_steps else "train.stop"
@@ -252,6 +254,27 @@ def check_method(run: UnlearnRun, method: Method) -> None:
             f"teacher.cache=off: method={config.name} needs the teacher's signal, and full "
             "fine-tuning changes the only model; allowed is auto, memory or disk, or adapter=lora"
         )
+    if run.teacher.cache == "off" and method.other_questions is not None:
+        raise UserError(
+            f"teacher.cache=off: {method.other_questions.key} asks the teacher once and keeps what "
+            "it says; allowed is auto, memory or disk"
+        )
+
+
+def check_auto_strength(run: UnlearnRun) -> None:
+    """Keys of a strength that sets itself, where it is a number."""
+    strength = getattr(run.method, "strength", AUTO_STRENGTH)
+    if strength == AUTO_STRENGTH:
+        return
+    defaults = type(run.method)()
+    for key in KEYS_OF_AUTO_STRENGTH:
+        name = key.removeprefix("method.")
+        value = getattr(run.method, name, None)
+        if value != getattr(defaults, name, None):
+            raise UserError(
+                f"{key}={value}: without effect with method.strength={strength:g}; it is "
+                f"method.strength={AUTO_STRENGTH}'s"
+            )
 
 
 def check_regular_expression(key: str, text: str) -> None:

@@ -51,6 +51,7 @@ from undial_cli.runs.evaluation_inputs import (
     find_retain_reference,
     load_evaluation_rows,
 )
+from undial_cli.runs.other_questions import draw_for_method
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.selections import divide_for_selection, restrict_reference
 from undial_cli.runs.targets import resolve_published_target
@@ -72,6 +73,8 @@ class RunInputs:
     tokenizer_fingerprint: str
     fingerprint: dict[str, str]
     watched: list[Example] = field(default_factory=list)  # the texts of train.stop
+    # Of each forget example the examples whose questions a teacher is asked too.
+    questions: list[tuple[int, ...]] = field(default_factory=list)
     counts: dict[str, RowCounts] = field(default_factory=dict)  # what became of a set's rows
     notes: list[str] = field(default_factory=list)  # lines on the rows, for the user to read
     digests: dict[str, str] = field(default_factory=dict)  # of the rows of each set, for evidence
@@ -141,6 +144,8 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
         notes.append(part.counts.describe(name, run.data.max_length))
         check_training_set_fits(capacity, run.data.max_length, name, part)
     notes += describe_unread_columns(run, rows.used, suite)
+    questions, lines = draw_for_method(run, method, rows.used.get("forget", []), sets.get("forget"))
+    notes += lines
     watched = encode_watched_texts(encoder, run, rows.watched)
     if watched:
         notes.append(f"train.stop: {len(watched):,} texts watched, of {len(rows.watched):,} read")
@@ -154,6 +159,7 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
         fingerprint_tokenizer(encoder.tokenizer),
         fingerprint,
         watched,
+        questions,
         {name: part.counts for name, part in sets.items()},
         notes,
         digest_sets(rows, suite),

@@ -23,7 +23,9 @@ def plan_training(run: TrainingRun, base: str, inputs: RunInputs) -> TrainingPla
     """The plan of a run, or of a variant of it, on the model at `base`."""
     variant = ResolvedRun(run)
     method, anchor, teacher = variant.trained_method, variant.anchor, variant.teacher
-    return make_plan(run, base, inputs.sets, inputs.samples, method, anchor, teacher)
+    return make_plan(
+        run, base, inputs.sets, inputs.samples, method, anchor, teacher, inputs.questions
+    )
 
 
 def advise_after_shortage(resolved: ResolvedRun, inputs: RunInputs) -> str:

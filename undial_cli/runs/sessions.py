@@ -36,6 +36,7 @@ def make_session(
         folder.path,
         folder.checkpoint,
         lambda unfinished: write_model_card(run, unfinished),
+        inputs.questions,
         make_selection(resolved, inputs, path, device),
     )
 

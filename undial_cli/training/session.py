@@ -48,6 +48,7 @@ class TrainingSession:
     `path`: the model that it starts from. `anchor`: the set that its epochs count. `sets`,
     `samples`: training sets by name, and what their examples are drawn as. `suite`, `watched`,
     `answers`: what is evaluated on the way, the texts and the forget set of an early stop.
+    `questions`: of each forget example the examples whose questions the teacher is asked too.
     `selection`: by what the best weights are chosen, where they are.
     `folder`: where metrics.jsonl and the state to resume from lie. `complete`: puts beside the
     weights of a checkpoint what else belongs to it.
@@ -67,6 +68,7 @@ class TrainingSession:
     folder: Path
     checkpoint: Path
     complete: Callable[[Path], None]
+    questions: Sequence[tuple[int, ...]] = ()
     selection: Selection | None = None
 
     @property
@@ -96,7 +98,9 @@ def train_and_save(session: TrainingSession, device: torch.device) -> None:
     for line in schedule.describe_unseen():
         ui.say(line)
     weights = run_on_main(lambda: fingerprints.fingerprint_weights(run.model, path, run.seed))
-    teacher = make_teacher(run, session.teacher, model, method.terms(), schedule, weights)
+    teacher = make_teacher(
+        run, session.teacher, model, method.terms(), schedule, weights, session.questions
+    )
     base = adapters.unwrap_adapter(model)
     use_cache = getattr(base.config, "use_cache", None)
     watchers = make_watchers(session, model, schedule)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import psutil
@@ -24,7 +24,7 @@ from undial_cli.data.collate import Batch
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import WorldError
 from undial_cli.losses.targets import TeacherSignal
-from undial_cli.methods.base import Loss
+from undial_cli.methods.base import PRIOR_LOGPS, Loss
 from undial_cli.models.quantise import describe_rounding
 from undial_cli.system import processes
 from undial_cli.system.files import cache_dir, locate_in_cache
@@ -57,11 +57,13 @@ def make_teacher(
     terms: dict[str, Loss],
     schedule: Schedule,
     target: str,
+    questions: Sequence[tuple[int, ...]] = (),
 ) -> Teacher | None:
     """The teacher that the terms need: adapter off, or its signal computed once and kept.
 
     Args:
         target: fingerprint of the model's weights and tokenizer.
+        questions: of each forget example the examples whose questions are put before its answer.
     """
     asking = {name: loss for name, loss in terms.items() if loss.needs}
     if not asking:
@@ -72,9 +74,13 @@ def make_teacher(
                choose_autocast_dtype(run), torch.__version__, transformers.__version__,
                *(["deepspeed"] if uses_deepspeed(run) else [])]  # fmt: skip
     with open_autocast(run, next(model.parameters()).device):
-        teacher = CachedTeacher(model, locate_in_cache("teacher"), hash_json(content), adapted)
+        folder, length = locate_in_cache("teacher"), run.data.max_length
+        teacher = CachedTeacher(model, folder, hash_json(content), adapted, length)
     for name, loss in asking.items():
-        teacher.add(name, schedule.sets[name], schedule.list_used(name), loss)
+        asked_too = questions if PRIOR_LOGPS in loss.needs else ()
+        teacher.add(name, schedule.sets[name], schedule.list_used(name), loss, asked_too)
+    # Of one micro-batch the teacher cannot be asked the questions of other samples.
+    adapted = adapted and not any(PRIOR_LOGPS in loss.needs for loss in asking.values())
     asked = sum(schedule.count_draws(name) for name in asking)
     cache, reason = choose_teacher_cache(
         config, teacher.nbytes, adapted, is_asked_again=asked > teacher.samples

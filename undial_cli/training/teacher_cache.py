@@ -1,14 +1,16 @@
 """The teacher's signal computed once, before the first step, and kept for every later epoch.
 
-Per target position the final hidden state (plus one frozen head) or a layer's activations, per
-sequence one log-probability; in the user's cache folder, where other runs on the same target and
-data find it. Knows what a loss can need, and no loss by name.
+Per target position the final hidden state (plus one frozen head), a layer's activations or the
+token's log-probability under other questions, per sequence one log-probability; in the user's cache
+folder, where other runs on the same target and data find it. Knows what a loss can need, and no
+loss by name.
 
 Shapes: B sequences, N target positions of all B, V vocabulary, D width.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +24,30 @@ from undial_cli import ui
 from undial_cli.config.identity import hash_json
 from undial_cli.data.collate import EMPTY_EXAMPLE, Batch
 from undial_cli.data.example import Example
+from undial_cli.data.other_questions import replace_question
 from undial_cli.data.stored_examples import StoredExamples, count_each_targets
 from undial_cli.errors import WorldError
 from undial_cli.losses.chunked import Projection, head_compute_dtype
 from undial_cli.losses.targets import TeacherSignal
-from undial_cli.methods.base import REFERENCE_LOGPS, TEACHER_LAYER, TEACHER_LOGITS, Loss
+from undial_cli.methods.base import (
+    PRIOR_LOGPS,
+    REFERENCE_LOGPS,
+    TEACHER_LAYER,
+    TEACHER_LOGITS,
+    Loss,
+)
 from undial_cli.models.adapters import unwrap_adapter
 from undial_cli.models.head import find_output_head
 from undial_cli.system import processes
 from undial_cli.system.supervision import give_beat
 from undial_cli.training.sample_rows import SampleRows
-from undial_cli.training.teacher_pass import TEACHER_PASS_TOKENS, batch_by_tokens, run_teacher
+from undial_cli.training.teacher_pass import (
+    TEACHER_PASS_TOKENS,
+    batch_by_questions,
+    batch_by_tokens,
+    run_teacher,
+    score_targets,
+)
 
 CollateExamples = Callable[[list[Example], list[int]], Batch]
 
@@ -41,7 +56,8 @@ CollateExamples = Callable[[list[Example], list[int]], Batch]
 class CachedSet:
     """One set of a run: its examples, those of them the run sees, and what is cached of them.
 
-    `loss`: the one that asks; `rows`: by what it needs.
+    `loss`: the one that asks; `rows`: by what it needs; `questions`: of each example the examples
+    whose questions are put before its answer.
     """
 
     folder: Path
@@ -49,6 +65,7 @@ class CachedSet:
     used: list[int]
     loss: Loss
     rows: dict[str, SampleRows]
+    questions: Sequence[tuple[int, ...]] = ()
 
 
 class CachedTeacher:
@@ -58,13 +75,21 @@ class CachedTeacher:
         model: the teacher, as it is before training.
         folder: where the files lie; `fingerprint` is all that the signal depends on but the data.
         share_head: the model's head is not trained, so it is the teacher's as well.
+        max_length: tokens of the longest sequence that it is asked other questions in.
 
     `in_memory`: hold the signal in memory, not mapped from the file.
     """
 
     in_memory = True
 
-    def __init__(self, model: nn.Module, folder: Path, fingerprint: str, share_head: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        folder: Path,
+        fingerprint: str,
+        share_head: bool,
+        max_length: int = sys.maxsize,
+    ) -> None:
         head = find_output_head(model)
         no_hidden = head.weight.new_empty(0, head.in_features)
         self.dtype = head_compute_dtype(no_hidden, head.projection())
@@ -75,11 +100,22 @@ class CachedTeacher:
         # Of a trained head a copy is made (in `add`), but only for a loss that asks for logits.
         self.trained_head = None if share_head else head.projection()
         self.head: Projection | None = None
-        self.folder, self.fingerprint = folder, fingerprint
+        self.folder, self.fingerprint, self.max_length = folder, fingerprint, max_length
         self.sets: dict[str, CachedSet] = {}
 
-    def add(self, name: str, examples: Sequence[Example], used: list[int], loss: Loss) -> None:
-        """A set that the run will ask for, and the loss on it."""
+    def add(
+        self,
+        name: str,
+        examples: Sequence[Example],
+        used: list[int],
+        loss: Loss,
+        questions: Sequence[tuple[int, ...]] = (),
+    ) -> None:
+        """A set that the run will ask for, and the loss on it.
+
+        Args:
+            questions: of each example the examples that ask, for a loss that needs PRIOR_LOGPS.
+        """
         # All examples are hashed and have room in the files, not the used ones: runs that see other
         # parts of the same set share its files.
         content: Any = examples
@@ -100,7 +136,11 @@ class CachedTeacher:
         if TEACHER_LAYER in loss.needs:
             file = folder / f"layer{loss.layer}.bin"
             rows[TEACHER_LAYER] = SampleRows(file, counts, self.layer_width, self.layer_dtype, used)
-        self.sets[name] = CachedSet(folder, examples, used, loss, rows)
+        if PRIOR_LOGPS in loss.needs:
+            # Whatever is done with it: runs of other bounds or steps share it.
+            file = folder / f"prior{hash_json([questions, self.max_length])}.bin"
+            rows[PRIOR_LOGPS] = SampleRows(file, counts, 1, torch.float64, used)
+        self.sets[name] = CachedSet(folder, examples, used, loss, rows, questions)
 
     @property
     def nbytes(self) -> int:
@@ -138,7 +178,10 @@ class CachedTeacher:
         total = 0
         for cached in self.sets.values():
             with processes.hold_lock_on_main(cached.folder):
-                missing = open_set_rows(cached)
+                absent = open_set_rows(cached)
+                unasked = absent.pop(PRIOR_LOGPS, [])
+                unseen = sorted(set().union(*absent.values()))
+                missing = {*unseen, *unasked}
                 if missing and resumed:
                     raise WorldError(
                         f"teacher cache: {self.folder} no longer holds what this run began with; "
@@ -146,7 +189,12 @@ class CachedTeacher:
                     )
                 total += len(missing)
                 advance(len(cached.used) - len(missing))
-                self.compute(model, cached, missing, collate, advance, device)
+                # A sample is done with the last pass over it.
+                seen = advance if not unasked else lambda n: None
+                self.compute(model, cached, unseen, collate, seen, device)
+                if unasked:
+                    advance(len(missing) - len(unasked))
+                    self.compute_prior(model, cached, unasked, collate, advance, device)
             # Each process reads what the others wrote: on a folder of one machine's own, it cannot.
             if any(rows.missing(cached.used) for rows in cached.rows.values()):
                 raise WorldError(
@@ -180,6 +228,8 @@ class CachedTeacher:
             batch = collate(examples, samples or [-1]).to(device)
             signal = run_teacher(model, batch, cached.loss)
             for need, rows in cached.rows.items():
+                if need == PRIOR_LOGPS:
+                    continue
                 if need == REFERENCE_LOGPS:
                     assert signal.logps_B is not None
                     parts = signal.logps_B[:, None].cpu().split(1)
@@ -191,6 +241,47 @@ class CachedTeacher:
                     rows.put(i, part)
             advance(sum(map(len, turn)))
             give_beat("teacher pass", start // world + 1)
+        processes.wait_for_all()
+
+    def compute_prior(
+        self,
+        model: nn.Module,
+        cached: CachedSet,
+        missing: list[int],
+        collate: CollateExamples,
+        advance: Callable[[int], None],
+        device: torch.device,
+    ) -> None:
+        """Ask the teacher other questions before samples' answers, as `compute` shares them out.
+
+        Kept is each target's mean log-probability: the geometric mean of its probabilities.
+        """
+        tokens = TEACHER_PASS_TOKENS.get(device.type, TEACHER_PASS_TOKENS["cuda"])
+        batches = batch_by_questions(cached.examples, cached.questions, missing, tokens)
+        rank, world = processes.get_process_rank(), processes.get_process_count()
+        for start in range(0, len(batches), world):
+            turn = batches[start : start + world]
+            samples = turn[rank] if rank < len(turn) else []
+            asked = [cached.questions[batch[0]] for batch in turn]
+            sums_N = torch.zeros((), dtype=torch.float64, device=device)
+            # As often in every process, see `compute`: one may have fewer questions, or no batch.
+            for turn_number in range(max(map(len, asked))):
+                questions = asked[rank][turn_number : turn_number + 1] if samples else ()
+                examples = [
+                    replace_question(cached.examples[i], cached.examples[q], self.max_length)
+                    for q in questions
+                    for i in samples
+                ]
+                batch = collate(examples or [EMPTY_EXAMPLE], samples if examples else [-1])
+                logps_N = score_targets(model, batch.to(device)).double()
+                sums_N = sums_N + logps_N if examples else sums_N
+            if samples:
+                rows_N1 = (sums_N / len(asked[rank]))[:, None].cpu()
+                counts = [cached.examples[i].num_targets for i in samples]
+                for i, part in zip(samples, rows_N1.split(counts), strict=True):
+                    cached.rows[PRIOR_LOGPS].put(i, part)
+            advance(sum(map(len, turn)))
+            give_beat("teacher's other questions", start // world + 1)
         processes.wait_for_all()
 
     def signal(self, model: nn.Module, name: str, batch: Batch, loss: Loss) -> TeacherSignal:
@@ -207,6 +298,8 @@ class CachedTeacher:
             signal.hidden_ND = read_rows(TEACHER_LOGITS)
         if TEACHER_LAYER in loss.needs:
             signal.layer_ND = read_rows(TEACHER_LAYER)
+        if PRIOR_LOGPS in loss.needs:
+            signal.prior_N = read_rows(PRIOR_LOGPS)[:, 0]
         if REFERENCE_LOGPS in loss.needs:
             # One per row of the batch, those that are empty included (-1).
             zero = torch.zeros(1, 1, dtype=torch.float64)
@@ -215,19 +308,19 @@ class CachedTeacher:
         return signal
 
 
-def open_set_rows(cached: CachedSet) -> list[int]:
-    """Open the files of a set; the samples that are still missing in them, on every process."""
+def open_set_rows(cached: CachedSet) -> dict[str, list[int]]:
+    """Open the files of a set; by need the samples still missing in them, on every process."""
     # Checksums read every byte: each process looks at its share.
     share = cached.used[processes.get_process_rank() :: processes.get_process_count()]
-    missing: set[int] = set()
+    missing: dict[str, list[int]] = {}
     damaged: set[int] = set()
-    for rows in cached.rows.values():
+    for need, rows in cached.rows.items():
         processes.run_on_main(rows.prepare)
         rows.open()
         absent = rows.missing(share)
-        missing.update(absent)
+        missing[need] = sorted(processes.gather_items(absent))
         damaged.update(rows.damaged(absent))
     count = sum(processes.gather_items([len(damaged)]))
     if count:
         ui.say(f"teacher: {count} samples of {cached.folder} are damaged, made anew", "yellow")
-    return sorted(processes.gather_items(sorted(missing)))
+    return missing

@@ -8,6 +8,7 @@ Shapes: B sequences, T tokens, N target positions of all B, D width.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -49,6 +50,38 @@ def run_teacher(model: nn.Module, batch: Batch, loss: Loss) -> TeacherSignal:
     with evaluation_mode(model), layers as layer_states, head_job(model, read_signal):
         model(input_ids=batch.input_ids, use_cache=False, **batch.layout)
     return signal
+
+
+def score_targets(model: nn.Module, batch: Batch) -> Tensor:
+    """Log-probabilities of a batch's targets under a model as it is, [N] of float32 at least."""
+    logps: list[Tensor] = []
+
+    def read_logps(final_BTD: Tensor, head: Projection) -> Tensor:
+        hidden_ND = final_BTD.flatten(0, 1).index_select(0, batch.positions_N)
+        targets = Targets(
+            hidden_ND, head, batch.targets_N, batch.sequence_N, batch.counts, batch.focus_N
+        )
+        logps.append(targets.own_logps())
+        return hidden_ND
+
+    with evaluation_mode(model), head_job(model, read_logps):
+        model(input_ids=batch.input_ids, use_cache=False, **batch.layout)
+    return logps[0]
+
+
+def batch_by_questions(
+    examples: Sequence[Example],
+    questions: Sequence[tuple[int, ...]],
+    samples: list[int],
+    tokens: int,
+) -> list[list[int]]:
+    """Samples that are asked the same questions, in batches of at most `tokens` tokens each.
+
+    All answers of a batch then stand behind the same prompt, which is computed once.
+    """
+    ordered = sorted(samples, key=lambda i: questions[i])
+    groups = itertools.groupby(ordered, key=lambda i: questions[i])
+    return [batch for _, alike in groups for batch in batch_by_tokens(examples, [*alike], tokens)]
 
 
 def batch_by_tokens(
