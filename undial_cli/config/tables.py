@@ -95,8 +95,12 @@ class PlotConfig:
 
     kind: str = key("trade_off", "which picture", allowed=("trade_off", "grid"))
     name: str = key("", "of the file")
-    x: str = key("", "trade_off: a column; grid: step, request, across, row or section")
-    y: str = key("", "trade_off: a column; grid: a metric")
+    x: str = key(
+        "",
+        "trade_off: a column, or a metric at all its steps; grid: step, request, across, row or "
+        "section",
+    )
+    y: str = key("", "trade_off: a column, or a metric as x is; grid: a metric")
     panel: str = key("section", "grid: a panel for each", allowed=("section", "across", "row"))
     line: str = key("row", "grid: a line for each", allowed=("section", "across", "row"))
     rows: list[str] = key([], "rows that are drawn; []: all")

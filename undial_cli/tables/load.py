@@ -157,12 +157,11 @@ def list_references(table: TableConfig) -> Iterator[tuple[str, str, Collection[s
         yield from (("table.claims.columns", name, columns) for name in names)
         yield from (("table.claims.keeps", n, labels) for n in (*claim.keeps, *claim.loses))
     for plot in table.plots:
+        metrics = {metric for column in table.columns for metric in column.metric}
+        x_names: Collection[str] = ("step", "request", "across", "row", "section")
+        y_names: Collection[str] = metrics
         if plot.kind == "trade_off":
-            x_names: Collection[str] = columns
-            y_names: Collection[str] = columns
-        else:
-            x_names = ("step", "request", "across", "row", "section")
-            y_names = {metric for column in table.columns for metric in column.metric}
+            x_names = y_names = columns if plot.x in columns else metrics
         yield "table.plots.x", plot.x, x_names
         yield "table.plots.y", plot.y, y_names
         yield from (("table.plots.rows", label, labels) for label in plot.rows)

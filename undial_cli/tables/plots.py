@@ -38,21 +38,36 @@ def list_plotted_lines(filled: FilledTable, plot: PlotConfig) -> list[tuple[Tabl
 
 
 def draw_table_trade_off(filled: FilledTable, plot: PlotConfig) -> Figure | None:
-    """One column against another, a point for each line and column group."""
-    columns = filled.column(plot.x), filled.column(plot.y)
+    """One column against another, a point for each line and column group.
+
+    Or one metric against another, and a point for each step of which both have a column.
+    """
     points: list[TradeOffPoint] = []
+    pairs = pair_columns(filled, plot)
     for line, group in list_plotted_lines(filled, plot):
-        x, y = (filled.cell(line, group, column.name).mean for column in columns)
-        if x is not None and y is not None:
-            label = ", ".join(filter(None, (line.section, line.row.label, group)))
-            points.append(TradeOffPoint(label, x, y, line.section or line.row.label))
+        for columns in pairs:
+            x, y = (filled.cell(line, group, column.name).mean for column in columns)
+            if x is not None and y is not None:
+                step = f"{columns[0].step} steps" if len(pairs) > 1 else ""
+                label = ", ".join(filter(None, (line.section, line.row.label, group, step)))
+                points.append(TradeOffPoint(label, x, y, line.section or line.row.label))
     if not points:
         return None
+    columns = pairs[-1]
     # by its metric a plot knows how to name and scale an axis
     x_name, y_name = (c.metric[0] if len(c.metric) == 1 else c.title for c in columns)
     x_way, y_way = ("higher" if c.better == "higher" else "lower" for c in columns)
     marks = collect_marks(filled, {x_name: columns[0], y_name: columns[1]})
     return draw_trade_off(points, x_name, y_name, (x_way, y_way), marks)
+
+
+def pair_columns(filled: FilledTable, plot: PlotConfig) -> list[tuple[ColumnConfig, ColumnConfig]]:
+    """The columns that a trade-off shows against each other: those named, or those of one step."""
+    columns = filled.table.columns
+    if plot.x in [column.name for column in columns]:
+        return [(filled.column(plot.x), filled.column(plot.y))]
+    across, up = ([c for c in columns if c.metric == [name]] for name in (plot.x, plot.y))
+    return [(a, b) for a in across for b in up if a.step == b.step]
 
 
 def collect_marks(filled: FilledTable, axes: dict[str, ColumnConfig]) -> Marks:
