@@ -45,6 +45,31 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     "null where a value is needed": (["unlearn", "seed=null"], ["seed=null", "an integer"]),
     "a number for a dictionary": (["unlearn", "train.args=3"], ["train.args=3", "a dictionary"]),
     "negative strength": (["unlearn", "method.strength=-1"], ["method.strength=-1", ">= 0"]),
+    "a word that is no strength": (
+        ["unlearn", "method.strength=atuo"],
+        ["method.strength=atuo: allowed is auto or a number >= 0; did you mean 'auto'?"],
+    ),
+    "no strength at all": (["unlearn", "method.strength=null"], ["method.strength", "auto or"]),
+    "a method without the word": (
+        ["unlearn", "method=shred", "method.strength=auto"],
+        ["method.strength=auto: allowed is a number"],
+    ),
+    "questions for a strength that is given": (
+        ["unlearn", "method.auto_questions=4"],
+        ["method.auto_questions=4: without effect with method.strength=10"],
+    ),
+    "other questions that are not kept": (
+        ["unlearn", "method.strength=auto", "adapter=lora", "teacher.cache=off"],
+        ["teacher.cache=off: method.strength=auto asks the teacher once"],
+    ),
+    "other questions of documents": (
+        ["unlearn", "method.strength=auto", "data.question_key=none", "data.text_key=answer"],
+        ["method.strength=auto", "row 1 of the forget set is a document"],
+    ),
+    "no other question": (
+        ["unlearn", "method.strength=auto", "data.limit=1"],
+        ["method.strength=auto: needs other questions"],
+    ),
     "no learning rate": (
         ["unlearn", "train.learning_rate=0"], ["train.learning_rate=0", "> 0"]
     ),

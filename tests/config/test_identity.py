@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from undial_cli.config.identity import make_default_name
+from undial_cli.config.identity import collect_identity, make_default_name
 from undial_cli.config.schema import AdapterConfig, UnlearnRun
 from undial_cli.runs.compose import compose_run
 
@@ -29,6 +29,19 @@ def test_bits_count_where_layers_are_rounded() -> None:
 
     assert name("qlora", 4) != name("qlora", 8)
     assert name("lora", 4) == name("lora", 8)
+
+
+def test_keys_of_a_strength_that_sets_itself_count_where_it_does() -> None:
+    def name(*words: str) -> str:
+        return make_default_name(compose_run("unlearn", list(words)))
+
+    run = compose_run("unlearn", [])
+    assert "method.auto_questions" not in collect_identity(run)
+    assert collect_identity(run)["method.strength"] == 10.0
+    assert name("method.strength=10") == name("method.strength='10.0'") == make_default_name(run)
+    names = {name("method.strength=auto", f"method.auto_questions={k}") for k in (8, 16)}
+    names |= {name("method.strength=auto", "method.auto_limit=30"), name()}
+    assert len(names) == 4
 
 
 def test_keys_of_a_choice_count_where_weights_are_chosen() -> None:

@@ -25,8 +25,6 @@ from undial_cli.training.teacher_pass import TEACHER_PASS_TOKENS
 from undial_cli.training.trainer import compute_term_sum
 
 VOCABULARY = 64
-# Whom each example is about; the subjects have different numbers of questions.
-SUBJECTS = [0, 0, 0, 1, 1, 2, 2, 2, 2]
 
 
 def make_examples() -> list[Example]:
@@ -42,7 +40,7 @@ def make_examples() -> list[Example]:
 
 EXAMPLES = make_examples()
 EVERY = list(range(len(EXAMPLES)))
-QUESTIONS = draw_other_questions(SUBJECTS, 3, seed=0)
+QUESTIONS = draw_other_questions(9, 3, seed=0)
 
 
 def make_auto(limit: float = 10.0, name: str = "undial") -> Method:
@@ -164,7 +162,7 @@ def test_the_signal_is_shared_until_other_questions_are_asked(tmp_path: Path) ->
     fill_cache(model, tmp_path, first)
     fill_cache(model, tmp_path, again)
     fill_cache(model, tmp_path, bounded, method=make_auto(30.0))
-    fill_cache(model, tmp_path, other, questions=draw_other_questions(SUBJECTS, 2, seed=0))
+    fill_cache(model, tmp_path, other, questions=draw_other_questions(9, 2, seed=0))
     assert plain.count == len(EXAMPLES)
     assert first.count == 3 * len(EXAMPLES)
     assert again.count == bounded.count == 0

@@ -1,7 +1,6 @@
 """The same answer under other questions: which examples ask them, and the sequences they make.
 
-Questions stand for examples, by their numbers in the set. Knows no row, no tensor, and not whom a
-subject's number stands for.
+Questions stand for examples, by their numbers in the set.
 """
 
 from __future__ import annotations
@@ -9,40 +8,47 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from undial_cli.config.schema import DataConfig, OtherQuestions
 from undial_cli.data.example import Example
+from undial_cli.data.rows import Row, is_document
+from undial_cli.data.samples import TrainingSet
+from undial_cli.errors import UserError
 from undial_cli.losses.positions import IGNORE
 
 
-def draw_other_questions(subjects: Sequence[int], count: int, seed: int) -> list[tuple[int, ...]]:
-    """For each example the examples whose questions are put before its answer, fewest first.
-
-    Examples of one subject share theirs, which are questions of other subjects: one drawn of each
-    in turn, `count` in all or as many as there are. Of one subject alone they are its own others.
+def draw_for_set(
+    asked: OtherQuestions, rows: Sequence[Row], forget: TrainingSet, data: DataConfig, seed: int
+) -> tuple[list[tuple[int, ...]], list[str]]:
+    """Of each forget example the examples whose questions are asked, and lines for the user.
 
     Args:
-        subjects: of each example a number of whom it is about.
+        rows: those that the set was made of.
+
+    Raises:
+        UserError: a row has no question, or there is no other one.
     """
-    examples: dict[int, list[int]] = {}
-    for number, subject in enumerate(subjects):
-        examples.setdefault(subject, []).append(number)
-    if len(examples) == 1:
-        every = range(len(subjects))
-        return [draw_in_turn([[i] for i in every if i != own], count, seed) for own in every]
-    drawn = {
-        own: draw_in_turn([part for other, part in examples.items() if other != own], count, seed)
-        for own in examples
-    }
-    return [drawn[subject] for subject in subjects]
+    for number in dict.fromkeys(forget.row_numbers):
+        if is_document(rows[number - 1], data):
+            raise UserError(
+                f"{asked.key}: asks other questions before each answer, and row {number} of the "
+                "forget set is a document; allowed for documents is a number >= 0"
+            )
+    others = len(forget.examples) - 1
+    if not others:
+        raise UserError(f"{asked.key}: needs other questions, and the forget set has one alone")
+    lines = [f"{asked.key}: {others} other questions are there, {asked.count} were asked for"]
+    questions = draw_other_questions(len(forget.examples), asked.count, seed)
+    return questions, lines if others < asked.count else []
 
 
-def draw_in_turn(groups: list[list[int]], count: int, seed: int) -> tuple[int, ...]:
-    """So many members of groups, in order: one of each group, another one of each, and so on."""
-    generator = random.Random(seed)
-    shuffled = [generator.sample(group, len(group)) for group in groups]
-    generator.shuffle(shuffled)
-    rounds = range(max(map(len, shuffled), default=0))
-    in_turn = [group[turn] for turn in rounds for group in shuffled if turn < len(group)]
-    return tuple(sorted(in_turn[:count]))
+def draw_other_questions(examples: int, count: int, seed: int) -> list[tuple[int, ...]]:
+    """Of each example the examples whose questions are put before its answer, in order.
+
+    `count` of them, or as many as there are: the same ones for all examples as far as can be, so
+    that many answers stand behind one question, and never an example's own.
+    """
+    drawn = sorted(random.Random(seed).sample(range(examples), min(count + 1, examples)))
+    return [tuple(q for q in drawn if q != own)[:count] for own in range(examples)]
 
 
 def replace_question(example: Example, other: Example, max_length: int) -> Example:

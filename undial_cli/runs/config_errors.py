@@ -157,6 +157,8 @@ def explain_wrong_key(
 
 def describe_field_type(field: dataclasses.Field) -> str:
     """What a config field holds, in words."""
+    if field.metadata.get("word"):  # refused by another method's key of this name, which takes none
+        return "a number"
     kinds = [TYPE_PHRASES.get(kind.strip()) for kind in str(field.type).split("|")]
     allowed = " or ".join(k for k in kinds if k) or str(field.type)
     return f"{allowed} or null" if "None" in str(field.type) else allowed

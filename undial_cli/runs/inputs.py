@@ -24,6 +24,7 @@ from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder
 from undial_cli.data.example import Example
 from undial_cli.data.load import load_rows
+from undial_cli.data.other_questions import draw_for_set
 from undial_cli.data.rows import Row
 from undial_cli.data.schedule import TrainingSample
 from undial_cli.data.selection import select_rows
@@ -51,7 +52,6 @@ from undial_cli.runs.evaluation_inputs import (
     find_retain_reference,
     load_evaluation_rows,
 )
-from undial_cli.runs.other_questions import draw_for_method
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.selections import divide_for_selection, restrict_reference
 from undial_cli.runs.targets import resolve_published_target
@@ -144,8 +144,12 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
         notes.append(part.counts.describe(name, run.data.max_length))
         check_training_set_fits(capacity, run.data.max_length, name, part)
     notes += describe_unread_columns(run, rows.used, suite)
-    questions, lines = draw_for_method(run, method, rows.used.get("forget", []), sets.get("forget"))
-    notes += lines
+    questions, asked = list[tuple[int, ...]](), method and method.other_questions
+    if asked and "forget" in sets:
+        questions, lines = draw_for_set(
+            asked, rows.used["forget"], sets["forget"], run.data, run.seed
+        )
+        notes += lines
     watched = encode_watched_texts(encoder, run, rows.watched)
     if watched:
         notes.append(f"train.stop: {len(watched):,} texts watched, of {len(rows.watched):,} read")

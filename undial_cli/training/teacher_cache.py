@@ -43,7 +43,6 @@ from undial_cli.system.supervision import give_beat
 from undial_cli.training.sample_rows import SampleRows
 from undial_cli.training.teacher_pass import (
     TEACHER_PASS_TOKENS,
-    batch_by_questions,
     batch_by_tokens,
     run_teacher,
     score_targets,
@@ -257,32 +256,34 @@ class CachedTeacher:
         Kept is each target's mean log-probability: the geometric mean of its probabilities.
         """
         tokens = TEACHER_PASS_TOKENS.get(device.type, TEACHER_PASS_TOKENS["cuda"])
-        batches = batch_by_questions(cached.examples, cached.questions, missing, tokens)
+        batches = batch_by_tokens(cached.examples, missing, tokens)
         rank, world = processes.get_process_rank(), processes.get_process_count()
         for start in range(0, len(batches), world):
             turn = batches[start : start + world]
             samples = turn[rank] if rank < len(turn) else []
-            asked = [cached.questions[batch[0]] for batch in turn]
-            sums_N = torch.zeros((), dtype=torch.float64, device=device)
-            # As often in every process, see `compute`: one may have fewer questions, or no batch.
-            for turn_number in range(max(map(len, asked))):
-                questions = asked[rank][turn_number : turn_number + 1] if samples else ()
-                examples = [
-                    replace_question(cached.examples[i], cached.examples[q], self.max_length)
-                    for q in questions
-                    for i in samples
-                ]
-                batch = collate(examples or [EMPTY_EXAMPLE], samples if examples else [-1])
-                logps_N = score_targets(model, batch.to(device)).double()
-                sums_N = sums_N + logps_N if examples else sums_N
-            if samples:
-                rows_N1 = (sums_N / len(asked[rank]))[:, None].cpu()
-                counts = [cached.examples[i].num_targets for i in samples]
-                for i, part in zip(samples, rows_N1.split(counts), strict=True):
-                    cached.rows[PRIOR_LOGPS].put(i, part)
+            # A pass for each question: the batch's answers to it stand behind one prompt.
+            asked = [sorted({q for i in batch for q in cached.questions[i]}) for batch in turn]
+            sums: dict[int, Tensor] = {}
+            for number in range(max(map(len, asked))):  # as often in every process, see `compute`
+                question = asked[rank][number] if samples and number < len(asked[rank]) else None
+                answered = [i for i in samples if question in cached.questions[i]]
+                examples = [self.ask(cached, i, question) for i in answered] or [EMPTY_EXAMPLE]
+                batch = collate(examples, answered or [-1]).to(device)
+                logps_N = score_targets(model, batch).double().cpu()
+                for i, part in zip(answered, logps_N.split(batch.counts), strict=False):
+                    sums[i] = sums[i] + part if i in sums else part
+            for i, total_N in sums.items():
+                mean_N = total_N / len(cached.questions[i])
+                cached.rows[PRIOR_LOGPS].put(i, mean_N[:, None])
             advance(sum(map(len, turn)))
             give_beat("teacher's other questions", start // world + 1)
         processes.wait_for_all()
+
+    def ask(self, cached: CachedSet, sample: int, question: int | None) -> Example:
+        """A sample's answer behind the question of another one."""
+        assert question is not None
+        examples = cached.examples
+        return replace_question(examples[sample], examples[question], self.max_length)
 
     def signal(self, model: nn.Module, name: str, batch: Batch, loss: Loss) -> TeacherSignal:
         del model

@@ -8,7 +8,6 @@ Shapes: B sequences, T tokens, N target positions of all B, D width.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -67,21 +66,6 @@ def score_targets(model: nn.Module, batch: Batch) -> Tensor:
     with evaluation_mode(model), head_job(model, read_logps):
         model(input_ids=batch.input_ids, use_cache=False, **batch.layout)
     return logps[0]
-
-
-def batch_by_questions(
-    examples: Sequence[Example],
-    questions: Sequence[tuple[int, ...]],
-    samples: list[int],
-    tokens: int,
-) -> list[list[int]]:
-    """Samples that are asked the same questions, in batches of at most `tokens` tokens each.
-
-    All answers of a batch then stand behind the same prompt, which is computed once.
-    """
-    ordered = sorted(samples, key=lambda i: questions[i])
-    groups = itertools.groupby(ordered, key=lambda i: questions[i])
-    return [batch for _, alike in groups for batch in batch_by_tokens(examples, [*alike], tokens)]
 
 
 def batch_by_tokens(
