@@ -128,6 +128,7 @@ CASES = [
     ["method=undial"],
     ["method=npo"],
     ["method=ga"],
+    ["method=undial", "method.strength=auto", "method.auto_questions=3"],
     ["method=undial", "method.retain=gdr", "method.alpha=0.5"],
     # At the first step KL's gradient is rounding alone, which Adam would blow up to full size.
     ["method=undial", "method.retain=klr", "method.gamma=0.7", "train.optim=sgd"],

@@ -42,6 +42,7 @@ CASES = [
     (RMU, "lora", True),
     (PDU, "none", True),
     (PDU, "lora", False),
+    (["method=undial", "method.strength=auto"], "none", True),
     (["method=altpo"], "none", False),
     (["method=altpo"], "lora", True),
     (["method=task_arithmetic"], "none", True),
