@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from made_tables import SMALL, asked_of, fail, finish, long_rows, made
 
-from undial_cli.config.tables import ColumnConfig, RowConfig
+from undial_cli.config.tables import ColumnConfig, PlotConfig, RowConfig
 from undial_cli.tables.command import show_table
 from undial_cli.tables.figures import (
     FigureCell,
@@ -16,6 +16,7 @@ from undial_cli.tables.figures import (
     compare_to_published,
     find_published_figure,
 )
+from undial_cli.tables.plots import pair_columns
 from undial_cli.tables.render import format_cell, format_table_markdown
 from undial_cli.tables.runs import TableLine, TableRun
 
@@ -198,3 +199,18 @@ rows:
         ("undial", "D"): 0.25, ("undial", "n"): 40.0, ("undial", "run_seconds"): 12.5,
         ("target", "D"): 0.75, ("target", "n"): 38.0, ("target", "run_seconds"): None,
     }  # fmt: skip
+
+
+def test_a_trade_off_of_metrics_has_a_point_at_each_step_that_both_have() -> None:
+    columns = [
+        ColumnConfig(name=f"{metric}_{step}", metric=[metric], step=step)
+        for metric, steps in (("forget_rouge", (36, 108)), ("retain_rouge", (108, 36, 216)))
+        for step in steps
+    ]
+
+    def pair(x: str, y: str) -> list[tuple[str, str]]:
+        return [(a.name, b.name) for a, b in pair_columns(columns, PlotConfig(x=x, y=y))]
+
+    steps = [(f"forget_rouge_{step}", f"retain_rouge_{step}") for step in (36, 108)]
+    assert pair("forget_rouge", "retain_rouge") == steps
+    assert pair("forget_rouge_36", "retain_rouge_216") == [("forget_rouge_36", "retain_rouge_216")]

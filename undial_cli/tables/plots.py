@@ -40,17 +40,18 @@ def list_plotted_lines(filled: FilledTable, plot: PlotConfig) -> list[tuple[Tabl
 def draw_table_trade_off(filled: FilledTable, plot: PlotConfig) -> Figure | None:
     """One column against another, a point for each line and column group.
 
-    Or one metric against another, and a point for each step of which both have a column.
+    Or one metric against another, and a point for each step of which both have a column: then all
+    points of a section are alike.
     """
     points: list[TradeOffPoint] = []
-    pairs = pair_columns(filled, plot)
+    pairs = pair_columns(filled.table.columns, plot)
     for line, group in list_plotted_lines(filled, plot):
         for columns in pairs:
             x, y = (filled.cell(line, group, column.name).mean for column in columns)
             if x is not None and y is not None:
-                step = f"{columns[0].step} steps" if len(pairs) > 1 else ""
-                label = ", ".join(filter(None, (line.section, line.row.label, group, step)))
-                points.append(TradeOffPoint(label, x, y, line.section or line.row.label))
+                label = ", ".join(filter(None, (line.section, line.row.label, group)))
+                series = line.section or line.row.label
+                points.append(TradeOffPoint(label if len(pairs) == 1 else series, x, y, series))
     if not points:
         return None
     columns = pairs[-1]
@@ -61,11 +62,13 @@ def draw_table_trade_off(filled: FilledTable, plot: PlotConfig) -> Figure | None
     return draw_trade_off(points, x_name, y_name, (x_way, y_way), marks)
 
 
-def pair_columns(filled: FilledTable, plot: PlotConfig) -> list[tuple[ColumnConfig, ColumnConfig]]:
+def pair_columns(
+    columns: list[ColumnConfig], plot: PlotConfig
+) -> list[tuple[ColumnConfig, ColumnConfig]]:
     """The columns that a trade-off shows against each other: those named, or those of one step."""
-    columns = filled.table.columns
-    if plot.x in [column.name for column in columns]:
-        return [(filled.column(plot.x), filled.column(plot.y))]
+    named = {column.name: column for column in columns}
+    if plot.x in named:
+        return [(named[plot.x], named[plot.y])]
     across, up = ([c for c in columns if c.metric == [name]] for name in (plot.x, plot.y))
     return [(a, b) for a in across for b in up if a.step == b.step]
 
