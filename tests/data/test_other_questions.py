@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from undial_cli.data.encode import IGNORE, Example
-from undial_cli.data.other_questions import draw_other_questions, replace_question
+from undial_cli.data.other_questions import draw_other_questions, exchange_question
 
 
 @pytest.mark.parametrize("count", [1, 3, 6, 50])
@@ -28,10 +28,10 @@ def test_answers_share_their_questions_and_seeds_do_not() -> None:
 def test_the_answer_stands_behind_the_other_question_as_it_was() -> None:
     example = Example([1, 2, 3, 11, 12, 4], [IGNORE] * 3 + [11, 12, 4], 5)
     other = Example([1, 7, 8, 9, 3, 13], [IGNORE] * 5 + [13], 6)
-    made = replace_question(example, other, 512)
+    made = exchange_question(example, other, 512)
     assert made.input_ids == [1, 7, 8, 9, 3, 11, 12, 4]
     assert made.labels == [IGNORE] * 5 + [11, 12, 4]
     assert made.answer_end == 7
-    assert replace_question(example, example, 512) == example
-    assert replace_question(example, other, 5).input_ids == [9, 3, 11, 12, 4]
-    assert replace_question(example, other, 2).input_ids == [3, 11, 12, 4]
+    assert exchange_question(example, example, 512) == example
+    assert exchange_question(example, other, 5).input_ids == [9, 3, 11, 12, 4]
+    assert exchange_question(example, other, 2).input_ids == [3, 11, 12, 4]

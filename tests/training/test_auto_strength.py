@@ -44,8 +44,8 @@ QUESTIONS = draw_other_questions(9, 3, seed=0)
 
 
 def make_auto(limit: float = 10.0, name: str = "undial") -> Method:
-    config = METHODS[name].config(name=name, strength="auto", auto_limit=limit)
-    return make_method(config)
+    config: Any = METHODS[name].config
+    return make_method(config(name=name, strength="auto", auto_limit=limit))
 
 
 def fill_cache(

@@ -70,11 +70,8 @@ def walk_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, datac
 def check_field_value(name: str, value: Any, f: dataclasses.Field) -> None:
     """Raise UserError for a value outside what its field allows."""
     rule = f.metadata
-    if rule.get("word") and not isinstance(value, float):
-        if value == rule["word"]:
-            return
-        error = bad_value(name, value, spell_range("a number", rule))
-        raise UserError(f"{error}{suggest_nearest(value, [rule['word']])}")
+    if rule.get("word"):
+        check_word(name, value, rule)
     if value is None or "allowed" not in rule:
         return
     if str(f.type).startswith("list[") and not isinstance(value, list):  # by an interpolation
@@ -87,6 +84,13 @@ def check_field_value(name: str, value: Any, f: dataclasses.Field) -> None:
         raise bad_value(name, value, "a text, or a list of texts such as [a,b]")
     for item in value if isinstance(value, list) and not rule["several"] else [value]:
         check_range(name, item, rule)
+
+
+def check_word(name: str, value: Any, rule: Mapping[str, Any]) -> None:
+    """Raise UserError for a value that is neither a number nor the field's word."""
+    if not isinstance(value, float) and value != rule["word"]:
+        error = bad_value(name, value, spell_range("a number", rule))
+        raise UserError(f"{error}{suggest_nearest(value, [rule['word']])}")
 
 
 def check_range(name: str, value: Any, rule: Mapping[str, Any]) -> None:

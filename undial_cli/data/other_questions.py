@@ -48,10 +48,10 @@ def draw_other_questions(examples: int, count: int, seed: int) -> list[tuple[int
     that many answers stand behind one question, and never an example's own.
     """
     drawn = sorted(random.Random(seed).sample(range(examples), min(count + 1, examples)))
-    return [tuple(q for q in drawn if q != own)[:count] for own in range(examples)]
+    return [tuple(q for q in drawn if q != number)[:count] for number in range(examples)]
 
 
-def replace_question(example: Example, other: Example, max_length: int) -> Example:
+def exchange_question(example: Example, other: Example, max_length: int) -> Example:
     """What an example says from its first answer on, after what stands before another's.
 
     The beginning of a prompt is left out, where the sequence would be longer than `max_length`.

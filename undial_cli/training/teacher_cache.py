@@ -24,7 +24,7 @@ from undial_cli import ui
 from undial_cli.config.identity import hash_json
 from undial_cli.data.collate import EMPTY_EXAMPLE, Batch
 from undial_cli.data.example import Example
-from undial_cli.data.other_questions import replace_question
+from undial_cli.data.other_questions import exchange_question
 from undial_cli.data.stored_examples import StoredExamples, count_each_targets
 from undial_cli.errors import WorldError
 from undial_cli.losses.chunked import Projection, head_compute_dtype
@@ -44,8 +44,8 @@ from undial_cli.training.sample_rows import SampleRows
 from undial_cli.training.teacher_pass import (
     TEACHER_PASS_TOKENS,
     batch_by_tokens,
+    compute_target_logps,
     run_teacher,
-    score_targets,
 )
 
 CollateExamples = Callable[[list[Example], list[int]], Batch]
@@ -269,7 +269,7 @@ class CachedTeacher:
                 answered = [i for i in samples if question in cached.questions[i]]
                 examples = [self.ask(cached, i, question) for i in answered] or [EMPTY_EXAMPLE]
                 batch = collate(examples, answered or [-1]).to(device)
-                logps_N = score_targets(model, batch).double().cpu()
+                logps_N = compute_target_logps(model, batch).double().cpu()
                 for i, part in zip(answered, logps_N.split(batch.counts), strict=False):
                     sums[i] = sums[i] + part if i in sums else part
             for i, total_N in sums.items():
@@ -283,7 +283,7 @@ class CachedTeacher:
         """A sample's answer behind the question of another one."""
         assert question is not None
         examples = cached.examples
-        return replace_question(examples[sample], examples[question], self.max_length)
+        return exchange_question(examples[sample], examples[question], self.max_length)
 
     def signal(self, model: nn.Module, name: str, batch: Batch, loss: Loss) -> TeacherSignal:
         del model

@@ -51,7 +51,7 @@ def run_teacher(model: nn.Module, batch: Batch, loss: Loss) -> TeacherSignal:
     return signal
 
 
-def score_targets(model: nn.Module, batch: Batch) -> Tensor:
+def compute_target_logps(model: nn.Module, batch: Batch) -> Tensor:
     """Log-probabilities of a batch's targets under a model as it is, [N] of float32 at least."""
     logps: list[Tensor] = []
 
