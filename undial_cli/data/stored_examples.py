@@ -135,6 +135,25 @@ def count_each_targets(examples: Sequence[Example]) -> Sequence[int] | NDArray[A
     return [example.num_targets for example in examples]
 
 
+def count_each_focus(examples: Sequence[Example]) -> NDArray[Any]:
+    """The tokens of focus words of each example."""
+    if not isinstance(examples, StoredExamples):
+        return np.array([len(example.focus) for example in examples], np.int64)
+    counts = [np.empty(0, np.int64)]
+    for chunk in examples.data.data.column("tokens").chunks:
+        is_focus = (chunk.flatten().to_numpy() & FOCUS_BIT) != 0
+        starts = chunk.offsets.to_numpy()[:-1]
+        counts.append(np.add.reduceat(is_focus, starts - starts[0], dtype=np.int64))
+    return np.concatenate(counts)
+
+
+def count_each_cut(examples: Sequence[Example]) -> NDArray[Any]:
+    """The targets that each example lost to data.max_length."""
+    if isinstance(examples, StoredExamples):
+        return examples.figures[:, FIGURES.index("cut")]
+    return np.array([example.cut for example in examples], np.int64)
+
+
 def has_focus(examples: Sequence[Example]) -> bool:
     """Whether an example has a focus word."""
     if isinstance(examples, StoredExamples):
