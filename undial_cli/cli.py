@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from undial_cli.config.schema import Run
 
 COMMAND_NAMES = (
-    "unlearn", "finetune", "evaluate", "audit", "reproduce", "report", "ask", "merge", "export",
-    "list", "purge", "doctor",
+    "unlearn", "finetune", "evaluate", "audit", "data", "reproduce", "report", "ask", "merge",
+    "export", "list", "purge", "doctor",
 )  # fmt: skip
 HELP_WORDS = ("--help", "-h", "help")
 # A process of a run: runs/launch.py starts it, through torch, which leaves a name.
@@ -185,6 +185,8 @@ def dispatch_command(argv: list[str]) -> int:
         from undial_cli.tables.command import run_reproduce_command as reproduce
 
         return reproduce(rest)
+    if command == "data":
+        return show_training_data(flags, words)
     if "--from" in flags:
         return repeat_run(command, flags, words)
     if command == "audit" and words and "=" not in words[0]:
@@ -244,6 +246,24 @@ def audit_run_folder(path: str, flags: dict[str, str], words: list[str]) -> int:
             raise UserError(f"{flag}: not possible together with a run folder")
     run = compose_audit_of(path, words, find_user_configs(flags))
     carry_out_run(run)
+    return 0
+
+
+def show_training_data(flags: dict[str, str], words: list[str]) -> int:
+    """`undial data [group=option] [key=value ...]`: what a run would train on."""
+    folder = find_user_configs(flags)
+    if PRINTING_FLAGS & set(flags):
+        return show_config("data", flags, words, folder)
+    for flag in flags:
+        if flag not in ("--config-dir", "-cd"):
+            raise UserError(f"{flag}: not possible with undial data")
+    from undial_cli.runs.compose import compose_run
+
+    run = compose_run("data", words, folder)
+    with spare_imports():
+        from undial_cli.runs.data_view import show_data
+
+    show_data(run)
     return 0
 
 

@@ -381,8 +381,20 @@ class UnlearnRun(TrainingRun):
     audit: AuditConfig = group(AuditConfig, "attempts to get the forgotten data back, at the end")
 
 
+@dataclass
+class DataRun(UnlearnRun):
+    """`undial data`: what `undial unlearn` with the same words would train on."""
+
+    rows: int | None = key(
+        None, "rows of each set that are shown; null: 3 on the screen, 50 on a page", minimum=0
+    )
+    show: str | None = key(None, "the one set that is shown", allowed=("forget", "retain"))
+    html: str | None = key(None, "write a page too: a file that ends in .html")
+
+
 RUN_TYPES: dict[str, type[Run]] = {
     "unlearn": UnlearnRun,
+    "data": DataRun,
     "finetune": FinetuneRun,
     "evaluate": EvaluateRun,
     "audit": AuditRun,

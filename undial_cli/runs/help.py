@@ -11,7 +11,7 @@ from undial_cli import ui
 from undial_cli.config.asking import ASK_FIELDS
 from undial_cli.config.attacks import ATTACK_CONFIGS
 from undial_cli.config.fields import walk_fields
-from undial_cli.config.schema import RUN_TYPES
+from undial_cli.config.schema import RUN_TYPES, UnlearnRun
 from undial_cli.config.suites import EvalSetConfig
 from undial_cli.evaluation import catalog
 from undial_cli.methods import METHODS
@@ -23,6 +23,7 @@ COMMAND_SUMMARIES = {
     "finetune": "train a target or a retain model",
     "evaluate": "score a model on the forget and retain sets",
     "audit": "try to get forgotten data back: by asking, by looking, by attacks on the weights",
+    "data": "show what would be trained on, token by token, and what looks wrong with it",
     "reproduce": "run what is missing of a paper's table and print ours beside the paper's figures",
     "report": "one page of runs that are there: tables, plots, samples",
     "ask": "type a question; target, retain model and unlearned model answer side by side",
@@ -178,7 +179,7 @@ def show_command_help(command: str) -> None:
     rows[after_sets:after_sets] = [
         (key, f.metadata["help"]) for key, _, f in walk_fields(EvalSetConfig(), "eval.sets.NAME.")
     ]
-    if command == "unlearn":
+    if issubclass(RUN_TYPES[command], UnlearnRun):
         configs = {name: entry.config for name, entry in METHODS.items()}
         rows += list_keys_of_all(configs, "method.")
     if command == "audit":

@@ -38,6 +38,7 @@ from undial_cli.methods.base import Method
 from undial_cli.models import fingerprints, inspection, load
 from undial_cli.models.capacity import check_tokenizer_fits, check_training_set_fits
 from undial_cli.planning.room import check_disk_room
+from undial_cli.runs.data_checks import check_training_data
 from undial_cli.runs.data_notes import (
     check_data_keys,
     describe_overlap,
@@ -143,6 +144,7 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
     for name, part in sets.items():
         notes.append(part.counts.describe(name, run.data.max_length))
         check_training_set_fits(capacity, run.data.max_length, name, part)
+    notes += check_training_data(run.data, rows.used, sets).describe(run.data.max_length)
     notes += describe_unread_columns(run, rows.used, suite)
     questions, asked = list[tuple[int, ...]](), method and method.other_questions
     if asked and "forget" in sets:

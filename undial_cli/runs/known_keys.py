@@ -10,7 +10,7 @@ import functools
 import re
 
 from undial_cli.config.fields import walk_fields
-from undial_cli.config.schema import RUN_TYPES
+from undial_cli.config.schema import RUN_TYPES, UnlearnRun
 from undial_cli.config.suites import EvalSetConfig
 from undial_cli.config.tables import ReproduceConfig
 from undial_cli.methods import METHODS
@@ -21,7 +21,7 @@ def list_known_keys(command: str) -> dict[str, dataclasses.Field]:
     config = ReproduceConfig if command == "reproduce" else RUN_TYPES[command]
     keys = {name: f for name, _, f in walk_fields(config())}
     keys.pop("method", None)
-    if command == "unlearn":
+    if issubclass(config, UnlearnRun):
         for entry in METHODS.values():
             keys |= {name: f for name, _, f in walk_fields(entry.config(), "method.")}
     return keys
