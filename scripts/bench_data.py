@@ -1,12 +1,17 @@
 """Time and memory of preparing a training set, and how both grow with its rows.
 
     python scripts/bench_data.py [--rows 1000 10000 100000] [--megabytes 2048] [--model PATH]
+    python scripts/bench_data.py --rows --look 100000
 
 Question pairs are made up, as long as TOFU's, and written as JSON lines. Each preparation runs in a
 process of its own: a plain loop over rows held as objects, one row rendered and tokenised after the
 other, as `undial` itself did; the tokenizer alone, on texts that are rendered already; ours, the
 first time, with an empty cache; ours again, as the second run of a sweep. Then both of documents of
 so many megabytes. `--model` names a tokenizer, by default the demo's.
+
+`--look` times `undial data` as a command of its own on so many rows, half of them to forget, with
+a page; a row that stands twice, an answer that the retain set holds and an answer that is cut are
+planted, and it says which of them the command found.
 
 Memory is the highest that the process took, pages of mapped files included: above what it had
 before it read a row, and in all; then in all when 800 examples have been drawn. Pages of files are
@@ -142,11 +147,65 @@ def measure_processor_time() -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def run_apart(way: str, file: Path, model: str, cache: Path) -> dict[str, float]:
-    """`prepare_set` in a process of its own."""
-    words = [sys.executable, __file__, "--prepare", way, str(file), "--model", model]
-    environment = {**os.environ, "UNDIAL_CACHE_DIR": str(cache)}
-    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
+def write_planted_sets(folder: Path, rows: int) -> list[str]:
+    """A forget and a retain file of `rows` rows in all; returns what is to be said of them."""
+    half = rows // 2
+    for name in ("forget", "retain"):
+        write_pairs(folder / f"{name}.jsonl", half)
+    draws, files = random.Random(SEED + 1), {}
+    for name in ("forget", "retain"):
+        pairs = [json.loads(line) for line in open(folder / f"{name}.jsonl", encoding="utf-8")]
+        if name == "retain":  # other questions and answers than those of the forget set
+            pairs = [
+                {"question": f"{make_sentence(draws, 13)} {number + half}?",
+                 "answer": f"{make_sentence(draws, 32)}."}
+                for number in range(half)
+            ]  # fmt: skip
+        files[name] = pairs
+    forget, retain = files["forget"], files["retain"]
+    forget[half - 1] = dict(forget[10])
+    forget[half - 2]["answer"] = make_sentence(draws, 3000)
+    retain[half - 1]["answer"] = f"As is well known: {forget[20]['answer']} So much for that."
+    for name, pairs in files.items():
+        text = "".join(json.dumps(pair) + "\n" for pair in pairs)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return [
+        f"the same as an earlier one (row {half})",
+        f"cut at data.max_length=512 (row {half - 1})",
+        f"whose answer a retain row holds (row 21; of the retain set row {half})",
+    ]
+
+
+def measure_look(rows: int, model: str) -> None:
+    """Print what `undial data` takes on so many rows, and what of the planted rows it found."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        planted = write_planted_sets(folder, rows)
+        words = [
+            sys.executable, "-m", "undial_cli.cli", "data", "data=jsonl", f"model.path={model}",
+            "data.forget_file=forget.jsonl", "data.retain_file=retain.jsonl", "method.retain=gdr",
+            "html=page.html", "data.max_length=512",
+        ]  # fmt: skip
+        environment = {**os.environ, "UNDIAL_CACHE_DIR": str(folder / "cache")}
+        for start in WAYS[2:]:
+            begun = time.perf_counter()
+            output, private = watch_process(words, environment, folder)
+            found = sum(line in output for line in planted)
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
+            print(
+                f"| undial data, {rows:,} rows | {start} | {time.perf_counter() - begun:.1f} | "
+                f"{peak:,.0f} | {private:,.0f} | {found} of {len(planted)} |",
+                flush=True,
+            )
+
+
+def watch_process(
+    words: Sequence[str], environment: dict[str, str], folder: Path | None = None
+) -> tuple[str, float]:
+    """What a command prints, and the most megabytes that it took without files."""
+    with subprocess.Popen(
+        words, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True
+    ) as process:
         highest = 0.0
         while True:
             highest = max(highest, measure_private_memory(process.pid))
@@ -157,6 +216,14 @@ def run_apart(way: str, file: Path, model: str, cache: Path) -> dict[str, float]
                 continue
     if process.returncode:
         raise SystemExit(process.returncode)
+    return output, highest
+
+
+def run_apart(way: str, file: Path, model: str, cache: Path) -> dict[str, float]:
+    """`prepare_set` in a process of its own."""
+    words = [sys.executable, __file__, "--prepare", way, str(file), "--model", model]
+    environment = {**os.environ, "UNDIAL_CACHE_DIR": str(cache)}
+    output, highest = watch_process(words, environment)
     return {**json.loads(output.splitlines()[-1]), "private": highest}
 
 
@@ -187,6 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", nargs="*", type=int, default=[1000, 10_000, 100_000])
     parser.add_argument("--megabytes", nargs="*", type=int, default=[])
+    parser.add_argument("--look", nargs="*", type=int, default=[], help="rows for undial data")
     parser.add_argument("--plain", type=int, default=100_000, help="most rows of the plain loop")
     parser.add_argument("--model", default=TINY)
     parser.add_argument("--prepare", nargs=2, help=argparse.SUPPRESS)
@@ -197,6 +265,13 @@ def main() -> None:
         return
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
           f"tokenizer {asked.model}")  # fmt: skip
+    if asked.look:
+        print("| what | way | s | MB in all | without files | planted rows found |")
+        print("| --- | --- |" + " ---: |" * 4)
+    for rows in asked.look:
+        measure_look(rows, asked.model)
+    if not (asked.rows or asked.megabytes):
+        return
     print("| what | way | s | CPU s | MB more | MB in all | after 100 steps | without files | "
           "MB in the cache |")  # fmt: skip
     print("| --- | --- |" + " ---: |" * 7)

@@ -22,7 +22,7 @@ from undial_cli.reporting.data_sheets import (
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_screen_table
 from undial_cli.ui import reveal_controls
 
-STYLES = {READ: "dim", TRAINED: "green", FOCUSED: "bold magenta", LOST: "red strike"}
+TOKEN_STYLES = {READ: "dim", TRAINED: "green", FOCUSED: "bold magenta", LOST: "red strike"}
 MARKS = {READ: ("", ""), TRAINED: ("[[", "]]"), FOCUSED: ("**", "**"), LOST: ("~~", "~~")}
 LEGEND = {
     READ: "read, not trained", TRAINED: "trained", FOCUSED: "trained as a focus word",
@@ -135,6 +135,6 @@ def mark_text(text: str, kind: str) -> Text:
         return Text()
     console = ui.make_console()
     if console.is_terminal and not console.no_color and "NO_COLOR" not in os.environ:
-        return Text(text, STYLES[kind])
+        return Text(text, TOKEN_STYLES[kind])
     before, after = MARKS[kind]
     return Text(f"{before}{text}{after}")

@@ -66,7 +66,7 @@ def check_training_data(
         findings.shared = [RowPair(int(row) + 1, int(firsts[row]) + 1) for row in shared]
         taken["retain"] &= ~np.isin(hashes["retain"], hashes["forget"])
     if thorough or sum(map(len, rows.values())) <= MOST_ROWS_BEFORE_RUN:
-        compare_texts(findings, data, rows, hashes, taken)
+        add_compared_texts(findings, data, rows, hashes, taken)
     return findings
 
 
@@ -85,7 +85,7 @@ def find_lost_rows(part: TrainingSet) -> SetFindings:
     return findings
 
 
-def compare_texts(
+def add_compared_texts(
     findings: DataFindings,
     data: DataConfig,
     rows: Mapping[str, Sequence[Row]],

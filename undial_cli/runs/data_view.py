@@ -114,8 +114,8 @@ def read_data_view(run: DataRun, most: int | None) -> DataView:
         views.append(make_set_view(name, compared[name], sets.get(name), shown))
     count_seen_sequences(run, resolved.anchor, sets, views)
     return DataView(
-        describe_run(run, method),
-        [f"data.{key}={value}" for key, value in list_sources(run).items()],
+        title_data_run(run, method),
+        [f"data.{key}={value}" for key, value in list_row_sources(run).items()],
         run.data,
         views,
         compared,
@@ -172,11 +172,11 @@ def count_seen_sequences(
             view.steps, view.seen = steps, min(samples[view.name], drawn)
 
 
-def describe_run(run: DataRun, method: Method) -> str:
+def title_data_run(run: DataRun, method: Method) -> str:
     return f"{run.model.name} on {run.data.name} by {method.config.name}"
 
 
-def list_sources(run: DataRun) -> dict[str, str]:
+def list_row_sources(run: DataRun) -> dict[str, str]:
     """Where the rows come from, by key."""
     keys = [name_data_key(run.data, name).removeprefix("data.") for name in ("forget", RETAIN)]
     sources = {key: ",".join(list_splits(getattr(run.data, key))) for key in keys}
