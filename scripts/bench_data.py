@@ -188,13 +188,15 @@ def measure_look(rows: int, model: str) -> None:
         ]  # fmt: skip
         environment = {**os.environ, "UNDIAL_CACHE_DIR": str(folder / "cache")}
         for start in WAYS[2:]:
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), os.times()
             output, private = watch_process(words, environment, folder)
+            taken = os.times()
+            cpu = sum(taken[2:4]) - sum(used[2:4])  # of processes that have ended
             found = sum(line in output for line in planted)
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
             print(
                 f"| undial data, {rows:,} rows | {start} | {time.perf_counter() - begun:.1f} | "
-                f"{peak:,.0f} | {private:,.0f} | {found} of {len(planted)} |",
+                f"{cpu:.1f} | {peak:,.0f} | {private:,.0f} | {found} of {len(planted)} |",
                 flush=True,
             )
 
@@ -266,8 +268,8 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
           f"tokenizer {asked.model}")  # fmt: skip
     if asked.look:
-        print("| what | way | s | MB in all | without files | planted rows found |")
-        print("| --- | --- |" + " ---: |" * 4)
+        print("| what | way | s | CPU s | MB in all | without files | planted rows found |")
+        print("| --- | --- |" + " ---: |" * 5)
     for rows in asked.look:
         measure_look(rows, asked.model)
     if not (asked.rows or asked.megabytes):

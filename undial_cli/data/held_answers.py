@@ -56,15 +56,15 @@ def limit_common(rows: int) -> float:
 
 def find_whole_answers(forget: WordTexts, retain: WordTexts) -> list[HeldAnswer]:
     """The answers, or documents, of forget rows that retain rows hold whole."""
-    kept = hash_runs(retain.words_T, retain.starts_N, retain.ends_N)
-    index = sort_runs(*kept, len(retain), kept[0])
+    runs = hash_runs(retain.words_T, retain.starts_N, retain.ends_N)
+    index = sort_runs(*runs, len(retain), runs[0])
     keys_S = index.hashes_S << np.uint64(HASH_BITS) | index.rows_S.astype(np.uint64)
     keys_S.sort()
     held: list[HeldAnswer] = []
     for start in range(0, len(forget), ANSWERS_AT_ONCE):
         part = slice(start, start + ANSWERS_AT_ONCE)
         hashes_S, rows_S = hash_runs(forget.words_T, forget.answers_N[part], forget.ends_N[part])
-        answers = sort_runs(hashes_S, rows_S, len(forget.ends_N[part]), kept[0])
+        answers = sort_runs(hashes_S, rows_S, len(forget.ends_N[part]), runs[0])
         pairs_P = list_holding_pairs(answers, index, keys_S)
         held += [HeldAnswer(start + row + 1, other + 1) for row, other in pairs_P.tolist()]
     return held

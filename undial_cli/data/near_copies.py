@@ -110,7 +110,7 @@ def list_candidate_pairs(runs: SortedRuns) -> NDArray[np.int64]:
     keys_S |= runs.rows_S[rare_S].astype(np.uint64)
     keys_S.sort()
     hashes_S, rows_S = keys_S >> np.uint64(HASH_BITS), (keys_S & LOW_BITS).astype(np.int64)
-    found = [np.empty(0, np.uint64)]
+    common = [np.empty(0, np.uint64)]
     for distance in range(1, FURTHEST + 1):
         same_S = np.flatnonzero(hashes_S[distance:] == hashes_S[:-distance])
         if not len(same_S):
@@ -119,8 +119,8 @@ def list_candidate_pairs(runs: SortedRuns) -> NDArray[np.int64]:
         sizes_P, others_P = runs.sizes_N[first_P], runs.sizes_N[second_P]
         like_P = np.minimum(sizes_P, others_P) >= LEAST_ALIKE * np.maximum(sizes_P, others_P)
         pairs_P = first_P[like_P].astype(np.uint64) << np.uint64(HASH_BITS)
-        found.append(pairs_P | second_P[like_P].astype(np.uint64))
-    return split_pairs(keep_shared(np.concatenate(found)))
+        common.append(pairs_P | second_P[like_P].astype(np.uint64))
+    return split_pairs(keep_shared(np.concatenate(common)))
 
 
 def keep_shared(pairs_P: NDArray[np.uint64]) -> NDArray[np.uint64]:

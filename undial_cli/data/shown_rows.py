@@ -89,10 +89,10 @@ def make_shown_rows(
 def collect_first_examples(part: TrainingSet, most: int) -> dict[int, list[Example]]:
     """The examples of the first rows, by the number of the row."""
     examples: dict[int, list[Example]] = {}
-    for place, number in enumerate(part.row_numbers):
+    for position, number in enumerate(part.row_numbers):
         if number > most:
             break
-        examples.setdefault(int(number), []).append(part.examples[place])
+        examples.setdefault(int(number), []).append(part.examples[position])
     return examples
 
 

@@ -54,9 +54,7 @@ class WordTexts:
 
     def take_rows(self, part: slice) -> WordTexts:
         """Some of the rows; words keep their places."""
-        return WordTexts(
-            self.words_T, self.starts_N[part], self.answers_N[part], self.ends_N[part]
-        )
+        return WordTexts(self.words_T, self.starts_N[part], self.answers_N[part], self.ends_N[part])
 
 
 def choose_compared_words(rows: int) -> int:

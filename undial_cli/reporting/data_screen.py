@@ -68,9 +68,9 @@ def turn_sheet(sheet: Sheet) -> Sheet:
     """A wide table as a narrow one: its columns as rows."""
     heads = [Column("", numeric=False), *(Column(row.cells[0].text) for row in sheet.rows)]
     rows = []
-    for place, column in enumerate(sheet.columns[1:], 1):
+    for position, column in enumerate(sheet.columns[1:], 1):
         title = f"{column.title} {column.note}".strip()
-        rows.append(SheetRow([Cell(title), *(row.cells[place] for row in sheet.rows)]))
+        rows.append(SheetRow([Cell(title), *(row.cells[position] for row in sheet.rows)]))
     return Sheet(sheet.title, heads, rows)
 
 

@@ -54,8 +54,8 @@ def check_training_data(
     findings = DataFindings({name: find_lost_rows(part) for name, part in sets.items()})
     hashes = {name: hash_contents(part, data) for name, part in rows.items()}
     taken = {}  # rows that say something which no row before them says
-    for name, own in hashes.items():
-        firsts, numbers = find_first_copies(own), np.arange(len(own))
+    for name, contents in hashes.items():
+        firsts, numbers = find_first_copies(contents), np.arange(len(contents))
         copies = np.flatnonzero((firsts >= 0) & (firsts < numbers))
         part = findings.sets.setdefault(name, SetFindings())
         part.repeated = [RowPair(int(row) + 1, int(firsts[row]) + 1) for row in copies]

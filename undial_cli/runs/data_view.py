@@ -94,7 +94,9 @@ def read_data_view(run: DataRun, most: int | None) -> DataView:
     if RETAIN not in compared:
         compared |= load_untrained_rows(run, notes)
     if run.show is not None and run.show not in compared:
-        raise UserError(f"show={run.show}: this run has no such set; allowed is {list(compared)[0]}")
+        raise UserError(
+            f"show={run.show}: this run has no such set; allowed is {list(compared)[0]}"
+        )
     inspection.check_model(run.model, resolved.base, run.adapter, False, find_deepest_layer(method))
     tokenizer = load.load_tokenizer(run.model, resolved.base, False)
     encoder = Encoder(tokenizer, run.model.template, run.data)
@@ -109,7 +111,11 @@ def read_data_view(run: DataRun, most: int | None) -> DataView:
     for name in [run.show] if run.show else list(compared):
         preferred = rows.preferred if name == "forget" else []
         shown = make_shown_rows(
-            encoder, compared[name], sets.get(name), preferred, SCREEN_ROWS if most is None else most
+            encoder,
+            compared[name],
+            sets.get(name),
+            preferred,
+            SCREEN_ROWS if most is None else most,
         )
         views.append(make_set_view(name, compared[name], sets.get(name), shown))
     count_seen_sequences(run, resolved.anchor, sets, views)
@@ -138,23 +144,21 @@ def load_untrained_rows(run: DataRun, notes: list[str]) -> dict[str, Sequence[Ro
         return {}
 
 
-def make_set_view(
-    name: str, rows: Sequence[Row], part: TrainingSet | None, shown: list
-) -> SetView:
+def make_set_view(name: str, rows: Sequence[Row], part: TrainingSet | None, shown: list) -> SetView:
     """The figures of a set."""
     if part is None:
         return SetView(name, RowCounts(len(rows)), shown, is_trained=False)
-    own = np.ones(len(part.examples), bool)
+    is_answer = np.ones(len(part.examples), bool)
     if part.samples:  # answers to prefer are no row's own
-        own[:] = False
-        own[sorted({sample[0][0] for sample in part.samples})] = True
+        is_answer[:] = False
+        is_answer[sorted({sample[0][0] for sample in part.samples})] = True
     return SetView(
         name,
         part.counts,
         shown,
-        lengths=np.asarray(measure_lengths(part.examples))[own],
-        targets=np.asarray(count_each_targets(part.examples))[own],
-        focus=int(count_each_focus(part.examples)[own].sum()),
+        lengths=np.asarray(measure_lengths(part.examples))[is_answer],
+        targets=np.asarray(count_each_targets(part.examples))[is_answer],
+        focus=int(count_each_focus(part.examples)[is_answer].sum()),
     )
 
 
