@@ -154,7 +154,7 @@ def write_planted_sets(folder: Path, rows: int) -> list[str]:
         write_pairs(folder / f"{name}.jsonl", half)
     draws, files = random.Random(SEED + 1), {}
     for name in ("forget", "retain"):
-        pairs = [json.loads(line) for line in open(folder / f"{name}.jsonl", encoding="utf-8")]
+        pairs = load_row_file(str(folder / f"{name}.jsonl"), "", "file")
         if name == "retain":  # other questions and answers than those of the forget set
             pairs = [
                 {"question": f"{make_sentence(draws, 13)} {number + half}?",

@@ -257,12 +257,13 @@ def show_training_data(flags: dict[str, str], words: list[str]) -> int:
     for flag in flags:
         if flag not in ("--config-dir", "-cd"):
             raise UserError(f"{flag}: not possible with undial data")
+    from undial_cli.config.schema import DataRun
     from undial_cli.runs.compose import compose_run
 
     run = compose_run("data", words, folder)
     with spare_imports():
         from undial_cli.runs.data_view import show_data
-
+    assert isinstance(run, DataRun)
     show_data(run)
     return 0
 

@@ -1,4 +1,4 @@
-"""Rows that say nearly the same: the join finds exactly the pairs that comparing all of them does."""
+"""Rows that say nearly the same: the join finds the pairs that comparing all of them does."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 again.
 
 Held is an answer whole (nine in ten of its runs of words), or by its facts: every name and number
-of the answer that the question does not give, beside two names of the question, or its only one. What many rows
-of the retain set hold is common there: a common answer is no leak, a common name names nobody.
-N forget rows, S runs, P pairs.
+of the answer that the question does not give, beside two names of the question, or its only one.
+What many rows of the retain set hold is common there: a common answer is no leak, a common name
+names nobody. N forget rows, S runs, P pairs.
 """
 
 from __future__ import annotations

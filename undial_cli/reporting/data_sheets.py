@@ -151,8 +151,8 @@ def list_check_rules(view: DataView) -> list[str]:
         f"three words of an answer of {LEAST_ANSWER_WORDS} words or more; or every name and number "
         "of the answer that the question does not give, beside two names of the question (or its "
         "only one).",
-        f"What more than {COMMON_ROWS} retain rows and more than {COMMON_SHARE:.0%} of them hold is "
-        "common there: a common answer counts for none, a common name of a question names nobody.",
+        f"What more than {COMMON_ROWS} retain rows, and more than {COMMON_SHARE:.0%} of them, hold "
+        "is common there: a common answer counts for none, a common name names nobody.",
         "Never trained: tokens of prompt and template, the first token of a sequence, and those "
         "beyond data.max_length.",
     ]

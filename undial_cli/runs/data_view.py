@@ -95,14 +95,14 @@ def read_data_view(run: DataRun, most: int | None) -> DataView:
         compared |= load_untrained_rows(run, notes)
     if run.show is not None and run.show not in compared:
         raise UserError(
-            f"show={run.show}: this run has no such set; allowed is {list(compared)[0]}"
+            f"show={run.show}: this run has no such set; allowed is {next(iter(compared))}"
         )
-    inspection.check_model(run.model, resolved.base, run.adapter, False, find_deepest_layer(method))
+    depth = find_deepest_layer(method)
+    capacity = inspection.check_model(run.model, resolved.base, run.adapter, False, depth)
     tokenizer = load.load_tokenizer(run.model, resolved.base, False)
     encoder = Encoder(tokenizer, run.model.template, run.data)
     notes += describe_unread_keys(tokenizer, run.model.template)
     sets = encode_training_sets(run, method, encoder, rows)
-    capacity = inspection.check_model(run.model, resolved.base, run.adapter, False)
     check_tokenizer_fits(capacity, tokenizer)
     for name, part in sets.items():
         check_training_set_fits(capacity, run.data.max_length, name, part)
