@@ -90,7 +90,9 @@ def show_rows(part: SetView, most: int) -> None:
     """The first rows, token by token."""
     if not part.shown[:most]:
         return
-    heading = Text(f"{part.name}: the first {min(most, part.counts.read):,} rows, ", "bold")
+    heading = Text(
+        f"{part.name}: {len(part.shown[:most]):,} of {part.counts.read:,} rows, ", "bold"
+    )
     for kind, words in LEGEND.items():
         heading.append_text(mark_text(words, kind)).append("  ")
     ui.say(heading)

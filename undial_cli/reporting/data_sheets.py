@@ -93,7 +93,11 @@ def count_lengths(part: SetView, max_length: int) -> list[tuple[str, int]]:
     width = -(-(longest - shortest + 1) // LENGTH_BARS)
     counts = np.bincount((part.lengths - shortest) // width)
     firsts = [shortest + i * width for i in range(len(counts))]
-    labels = [f"{first}–{min(max_length, first + width - 1)}" for first in firsts]
+    lasts = [min(max_length, first + width - 1) for first in firsts]
+    labels = [
+        f"{first}–{last}" if last > first else f"{first}"
+        for first, last in zip(firsts, lasts, strict=True)
+    ]
     return list(zip(labels, counts.tolist(), strict=True))
 
 

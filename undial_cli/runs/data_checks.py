@@ -65,7 +65,8 @@ def check_training_data(
         shared = np.flatnonzero(firsts >= 0)
         findings.shared = [RowPair(int(row) + 1, int(firsts[row]) + 1) for row in shared]
         taken["retain"] &= ~np.isin(hashes["retain"], hashes["forget"])
-    if thorough or sum(map(len, rows.values())) <= MOST_ROWS_BEFORE_RUN:
+    count = sum(map(len, rows.values()))
+    if count and (thorough or count <= MOST_ROWS_BEFORE_RUN):
         add_compared_texts(findings, data, rows, hashes, taken)
     return findings
 
