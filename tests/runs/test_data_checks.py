@@ -84,6 +84,15 @@ def test_rows_that_are_cut_and_skipped_are_named() -> None:
     assert "forget: 1 row of which nothing is trained (row 3)" in line
 
 
+def test_a_document_that_loses_its_last_token_is_not_cut() -> None:
+    rows: list[Row] = [{"text": "Ann bakes bread and sails. " * 12}]
+    size = len(bundled_encoder().encode(rows)[0].input_ids)
+    sets = {"forget": encode_rows(rows, max_length=(size - 1) // 2)}
+    assert sets["forget"].counts.cut == (size % 2)
+    checked = check_training_data(DataConfig(), {"forget": rows}, sets)
+    assert checked.describe(512) == []
+
+
 def test_of_many_rows_texts_are_compared_where_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
