@@ -7,7 +7,12 @@ from conftest import refused
 
 from undial_cli.config.suites import EvalConfig, EvalSetConfig
 from undial_cli.evaluation.evidence import MissingFigure
-from undial_cli.evaluation.selection_rule import compute_utility_share, parse_selection
+from undial_cli.evaluation.selection_rule import (
+    NAMED_RULES,
+    compute_utility_share,
+    parse_selection,
+    score_choice,
+)
 
 SUITE = EvalConfig(
     name="own",
@@ -34,6 +39,7 @@ def test_a_metric_has_its_own_direction_and_an_expression_is_maximised() -> None
         "-forget_probability": "maximize",
         "(forget_quality + model_utility) / 2": "maximize",
         "nearest_retain": "minimize",
+        "most_forgotten": "minimize",
     }.items():
         assert parse_selection(text, SUITE).direction == direction, text
 
@@ -61,6 +67,32 @@ def test_nearest_retain_is_the_mean_distance_of_the_forget_figures() -> None:
     assert rule.compute(ours, {"forget_rouge": 0.1}) == pytest.approx(0.4)
     with pytest.raises(MissingFigure):
         rule.compute(ours, {})
+
+
+def test_most_forgotten_is_the_mean_of_the_same_figures_and_needs_no_retain_model() -> None:
+    rule = parse_selection("most_forgotten", SUITE)
+    assert rule.names == parse_selection("nearest_retain", SUITE).names
+    ours = {"forget_probability": 0.2, "forget_rouge": 0.5, "forget_truth_ratio": 0.1}
+    assert rule.compute(ours, {}) == rule.compute(ours, dict.fromkeys(ours, 0.9)) == 0.35
+    assert rule.keeps_utility
+    assert rule.is_relative  # to the target
+    assert not rule.is_nearest
+
+
+def test_choices_are_compared_by_their_figure_and_behind_all_by_their_utility() -> None:
+    kept = [
+        {"figure": figure, "keeps_utility": True, "utility": 0.91} for figure in (0.0, 0.4, 1.0)
+    ]
+    lost = [{"figure": 0.0, "keeps_utility": False, "utility": u} for u in (0.899, 0.5, None)]
+    scores = [score_choice(chosen) for chosen in (*kept, *lost)]
+    assert scores[:3] == [0.0, 0.4, 1.0]
+    assert None not in scores
+    assert scores == sorted(scores)  # type: ignore[type-var]
+    assert len(set(scores)) == len(scores)
+    assert score_choice({"figure": -3.5}) == -3.5  # of a rule that asks for no utility
+    for figure in (None, float("nan"), float("inf"), True, "0.1"):
+        assert score_choice({"figure": figure, "keeps_utility": True}) is None
+    assert score_choice({}) is None
 
 
 def test_nearest_retain_is_of_the_request_at_hand() -> None:
@@ -96,6 +128,8 @@ def test_the_share_of_the_utility_is_of_model_utility_or_of_the_worst_retained_f
         "privleak": ["neither higher nor lower is better", "expression"],
         "forget_truth_ratio": ["neither higher nor lower is better"],
         "nearest_retain - forget_rouge": ["nearest_retain stands alone"],
+        "most_forgoten": ["no metric 'most_forgoten' of eval=own; did you mean 'most_forgotten'?"],
+        "-most_forgotten": ["most_forgotten stands alone"],
         "forget_rouge +": ["no expression"],
     }.items(),
 )  # fmt: skip
@@ -103,12 +137,13 @@ def test_what_cannot_be_chosen_by_is_refused_in_a_line(text: str, parts: list[st
     refused(lambda: parse_selection(text, SUITE), f"train.select={text}: ", *parts)
 
 
-def test_nearest_retain_needs_a_forget_set_and_something_to_be_kept() -> None:
+@pytest.mark.parametrize("rule", list(NAMED_RULES))
+def test_a_named_rule_needs_a_forget_set_and_something_to_be_kept(rule: str) -> None:
     sets = {"retain": SUITE.sets["retain"]}
     alone = EvalConfig(name="x", sets=sets)
-    refused(lambda: parse_selection("nearest_retain", alone), "eval=x has no forget set")
-    alone = EvalConfig(name="x", sets={"forget": SUITE.sets["forget"]})
-    refused(lambda: parse_selection("nearest_retain", alone), "whether utility is kept")
+    refused(lambda: parse_selection(rule, alone), "eval=x has no forget set")
+    without = EvalConfig(name="x", sets={"forget": SUITE.sets["forget"]})
+    refused(lambda: parse_selection(rule, without), "whether utility is kept")
 
 
 def test_a_composite_score_with_fluency_is_not_computed_in_training() -> None:

@@ -75,3 +75,4 @@ def test_a_figure_that_is_relative_to_a_retain_model_needs_one(random_model: Pat
             lambda select=select: prepare_words(random_model, f"train.select={select}", without),
             f"train.select={select}: needs a retain model; eval.retain_model=none",
         )
+    prepare_words(random_model, "train.select=most_forgotten", without)

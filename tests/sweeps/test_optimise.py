@@ -127,16 +127,67 @@ def test_the_same_study_goes_on_and_shows_the_runs_of_before_first(tmp_path: Pat
 
 
 @needs_optuna
-def test_a_run_without_its_objective_is_a_failed_trial(tmp_path: Path) -> None:
+def test_a_run_without_its_objective_is_the_worst_trial_and_never_the_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for direction, worst in {"minimize": math.inf, "maximize": -math.inf}.items():
+        folder = tmp_path / direction
+        search(folder, ["seed=0,1"], lambda v: math.nan if v["seed"] == "0" else 1.0,
+               sampler="grid", n_trials=2, direction=direction)  # fmt: skip
+        assert sorted(t.value for t in load_trials(folder)) == sorted([worst, 1.0])
+        assert "best: seed=1: forget_rouge 1.000" in capsys.readouterr().out
+    search(tmp_path / "none", ["seed=0,1"], lambda v: math.nan, sampler="tpe", n_trials=15)
+    assert "best" not in capsys.readouterr().out
+    assert len(load_trials(tmp_path / "none")) == 15
+
+
+def load_trials(folder: Path) -> list[Any]:
+    """The trials of the study in a folder."""
     import optuna
 
-    search(tmp_path / "s", ["seed=0,1"], lambda v: math.nan if v["seed"] == "0" else 1.0,
-           sampler="grid", n_trials=2)  # fmt: skip
     storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(tmp_path / "s" / "study.log"))
+        optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))
     )
-    states = [t.state.name for t in optuna.load_study(study_name="s", storage=storage).trials]
-    assert sorted(states) == ["COMPLETE", "FAIL"]
+    return optuna.load_study(study_name=folder.name, storage=storage).trials
+
+
+@needs_optuna
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_search_that_was_interrupted_draws_what_it_would_have_drawn(
+    tmp_path: Path, sampler: str
+) -> None:
+    words = ["train.learning_rate=tag(log,interval(1e-5,1e-1))"]
+    options = {"sampler": sampler, "n_jobs": 1}
+    if sampler == "tpe":
+        options["sampler_args"] = {"n_startup_trials": 2}
+
+    def value(values: dict[str, str]) -> float:
+        return abs(math.log10(float(values["train.learning_rate"])) + 3)
+
+    search(tmp_path / "whole", words, value, **options, n_trials=7)
+    for count in (1, 3, 7):
+        search(tmp_path / "parts", words, value, **options, n_trials=count)
+    params = [[t.params for t in load_trials(tmp_path / name)] for name in ("whole", "parts")]
+    assert params[0] == params[1]
+    assert len({str(p) for p in params[0]}) == 7
+
+
+@needs_optuna
+def test_the_first_run_has_the_values_that_are_asked_for(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def carry_out(batch: Sequence[Sequence[str]]) -> list[Any]:
+        asked.extend([list(one) for one in batch])
+        return [1.0 for _ in batch]
+
+    overrides = OverridesParser.create().parse_overrides(["a=interval(0.0,1.0)", "b=x,y"])
+    for count in (2, 3):
+        options = {**OPTIONS, "n_trials": count, "n_jobs": 1}
+        first = {"a": 0.25, "b": "y"}
+        optimise.conduct_study(options, overrides, ["m"], carry_out, tmp_path / "s", first)
+    assert asked[0] == ["a=0.25", "b=y"]
+    assert len(asked) == 2 + 3  # those of before again, for the table
+    assert asked[2:4] == asked[:2]
 
 
 @needs_optuna

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from undial_cli.config.suites import EvalConfig, EvalSetConfig
@@ -59,8 +61,9 @@ def test_the_best_step_is_chosen(
     assert (chosen and chosen.step) == step
 
 
-def test_the_nearest_of_those_that_keep_the_utility_is_chosen() -> None:
-    selection = make_selection("nearest_retain")
+@pytest.mark.parametrize("rule", ["nearest_retain", "most_forgotten"])
+def test_the_best_of_those_that_keep_the_utility_is_chosen(rule: str) -> None:
+    selection = make_selection(rule)
     rows = make_rows(0.4, 0.3, 0.01, utilities=(0.99, 0.9, 0.899))
     chosen = selection.choose(rows)
     assert chosen == rows[2]
@@ -88,6 +91,18 @@ def test_a_row_is_of_the_figures_of_its_model() -> None:
     assert row.figure == pytest.approx(0.25)
     assert row.utility == pytest.approx(0.8)
     assert {"selection": row.figure, "selection_utility": row.utility, **ours} == figures
+
+
+def test_the_most_forgotten_may_lie_beyond_the_retain_model_and_needs_none() -> None:
+    selection = make_selection("most_forgotten")
+    alone = dataclasses.replace(selection, retain=None)
+    ours = {"forget_probability": 0.0, "forget_rouge": 0.1, "retain_probability": 0.5}
+    for each in (selection, alone):
+        _, row = each.read(Evaluation({**ours}, []), 4)
+        assert row.figure == pytest.approx(0.05)
+        assert row.utility == pytest.approx(1.0)
+    _, row = make_selection("nearest_retain").read(Evaluation({**ours}, []), 4)
+    assert row.figure == pytest.approx(0.1)  # where nearest_retain counts the distance
 
 
 def test_a_figure_that_the_target_lacks_is_refused() -> None:

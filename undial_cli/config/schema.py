@@ -251,8 +251,8 @@ class TrainConfig(RecipeConfig):
     eval_steps: int | None = key(None, "evaluate during training every N steps", minimum=1)
     select: str | None = key(
         None,
-        "the best of the weights evaluated by train.eval_steps: a metric, nearest_retain, or an "
-        "expression over metrics, which is maximised; null: the last weights",
+        "the best of the weights evaluated by train.eval_steps: a metric, nearest_retain, "
+        "most_forgotten, or an expression over metrics, which is maximised; null: the last weights",
     )
     select_share: float = key(
         0.25,
@@ -263,7 +263,7 @@ class TrainConfig(RecipeConfig):
     )
     select_utility: float = key(
         0.9,
-        "nearest_retain takes weights that keep this share of the target's utility",
+        "nearest_retain and most_forgotten take weights that keep this share of the target's utility",
         above=0,
         maximum=1,
     )

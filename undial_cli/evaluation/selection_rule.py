@@ -1,8 +1,9 @@
 """What `train.select` asks of a model's figures: which is read, which way is better, how much.
 
-A metric has its own direction; an expression over metrics is maximised. `nearest_retain` is the
-mean over the forget figures of their distance to the retain model's, and takes only weights that
-keep `train.select_utility` of the target's utility. Knows no model and no step.
+A metric has its own direction; an expression over metrics is maximised. Two rules have a name, and
+take only weights that keep `train.select_utility` of the target's utility: `nearest_retain`, the
+mean over the forget figures of their distance to the retain model's, and `most_forgotten`, the mean
+of these figures themselves; less is better. Knows no model and no step.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from undial_cli.config.suites import FORGET, RETAIN, EvalConfig, resolve_role
 from undial_cli.errors import UserError, suggest_nearest
@@ -22,7 +24,9 @@ from undial_cli.evaluation.expressions import Expression, NoNumber, parse_expres
 from undial_cli.evaluation.figures import find_better_direction, split_figure_name
 from undial_cli.evaluation.verdict import UTILITY_METRICS, FiguresByName, list_watched_figures
 
-NEAREST_RETAIN = "nearest_retain"
+NEAREST_RETAIN, MOST_FORGOTTEN = "nearest_retain", "most_forgotten"
+# The rules that have a name, and the share of the target's utility that `undial tune` has each keep.
+NAMED_RULES = {NEAREST_RETAIN: 0.9, MOST_FORGOTTEN: 0.95}
 SELECT_KEY = "train.select"
 REQUEST_SET = "request_"  # how the sets of other requests begin
 # What is compared, by its name in metrics.jsonl, and the record of the choice in results.json.
@@ -35,7 +39,8 @@ SAME_FIGURE = 1e-6
 class SelectionRule:
     """How weights are compared; `direction`: as a sweep's objective has it.
 
-    `expression`: of the figures, None for nearest_retain. `names`: the figures that are read.
+    `expression`: of the figures, None for a rule that has a name. `names`: the figures that are
+    read.
     """
 
     text: str
@@ -46,12 +51,17 @@ class SelectionRule:
     @property
     def is_nearest(self) -> bool:
         """Whether it is nearest_retain."""
-        return self.expression is None
+        return self.text == NEAREST_RETAIN
+
+    @property
+    def keeps_utility(self) -> bool:
+        """Whether it takes only weights that keep enough of the target's utility."""
+        return self.text in NAMED_RULES
 
     @property
     def is_relative(self) -> bool:
         """Whether it needs the retain model's figures, or the target's."""
-        return self.is_nearest or any(is_relative_figure(name) for name in self.names)
+        return self.keeps_utility or any(is_relative_figure(name) for name in self.names)
 
     def compute(self, ours: FiguresByName, retain: FiguresByName) -> float:
         """What is compared, of a model's figures.
@@ -60,6 +70,8 @@ class SelectionRule:
             MissingFigure: a figure is missing, or there is no number.
         """
         figures = {name: require_figure(ours, name) for name in self.names}
+        if self.text == MOST_FORGOTTEN:
+            return statistics.fmean(figures.values())
         if self.expression is None:
             # The retain model's may be results of elsewhere, which lack some.
             known = [name for name in self.names if retain.get(name) is not None]
@@ -117,6 +129,23 @@ def compute_utility_share(
     return min(shares) if shares else None
 
 
+def score_choice(chosen: Mapping[str, Any]) -> float | None:
+    """What the choices of several runs are compared by, in their rule's direction: the figure.
+
+    Where the weights keep too little utility, a score behind every figure, the further the less
+    they keep: rules that ask for utility minimise means of figures between 0 and 1.
+
+    Args:
+        chosen: a run's `selection` of results.json.
+    """
+    figure, utility = (chosen.get(key) for key in ("figure", "utility"))
+    if isinstance(figure, bool) or not isinstance(figure, int | float) or not math.isfinite(figure):
+        return None
+    if chosen.get("keeps_utility") is False:
+        return 2.0 - min(1.0, utility if isinstance(utility, int | float) else 0.0)
+    return float(figure)
+
+
 def parse_selection(text: str, config: EvalConfig) -> SelectionRule:
     """The rule that a text states, of a suite.
 
@@ -125,8 +154,8 @@ def parse_selection(text: str, config: EvalConfig) -> SelectionRule:
             training, or of no direction of its own.
     """
     known = list_figures_in_training(config)
-    if text.strip() == NEAREST_RETAIN:
-        return make_nearest_rule(text.strip(), config, known)
+    if text.strip() in NAMED_RULES:
+        return make_named_rule(text.strip(), config, known)
     name = text.strip()
     if name not in known:  # a set's name may be no name in an expression
         expression = parse_expression(text, SELECT_KEY)
@@ -149,8 +178,8 @@ def parse_selection(text: str, config: EvalConfig) -> SelectionRule:
     )
 
 
-def make_nearest_rule(text: str, config: EvalConfig, known: list[str]) -> SelectionRule:
-    """nearest_retain: of all figures that say how well a forget set is known.
+def make_named_rule(text: str, config: EvalConfig, known: list[str]) -> SelectionRule:
+    """A rule that has a name: of all figures that say how well a forget set is known.
 
     Of sequential requests the one at hand: others were served before it, or will be.
     """
@@ -187,9 +216,9 @@ def check_figure_name(name: str, text: str, config: EvalConfig, known: list[str]
     """Raise UserError for a name that no evaluation in training has, and say what it is not."""
     if name in known:
         return
-    if name == NEAREST_RETAIN:
-        raise UserError(f"{SELECT_KEY}={text}: {NEAREST_RETAIN} stands alone, in no expression")
-    whole = f"{SELECT_KEY}={text}: "
+    if name in NAMED_RULES:
+        raise UserError(f"{SELECT_KEY}={text}: {name} stands alone, in no expression")
+    whole, allowed = f"{SELECT_KEY}={text}: ", [*NAMED_RULES, *known]
     if name in list_suite_figures(config) or name.startswith("harness_"):
         raise UserError(
             f"{whole}'{name}' is of a helper model or another library, which are not asked in "
@@ -199,8 +228,8 @@ def check_figure_name(name: str, text: str, config: EvalConfig, known: list[str]
         where = f"eval.metrics does not name '{name}'"
         raise UserError(f"{whole}eval={config.name} does not compute it: {where}")
     raise UserError(
-        f"{whole}no metric '{name}' of eval={config.name}{suggest_nearest(name, known)}; allowed "
-        f"are {NEAREST_RETAIN}, {', '.join(known)}"
+        f"{whole}no metric '{name}' of eval={config.name}{suggest_nearest(name, allowed)}; allowed "
+        f"are {', '.join(allowed)}"
     )
 
 

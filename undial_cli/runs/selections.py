@@ -12,6 +12,7 @@ from undial_cli.errors import UserError
 from undial_cli.evaluation.held_apart import DividedSuite, divide_suite
 from undial_cli.evaluation.retain_results import restrict_results
 from undial_cli.evaluation.selection_rule import (
+    MOST_FORGOTTEN,
     SELECT_KEY,
     SelectionRule,
     is_relative_figure,
@@ -59,7 +60,8 @@ def divide_for_selection(run: Run, suite: Suite, reference: RetainReference) -> 
     rule, where = parse_selection(run.train.select, run.eval), f"{SELECT_KEY}={run.train.select}"
     if needs_retain_model(rule, run) and reference.location is None and reference.results is None:
         reason = reference.missing or "no retain model is known: set eval.retain_model"
-        raise UserError(f"{where}: needs a retain model; {reason}")
+        hint = f"; {MOST_FORGOTTEN} needs none" if rule.is_nearest else ""
+        raise UserError(f"{where}: needs a retain model; {reason}{hint}")
     divided = divide_suite(suite, run.train.select_share)
     for part in (divided.apart, divided.reported):
         for name, rows in part.rows.items():

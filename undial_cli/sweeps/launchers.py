@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from undial_cli.config.identity import KEYS_WITHOUT_RESULTS, collect_identity, hash_json
 from undial_cli.config.schema import Run, TrainingRun
 from undial_cli.errors import UserError, bad_value
-from undial_cli.evaluation.selection_rule import SELECTION
+from undial_cli.evaluation.selection_rule import SELECTION, score_choice
 from undial_cli.reporting.collect import RunRecord, get_part
 from undial_cli.runs import config_errors
 from undial_cli.runs.compose import (
@@ -171,9 +171,9 @@ def check_objective(run: Run) -> None:
 
 
 def list_objectives(record: RunRecord) -> dict[str, Any]:
-    """What a sweeper may optimise of a run: its figures, and that of the step it has chosen."""
+    """What a sweeper may optimise of a run: its figures, and the score of the step it has chosen."""
     chosen = get_part(record.results, SELECTION)
-    return {**record.figures(), **({SELECTION: chosen.get("figure")} if chosen else {})}
+    return {**record.figures(), **({SELECTION: score_choice(chosen)} if chosen else {})}
 
 
 def read_objective(job: Job, metrics: dict[str, float]) -> float | list[float] | None:

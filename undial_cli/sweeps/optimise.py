@@ -6,6 +6,7 @@ the sweep's folder: the same command goes on with it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,13 +46,26 @@ def run_study(
     carry_out: BatchRunner,
     folder: Path,
 ) -> None:
+    """Conduct a study, say its best runs and write them down; arguments as of `conduct_study`."""
+    write_best_runs(conduct_study(options, overrides, names, carry_out, folder), names, folder)
+
+
+def conduct_study(
+    options: dict[str, Any],
+    overrides: list[Override],
+    names: list[str],
+    carry_out: BatchRunner,
+    folder: Path,
+    first: dict[str, Any] | None = None,
+) -> Any:
     """Ask a study for runs, have them carried out, tell it what they gave, `n_trials` times.
 
     Args:
         options: the keys of `hydra.sweeper`.
         overrides: what is said of the runs; swept keys are searched.
         names: the metrics that are optimised.
-        folder: where the study and its best runs go.
+        folder: where the study goes.
+        first: values that the first run has, of some of the swept keys or of all.
 
     Raises:
         UserError: objective, direction, sampler or a parameter is wrong.
@@ -76,68 +90,94 @@ def run_study(
         ]
         return [value if isinstance(value, list) else [value] for value in carry_out(words)]
 
-    study = make_study(options, directions, space, folder)
+    make_sampler = choose_sampler(options, space)
+    study = make_study(options, directions, folder)
     count = options["n_trials"]
     if options["sampler"] == "grid":
         count = min(count, math.prod(len(list_grid_choices(*one)) for one in space.items()))
-    run_trials(study, count, options["n_jobs"], space, measure)
-    write_best_runs(study, names, folder)
+
+    def ask(number: int) -> Any:
+        """The trial of a number."""
+        study.sampler = make_sampler(number)
+        if number == 0 and first:
+            study.enqueue_trial(first, skip_if_exists=True)
+        return study.ask(space)
+
+    run_trials(study, count, options["n_jobs"], ask, measure)
+    return study
 
 
-def make_study(
-    options: dict[str, Any], directions: list[Any], space: dict[str, Any], folder: Path
-) -> Any:
-    """The study of this sweep, as far as it has come."""
+def choose_sampler(options: dict[str, Any], space: dict[str, Any]) -> Callable[[int], Any]:
+    """What draws the trial of a number: a sampler seeded for it alone.
+
+    What a trial draws then follows from the figures of those before, and not from whether the
+    search was interrupted.
+    """
     import optuna
-    from optuna.storages.journal import JournalFileBackend
 
     kind = options["sampler"]
     if kind not in SAMPLERS:
         raise bad_value("hydra.sweeper.sampler", kind, SAMPLERS)
     arguments = dict(options["sampler_args"] or {})
+    seed = arguments.pop("seed", options["seed"])
     if kind == "grid":
         arguments["search_space"] = {name: list_grid_choices(name, d) for name, d in space.items()}
+    make = functools.partial(getattr(optuna.samplers, SAMPLERS[kind]), **arguments)
+    # A grid is numbered in an order that its seed shuffles: all of its trials need the same.
+    return lambda number: make(seed=seed if kind == "grid" else seed + number)
+
+
+def make_study(options: dict[str, Any], directions: list[Any], folder: Path) -> Any:
+    """The study of this sweep, as far as it has come."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = options["storage"]
     if storage is None:
         folder.mkdir(parents=True, exist_ok=True)
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.log")))
-    study = optuna.create_study(
+    return optuna.create_study(
         storage=storage,
         study_name=options["study_name"] or folder.name,
         directions=directions,
         load_if_exists=True,
     )
-    arguments.setdefault("seed", options["seed"] + len(study.trials))
-    study.sampler = getattr(optuna.samplers, SAMPLERS[kind])(**arguments)
-    return study
 
 
 def run_trials(
     study: Any,
     count: int,
     at_once: int,
-    space: dict[str, Any],
+    ask: Callable[[int], Any],
     measure: Callable[[Sequence[dict[str, Any]]], list[list[float]]],
 ) -> None:
-    """Runs of before into the table; those that were cut off, and new ones, until all are."""
+    """Runs of before into the table; those that were cut off, and new ones, until all are.
+
+    A run without its objective counts as the worst of all; with several objectives, as failed.
+    """
     from optuna.trial import TrialState
 
     # A grid that is worked off stops its study, which optuna allows inside optimize() only.
     study.stop = lambda: None
-    ended = [t for t in study.trials if t.state.is_finished()]
-    cut = [t for t in study.trials if t.state == TrialState.RUNNING]
+    worst = [math.inf if one.name == "MINIMIZE" else -math.inf for one in study.directions]
+    begun = [t for t in study.trials if t.state != TrialState.WAITING]
+    ended = [t for t in begun if t.state.is_finished()]
+    cut: list[Any] = [t for t in begun if t.state == TrialState.RUNNING]
     if ended:
         measure([t.params for t in ended])
-    while len(study.trials) < count or cut:
+    total = len(begun)
+    while total < count or cut:
         batch, cut = cut[:at_once], cut[at_once:]
-        asked = min(at_once - len(batch), count - len(study.trials))
-        batch += [study.ask(space) for _ in range(asked)]
+        asked = max(0, min(at_once - len(batch), count - total))
+        batch += [ask(number) for number in range(total, total + asked)]
+        total += asked
         for trial, values in zip(batch, measure([t.params for t in batch]), strict=True):
-            if any(math.isnan(value) for value in values):
+            is_failed = any(math.isnan(value) for value in values)
+            if is_failed and len(worst) > 1:
                 study.tell(trial.number, state=TrialState.FAIL)
             else:
-                study.tell(trial.number, values)
+                study.tell(trial.number, worst if is_failed else values)
 
 
 def format_drawn_value(value: Any) -> str:
@@ -219,6 +259,7 @@ def write_best_runs(study: Any, names: list[str], folder: Path) -> None:
     solutions = [
         {"params": dict(trial.params), "values": dict(zip(names, trial.values, strict=True))}
         for trial in study.best_trials
+        if all(map(math.isfinite, trial.values))
     ]
     content = OmegaConf.create({"name": "optuna", "solutions": solutions})
     write_whole_text(folder / "optimization_results.yaml", OmegaConf.to_yaml(content))

@@ -15,6 +15,7 @@ from typing import Any
 from undial_cli.config.schema import TrainingRun
 from undial_cli.config.tables import ReproduceConfig, SearchConfig
 from undial_cli.errors import UserError
+from undial_cli.evaluation.selection_rule import score_choice
 from undial_cli.reporting.collect import get_part
 from undial_cli.reporting.sheet import format_csv
 from undial_cli.reporting.text import parse_number
@@ -48,9 +49,9 @@ class LineSearch:
         where none has a figure."""
         if not all(entry.status in (DONE, FAILED, REFUSED) for entry in self.runs):
             return None
-        ranks = [(rank_selected(entry), -n) for n, entry in enumerate(self.runs)]
+        ranks = [(rank_selected(entry), n) for n, entry in enumerate(self.runs)]
         known = [(rank, n) for rank, n in ranks if rank is not None]
-        return -max(known)[1] if known else None
+        return min(known)[1] if known else None
 
 
 def compose_table_searches(
@@ -90,16 +91,11 @@ def list_grid_points(search: SearchConfig, given: Collection[str]) -> list[tuple
     return list(itertools.product(*axes)) if axes else []
 
 
-def rank_selected(entry: TableRun) -> tuple[bool, float] | None:
-    """What a run is ranked by, more being better: by the figure of the weights that it chose, or
-    where these keep too little utility, behind all others, by the utility; None without one."""
+def rank_selected(entry: TableRun) -> float | None:
+    """What a run is ranked by, less being better: the score of the weights that it chose."""
     chosen = get_part(entry.record.results, "selection") if entry.status == DONE else {}
-    figure = parse_number(chosen.get("figure"))
-    if figure is None:
-        return None
-    if chosen.get("keeps_utility") is False:
-        return False, parse_number(chosen.get("utility")) or 0.0
-    return True, -figure if chosen.get("direction") == "minimize" else figure
+    score = score_choice(chosen)
+    return score if score is None or chosen.get("direction") == "minimize" else -score
 
 
 def choose_settings(searches: list[LineSearch]) -> dict[tuple[TableLine, str], tuple[str, ...]]:

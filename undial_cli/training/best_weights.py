@@ -188,7 +188,7 @@ class BestWeights(Watcher):
                     "least_utility": selection.utility,
                     "keeps_utility": best is not None and selection.keeps_utility(best),
                 }
-                if selection.rule.is_nearest
+                if selection.rule.keeps_utility
                 else {}
             ),
             "steps": [dataclasses.asdict(row) for row in self.rows],

@@ -31,7 +31,7 @@ UTILITY = f"{SELECTION}_utility"
 class StepRow:
     """An evaluated step: what is compared, None where there is none, and why.
 
-    `utility`: of nearest_retain, the share that is left of the target's.
+    `utility`: of a rule that asks for it, the share that is left of the target's.
     """
 
     step: int
@@ -45,8 +45,8 @@ class Selection:
     """By what the weights of a training are chosen.
 
     `suite`: asks the rows that are held apart. `retain`, `target`: evaluations on these rows, where
-    there are any. `roles`: of the sets. `utility`: the share of the target's that nearest_retain
-    asks for. `keep`: train.keep. `rows`: which rows are held apart, for the record.
+    there are any. `roles`: of the sets. `utility`: the share of the target's that a rule asks
+    for. `keep`: train.keep. `rows`: which rows are held apart, for the record.
     """
 
     rule: SelectionRule
@@ -92,7 +92,7 @@ class Selection:
             known = (evaluation.missing.get(name) for name in self.rule.names)
             row = StepRow(step, None, missing="; ".join(filter(None, [str(reason), *known])))
         figures[SELECTION] = row.figure
-        if self.rule.is_nearest and self.target is not None:
+        if self.rule.keeps_utility and self.target is not None:
             share = compute_utility_share(figures, self.target.metrics, self.roles)
             row, figures[UTILITY] = dataclasses.replace(row, utility=share), share
         return figures, row
@@ -100,7 +100,7 @@ class Selection:
     def choose(self, rows: Iterable[StepRow]) -> StepRow | None:
         """The row of the best step, of equal ones the earlier; never the one before training.
 
-        Where nearest_retain finds none that keeps enough of the utility, the one that keeps most.
+        Where a rule asks for utility and none keeps enough of it, the one that keeps most.
         """
         known = [row for row in rows if row.step and row.figure is not None]
         useful = [row for row in known if self.keeps_utility(row)]
@@ -120,5 +120,5 @@ class Selection:
         return self.rule.is_less(*(reversed(figures) if self.rule.is_minimised else figures))
 
     def keeps_utility(self, row: StepRow) -> bool:
-        """Whether a step may be chosen for its figure; any may, but for nearest_retain."""
-        return not self.rule.is_nearest or (row.utility or 0.0) >= self.utility
+        """Whether a step may be chosen for its figure; any may, where the rule asks for none."""
+        return not self.rule.keeps_utility or (row.utility or 0.0) >= self.utility
