@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from undial_cli.config.schema import Run
 
 COMMAND_NAMES = (
-    "unlearn", "finetune", "evaluate", "audit", "data", "reproduce", "report", "ask", "merge",
-    "export", "list", "purge", "doctor",
+    "unlearn", "finetune", "evaluate", "audit", "tune", "data", "reproduce",
+    "report", "ask", "merge", "export", "list", "purge", "doctor",
 )  # fmt: skip
 HELP_WORDS = ("--help", "-h", "help")
 # A process of a run: runs/launch.py starts it, through torch, which leaves a name.
@@ -180,6 +180,10 @@ def dispatch_command(argv: list[str]) -> int:
         from undial_cli.runs.purge import run_purge_command
 
         return run_purge_command(rest)
+    if command == "tune":
+        from undial_cli.sweeps.tune import run_tune_command
+
+        return run_tune_command(rest)
     flags, words = split_flags(rest)
     if command == "reproduce":
         from undial_cli.tables.command import run_reproduce_command as reproduce

@@ -263,7 +263,7 @@ class TrainConfig(RecipeConfig):
     )
     select_utility: float = key(
         0.9,
-        "nearest_retain and most_forgotten take weights that keep this share of the target's utility",
+        "nearest_retain, most_forgotten: weights that keep this share of the target's utility",
         above=0,
         maximum=1,
     )

@@ -25,8 +25,12 @@ from undial_cli.evaluation.figures import find_better_direction, split_figure_na
 from undial_cli.evaluation.verdict import UTILITY_METRICS, FiguresByName, list_watched_figures
 
 NEAREST_RETAIN, MOST_FORGOTTEN = "nearest_retain", "most_forgotten"
-# The rules that have a name, and the share of the target's utility that `undial tune` has each keep.
+# The rules with a name, and the share of the target's utility that `undial tune` has each keep.
 NAMED_RULES = {NEAREST_RETAIN: 0.9, MOST_FORGOTTEN: 0.95}
+RULE_WORDS = {
+    NEAREST_RETAIN: "the least mean distance of the forget figures to the retain model's",
+    MOST_FORGOTTEN: "the least mean of the forget figures",
+}
 SELECT_KEY = "train.select"
 REQUEST_SET = "request_"  # how the sets of other requests begin
 # What is compared, by its name in metrics.jsonl, and the record of the choice in results.json.

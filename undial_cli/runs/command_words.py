@@ -1,12 +1,14 @@
-"""The words of commands that compose no run: `undial list`, `undial purge`, `merge` and `export`.
+"""The words of commands that compose no run themselves.
 
-A flag is written as one (`--older-than=30d`) or as a setting (`older_than=30d`). Knows no command.
+`undial list`, `purge`, `merge` and `export` take paths and flags, `undial reproduce` and `undial
+tune` settings of their own and those of their runs. A flag is written as one (`--older-than=30d`) or as a setting
+(`older_than=30d`). Knows no command.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +64,47 @@ def parse_command_words(
                 raise bad_value(name, value, [text for text in SWITCHES if text])
             asked.switches[name] = SWITCHES[value]
     return asked
+
+
+def split_run_words(
+    words: Sequence[str],
+    command_keys: Collection[str],
+    refused: Mapping[str, str],
+    command: str,
+    example: str,
+) -> tuple[list[str], list[str], str | None]:
+    """Words for a command, words for its runs, and the folder after --config-dir.
+
+    Args:
+        command_keys: keys that are the command's own.
+        refused: keys that its runs are not given, and why.
+        command: what they are not given with.
+
+    Raises:
+        UserError: a word is no setting, is refused, or the folder is not there.
+    """
+    command_words: list[str] = []
+    run_words: list[str] = []
+    folder: str | None = None
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        key, given, value = word.partition("=")
+        if key in ("--config-dir", "-cd"):
+            if not given and not rest:
+                raise UserError(f"{key}: expected a folder after it")
+            folder = value if given else rest.pop(0)
+            if not Path(folder).is_dir():
+                raise UserError(f"{key} {folder}: no such folder")
+        elif word.startswith("-"):
+            raise bad_value("flag", key, ["--config-dir"])
+        elif not given:
+            raise UserError(f"{word}: expected key=value, as in {example}")
+        elif (bare := key.lstrip("+~")) in refused:
+            raise UserError(f"{word}: not with {command}: {refused[bare]}")
+        else:
+            (command_words if key in command_keys else run_words).append(word)
+    return command_words, run_words, folder
 
 
 def parse_age(name: str, text: str) -> float:

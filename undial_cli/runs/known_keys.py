@@ -13,12 +13,16 @@ from undial_cli.config.fields import walk_fields
 from undial_cli.config.schema import RUN_TYPES, UnlearnRun
 from undial_cli.config.suites import EvalSetConfig
 from undial_cli.config.tables import ReproduceConfig
+from undial_cli.config.tuning import TuneConfig
 from undial_cli.methods import METHODS
+
+# Of commands that compose no run themselves.
+COMMAND_TYPES = {"reproduce": ReproduceConfig, "tune": TuneConfig}
 
 
 def list_known_keys(command: str) -> dict[str, dataclasses.Field]:
     """Every dotted key of a command, with its field; those of all methods for `unlearn`."""
-    config = ReproduceConfig if command == "reproduce" else RUN_TYPES[command]
+    config = COMMAND_TYPES.get(command) or RUN_TYPES[command]
     keys = {name: f for name, _, f in walk_fields(config())}
     keys.pop("method", None)
     if issubclass(config, UnlearnRun):

@@ -37,6 +37,7 @@ from undial_cli.runs.compose import (
 from undial_cli.runs.trust import check_file_words, is_said, refuse_variables
 from undial_cli.sweeps.executors import make_executor
 from undial_cli.sweeps.jobs import Job
+from undial_cli.sweeps.optimise import BatchRunner, run_study
 from undial_cli.sweeps.sweep import Executor, Sweep
 
 
@@ -59,19 +60,23 @@ def run_sweep(command: str, words: list[str], folder: str | None) -> int:
     except COMPOSITION_ERRORS as error:
         raise config_errors.explain_composition_error(error, command, words) from error
     sweep = make_sweep(command, words)
-    assert sweep.folder is not None
-    joblib = launcher.get("library") == "joblib"
-    slots = [f"hardware.slots={count_slots(launcher['n_jobs'])}"] if joblib else []
-    carry_out = partial(run_batch, sweep, make_executor(launcher, sweep.folder), folder, slots)
+    carry_out = make_batch_runner(sweep, launcher, folder)
     if searches:
-        from undial_cli.sweeps.optimise import run_study
-
         fixed = [str(o.input_line) for o in overrides if not o.is_sweep_override()]
         names = compose_run(command, fixed, folder).objective
+        assert sweep.folder is not None
         run_study(sweeper, overrides, names, carry_out, sweep.folder)
     for batch in batches:
         carry_out(batch)
     return sweep.conclude()
+
+
+def make_batch_runner(sweep: Sweep, launcher: dict[str, Any], folder: str | None) -> BatchRunner:
+    """What carries out the runs of a batch of words, as the keys of the launcher say."""
+    assert sweep.folder is not None
+    joblib = launcher.get("library") == "joblib"
+    slots = [f"hardware.slots={count_slots(launcher['n_jobs'])}"] if joblib else []
+    return partial(run_batch, sweep, make_executor(launcher, sweep.folder), folder, slots)
 
 
 @refuse_variables()
@@ -171,7 +176,7 @@ def check_objective(run: Run) -> None:
 
 
 def list_objectives(record: RunRecord) -> dict[str, Any]:
-    """What a sweeper may optimise of a run: its figures, and the score of the step it has chosen."""
+    """What a sweeper may optimise of a run: its figures, and the score of the chosen step."""
     chosen = get_part(record.results, SELECTION)
     return {**record.figures(), **({SELECTION: score_choice(chosen)} if chosen else {})}
 

@@ -20,6 +20,7 @@ from undial_cli.config.tables import ColumnConfig, PlotConfig, ReproduceConfig, 
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.evaluation.figures import find_better_direction, find_figure_title
 from undial_cli.runs import config_errors
+from undial_cli.runs.command_words import split_run_words
 from undial_cli.runs.compose import COMPOSITION_ERRORS, compose_config, find_config_folder
 from undial_cli.runs.trust import refuse_variables
 from undial_cli.system.files import is_plain_name
@@ -35,28 +36,9 @@ KEYS_NOT_FOR_RUNS = {
 def split_table_words(words: list[str]) -> tuple[list[str], list[str], str | None]:
     """Words for this command, words for the runs, and the folder after --config-dir."""
     command_keys = [field.name for field in dataclasses.fields(ReproduceConfig)]
-    command_words: list[str] = []
-    run_words: list[str] = []
-    folder: str | None = None
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        key, given, value = word.partition("=")
-        if key in ("--config-dir", "-cd"):
-            if not given and not rest:
-                raise UserError(f"{key}: expected a folder after it")
-            folder = value if given else rest.pop(0)
-            if not Path(folder).is_dir():
-                raise UserError(f"{key} {folder}: no such folder")
-        elif word.startswith("-"):
-            raise bad_value("flag", key, ["--config-dir"])
-        elif not given:
-            raise UserError(f"{word}: expected key=value, as in table=demo_robustness")
-        elif key.lstrip("+~") in KEYS_NOT_FOR_RUNS:
-            raise UserError(f"{word}: not with a table: {KEYS_NOT_FOR_RUNS[key.lstrip('+~')]}")
-        else:
-            (command_words if key in command_keys else run_words).append(word)
-    return command_words, run_words, folder
+    return split_run_words(
+        words, command_keys, KEYS_NOT_FOR_RUNS, "a table", "table=demo_robustness"
+    )
 
 
 def load_table(words: list[str], folder: str | None) -> ReproduceConfig:
