@@ -14,6 +14,7 @@ from undial_cli.config.fields import walk_fields
 from undial_cli.config.schema import RUN_TYPES, UnlearnRun
 from undial_cli.config.suites import EvalSetConfig
 from undial_cli.evaluation import catalog
+from undial_cli.evaluation.selection_rule import NAMED_RULES, RULE_WORDS
 from undial_cli.methods import METHODS
 from undial_cli.models.gguf_kinds import LOGIT_BOUNDS
 from undial_cli.runs.compose import find_config_folder
@@ -23,6 +24,7 @@ COMMAND_SUMMARIES = {
     "finetune": "train a target or a retain model",
     "evaluate": "score a model on the forget and retain sets",
     "audit": "try to get forgotten data back: by asking, by looking, by attacks on the weights",
+    "tune": "find settings of a method on your data, by a stated rule, on rows held apart",
     "data": "show what would be trained on, token by token, and what looks wrong with it",
     "reproduce": "run what is missing of a paper's table and print ours beside the paper's figures",
     "report": "one page of runs that are there: tables, plots, samples",
@@ -34,6 +36,7 @@ COMMAND_SUMMARIES = {
     "doctor": "try devices, processes, folders, hub and engines; say what to do",
 }
 USAGE_LINES = {
+    "tune": "undial tune model=NAME data=NAME method=NAME budget=N [key=value ...]",
     "reproduce": "undial reproduce table=NAME [key=value ...]",
     "report": "undial report PATH... [output=FOLDER]",
     "ask": 'undial ask RUN_OR_MODEL [MORE...] ["question"...] [key=value ...]',
@@ -58,8 +61,26 @@ ASK_KEYS = {
     "model=NAME": "of a model that no run made: its chat format, from configs/model",
     "model.KEY": "a key of the models' config, as model.dtype=bfloat16",
 }
+TUNE_KEYS = {
+    "model=NAME data=NAME ...": "as of undial unlearn; a key that is set is not searched",
+    "KEY=times(low,high)": "searched around its value, on a log scale",
+    "KEY=choice(a,b)": "searched as a sweep has it: also range(...), interval(...), "
+    "tag(log,interval(...))",
+    **{f"rule={name}": text for name, text in RULE_WORDS.items()},
+    "train.select_utility=0.9": "the share of the target's utility that is to be kept; without: "
+    + ", ".join(f"{share:g} of {name}" for name, share in NAMED_RULES.items()),
+    "budget=N": "trials, those that are done already included",
+    "checkpoints=6": "of each trial, the weights that are evaluated and may be chosen "
+    "(train.eval_steps=N: every N steps)",
+    "plan=true": "show what is searched, what is done and what a trial takes, and stop",
+    "seed=0": "of the trials and of the search",
+    "hardware.slots=2": "trials side by side, each drawn without the others' figures",
+    "hydra.sweeper.sampler=tpe": "or random, grid, cmaes",
+    "--config-dir DIR": "add your own config groups, such as DIR/tune/NAME.yaml",
+}
 # Words of the commands that compose no run.
 COMMAND_WORDS = {
+    "tune": TUNE_KEYS,
     "reproduce": REPRODUCE_KEYS,
     "ask": ASK_KEYS,
     "merge": {
@@ -153,6 +174,9 @@ def show_command_help(command: str) -> None:
         if command == "reproduce":
             ui.say("\ntable=", "bold")
             ui.say(tabulate_options("table"))
+        if command == "tune":
+            ui.say("\ntune= (what is searched; without: the method's file, else default)", "bold")
+            ui.say(tabulate_options("tune"))
         if command in COMMAND_WORDS:
             ui.say("keys", "bold")
             ui.say(make_two_columns(list(COMMAND_WORDS[command].items())))

@@ -65,13 +65,17 @@ class SweepRun:
 
 @dataclass
 class Sweep:
-    """Runs that belong together; `folder`: where sweep.json and results.csv go, None: nowhere."""
+    """Runs that belong together; `folder`: where sweep.json and results.csv go, None: nowhere.
+
+    `total`: how many there will be, where that is known before they are.
+    """
 
     title: str
     command: str = ""
     words: list[str] = field(default_factory=list)
     folder: Path | None = None
     runs: list[SweepRun] = field(default_factory=list)
+    total: int = 0
 
     @property
     def records(self) -> list[RunRecord]:
@@ -107,7 +111,8 @@ class Sweep:
             ui.print_error(f"{run.job.label}: {outcome.reason}")
         elif not (is_plan_only(run.job) or ui.make_console().is_terminal):
             ended = sum(record.status not in ("waiting", "running") for record in self.records)
-            ui.say(f"{ended}/{len(self.runs)} {run.job.label}: {outcome.seconds:.0f} s")
+            total = max(self.total, len(self.runs))
+            ui.say(f"{ended}/{total} {run.job.label}: {outcome.seconds:.0f} s")
 
     def make_table(self) -> Table:
         """All runs and their main metrics; target and retain model above, where they are shared."""

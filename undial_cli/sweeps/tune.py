@@ -113,7 +113,8 @@ def run_tune_command(words: list[str]) -> int:
     if tuning.asked.plan:
         show_plan(tuning.base, tuning.asked, tuning.space, tuning.own, tuning.path)
         return 0
-    sweep = Sweep(f"tune: {' '.join(tuning.typed)}", "unlearn", tuning.words, tuning.path)
+    title = f"tune: {' '.join(tuning.typed)}"
+    sweep = Sweep(title, "unlearn", tuning.words, tuning.path, total=tuning.asked.budget)
     with hold_lock(tuning.path):
         ui.say(f"tune: {tuning.path}", "bold")
         carry_out = make_batch_runner(sweep, tuning.launcher, tuning.folder)
