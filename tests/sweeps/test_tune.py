@@ -25,13 +25,13 @@ from undial_cli.sweeps.search_space import (
     parse_space,
 )
 from undial_cli.sweeps.tune import load_tune_config
-from undial_cli.sweeps.tune_results import Trial, TuneResults, format_command
+from undial_cli.sweeps.tune_results import TuneTrial, TuneResults, format_command
 
 needs_optuna = pytest.mark.skipif(not find_spec("optuna"), reason="optuna is not installed")
 NAMES = ("forget_probability", "forget_rouge")
 
 
-def make_trial(number: int, figure: float | None, utility: float = 1.0, **more: Any) -> Trial:
+def make_trial(number: int, figure: float | None, utility: float = 1.0, **more: Any) -> TuneTrial:
     """A trial of made-up figures."""
     chosen = {
         "figure": figure, "utility": utility, "keeps_utility": utility >= 0.9, "step": 4,
@@ -44,10 +44,10 @@ def make_trial(number: int, figure: float | None, utility: float = 1.0, **more: 
         "chosen": chosen, "apart": apart, "target": {"forget_rouge": 1.0, "retain_rouge": 1.0},
         "reported": {"forget_rouge": 0.3}, "roles": {"retain": "retain", "forget": "forget"},
     }  # fmt: skip
-    return Trial(**{**fields, **more})
+    return TuneTrial(**{**fields, **more})
 
 
-def make_results(trials: list[Trial], rule: str = NEAREST_RETAIN) -> TuneResults:
+def make_results(trials: list[TuneTrial], rule: str = NEAREST_RETAIN) -> TuneResults:
     keys = ["train.learning_rate"]
     return TuneResults(SelectionRule(rule, "minimize", NAMES, None), 0.9, keys, trials)
 

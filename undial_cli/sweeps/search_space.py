@@ -26,7 +26,7 @@ from undial_cli.runs.trust import check_file_words
 from undial_cli.sweeps.optimise import encode_choice, make_distribution
 
 TIMES = re.compile(r"times\((.*)\)")
-ALLOWED = "times(low,high), choice(...), range(...), interval(...) or tag(log,interval(...))"
+SWEEP_FORMS = "times(low,high), choice(...), range(...), interval(...) or tag(log,interval(...))"
 # The weight of a term that is not there changes nothing.
 RETAIN_WEIGHT, RETAIN_KEY = "method.alpha", "method.retain"
 
@@ -96,7 +96,7 @@ def parse_space(space: Mapping[str, str], folder: str | None) -> list[Override]:
         try:
             (override,) = parser.parse_overrides([f"{key}={text}"])
         except HydraException as error:
-            raise bad_value(key, text, ALLOWED) from error
+            raise bad_value(key, text, SWEEP_FORMS) from error
         if is_group_choice(override, folder):
             raise UserError(
                 f"{key}={text}: settings are found for one {key} at a time; run undial tune for "
@@ -105,7 +105,7 @@ def parse_space(space: Mapping[str, str], folder: str | None) -> list[Override]:
         if key == "seed" or key in KEYS_WITHOUT_RESULTS:
             raise UserError(f"{key}={text}: one value; the search is among settings")
         if not override.is_sweep_override():
-            raise bad_value(key, text, ALLOWED)
+            raise bad_value(key, text, SWEEP_FORMS)
         try:
             make_distribution(override)
         except ValueError as error:  # of optuna: low above high, a log scale from 0

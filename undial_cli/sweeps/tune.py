@@ -79,7 +79,7 @@ class Tuning:
 
     `base`: the first trial, at the settings that it has without a search. `words`: of every trial.
     `typed`: those of them that the command to use repeats. `space`: what is searched, of which
-    `own` are the values of `base`. `folder`: of the user's configs.
+    `start` are the values of `base`. `folder`: of the user's configs.
     """
 
     asked: TuneConfig
@@ -87,7 +87,7 @@ class Tuning:
     words: list[str]
     typed: list[str]
     space: list[Override]
-    own: dict[str, Any]
+    start: dict[str, Any]
     sweeper: dict[str, Any]
     launcher: dict[str, Any]
     folder: str | None
@@ -111,7 +111,7 @@ def run_tune_command(words: list[str]) -> int:
     """
     tuning = compose_tuning(words)
     if tuning.asked.plan:
-        show_plan(tuning.base, tuning.asked, tuning.space, tuning.own, tuning.path)
+        show_plan(tuning.base, tuning.asked, tuning.space, tuning.start, tuning.path)
         return 0
     title = f"tune: {' '.join(tuning.typed)}"
     sweep = Sweep(title, "unlearn", tuning.words, tuning.path, total=tuning.asked.budget)
@@ -120,12 +120,11 @@ def run_tune_command(words: list[str]) -> int:
         carry_out = make_batch_runner(sweep, tuning.launcher, tuning.folder)
         overrides = [*parse_words(tuning.words, tuning.folder), *tuning.space]
         conduct_study(
-            tuning.sweeper, overrides, [SELECTION], carry_out, tuning.path, first=tuning.own
+            tuning.sweeper, overrides, [SELECTION], carry_out, tuning.path, first=tuning.start
         )
         results = TuneResults(
-            tuning.asked.rule,
-            tuning.base.train.select_utility,
             parse_selection(tuning.asked.rule, tuning.base.eval),
+            tuning.base.train.select_utility,
             [override.get_key_element() for override in tuning.space],
             collect_trials(sweep.runs),
         )

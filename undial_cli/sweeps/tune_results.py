@@ -38,11 +38,10 @@ from undial_cli.sweeps.sweep import SweepRun
 from undial_cli.system.files import write_whole_text
 
 TUNE_FILE = "tune.json"
-DONE = "done"
 
 
 @dataclass(frozen=True)
-class Trial:
+class TuneTrial:
     """A trial that has ended.
 
     `values`: what was drawn for it. `chosen`: its `selection` of results.json. `apart`: figures at
@@ -65,7 +64,7 @@ class Trial:
     @property
     def score(self) -> float | None:
         """What trials are compared by; None where there is no figure."""
-        return score_choice(self.chosen) if self.status == DONE else None
+        return score_choice(self.chosen) if self.status == "done" else None
 
     @property
     def keeps_utility(self) -> bool:
@@ -74,7 +73,7 @@ class Trial:
 
     def describe_status(self, is_chosen: bool) -> str:
         """How it ended, in words."""
-        if self.status != DONE:
+        if self.status != "done":
             return f"{self.status}: {self.reason}"
         if self.score is None:
             return "no figure"
@@ -99,7 +98,7 @@ class Trial:
         }
 
 
-def collect_trials(runs: Iterable[SweepRun]) -> list[Trial]:
+def collect_trials(runs: Iterable[SweepRun]) -> list[TuneTrial]:
     """The trials of a sweep in their order, with what their folders hold."""
     trials = []
     for number, run in enumerate(runs, 1):
@@ -108,7 +107,7 @@ def collect_trials(runs: Iterable[SweepRun]) -> list[Trial]:
         steps = read_jsonl_objects(folder / "metrics.jsonl", [])
         rows = {row["step"]: row for row in steps if SELECTION in row and "step" in row}
         trials.append(
-            Trial(
+            TuneTrial(
                 number,
                 run.job.values,
                 folder,
@@ -136,10 +135,10 @@ class TuneResults:
     rule: SelectionRule
     least: float
     keys: list[str]
-    trials: list[Trial]
+    trials: list[TuneTrial]
 
     @property
-    def best(self) -> Trial | None:
+    def best(self) -> TuneTrial | None:
         """The trial with the best score, of equal ones the first; None where none has any."""
         sign = 1 if self.rule.is_minimised else -1
         known = [(sign * trial.score, trial) for trial in self.trials if trial.score is not None]
@@ -201,7 +200,7 @@ class TuneResults:
             cells = [str(trial.number), *(trial.values.get(key, "–") for key in self.keys)]
             cells += ["–" if step is None else str(step), *texts, seconds]
             style = "bold" if is_best else "dim" if trial.score is None else ""
-            ended = trial.status if trial.status != DONE else trial.describe_status(is_best)
+            ended = trial.status if trial.status != "done" else trial.describe_status(is_best)
             rows.append(SheetRow([Cell(text, style=style) for text in (*cells, ended)]))
         known = next((trial.target for trial in self.trials if trial.target), {})
         blank = [""] * len(self.keys)
@@ -259,7 +258,7 @@ def show_results(results: TuneResults, words: Sequence[str]) -> None:
 
 
 def show_plan(
-    run: UnlearnRun, asked: TuneConfig, space: Sequence[Override], own: dict[str, Any], path: Path
+    run: UnlearnRun, asked: TuneConfig, space: Sequence[Override], start: dict[str, Any], path: Path
 ) -> None:
     """Print what is searched, what is done of it and what a trial takes; nothing is run."""
     from undial_cli.pipeline import plan_run
@@ -269,7 +268,7 @@ def show_plan(
     rows = []
     for override in space:
         key = override.get_key_element()
-        first = own.get(key, "drawn")
+        first = start.get(key, "drawn")
         texts = (key, spell_sweep(override), f"{first}")
         rows.append(SheetRow([Cell(text) for text in texts]))
     title = f"plan: {asked.budget} trials of {run.method.name}"
@@ -283,7 +282,7 @@ def show_plan(
     plan_run(ResolvedRun(run))
     entries = read_object(path / "sweep.json").get("runs", [])
     folders = dict.fromkeys(path / str(entry["folder"]) for entry in entries)
-    done = [folder for folder in folders if RunFolder(folder).status() == DONE]
+    done = [folder for folder in folders if RunFolder(folder).status() == "done"]
     left = max(0, asked.budget - len(done))
     known = [parse_number(read_object(folder / "status.json").get("seconds")) for folder in done]
     seconds = [value for value in known if value is not None]
