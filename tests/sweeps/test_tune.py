@@ -25,7 +25,7 @@ from undial_cli.sweeps.search_space import (
     parse_space,
 )
 from undial_cli.sweeps.tune import load_tune_config
-from undial_cli.sweeps.tune_results import TuneTrial, TuneResults, format_command
+from undial_cli.sweeps.tune_results import TuneResults, TuneTrial, format_command
 
 needs_optuna = pytest.mark.skipif(not find_spec("optuna"), reason="optuna is not installed")
 NAMES = ("forget_probability", "forget_rouge")

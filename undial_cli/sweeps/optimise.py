@@ -99,7 +99,7 @@ def conduct_study(
     def ask(number: int) -> Any:
         """The trial of a number."""
         study.sampler = make_sampler(number)
-        if number == 0 and first:
+        if number == 0 and first and options["sampler"] != "grid":  # which has it anyway
             study.enqueue_trial(first, skip_if_exists=True)
         return study.ask(space)
 
