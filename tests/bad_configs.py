@@ -107,6 +107,15 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     "a share that leaves nothing to report": (
         ["unlearn", "train.select_share=1"], ["train.select_share=1", "> 0 and <= 0.9"]
     ),
+    "a search by no rule": (["tune", "rule=nearest"], ["rule=nearest", "'nearest_retain'?"]),
+    "a search without a trial": (["tune", "budget=0"], ["budget=0", ">= 1"]),
+    "a misspelt key of a search": (["tune", "budgt=3"], ["budgt", "did you mean 'budget'?"]),
+    "a search that is told what train.select is": (
+        ["tune", "train.select=forget_rouge"], ["not with undial tune", "rule=most_forgotten"]
+    ),
+    "a search over nothing": (
+        ["tune", "method.strength=5", "train.learning_rate=1e-4"], ["none is left to search"]
+    ),
     "unknown scheduler": (
         ["unlearn", "train.scheduler=cosin"],
         ["train.scheduler=cosin", "linear", "did you mean 'cosine'?"],

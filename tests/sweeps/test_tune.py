@@ -42,7 +42,8 @@ def make_trial(number: int, figure: float | None, utility: float = 1.0, **more: 
         "number": number, "values": {"train.learning_rate": f"{number}e-4"},
         "folder": Path(f"runs/{number}"), "status": "done", "reason": "", "seconds": 3.0,
         "chosen": chosen, "apart": apart, "target": {"forget_rouge": 1.0, "retain_rouge": 1.0},
-        "reported": {"forget_rouge": 0.3}, "roles": {"retain": "retain", "forget": "forget"},
+        "reported": {"forget_rouge": 0.3}, "before": {"forget_rouge": 1.0},
+        "roles": {"retain": "retain", "forget": "forget"},
     }  # fmt: skip
     return TuneTrial(**{**fields, **more})
 

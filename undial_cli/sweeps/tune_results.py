@@ -30,7 +30,7 @@ from undial_cli.evaluation.selection_rule import (
 from undial_cli.evaluation.verdict import list_watched_figures
 from undial_cli.reporting.collect import get_part, read_jsonl_objects, read_object
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_screen_table
-from undial_cli.reporting.text import format_figure, parse_number
+from undial_cli.reporting.text import format_figure, name_setting, parse_number
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.sweeps.jobs import EXIT_CODES
 from undial_cli.sweeps.search_space import spell_sweep
@@ -38,6 +38,8 @@ from undial_cli.sweeps.sweep import SweepRun
 from undial_cli.system.files import write_whole_text
 
 TUNE_FILE = "tune.json"
+# Of those that the rule reads, for which a screen has room; tune.json has all.
+SHOWN_FIGURES = 4
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class TuneTrial:
     """A trial that has ended.
 
     `values`: what was drawn for it. `chosen`: its `selection` of results.json. `apart`: figures at
-    the chosen step, and `target` those before the first, of the rows held apart; `reported`: those
-    of the checkpoint on the other rows.
+    the chosen step, and `target` those before the first, of the rows held apart; `reported` and
+    `before`: those of the checkpoint and of the target on the other rows.
     """
 
     number: int
@@ -59,6 +61,7 @@ class TuneTrial:
     apart: dict[str, Any]
     target: dict[str, Any]
     reported: dict[str, Any]
+    before: dict[str, Any]
     roles: dict[str, str]
 
     @property
@@ -79,7 +82,7 @@ class TuneTrial:
             return "no figure"
         words = [
             *(["chosen"] if is_chosen else []),
-            *([] if self.keeps_utility else ["too little"]),
+            *([] if self.keeps_utility else ["below"]),
         ]
         return ", ".join(words)
 
@@ -119,6 +122,7 @@ def collect_trials(runs: Iterable[SweepRun]) -> list[TuneTrial]:
                 rows.get(chosen.get("step"), {}),
                 rows.get(0, {}),
                 record.figures(),
+                record.figures("target"),
                 {str(name): str(role) for name, role in get_part(record.results, "roles").items()},
             )
         )
@@ -165,11 +169,11 @@ class TuneResults:
         apart = sum(len(part["apart"]) for part in get_part(best.chosen, "rows").values())
         share = f"{parse_number(best.chosen.get('utility')) or 0:.0%}"
         figure = f"{rule} {format_figure(best.chosen.get('figure'))}"
-        ended = sum(trial.score is not None for trial in self.trials)
+        kept = sum(trial.score is not None and trial.keeps_utility for trial in self.trials)
         text = f"trial {best.number} of {len(self.trials)} chosen, its weights of step "
         text += f"{best.chosen.get('step')}: {figure}, "
         if best.keeps_utility:
-            text += f"the lowest of {ended} trials that keeps {self.least:.0%} of the target's "
+            text += f"the lowest of {kept} trials that keep {self.least:.0%} of the target's "
             text += f"utility (it keeps {share})"
         else:
             text += f"but none keeps {self.least:.0%} of the target's utility, it keeps most "
@@ -183,9 +187,9 @@ class TuneResults:
 
     def make_sheet(self) -> Sheet:
         """The trials as a table, the figures those of the rows held apart."""
-        names = [*self.rule.names, *self.kept_names]
-        titles = [key.rpartition(".")[2] for key in self.keys]
-        columns = [Column("trial"), *map(Column, titles), Column("step"), Column(self.rule.text)]
+        names = self.rule.names[:SHOWN_FIGURES]
+        titles = [*map(name_setting, self.keys), "step", self.rule.text.replace("_", " ")]
+        columns = [Column("trial"), *map(Column, titles)]
         columns += [Column("utility kept"), *(Column(find_figure_title(name)) for name in names)]
         columns += [Column("time"), Column("", numeric=False)]
         rows = []
@@ -197,7 +201,11 @@ class TuneResults:
             texts.insert(1, "–" if utility is None else f"{utility:.0%}")
             step = trial.chosen.get("step")
             seconds = "–" if trial.seconds is None else ui.format_duration(trial.seconds)
-            cells = [str(trial.number), *(trial.values.get(key, "–") for key in self.keys)]
+            drawn = [trial.values.get(key, "–") for key in self.keys]
+            numbers = [parse_number(value) for value in drawn]
+            pairs = zip(drawn, numbers, strict=True)
+            # To three digits here; the command and tune.json have all.
+            cells = [str(trial.number), *(v if n is None else f"{n:.3g}" for v, n in pairs)]
             cells += ["–" if step is None else str(step), *texts, seconds]
             style = "bold" if is_best else "dim" if trial.score is None else ""
             ended = trial.status if trial.status != "done" else trial.describe_status(is_best)
@@ -243,6 +251,9 @@ def format_command(words: Sequence[str], values: dict[str, str]) -> str:
 def show_results(results: TuneResults, words: Sequence[str]) -> None:
     """Print the trials, the choice, its figures on the other rows, and the command to use."""
     ui.say(make_screen_table(results.make_sheet()))
+    if results.trials:
+        least = f"below: keeps less than {results.least:.0%} of the target's utility"
+        ui.say(f"{least}; all figures are in {TUNE_FILE}", "dim")
     for line in results.list_failures():
         ui.say(line, "yellow")
     best = results.best
@@ -250,8 +261,9 @@ def show_results(results: TuneResults, words: Sequence[str]) -> None:
     if best is None:
         return
     names = (*results.rule.names, *results.kept_names)
-    figures = (f"{name} {format_figure(best.reported.get(name))}" for name in names)
-    ui.say(f"on all other rows, on which nothing was chosen: {', '.join(figures)}")
+    pairs = [[format_figure(part.get(n)) for part in (best.reported, best.before)] for n in names]
+    figures = (f"{n} {now} (of {before})" for n, (now, before) in zip(names, pairs, strict=True))
+    ui.say(f"on all other rows, on which nothing was chosen (of the target): {', '.join(figures)}")
     ui.say("the command to use; its run is there already, with its checkpoint:")
     ui.say(format_command(words, best.values), "bold")
     ui.say(f"{best.folder / 'checkpoint'}", "dim")
