@@ -169,11 +169,11 @@ class TuneResults:
         apart = sum(len(part["apart"]) for part in get_part(best.chosen, "rows").values())
         share = f"{parse_number(best.chosen.get('utility')) or 0:.0%}"
         figure = f"{rule} {format_figure(best.chosen.get('figure'))}"
-        kept = sum(trial.score is not None and trial.keeps_utility for trial in self.trials)
+        useful = sum(trial.score is not None and trial.keeps_utility for trial in self.trials)
         text = f"trial {best.number} of {len(self.trials)} chosen, its weights of step "
         text += f"{best.chosen.get('step')}: {figure}, "
         if best.keeps_utility:
-            text += f"the lowest of {kept} trials that keep {self.least:.0%} of the target's "
+            text += f"the lowest of {useful} trials that keep {self.least:.0%} of the target's "
             text += f"utility (it keeps {share})"
         else:
             text += f"but none keeps {self.least:.0%} of the target's utility, it keeps most "
