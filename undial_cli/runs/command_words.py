@@ -1,8 +1,8 @@
 """The words of commands that compose no run themselves.
 
 `undial list`, `purge`, `merge` and `export` take paths and flags, `undial reproduce` and `undial
-tune` settings of their own and those of their runs. A flag is written as one (`--older-than=30d`) or as a setting
-(`older_than=30d`). Knows no command.
+tune` settings of their own and those of their runs. A flag is written as one (`--older-than=30d`)
+or as a setting (`older_than=30d`). Knows no command.
 """
 
 from __future__ import annotations
