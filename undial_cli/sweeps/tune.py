@@ -54,6 +54,7 @@ from undial_cli.sweeps.sweep import Sweep
 from undial_cli.sweeps.tune_results import TuneResults, collect_trials, show_plan, show_results
 from undial_cli.system.launcher_environment import is_launched
 from undial_cli.system.locks import hold_lock
+from undial_cli.system.quiet import silence_libraries
 
 KEYS_NOT_FOR_TRIALS = {
     SELECT_KEY: "say rule=nearest_retain or rule=most_forgotten",
@@ -172,13 +173,13 @@ def compose_tuning(words: list[str]) -> Tuning:
     if "train.eval_steps" in given:
         chosen.pop()
     base = compose_trial([*fixed, *chosen], folder)
+    space = parse_space(collect_space(asked.tune.space, {**several, **times}, given, base), folder)
+    for word in (word for override in space for word in list_bounds(override)):
+        compose_run("unlearn", [*fixed, *chosen, word], folder)
     steps = read_base_inputs(base)
     if "train.eval_steps" not in given:
         chosen[-1] = f"train.eval_steps={math.ceil(steps / asked.checkpoints)}"
         base = compose_trial([*fixed, *chosen], folder)
-    space = parse_space(collect_space(asked.tune.space, {**several, **times}, given, base), folder)
-    for word in (word for override in space for word in list_bounds(override)):
-        compose_run("unlearn", [*fixed, *chosen, word], folder)
     if "seed" not in given:
         chosen.append(f"seed={base.seed}")
     return Tuning(
@@ -278,6 +279,7 @@ def read_base_inputs(run: UnlearnRun) -> int:
     from undial_cli.runs.resolved import ResolvedRun
     from undial_cli.training.loop import make_schedule
 
+    silence_libraries()
     resolved = ResolvedRun(run)
     if resolved.trained_method.from_start:
         raise UserError(
