@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from undial_cli.audit.hits import list_names
+from undial_cli.evaluation.key_facts import list_names
 from undial_cli.data.collate import choose_pad_id
 from undial_cli.evaluation.metrics import attack_auc, min_k
 from undial_cli.evaluation.prompts import PromptItem

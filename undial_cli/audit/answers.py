@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from undial_cli.audit.attack import AttackedModel, AuditData, Outcome
 from undial_cli.audit.beams import search_beams
-from undial_cli.audit.hits import collect_words
+from undial_cli.evaluation.key_facts import collect_words
 from undial_cli.audit.probes import Probe, count_new_tokens
 from undial_cli.config.suites import EvalSetConfig
 from undial_cli.data.collate import choose_pad_id

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from undial_cli.audit.answers import ask_probes
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
-from undial_cli.audit.hits import collect_words, list_key_facts
+from undial_cli.evaluation.key_facts import collect_words, list_key_facts
 from undial_cli.audit.probes import (
     Probe,
     count_new_tokens,

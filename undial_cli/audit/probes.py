@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from undial_cli.audit.attack import AuditData
-from undial_cli.audit.hits import list_key_facts
+from undial_cli.evaluation.key_facts import list_key_facts
 from undial_cli.data.answers import read_scored_text
 from undial_cli.data.focus import read_focus_column
 from undial_cli.data.rows import Row, is_blank_cell

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from undial_cli.audit.attack import AuditData, Outcome
 from undial_cli.audit.carry_out import AttackResults, Outcomes
-from undial_cli.audit.hits import list_fact_words
+from undial_cli.evaluation.key_facts import list_fact_words
 from undial_cli.audit.probes import make_direct_probes
 from undial_cli.audit.recovery import (
     choose_units,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from undial_cli.audit.hits import (
+from undial_cli.evaluation.key_facts import (
     collect_words,
     list_fact_words,
     list_key_facts,
