@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from undial_cli.evaluation.key_facts import list_names
 from undial_cli.data.collate import choose_pad_id
+from undial_cli.evaluation.key_facts import list_names
 from undial_cli.evaluation.metrics import attack_auc, min_k
 from undial_cli.evaluation.prompts import PromptItem
 from undial_cli.evaluation.scoring import score_answers

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from undial_cli.config.schema import Run
 
 COMMAND_NAMES = (
-    "unlearn", "finetune", "evaluate", "audit", "tune", "data", "reproduce",
+    "unlearn", "finetune", "evaluate", "audit", "tune", "alternatives", "data", "reproduce",
     "report", "ask", "merge", "export", "list", "purge", "doctor",
 )  # fmt: skip
 HELP_WORDS = ("--help", "-h", "help")

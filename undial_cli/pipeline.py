@@ -13,12 +13,20 @@ from pathlib import Path
 import torch
 
 from undial_cli import ui
-from undial_cli.config.schema import AuditRun, EvaluateRun, Run, TrainingRun, UnlearnRun
+from undial_cli.config.schema import (
+    AlternativesRun,
+    AuditRun,
+    EvaluateRun,
+    Run,
+    TrainingRun,
+    UnlearnRun,
+)
 from undial_cli.evaluation.results import read_results_json
 from undial_cli.planning.plan import TrainingPlan
 from undial_cli.planning.plan_table import show_training_plan
 from undial_cli.reporting.report import try_write_report
 from undial_cli.reporting.summary import show_summary
+from undial_cli.runs.alternatives import write_alternatives
 from undial_cli.runs.audits import audit_model_at
 from undial_cli.runs.checks import check_run
 from undial_cli.runs.evaluations import (
@@ -144,9 +152,13 @@ def do_work(resolved: ResolvedRun, inputs: RunInputs | None = None) -> None:
     """One process's part of a run; a worker prepares its inputs itself."""
     device = join_process_group(resolved.run)
     inputs = inputs or prepare_inputs(resolved)
-    if isinstance(resolved.run, AuditRun):
+    run, folder = resolved.run, resolved.folder
+    if isinstance(run, AuditRun):
         audit_model_at(resolved, inputs, resolved.find_path(resolved.target_model), device)
-    elif isinstance(resolved.run, EvaluateRun):
+    elif isinstance(run, AlternativesRun):
+        path, tokenizer = resolved.find_path(resolved.target_model), inputs.encoder.tokenizer
+        write_alternatives(run, folder, inputs.asked, tokenizer, path, device)
+    elif isinstance(run, EvaluateRun):
         evaluate_as_is(resolved, inputs, device)
     else:
         train_and_evaluate(resolved, inputs, device)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from undial_cli.audit.attack import AttackedModel, AuditData, Outcome
 from undial_cli.audit.beams import search_beams
-from undial_cli.evaluation.key_facts import collect_words
 from undial_cli.audit.probes import Probe, count_new_tokens
 from undial_cli.config.suites import EvalSetConfig
 from undial_cli.data.collate import choose_pad_id
@@ -20,6 +19,7 @@ from undial_cli.evaluation import metrics
 from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.evidence import Evidence
 from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens, generate_answers
+from undial_cli.evaluation.key_facts import collect_words
 from undial_cli.evaluation.prompts import (
     collect_end_labels,
     cut_at_stop_text,

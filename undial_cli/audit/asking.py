@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 from undial_cli.audit.answers import ask_probes
 from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, CannotServe, Outcome
-from undial_cli.evaluation.key_facts import collect_words, list_key_facts
 from undial_cli.audit.probes import (
     Probe,
     count_new_tokens,
@@ -23,6 +22,7 @@ from undial_cli.audit.wordings import Wording, list_wordings, name_asked_columns
 from undial_cli.config.attacks import AskConfig
 from undial_cli.data.answers import read_scored_text, replace_answer
 from undial_cli.data.rows import Row
+from undial_cli.evaluation.key_facts import collect_words, list_key_facts
 from undial_cli.evaluation.prompts import PromptItem, decode_added_text
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.losses.positions import IGNORE

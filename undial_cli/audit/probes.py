@@ -11,11 +11,9 @@ import dataclasses
 from dataclasses import dataclass
 
 from undial_cli.audit.attack import AuditData
+from undial_cli.data.focus import list_focus_parts
+from undial_cli.data.rows import Row
 from undial_cli.evaluation.key_facts import list_key_facts
-from undial_cli.data.answers import read_scored_text
-from undial_cli.data.focus import read_focus_column
-from undial_cli.data.rows import Row, is_blank_cell
-from undial_cli.errors import UserError
 from undial_cli.evaluation.prompts import (
     PromptItem,
     make_prompt_items,
@@ -96,19 +94,7 @@ def make_probe(data: AuditData, row: int, item: PromptItem, known: str = "") -> 
     Args:
         known: what was known besides: the question as the row has it.
     """
-    focus = list_focus_parts(data.rows[row], data)
+    focus = list_focus_parts(data.rows[row], data.encoder.data)
     focus = [part for part in focus if part in item.reference]
     facts = frozenset(list_key_facts(item.reference, f"{known} {item.prompt}", focus))
     return Probe(row, item, shown=item.prompt, facts=(facts,) if facts else ())
-
-
-def list_focus_parts(row: Row, data: AuditData) -> list[str]:
-    """The parts of a row's answer that its own column lists as what matters; [] without one."""
-    config = data.encoder.data
-    if is_blank_cell(row.get(config.focus_key)):
-        return []
-    try:
-        text = read_scored_text(row, config)
-        return [text[start:end] for start, end in read_focus_column(row, text, config, 1)]
-    except UserError:  # a column of that name that lists something else
-        return []

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from undial_cli.audit.attack import AuditData, Outcome
 from undial_cli.audit.carry_out import AttackResults, Outcomes
-from undial_cli.evaluation.key_facts import list_fact_words
 from undial_cli.audit.probes import make_direct_probes
 from undial_cli.audit.recovery import (
     choose_units,
@@ -31,6 +30,7 @@ from undial_cli.audit.verdicts import DIRECT, AuditEvidence, decide_verdict, fin
 from undial_cli.audit.working_order import measure_working_order
 from undial_cli.config.attacks import RETAIN, TARGET, UNLEARNED, AttackConfig, AuditConfig
 from undial_cli.evaluation.evidence import replace_nonfinite
+from undial_cli.evaluation.key_facts import list_fact_words
 from undial_cli.system.files import format_json_line, parse_json, write_whole_text
 
 # Raised when the meaning of a field changes.

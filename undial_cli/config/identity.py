@@ -53,6 +53,8 @@ KEYS_OF_SELECTION = (
     "train.select_utility",
     "train.keep",
 )
+# Read where it names a file alone.
+KEYS_OF_FILE = ("data.alternatives_file",)
 KEYS_OF_AUTO_STRENGTH = ("method.auto_questions", "method.auto_limit")
 
 
@@ -61,7 +63,7 @@ def collect_identity(run: Run) -> dict[str, Any]:
 
     An unlearned model is the same whether it is audited at the end or not.
     """
-    unread: tuple[str, ...] = ()
+    unread = KEYS_OF_FILE if run.data.alternatives_file is None else ()
     if isinstance(run, TrainingRun):
         unread += KEYS_OF_QLORA if run.adapter.name != "qlora" else ()
         unread += KEYS_OF_SELECTION if run.train.select is None else ()

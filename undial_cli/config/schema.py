@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from undial_cli.config.alternatives import AlternativesConfig
 from undial_cli.config.attacks import AuditConfig
 from undial_cli.config.fields import check_field_value, group, key, unescape_text, walk_fields
 from undial_cli.config.suites import EvalConfig
@@ -137,6 +138,9 @@ class DataConfig:
     )
     focus_key: str = key("focus", "column of the words to focus on, for method.focus=column")
     alternative_key: str = key("alternative_answers", "column of answers to prefer (altpo)")
+    alternatives_file: str | None = key(
+        None, "file of the forget rows with that column (undial alternatives); null: they have it"
+    )
     refusals: str | None = key(None, "file of answers like 'I don't know'; null: the shipped ones")
     requests: list[str] = key([], "forget splits unlearned one after the other, see experiment")
 
@@ -356,6 +360,15 @@ class AuditRun(Run):
 
 
 @dataclass
+class AlternativesRun(Run):
+    """`undial alternatives`."""
+
+    target: RecipeConfig = group(RecipeConfig, TARGET_HELP)
+    alternatives: AlternativesConfig = group(AlternativesConfig, "other answers of the model's own")
+    out: str | None = key(None, "the file that is written, in JSON lines: rows with their answers")
+
+
+@dataclass
 class TrainingRun(Run):
     """What `unlearn` and `finetune` share."""
 
@@ -398,6 +411,7 @@ RUN_TYPES: dict[str, type[Run]] = {
     "finetune": FinetuneRun,
     "evaluate": EvaluateRun,
     "audit": AuditRun,
+    "alternatives": AlternativesRun,
 }
 
 

@@ -5,13 +5,15 @@ Knows no tokens, and no method by name.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 from undial_cli.config.schema import DataConfig
 from undial_cli.data.formats import is_spelled_list, parse_spelled_list
-from undial_cli.data.rows import Row, is_document
+from undial_cli.data.load import load_rows
+from undial_cli.data.rows import Row, hash_content, is_document
 from undial_cli.errors import UserError
 
 SHIPPED_REFUSALS = Path(__file__).parent / "refusals.txt"
@@ -37,6 +39,8 @@ def collect_alternatives(
                 "questions"
             )
     if source == "data":
+        if data.alternatives_file is not None:
+            rows = find_answered_rows(rows, data, data.alternatives_file, key)
         return [
             [[text] for text in read_row_alternatives(row, number, data, key)]
             for number, row in enumerate(rows, 1)
@@ -45,6 +49,21 @@ def collect_alternatives(
     # A generator per row: what a row is given does not depend on the rows before it.
     draws = [random.Random(f"{seed}:{number}") for number in range(len(rows))]
     return [[[draw.choice(refusals) for _ in range(turns)]] for draw in draws]
+
+
+def find_answered_rows(rows: Sequence[Row], data: DataConfig, file: str, key: str) -> list[Row]:
+    """Of each row the one of a file that says the same, with its other answers."""
+    name = "data.alternatives_file"
+    answered = load_rows(dataclasses.replace(data, path=None), [file], name)
+    by_content = {hash_content(row, data): row for row in answered}
+    matching = [by_content.get(hash_content(row, data)) for row in rows]
+    for number, row in enumerate(matching, 1):
+        if row is None:
+            raise UserError(
+                f"{name}={file}: none of its {len(answered):,} rows is row {number} of {key}; "
+                "needed are all, as undial alternatives writes them for the same data"
+            )
+    return [row for row in matching if row is not None]
 
 
 def read_row_alternatives(row: Row, number: int, data: DataConfig, key: str) -> list[str]:

@@ -39,7 +39,7 @@ from undial_cli.losses.positions import IGNORE
 SOURCE_KEYS = (
     "name", "path", "forget_split", "retain_split", "retain_of", "holdout_of", "train_split",
     "reference_split", "where", "forget_file", "retain_file", "train_file", "retrain_auc", "limit",
-    "anchor", "subject_key", "alternative_key", "refusals", "requests",
+    "anchor", "subject_key", "alternative_key", "alternatives_file", "refusals", "requests",
 )  # fmt: skip
 
 

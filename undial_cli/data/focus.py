@@ -16,7 +16,7 @@ from typing import Any
 
 from undial_cli.config.schema import DataConfig
 from undial_cli.data.answers import read_scored_text
-from undial_cli.data.rows import Row
+from undial_cli.data.rows import Row, is_blank_cell
 from undial_cli.data.spans import Span
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
 from undial_cli.system.files import parse_json
@@ -101,6 +101,17 @@ def read_focus_column(row: Row, text: str, data: DataConfig, number: int) -> lis
         f"{key}: row {number} holds {shown}; allowed is a list of strings of its text, a list of "
         f"[start, end] pairs within its {len(text)} characters, or either as JSON ([]: none)"
     )
+
+
+def list_focus_parts(row: Row, data: DataConfig) -> list[str]:
+    """The parts of a row's answer that its own column lists as what matters; [] without one."""
+    if is_blank_cell(row.get(data.focus_key)):
+        return []
+    try:
+        text = read_scored_text(row, data)
+        return [text[start:end] for start, end in read_focus_column(row, text, data, 1)]
+    except UserError:  # a column of that name that lists something else
+        return []
 
 
 def is_span_pair(entry: Any, text: str) -> bool:

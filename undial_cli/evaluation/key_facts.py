@@ -59,16 +59,23 @@ def list_key_facts(answer: str, known: str, focus: Iterable[str] = ()) -> list[s
         focus: the parts of the answer that matter, where the row lists them.
     """
     seen = collect_words(known)
-
-    def list_fresh_words(text: str) -> list[str]:
-        words = (stem_word(word) for word in split_words_apart(text) if word not in STOP_WORDS)
-        return [word for word in dict.fromkeys(words) if word not in seen]
-
-    fresh = list_fresh_words(answer)
-    focused = {word for part in focus for word in list_fresh_words(part)}
-    named = {word for name in list_names(answer) for word in list_fresh_words(name)}
+    fresh = list_fresh_words(answer, seen)
+    focused = {word for part in focus for word in list_fresh_words(part, seen)}
+    named = {word for name in list_names(answer) for word in list_fresh_words(name, seen)}
     chosen = focused or named
     return [word for word in fresh if word in chosen] or fresh
+
+
+def list_fresh_words(text: str, seen: set[str]) -> list[str]:
+    """The words of a text that carry meaning and were not seen before, each once."""
+    words = (stem_word(word) for word in split_words_apart(text) if word not in STOP_WORDS)
+    return [word for word in dict.fromkeys(words) if word not in seen]
+
+
+def list_counts(text: str) -> list[str]:
+    """The words of a text that count, as digits or spelled; "one" and "first" mostly do not."""
+    words = split_words_apart(text)
+    return [w for w in words if any(map(str.isdigit, w)) or int(NUMBER_WORDS.get(w, 0)) > 1]
 
 
 def list_fact_words(answer: str, known: str) -> list[str]:

@@ -14,10 +14,18 @@ from rich.table import Table
 from rich.text import Text
 
 from undial_cli import ui
-from undial_cli.config.schema import AuditRun, EvaluateRun, FinetuneRun, Run, UnlearnRun
+from undial_cli.config.schema import (
+    AlternativesRun,
+    AuditRun,
+    EvaluateRun,
+    FinetuneRun,
+    Run,
+    UnlearnRun,
+)
 from undial_cli.evaluation import results as store
 from undial_cli.evaluation.figures import AUDIT_FIGURES, MAIN_FIGURES
 from undial_cli.reporting import cells, notes
+from undial_cli.reporting.alternatives_screen import show_alternatives
 from undial_cli.reporting.audit_page import AUDIT_PAGE
 from undial_cli.reporting.audit_screen import show_audit
 from undial_cli.reporting.cells import (
@@ -79,6 +87,9 @@ def make_summary_title(run: Run) -> str:
 
 def show_summary(run: Run, folder: Path) -> None:
     """Print the table, the notes and the questions."""
+    if isinstance(run, AlternativesRun):
+        show_alternatives(folder / "alternatives.json")
+        return
     record = read_evaluated_run(run, folder)
     if record is None:
         ui.say(f"done, without evaluation: {folder}")

@@ -16,6 +16,7 @@ from undial_cli.config.attacks import BUDGETS
 from undial_cli.config.fields import walk_fields
 from undial_cli.config.identity import KEYS_OF_AUTO_STRENGTH, make_default_name
 from undial_cli.config.schema import (
+    AlternativesRun,
     AUTO_STRENGTH,
     AuditRun,
     Run,
@@ -30,6 +31,7 @@ from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation.suite_metrics import check_metric_names
 from undial_cli.methods.base import Method
 from undial_cli.models.quantise import explain_no_quantising
+from undial_cli.runs.alternatives import check_alternatives
 from undial_cli.runs.attacks import find_forget_set
 from undial_cli.runs.hub import check_hub_access
 from undial_cli.runs.resolved import ResolvedRun
@@ -62,6 +64,8 @@ def check_run(resolved: ResolvedRun) -> None:
         check_hub_access(run)
     if isinstance(run, AuditRun | UnlearnRun):
         check_audit(run)
+    if isinstance(run, AlternativesRun):
+        check_alternatives(run, resolved.folder)
     if isinstance(run, UnlearnRun) and resolved.method is not None:
         check_method(run, resolved.method)
     _ = resolved.target_model  # refused where none is known
@@ -233,6 +237,12 @@ def check_method(run: UnlearnRun, method: Method) -> None:
         raise UserError(
             f"adapter=qlora: method={config.name} decodes two models of whole weights, which "
             "adapter.merge=true leaves"
+        )
+    if run.data.alternatives_file is not None and method.alternatives != "data":
+        reads = "; method.alternatives=data reads it" if method.alternatives else ""
+        raise UserError(
+            f"data.alternatives_file={run.data.alternatives_file}: method={config.name} prefers no "
+            f"answers of the data{reads}"
         )
     check_auto_strength(run)
     if method.focus is not None:

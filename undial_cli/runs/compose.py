@@ -33,6 +33,7 @@ from undial_cli.config.fields import walk_fields
 from undial_cli.config.launchers import HYDRA_SCHEMAS
 from undial_cli.config.schema import (
     RUN_TYPES,
+    AlternativesRun,
     AuditRun,
     MethodConfig,
     Run,
@@ -40,7 +41,7 @@ from undial_cli.config.schema import (
     check_ranges,
 )
 from undial_cli.config.splits import cut_slice
-from undial_cli.config.suites import FORGET_SET
+from undial_cli.config.suites import FORGET_SET, EvalConfig
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation import user_metrics
 from undial_cli.evaluation.suite_metrics import check_metric_names
@@ -301,6 +302,8 @@ def build_run(config: DictConfig, folder: str | None = None) -> Run:
         user_file.check_method_file(run.method.file)
     for name in find_unknown_keys(config, run):
         raise config_errors.explain_unknown_key(name, run.command, [])
+    if isinstance(run, AlternativesRun):  # evaluates nothing: of a suite it reads how much is done
+        run.eval = EvalConfig(batch_size=run.eval.batch_size, backend=run.eval.backend)
     fill_dependent_splits(run)
     if isinstance(run, AuditRun | UnlearnRun):
         if run.audit.file is not None:

@@ -35,6 +35,7 @@ RUN_ROOMS = {
 CACHE_ROOMS = {
     "evaluations": ("cached evaluation", HOLDS_TEXT),
     "audits": ("cached answers of an audit", HOLDS_TEXT),
+    "alternatives": ("cached drawn answers", HOLDS_TEXT),
     "datasets": ("copy of the data", HOLDS_TEXT),
     "prepared": ("prepared data", HOLDS_TEXT),
     "teacher": ("the teacher's signal", HOLDS_STATES),

@@ -29,8 +29,9 @@ from undial_cli.system.source_paths import is_local_path, resolve_model_path
 EVIDENCE_VERSION = 1
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".gguf")
 # Keys of `data` that name splits, or a user's own files.
-SPLIT_KEYS = ("forget_file", "retain_file", "train_file", "refusals", "requests", "forget_split",
-              "retain_split", "train_split", "reference_split")  # fmt: skip
+SPLIT_KEYS = ("forget_file", "retain_file", "train_file", "alternatives_file", "refusals",
+              "requests", "forget_split", "retain_split", "train_split",
+              "reference_split")  # fmt: skip
 
 
 @contextlib.contextmanager

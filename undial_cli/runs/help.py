@@ -24,6 +24,7 @@ COMMAND_SUMMARIES = {
     "finetune": "train a target or a retain model",
     "evaluate": "score a model on the forget and retain sets",
     "audit": "try to get forgotten data back: by asking, by looking, by attacks on the weights",
+    "alternatives": "draw other answers from the target model, for method=altpo",
     "tune": "find settings of a method on your data, by a stated rule, on rows held apart",
     "data": "show what would be trained on, token by token, and what looks wrong with it",
     "reproduce": "run what is missing of a paper's table and print ours beside the paper's figures",

@@ -16,7 +16,14 @@ from typing import Any
 
 from undial_cli import ui
 from undial_cli.config.identity import digest_json, hash_json
-from undial_cli.config.schema import AuditRun, DataConfig, Run, TrainingRun, UnlearnRun
+from undial_cli.config.schema import (
+    AlternativesRun,
+    AuditRun,
+    DataConfig,
+    Run,
+    TrainingRun,
+    UnlearnRun,
+)
 from undial_cli.config.splits import list_splits, name_data_key
 from undial_cli.data import alternatives, samples
 from undial_cli.data.contents import count_repeated_rows
@@ -32,12 +39,14 @@ from undial_cli.data.stored_rows import StoredRows
 from undial_cli.data.template import describe_unread_keys
 from undial_cli.data.tokens import fingerprint_tokenizer
 from undial_cli.errors import UserError, WorldError
+from undial_cli.evaluation.drawn_alternatives import AskedRow
 from undial_cli.evaluation.held_apart import DividedSuite
 from undial_cli.evaluation.suite import Suite, check_suite_fits
 from undial_cli.methods.base import Method
 from undial_cli.models import fingerprints, inspection, load
 from undial_cli.models.capacity import check_tokenizer_fits, check_training_set_fits
 from undial_cli.planning.room import check_disk_room
+from undial_cli.runs.alternatives import prepare_questions
 from undial_cli.runs.data_checks import check_training_data
 from undial_cli.runs.data_notes import (
     check_data_keys,
@@ -74,6 +83,7 @@ class RunInputs:
     tokenizer_fingerprint: str
     fingerprint: dict[str, str]
     watched: list[Example] = field(default_factory=list)  # the texts of train.stop
+    asked: list[AskedRow] = field(default_factory=list)  # for other answers
     # Of each forget example the examples whose questions a teacher is asked too.
     questions: list[tuple[int, ...]] = field(default_factory=list)
     counts: dict[str, RowCounts] = field(default_factory=dict)  # what became of a set's rows
@@ -146,10 +156,15 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
         check_training_set_fits(capacity, run.data.max_length, name, part)
     notes += check_training_data(run.data, rows.used, sets).describe(run.data.max_length)
     notes += describe_unread_columns(run, rows.used, suite)
-    questions, asked = list[tuple[int, ...]](), method and method.other_questions
-    if asked and "forget" in sets:
+    asked = list[AskedRow]()
+    if isinstance(run, AlternativesRun):
+        read, used = len(rows.read["forget"]), rows.used["forget"]
+        asked = prepare_questions(run, used, encoder, capacity)
+        notes.append(f"forget: {read:,} rows read, {len(asked):,} asked")
+    questions, others = list[tuple[int, ...]](), method and method.other_questions
+    if others and "forget" in sets:
         questions, lines = draw_for_set(
-            asked, rows.used["forget"], sets["forget"], run.data, run.seed
+            others, rows.used["forget"], sets["forget"], run.data, run.seed
         )
         notes += lines
     watched = encode_watched_texts(encoder, run, rows.watched)
@@ -165,6 +180,7 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
         fingerprint_tokenizer(encoder.tokenizer),
         fingerprint,
         watched,
+        asked,
         questions,
         {name: part.counts for name, part in sets.items()},
         notes,
@@ -201,6 +217,7 @@ def digest_sets(rows: TrainingRows, suite: Suite) -> dict[str, str]:
 def load_all_training_rows(run: Run, method: Method | None) -> TrainingRows:
     """The rows of each set that a term of the method trains on, and those that go with them."""
     names = method.terms() if method is not None else ()
+    names = ("forget",) if isinstance(run, AlternativesRun) else names
     read = {name: load_training_rows(run.data, name) for name in names}
     used = {name: rows[: run.data.limit] for name, rows in read.items()}
     preferred = collect_preferred_answers(run, method, used)
@@ -231,7 +248,7 @@ def encode_training_sets(
 ) -> dict[str, samples.TrainingSet]:
     """The examples of each training set, with what became of its rows."""
     sets = {}
-    for name, used in rows.used.items():
+    for name, used in rows.used.items() if isinstance(run, TrainingRun) else ():
         if name == "forget" and rows.preferred:
             encoded = samples.encode_preference_pairs(encoder, used, name, rows.preferred)
         else:

@@ -46,7 +46,7 @@ RECORDED_PACKAGES = (
 # Of a file: its size, the time of its last change in ns, the hash of its content (hash_files).
 FileState = tuple[int, int, str]
 # What a finished run stands for, by where it lies in the folder.
-RESULT_FILES = ("evaluation/results.json", "audit/audit.json")
+RESULT_FILES = ("evaluation/results.json", "audit/audit.json", "alternatives.json")
 
 
 class InFolder:
@@ -76,6 +76,7 @@ class RunFolder:
     resume = InFolder("resume")  # trainer state, until the run is done
     evaluation = InFolder("evaluation")  # results.json and samples.jsonl
     audit = InFolder("audit")  # audit.json, and the answers that attacks got
+    alternatives = InFolder("alternatives.json")  # counts of drawn answers, and where they lie
     report = InFolder("report")  # the page, its pictures, the summary table as files
 
     def status(self) -> str:
@@ -182,7 +183,7 @@ def check_run_folder(run: Run, folder: RunFolder) -> None:
 
 def check_input_fingerprint(run: Run, folder: RunFolder, fingerprint: dict[str, str]) -> None:
     """Raise UserError if the data or the model changed since the folder's run began."""
-    if run.overwrite or run.command in ("evaluate", "audit"):
+    if run.overwrite or run.command in ("evaluate", "audit", "alternatives"):
         return
     recorded = read_json_object(folder.inputs)
     if not recorded:

@@ -10,10 +10,18 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from undial_cli import ui
 from undial_cli.config.identity import hash_json
-from undial_cli.config.schema import AuditRun, EvaluateRun, Run, TrainingRun, UnlearnRun
+from undial_cli.config.schema import (
+    AlternativesRun,
+    AuditRun,
+    EvaluateRun,
+    Run,
+    TrainingRun,
+    UnlearnRun,
+)
 from undial_cli.errors import Interrupted, OutOfMemory, UserError, WorldError
 from undial_cli.runs import launch
 from undial_cli.runs.evidence import is_purged
@@ -133,8 +141,10 @@ def is_shown_anew(run: Run, folder: RunFolder) -> bool:
     """Whether a finished run has something to do: what it computed is in the cache.
 
     Evaluations and audits are shown each time, unless their texts were purged, which would come
-    back; an unlearned model may be audited later.
+    back; an unlearned model may be audited later, and a file of other answers be gone.
     """
+    if isinstance(run, AlternativesRun):
+        return not Path(str(run.out)).expanduser().exists()
     if isinstance(run, UnlearnRun):
         # Of sequential requests each is audited by itself.
         wanted = run.audit.is_on and not run.data.requests

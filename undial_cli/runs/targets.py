@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from undial_cli.config.identity import hash_json, make_default_name
 from undial_cli.config.schema import (
     AdapterConfig,
+    AlternativesRun,
     AuditRun,
     DataConfig,
     EvaluateRun,
@@ -108,7 +109,7 @@ def build_finetune_run(
         splits: what it is trained on.
         depends_on: what else its weights depend on (the rows, the base's weights), JSON-able.
     """
-    assert isinstance(run, UnlearnRun | EvaluateRun | AuditRun)
+    assert isinstance(run, UnlearnRun | EvaluateRun | AuditRun | AlternativesRun)
     recipe = run.target
     made = FinetuneRun(
         command="finetune",
@@ -122,6 +123,7 @@ def build_finetune_run(
             forget_split=None,
             retain_split=None,
             requests=[],
+            alternatives_file=None,
             anchor="forget",
         ),
         hardware=hardware,
