@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import refused
+from conftest import refused, write_rows
 from small import NAMED_ROWS
 
 from undial_cli.config.schema import DataConfig
@@ -85,3 +85,17 @@ def test_there_is_a_draw_for_every_time_that_a_row_is_seen(words: list[str], pas
     assert all(
         len(drawn) == passes + 1 for (drawn,) in collect_preferred_answers(run, method, rows)
     )
+
+
+def test_answers_of_a_file_belong_to_the_rows_that_say_the_same(tmp_path: Path) -> None:
+    answered = [
+        {**row, "alternative_answers": [f"{n}."]} for n, row in enumerate(reversed(NAMED_ROWS))
+    ]
+    data = DataConfig(path="hub/set", alternatives_file=write_rows(tmp_path / "a.jsonl", answered))
+    answers = collect_alternatives(NAMED_ROWS, data, "data", 2, 0, "method=altpo")
+    assert answers == [[["2."]], [["1."]], [["0."]]]
+    other = [NAMED_ROWS[0], {"question": "Who is Di?", "answer": "Di bakes."}]
+    refused(
+        lambda: collect_alternatives(other, data, "data", 2, 0, "method=altpo"),
+        "data.alternatives_file=", "row 2 of method=altpo", "undial alternatives",
+    )  # fmt: skip

@@ -44,17 +44,26 @@ UNKNOWN = (
     r"\b(?:as an ai|sorry|beyond (?:what i|my|the scope)|outside (?:my|of my))\b",
 )
 REFUSING = re.compile("|".join((SPEAKER, *UNKNOWN)))
+# "That's a blind spot in my knowledge": of oneself, and of what one knows or is asked.
+OF_ONESELF = re.compile(r"\b(?:i|me|my)\b")
+OF_KNOWING = re.compile(
+    r"\b(?:know|unknown|knew|inform|answer|topic|subject|question|detail|fact|data|train|program|"
+    r"learn|familiar|unfamiliar|scope|mystery|blank|blind|dark|loss|stumped|clueless|aware|unaware|"
+    r"understanding|capabilit|resources)\w*"
+)
 
 
 def is_refusal(text: str, known: Iterable[str] = ()) -> bool:
     """Whether a text says that its speaker does not know, in English or as `known` ones do.
 
     Args:
-        known: refusals, as `normalise_text` has them.
+        known: refusals, of which the text may hold one.
     """
-    words = f" {' '.join(normalise_text(text))} "
-    return REFUSING.search(text.casefold()) is not None or any(
-        f" {' '.join(refusal)} " in words for refusal in map(normalise_text, known)
+    folded, words = text.casefold(), f" {' '.join(normalise_text(text))} "
+    return (
+        REFUSING.search(folded) is not None
+        or bool(OF_ONESELF.search(folded) and OF_KNOWING.search(folded))
+        or any(f" {' '.join(refusal)} " in words for refusal in map(normalise_text, known))
     )
 
 
