@@ -239,6 +239,29 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
         ["unlearn", "method=dpo", "method.alternatives=datum"],
         ["method.alternatives=datum", "data, refusals", "did you mean 'data'?"],
     ),
+    "other answers for no file": (["alternatives"], ["out=None", "answers.jsonl"]),
+    "other answers into a file of another kind": (
+        ["alternatives", "out=answers.csv"], ["out=answers.csv", "answers.jsonl"]
+    ),
+    "other answers below a file": (
+        ["alternatives", "out=/dev/null/a.jsonl"], ["out=/dev/null/a.jsonl", "a folder"]
+    ),
+    "a prompt that asks nothing": (
+        ["alternatives", "out=a.jsonl", "alternatives.prompts=[Invent.]"],
+        ["alternatives.prompts=Invent.", "{question}"],
+    ),
+    "another kind of other answers": (
+        ["alternatives", "out=a.jsonl", "alternatives.kind=answer"],
+        ["alternatives.kind=answer", "answers, refusals", "did you mean 'answers'?"],
+    ),
+    "answers of a file for a method that prefers refusals": (
+        ["unlearn", "method=idkdpo", "data.alternatives_file=a.jsonl"],
+        ["data.alternatives_file=a.jsonl", "method=idkdpo", "method.alternatives=data reads it"],
+    ),
+    "answers of a file that is nowhere": (
+        ["unlearn", "method=altpo", "data.alternatives_file=no.jsonl", "hardware=cpu"],
+        ["data.alternatives_file=no.jsonl"],
+    ),
     "refusals that are nowhere": (
         ["unlearn", "method=dpo", "data.refusals=no.txt", "hardware=cpu"], ["data.refusals=no.txt"]
     ),
