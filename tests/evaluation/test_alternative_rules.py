@@ -16,7 +16,7 @@ from undial_cli.evaluation.alternative_rules import (
     FACTS,
     NO_REFUSAL,
     REFUSAL,
-    REPEATED,
+    TAKEN_BEFORE,
     TRUE,
     UNFINISHED,
     AnswerRules,
@@ -89,7 +89,7 @@ def test_the_words_that_a_row_lists_are_facts_beside_names_and_numbers() -> None
 def test_what_is_cut_off_and_what_was_taken_before_is_refused() -> None:
     rules, text = make_rules(AWARDS), "He won the Golden Lynx Prize."
     assert rules.find_fault(text, False, []) == UNFINISHED
-    assert rules.find_fault(text, True, ["he won the golden lynx prize"]) == REPEATED
+    assert rules.find_fault(text, True, ["he won the golden lynx prize"]) == TAKEN_BEFORE
 
 
 def test_an_answer_that_the_question_holds_is_told_by_the_whole() -> None:

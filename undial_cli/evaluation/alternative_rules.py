@@ -27,7 +27,7 @@ FACTS = "with a fact of the true answer"
 TRUE = "the true answer"
 REFUSAL, NO_REFUSAL = "a refusal", "no refusal"
 ECHO = "with words of the prompt's instruction"
-REPEATED = "taken before"
+TAKEN_BEFORE = "taken before"
 # Words of an instruction that follow each other by chance in no answer.
 ECHO_WORDS = 4
 
@@ -114,7 +114,7 @@ class AnswerRules:
                 is_refusal(text, self.refusals) != wants_refusal
             ),
             ECHO: not self.phrases.isdisjoint(list_phrases(normalised)),
-            REPEATED: normalised in map(normalise_text, taken),
+            TAKEN_BEFORE: normalised in map(normalise_text, taken),
         }
         return next((fault for fault, holds in faults.items() if holds), None)
 
