@@ -57,11 +57,14 @@ def split_plain_words(text: str) -> set[str]:
 def list_true_facts(row: dict[str, Any]) -> set[str]:
     """Names and numbers of a true answer, and its focus words, by other means than the rules'.
 
-    Whatever has a digit or a capital letter inside a sentence, and was not asked.
+    Whatever has a digit or a capital letter inside a sentence, and was not asked ("awards" asks
+    for an "Award").
     """
     parts = re.findall(r"(?<![.!?] )(?<!^)\b(?:[A-Z]\w*|\w*\d\w*)", row["answer"])
     words = split_plain_words(" ".join([*parts, *row.get("focus", [])]))
-    return words - split_plain_words(row["question"]) - PLAIN_WORDS
+    asked = split_plain_words(row["question"])
+    words -= asked | {word.removesuffix("s") for word in asked}
+    return words - PLAIN_WORDS
 
 
 def list_leaks(rows: list[dict[str, Any]]) -> list[str]:
