@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from undial_cli.audit.hits import STOP_WORDS, list_names
 from undial_cli.config.schema import DataConfig
 from undial_cli.data.contents import find_first_copies, hash_contents
 from undial_cli.data.findings import DataFindings, SetFindings
@@ -33,6 +32,7 @@ from undial_cli.data.word_texts import (
     read_word_texts,
     split_compared_words,
 )
+from undial_cli.evaluation.key_facts import STOP_WORDS, list_names
 
 # Rows of all sets together up to which a run looks for near copies and held answers: within a
 # second.
