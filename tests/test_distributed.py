@@ -153,6 +153,12 @@ CASES = [
     ["method=task_arithmetic"],
     ["method=finetune"],
 ]
+# Moves that are large beside the weights, so that none goes unseen.
+WRAPPED = [
+    ["method=grad_diff", "method.sharpness=sam", "method.sharpness_radius=2", "method.rectify=gru"],
+    ["method=ga", "method.sharpness=smooth", "method.sharpness_radius=0.05", "adapter=lora"],
+]
+CASES += WRAPPED
 NAMED = {word.removeprefix("method=") for words in CASES for word in words}
 # It trains what task_arithmetic trains, and leaves two models.
 CASES += [[f"method={name}"] for name in METHODS if name not in {*NAMED, "contrastive_decoding"}]

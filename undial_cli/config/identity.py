@@ -44,9 +44,10 @@ KEYS_OUTSIDE_HASH = (
     "target.learning_rates.lora",
     "target.learning_rates.qlora",
 )
-# Read by adapter=qlora, with train.select or by method.strength=auto alone: other runs keep the
-# names that they had.
+# Read with another key alone, as adapter=qlora: other runs keep the names that they had.
 KEYS_OF_QLORA = ("adapter.bits", "adapter.compute_dtype")
+KEYS_OF_SHARPNESS = ("method.sharpness", "method.sharpness_radius", "method.sharpness_samples")
+KEYS_OF_RECTIFYING = ("method.rectify", "method.rectify_smoothing")
 KEYS_OF_SELECTION = (
     "train.select",
     "train.select_share",
@@ -67,8 +68,14 @@ def collect_identity(run: Run) -> dict[str, Any]:
     if isinstance(run, TrainingRun):
         unread += KEYS_OF_QLORA if run.adapter.name != "qlora" else ()
         unread += KEYS_OF_SELECTION if run.train.select is None else ()
-    if isinstance(run, UnlearnRun) and getattr(run.method, "strength", None) != AUTO_STRENGTH:
-        unread += KEYS_OF_AUTO_STRENGTH
+        unread += () if run.train.layers else ("train.layers",)
+    if isinstance(run, UnlearnRun):
+        if getattr(run.method, "strength", None) != AUTO_STRENGTH:
+            unread += KEYS_OF_AUTO_STRENGTH
+        unread += KEYS_OF_SHARPNESS if run.method.sharpness is None else ()
+        unread += KEYS_OF_RECTIFYING if run.method.rectify is None else ()
+        is_layered = hasattr(run.method, "layer")  # those of a layer have had the key longer
+        unread += ("method.parameters",) if not (run.method.parameters or is_layered) else ()
     return {
         name: value
         for name, value, _ in walk_fields(run)

@@ -178,6 +178,28 @@ class MethodConfig:
     )
     alpha: float = key(1.0, "weight of the retain term", minimum=0)
     gamma: float = key(1.0, "weight of the forget term", minimum=0)
+    parameters: str | None = key(
+        None, "regular expression of the parameters that are trained; null: all that a loss reaches"
+    )
+    sharpness: str | None = key(
+        None,
+        "forget gradient where the weights are moved: sam = up its slope, smooth = at random",
+        allowed=("sam", "smooth"),
+    )
+    sharpness_radius: float = key(
+        0.01, "of sam: how far; of smooth: each weight's standard deviation", above=0
+    )
+    sharpness_samples: int = key(
+        3, "of smooth: random moves that the gradient is a mean of", minimum=1
+    )
+    rectify: str | None = key(
+        None,
+        "gru: forget gradient projected off the retain gradient it is against",
+        allowed=("gru",),
+    )
+    rectify_smoothing: float = key(
+        0.8, "a step's share in gru's moving average of the retain gradient", above=0, maximum=1
+    )
 
 
 @dataclass
@@ -226,6 +248,9 @@ class TrainConfig(RecipeConfig):
 
     learning_rate: float = key(1e-5, "peak learning rate", above=0)
     max_steps: int | None = key(None, "optimiser steps; overrides epochs", minimum=1, maximum=MOST)
+    layers: list[int] = key(
+        [], "layers of which the parameters are trained, counted from 0; []: all of all", minimum=0
+    )
     max_grad_norm: float = key(1.0, "gradient clipping by norm; 0: off", minimum=0)
     max_loss_rise: float | None = key(
         100.0,

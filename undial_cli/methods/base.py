@@ -120,17 +120,18 @@ class Method(Loss):
 
     def __init__(self, config: Any, seed: int = 0) -> None:
         self.config = config
+        self.parameters = getattr(config, "parameters", None) or self.parameters
 
     def retain(self) -> Loss | None:
         """The retain term that the config names, or None."""
         return None if self.config.retain == "none" else RETAIN_TERMS[self.config.retain]()
 
     def terms(self) -> dict[str, Loss]:
-        """The terms by the set that they are over; one of weight 0 is not computed."""
+        """The terms by the set that they are over; one of weight 0 that is not read is left out."""
         terms: dict[str, Loss] = {}
         if self.config.gamma:
             terms["forget"] = self
-        retain = self.retain() if self.config.alpha else None
+        retain = self.retain() if self.config.alpha or self.config.rectify else None
         if retain is not None:
             terms["retain"] = retain
         return terms

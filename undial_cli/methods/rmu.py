@@ -16,9 +16,6 @@ class RmuConfig(MethodConfig):
     steering_coeff: float = key(
         2.0, "length of the control vector; adaptive_rmu: in lengths of the activations", above=0
     )
-    parameters: str | None = key(
-        None, "regular expression of the parameters that are trained; null: all up to the layer"
-    )
     retain: str = key(
         "mse",
         "retain term: mse = distance to the target's activations",
@@ -34,7 +31,7 @@ class Rmu(Method):
 
     def __init__(self, config: RmuConfig, seed: int = 0) -> None:
         super().__init__(config, seed)
-        self.layer, self.parameters, self.seed = config.layer, config.parameters, seed
+        self.layer, self.seed = config.layer, seed
         self.control_D: Tensor | None = None
 
     def retain(self) -> Loss | None:

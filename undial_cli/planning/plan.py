@@ -148,7 +148,7 @@ def rehearse_training(
     # One process plans for all: it deals itself the micro-batches of every other.
     alone = dataclasses.replace(run.hardware, micro_batch_size=dealing.micro)
     alike = dataclasses.replace(run, hardware=alone)
-    choose_trained_parameters(model, method)
+    choose_trained_parameters(model, method, run.train.layers)
     schedule = make_schedule(alike, sets, samples, anchor, packs)
     with replay.measured() as making:
         teacher = make_teacher(run, cache, model, method.terms(), schedule, "", questions)

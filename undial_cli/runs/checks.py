@@ -36,6 +36,7 @@ from undial_cli.runs.attacks import find_forget_set
 from undial_cli.runs.hub import check_hub_access
 from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.selections import check_selection
+from undial_cli.runs.wrapper_checks import check_wrappers
 from undial_cli.system import launcher_environment
 from undial_cli.system.files import LONGEST_NAME_PART, is_plain_name
 from undial_cli.training.arguments import check_training_arguments
@@ -256,6 +257,7 @@ def check_method(run: UnlearnRun, method: Method) -> None:
     for name, value, _ in walk_fields(config, "method."):
         if isinstance(value, float) and abs(value) > holds:
             raise bad_value(name, value, f"what model.dtype={run.model.dtype} holds, <= {holds:g}")
+    check_wrappers(run, terms)
     if method.parameters is not None:
         check_regular_expression("method.parameters", method.parameters)
     needs = any(term.needs for term in terms.values())

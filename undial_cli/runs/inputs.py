@@ -133,7 +133,7 @@ def prepare_inputs(resolved: ResolvedRun, weights: bool = True) -> RunInputs:
     check_contrasted_models(run, path, method)
     adapter = run.adapter if isinstance(run, TrainingRun) else None
     capacity = inspection.check_model(run.model, path, adapter, weights, find_deepest_layer(method))
-    check_fit(run, path)
+    check_fit(run, path, method)
     if resolved.target_model.path is not None and weights:
         check_rounded_target(run, resolved.target_model.path)
     if isinstance(run, TrainingRun) and weights:

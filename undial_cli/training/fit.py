@@ -8,21 +8,41 @@ import torch
 
 from undial_cli.config.schema import Run, TrainingRun
 from undial_cli.errors import UserError
-from undial_cli.models import inspection, paths
+from undial_cli.methods.base import Method
+from undial_cli.models import adapters, inspection, lora, paths
 from undial_cli.training import packing
+from undial_cli.training.layers import freeze_unchosen, refuse_frozen
 
 
-def check_fit(run: Run, path: str) -> None:
+def check_fit(run: Run, path: str, method: Method | None = None) -> None:
     """Find what a run asks of the model at `path` that it cannot give.
 
     Raises:
-        UserError: its weights would not be used, or it cannot be packed as it must.
+        UserError: its weights would not be used, it has nothing of what is to be trained, or it
+            cannot be packed as it must.
     """
     check_untrained_base(run, path)
+    if isinstance(run, TrainingRun):
+        check_trained_parameters(run, path, method.parameters if method is not None else None)
     if isinstance(run, TrainingRun) and run.train.packing == "on":
         with torch.device("meta"):
             model = inspection.make_blank_model(run.model, path)
         refuse_packing(packing.why_not_packed_by_config(model, run.data.max_length))
+
+
+def check_trained_parameters(run: TrainingRun, path: str, expression: str | None) -> None:
+    """Raise UserError for layers that a model lacks, or an expression that no name matches."""
+    layers = run.train.layers
+    if not layers and expression is None:
+        return
+    source = paths.resolve_model_folder(path, run.model, weights=False)
+    base = adapters.find_adapter_base(source, run.model) or path
+    with torch.device("meta"):
+        model = lora.adapt_model(
+            inspection.make_blank_model(run.model, base), run.adapter, run.seed
+        )
+    with refuse_frozen(model, expression, layers):
+        freeze_unchosen(model, expression, layers)
 
 
 def check_rounded_target(run: Run, path: str) -> None:

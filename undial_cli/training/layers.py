@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,7 +38,8 @@ def find_decoder_layers(model: Any) -> nn.ModuleList:
     outermost = {id(m): m for depth, m in lists if depth == min(d for d, _ in lists)}
     if len(outermost) != 1:
         raise UserError(
-            f"method.layer: a model of type '{base.config.model_type}' has no one list of layers"
+            f"method.layer, train.layers: a model of type '{base.config.model_type}' has no one "
+            "list of layers"
         )
     return next(iter(outermost.values()))
 
@@ -68,24 +69,55 @@ def capture_layer_states(model: Any, layer: int | None) -> Iterator[list[Tensor]
         handle.remove()
 
 
-def choose_trained_parameters(model: Any, method: Method) -> None:
-    """Freeze what a method does not train: by its regular expression, and what no gradient reaches.
+def choose_trained_parameters(model: Any, method: Method, layers: Sequence[int] = ()) -> None:
+    """Freeze what is not to be trained: what the run leaves out, and what no gradient reaches.
 
     Raises:
         UserError: nothing is left.
     """
-    if method.parameters is not None:
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and not re.search(method.parameters, name):
-                parameter.requires_grad_(False)
-    depths = [term.layer for term in method.terms().values()]
-    if depths and None not in depths:
-        freeze_beyond_layer(model, max(depth for depth in depths if depth is not None))
-    if not any(p.requires_grad for p in model.parameters()):
+    with refuse_frozen(model, method.parameters, layers):
+        freeze_unchosen(model, method.parameters, layers)
+        depths = [term.layer for term in method.terms().values()]
+        if depths and None not in depths:
+            freeze_beyond_layer(model, max(depth for depth in depths if depth is not None))
+
+
+def freeze_unchosen(model: Any, expression: str | None, layers: Sequence[int]) -> None:
+    """Freeze what lies outside these layers, where there are some, or does not match.
+
+    Raises:
+        UserError: the model has no such layer.
+    """
+    decoder = find_decoder_layers(model) if layers else []
+    if layers and max(layers) >= len(decoder):
         raise UserError(
-            f"method.parameters={method.parameters}: no parameter that is trained matches; a name "
-            f"is for instance {next(name for name, _ in model.named_parameters())}"
+            f"train.layers={spell_list(layers)}: this model has {len(decoder)} layers; allowed is "
+            f"0 to {len(decoder) - 1}"
         )
+    inside = {id(p) for layer in layers for p in decoder[layer].parameters()}
+    for name, parameter in model.named_parameters():
+        is_outside = bool(layers) and id(parameter) not in inside
+        if is_outside or not (expression is None or re.search(expression, name)):
+            parameter.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def refuse_frozen(model: Any, expression: str | None, layers: Sequence[int]) -> Iterator[None]:
+    """Raise UserError if what was trained before is all frozen afterwards."""
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    yield
+    if not any(p.requires_grad for p in model.parameters()):
+        keys = [f"train.layers={spell_list(layers)}"] if layers else []
+        keys += [] if expression is None else [f"method.parameters={expression}"]
+        raise UserError(
+            f"{' '.join(keys)}: no parameter that is trained matches; a name is for instance "
+            f"{trained[0]}"
+        )
+
+
+def spell_list(numbers: Sequence[int]) -> str:
+    """A list as a command line has it."""
+    return f"[{','.join(map(str, numbers))}]"
 
 
 def freeze_beyond_layer(model: Any, layer: int) -> None:

@@ -28,6 +28,7 @@ from undial_cli.training.states import choose_state
 from undial_cli.training.teacher import Teacher, fill_teacher
 from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import Diverged, UnlearningTrainer, check_finite_weights
+from undial_cli.training.wrapped_steps import WrappedTrainer, is_wrapped
 
 
 def is_packed(run: TrainingRun, model: Any) -> bool:
@@ -100,7 +101,8 @@ def run_training(
         if start:
             ui.say(f"resuming at step {done} of {schedule.steps}")
         with ui.show_progress("training", schedule.steps, done) as bar:
-            trainer = UnlearningTrainer(
+            make_trainer = WrappedTrainer if is_wrapped(method) else UnlearningTrainer
+            trainer = make_trainer(
                 method=method,
                 teacher=teacher,
                 steps_per_epoch=schedule.steps_per_epoch,

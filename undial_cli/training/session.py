@@ -92,7 +92,7 @@ def train_and_save(session: TrainingSession, device: torch.device) -> None:
     lora.announce_modules(model, run.adapter)
     revision = fingerprints.find_adapter_revision(run.model, path)
     model = lora.adapt_model(model, run.adapter, run.seed, revision)
-    choose_trained_parameters(model, method)
+    choose_trained_parameters(model, method, run.train.layers)
     packs = is_packed(run, model)
     schedule = make_schedule(run, session.sets, session.samples, session.anchor, packs)
     for line in schedule.describe_unseen():

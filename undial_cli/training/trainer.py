@@ -126,24 +126,35 @@ class UnlearningTrainer(Trainer):
         if callable(getattr(self.optimizer, "train", None)):  # schedule-free ones have modes too
             self.optimizer.train()  # type: ignore[union-attr]
         batches: dict[str, Batch] = self._prepare_inputs(inputs)  # type: ignore[assignment]
+        return self.add_gradients(model, batches, num_items_in_batch)
+
+    def add_gradients(self, model: nn.Module, batches: dict[str, Batch], weights: Tensor) -> Tensor:
+        """Add the gradients of a micro-batch; its share of the step's loss."""
         micro_loss = torch.zeros((), device=self.args.device)
         last_term = next(reversed(self.terms))
-        for i, (name, loss) in enumerate(self.terms.items()):
+        for i, name in enumerate(self.terms):
             # A term goes backward before the next goes forward: only one holds activations. Their
             # gradients add up, and cross between processes once, with the last term's.
             with contextlib.nullcontext() if name == last_term else self.skip_gradient_sync(model):
-                with self.compute_loss_context_manager():  # mixed precision
-                    term_sum = compute_term_sum(model, self.teacher, name, loss, batches[name])
-                    # By the weight of the *global* batch: however it is cut into micro-batches and
-                    # dealt to processes, the step is the same. It is 0 where nothing is scored.
-                    term_part = term_sum / num_items_in_batch[i].clamp(min=1)
-                self.step_parts[i] += term_part.detach()
-                # Gradients are averaged over processes, but these are parts of one sum.
-                term_loss = term_part * self.method.coefficient(name)
-                term_loss = term_loss * self.accelerator.num_processes
-                self.accelerator.backward(term_loss, **self.backward_arguments())
-                micro_loss += term_loss.detach()
+                coefficient = self.method.coefficient(name)
+                term_part = self.run_term(model, name, batches[name], weights[i], coefficient)
+            self.step_parts[i] += term_part
+            micro_loss += term_part * coefficient
         return micro_loss
+
+    def run_term(
+        self, model: nn.Module, name: str, batch: Batch, weight: Tensor, coefficient: float
+    ) -> Tensor:
+        """Add the gradient of a term times `coefficient`; its part of the loss of the step."""
+        with self.compute_loss_context_manager():  # mixed precision
+            term_sum = compute_term_sum(model, self.teacher, name, self.terms[name], batch)
+            # By the weight of the *global* batch: however it is cut into micro-batches and dealt
+            # to processes, the step is the same. It is 0 where nothing is scored.
+            term_part = term_sum / weight.clamp(min=1)
+        # Gradients are averaged over processes, but these are parts of one sum.
+        term_loss = term_part * coefficient * self.accelerator.num_processes
+        self.accelerator.backward(term_loss, **self.backward_arguments())
+        return term_part.detach()
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         """Per term, the weight of the global batch: all micro-batches of all processes. [terms]"""
@@ -298,6 +309,7 @@ class UnlearningTrainer(Trainer):
                 (SUMS_FILE, {"logged_step": self.logged_step, "sums": sums}),
             ):
                 (folder / name).write_text(json.dumps(state), encoding="utf-8")
+            self.save_step_tensors(folder)
 
         processes.run_on_main(write_own_state)
         super()._save_checkpoint(model, trial)
@@ -315,6 +327,9 @@ class UnlearningTrainer(Trainer):
             tied = getattr(self.model, "all_tied_weights_keys", {})
             state_dict = {k: v for k, v in state_dict.items() if tied.get(k) not in state_dict}
         super()._save(output_dir, state_dict)
+
+    def save_step_tensors(self, folder: Path) -> None:
+        """Write what a step leaves for the next one beside optimiser and method: nothing here."""
 
     def load_own_state(self, folder: Path) -> None:
         """What `_save_checkpoint` wrote beside the Trainer's files."""
