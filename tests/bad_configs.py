@@ -216,6 +216,34 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
         ["unlearn", "method=rmu", "method.layer=99", "hardware=cpu"],
         ["method.layer=99", "0 to 2"],
     ),
+    "layers that the model lacks": (
+        ["unlearn", "train.layers=[1,9]", "hardware=cpu"],
+        ["train.layers=[1,9]", "0 to 2"],
+    ),
+    "a layer below 0": (["unlearn", "train.layers=[-1]"], ["train.layers=", ">= 0"]),
+    "parameters that no name matches": (
+        ["unlearn", "adapter=lora", "method.parameters=down_proj", "hardware=cpu"],
+        ["method.parameters=down_proj", "no parameter that is trained matches", "q_proj.lora_A"],
+    ),
+    "an unknown sharpness": (
+        ["unlearn", "method.sharpness=sma"], ["method.sharpness=sma", "did you mean 'sam'?"]
+    ),
+    "a rectified gradient without a retain term": (
+        ["unlearn", "method=ga", "method.rectify=gru"],
+        ["method.rectify=gru", "needs a retain term", "method.retain=gdr or klr"],
+    ),
+    "a sharpness of no forget term": (
+        ["unlearn", "method=finetune", "method.sharpness=sam"],
+        ["method.sharpness=sam", "forget term"],
+    ),
+    "a sharpness of weights that are dealt out": (
+        ["unlearn", "method.sharpness=sam", "hardware=deepspeed_zero3",
+         "hardware.num_processes=2"],
+        ["method.sharpness=sam", "hardware=deepspeed_zero3", "ddp"],
+    ),
+    "a sharpness with an optimiser that waits for no gradient": (
+        ["unlearn", "method.sharpness=smooth", "train.optim=lomo"], ["train.optim=lomo"]
+    ),
     "a retain term that rmu lacks": (
         ["unlearn", "method=rmu", "method.retain=gdr"], ["method.retain=gdr", "mse, none"]
     ),

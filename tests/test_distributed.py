@@ -156,7 +156,13 @@ CASES = [
 # Moves that are large beside the weights, so that none goes unseen.
 WRAPPED = [
     ["method=grad_diff", "method.sharpness=sam", "method.sharpness_radius=2", "method.rectify=gru"],
-    ["method=ga", "method.sharpness=smooth", "method.sharpness_radius=0.05", "adapter=lora"],
+    [
+        "method=ga",
+        "method.sharpness=smooth",
+        "method.sharpness_radius=0.05",
+        "adapter=lora",
+        "train.layers=[1]",
+    ],
 ]
 CASES += WRAPPED
 NAMED = {word.removeprefix("method=") for words in CASES for word in words}

@@ -229,6 +229,20 @@ def test_only_parameters_that_match_are_trained() -> None:
     assert trained(model) == {"model.layers.0.mlp.down_proj.weight"}
 
 
+def test_only_the_layers_of_train_layers_are_trained() -> None:
+    method = make_method(METHODS["ga"].config(name="ga", parameters="down_proj|norm"))
+    model = model_of("llama")
+    choose_trained_parameters(model, method, [1])
+    inside = {name for name, _ in model.named_parameters() if "layers.1." in name}
+    assert trained(model) == {n for n in inside if "down_proj" in n or "norm" in n}
+    model = model_of("lora")
+    before = trained(model)
+    choose_trained_parameters(model, make_method(METHODS["ga"].config(name="ga")), [0])
+    assert trained(model) == {name for name in before if "layers.0." in name} < before
+    call = lambda: choose_trained_parameters(model, method, [0, 2])  # noqa: E731
+    refused(call, "train.layers=[0,2]", "2 layers", "0 to 1")
+
+
 @pytest.mark.parametrize("parameters", ["nothing_like_it", r"layers\.1\."])
 def test_an_expression_that_leaves_nothing_is_refused(parameters: str) -> None:
     model = model_of("llama")

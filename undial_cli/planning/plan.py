@@ -43,6 +43,7 @@ from undial_cli.training import packing
 from undial_cli.training.layers import choose_trained_parameters
 from undial_cli.training.loop import is_packed, make_schedule
 from undial_cli.training.teacher import make_teacher
+from undial_cli.training.wrapped_steps import count_exchanges
 
 
 @dataclass
@@ -174,6 +175,7 @@ def rehearse_training(
     times = sum(map(sum, tokens)) / sum(tokens[largest]) / schedule.steps / process_count
     passes = len(method.terms()) * dealing.accumulation
     traffic = share_among_processes(run, memory, base, process_count, passes)
+    traffic *= count_exchanges(method.config)
     parameters = list(model.parameters())
     return TrainingPlan(
         device=replay.device,

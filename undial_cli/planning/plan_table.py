@@ -88,6 +88,10 @@ def make_memory_table(run: TrainingRun, plan: TrainingPlan) -> Table:
         (f"optimiser, {run.train.optim}", memory.optimiser),
         ("copies of the gradients, for their exchange", memory.copies),
         (f"gradients of {format_millions(plan.trained)} parameters", memory.gradients),
+        (
+            "what method.sharpness and method.rectify hold of them and of the weights",
+            memory.wrapper,
+        ),
         (f"activations of the largest micro-batch ({micro})", memory.activations),
         ("head: its gradient and one chunk of logits", memory.head),
     ]

@@ -27,6 +27,7 @@ from undial_cli.training.teacher import Teacher, open_autocast
 from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.teacher_pass import TEACHER_PASS_TOKENS, batch_by_tokens, run_teacher
 from undial_cli.training.trainer import compute_term_sum
+from undial_cli.training.wrapped_steps import count_forget_passes, count_held_copies
 
 
 @dataclass
@@ -34,9 +35,10 @@ class DeviceMemory:
     """Bytes on one device.
 
     There throughout: weights, the teacher's frozen head and its signal, the optimiser's states and
-    `copies` of the gradients, for their exchange. Within a step: gradients, activations, and
-    `head`, the head's gradient and one chunk of logits. `teacher_pass` and `step` are the highest
-    levels during each. `host` is the part of the signal that a GPU run holds in the host's memory.
+    `copies` of the gradients, for their exchange. Within a step: gradients, `wrapper` (what one
+    holds of them and of the weights), activations, and `head`, the head's gradient and one chunk of
+    logits. `teacher_pass` and `step` are the highest levels during each. `host` is the part of the
+    signal that a GPU run holds in the host's memory.
     """
 
     weights: float = 0
@@ -45,6 +47,7 @@ class DeviceMemory:
     optimiser: float = 0
     copies: float = 0
     gradients: float = 0
+    wrapper: float = 0
     activations: float = 0
     head: float = 0
     teacher_pass: float = 0
@@ -140,13 +143,15 @@ def replay_step(
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     memory.gradients = sum(p.nbytes for p in trained)
+    copies = count_held_copies(rehearsal.method.config)
+    memory.wrapper = copies * memory.gradients
     optimiser = make_optimiser(arguments, trained)
     if optimiser is not None:  # its first step makes its states, and is measured by none
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
         optimiser.step()
         model.zero_grad()
-    one = WorkCost()
+    one, held = WorkCost(), [torch.zeros_like(p) for p in trained for _ in range(copies)]
     with replay.measured() as step:
         for _ in range(min(2, accumulation)):  # the second meets the gradients of the first
             one = replay_micro_batch(rehearsal, batch)
@@ -156,6 +161,7 @@ def replay_step(
             if optimiser is not None:
                 optimiser.step()
             model.zero_grad()
+    del held
     memory.step = step.highest
     if optimiser is None:
         sizes = [p.numel() for p in trained]
@@ -190,7 +196,8 @@ def replay_micro_batch(rehearsal: Rehearsal, batch: dict[str, Batch]) -> WorkCos
     """Forward and backward pass of a micro-batch, term by term, as the trainer does them."""
     replay, memory, method = rehearsal.replay, rehearsal.memory, rehearsal.method
     with replay.measured() as all_terms:
-        for name, term in method.terms().items():
+        repeated = [("forget", method)] * (count_forget_passes(method.config) - 1)
+        for name, term in [*repeated, *method.terms().items()]:
             head_costs: list[WorkCost] = []
             loss = WatchedLoss(term, replay, head_costs)
             with replay.measured() as forward, open_autocast(rehearsal.run, replay.device):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from undial_cli.training.sharpness import SHORTEST, sum_products
@@ -27,13 +28,11 @@ class GradientRectifier:
         """`m = smoothing g_r + (1 - smoothing) m`, m at first 0: only its direction matters."""
         if self.smoothing == 1:
             return list(retain)
-        before = self.mean or [None] * len(retain)
-        self.mean = [
-            None
-            if g is None
-            else self.smoothing * g + (0 if m is None else (1 - self.smoothing) * m)
-            for g, m in zip(retain, before, strict=True)
-        ]
+        if not self.mean:
+            self.mean = [None if g is None else torch.zeros_like(g) for g in retain]
+        for mean, gradient in zip(self.mean, retain, strict=True):
+            if mean is not None and gradient is not None:
+                mean.mul_(1 - self.smoothing).add_(gradient, alpha=self.smoothing)
         return self.mean
 
     def rectify(self, forget: Sequence[Tensor | None], retain: Sequence[Tensor | None]) -> None:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from undial_cli.config.schema import MethodConfig
 from undial_cli.data.collate import Batch
 from undial_cli.methods.base import Method
 from undial_cli.system.random_state import preserve_random_state
@@ -30,6 +31,27 @@ def is_wrapped(method: Method) -> bool:
     """Whether a method's forget gradient is changed before the step is taken."""
     config = method.config  # of `finetune` there is none
     return config is not None and (config.sharpness or config.rectify) is not None
+
+
+def count_forget_passes(config: MethodConfig | None) -> int:
+    """How often a step goes over its forget samples."""
+    if config is None or config.sharpness is None:
+        return 1
+    return 2 if config.sharpness == "sam" else config.sharpness_samples
+
+
+def count_exchanges(config: MethodConfig | None) -> int:
+    """How often in a step processes add up their gradients."""
+    return 1 if config is None else 1 + (config.sharpness == "sam") + (config.rectify is not None)
+
+
+def count_held_copies(config: MethodConfig | None) -> int:
+    """How often what is trained lies in memory beside weights, gradients and optimiser."""
+    if config is None:
+        return 0
+    # While the weights are moved, those before; of both terms' gradients one, and the average.
+    averaged = 1 if config.rectify_smoothing < 1 else 0
+    return (config.sharpness is not None) + (1 + averaged if config.rectify else 0)
 
 
 class WrappedTrainer(UnlearningTrainer):
