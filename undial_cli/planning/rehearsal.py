@@ -27,7 +27,7 @@ from undial_cli.training.teacher import Teacher, open_autocast
 from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.teacher_pass import TEACHER_PASS_TOKENS, batch_by_tokens, run_teacher
 from undial_cli.training.trainer import compute_term_sum
-from undial_cli.training.wrapped_steps import count_forget_passes, count_held_copies
+from undial_cli.training.wrapped_steps import is_wrapped, list_term_passes
 
 
 @dataclass
@@ -143,25 +143,25 @@ def replay_step(
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     memory.gradients = sum(p.nbytes for p in trained)
-    copies = count_held_copies(rehearsal.method.config)
-    memory.wrapper = copies * memory.gradients
     optimiser = make_optimiser(arguments, trained)
     if optimiser is not None:  # its first step makes its states, and is measured by none
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
         optimiser.step()
         model.zero_grad()
-    one, held = WorkCost(), [torch.zeros_like(p) for p in trained for _ in range(copies)]
+    one = WorkCost()
     with replay.measured() as step:
-        for _ in range(min(2, accumulation)):  # the second meets the gradients of the first
-            one = replay_micro_batch(rehearsal, batch)
+        if is_wrapped(rehearsal.method):
+            one = replay_wrapped_passes(rehearsal, batch, accumulation, trained)
+        else:
+            for _ in range(min(2, accumulation)):  # the second meets the gradients of the first
+                one = replay_micro_batch(rehearsal, batch)
         with replay.measured() as update:
             if arguments.max_grad_norm:
                 nn.utils.clip_grad_norm_(trained, arguments.max_grad_norm)
             if optimiser is not None:
                 optimiser.step()
             model.zero_grad()
-    del held
     memory.step = step.highest
     if optimiser is None:
         sizes = [p.numel() for p in trained]
@@ -192,25 +192,50 @@ class WatchedLoss(Loss):
         return total
 
 
+def replay_wrapped_passes(
+    rehearsal: Rehearsal,
+    batch: dict[str, Batch],
+    accumulation: int,
+    trained: list[nn.Parameter],
+) -> WorkCost:
+    """The passes of a wrapped step, one after the other; the work of a micro-batch in all."""
+    replay, memory, method = rehearsal.replay, rehearsal.memory, rehearsal.method
+    total = WorkCost()
+    for each in list_term_passes(method.config, method.terms()):
+        if not each.adds:
+            rehearsal.model.zero_grad()
+        held = [torch.zeros_like(p) for p in trained for _ in range(each.held)]
+        memory.wrapper = max(memory.wrapper, sum(x.nbytes for x in held))
+        if accumulation > 1:  # the second micro-batch meets the gradients of the first
+            replay_term(rehearsal, each.term, batch)
+        with replay.measured() as cost:
+            replay_term(rehearsal, each.term, batch)
+        total = total.plus(cost)
+        del held
+    return total
+
+
 def replay_micro_batch(rehearsal: Rehearsal, batch: dict[str, Batch]) -> WorkCost:
     """Forward and backward pass of a micro-batch, term by term, as the trainer does them."""
-    replay, memory, method = rehearsal.replay, rehearsal.memory, rehearsal.method
-    with replay.measured() as all_terms:
-        repeated = [("forget", method)] * (count_forget_passes(method.config) - 1)
-        for name, term in [*repeated, *method.terms().items()]:
-            head_costs: list[WorkCost] = []
-            loss = WatchedLoss(term, replay, head_costs)
-            with replay.measured() as forward, open_autocast(rehearsal.run, replay.device):
-                term_batch = batch[name].to(replay.device)
-                term_sum = compute_term_sum(
-                    rehearsal.model, rehearsal.teacher, name, loss, term_batch
-                )
-                term_loss = term_sum * method.coefficient(name)
-            term_loss.backward()
-            (head,) = head_costs
-            memory.activations = max(memory.activations, forward.growth - head.growth)
-            memory.head = max(memory.head, head.rise)
+    with rehearsal.replay.measured() as all_terms:
+        for name in rehearsal.method.terms():
+            replay_term(rehearsal, name, batch)
     return all_terms
+
+
+def replay_term(rehearsal: Rehearsal, name: str, batch: dict[str, Batch]) -> None:
+    """Forward and backward pass of a term, and what its activations and the head take."""
+    replay, memory, method = rehearsal.replay, rehearsal.memory, rehearsal.method
+    head_costs: list[WorkCost] = []
+    loss = WatchedLoss(method.terms()[name], replay, head_costs)
+    with replay.measured() as forward, open_autocast(rehearsal.run, replay.device):
+        term_batch = batch[name].to(replay.device)
+        term_sum = compute_term_sum(rehearsal.model, rehearsal.teacher, name, loss, term_batch)
+        term_loss = term_sum * method.coefficient(name)
+    term_loss.backward()
+    (head,) = head_costs
+    memory.activations = max(memory.activations, forward.growth - head.growth)
+    memory.head = max(memory.head, head.rise)
 
 
 def count_parameters(parameters: list[nn.Parameter]) -> int:

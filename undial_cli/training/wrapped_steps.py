@@ -7,7 +7,8 @@ and worked off term by term once the last has come. Plain steps are the trainer'
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +34,41 @@ def is_wrapped(method: Method) -> bool:
     return config is not None and (config.sharpness or config.rectify) is not None
 
 
-def count_forget_passes(config: MethodConfig | None) -> int:
-    """How often a step goes over its forget samples."""
-    if config is None or config.sharpness is None:
-        return 1
-    return 2 if config.sharpness == "sam" else config.sharpness_samples
+@dataclass(frozen=True)
+class TermPass:
+    """One pass of a wrapped step over all micro-batches of a term.
+
+    `held`: copies of what is trained that lie beside weights, gradients and optimiser meanwhile.
+    `adds`: its gradients are added to those of the pass before.
+    """
+
+    term: str
+    held: int
+    adds: bool
+
+
+def list_term_passes(config: MethodConfig, terms: Iterable[str]) -> list[TermPass]:
+    """What a wrapped step does, in its order."""
+    rectifies = config.rectify is not None
+    average = int(rectifies and config.rectify_smoothing < 1)
+    passes: list[TermPass] = []
+    for name in terms:
+        if name != "forget":
+            # Beside a rectified step's retain gradient lies the forget gradient.
+            passes.append(TermPass(name, average + rectifies, bool(passes) and not rectifies))
+        elif config.sharpness == "sam":  # then the weights that are moved
+            passes += [TermPass(name, average, False), TermPass(name, average + 1, False)]
+        elif config.sharpness == "smooth":
+            samples = range(config.sharpness_samples)
+            passes += [TermPass(name, average + 1, sample > 0) for sample in samples]
+        else:
+            passes.append(TermPass(name, average, False))
+    return passes
 
 
 def count_exchanges(config: MethodConfig | None) -> int:
     """How often in a step processes add up their gradients."""
     return 1 if config is None else 1 + (config.sharpness == "sam") + (config.rectify is not None)
-
-
-def count_held_copies(config: MethodConfig | None) -> int:
-    """How often what is trained lies in memory beside weights, gradients and optimiser."""
-    if config is None:
-        return 0
-    # While the weights are moved, those before; of both terms' gradients one, and the average.
-    averaged = 1 if config.rectify_smoothing < 1 else 0
-    return (config.sharpness is not None) + (1 + averaged if config.rectify else 0)
 
 
 class WrappedTrainer(UnlearningTrainer):
