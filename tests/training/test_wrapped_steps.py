@@ -25,7 +25,7 @@ from undial_cli.models.load import load_tokenizer
 from undial_cli.models.lora import adapt_model
 from undial_cli.runs.compose import compose_run
 from undial_cli.training.rectify import GradientRectifier
-from undial_cli.training.sharpness import draw_moves, make_ascent, move_weights
+from undial_cli.training.sharpness import displace_weights, draw_moves, make_ascent
 from undial_cli.training.trainer import UnlearningTrainer
 
 RATE, ALPHA, STEPS, SEED = 0.05, 0.5, 3, 4
@@ -62,7 +62,7 @@ def test_moved_weights_come_back_bit_for_bit_even_from_an_error() -> None:
     moves = [torch.randn(5) * 1e6, None, torch.randn(5)]
 
     def fail_while_moved() -> None:
-        with move_weights(parameters, moves):
+        with displace_weights(parameters, moves):
             assert torch.equal(parameters[1], before[1])
             torch.testing.assert_close(parameters[2], before[2] + moves[2])
             raise WorldError("lost")

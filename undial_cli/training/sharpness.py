@@ -18,7 +18,7 @@ SHORTEST = 1e-30
 
 
 @contextlib.contextmanager
-def move_weights(
+def displace_weights(
     parameters: Sequence[nn.Parameter], moves: Iterable[Tensor | None]
 ) -> Iterator[None]:
     """While open, each weight is moved; afterwards it is what it was, bit for bit."""

@@ -21,7 +21,7 @@ from undial_cli.data.collate import Batch
 from undial_cli.methods.base import Method
 from undial_cli.system.random_state import preserve_random_state
 from undial_cli.training.rectify import GradientRectifier
-from undial_cli.training.sharpness import draw_moves, make_ascent, move_weights
+from undial_cli.training.sharpness import displace_weights, draw_moves, make_ascent
 from undial_cli.training.trainer import UnlearningTrainer
 
 # The moving average of the retain gradient, in a saved state.
@@ -134,14 +134,14 @@ class WrappedTrainer(UnlearningTrainer):
             with preserve_random_state():  # both passes drop out the same
                 self.run_batches(model, name, weights, coefficient, syncs=True)
             moves = make_ascent(self.take_gradients(), config.sharpness_radius)
-            with move_weights(trained, moves), self.keep_figures():
+            with displace_weights(trained, moves), self.keep_figures():
                 self.run_batches(model, name, weights, coefficient, syncs)
             return
         seed, step, samples = self.args.seed, self.state.global_step, config.sharpness_samples
         for sample in range(samples):
             last = sample == samples - 1
             moves = draw_moves(trained, config.sharpness_radius, seed, step, sample)
-            with move_weights(trained, moves):
+            with displace_weights(trained, moves):
                 self.run_batches(
                     model, name, weights, coefficient / samples, syncs and last, 1 / samples
                 )
