@@ -200,7 +200,7 @@ def replay_wrapped_passes(
 ) -> WorkCost:
     """The passes of a wrapped step, one after the other; the work of a micro-batch in all."""
     replay, memory, method = rehearsal.replay, rehearsal.memory, rehearsal.method
-    cost = total = WorkCost()
+    total = WorkCost()
     for each in list_term_passes(method.config, method.terms()):
         if not each.adds:
             rehearsal.model.zero_grad()
