@@ -141,7 +141,7 @@ def draw_alternatives(
             drawn = generate_answers(generator, name, prompts, how, batch_size, journal)
         draws.rounds, draws.drawn = turn + 1, draws.drawn + len(drawn)
         for i, ids in zip(repeated, drawn, strict=True):
-            text = generator.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            text = str(generator.tokenizer.decode(ids, skip_special_tokens=True)).strip()
             take_answer(draws, i, text, len(ids) < config.max_new_tokens, asked[i].rules, config)
     return draws
 
