@@ -12,6 +12,7 @@ import pytest
 from swept import rows_of
 
 from undial_cli.cli import run_command
+from undial_cli.training.states import SEAL_FILE
 
 WORDS = [
     "unlearn", "--multirun", "hardware=cpu", "eval=none", "report=false", "train.max_steps=60",
@@ -47,8 +48,8 @@ def test_a_sweep_goes_on_when_a_node_is_lost(
             env={**os.environ, "RAY_DEDUP_LOGS": "0"},
         )  # fmt: skip
         runs = tmp_path / "lost" / "outputs" / "unlearn"
-        # Both nodes are in a run that has saved a state.
-        while len({state.parent for state in runs.glob("*/resume/checkpoint-*")}) < 2:
+        # Both nodes are in a run that has saved a state to its end.
+        while len({seal.parents[1] for seal in runs.glob(f"*/resume/*/{SEAL_FILE}")}) < 2:
             assert sweep.poll() is None, sweep.stdout and sweep.stdout.read()
             time.sleep(0.1)
         cluster.remove_node(node, allow_graceful=False)
