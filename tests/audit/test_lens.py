@@ -103,6 +103,7 @@ def test_the_last_layer_is_the_models_own_output() -> None:
             assert all(a >= b - 1e-6 for a, b in zip(outcome.scores[name], values, strict=True))  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_what_only_a_middle_layer_holds_is_seen_by_the_lens_and_not_by_asking() -> None:
     (_, model), data = make_planted_models(), make_audit_data(ROWS)
     models = make_attacked_models(unlearned=lambda: model)

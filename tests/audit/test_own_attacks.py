@@ -38,6 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_an_attack_of_ones_own_is_a_file_in_a_folder_of_ones_own(folder: Path) -> None:
     words = [
         "audit", "--config-dir", "mine", "model.path=model", "audit.target=none",
@@ -55,6 +56,7 @@ def test_an_attack_of_ones_own_is_a_file_in_a_folder_of_ones_own(folder: Path) -
         assert answer["prompt"]["unlearned"] == f"Psst! {answer['question']} Well,"
 
 
+@pytest.mark.slow
 def test_it_is_tried_wherever_its_budget_says_so(folder: Path) -> None:
     for budget, holds in (("quick", True), ("standard", False)):
         run = compose_run("audit", [f"audit={budget}"], "mine")

@@ -223,6 +223,7 @@ def test_nothing_of_a_training_is_left_behind(blank: Setting, tmp_path: Path) ->
         assert answer_loss(attacked.model, encode_answers(blank.encoder, blank.forget)) > 2
 
 
+@pytest.mark.slow
 def test_a_curve_has_a_point_for_each_step_and_a_row_their_mean(blank: Setting) -> None:
     keys = {"learning_rate": 3e-3, "batch_size": 8}
     outcome = relearn(blank, ask_at=[4, 1, 9], **keys)

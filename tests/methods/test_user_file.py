@@ -162,6 +162,7 @@ def test_the_documented_file_runs_on_the_command_line(file: Path, tmp_path: Path
     assert "already done" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_file_that_the_command_line_did_not_name_is_not_run(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,7 @@ def test_train_of_an_experiment_without_a_target_is_that_of_finetune(
     assert run.train.epochs == 3
 
 
+@pytest.mark.slow
 def test_keys_that_no_command_has_are_refused_as_ever(
     write_experiment: Callable[[str, str], str],
 ) -> None:

@@ -69,6 +69,7 @@ def test_a_merged_adapter_is_a_checkpoint_of_its_own(
     assert all(file["sha256"] in shown for file in files.values())
 
 
+@pytest.mark.slow
 def test_an_exported_adapter_answers_as_the_checkpoint_does(tmp_path: Path) -> None:
     model = make_trained_run(tmp_path / "run", adapter=True)
     assert run_command(["export", "run"]) == 0

@@ -68,6 +68,7 @@ def test_a_worker_that_is_stopped_ends_the_run_with_its_rank_and_its_last_step(
         assert "hardware.timeout=0.4" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_no_worker_is_ended_while_one_of_them_gets_on(tmp_path: Path) -> None:
     work = "for n in range(16 if rank == '0' else 0): give_beat(); time.sleep(0.05)"
     with start_plain_workers(work, tmp_path) as (workers, watch):

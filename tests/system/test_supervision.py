@@ -34,6 +34,7 @@ STAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_child_ends_with_a_parent_that_is_killed(stage: str) -> None:
     words = [sys.executable, "-c", PARENT, CHILD + STAGES[stage]]
