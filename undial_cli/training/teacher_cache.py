@@ -11,7 +11,7 @@ Shapes: B sequences, N target positions of all B, V vocabulary, D width.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,14 +215,9 @@ class CachedTeacher:
         device: torch.device,
     ) -> None:
         """Run the teacher over samples of a set, in this process over its share of the batches."""
-        tokens = TEACHER_PASS_TOKENS.get(device.type, TEACHER_PASS_TOKENS["cuda"])
-        batches = batch_by_tokens(cached.examples, missing, tokens)
-        rank, world = processes.get_process_rank(), processes.get_process_count()
-        for start in range(0, len(batches), world):
-            turn = batches[start : start + world]
+        for _, samples in deal_batches(cached, missing, advance, device, "teacher pass"):
             # Without a batch left, an empty one: the layers of a sharded model are gathered in all
             # processes' forwards together, and one that stayed away would stop the others.
-            samples = turn[rank] if rank < len(turn) else []
             examples = [cached.examples[i] for i in samples] or [EMPTY_EXAMPLE]
             batch = collate(examples, samples or [-1]).to(device)
             signal = run_teacher(model, batch, cached.loss)
@@ -238,9 +233,6 @@ class CachedTeacher:
                     parts = states_ND.cpu().split(batch.counts)
                 for i, part in zip(samples, parts, strict=False):
                     rows.put(i, part)
-            advance(sum(map(len, turn)))
-            give_beat("teacher pass", start // world + 1)
-        processes.wait_for_all()
 
     def compute_prior(
         self,
@@ -255,17 +247,14 @@ class CachedTeacher:
 
         Kept is each target's mean log-probability: the geometric mean of its probabilities.
         """
-        tokens = TEACHER_PASS_TOKENS.get(device.type, TEACHER_PASS_TOKENS["cuda"])
-        batches = batch_by_tokens(cached.examples, missing, tokens)
-        rank, world = processes.get_process_rank(), processes.get_process_count()
-        for start in range(0, len(batches), world):
-            turn = batches[start : start + world]
-            samples = turn[rank] if rank < len(turn) else []
+        title = "teacher's other questions"
+        for turn, samples in deal_batches(cached, missing, advance, device, title):
             # A pass for each question: the batch's answers to it stand behind one prompt.
             asked = [sorted({q for i in batch for q in cached.questions[i]}) for batch in turn]
+            questions = asked[turn.index(samples)] if samples else []
             sums: dict[int, Tensor] = {}
             for number in range(max(map(len, asked))):  # as often in every process, see `compute`
-                question = asked[rank][number] if samples and number < len(asked[rank]) else None
+                question = questions[number] if number < len(questions) else None
                 answered = [i for i in samples if question in cached.questions[i]]
                 examples = [self.ask(cached, i, question) for i in answered] or [EMPTY_EXAMPLE]
                 batch = collate(examples, answered or [-1]).to(device)
@@ -275,9 +264,6 @@ class CachedTeacher:
             for i, total_N in sums.items():
                 mean_N = total_N / len(cached.questions[i])
                 cached.rows[PRIOR_LOGPS].put(i, mean_N[:, None])
-            advance(sum(map(len, turn)))
-            give_beat("teacher's other questions", start // world + 1)
-        processes.wait_for_all()
 
     def ask(self, cached: CachedSet, sample: int, question: int | None) -> Example:
         """A sample's answer behind the question of another one."""
@@ -325,3 +311,29 @@ def open_set_rows(cached: CachedSet) -> dict[str, list[int]]:
     if count:
         ui.say(f"teacher: {count} samples of {cached.folder} are damaged, made anew", "yellow")
     return missing
+
+
+def deal_batches(
+    cached: CachedSet,
+    missing: list[int],
+    advance: Callable[[int], None],
+    device: torch.device,
+    title: str,
+) -> Iterator[tuple[list[list[int]], list[int]]]:
+    """Batches of samples in turns, one for each process: all of a turn, and this process's.
+
+    A process without a batch left takes part in the turn with an empty one. Ends when all have.
+
+    Args:
+        advance: told how many samples are done.
+        title: of the beats that are given.
+    """
+    tokens = TEACHER_PASS_TOKENS.get(device.type, TEACHER_PASS_TOKENS["cuda"])
+    batches = batch_by_tokens(cached.examples, missing, tokens)
+    rank, world = processes.get_process_rank(), processes.get_process_count()
+    for number, start in enumerate(range(0, len(batches), world), 1):
+        turn = batches[start : start + world]
+        yield turn, turn[rank] if rank < len(turn) else []
+        advance(sum(map(len, turn)))
+        give_beat(title, number)
+    processes.wait_for_all()
