@@ -7,6 +7,7 @@ answer at once, and torch takes seconds.
 
 from __future__ import annotations
 
+import importlib
 import io
 import logging
 import os
@@ -26,6 +27,17 @@ COMMAND_NAMES = (
     "unlearn", "finetune", "evaluate", "audit", "tune", "alternatives", "data", "reproduce",
     "report", "ask", "merge", "export", "list", "purge", "doctor",
 )  # fmt: skip
+# Those that read their words themselves, and the function that does each.
+WORD_COMMANDS = {
+    "tune": "undial_cli.sweeps.tune:run_tune_command",
+    "reproduce": "undial_cli.tables.command:run_reproduce_command",
+    "ask": "undial_cli.asking.command:run_ask_command",
+    "merge": "undial_cli.runs.merge_command:run_merge_command",
+    "export": "undial_cli.runs.export_command:run_export_command",
+    "list": "undial_cli.runs.run_list:run_list_command",
+    "purge": "undial_cli.runs.purge:run_purge_command",
+    "doctor": "undial_cli.runs.doctor:examine_machine",
+}
 HELP_WORDS = ("--help", "-h", "help")
 # A process of a run: runs/launch.py starts it, through torch, which leaves a name.
 WORKER, STARTED_BY_TORCH = "worker", "TORCHELASTIC_RUN_ID"
@@ -148,10 +160,9 @@ def dispatch_command(argv: list[str]) -> int:
     if any(word in HELP_WORDS for word in rest):
         help.show_command_help(command)
         return 0
-    if command == "doctor":
-        from undial_cli.runs.doctor import examine_machine
-
-        return examine_machine(rest)
+    if command in WORD_COMMANDS:
+        module, function = WORD_COMMANDS[command].split(":")
+        return getattr(importlib.import_module(module), function)(rest)
     if command == "report":
         from undial_cli.reporting.report import parse_report_words
         from undial_cli.reporting.report import run_report_command as report
@@ -160,35 +171,7 @@ def dispatch_command(argv: list[str]) -> int:
         code = report(rest)
         settle_ledgers(parse_report_words(rest)[0])
         return code
-    if command == "ask":
-        from undial_cli.asking.command import run_ask_command
-
-        return run_ask_command(rest)
-    if command == "merge":
-        from undial_cli.runs.merge_command import run_merge_command
-
-        return run_merge_command(rest)
-    if command == "export":
-        from undial_cli.runs.export_command import run_export_command
-
-        return run_export_command(rest)
-    if command == "list":
-        from undial_cli.runs.run_list import run_list_command
-
-        return run_list_command(rest)
-    if command == "purge":
-        from undial_cli.runs.purge import run_purge_command
-
-        return run_purge_command(rest)
-    if command == "tune":
-        from undial_cli.sweeps.tune import run_tune_command
-
-        return run_tune_command(rest)
     flags, words = split_flags(rest)
-    if command == "reproduce":
-        from undial_cli.tables.command import run_reproduce_command as reproduce
-
-        return reproduce(rest)
     if command == "data":
         return show_training_data(flags, words)
     if "--from" in flags:

@@ -13,7 +13,7 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import version
 from hydra._internal.hydra import Hydra
@@ -63,6 +63,7 @@ from undial_cli.runs.trust import (
 PACKAGE_FOLDER = Path(__file__).parent.parent
 # What Hydra raises for words that it cannot compose.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+C = TypeVar("C")
 
 
 def find_config_folder() -> Path:
@@ -164,6 +165,22 @@ def compose_from_groups(command: str, words: list[str], folder: str | None) -> D
 def compose_groups(command: str, chosen: tuple[str, ...], folder: str | None) -> DictConfig:
     """The config of a choice of groups; to be copied."""
     return compose_config(command, chosen, folder)
+
+
+def compose_command_keys(schema: type[C], name: str, words: list[str], folder: str | None) -> C:
+    """The keys of a command that is no run itself, from its primary config.
+
+    Raises:
+        UserError: a key or a value is wrong, or a variable is named that only a run may read.
+    """
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    try:
+        with refuse_variables():
+            asked = OmegaConf.to_object(compose_config(name, words, folder))
+    except COMPOSITION_ERRORS as error:
+        raise config_errors.explain_composition_error(error, name, words) from error
+    assert isinstance(asked, schema)
+    return asked
 
 
 def compose_config(

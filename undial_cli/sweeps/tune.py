@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
 
 from undial_cli import ui
 from undial_cli.config.fields import check_field_value, walk_fields
@@ -30,14 +28,13 @@ from undial_cli.runs import config_errors
 from undial_cli.runs.command_words import split_run_words
 from undial_cli.runs.compose import (
     COMPOSITION_ERRORS,
-    compose_config,
+    compose_command_keys,
     compose_run,
     list_config_groups,
     list_folders,
     translate_words,
 )
 from undial_cli.runs.known_keys import list_known_keys
-from undial_cli.runs.trust import refuse_variables
 from undial_cli.sweeps.executors import require_library
 from undial_cli.sweeps.launchers import make_batch_runner, parse_sweep_words
 from undial_cli.sweeps.optimise import conduct_study
@@ -242,13 +239,7 @@ def load_tune_config(words: list[str], method: str, folder: str | None) -> TuneC
     files = [path / "tune" / f"{method}.yaml" for path in list_folders(folder)]
     if not named and any(file.is_file() for file in files):
         words = [*words, f"tune={method}"]
-    ConfigStore.instance().store(name="tune_schema", node=TuneConfig)
-    try:
-        with refuse_variables():
-            asked: Any = OmegaConf.to_object(compose_config("tune", words, folder))
-    except COMPOSITION_ERRORS as error:
-        raise config_errors.explain_composition_error(error, "tune", words) from error
-    assert isinstance(asked, TuneConfig)
+    asked = compose_command_keys(TuneConfig, "tune", words, folder)
     for name, value, field in walk_fields(asked):
         check_field_value(name, value, field)
     if asked.rule not in NAMED_RULES:

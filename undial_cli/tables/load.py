@@ -10,19 +10,13 @@ import dataclasses
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
-
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
 from undial_cli.config.fields import check_field_value, walk_fields
 from undial_cli.config.tables import ColumnConfig, PlotConfig, ReproduceConfig, TableConfig
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.evaluation.figures import find_better_direction, find_figure_title
-from undial_cli.runs import config_errors
 from undial_cli.runs.command_words import split_run_words
-from undial_cli.runs.compose import COMPOSITION_ERRORS, compose_config, find_config_folder
-from undial_cli.runs.trust import refuse_variables
+from undial_cli.runs.compose import compose_command_keys, find_config_folder
 from undial_cli.system.files import is_plain_name
 
 KEYS_NOT_FOR_RUNS = {
@@ -46,13 +40,7 @@ def load_table(words: list[str], folder: str | None) -> ReproduceConfig:
     if not any(word.startswith("table=") for word in words):
         names = ", ".join(list_table_names(folder))
         raise UserError(f"table: say which one, table=NAME; allowed is one of {names}")
-    ConfigStore.instance().store(name="reproduce_schema", node=ReproduceConfig)
-    try:
-        with refuse_variables():
-            asked: Any = OmegaConf.to_object(compose_config("reproduce", words, folder))
-    except COMPOSITION_ERRORS as error:
-        raise config_errors.explain_composition_error(error, "reproduce", words) from error
-    assert isinstance(asked, ReproduceConfig)
+    asked = compose_command_keys(ReproduceConfig, "reproduce", words, folder)
     complete_table(asked.table)
     return asked
 
