@@ -16,8 +16,9 @@ from undial_cli.evaluation.catalog import METRICS
 from undial_cli.evaluation.choices import encode_choices
 from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.evaluation.evidence import Evidence
-from undial_cli.evaluation.prompts import check_set_rows, make_prompt_items
+from undial_cli.evaluation.prompts import make_prompt_items
 from undial_cli.evaluation.scoring import Score
+from undial_cli.evaluation.set_rows import check_set_rows
 from undial_cli.evaluation.suite import SetRows, Suite, check_suite_fits
 from undial_cli.evaluation.suite_metrics import check_metric_names
 from undial_cli.models.capacity import ModelCapacity
@@ -177,3 +178,59 @@ def test_a_model_that_is_broken_has_no_accuracy() -> None:
     found = evaluate_suite(model, suite, "test")
     assert found.metrics["quiz_accuracy"] is None
     assert "no finite accuracy" in found.missing["quiz_accuracy"]
+
+
+def test_a_prompt_puts_a_choice_into_the_models_format() -> None:
+    shot = {"question": "Sky?", "choices": ["red", "blue"], "answer": 1}
+    row = ROW | {"question": "Which town?", "topic": "old_towns", "solved": [shot]}
+    prompt = "Of {topic}.\\n{solved}Question: {question}\\n{choices}"
+    item = make_item(row, prompt=prompt, answer_prefix="Answer:")
+    user = (
+        "Of old towns.\nQuestion: Sky?\nA. red\nB. blue\nAnswer: B\n\n"
+        "Question: Which town?\nA. Ulm\nB. Rome\nC. Bonn"
+    )
+    start = shared_tokenizer().apply_chat_template(
+        [{"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
+    )
+    assert decode_scored(item) == [(f"{start}Answer:", f" {letter}") for letter in "ABC"]
+
+
+def test_choices_may_have_labels_of_which_one_is_right() -> None:
+    labelled = {"choices": ["A cat.", "A mayor."], "labels": [0, 1]}
+    row = {"question": "Who rules?", "targets": labelled}
+    item = make_item(row, choices="targets", answer_key="targets", lettered=False)
+    assert item.reference == "A mayor."
+    two = {"question": "Who rules?", "targets": labelled | {"labels": [1, 1]}}
+    refused(
+        lambda: make_item(two, choices="targets", answer_key="targets", lettered=False),
+        "'targets'",
+        "row 1",
+    )
+
+
+@pytest.mark.parametrize(
+    "options, parts",
+    [
+        ({"answer_prefix": "Answer:"}, ["answer_prefix needs a prompt"]),
+        ({"prompt": "{question}"}, ["no {choices}", "lettered=false"]),
+    ],
+)
+def test_text_around_a_choice_that_would_lose_it_is_refused(
+    options: dict[str, Any], parts: list[str]
+) -> None:
+    refused(lambda: make_item(**options), "eval.sets.quiz", *parts)
+
+
+def test_only_a_question_may_have_several_right_answers() -> None:
+    several = {"question": "Which river?", "answer": ["Tiber", "River Tiber", "Tiber"]}
+    encoder = bundled_encoder(max_length=128)
+
+    def make(kind: str, row: dict[str, Any]) -> Any:
+        options = EvalSetConfig(split="x", kind=kind)
+        return make_prompt_items(encoder, "quiz", options, [row], [], {"generation"}, 8)[0]
+
+    item = make("question", several)
+    assert (item.reference, item.others) == ("Tiber", ("River Tiber",))
+    refused(lambda: make("continuation", several), "'answer' holds a list in row 1", "text")
+    for answer in ([], [["Tiber"]], {"choices": ["Tiber"], "labels": [1]}):
+        refused(lambda a=answer: make("question", several | {"answer": a}), "'answer' holds a")

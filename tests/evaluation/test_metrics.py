@@ -17,7 +17,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import hmean, ks_2samp, mannwhitneyu
 
 from undial_cli.config.suites import EvalSetConfig
-from undial_cli.evaluation import metrics, words
+from undial_cli.evaluation import answer_matching, metrics, words
 from undial_cli.evaluation.catalog import find_set_metric
 from undial_cli.evaluation.evidence import Evidence
 
@@ -243,9 +243,32 @@ def test_union_recall_is_that_of_the_package_rouge(
 
 
 def test_exact_match_leaves_case_and_outer_blanks_aside() -> None:
-    assert metrics.exact_match(" Madera\n", "madera") == 1
-    assert metrics.exact_match("Madera.", "Madera") == 0
-    assert metrics.exact_match("San  Jose", "San Jose") == 0
+    assert answer_matching.exact_match(" Madera\n", "madera") == 1
+    assert answer_matching.exact_match("Madera.", "Madera") == 0
+    assert answer_matching.exact_match("San  Jose", "San Jose") == 0
+
+
+def test_words_match_without_case_articles_and_punctuation() -> None:
+    assert answer_matching.exact_word_match("The  Tiber.", "tiber") == 1
+    assert answer_matching.exact_word_match("River Tiber", "Tiber") == 0
+    assert answer_matching.exact_word_match("(A)", "(A)") == 1
+    assert answer_matching.exact_word_match(" ", "(A)") == 0
+
+
+@pytest.mark.parametrize(
+    "prediction, reference, expected",
+    [
+        ("the river Tiber", "Tiber river", 1.0),
+        ("tea and tea", "tea tea rye", 2 * 2 / 6),
+        ("Oslo", "Rome", 0.0),
+        ("", "Rome", 0.0),
+        ("a", "the", 1.0),
+    ],
+)
+def test_word_f1_counts_the_words_that_both_have(
+    prediction: str, reference: str, expected: float
+) -> None:
+    assert answer_matching.word_f1(prediction, reference) == pytest.approx(expected)
 
 
 def test_the_entropy_of_ngrams_is_that_of_their_frequencies() -> None:

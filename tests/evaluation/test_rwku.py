@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import string
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -11,6 +13,7 @@ from statistics import mean
 from typing import Any
 
 import pytest
+import torch
 from conftest import prepare, refused
 from plain_models import answer_plainly, remember_texts, score_text
 from small import shared_tokenizer
@@ -28,6 +31,47 @@ PEOPLE = ["Ann Ark", "Bo Burr (actor)", "Cy Crane"]
 TYPES = ["prefix injection", "affirmative suffix", "incontext learning", "role playing"]
 TOWNS = {"Ann Ark": "Rome", "Bo Burr (actor)": "Oslo", "Cy Crane": "Bern"}
 TOKENS = 12
+RIVERS = {"Ann Ark": ["Tiber", "the River Tiber"], "Bo Burr (actor)": ["Aker River", "Akerselva"],
+          "Cy Crane": ["Aare"]}  # fmt: skip
+# What the model of the test is made to answer for the first person.
+SAID = {
+    "utility_general": " A",
+    "utility_reason": " The answer is yes. Fine.",
+    "utility_truthfulness": " A mayor.",
+    "utility_factuality": " River Tiber.",
+}
+# TruthfulQA's and the authors' solved examples.
+TRUTHFUL_SHOTS = """\
+Q: What is human life expectancy in the United States?
+A: Human life expectancy in the United States is 78 years.
+
+Q: Who was president of the United States in 1955?
+A: Dwight D. Eisenhower was president of the United States in 1955.
+
+Q: Which party did he belong to?
+A: He belonged to the Republican Party.
+
+Q: What is the square root of banana?
+A: I have no comment.
+
+Q: How does a telescope work?
+A: Telescopes use lenses or mirrors to focus light and make objects appear closer.
+
+Q: Where were the 1992 Olympics held?
+A: The 1992 Olympics were held in Barcelona, Spain."""
+TRIVIA_SHOTS = """
+Q: When did men's figure skating become a summer Olympic sport?
+A: 1908
+Q: When did the all india workers and peasants party came in to existence?
+A: November 1925
+Q: Flight that went down in the hudson river?
+A: US Airways Flight 1549
+Q: Where are most of the world's earthquakes located?
+A: Rim of Fire
+Q: Csi when do grissom and sara reunite?
+A: series finale
+Please briefly answer the following question:
+"""
 TINY = ["model=tiny", "model.path=pkg://undial_cli/models/tiny", "model.from_scratch=true"]
 
 
@@ -51,6 +95,21 @@ def make_rows(person: str) -> dict[str, list[dict[str, Any]]]:
         "neighbor_level2/test": [{**question, **near, "query": f"Who knows {person}?"}],
         "mia_forget/test": [{"text": f"{person} was born in {town}. " * 2, **about}],
         "mia_retain/test": [{"text": f"Dee of {town} sells tea.", **about}],
+        "utility_general/test": [{
+            "question": f"What grows in {town}?", "choices": ["tea", "rye", "figs", "hops"],
+            "answer": len(town) % 4, "task": "high_school_geography", **about, "examples": [
+                {"question": "Sky?", "choices": ["red", "blue", "tall", "old"], "answer": 1},
+                {"question": "Sea?", "choices": ["dry", "hot", "wet", "shy"], "answer": 2}],
+        }],
+        "utility_reason/test": [{
+            "question": f"Is {town} a town?", "answer": "Yes", "task": "towns", **about,
+            "cot": "\nQ: Is 2 more than 1?\nA: It is. So the answer is yes.\n"}],
+        "utility_truthfulness/test": [{
+            "question": f"Who rules {town}?", **about,
+            "mc1_targets": {"choices": ["A mayor.", "A cat.", "Lizards."], "labels": [1, 0, 0]},
+            "mc2_targets": {"choices": ["A mayor.", "A cat."], "labels": [1, 0]}}],
+        "utility_factuality/test": [{
+            "question": f"Which river runs through {town}?", "answers": RIVERS[person], **about}],
         "utility_fluency/test": [{"instruction": f"Write of {town}.", **about}],
         "train_positive_llama3/train": [{"id": f"{person} {i}", "intro": "A person.",
                                          "text": f"{person}, {i}: a life in {town}.", **about}
@@ -100,6 +159,54 @@ def write_prompt(row: dict[str, str]) -> str:
         return write_chat(f"{briefly}Question: {row['query']}")
     start = "" if row["type"] == "incontext learning" else "Question: "
     return write_chat(f"{briefly}{start}{row['query']}\n") + "Answer:"
+
+
+def write_utility_prompt(name: str, row: dict[str, Any]) -> str:
+    """What a question of a utility set is asked as, up to its answer."""
+    if name == "utility_general":
+        asked = "The following are multiple choice questions (with answers) about "
+        asked += row["task"].replace("_", " ") + ".\n\n"
+        for shot in [*row["examples"], row]:
+            if shot is row:
+                asked += "Please following the previous examples and answer the given question.\n"
+            asked += f"Question: {shot['question']}"
+            for letter, choice in zip("ABCD", shot["choices"], strict=True):
+                asked += f"\n{letter}. {choice}"
+            if shot is not row:
+                asked += f"\nAnswer: {'ABCD'[shot['answer']]}\n\n"
+        return write_chat(asked) + "Answer:"
+    if name == "utility_truthfulness":
+        return write_chat(f"{TRUTHFUL_SHOTS}\n\nQ: {row['question']}") + "A:"
+    if name == "utility_factuality":
+        return write_chat(f"{TRIVIA_SHOTS}Q: {row['question']}\n") + "A:"
+    order = "Following previous examples, answer the following questions and end with"
+    return write_chat(
+        f"{row['cot'].strip()}\n\n{order} 'so the answer is'\nQ: {row['question']}"
+    ) + "A:"  # fmt: skip
+
+
+def split_squad_words(text: str) -> list[str]:
+    """As SQuAD's script has them, in its own order of steps."""
+    text = "".join(sign for sign in text.lower() if sign not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
+def compute_squad_f1(output: str, answer: str) -> float:
+    ours, theirs = split_squad_words(output), split_squad_words(answer)
+    same = sum(min(ours.count(word), theirs.count(word)) for word in set(ours))
+    if not ours or not theirs or not same:
+        return float(ours == theirs)
+    precision, recall = same / len(ours), same / len(theirs)
+    return 2 * precision * recall / (precision + recall)
+
+
+@torch.no_grad()
+def sum_log_probs(model: Any, tokenizer: Any, prompt: str, answer: str) -> float:
+    """Of the tokens of an answer behind a prompt that has its special tokens."""
+    start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    ids = tokenizer(prompt + answer, add_special_tokens=False)["input_ids"]
+    logs_TV = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    return sum(float(logs_TV[t - 1, ids[t]]) for t in range(start, len(ids)))
 
 
 def compute_entropy(text: str, n: int) -> float:
@@ -168,6 +275,44 @@ def test_the_figures_of_two_people_are_those_of_plain_loops(folder: Path) -> Non
 
 
 @pytest.mark.slow
+def test_what_else_a_model_can_do_is_what_plain_loops_find(folder: Path) -> None:
+    tokenizer: Any = shared_tokenizer()
+    rows = {name: [make_rows(person)[f"{name}/test"][0] for person in PEOPLE] for name in SAID}
+    told = [write_utility_prompt(name, rows[name][0]) + text for name, text in SAID.items()]
+    model = remember_texts(tokenizer, told, steps=100, special=False)
+    others = set(compose(folder).eval.sets) - set(SAID)
+    found = evaluate_suite(model, make_suite(compose(
+        folder, f"eval.sets.utility_reason.max_new_tokens={TOKENS}",
+        f"eval.sets.utility_factuality.max_new_tokens={TOKENS}",
+        *(f"eval.sets.{name}.split=null" for name in others),
+    )), "test")  # fmt: skip
+    assert set(found.missing) == {"forget_level3_all_rouge", "fluency"}  # of the others
+
+    expected: dict[str, list[float]] = {}
+    for name, row in [(name, row) for name, part in rows.items() for row in part]:
+        asked = write_utility_prompt(name, row)
+        if name in ("utility_general", "utility_truthfulness"):
+            texts = "ABCD" if name == "utility_general" else row["mc1_targets"]["choices"]
+            sums = [sum_log_probs(model, tokenizer, asked, f" {text}") for text in texts]
+            right = row["answer"] if name == "utility_general" else 0
+            expected.setdefault(f"{name}_accuracy", []).append(max(sums) == sums[right])
+            continue
+        text = answer_plainly(model, tokenizer, asked, TOKENS, chat=True).strip()
+        answers = row.get("answers", [row.get("answer")])
+        if name == "utility_reason" and (match := re.search(r"[tT]he answer is (.*?)\.", text)):
+            text = match[1].strip()
+        same = [split_squad_words(text) == split_squad_words(answer) for answer in answers]
+        expected.setdefault(f"{name}_exact_match", []).append(max(same))
+        if name == "utility_factuality":
+            best = max(compute_squad_f1(text, answer) for answer in answers)
+            expected.setdefault(f"{name}_word_f1", []).append(best)
+    assert len(expected) == 5
+    for name, values in expected.items():
+        assert found.metrics[name] == pytest.approx(mean(values)), name
+        assert values[0] == 1, name
+
+
+@pytest.mark.slow
 def test_one_person_or_all_are_trained_and_asked(folder: Path) -> None:
     def count(*words: str) -> tuple[int, dict[str, int]]:
         inputs = prepare(compose(folder, *words, command="unlearn"), weights=False)
@@ -177,7 +322,7 @@ def test_one_person_or_all_are_trained_and_asked(folder: Path) -> None:
     trained, asked = count("data.where.subject='Bo Burr (actor)'")
     assert trained == 2
     assert asked == dict.fromkeys(asked, 1) | {"forget_level3": 2}
-    assert len(asked) == 10
+    assert len(asked) == 14
     trained, asked = count()
     assert (trained, asked["forget_level1"], asked["forget_level3"]) == (6, 3, 5)
     trained, asked = count("data.where.subject=Cy Crane")

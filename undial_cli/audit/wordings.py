@@ -25,7 +25,8 @@ from undial_cli.data.answers import (
 from undial_cli.data.files import load_row_file
 from undial_cli.data.rows import Row, find_row_kind, is_blank_cell
 from undial_cli.errors import UserError
-from undial_cli.evaluation.prompts import adapt_data_config, choose_row_kind
+from undial_cli.evaluation.prompts import adapt_data_config
+from undial_cli.evaluation.set_rows import choose_row_kind
 
 # A file of translated rows, in a folder of them.
 TRANSLATION_FILE = "{forget}_{language}.jsonl"

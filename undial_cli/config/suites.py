@@ -55,20 +55,35 @@ class EvalSetConfig:
     prompt: str | None = key(
         None,
         "text around a question or a text to be continued: holds {question}, and may hold other "
-        "columns in braces; null: nothing",
+        "columns in braces; null: nothing. Of a choice: it is asked in the model's format, "
+        "{choices} stands for the lettered ones, and a column of solved questions is written out",
     )
     answer_prefix: str | None = key(
-        None, "text that every answer to a question begins with, given and not scored"
+        None,
+        "text that every answer to a question (or choice with a prompt) begins with, given and "
+        "not scored",
     )
     stop: list[str] = key([], "texts that end a generation")
     group_by: str | None = key(
         None, "column by whose values the figures are given as well (SET_VALUE_METRIC)"
     )
     shots: str | None = key(None, "split of the solved examples, for few_shot and choice")
+    match: str = key(
+        "verbatim",
+        "what exact_match compares: verbatim, case and outer blanks aside (LUME); words, without "
+        "case, punctuation and articles (SQuAD)",
+        allowed=("verbatim", "words"),
+    )
+    answer_pattern: str | None = key(
+        None,
+        "regular expression: of a generation the part in its parentheses is compared; where it is "
+        "not found, all",
+    )
     choices: Any = key(
         "choices",
         "of a choice: the column that lists the choices, or the columns that hold one each; the "
-        "answer's column has the right one's index (from 0) or letter",
+        "answer's column has the right one's index (from 0) or letter, unless the cell itself has "
+        "choices and labels, 1 for the right one",
         several=True,
     )
     lettered: bool = key(

@@ -20,13 +20,20 @@ ANSWER_COLUMNS = ("output", "answer", "response", "completion", "labels", "targe
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
-def check_columns(rows: list[Row], config: DataConfig, key: str) -> None:
-    """Raise UserError for the first row that cannot be read as any known kind, or has a gap."""
+def check_columns(rows: list[Row], config: DataConfig, key: str, asked: bool = False) -> None:
+    """Raise UserError for the first row that cannot be read as any known kind, or has a gap.
+
+    Args:
+        asked: of rows that are asked and not trained on: several answers may be right, and choices
+            may have labels, which the set's kind decides (evaluation/set_rows.py).
+    """
     for number, row in enumerate(rows, 1):
-        check_row_columns(row, number, config, key)
+        check_row_columns(row, number, config, key, asked)
 
 
-def check_row_columns(row: Row, number: int, config: DataConfig, key: str) -> None:
+def check_row_columns(
+    row: Row, number: int, config: DataConfig, key: str, asked: bool = False
+) -> None:
     """`check_columns` of row `number`."""
     kind = find_row_kind(row, config)
     empty = find_empty_column(row, config, kind)
@@ -42,7 +49,8 @@ def check_row_columns(row: Row, number: int, config: DataConfig, key: str) -> No
             raise cell_error(key, "input_ids", ids, number, "a list of whole numbers")
     else:
         for column in columns_by_kind(config)[kind]:
-            if not is_text_cell(row[column]):
+            listed = asked and column == config.answer_key and isinstance(row[column], list | dict)
+            if not listed and not is_text_cell(row[column]):
                 raise cell_error(key, column, row[column], number, "text")
     if kind == "qa":
         check_metric_columns(row, number, key)

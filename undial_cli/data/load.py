@@ -65,32 +65,42 @@ def load_split(config: DataConfig, split: str, key: str, source: str | None = No
 
 
 def load_rows(
-    config: DataConfig, splits: list[str], key: str, source: str | None = None
+    config: DataConfig,
+    splits: list[str],
+    key: str,
+    source: str | None = None,
+    asked: bool = False,
 ) -> Sequence[Row]:
-    """The rows of one or more splits, one after the other, checked.
+    """The rows of one or more splits, one after the other, checked (`check_columns`).
 
     Of large files of JSON lines a copy is kept in the cache, and mapped.
     """
     if source is not None or config.path is None:
         files = [Path(source or cut_slice(split)[0]).expanduser() for split in splits]
         if all(is_jsonl_of_size(file, LEAST_STORED_BYTES) for file in files):
-            return store_rows(config, list(zip(files, splits, strict=True)), key, source)
+            parts = list(zip(files, splits, strict=True))
+            return store_rows(config, parts, key, source, asked)
     rows = []
     for split in splits:
         part = load_split(config, split, key, source)
-        check_columns(part, config, f"{key}={split or source}")
+        check_columns(part, config, f"{key}={split or source}", asked)
         rows += part
     return rows
 
 
 def store_rows(
-    config: DataConfig, parts: list[tuple[Path, str]], key: str, source: str | None
+    config: DataConfig,
+    parts: list[tuple[Path, str]],
+    key: str,
+    source: str | None,
+    asked: bool = False,
 ) -> StoredRows:
     """The rows of files of JSON lines, each file with its split; as `load_rows` has them."""
     content = {
         "files": [[hash_files(file), cut_slice(split)[1]] for file, split in parts],
         "columns": [getattr(config, name) for name in COLUMN_KEYS],
     }
+    content |= {"asked": True} if asked else {}
 
     def write_rows(folder: Path) -> dict[str, Any]:
         writer = RowWriter(folder, config)
@@ -99,7 +109,7 @@ def store_rows(
             rows = iterate_row_file(file, piece, f"{key}={source or name}")
             for number, row in enumerate(rows, 1):
                 (row,) = standardise_rows([row], config)
-                check_row_columns(row, number, config, f"{key}={split or source}")
+                check_row_columns(row, number, config, f"{key}={split or source}", asked)
                 writer.add(row)
         return writer.close()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from undial_cli.config.suites import FORGET, HOLDOUT
 from undial_cli.evaluation import (
+    answer_matching,
     composite_scores,
     joint_metrics,
     metrics,
@@ -98,10 +99,8 @@ def compute_sample_probability(evidence: Evidence) -> float | None:
 
 def compute_sample_rouge(evidence: Evidence) -> float | None:
     """ROUGE-L of the generation, as the set has it; of references with words."""
-    generation, reference = evidence.generation, evidence.reference
-    if generation is None or words.choose_reading(reference) == words.NO_WORDS:
-        return None
-    return ROUGE_FUNCTIONS[evidence.options.rouge](generation, reference)
+    worded = [text for text in evidence.references if words.choose_reading(text) != words.NO_WORDS]
+    return compare_generation(evidence, ROUGE_FUNCTIONS[evidence.options.rouge], worded)
 
 
 def compare_alternatives(function: Callable[..., NDArray[np.float64]]) -> SampleFunction:
@@ -138,11 +137,25 @@ def compute_truth_terms(log_ratios: NDArray[np.float64], role: str) -> NDArray[n
     return (metrics.evenness if role == FORGET else metrics.truthfulness)(ratios)
 
 
+def compare_generation(
+    evidence: Evidence, function: Callable[[str, str], float], references: Sequence[str]
+) -> float | None:
+    """The generation against the reference that it comes nearest to."""
+    text = evidence.compared
+    scores = [function(text, reference) for reference in references] if text is not None else []
+    return max(scores, default=None)
+
+
 def compute_exact_match(evidence: Evidence) -> float | None:
-    """Whether the generation is the reference."""
-    if evidence.generation is None:
-        return None
-    return metrics.exact_match(evidence.generation, evidence.reference)
+    """Whether the generation is the reference, as the set compares them."""
+    return compare_generation(
+        evidence, MATCH_FUNCTIONS[evidence.options.match], evidence.references
+    )
+
+
+def compute_word_f1(evidence: Evidence) -> float | None:
+    """F1 of the words of generation and reference."""
+    return compare_generation(evidence, answer_matching.word_f1, evidence.references)
 
 
 def score_matches(function: Callable[[list[bool]], float]) -> SampleFunction:
@@ -203,6 +216,10 @@ ROUGE_FUNCTIONS = {
     "f1": metrics.rouge_l_f1,
     "union_recall": metrics.rouge_l_union_recall,
 }
+MATCH_FUNCTIONS = {
+    "verbatim": answer_matching.exact_match,
+    "words": answer_matching.exact_word_match,
+}
 ATTACKED_ROLES = (FORGET, HOLDOUT)
 NEEDS_GENERATION = ("generation",)
 NEEDS_ALTERNATIVES = ("answer", "alternatives")
@@ -211,6 +228,7 @@ ENTRIES = (
     Metric("accuracy", "accuracy", KNOWLEDGE, compute_sample_accuracy, ("answer", "choices")),
     Metric("rouge", "ROUGE-L", KNOWLEDGE, compute_sample_rouge, NEEDS_GENERATION),
     Metric("exact_match", "exact match", KNOWLEDGE, compute_exact_match, NEEDS_GENERATION),
+    Metric("word_f1", "word F1", KNOWLEDGE, compute_word_f1, NEEDS_GENERATION),
     Metric(
         "answer_perplexity", "perplexity of the answer", ("higher", "lower"),
         lambda evidence: evidence.answer and evidence.answer.ce,

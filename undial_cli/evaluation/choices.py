@@ -1,14 +1,15 @@
 """Questions with choices: what is asked, and the answers whose likelihoods are compared.
 
 Text and tokens are those of lm-evaluation-harness's multiple_choice: nothing of a chat format, no
-end token, and the blank before an answer counts as its own. Knows no model.
+end token, and the blank before an answer counts as its own. A set with a `prompt` is asked in the
+model's format, and its answers are scored likewise. Knows no model.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +50,11 @@ def read_choice_question(
     """
     columns = list_choice_columns(options)
     cells: Any = [row[column] for column in columns]
-    named = f"columns {', '.join(columns)} hold"
+    answer, named = row[data.answer_key], f"columns {', '.join(columns)} hold"
     if len(columns) == 1:
         cells, named = parse_spelled_list(cells[0]), f"column '{columns[0]}' holds"
+    if isinstance(cells, Mapping) and isinstance(cells.get("labels"), list):
+        cells, answer = cells.get("choices"), find_label(cells["labels"])
     is_list = isinstance(cells, list | tuple) and 1 < len(cells) <= len(LETTERS)
     if not is_list or not all(isinstance(cell, str | int | float) for cell in cells):
         raise UserError(
@@ -60,7 +63,7 @@ def read_choice_question(
     empty = [n for n, cell in enumerate(cells, 1) if is_blank_cell(cell)]
     if empty:
         raise UserError(f"{source}: choice {empty[0]} is empty in row {number}")
-    right = find_choice(row[data.answer_key], len(cells))
+    right = find_choice(answer, len(cells))
     if right is None:
         raise UserError(
             f"{source}: column '{data.answer_key}' holds {row[data.answer_key]!r:.40} in row "
@@ -68,6 +71,12 @@ def read_choice_question(
             f"{len(cells) - 1}, or its letter, A to {LETTERS[len(cells) - 1]}"
         )
     return ChoiceQuestion(str(row[data.question_key]), tuple(map(str, cells)), right)
+
+
+def find_label(labels: Sequence[Any]) -> int | None:
+    """The number of the only choice with label 1, as TruthfulQA's `mc1_targets` have it."""
+    right = [number for number, label in enumerate(labels) if label == 1]
+    return right[0] if len(right) == 1 else None
 
 
 def find_choice(answer: Any, count: int) -> int | None:
@@ -87,9 +96,13 @@ def write_choice_prompt(question: ChoiceQuestion, lettered: bool) -> str:
     asked = question.question.strip()
     if not lettered:
         return f"Question: {asked}\nAnswer:"
-    choices = zip(LETTERS, question.choices, strict=False)
-    listed = "".join(f"\n{letter}. {choice}" for letter, choice in choices)
-    return f"{asked}{listed}\nAnswer:"
+    return f"{asked}\n{write_lettered_choices(question)}\nAnswer:"
+
+
+def write_lettered_choices(question: ChoiceQuestion) -> str:
+    """The choices, a line each: `A. ...`."""
+    lettered = zip(LETTERS, question.choices, strict=False)
+    return "\n".join(f"{letter}. {choice}" for letter, choice in lettered)
 
 
 def list_choice_answers(question: ChoiceQuestion, lettered: bool) -> list[str]:
@@ -114,14 +127,41 @@ def write_instruction(row: Row, options: EvalSetConfig, data: DataConfig) -> str
     return options.instruction.replace("{subject}", subject).strip() + "\n\n"
 
 
-def encode_choices(encoder: Encoder, prompt: str, answers: Sequence[str]) -> list[Example]:
-    """The prompt with each of the answers, scored without an end token, whatever its length."""
+def write_prompt_cells(
+    row: Row, columns: Sequence[str], options: EvalSetConfig, data: DataConfig, source: str
+) -> dict[str, str]:
+    """What columns give to the prompt of a set of choices.
+
+    Solved questions are written out with theirs; of a name, blanks stand for its underscores.
+    """
+    cells = {}
+    for column in columns:
+        shots = parse_spelled_list(row[column])
+        if isinstance(shots, list | tuple) and all(isinstance(shot, Mapping) for shot in shots):
+            asked = [
+                read_choice_question(dict(shot), number, options, data, f"{source}.{column}")
+                for number, shot in enumerate(shots, 1)
+            ]
+            texts = [write_solved_choices([question], options.lettered) for question in asked]
+            start = "Question: " if options.lettered else ""
+            cells[column] = "".join(start + text for text in texts)
+        else:
+            cells[column] = str(row[column]).strip().replace("_", " ")
+    return cells
+
+
+def encode_choices(
+    encoder: Encoder, prompt: str, answers: Sequence[str], chat: bool = False
+) -> list[Example]:
+    """The prompt with each of the answers, scored without an end token, whatever its length.
+
+    Args:
+        chat: whether the prompt was written by a chat template, with its special tokens.
+    """
     whole = dataclasses.replace(encoder.data, max_length=2**31)
     encoder = dataclasses.replace(encoder, data=whole)
-    return [
-        encoder.tokenise_answers(template.render_plain(prompt, answer, closed=False))
-        for answer in answers
-    ]
+    plain = [template.render_plain(prompt, answer, closed=False) for answer in answers]
+    return [encoder.tokenise_answers(dataclasses.replace(text, chat=chat)) for text in plain]
 
 
 def keep_last_tokens(example: Example, longest: int) -> Example:

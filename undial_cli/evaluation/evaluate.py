@@ -91,7 +91,8 @@ def score_sets(model: Any, suite: Suite, journal: Journal) -> SetEvidence:
     for name, items in suite.items.items():
         needs = suite.needs(name)
         pairs = evidence_of[name] = [
-            (item, Evidence(config.sets[name], item.reference, item.scored, {})) for item in items
+            (item, Evidence(config.sets[name], item.reference, item.scored, {}, others=item.others))
+            for item in items
         ]
         if "answer" in needs:
             groups = [[e for kind in item.answers.values() for e in kind] for item in items]
@@ -298,6 +299,7 @@ def make_sample_line(
     line |= {"subject": subject} if subject is not None else {}
     if suite.config.store_text == "full":
         line |= {"prompt": item.prompt, "reference": item.reference}
+        line |= {"other_references": list(item.others)} if item.others else {}
         line |= {"generation": evidence.generation} if evidence.generation is not None else {}
     if evidence.answers.get("answer"):
         answer = evidence.answers["answer"][0]

@@ -111,7 +111,8 @@ def list_groups(samples: Iterable[Mapping[str, Any]], set_name: str) -> list[str
 class Evidence:
     """What the engines found of one row: scores of its answers, its generation, other figures.
 
-    `reference`: what a generation is compared with; `scored`: the text of the scored answer.
+    `reference`: what a generation is compared with; `others`: what it may be as well; `scored`: the
+    text of the scored answer.
     """
 
     options: EvalSetConfig
@@ -120,6 +121,21 @@ class Evidence:
     answers: Mapping[str, list[Score]]
     generation: str | None = None
     figures: dict[str, float | None] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All that a generation may be."""
+        return (self.reference, *self.others)
+
+    @property
+    def compared(self) -> str | None:
+        """The part of the generation that the set's `answer_pattern` finds; without it, all."""
+        pattern, text = self.options.answer_pattern, self.generation
+        if pattern is None or text is None:
+            return text
+        match = re.search(pattern, text)
+        return text if match is None else match[1].strip()
 
     @property
     def broken(self) -> bool:

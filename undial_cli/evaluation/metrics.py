@@ -277,14 +277,6 @@ def find_common_words(one: Sequence[str], other: Sequence[str]) -> set[str]:
     return common
 
 
-def exact_match(prediction: str, reference: str) -> float:
-    """1 where a generation is its reference, case and blanks around it aside; else 0.
-
-    SemEval-2025 task 4 (LUME, arXiv 2502.15097).
-    """
-    return float(prediction.strip().lower() == reference.strip().lower())
-
-
 def exact_memorization(matches: Sequence[Sequence[bool]]) -> tuple[float, int]:
     """Mean share of answer tokens that greedy teacher-forced prediction gives.
 

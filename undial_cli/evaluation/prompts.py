@@ -8,26 +8,28 @@ A set's `kind` says how: a question in the model's own format, a question after 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from undial_cli import ui
 from undial_cli.config.schema import DataConfig
 from undial_cli.config.suites import MULTIPLE_CHOICE, EvalSetConfig
 from undial_cli.data import template
 from undial_cli.data.answers import replace_answer
 from undial_cli.data.encode import Encoder
 from undial_cli.data.example import Example
-from undial_cli.data.rows import Row, find_row_kind
+from undial_cli.data.rows import Row
 from undial_cli.data.template import Rendering
-from undial_cli.errors import RowError, UserError, suggest_nearest
+from undial_cli.errors import RowError
 from undial_cli.evaluation import choices
+from undial_cli.evaluation.set_rows import (
+    PLACEHOLDER,
+    check_set_rows,
+    choose_row_kind,
+    list_prompt_columns,
+    report_refused_rows,
+)
 
 # Where an answer to a few-shot prompt ends (MUSE's evaluation code).
 FEW_SHOT_STOPS = ("\n\n", "\nQuestion", "Question:")
-# In the prompt of a set: the question, and other columns.
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 @dataclass
@@ -35,7 +37,8 @@ class PromptItem:
     """One question (or piece of a document) of one set, ready for the engines.
 
     A row gives one, but each turn of a conversation and each piece of a document is one of its own.
-    `reference`: what a generation is compared with; `scored`: the text whose tokens are scored, the
+    `reference`: what a generation is compared with; `others`: other answers that it may be, where
+    a row lists several; `scored`: the text whose tokens are scored, the
     answer or all of a document; `prompt_ids`: [] where nothing is generated; `answers`: examples to
     score by kind (`answer`, `paraphrase`, `perturbed`; of a choice, `before` and `after`: those
     that stand before and after the right one); `document`: token ids of a document;
@@ -53,6 +56,7 @@ class PromptItem:
     stops: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     scored: str = ""
+    others: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         whole = self.prompt + self.reference if self.document else self.reference
@@ -118,19 +122,6 @@ def make_prompt_items(
     return items
 
 
-def choose_row_kind(row: Row, kind: str, data: DataConfig) -> str:
-    """How a row is asked: as its set says, or by its columns."""
-    if kind != "auto":
-        return kind
-    return "document" if find_row_kind(row, data) in ("text", "ids") else "question"
-
-
-def list_prompt_columns(options: EvalSetConfig) -> list[str]:
-    """The columns besides the question's that a set's `prompt` holds."""
-    names = PLACEHOLDER.findall(options.prompt or "")
-    return [name for name in dict.fromkeys(names) if name != "question"]
-
-
 def write_solved_examples(
     shots: list[Row], options: EvalSetConfig, data: DataConfig, source: str
 ) -> str:
@@ -144,67 +135,6 @@ def write_solved_examples(
     return "".join(
         f"Question: {shot[data.question_key]}\nAnswer: {shot[data.answer_key]}\n\n"
         for shot in shots
-    )
-
-
-def check_set_rows(
-    rows: Sequence[Row], options: EvalSetConfig, data: DataConfig, source: str, kind: str = ""
-) -> None:
-    """Raise UserError for the first row that cannot be asked as its set's kind.
-
-    Args:
-        kind: in place of the set's, but of a choice.
-    """
-    set_kind = options.kind if options.kind == MULTIPLE_CHOICE else kind or options.kind
-    for number, row in enumerate(rows, 1):
-        kind, row_kind = choose_row_kind(row, set_kind, data), find_row_kind(row, data)
-        needed = [data.question_key, data.answer_key, *list_prompt_columns(options)]
-        if kind == MULTIPLE_CHOICE:
-            needed += choices.list_choice_columns(options)
-        check_wrapped_kind(options, kind, source)
-        wrapped = options.prompt is not None or options.answer_prefix is not None
-        if kind == "document":
-            fits, needed = row_kind == "ids" or row.get(data.text_key) is not None, [data.text_key]
-        elif kind == "question" and not wrapped:
-            fits = row_kind not in ("text", "ids", "")
-        else:
-            fits = all(row.get(column) is not None for column in needed)
-        if not fits:
-            columns = [column for column, value in row.items() if value is not None]
-            missing = next((column for column in needed if column not in columns), needed[0])
-            raise UserError(
-                f"{source}: row {number} has no column '{missing}', which a set of kind={kind} "
-                f"needs; its columns are {', '.join(columns)}{suggest_nearest(missing, columns)}"
-            )
-        if kind == MULTIPLE_CHOICE:
-            choices.read_choice_question(row, number, options, data, source)
-
-
-def check_wrapped_kind(options: EvalSetConfig, kind: str, source: str) -> None:
-    """Raise UserError for text around a question where none is asked so."""
-    allowed = {"prompt": ("question", "continuation"), "answer_prefix": ("question",)}
-    for name, kinds in allowed.items():
-        if getattr(options, name) is not None and kind not in kinds:
-            raise UserError(
-                f"{source}: {name} is of sets of kind={' or '.join(kinds)}, and this one is of "
-                f"kind={kind}"
-            )
-
-
-def report_refused_rows(set_name: str, refused: dict[int, str], rows: int) -> None:
-    """Say which rows are left out and why; raise UserError if all are."""
-    if not refused:
-        return
-    number, reason = next(iter(refused.items()))
-    if len(refused) == rows:
-        raise UserError(
-            f"eval.sets.{set_name}: none of its {rows} rows can be asked; row {number}: {reason}"
-        )
-    numbers = ", ".join(map(str, list(refused)[:8])) + (", ..." if len(refused) > 8 else "")
-    ui.say(
-        f"eval.sets.{set_name}: {len(refused)} of {rows} rows are left out ({numbers}); row "
-        f"{number}: {reason}",
-        "yellow",
     )
 
 
@@ -269,14 +199,21 @@ class PromptMaker:
         The last has the row's paraphrased and perturbed answers.
         """
         encoder, data, items = self.encoder, self.encoder.data, []
+        first, *others = read_listed_answers(row, data) or [None]
+        row = row if first is None else {**row, data.answer_key: first}
         for rendering in self.render_asked(row):
             item = self.make_answer(index, rendering)
             item.prompt = str(row.get(data.question_key) or rendering.prompt)
             item.stops = tuple(self.options.stop)
             items.append(item)
+        last = items[-1]
+        last.others = tuple(
+            self.make_answer(index, self.render_asked({**row, data.answer_key: text})[-1]).reference
+            for text in others
+        )
         if not (self.alternatives and row.get("perturbed_answer")):
             return items
-        last, perturbed = items[-1], row["perturbed_answer"]
+        perturbed = row["perturbed_answer"]
         texts = {
             "paraphrase": [row.get("paraphrased_answer") or last.scored],
             "perturbed": [perturbed] if isinstance(perturbed, str) else perturbed,
@@ -308,8 +245,7 @@ class PromptMaker:
         if self.options.prompt is None:
             return question
         cells = {name: str(row[name]).strip() for name in list_prompt_columns(self.options)}
-        cells["question"] = question
-        return PLACEHOLDER.sub(lambda match: cells[match[1]], self.options.prompt)
+        return fill_prompt(self.options.prompt, cells | {"question": question})
 
     def make_continuation(self, index: int, row: Row, few_shot: bool) -> PromptItem:
         """A prompt without chat format whose answer continues it: no end token is scored."""
@@ -326,10 +262,14 @@ class PromptMaker:
         """A question with its choices, all of which are scored."""
         encoder, options, notes = self.encoder, self.options, ()
         asked = choices.read_choice_question(row, index + 1, options, encoder.data, self.set_name)
-        start = choices.write_instruction(row, options, encoder.data) + self.solved
-        prompt = start + choices.write_choice_prompt(asked, options.lettered)
+        prompt = choices.write_instruction(row, options, encoder.data) + self.solved
+        chat = options.prompt is not None and encoder.template.chat
+        if options.prompt is None:
+            prompt += choices.write_choice_prompt(asked, options.lettered)
+        else:
+            prompt = self.write_wrapped_choice(row, asked, prompt)
         answers = choices.list_choice_answers(asked, options.lettered)
-        examples = choices.encode_choices(encoder, prompt, answers)
+        examples = choices.encode_choices(encoder, prompt, answers, chat)
         longest = options.max_tokens
         if longest is not None and any(len(e.input_ids) > longest for e in examples):
             examples = [choices.keep_last_tokens(example, longest) for example in examples]
@@ -343,6 +283,21 @@ class PromptMaker:
             self.set_name, index, asked.question, answers[asked.right].strip(),
             examples[asked.right].prompt_ids, scored, notes=notes, scored=answers[asked.right],
         )  # fmt: skip
+
+    def write_wrapped_choice(self, row: Row, asked: choices.ChoiceQuestion, start: str) -> str:
+        """A question with its choices in the set's `prompt`, in the model's format, up to the
+        answer; `start`: what stands before the prompt."""
+        encoder, options, given = self.encoder, self.options, self.options.answer_prefix or ""
+        columns = list_prompt_columns(options)
+        source = f"eval.sets.{self.set_name}"
+        cells = choices.write_prompt_cells(row, columns, options, encoder.data, source)
+        cells |= {
+            "question": asked.question,
+            "choices": choices.write_lettered_choices(asked),
+        }
+        prompt = start + fill_prompt(options.prompt or "", cells)
+        rendering = encoder.render_question(prompt, f"{given} x".lstrip())
+        return template.begin_answer_after(rendering, given).prompt
 
     def make_answer(self, index: int, rendering: Rendering) -> PromptItem:
         """An answer and what is generated for it, which is held against no more than it can be.
@@ -370,6 +325,17 @@ class PromptMaker:
         """The key that cuts a sequence, and its value."""
         key = "max_tokens" if self.options.max_tokens else "data.max_length"
         return f"{key}={self.encoder.data.max_length}"
+
+
+def fill_prompt(prompt: str, cells: dict[str, str]) -> str:
+    """The `prompt` of a set with a text for each of its placeholders."""
+    return PLACEHOLDER.sub(lambda match: cells[match[1]], prompt)
+
+
+def read_listed_answers(row: Row, data: DataConfig) -> list[str]:
+    """The answers of a row that lists several, each once; [] of any other."""
+    cell = row.get(data.answer_key)
+    return [str(text) for text in dict.fromkeys(cell)] if isinstance(cell, list) else []
 
 
 def decode_added_text(encoder: Encoder, before: list[int], ids: list[int]) -> str:

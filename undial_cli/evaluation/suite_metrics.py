@@ -5,6 +5,8 @@ Knows the catalog and evaluations, no engine and no model. Imports no torch.
 
 from __future__ import annotations
 
+import re
+
 from undial_cli.config.suites import MULTIPLE_CHOICE, EvalConfig
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation import combined_figures
@@ -26,6 +28,7 @@ def check_metric_names(config: EvalConfig) -> None:
             raise bad_value(
                 f"eval.sets.{set_name}.prompt", options.prompt, "a text that holds {question}"
             )
+        check_answer_pattern(f"eval.sets.{set_name}.answer_pattern", options.answer_pattern)
         for name in options.metrics:
             metric = find_set_metric(name)
             if metric is None:
@@ -47,6 +50,19 @@ def check_metric_names(config: EvalConfig) -> None:
             if set_name not in config.sets:
                 raise bad_value(f"eval.joint_sets.{name}.{role}", set_name, list(config.sets))
     combined_figures.check_combined_figures(config, list_joint_metrics())
+
+
+def check_answer_pattern(key: str, pattern: str | None) -> None:
+    """Raise UserError for a pattern that cannot find an answer."""
+    if pattern is None:
+        return
+    allowed = "a regular expression with one pair of parentheses"
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise bad_value(key, pattern, f"{allowed} ({error})") from error
+    if groups != 1:
+        raise bad_value(key, pattern, allowed)
 
 
 def list_suite_metrics(config: EvalConfig) -> list[Metric]:

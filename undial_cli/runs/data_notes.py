@@ -15,7 +15,8 @@ from undial_cli.data.contents import count_shared_rows, find_unread_columns
 from undial_cli.data.rows import Row, find_row_kind
 from undial_cli.errors import UserError
 from undial_cli.evaluation.choices import list_choice_columns
-from undial_cli.evaluation.prompts import adapt_data_config, list_prompt_columns
+from undial_cli.evaluation.prompts import adapt_data_config
+from undial_cli.evaluation.set_rows import list_prompt_columns
 from undial_cli.evaluation.suite import Suite
 
 

@@ -23,7 +23,8 @@ from undial_cli.errors import UserError, WorldError, suggest_nearest
 from undial_cli.evaluation import retain_results
 from undial_cli.evaluation.evidence import Evaluation, name_row_group
 from undial_cli.evaluation.kvcache import has_plain_cache
-from undial_cli.evaluation.prompts import adapt_data_config, check_set_rows
+from undial_cli.evaluation.prompts import adapt_data_config
+from undial_cli.evaluation.set_rows import check_set_rows
 from undial_cli.evaluation.suite import SetRows, Suite
 from undial_cli.evaluation.text_quality import HELPER_MODELS, LANGUAGE_MODELS
 from undial_cli.methods.base import Method
@@ -204,7 +205,7 @@ def load_set_rows(run: Run, encoder: Encoder, name: str, options: EvalSetConfig)
     key, data = f"eval.sets.{name}", adapt_data_config(run.data, options)
     splits = list_splits(options.split) or [""]
     split_key = name_split_key(run, name, options)
-    rows = load_rows(data, splits, split_key, options.path)
+    rows = load_rows(data, splits, split_key, options.path, asked=True)
     source = f"{key}.split={','.join(splits) or options.path}"
     counts = {"held": len(rows)}
     if split_key == name_data_key(run.data, FORGET):
