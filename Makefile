@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo help debug demo-methods test test-slow gpu lint format types secrets results release sbom audit clean
+.PHONY: demo help debug demo-methods test test-slow gpu lint format types secrets results release sbom audit site clean
 
 demo: .venv/.core  ## the embedded default: train two tiny models, unlearn, show the table
 	$(BIN)/undial unlearn
@@ -82,6 +82,17 @@ audit: .venv-release/.tools  ## known vulnerabilities of the pinned packages; as
 		cyclonedx-bom==7.5.0 pip-audit==2.10.1
 	touch $@
 
+# Of files alone: no server, no font and no script from elsewhere. Strict: a dead link ends it.
+site: .venv/.core .venv-docs/.tools  ## the documentation: build/site/index.html
+	$(BIN)/python scripts/write_site_pages.py build/pages
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
+.venv-docs/.tools: Makefile
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check \
+		mkdocs==1.6.1 mkdocs-material==9.8.1
+	touch $@
+
 clean:  ## remove what was built and run
-	rm -rf .venv .venv-release dist build outputs *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-release .venv-docs dist build outputs *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

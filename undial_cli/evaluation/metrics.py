@@ -452,7 +452,7 @@ def ngram_entropy(tokens: Sequence[Hashable] | NDArray[Any], n: int) -> float:
     """
     counts = np.array(list(Counter(list_ngrams(tokens, n)).values()), dtype=np.float64)
     shares = counts / counts.sum()
-    return float(-(shares * np.log2(shares)).sum())
+    return float((shares * np.log2(1 / shares)).sum())
 
 
 def repetition(tokens: Sequence[Hashable] | NDArray[Any], n: int) -> float:
