@@ -29,12 +29,11 @@ RUN pip install -c constraints.txt ".[${EXTRAS}]"
 
 FROM ${BASE}
 # Not root: run folders belong to uid 1000, or to the one that --user names.
-RUN useradd --create-home --uid 1000 undial \
-    && mkdir /cache /work \
-    && chown undial /cache /work
+RUN useradd --uid 1000 undial && mkdir --mode 1777 /cache /work
 COPY --from=build /opt/undial /opt/undial
-ENV PATH=/opt/undial/bin:$PATH XDG_CACHE_HOME=/cache HF_HOME=/cache/huggingface
-USER undial
+ENV PATH=/opt/undial/bin:$PATH HOME=/cache XDG_CACHE_HOME=/cache HF_HOME=/cache/huggingface \
+    NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 1000
 WORKDIR /work
 # Models, data sets and what runs share; it holds text of forget sets, as `undial list` says.
 VOLUME /cache

@@ -3,8 +3,8 @@
     python scripts/write_reference.py FOLDER
 
 Every line comes from the schema, the methods, the catalogue of metrics and the first comments of
-configs/, so that nothing of it can grow old. The pages are for docs/ of the site (write_site_pages.py),
-whose other pages they link to, and are not committed.
+configs/, so that nothing of it can grow old. The pages are for the site (write_site_pages.py), to
+whose other pages they link, and are not committed.
 """
 
 from __future__ import annotations
@@ -147,9 +147,7 @@ def write_commands() -> str:
     """Every command: what it does, how it is typed, the words of its own, the groups it takes."""
     parts = ["# Commands", "`undial COMMAND --help` prints the same."]
     for command in COMMAND_NAMES:
-        usage = USAGE_LINES.get(
-            command, f"undial {command} [group=option] [key=value ...] [flags]"
-        )
+        usage = USAGE_LINES.get(command, f"undial {command} [group=option] [key=value ...] [flags]")
         parts += [f"## {command}", f"{COMMAND_SUMMARIES[command].capitalize()}.", f"    {usage}"]
         if command in COMMAND_WORDS:
             words = COMMAND_WORDS[command].items()
@@ -204,7 +202,8 @@ def write_keys() -> str:
         for name in names:
             others = {c: set_by[c][name] for c in owners[name] if name in set_by[c]}
             row = describe_key(name, *leaves[name], others)
-            rows.append(row if alike else (*row, ", ".join(owners[name])))
+            whose = "all" if len(owners[name]) == len(RUN_TYPES) else ", ".join(owners[name])
+            rows.append(row if alike else (*row, whose))
         parts += [f"## {section or 'Of the run'}"]
         parts += [f"Of {', '.join(owners[names[0]])}."] if alike else []
         parts += [write_table(KEY_COLUMNS if alike else (*KEY_COLUMNS, "commands"), rows)]
@@ -220,7 +219,10 @@ def write_keys() -> str:
         parts += [f"## {command}", f"Of `undial {command}`."]
         parts += [write_table(KEY_COLUMNS, describe_config(config))]
     for name, part in TABLE_PARTS.items():
-        parts += [f"### table.{name}", f"Of each item of `table.{name}`, in a file of configs/table/."]
+        parts += [
+            f"### table.{name}",
+            f"Of each item of `table.{name}`, in a file of configs/table/.",
+        ]
         parts += [write_table(KEY_COLUMNS, describe_config(part()))]
     return "\n\n".join(parts)
 
@@ -260,7 +262,9 @@ def write_methods() -> str:
         if rows:
             parts.append(write_table((*KEY_COLUMNS, "set to"), rows))
     parts += ["## Keys of all methods"]
-    return "\n\n".join([*parts, write_table(KEY_COLUMNS, describe_config(MethodConfig(), "method."))])
+    return "\n\n".join(
+        [*parts, write_table(KEY_COLUMNS, describe_config(MethodConfig(), "method."))]
+    )
 
 
 def write_metrics() -> str:

@@ -19,8 +19,10 @@ from write_reference import write_reference
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOT_FILES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "CITATION.cff", "Dockerfile")
-# A link or picture of Markdown to a file: no address, no anchor of the same page.
-LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)#\s]+)")
+# Code, which stays as it is; or a link or picture to a file: no address, no anchor of this page.
+CODE_OR_LINK = re.compile(
+    r"^```.*?^```|`[^`\n]+`|(\]\()(?!https?:|mailto:|#)([^)#\s]+)", re.MULTILINE | re.DOTALL
+)
 
 
 def map_site_files() -> dict[Path, Path]:
@@ -43,12 +45,14 @@ def turn_links(text: str, page: Path, files: dict[Path, Path]) -> str:
     """
 
     def turn(match: re.Match[str]) -> str:
+        if not match[2]:
+            return match[0]
         target = Path(os.path.normpath(page.parent / match[2]))
         if target not in files:
             raise SystemExit(f"{page}: links to {match[2]}, which the site does not hold")
         return match[1] + os.path.relpath(files[target], files[page].parent)
 
-    return LINK.sub(turn, text)
+    return CODE_OR_LINK.sub(turn, text)
 
 
 def write_site_pages(folder: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import HURRIED
@@ -27,13 +30,31 @@ def call(*words: str, cwd: Path, **env: str) -> str:
     return done.stdout
 
 
+def list_image_files() -> list[str]:
+    """What the Dockerfile copies into the stage that builds the wheel."""
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.M)
+    return [name for line in copied for name in line.split()]
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from the tree."""
-    out = tmp_path_factory.mktemp("wheel")
-    call("-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT), cwd=out)
+    """A wheel built from what the Dockerfile copies of the tree."""
+    out, source = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source")
+    for name in list_image_files():
+        copy: Any = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        copy(ROOT / name, source / name)
+    call("-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source), cwd=out)
     (file,) = out.glob("undial-*.whl")
     return file
+
+
+def test_the_image_is_sent_what_it_copies_and_runs_as_no_root() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignored
+    assert {line[1:] for line in ignored if line.startswith("!")} == set(list_image_files())
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.search(r'^USER [1-9]\d*$(?s:.*)^ENTRYPOINT \["undial"\]$', text, re.M)
+    assert re.search(r"^torch==", (ROOT / "constraints.txt").read_text(), re.M)
 
 
 def test_the_wheel_holds_every_config_and_asset(wheel: Path) -> None:
