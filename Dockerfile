@@ -13,25 +13,26 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python3 -m venv /opt/undial
 ENV PATH=/opt/undial/bin:$PATH
 WORKDIR /source
-# First what seldom changes: torch, in the version that is tested, from PyTorch's own index.
+# First what seldom changes: torch, in the version that is tested, for a CPU from PyTorch's own index.
 COPY constraints.txt ./
 RUN case "${TORCH}" in \
-      cpu) index=https://download.pytorch.org/whl/cpu ;; \
-      cuda) index=https://pypi.org/simple ;; \
+      cpu) export PIP_INDEX_URL=https://download.pytorch.org/whl/cpu \
+        PIP_EXTRA_INDEX_URL=https://pypi.org/simple ;; \
+      cuda) ;; \
       *) echo "TORCH=${TORCH}: must be cpu or cuda" >&2; exit 2 ;; \
     esac \
-    && pip install --index-url "${index}" --extra-index-url https://pypi.org/simple \
-      "$(grep '^torch==' constraints.txt)"
+    && pip install "$(grep '^torch==' constraints.txt)"
 COPY pyproject.toml README.md LICENSE ./
 COPY undial_cli ./undial_cli
 COPY configs ./configs
 RUN pip install -c constraints.txt ".[${EXTRAS}]"
 
 FROM ${BASE}
-# Not root: run folders belong to uid 1000, or to the one that --user names.
-RUN useradd --uid 1000 undial && mkdir --mode 1777 /cache /work
+# Not root: run folders belong to uid 1000, or to the one that --user names; it needs no entry.
+RUN mkdir --mode 1777 /cache /work
 COPY --from=build /opt/undial /opt/undial
-ENV PATH=/opt/undial/bin:$PATH HOME=/cache XDG_CACHE_HOME=/cache HF_HOME=/cache/huggingface \
+ENV PATH=/opt/undial/bin:$PATH USER=undial \
+    HOME=/cache XDG_CACHE_HOME=/cache HF_HOME=/cache/huggingface \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 1000
 WORKDIR /work
