@@ -27,7 +27,7 @@ from undial_cli.asking.prompts import (
     make_encoders,
     make_prompt,
 )
-from undial_cli.config.asking import AskingConfig
+from undial_cli.config.asking import AnswerConfig, AskingConfig
 from undial_cli.evaluation.decoding import (
     Decoding,
     DecodingRow,
@@ -52,13 +52,17 @@ WHOLE, CUT, STOPPED = "whole", "cut at max_new_tokens", "stopped"
 
 @dataclass
 class ModelAnswer:
-    """What a model has said so far; `state`: a word of those above; `seconds`: that it took."""
+    """What a model has said so far; `state`: a word of those above; `seconds`: that it took.
+
+    `added`: the text with the blanks that it begins with, as it goes on from a prompt.
+    """
 
     model: AskedModel
     text: str = ""
     state: str = WAITING
     ids: list[int] = field(default_factory=list)
     seconds: float = 0.0
+    added: str = ""
 
 
 class AskingEngine:
@@ -166,9 +170,13 @@ class AskingEngine:
                     answer.state = STOPPED
 
     def stream_answer(
-        self, answer: ModelAnswer, prompt: Prompt, config: AskingConfig
+        self, answer: ModelAnswer, prompt: Prompt, config: AnswerConfig, number: int = 0
     ) -> Iterator[ModelAnswer]:
-        """One model's answer, changed in place, after each of its tokens."""
+        """One model's answer, changed in place, after each of its tokens.
+
+        Args:
+            number: that, with the seed, fixes what is drawn.
+        """
         model = answer.model
         if self.name_weights(model) not in self._held:
             answer.state = LOADING
@@ -178,13 +186,14 @@ class AskingEngine:
             how = make_decoding(held, prompt, config, positions)
             is_plain = has_plain_cache(held)
         answer.state = ANSWERING
-        row = start_row(0, prompt.ids, how.seed)
+        row = start_row(number, prompt.ids, how.seed)
         steps = self.step_row(model, row, how) if is_plain else self.decode_whole(model, row, how)
         while (new := self.time_step(answer, steps)) is not None:
             answer.ids = how.without_end(new)
             text = decode_added_text(prompt.encoder, prompt.ids, answer.ids)
             # A letter of several tokens is not there before its last one.
-            answer.text = text.rstrip("\ufffd").lstrip()
+            answer.added = text.rstrip("\ufffd")
+            answer.text = answer.added.lstrip()
             if new[-1] in how.ends:
                 answer.state = WHOLE
             elif len(new) >= how.room(len(prompt.ids)):

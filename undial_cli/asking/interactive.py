@@ -16,7 +16,7 @@ from undial_cli.asking.prompts import Turn
 from undial_cli.asking.terminal import arrange_answers, show_answers
 from undial_cli.asking.transcript import append_records, make_turn, record_answers
 from undial_cli.asking.words import check_new_file
-from undial_cli.config.asking import ASK_FIELDS, ASKING_KEYS, AskingConfig, set_ask_value
+from undial_cli.config.asking import ASK_FIELDS, ASKING_KEYS, AskingConfig, set_typed_value
 from undial_cli.errors import UserError, WorldError, bad_value
 from undial_cli.reporting.sheet import make_screen_table, make_text_sheet
 from undial_cli.system.files import locate_in_cache, make_private_folder
@@ -92,7 +92,7 @@ class Dialogue:
         if not value and ASK_FIELDS[key].type == "bool":
             value = str(not getattr(self.config, key)).lower()
         if value:
-            set_ask_value(self.config, key, value)
+            set_typed_value(self.config, key, value)
         ui.say(f"{key}={spell_value(getattr(self.config, key))}", "dim", log=False)
         if key == "diff" and self.last is not None:
             console = ui.make_console()

@@ -1,4 +1,4 @@
-"""Which models `undial ask` asks: those of a run by their roles, or one by its path.
+"""Which models `undial ask` and `undial serve` ask: those of a run by their roles, or one by its path.
 
 What a run itself recorded of its target and its retain model comes first: it is what the run used,
 and nothing has to be worked out. Loads no weights.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from undial_cli import ui
-from undial_cli.asking.words import AskWords
+from undial_cli.asking.words import ModelWords
 from undial_cli.config.attacks import RETAIN, TARGET, UNLEARNED
 from undial_cli.config.schema import AuditRun, EvaluateRun, ModelConfig, Run, UnlearnRun
 from undial_cli.errors import UserError, WorldError
@@ -42,12 +42,16 @@ MOST_LISTED = 8
 
 @dataclass(frozen=True)
 class AskedModel:
-    """A model that answers: its role, its name on the screen, its path, and whose config it has."""
+    """A model that answers: its role, its name on the screen, its path, and whose config it has.
+
+    `command`: that names it on its command line.
+    """
 
     role: str
     title: str
     path: str
     run: Run
+    command: str = "ask"
 
     @property
     def identity(self) -> str:
@@ -55,7 +59,7 @@ class AskedModel:
         return os.path.realpath(self.path) if Path(self.path).exists() else self.path
 
 
-def list_asked_models(asked: AskWords) -> list[AskedModel]:
+def list_asked_models(asked: ModelWords) -> list[AskedModel]:
     """All models that the words name, each once: targets, retain models, then the others.
 
     Raises:
@@ -72,9 +76,9 @@ def list_asked_models(asked: AskWords) -> list[AskedModel]:
         if path is not None:
             models = [model for model in models if model.role != role]
         if path:
-            models.append(AskedModel(role, ROLE_TITLES[role], path, run))
+            models.append(AskedModel(role, ROLE_TITLES[role], path, run, asked.command))
     if not models:
-        raise UserError(f"ask {' '.join(asked.models)}: no model is left to ask")
+        raise UserError(f"{asked.command} {' '.join(asked.models)}: no model is left to ask")
     order = [TARGET, RETAIN]
     models.sort(key=lambda model: order.index(model.role) if model.role in order else len(order))
     unique = {model.identity: model for model in reversed(models)}
@@ -88,7 +92,7 @@ def find_run_folder(word: str) -> RunFolder | None:
     return RunFolder(path) if (path / "run.yaml").is_file() else None
 
 
-def make_plain_model(word: str, asked: AskWords) -> AskedModel:
+def make_plain_model(word: str, asked: ModelWords) -> AskedModel:
     """A model by its path: with the config of the run that made it, where that lies around it."""
     path = Path(word).expanduser()
     is_bare = path.is_dir() and not any(
@@ -97,7 +101,7 @@ def make_plain_model(word: str, asked: AskWords) -> AskedModel:
     below = list(itertools.islice(find_run_folders(path), MOST_LISTED)) if is_bare else []
     if below:
         names = ", ".join(str(run.relative_to(path)) for run in below)
-        raise UserError(f"ask {word}: neither a run nor a model; below it are {names}")
+        raise UserError(f"{asked.command} {word}: neither a run nor a model; below it are {names}")
     around = RunFolder(path.absolute().parent)
     chosen = [w for w in asked.overrides if w.startswith("model=")]
     rest = [w for w in asked.overrides if w not in chosen]
@@ -108,13 +112,12 @@ def make_plain_model(word: str, asked: AskWords) -> AskedModel:
     else:
         named = EvaluateRun(command="evaluate", model=ModelConfig(name=path.name))
     run = parse_run_yaml(dump_run_yaml(named), rest, word)
-    check_command_line_keys(run, asked.overrides, f"ask {word}")
-    return AskedModel(
-        PLAIN, path.parent.name if path.name == "checkpoint" else path.name, word, run
-    )
+    check_command_line_keys(run, asked.overrides, f"{asked.command} {word}")
+    title = path.parent.name if path.name == "checkpoint" else path.name
+    return AskedModel(PLAIN, title, word, run, asked.command)
 
 
-def list_run_models(word: str, folder: RunFolder, asked: AskWords) -> list[AskedModel]:
+def list_run_models(word: str, folder: RunFolder, asked: ModelWords) -> list[AskedModel]:
     """The target, the retain model and the checkpoint of a run, as far as they are there.
 
     Raises:
@@ -124,24 +127,24 @@ def list_run_models(word: str, folder: RunFolder, asked: AskWords) -> list[Asked
     if grouped:
         raise UserError(f"{grouped[0]}: a run has its model; single keys as model.dtype can be set")
     run = load_run(folder.path, asked.overrides)
-    check_command_line_keys(run, asked.overrides, f"ask {word}")
+    check_command_line_keys(run, asked.overrides, f"{asked.command} {word}")
     models = []
     for role, location in list_locations(run).items():
         is_replaced = getattr(asked.config, role) is not None
         path = None if is_replaced else find_role_model(run, folder, role, location)
         if path is not None:
-            models.append(AskedModel(role, ROLE_TITLES[role], path, run))
+            models.append(AskedModel(role, ROLE_TITLES[role], path, run, asked.command))
     is_made = not isinstance(run, EvaluateRun | AuditRun)
     answered = str(folder.checkpoint) if is_made else run.model.path
     if answered is None and models:
         return models  # it is the target that was evaluated
     if answered is None or (is_made and not folder.checkpoint.is_dir()):
         raise UserError(
-            f"ask {word}: the run has no checkpoint (status: {folder.status() or 'unknown'})"
+            f"{asked.command} {word}: the run has no checkpoint (status: {folder.status() or 'unknown'})"
         )
     role = FINETUNED if run.command == "finetune" else UNLEARNED
     title = ROLE_TITLES[role] if len(asked.models) == 1 else folder.path.name
-    return [*models, AskedModel(role, title, answered, run)]
+    return [*models, AskedModel(role, title, answered, run, asked.command)]
 
 
 def find_role_model(run: Run, folder: RunFolder, role: str, location: ModelLocation) -> str | None:
@@ -163,7 +166,7 @@ def blame_model(model: AskedModel) -> Iterator[None]:
     try:
         yield
     except (UserError, WorldError) as error:
-        word = f"{model.role}=" if model.role in (TARGET, RETAIN) else "ask "
+        word = f"{model.role}=" if model.role in (TARGET, RETAIN) else f"{model.command} "
         raise type(error)(str(error).replace("model.path=", word, 1)) from error
 
 

@@ -15,10 +15,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli import ui
 from undial_cli.asking.models import AskedModel, blame_model
-from undial_cli.config.asking import AskingConfig
+from undial_cli.config.asking import AnswerConfig, AskingConfig
 from undial_cli.data.answers import Message
 from undial_cli.data.encode import Encoder
-from undial_cli.data.template import render_messages, render_question
+from undial_cli.data.template import TemplateRefusal, render_messages, render_question
 from undial_cli.errors import UserError
 from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens
@@ -34,6 +34,10 @@ class Turn:
 
     question: str
     texts: tuple[str, ...]
+
+
+class LongPrompt(UserError):
+    """A prompt fills all positions that a model has."""
 
 
 @dataclass
@@ -91,34 +95,64 @@ def make_prompt(
     Raises:
         UserError: the model's format has no place for a system prompt or for turns.
     """
-    template = encoder.template
-    if config.system is not None:
-        if config.system and not template.chat:
-            raise UserError(
-                f"system={config.system}: this model has no chat format, and so no system prompt"
-            )
-        template = dataclasses.replace(template, system_prompt=config.system or None)
-    if not (config.chat and turns):
-        rendering = render_question(encoder.tokenizer, template, question, "")
-    elif not template.chat:
+    encoder = set_system_prompt(encoder, config)
+    messages: list[Message] = []
+    if config.chat and turns and not encoder.template.chat:
         raise UserError("chat=true: this model has no chat format, and so no turns; chat=false")
+    for turn in turns if config.chat else ():
+        messages.append({"role": "user", "content": turn.question})
+        messages.append({"role": "assistant", "content": turn.texts[number]})
+    return make_message_prompt(encoder, [*messages, {"role": "user", "content": question}])
+
+
+def set_system_prompt(encoder: Encoder, config: AnswerConfig) -> Encoder:
+    """The encoder with the system prompt of the config, where that names one.
+
+    Raises:
+        UserError: the model's format has no place for it.
+    """
+    if config.system is None:
+        return encoder
+    if config.system and not encoder.template.chat:
+        raise UserError(
+            f"system={config.system}: this model has no chat format, and so no system prompt"
+        )
+    template = dataclasses.replace(encoder.template, system_prompt=config.system or None)
+    return dataclasses.replace(encoder, template=template)
+
+
+def make_message_prompt(encoder: Encoder, messages: list[Message]) -> Prompt:
+    """Messages as a model reads them that is to answer the last one, which is the user's.
+
+    The model's own system prompt comes first, unless the messages begin with another.
+
+    Raises:
+        UserError: its format has no place for them.
+    """
+    template, tokenizer = encoder.template, encoder.tokenizer
+    if len(messages) == 1:
+        rendering = render_question(tokenizer, template, messages[0]["content"], "")
+    elif not template.chat:
+        raise UserError(
+            f"messages: {len(messages)} of them, and this model has no chat format; allowed is one "
+            "question of the user"
+        )
     else:
-        messages: list[Message] = [{"role": "system", "content": template.system_prompt or ""}]
-        messages = messages if template.system_prompt else []
-        for turn in turns:
-            messages.append({"role": "user", "content": turn.question})
-            messages.append({"role": "assistant", "content": turn.texts[number]})
-        messages += [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": ""},
-        ]
-        rendering = render_messages(encoder.tokenizer, template, messages, "last")
+        own = {"role": "system", "content": template.system_prompt}
+        first = [own] if own["content"] and messages[0]["role"] != "system" else []
+        conversation = [*first, *messages, {"role": "assistant", "content": ""}]
+        try:
+            rendering = render_messages(tokenizer, template, conversation, "last")
+        except TemplateRefusal as error:
+            raise UserError(
+                f"messages: the model's chat template refuses them ({error.reason})"
+            ) from error
     example = encoder.tokenise_answers(rendering)
     return Prompt(encoder, example.prompt_ids, {example.end} if example.end is not None else set())
 
 
 def make_decoding(
-    model: Any, prompt: Prompt, config: AskingConfig, positions: int | None
+    model: Any, prompt: Prompt, config: AnswerConfig, positions: int | None
 ) -> Decoding:
     """How a model's tokens are chosen."""
     generator = GeneratingModel(model, prompt.encoder.tokenizer)
@@ -137,7 +171,7 @@ def check_prompt_fits(model: AskedModel, prompt: Prompt, capacity: ModelCapacity
     """Raise UserError for a question that a model cannot take."""
     positions = capacity.positions
     if positions is not None and len(prompt.ids) >= positions:
-        raise UserError(
+        raise LongPrompt(
             f"question: {len(prompt.ids)} tokens with all that stands around it, and "
             f"{model.title} has {positions} positions"
         )

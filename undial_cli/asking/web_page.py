@@ -14,48 +14,38 @@ import hmac
 import json
 import re
 import secrets
-import threading
 from collections.abc import Sequence
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from undial_cli import ui
 from undial_cli.asking.engine import ANSWERING, LOADING, AskingEngine, ModelAnswer
+from undial_cli.asking.http_server import PATIENCE, AnswerHandler, AnswerServer
 from undial_cli.asking.parting import mark_partings
 from undial_cli.asking.prompts import Turn
 from undial_cli.asking.terminal import describe_state
 from undial_cli.asking.transcript import record_answers
-from undial_cli.config.asking import ASK_FIELDS, ASKING_KEYS, AskingConfig, set_ask_value
+from undial_cli.config.asking import ASK_FIELDS, ASKING_KEYS, AskingConfig, set_typed_value
 from undial_cli.errors import UserError, WorldError, bad_value, mask_secrets
 from undial_cli.reporting.page import reveal_text
 from undial_cli.system.faults import explain_fault
-from undial_cli.system.files import format_json_line, parse_json
-from undial_cli.system.signals import absorb_interrupts
+from undial_cli.system.files import format_json_line
 
 ADDRESS = "127.0.0.1"
 PAGE_FILE = Path(__file__).with_name("page.html")
 TOKEN_HEADER = "X-Undial-Token"
-# Of a question with all turns before it.
-MOST_BODY_BYTES = 4_000_000
-# Seconds that a question waits for the one before it, whose page has left.
-PATIENCE = 10
 INLINE_PARTS = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 
 
-class PageServer(ThreadingHTTPServer):
-    """The page's server: its models, its token, and the lock of the one question at a time."""
-
-    daemon_threads = True
+class PageServer(AnswerServer):
+    """The page's server: its models and its token."""
 
     def __init__(self, engine: AskingEngine, config: AskingConfig) -> None:
-        super().__init__((ADDRESS, config.port), PageHandler)
+        super().__init__(ADDRESS, config.port, PageHandler)
         self.engine, self.config = engine, config
         self.token = secrets.token_urlsafe(24)
-        self.busy = threading.Lock()
-        self.closing = threading.Event()
         self.html = PAGE_FILE.read_bytes()
 
     @property
@@ -79,11 +69,8 @@ class PageServer(ThreadingHTTPServer):
         return {"models": models, "settings": settings, "help": help_lines}
 
 
-class PageHandler(BaseHTTPRequestHandler):
+class PageHandler(AnswerHandler):
     """One request: the page, what it shows first, or a question whose answers are streamed."""
-
-    server_version, sys_version = "undial", ""
-    timeout = 60  # seconds of a request that does not come whole
 
     @property
     def page(self) -> PageServer:
@@ -143,13 +130,7 @@ class PageHandler(BaseHTTPRequestHandler):
         Raises:
             UserError: it is no question, or a setting is not allowed.
         """
-        size = self.headers.get("Content-Length", "")
-        if not size.isdecimal() or int(size) > MOST_BODY_BYTES:
-            raise bad_value("Content-Length", size, f"a number up to {MOST_BODY_BYTES}")
-        try:
-            body = parse_json(self.rfile.read(int(size)))
-        except ValueError as error:
-            raise UserError(f"the question is no JSON ({error})") from error
+        body = self.read_json()
         body = body if isinstance(body, dict) else {}
         question = body.get("question")
         if not isinstance(question, str) or not question.strip():
@@ -161,7 +142,7 @@ class PageHandler(BaseHTTPRequestHandler):
             if key not in ASKING_KEYS:
                 raise bad_value("key", key, ASKING_KEYS)
             if value is not None:
-                set_ask_value(config, key, str(value))
+                set_typed_value(config, key, str(value))
         turns = body.get("turns") if config.chat else []
         return question, config, read_turns(turns, len(self.page.engine.models))
 
@@ -213,27 +194,14 @@ class PageHandler(BaseHTTPRequestHandler):
         """An answer that is no page."""
         self.send_json({"error": mask_secrets(reason)}, status)
 
-    def send_whole(self, content: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
-        self.start(status, kind)
-        self.wfile.write(content)
-
-    def start(self, status: HTTPStatus, kind: str) -> None:
-        """Status and headers; the body ends with the connection (HTTP/1.0)."""
-        self.send_response(status)
-        for name, value in {
-            "Content-Type": kind,
+    def list_headers(self) -> dict[str, str]:
+        return {
+            **super().list_headers(),
             "Content-Security-Policy": write_page_policy(self.page.html),
-            "Cache-Control": "no-store",
             "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
             "Cross-Origin-Resource-Policy": "same-origin",
             "Cross-Origin-Opener-Policy": "same-origin",
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Requests hold the token, and stand in no log."""
+        }
 
 
 def write_page_policy(html: bytes) -> str:
@@ -283,8 +251,5 @@ def serve_page(engine: AskingEngine, config: AskingConfig) -> None:
     titles: Sequence[str] = [model.title for model in engine.models]
     ui.say(f"{', '.join(titles)}: open {server.url}", log=False)
     ui.say("the page is for this machine alone; Ctrl-C ends it", "dim")
-    with absorb_interrupts(), server:
-        server.serve_forever()
-    server.closing.set()
-    server.busy.acquire(timeout=PATIENCE)  # a model that answers ends its token
+    server.serve_until_interrupted()
     ui.say("the page is closed", "dim")

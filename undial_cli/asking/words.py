@@ -1,4 +1,4 @@
-"""The words of `undial ask`: which are models, which are questions, which are keys.
+"""The words of `undial ask` and `undial serve`: which are models, questions, keys.
 
 Whatever is there, or can only be a model, is one; words with a blank between them are a question.
 Loads nothing.
@@ -6,12 +6,14 @@ Loads nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from undial_cli.config.asking import ASK_FIELDS, AskingConfig, set_ask_value
+from undial_cli.config.asking import AnswerConfig, AskingConfig, ServingConfig, set_typed_value
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.runs.known_runs import find_known_runs
 
@@ -19,63 +21,83 @@ from undial_cli.runs.known_runs import find_known_runs
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w.-]+(@[\w./-]+)?")
 # `model=NAME`, and keys of a run's own config.
 RUN_KEY = re.compile(r"model(\.\w+)*")
-EXAMPLE = 'as in undial ask outputs/unlearn/RUN "Who is ...?"'
+EXAMPLES = {
+    "ask": 'as in undial ask outputs/unlearn/RUN "Who is ...?"',
+    "serve": "as in undial serve outputs/unlearn/RUN",
+}
+ConfigType = TypeVar("ConfigType", bound=AnswerConfig)
 
 
 @dataclass
-class AskWords:
-    """What the words ask for; `overrides` are of the models' configs."""
+class ModelWords(Generic[ConfigType]):
+    """What the words of a command ask for; `overrides` are of the models' configs."""
 
+    command: str
+    config: ConfigType
     models: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)
-    config: AskingConfig = field(default_factory=AskingConfig)
+
+
+AskWords = ModelWords[AskingConfig]
 
 
 def parse_ask_words(words: Sequence[str]) -> AskWords:
-    """Sort the words of a command line.
+    """The words of `undial ask`.
 
     Raises:
         UserError: a wrong key or value, a model that is not there, or no model.
     """
-    asked = AskWords()
+    asked = ModelWords("ask", AskingConfig())
+    sort_words(words, asked)
+    check_ask_words(asked)
+    return asked
+
+
+def parse_serve_words(words: Sequence[str]) -> ModelWords[ServingConfig]:
+    """The words of `undial serve`; raises UserError as those of ask."""
+    asked = ModelWords("serve", ServingConfig())
+    sort_words(words, asked)
+    if asked.questions:
+        raise UserError(f"serve {asked.questions[0]}: no such run or model; questions come to it")
+    return asked
+
+
+def sort_words(words: Sequence[str], asked: ModelWords) -> None:
+    """Put each word where it belongs; raises UserError for one that belongs nowhere."""
+    fields = {f.name: f for f in dataclasses.fields(asked.config)}
     for word in words:
         name, given, value = word.partition("=")
         key = name.removeprefix("--").replace("-", "_")
         if is_model_word(word):
             asked.models.append(word)
-        elif key in ASK_FIELDS and (
-            given or (name.startswith("--") and ASK_FIELDS[key].type == "bool")
-        ):
-            set_ask_value(asked.config, key, value if given else "true")
-            if key == "question" and asked.config.question:
-                asked.questions.append(asked.config.question)
+        elif key in fields and (given or (name.startswith("--") and fields[key].type == "bool")):
+            set_typed_value(asked.config, key, value if given else "true")
+            if key == "question" and (question := getattr(asked.config, key)):
+                asked.questions.append(question)
         elif given and RUN_KEY.fullmatch(name):
             asked.overrides.append(word)
         elif re.search(r"\s", name):
             asked.questions.append(word)
         elif word.startswith("-"):
-            raise bad_value("flag", name, [f"--{key}" for key in ASK_FIELDS])
+            raise bad_value("flag", name, [f"--{key}" for key in fields])
         elif given:
-            raise bad_value("key", name, [*ASK_FIELDS, "model", "model.dtype"])
-        elif asked.models:
+            raise bad_value("key", name, [*fields, "model", "model.dtype"])
+        elif asked.models and "question" in fields:
             raise UserError(
                 f"ask {word}: no run or model there; a question of one word is question={word}"
                 f"{suggest_run(word)}"
             )
         else:
             raise UserError(
-                f"ask {word}: no such run folder, checkpoint or hub model{suggest_run(word)}"
+                f"{asked.command} {word}: no such run folder, checkpoint or hub model"
+                f"{suggest_run(word)}"
             )
     if not asked.models:
-        raise UserError(f"ask: expected a run folder or a model, {EXAMPLE}{suggest_run('')}")
-    check_ask_words(asked)
-    return asked
-
-
-def is_switch(name: str, key: str) -> bool:
-    """Whether a word without a value turns a key on, as `--web`."""
-    return name.startswith("--") and ASK_FIELDS[key].type == "bool"
+        example = EXAMPLES[asked.command]
+        raise UserError(
+            f"{asked.command}: expected a run folder or a model, {example}{suggest_run('')}"
+        )
 
 
 def is_model_word(word: str) -> bool:

@@ -1,4 +1,4 @@
-"""The keys of `undial ask`: how models are asked, and where their answers go.
+"""The keys of `undial ask` and `undial serve`: how models answer, and where that goes.
 
 On the command line as `temperature=0.7`, while one types as `:temperature 0.7`, on the page in a
 field: all three are read here. Knows no model.
@@ -21,8 +21,8 @@ MOST_NEW_TOKENS = 100_000
 
 
 @dataclass
-class AskingConfig:
-    """How a question is asked, of which models, and where the answers go."""
+class AnswerConfig:
+    """Which models answer, and how."""
 
     system: str | None = key(
         None, "system prompt, in place of the one that the run has; none: without one"
@@ -38,11 +38,17 @@ class AskingConfig:
     max_new_tokens: int = key(
         256, "tokens of an answer at most", minimum=1, maximum=MOST_NEW_TOKENS
     )
+    target: str | None = key(None, "model to take as the target; none: leave it out")
+    retain: str | None = key(None, "model to take as the retain model; none: leave it out")
+    hardware: str = key("auto", "auto: a GPU where there is one", allowed=("auto", "cpu"))
+
+
+@dataclass
+class AskingConfig(AnswerConfig):
+    """How a question is asked, and where the answers go."""
+
     chat: bool = key(False, "a question goes on from those before it, each model from its answers")
     diff: bool = key(True, "mark the words by which answers part from the first model's")
-    target: str | None = key(None, "model to show as the target; none: leave it out")
-    retain: str | None = key(None, "model to show as the retain model; none: leave it out")
-    hardware: str = key("auto", "auto: a GPU where there is one", allowed=("auto", "cpu"))
     question: str | None = key(None, "a question; any words with a blank between them are one too")
     file: str | None = key(None, "file of questions: a line each, or rows with a question column")
     out: str | None = key(None, "new file for questions and answers, an object a line")
@@ -52,30 +58,47 @@ class AskingConfig:
     port: int = key(0, "of that page; 0: any that is free", minimum=0, maximum=65535)
 
 
+@dataclass
+class ServingConfig(AnswerConfig):
+    """Where an endpoint listens, and who may ask it."""
+
+    host: str = key("127.0.0.1", "address that is listened at; another than this machine's: a key")
+    port: int = key(8000, "port; 0: any that is free", minimum=0, maximum=65535)
+    key_variable: str = key(
+        "UNDIAL_SERVE_KEY",
+        "environment variable with the key that callers have to give, if it is set",
+    )
+    key_file: str | None = key(None, "in its stead a file that holds the key, and nothing else")
+    engine: str = key(
+        "undial", "what answers: undial as in undial ask; or vllm", allowed=("undial", "vllm")
+    )
+
+
 ASK_FIELDS = {f.name: f for f in dataclasses.fields(AskingConfig)}
+SERVE_FIELDS = {f.name: f for f in dataclasses.fields(ServingConfig)}
 # What may be set between questions, while one types and on the page.
 ASKING_KEYS = ("system", "temperature", "top_p", "seed", "max_new_tokens", "chat", "diff")
 # Fields whose `none` means another thing than that nothing was said.
 KEPT_NONE = ("system", "target", "retain")
 
 
-def set_ask_value(config: AskingConfig, name: str, text: str) -> None:
+def set_typed_value(config: AnswerConfig, name: str, text: str) -> None:
     """Set a key from what was typed.
 
     Args:
-        name: a field of AskingConfig.
+        name: a field of the config.
 
     Raises:
         UserError: the value is not allowed.
     """
-    value = parse_ask_value(name, text.strip() if name != "question" else text)
-    check_field_value(name, value, ASK_FIELDS[name])
+    field = {f.name: f for f in dataclasses.fields(config)}[name]
+    value = parse_typed_value(name, str(field.type), text.strip() if name != "question" else text)
+    check_field_value(name, value, field)
     setattr(config, name, value)
 
 
-def parse_ask_value(name: str, text: str) -> Any:
-    """A typed value of a key; its range is not looked at."""
-    kind = str(ASK_FIELDS[name].type)
+def parse_typed_value(name: str, kind: str, text: str) -> Any:
+    """A typed value of a key of that type; its range is not looked at."""
     if kind == "bool":
         if text.lower() not in SWITCH_WORDS:
             raise bad_value(name, text, list(SWITCH_WORDS))
