@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
 COMMAND_NAMES = (
     "unlearn", "finetune", "evaluate", "audit", "tune", "alternatives", "data", "reproduce",
-    "report", "ask", "merge", "export", "list", "purge", "doctor",
+    "report", "ask", "serve", "merge", "export", "list", "purge", "doctor",
 )  # fmt: skip
 # Those that read their words themselves, and the function that does each.
 WORD_COMMANDS = {
     "tune": "undial_cli.sweeps.tune:run_tune_command",
     "reproduce": "undial_cli.tables.command:run_reproduce_command",
     "ask": "undial_cli.asking.command:run_ask_command",
+    "serve": "undial_cli.asking.serve_command:run_serve_command",
     "merge": "undial_cli.runs.merge_command:run_merge_command",
     "export": "undial_cli.runs.export_command:run_export_command",
     "list": "undial_cli.runs.run_list:run_list_command",
@@ -39,6 +40,8 @@ WORD_COMMANDS = {
     "doctor": "undial_cli.runs.doctor:examine_machine",
 }
 HELP_WORDS = ("--help", "-h", "help")
+# The familiar name of plan=true, and the commands that have a plan; purge has it of its own.
+DRY_RUN, PLANNED_COMMANDS = "--dry-run", ("unlearn", "finetune", "tune", "reproduce")
 # A process of a run: runs/launch.py starts it, through torch, which leaves a name.
 WORKER, STARTED_BY_TORCH = "worker", "TORCHELASTIC_RUN_ID"
 # Flags and what must follow them; all but --from are those of Hydra.
@@ -48,6 +51,7 @@ FLAG_ARGUMENTS = {
     "-m": "",
     "--cfg": "job, hydra or all",
     "-c": "job, hydra or all",
+    DRY_RUN: "",
     "--resolve": "",
     "--package": "a package",
     "-p": "a package",
@@ -160,6 +164,8 @@ def dispatch_command(argv: list[str]) -> int:
     if any(word in HELP_WORDS for word in rest):
         help.show_command_help(command)
         return 0
+    if command != "purge":
+        rest = translate_dry_run(command, rest)
     if command in WORD_COMMANDS:
         module, function = WORD_COMMANDS[command].split(":")
         return getattr(importlib.import_module(module), function)(rest)
@@ -179,6 +185,23 @@ def dispatch_command(argv: list[str]) -> int:
     if command == "audit" and words and "=" not in words[0]:
         return audit_run_folder(words[0], flags, words[1:])
     return compose_and_execute(command, flags, words)
+
+
+def translate_dry_run(command: str, words: list[str]) -> list[str]:
+    """The words with plan=true in place of --dry-run.
+
+    Raises:
+        UserError: the command has no plan, or the flag has a value.
+    """
+    given = [word for word in words if word.partition("=")[0] == DRY_RUN]
+    if given and command not in PLANNED_COMMANDS:
+        plans = ", ".join((*PLANNED_COMMANDS, "purge"))
+        raise UserError(
+            f"{DRY_RUN}: undial {command} has no plan to show; those that have: {plans}"
+        )
+    if any(word != DRY_RUN for word in given):
+        raise UserError(f"{given[0]}: {DRY_RUN} takes no value; it stands for plan=true")
+    return [word for word in words if word not in given] + ["plan=true"] * bool(given)
 
 
 def split_flags(rest: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -1,4 +1,4 @@
-"""Which models `undial ask` and `undial serve` ask: those of a run by their roles, or one by its path.
+"""The models that `undial ask` and `undial serve` ask: of a run by their roles, or one by its path.
 
 What a run itself recorded of its target and its retain model comes first: it is what the run used,
 and nothing has to be worked out. Loads no weights.
@@ -139,9 +139,8 @@ def list_run_models(word: str, folder: RunFolder, asked: ModelWords) -> list[Ask
     if answered is None and models:
         return models  # it is the target that was evaluated
     if answered is None or (is_made and not folder.checkpoint.is_dir()):
-        raise UserError(
-            f"{asked.command} {word}: the run has no checkpoint (status: {folder.status() or 'unknown'})"
-        )
+        status = folder.status() or "unknown"
+        raise UserError(f"{asked.command} {word}: the run has no checkpoint (status: {status})")
     role = FINETUNED if run.command == "finetune" else UNLEARNED
     title = ROLE_TITLES[role] if len(asked.models) == 1 else folder.path.name
     return [*models, AskedModel(role, title, answered, run, asked.command)]

@@ -138,9 +138,9 @@ def make_message_prompt(encoder: Encoder, messages: list[Message]) -> Prompt:
             "question of the user"
         )
     else:
-        own = {"role": "system", "content": template.system_prompt}
-        first = [own] if own["content"] and messages[0]["role"] != "system" else []
-        conversation = [*first, *messages, {"role": "assistant", "content": ""}]
+        conversation: list[Message] = [*messages, {"role": "assistant", "content": ""}]
+        if template.system_prompt and messages[0]["role"] != "system":
+            conversation.insert(0, {"role": "system", "content": template.system_prompt})
         try:
             rendering = render_messages(tokenizer, template, conversation, "last")
         except TemplateRefusal as error:

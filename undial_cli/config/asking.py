@@ -65,7 +65,7 @@ class ServingConfig(AnswerConfig):
     host: str = key("127.0.0.1", "address that is listened at; another than this machine's: a key")
     port: int = key(8000, "port; 0: any that is free", minimum=0, maximum=65535)
     key_variable: str = key(
-        "UNDIAL_SERVE_KEY",
+        "UNDIAL_API_KEY",
         "environment variable with the key that callers have to give, if it is set",
     )
     key_file: str | None = key(None, "in its stead a file that holds the key, and nothing else")

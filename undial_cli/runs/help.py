@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from undial_cli import ui
-from undial_cli.config.asking import ASK_FIELDS
+from undial_cli.config.asking import ASK_FIELDS, SERVE_FIELDS
 from undial_cli.config.attacks import ATTACK_CONFIGS
 from undial_cli.config.fields import walk_fields
 from undial_cli.config.schema import RUN_TYPES, UnlearnRun
@@ -30,6 +30,7 @@ COMMAND_SUMMARIES = {
     "reproduce": "run what is missing of a paper's table and print ours beside the paper's figures",
     "report": "one page of runs that are there: tables, plots, samples",
     "ask": "type a question; target, retain model and unlearned model answer side by side",
+    "serve": "an endpoint of the OpenAI kind for a run's models, for other tools to ask",
     "merge": "a run's adapter and its base as one checkpoint of whole weights",
     "export": "a run's model as a GGUF file, for llama.cpp or Ollama, held against the checkpoint",
     "list": "runs with their state, their size, and whether they still hold text of the data",
@@ -41,6 +42,7 @@ USAGE_LINES = {
     "reproduce": "undial reproduce table=NAME [key=value ...]",
     "report": "undial report PATH... [output=FOLDER]",
     "ask": 'undial ask RUN_OR_MODEL [MORE...] ["question"...] [key=value ...]',
+    "serve": "undial serve RUN_OR_MODEL [MORE...] [key=value ...]",
     "merge": "undial merge RUN [out=FOLDER] [overwrite=true]",
     "export": "undial export RUN [format=gguf|ollama] [quantise=f16] [out=FOLDER] [overwrite=true]",
     "list": "undial list [PATH...] [--json]",
@@ -48,19 +50,30 @@ USAGE_LINES = {
     "doctor": "undial doctor [--json]",
 }
 REPRODUCE_KEYS = {
-    "plan=true": "show what is done, what is missing and what it would cost, and stop",
+    "plan=true, --dry-run": "show what is done, what is missing and what it would cost, and stop",
     "rows=[a,b]": "these rows only",
     "seeds=[0,1]": "these seeds only",
     "output_dir=DIR": "where runs and the table go",
     "any other key=value": "an override of every run, such as hardware.slots=2",
 }
-ASK_KEYS = {
+MODEL_WORD = {
     "RUN_OR_MODEL": "a run folder (its target, retain model and checkpoint), a checkpoint, hub id, "
     ".gguf file or pkg://; several stand side by side",
-    '"question"': "words with a blank between them; without one it is typed, or read from a pipe",
-    **{key: f.metadata["help"] for key, f in ASK_FIELDS.items()},
+}
+MODEL_KEYS = {
     "model=NAME": "of a model that no run made: its chat format, from configs/model",
     "model.KEY": "a key of the models' config, as model.dtype=bfloat16",
+}
+ASK_KEYS = {
+    **MODEL_WORD,
+    '"question"': "words with a blank between them; without one it is typed, or read from a pipe",
+    **{key: f.metadata["help"] for key, f in ASK_FIELDS.items()},
+    **MODEL_KEYS,
+}
+SERVE_KEYS = {
+    **MODEL_WORD,
+    **{key: f.metadata["help"] for key, f in SERVE_FIELDS.items()},
+    **MODEL_KEYS,
 }
 TUNE_KEYS = {
     "model=NAME data=NAME ...": "as of undial unlearn; a key that is set is not searched",
@@ -73,7 +86,7 @@ TUNE_KEYS = {
     "budget=N": "trials, those that are done already included",
     "checkpoints=6": "of each trial, the weights that are evaluated and may be chosen "
     "(train.eval_steps=N: every N steps)",
-    "plan=true": "show what is searched, what is done and what a trial takes, and stop",
+    "plan=true, --dry-run": "show what is searched, what is done and what a trial takes, and stop",
     "seed=0": "of the trials and of the search",
     "hardware.slots=2": "trials side by side, each drawn without the others' figures",
     "hydra.sweeper.sampler=tpe": "or random, grid, cmaes",
@@ -84,6 +97,7 @@ COMMAND_WORDS = {
     "tune": TUNE_KEYS,
     "reproduce": REPRODUCE_KEYS,
     "ask": ASK_KEYS,
+    "serve": SERVE_KEYS,
     "merge": {
         "RUN": "the folder of a run that left an adapter",
         "out=FOLDER": "where the checkpoint goes; without: RUN/merged",
@@ -115,6 +129,7 @@ HELP_FLAGS = {
     "--multirun": "a run for every combination of comma-separated values (see docs/sweeps.md)",
     "--cfg job": "print the composed config and stop",
     "--from run.yaml": "repeat a run from its run folder",
+    "--dry-run": "the same as plan=true, of unlearn and finetune: say what it takes, and stop",
     "--config-dir DIR": "add your own config groups",
     "--help": "this page",
 }
