@@ -24,6 +24,7 @@ from undial_cli.training import deepspeed_states, packing
 from undial_cli.training.arguments import make_training_arguments
 from undial_cli.training.callbacks import EventCallback, MetricsLog, StateSaving, Watcher
 from undial_cli.training.fit import refuse_packing
+from undial_cli.training.loggers import open_loggers
 from undial_cli.training.states import choose_state
 from undial_cli.training.teacher import Teacher, fill_teacher
 from undial_cli.training.teacher_cache import CachedTeacher
@@ -135,7 +136,7 @@ def run_training(
             if start:
                 trainer.load_own_state(start)
             try:
-                with signals.hold_signals():
+                with signals.hold_signals(), open_loggers(trainer, run, folder, done):
                     trainer.train(resume_from_checkpoint=str(start) if start else None)
                     if saving.sign is not None:
                         signals.interrupt_run(saving.sign)
