@@ -51,6 +51,23 @@ def test_flags_stand_anywhere_among_overrides(
     )
 
 
+def test_dry_run_is_plan_true_where_there_is_a_plan_and_never_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["unlearn", "--dry-run", "seed=3", "--cfg", "job"]) == 0
+    assert "plan: true" in capsys.readouterr().out
+    for command in cli.PLANNED_COMMANDS:
+        assert cli.translate_dry_run(command, ["--dry-run", "x=1"]) == ["x=1", "plan=true"]
+    for command in set(cli.COMMAND_NAMES) - {*cli.PLANNED_COMMANDS, "purge"}:
+        assert run_command([command, "--dry-run"]) == 2
+        assert f"undial {command} has no plan to show" in capsys.readouterr().err
+    for word, part in (("--dry-run=no", "takes no value"), ("--dryrun", "'--dry-run'")):
+        assert run_command(["unlearn", word]) == 2
+        assert part in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_names_every_option_and_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["unlearn", "--help"]) == 0
     words = set(capsys.readouterr().out.split())
