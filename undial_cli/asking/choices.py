@@ -52,30 +52,38 @@ def stream_choices(
     Args:
         draws: numbers that fix what is drawn for a request that names no seed.
     """
-    config = request.config
-    for place, prompt in enumerate(prompts):
+    for position, prompt in enumerate(prompts):
         first: Choice | None = None
         for n in range(request.count):
-            index = place * request.count + n
-            if first is not None and not config.temperature:
-                yield dataclasses.replace(first, index=index)  # nothing is drawn
+            choice = Choice(position * request.count + n)
+            if first is not None and not request.config.temperature:
+                yield dataclasses.replace(first, index=choice.index)  # nothing is drawn
                 continue
-            # Without a seed two requests draw differently, and all of a server's as before.
+            first = first or choice
             number = n if request.is_seeded else next(draws)
-            first = first or Choice(index)
-            choice = first if first.index == index else Choice(index)
-            answer = ModelAnswer(model)
-            steps = engine.stream_answer(answer, prompt, config, number)
-            for _ in steps:
-                text = answer.text if request.is_chat else answer.added
-                choice.text = cut_at_stop_text(text, request.stops)
-                choice.tokens = len(answer.ids)
-                if len(choice.text) < len(text):
-                    choice.finish = "stop"
-                    break
-                yield choice
-            choice.finish = choice.finish or ("length" if answer.state == CUT else "stop")
-            yield choice
+            yield from stream_choice(engine, model, request, prompt, choice, number)
+
+
+def stream_choice(
+    engine: AskingEngine,
+    model: AskedModel,
+    request: AnswerRequest,
+    prompt: Prompt,
+    choice: Choice,
+    number: int,
+) -> Iterator[Choice]:
+    """One answer, changed in place, after each of its tokens; `number` fixes what is drawn."""
+    answer = ModelAnswer(model)
+    for _ in engine.stream_answer(answer, prompt, request.config, number):
+        text = answer.text if request.is_chat else answer.added
+        choice.text = cut_at_stop_text(text, request.stops)
+        choice.tokens = len(answer.ids)
+        if len(choice.text) < len(text):
+            choice.finish = "stop"
+            break
+        yield choice
+    choice.finish = choice.finish or ("length" if answer.state == CUT else "stop")
+    yield choice
 
 
 def count_stop_letters(text: str, stops: Sequence[str]) -> int:

@@ -131,7 +131,7 @@ def read_request(body: Any, is_chat: bool, defaults: ServingConfig) -> AnswerReq
         )
     return AnswerRequest(
         model=given["model"],
-        messages=read_messages(given.get("messages")) if is_chat else [],
+        messages=read_chat_messages(given.get("messages")) if is_chat else [],
         prompts=[] if is_chat else read_prompts(given.get("prompt")),
         config=config,
         stops=read_stops(given.get("stop", [])),
@@ -161,7 +161,7 @@ def check_kind(key: str, value: Any, kinds: tuple[type, ...], phrase: str) -> No
         raise bad_value(key, value, phrase)
 
 
-def read_messages(content: Any) -> list[Message]:
+def read_chat_messages(content: Any) -> list[Message]:
     """The messages of a chat, the last one the user's."""
     if not isinstance(content, list) or not content:
         raise UserError("messages: expected a list of objects with a role and a content")

@@ -51,7 +51,7 @@ def run_serve_command(words: Sequence[str]) -> int:
     names = [model.title.replace(" ", "-") for model in models]
     silence_models()
     if config.engine == "vllm":
-        start_vllm(models[0], names[0], config, secret)
+        become_vllm_server(models[0], names[0], config, secret)
     serve_endpoint(AskingEngine(models, config.hardware), names, config, secret)
     return 0
 
@@ -78,7 +78,9 @@ def read_endpoint_key(config: ServingConfig) -> str | None:
     return secret
 
 
-def start_vllm(model: AskedModel, name: str, config: ServingConfig, secret: str | None) -> None:
+def become_vllm_server(
+    model: AskedModel, name: str, config: ServingConfig, secret: str | None
+) -> None:
     """Become vLLM's own server of that model."""
     environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1"}
     if secret is not None:

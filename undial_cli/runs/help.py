@@ -60,7 +60,7 @@ MODEL_WORD = {
     "RUN_OR_MODEL": "a run folder (its target, retain model and checkpoint), a checkpoint, hub id, "
     ".gguf file or pkg://; several stand side by side",
 }
-MODEL_KEYS = {
+MODEL_CONFIG_KEYS = {
     "model=NAME": "of a model that no run made: its chat format, from configs/model",
     "model.KEY": "a key of the models' config, as model.dtype=bfloat16",
 }
@@ -68,12 +68,12 @@ ASK_KEYS = {
     **MODEL_WORD,
     '"question"': "words with a blank between them; without one it is typed, or read from a pipe",
     **{key: f.metadata["help"] for key, f in ASK_FIELDS.items()},
-    **MODEL_KEYS,
+    **MODEL_CONFIG_KEYS,
 }
 SERVE_KEYS = {
     **MODEL_WORD,
     **{key: f.metadata["help"] for key, f in SERVE_FIELDS.items()},
-    **MODEL_KEYS,
+    **MODEL_CONFIG_KEYS,
 }
 TUNE_KEYS = {
     "model=NAME data=NAME ...": "as of undial unlearn; a key that is set is not searched",
