@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asked import QUESTION, answer_by_generate, open_engine, write_model, write_prompt
+from asked import (
+    QUESTION,
+    answer_by_generate,
+    open_engine,
+    write_model,
+    write_prompt,
+    write_run,
+)
 from conftest import refused
 from small import shared_tokenizer, small_model
 
@@ -99,7 +106,7 @@ def stream(server: EndpointServer, path: str = "/v1/chat/completions", **body: A
 
 
 def decode(ids: list[int]) -> str:
-    return shared_tokenizer().decode(ids).strip()
+    return str(shared_tokenizer().decode(ids)).strip()
 
 
 def test_an_answer_is_that_of_generate_token_for_token(
@@ -360,8 +367,12 @@ def test_vllm_is_given_the_same_model_and_settings(models: dict[str, Path]) -> N
 
 
 @pytest.mark.slow
-def test_the_command_listens_answers_and_ends_on_an_interrupt(models: dict[str, Path]) -> None:
-    command = [sys.executable, "-m", "undial_cli.cli", "serve", str(models["a"]), "port=0"]
+def test_the_command_serves_a_run_and_ends_on_an_interrupt(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", models["bb"], None)
+    (run / "checkpoint").symlink_to(models["a"])
+    command = [sys.executable, "-m", "undial_cli.cli", "serve", str(run), "port=0"]
     environment = {**os.environ, "UNDIAL_API_KEY": KEY}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -369,11 +380,13 @@ def test_the_command_listens_answers_and_ends_on_an_interrupt(models: dict[str, 
     assert process.stdout is not None
     try:
         line = process.stdout.readline()
-        assert "model a, the key of UNDIAL_API_KEY" in line
-        judge = JudgeConfig(url=line.split()[3].rstrip(","), model="a", key_variable="JUDGE_KEY")
+        assert "model unlearned or target, the key of UNDIAL_API_KEY" in line
+        url = line.split()[3].rstrip(",")
         os.environ["JUDGE_KEY"] = KEY
-        expected = decode(answer_by_generate(models["a"], write_prompt(QUESTION), 16))
-        assert post_prompt(QUESTION, judge) == expected
+        for role, name in (("unlearned", "a"), ("target", "bb")):
+            judge = JudgeConfig(url=url, model=role, key_variable="JUDGE_KEY")
+            expected = decode(answer_by_generate(models[name], write_prompt(QUESTION), 16))
+            assert post_prompt(QUESTION, judge) == expected
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
     finally:

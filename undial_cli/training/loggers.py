@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import Trainer
-from transformers.integrations import TensorBoardCallback, WandbCallback
+from transformers.integrations.integration_utils import TensorBoardCallback, WandbCallback
 
 from undial_cli.config.identity import make_default_name
 from undial_cli.config.schema import TrainingRun
