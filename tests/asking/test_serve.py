@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from asked import (
@@ -387,11 +388,20 @@ def test_the_command_serves_a_run_and_ends_on_an_interrupt(
             judge = JudgeConfig(url=url, model=role, key_variable="JUDGE_KEY")
             expected = decode(answer_by_generate(models[name], write_prompt(QUESTION), 16))
             assert post_prompt(QUESTION, judge) == expected
+        # While one is answered and another waits its turn.
+        body = json.dumps({"model": "target", "stream": True, **ASKED, "max_tokens": 100_000})
+        callers = [http.client.HTTPConnection(urlsplit(url).netloc, timeout=60) for _ in range(2)]
+        headers = {"Authorization": f"Bearer {KEY}"}
+        callers[0].request("POST", "/v1/chat/completions", body, headers)
+        assert callers[0].getresponse().readline().startswith(b"data: ")
+        callers[1].request("POST", "/v1/chat/completions", body, headers)
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
     finally:
         os.environ.pop("JUDGE_KEY", None)
         process.kill()
         process.stdout.close()
+    for caller in callers:
+        caller.close()
     assert process.wait() == 0
     assert rest.splitlines() == ["Ctrl-C ends it", "the endpoint is closed"]

@@ -139,7 +139,7 @@ class EndpointHandler(AnswerHandler):
     @contextlib.contextmanager
     def take_turn(self) -> Iterator[bool]:
         """While open, this request is the one that is answered; False where its caller left."""
-        while not self.endpoint.busy.acquire(timeout=LOOK_SECONDS):
+        while not self.endpoint.begin_answer(LOOK_SECONDS):
             if self.is_left():
                 yield False
                 return

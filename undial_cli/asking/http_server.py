@@ -28,14 +28,30 @@ class AnswerServer(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
         self.busy, self.closing = threading.Lock(), threading.Event()
+        self.answering: threading.Thread | None = None
         super().__init__((host, port), handler)
+
+    def begin_answer(self, seconds: float) -> bool:
+        """Whether it is this thread's turn within so many seconds; it is to release `busy` then."""
+        if not self.busy.acquire(timeout=seconds):
+            return False
+        if self.closing.is_set():
+            self.busy.release()
+            return False
+        self.answering = threading.current_thread()
+        return True
 
     def serve_until_interrupted(self) -> None:
         """Serve until Ctrl-C, and let a model that answers end its token."""
-        with absorb_interrupts(), self:
-            self.serve_forever()
-        self.closing.set()
-        self.busy.acquire(timeout=PATIENCE)
+        try:
+            with absorb_interrupts(), self:
+                self.serve_forever()
+        finally:
+            self.closing.set()
+            self.busy.acquire(timeout=PATIENCE)  # nobody begins any more
+            if self.answering is not None:
+                # A thread that Python ends within torch takes the process with it (SIGABRT).
+                self.answering.join(PATIENCE)
 
 
 class AnswerHandler(BaseHTTPRequestHandler):

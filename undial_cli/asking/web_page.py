@@ -98,7 +98,7 @@ class PageHandler(AnswerHandler):
             question, config, turns = self.read_question()
         except UserError as error:
             return self.refuse(HTTPStatus.BAD_REQUEST, str(error))
-        if not self.page.busy.acquire(timeout=PATIENCE):
+        if not self.page.begin_answer(PATIENCE):
             return self.refuse(HTTPStatus.CONFLICT, "another page is being answered; stop it first")
         try:
             self.stream_answers(question, config, turns)
