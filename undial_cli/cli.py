@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COMMAND_NAMES = (
     "unlearn", "finetune", "evaluate", "audit", "tune", "alternatives", "data", "reproduce",
-    "report", "ask", "serve", "merge", "export", "list", "purge", "doctor",
+    "report", "ask", "serve", "merge", "export", "show", "validate", "copy", "list", "purge", "doctor",
 )  # fmt: skip
 # Those that read their words themselves, and the function that does each.
 WORD_COMMANDS = {
@@ -35,6 +35,9 @@ WORD_COMMANDS = {
     "serve": "undial_cli.asking.serve_command:run_serve_command",
     "merge": "undial_cli.runs.merge_command:run_merge_command",
     "export": "undial_cli.runs.export_command:run_export_command",
+    "show": "undial_cli.runs.show_command:run_show_command",
+    "validate": "undial_cli.tables.validate_command:run_validate_command",
+    "copy": "undial_cli.runs.copy_command:run_copy_command",
     "list": "undial_cli.runs.run_list:run_list_command",
     "purge": "undial_cli.runs.purge:run_purge_command",
     "doctor": "undial_cli.runs.doctor:examine_machine",
@@ -330,9 +333,11 @@ def show_config(command: str, flags: dict[str, str], words: list[str], folder: s
 
     register_schemas()
     overrides = translate_words(command, words, folder)
-    show = hydra.main(
-        version_base="1.3", config_path=str(find_config_folder()), config_name=command
-    )
+    first = str(find_config_folder())
+    if folder is not None:  # Hydra looks into the folder of --config-dir last, ours wins over it
+        flags = {f: v for f, v in flags.items() if f not in ("--config-dir", "-cd")}
+        flags["--config-dir"], first = first, str(Path(folder).resolve())
+    show = hydra.main(version_base="1.3", config_path=first, config_name=command)
     if "job" in (flags.get("--cfg"), flags.get("-c")):
         flags = {**flags, "--resolve": ""}  # values, not where they come from
     flag_words = [word for flag in flags.items() for word in flag if word]

@@ -228,13 +228,16 @@ def load_shipped_settings() -> DictConfig:
 
 
 def start_hydra(folder: str | None) -> None:
-    """Point Hydra at the shipped configs and, behind them, at a folder of the user's."""
+    """Point Hydra at the shipped configs and, before them, at a folder of the user's.
+
+    So that the user's copy of a shipped file is the one that counts.
+    """
     register_schemas()
     search_path = create_config_search_path(str(find_config_folder()))
     if folder is not None:
         check_yaml_files(folder)
         source = f"file://{Path(folder).resolve()}"
-        search_path.prepend("command-line", source, SearchPathQuery(provider="schema"))
+        search_path.prepend("command-line", source, SearchPathQuery(provider="main"))
     version.setbase("1.3")
     # Hydra keeps one search path per process, and refuses a second one without this.
     GlobalHydra.instance().clear()
@@ -264,7 +267,7 @@ def list_config_groups(folder: str | None) -> frozenset[str]:
 
 
 def list_folders(folder: str | None) -> list[Path]:
-    """The folders of configs: the shipped one and that of the user, if there is one."""
+    """The folders of configs: the shipped one and that of the user, whose files win."""
     return [find_config_folder(), *([Path(folder)] if folder else [])]
 
 

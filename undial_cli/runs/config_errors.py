@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -81,6 +82,11 @@ def explain_missing_option(error: MissingConfigException, command: str) -> UserE
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     if group and error.options:
         return bad_value(group, option, [o for o in error.options if not o.endswith("_schema")])
+    if group and GlobalHydra.instance().is_initialized():
+        # Of an entry in a file's defaults, which may be a schema too, Hydra lists none.
+        known = GlobalHydra.instance().config_loader().get_group_options(group)
+        if known:
+            return bad_value(f"defaults: {group}", option, known)
     return explain_unknown_key(group or option, command, [])
 
 

@@ -27,7 +27,7 @@ def fit_experiments(
     """Replace `experiment=NAME` by one that Hydra can compose for a command.
 
     Args:
-        folders: with config groups.
+        folders: with config groups; files of later ones win.
 
     Returns:
         The words, and what the command leaves out of the experiments, for the user to read.
@@ -55,7 +55,7 @@ def read_experiments(name: str, folders: Sequence[Path]) -> dict[str, dict[str, 
     while names:
         name = names.pop()
         file = next(
-            (f for p in folders if (f := p / "experiment" / f"{name}.yaml").is_file()), None
+            (f for p in folders[::-1] if (f := p / "experiment" / f"{name}.yaml").is_file()), None
         )
         if file is not None and name not in contents:
             check_yaml_text(file.read_text(encoding="utf-8", errors="replace"), str(file))

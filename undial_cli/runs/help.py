@@ -18,6 +18,7 @@ from undial_cli.evaluation.selection_rule import NAMED_RULES, RULE_WORDS
 from undial_cli.methods import METHODS
 from undial_cli.models.gguf_kinds import LOGIT_BOUNDS
 from undial_cli.runs.compose import find_config_folder
+from undial_cli.runs.file_kinds import FILE_KINDS
 
 COMMAND_SUMMARIES = {
     "unlearn": "make a model forget chosen data",
@@ -33,6 +34,9 @@ COMMAND_SUMMARIES = {
     "serve": "an endpoint of the OpenAI kind for a run's models, for other tools to ask",
     "merge": "a run's adapter and its base as one checkpoint of whole weights",
     "export": "a run's model as a GGUF file, for llama.cpp or Ollama, held against the checkpoint",
+    "show": "the values that a command line composes, each with the file and line it comes from",
+    "validate": "what is wrong with config files of yours, a line each fault",
+    "copy": "a shipped config file into a folder of yours, to be edited",
     "list": "runs with their state, their size, and whether they still hold text of the data",
     "purge": "remove what still holds text of the data or states made from it",
     "doctor": "try devices, processes, folders, hub and engines; say what to do",
@@ -45,6 +49,9 @@ USAGE_LINES = {
     "serve": "undial serve RUN_OR_MODEL [MORE...] [key=value ...]",
     "merge": "undial merge RUN [out=FOLDER] [overwrite=true]",
     "export": "undial export RUN [format=gguf|ollama] [quantise=f16] [out=FOLDER] [overwrite=true]",
+    "show": "undial show [group=option] [key=value ...] [SECTION_OR_KEY...] [--all] [--json]",
+    "validate": "undial validate FILE_OR_FOLDER... [kind=NAME]",
+    "copy": "undial copy GROUP/NAME FOLDER [name=NAME]",
     "list": "undial list [PATH...] [--json]",
     "purge": "undial purge [PATH...] [--older-than=30d] [--text] [--dry-run]",
     "doctor": "undial doctor [--json]",
@@ -111,6 +118,24 @@ COMMAND_WORDS = {
         "out=FOLDER": "where the files go; without: RUN/export/FORMAT-QUANTISE",
         "overwrite=true": "make them anew where they were made before",
         "model.adapter_base=PATH": "where an adapter's base lies, if it was moved",
+    },
+    "show": {
+        "model=NAME ...": "as of undial unlearn; shown are the groups and keys that are named",
+        "SECTION_OR_KEY": "train, or train.learning_rate: show this instead",
+        "--all": "show every key",
+        "command=NAME": f"whose keys: {', '.join(RUN_TYPES)}; without: unlearn",
+        "--config-dir DIR": "add your own config groups",
+        "--json": "the same for scripts",
+    },
+    "validate": {
+        "FILE_OR_FOLDER": "YAML files; what each is, is told from its folder (method/mine.yaml), "
+        "else from its keys",
+        "kind=NAME": f"what they are: {', '.join(FILE_KINDS)}",
+    },
+    "copy": {
+        "GROUP/NAME": "a file of configs/, as method/undial or recipe/method/npo_tofu",
+        "FOLDER": "a folder for --config-dir; the copy is FOLDER/GROUP/NAME.yaml, if it is new",
+        "name=NAME": "call the copy so; without: the same, and it stands for the shipped one",
     },
     "list": {
         "PATH": "a run folder, or one with runs below it; without: all runs that this cache knows",
