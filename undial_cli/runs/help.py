@@ -37,7 +37,8 @@ COMMAND_SUMMARIES = {
     "show": "the values that a command line composes, each with the file and line it comes from",
     "validate": "what is wrong with config files of yours, a line each fault",
     "copy": "a shipped config file into a folder of yours, to be edited",
-    "list": "runs with their state, their size, and whether they still hold text of the data",
+    "list": "runs and what the cache holds: state, size, age, text of the data, what removes it",
+    "compare": "runs side by side: what differs in settings, figures with intervals, verdicts",
     "purge": "remove what still holds text of the data or states made from it",
     "doctor": "try devices, processes, folders, hub and engines; say what to do",
 }
@@ -53,6 +54,7 @@ USAGE_LINES = {
     "validate": "undial validate FILE_OR_FOLDER... [kind=NAME]",
     "copy": "undial copy GROUP/NAME FOLDER [name=NAME]",
     "list": "undial list [PATH...] [--json]",
+    "compare": "undial compare RUN RUN [MORE...] [--json]",
     "purge": "undial purge [PATH...] [--older-than=30d] [--text] [--dry-run]",
     "doctor": "undial doctor [--json]",
 }
@@ -138,7 +140,12 @@ COMMAND_WORDS = {
         "name=NAME": "call the copy so; without: the same, and it stands for the shipped one",
     },
     "list": {
-        "PATH": "a run folder, or one with runs below it; without: all runs that this cache knows",
+        "PATH": "a run folder, or one with runs below it; without: all runs that this cache knows, "
+        "and the cache",
+        "--json": "the same for scripts, in bytes",
+    },
+    "compare": {
+        "RUN": "a run folder, or one with runs below it; the others are compared with the first",
         "--json": "the same for scripts",
     },
     "purge": {
