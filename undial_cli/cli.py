@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 COMMAND_NAMES = (
     "unlearn", "finetune", "evaluate", "audit", "tune", "alternatives", "data", "reproduce",
-    "report", "ask", "serve", "merge", "export", "show", "validate", "copy", "list",
-    "compare", "purge", "doctor",
+    "report", "ask", "serve", "merge", "export", "show", "validate", "copy", "schema",
+    "list", "compare", "purge", "doctor",
 )  # fmt: skip
 # Those that read their words themselves, and the function that does each.
 WORD_COMMANDS = {
@@ -39,6 +39,7 @@ WORD_COMMANDS = {
     "show": "undial_cli.runs.show_command:run_show_command",
     "validate": "undial_cli.tables.validate_command:run_validate_command",
     "copy": "undial_cli.runs.copy_command:run_copy_command",
+    "schema": "undial_cli.runs.json_schema:run_schema_command",
     "list": "undial_cli.runs.run_list:run_list_command",
     "compare": "undial_cli.runs.compare_command:run_compare_command",
     "purge": "undial_cli.runs.purge:run_purge_command",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from undial_cli.config.attacks import ATTACK_CONFIGS, BUDGETS
+from undial_cli.config.field_types import find_inner_schema, list_field_types
 from undial_cli.config.fields import as_float, check_field_value
 from undial_cli.config.schema import MethodConfig
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
@@ -32,6 +32,7 @@ from undial_cli.runs.trust import check_values, check_yaml_text
 from undial_cli.runs.value_sources import read_written_values
 
 FAULTY_KEY = re.compile(r"\w+\.[\w.]+(?=[=:])")
+PACKAGE_LINE = re.compile(r"\s*#\s*@package _global_\s*\n")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def list_faults(kind: FileKind, name: str, read: ReadFile) -> list[Fault]:
             error = bad_value(f"{package}.kind", content.get("kind"), ATTACK_CONFIGS)
             return [Fault(find_line(read.node, "kind"), str(error))]
         schema = ATTACK_CONFIGS[content["kind"]]
+    if package == GLOBAL and kind.name != RUN_KIND and not PACKAGE_LINE.match(read.text):
+        return [Fault(1, "expected '# @package _global_' above all else, or Hydra does not see it")]
     prefix = f"{package}." if package else GLOBAL
     skipped = {"defaults", "hydra"} if prefix == GLOBAL else {"defaults"}
     faults = [*finder.walk_keys(schema, read.node, content, prefix, skipped)]
@@ -104,27 +107,6 @@ def find_fault_line(text: str, file: Path, package: str) -> int:
 def find_line(node: yaml.MappingNode, name: str) -> int:
     """The line of a key; 0 where it is not there."""
     return next((k.start_mark.line + 1 for k, _ in node.value if k.value == name), 0)
-
-
-@functools.cache
-def list_field_types(schema: type) -> dict[str, Any]:
-    """The types of a config's fields, None left out of those that may be null."""
-    hints = typing.get_type_hints(schema)
-    return {f.name: strip_none(hints[f.name]) for f in dataclasses.fields(schema)}
-
-
-def strip_none(kind: Any) -> Any:
-    """`X` of `X | None`; other types as they are."""
-    parts = [part for part in typing.get_args(kind) if part is not type(None)]
-    return parts[0] if isinstance(kind, types.UnionType) and len(parts) == 1 else kind
-
-
-def find_inner_schema(kind: Any) -> tuple[Any, type | None]:
-    """Of a field's type the container (dict, list or None) and the config class that it holds."""
-    container, inner = typing.get_origin(kind), typing.get_args(kind)
-    schema = inner[-1] if container in (dict, list) else kind
-    is_config = isinstance(schema, type) and dataclasses.is_dataclass(schema)
-    return (container if is_config else None), (schema if is_config else None)
 
 
 @dataclass

@@ -37,6 +37,7 @@ COMMAND_SUMMARIES = {
     "show": "the values that a command line composes, each with the file and line it comes from",
     "validate": "what is wrong with config files of yours, a line each fault",
     "copy": "a shipped config file into a folder of yours, to be edited",
+    "schema": "a JSON schema of a config group, by which an editor completes and checks its files",
     "list": "runs and what the cache holds: state, size, age, text of the data, what removes it",
     "compare": "runs side by side: what differs in settings, figures with intervals, verdicts",
     "purge": "remove what still holds text of the data or states made from it",
@@ -53,6 +54,7 @@ USAGE_LINES = {
     "show": "undial show [group=option] [key=value ...] [SECTION_OR_KEY...] [--all] [--json]",
     "validate": "undial validate FILE_OR_FOLDER... [kind=NAME]",
     "copy": "undial copy GROUP/NAME FOLDER [name=NAME]",
+    "schema": "undial schema GROUP > FILE",
     "list": "undial list [PATH...] [--json]",
     "compare": "undial compare RUN RUN [MORE...] [--json]",
     "purge": "undial purge [PATH...] [--older-than=30d] [--text] [--dry-run]",
@@ -138,6 +140,10 @@ COMMAND_WORDS = {
         "GROUP/NAME": "a file of configs/, as method/undial or recipe/method/npo_tofu",
         "FOLDER": "a folder for --config-dir; the copy is FOLDER/GROUP/NAME.yaml, if it is new",
         "name=NAME": "call the copy so; without: the same, and it stands for the shipped one",
+    },
+    "schema": {
+        "GROUP": ", ".join(FILE_KINDS),
+        "FILE": "is named in a comment of a YAML file: # yaml-language-server: $schema=FILE",
     },
     "list": {
         "PATH": "a run folder, or one with runs below it; without: all runs that this cache knows, "
