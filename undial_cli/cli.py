@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COMMAND_NAMES = (
     "unlearn", "finetune", "evaluate", "audit", "tune", "alternatives", "data", "reproduce",
     "report", "ask", "serve", "merge", "export", "show", "validate", "copy", "schema",
-    "list", "compare", "purge", "doctor",
+    "list", "compare", "purge", "doctor", "completion",
 )  # fmt: skip
 # Those that read their words themselves, and the function that does each.
 WORD_COMMANDS = {
@@ -43,6 +43,7 @@ WORD_COMMANDS = {
     "list": "undial_cli.runs.run_list:run_list_command",
     "compare": "undial_cli.runs.compare_command:run_compare_command",
     "purge": "undial_cli.runs.purge:run_purge_command",
+    "completion": "undial_cli.runs.completion:run_completion_command",
     "doctor": "undial_cli.runs.doctor:examine_machine",
 }
 HELP_WORDS = ("--help", "-h", "help")

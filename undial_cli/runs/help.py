@@ -42,6 +42,7 @@ COMMAND_SUMMARIES = {
     "compare": "runs side by side: what differs in settings, figures with intervals, verdicts",
     "purge": "remove what still holds text of the data or states made from it",
     "doctor": "try devices, processes, folders, hub and engines; say what to do",
+    "completion": "commands, groups, keys and values for the tab key of a shell",
 }
 USAGE_LINES = {
     "tune": "undial tune model=NAME data=NAME method=NAME budget=N [key=value ...]",
@@ -59,6 +60,7 @@ USAGE_LINES = {
     "compare": "undial compare RUN RUN [MORE...] [--json]",
     "purge": "undial purge [PATH...] [--older-than=30d] [--text] [--dry-run]",
     "doctor": "undial doctor [--json]",
+    "completion": 'eval "$(undial completion bash)"',
 }
 REPRODUCE_KEYS = {
     "plan=true, --dry-run": "show what is done, what is missing and what it would cost, and stop",
