@@ -99,6 +99,16 @@ FAULTY = {
     ),
     "model/syntax.yaml": ("name: m\nbase: [\n", ["syntax.yaml:3: no YAML: expected the node"]),
     "model/twice.yaml": ("name: m\nname: n\n", ["twice.yaml:2: no YAML: found duplicate key name"]),
+    "method/defaults.yaml": (
+        "defaults: 3\nname: undial\n",
+        ["defaults.yaml:1: defaults: expected a list"],
+    ),
+    "model/numbers.yaml": (
+        "1: 2\ntargets: {1: 3}\n",
+        ["numbers.yaml:1: model.1: no such key", "numbers.yaml:2: model.targets.1=3: a group of"],
+    ),
+    "attack/kind.yaml": ("kind: [a]\n", ["kind.yaml:1: audit.attack.kind.kind=['a']: allowed is"]),
+    "model/zero.yaml": ("0\n", ["zero.yaml:1: expected keys and their values"]),
     "model/list.yaml": ("- a\n", ["list.yaml:1: expected keys and their values"]),
     "model/empty.yaml": ("", ["empty.yaml:1: expected keys and their values"]),
     "any.yaml": ("name: x\n", ["any.yaml: its kind cannot be told from its keys; say kind=NAME"]),

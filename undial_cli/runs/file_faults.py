@@ -58,6 +58,8 @@ def read_config_file(file: Path) -> ReadFile | Fault:
         text = file.read_text(encoding="utf-8-sig")
         check_yaml_text(text, file.name)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode):
+            return Fault(1, "expected keys and their values, as in name: mine")
         content: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -66,9 +68,14 @@ def read_config_file(file: Path) -> ReadFile | Fault:
         return Fault(0, str(error))
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
         return Fault(0, f"cannot be read: {first_line(error)}")
-    if not isinstance(node, yaml.MappingNode) or not isinstance(content, dict):
-        return Fault(1, "expected keys and their values, as in name: mine")
-    return ReadFile(text, {str(key): value for key, value in content.items()}, node)
+    return ReadFile(text, spell_keys(content), node)
+
+
+def spell_keys(content: Any) -> Any:
+    """A content with all keys as texts, as nodes have them."""
+    if isinstance(content, dict):
+        return {str(key): spell_keys(value) for key, value in content.items()}
+    return [spell_keys(value) for value in content] if isinstance(content, list) else content
 
 
 def list_faults(kind: FileKind, name: str, read: ReadFile) -> list[Fault]:
@@ -83,12 +90,16 @@ def list_faults(kind: FileKind, name: str, read: ReadFile) -> list[Fault]:
     if kind.name == "method":
         schema = METHODS[finder.method].config
     if kind.name == "attack":
-        if content.get("kind") not in ATTACK_CONFIGS:
-            error = bad_value(f"{package}.kind", content.get("kind"), ATTACK_CONFIGS)
+        stated = str(content.get("kind"))
+        if stated not in ATTACK_CONFIGS:
+            error = bad_value(f"{package}.kind", stated, ATTACK_CONFIGS)
             return [Fault(find_line(read.node, "kind"), str(error))]
-        schema = ATTACK_CONFIGS[content["kind"]]
+        schema = ATTACK_CONFIGS[stated]
     if package == GLOBAL and kind.name != RUN_KIND and not PACKAGE_LINE.match(read.text):
         return [Fault(1, "expected '# @package _global_' above all else, or Hydra does not see it")]
+    if not isinstance(content.get("defaults") or [], list):
+        line = find_line(read.node, "defaults")
+        return [Fault(line, "defaults: expected a list, as in defaults: [undial_schema]")]
     prefix = f"{package}." if package else GLOBAL
     skipped = {"defaults", "hydra"} if prefix == GLOBAL else {"defaults"}
     faults = [*finder.walk_keys(schema, read.node, content, prefix, skipped)]
@@ -163,9 +174,10 @@ class FaultFinder:
         elif container is dict and isinstance(node, yaml.MappingNode):
             for name_node, part in node.value:
                 name, number = str(name_node.value), name_node.start_mark.line + 1
-                if isinstance(part, yaml.MappingNode):
-                    yield from self.walk_keys(inner, part, value[name_node.value], f"{key}.{name}.")
-                elif isinstance(value.get(name_node.value), str | int | float | list):
+                inside = value.get(name)  # none of a key that is merged or no text
+                if isinstance(part, yaml.MappingNode) and isinstance(inside, dict):
+                    yield from self.walk_keys(inner, part, inside, f"{key}.{name}.")
+                elif inside is not None and "${" not in str(inside):
                     yield self.refuse_group(f"{key}.{name}", part, inner, number)
         elif container is list and isinstance(node, yaml.SequenceNode):
             for index, part in enumerate(node.value):

@@ -101,17 +101,15 @@ def recognise_file_kind(content: dict[str, Any], text: str) -> tuple[FileKind, s
         UserError: it may be of several kinds, or of none.
     """
     keys = set(content)
-    if content.get("command") in RUN_TYPES and "model" in keys:
-        run_type = RUN_TYPES[content["command"]]
+    if (command := str(content.get("command"))) in RUN_TYPES and "model" in keys:
+        run_type = RUN_TYPES[command]
         return FileKind(RUN_KIND, "the run.yaml of a run", run_type, GLOBAL, ""), "it has command"
-    if content.get("kind") in ATTACK_CONFIGS:
+    if str(content.get("kind")) in ATTACK_CONFIGS:
         return FILE_KINDS["attack"], f"its kind is {content['kind']}"
     if "@package _global_" in text:
         return FILE_KINDS["experiment"], "its package is _global_"
-    entries = content.get("defaults")
-    named = [
-        str(entry).removesuffix("_schema") for entry in entries or [] if isinstance(entry, str)
-    ]
+    entries = list_default_entries(content)
+    named = [str(entry).removesuffix("_schema") for entry in entries]
     if any(name in METHODS for name in named):
         return FILE_KINDS["method"], "its defaults name a method"
     told = keys - {"defaults", "name"}
@@ -136,6 +134,12 @@ def list_top_keys(kind: FileKind) -> set[str]:
     return {f.name for schema in schemas for f in dataclasses.fields(schema)}
 
 
+def list_default_entries(content: dict[str, Any]) -> list[Any]:
+    """The entries of a file's defaults list; none where it is no list."""
+    entries = content.get("defaults")
+    return entries if isinstance(entries, list) else []
+
+
 def find_method_of_file(kind: FileKind, name: str, content: dict[str, Any]) -> str:
     """The method whose keys a file may set.
 
@@ -145,17 +149,16 @@ def find_method_of_file(kind: FileKind, name: str, content: dict[str, Any]) -> s
     part = content.get("method")
     inner = content if kind.name == "method" else part if isinstance(part, dict) else {}
     stated = inner.get("name")
+    entries = list_default_entries(content)
     if kind.name == "method" and stated is None:
-        entries = [str(entry) for entry in content.get("defaults") or []]
-        stated = next(
-            (e for entry in entries if (e := entry.removesuffix("_schema")) in METHODS), ""
-        )
+        names = [str(entry).removesuffix("_schema") for entry in entries]
+        stated = next((name for name in names if name in METHODS), "")
     if stated is None and kind.name == "recipe/method":
         stated = split_recipe_name(name)[0]
-    for entry in content.get("defaults") or [] if stated is None else []:
-        for key, option in entry.items() if isinstance(entry, dict) else ():
-            if str(key).endswith("/method"):
-                stated = option
+    if stated is None:
+        for entry in entries:
+            for key, option in entry.items() if isinstance(entry, dict) else ():
+                stated = option if str(key).endswith("/method") else stated
     stated = "undial" if stated is None else str(stated)
     if stated not in METHODS:
         raise bad_value("method.name", stated, METHODS)
