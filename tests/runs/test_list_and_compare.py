@@ -44,7 +44,10 @@ def make_run(folder: Path, shift: float = 0.0, rows: int = 12, **settings: Any) 
     samples = [
         {"set": "forget", "index": row, "probability": figure} for row, figure in enumerate(figures)
     ]
-    metrics = {"forget_probability": sum(figures) / rows, "forget_quality": 0.5}
+    metrics: dict[str, float | None] = {
+        "forget_probability": sum(figures) / rows,
+        "forget_quality": 0.5,
+    }
     suite = {"name": "s", "sets": {"forget": {"split": "f", "metrics": ["probability"]}}}
     content = {"command": "unlearn", "eval": suite, "seed": 0, "name": folder.name} | settings
     save_evaluation(
@@ -54,6 +57,8 @@ def make_run(folder: Path, shift: float = 0.0, rows: int = 12, **settings: Any) 
     )
     (folder / "run.yaml").write_text(yaml.safe_dump(content))
     (folder / "status.json").write_text(json.dumps({"status": "done", "seconds": 7}))
+    files = [{"path": "evaluation/samples.jsonl"}]
+    (folder / "evidence.json").write_text(json.dumps({"sources": [], "files": files}))
     remember_run(RunFolder(folder))
     return folder
 

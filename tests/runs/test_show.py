@@ -43,6 +43,7 @@ def test_a_value_is_in_the_line_that_is_named_or_nowhere(shown) -> None:
     } == values["data.retain_split"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_last_of_several_sources_counts(shown, tmp_path: Path) -> None:
     file = tmp_path / "method" / "undial.yaml"
     file.parent.mkdir()
