@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from undial_cli.errors import SECRET_MASK, UserError, mask_secrets
-from undial_cli.runs.compose import compose_run
+from undial_cli.runs.compose import compose_run, find_config_folder
 from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
 from undial_cli.runs.trust import check_command_line_keys, check_yaml_text
 
@@ -56,6 +56,16 @@ def test_an_experiment_of_somebody_else_is_not_believed(
     folder = write_experiment(tmp_path, text)
     with pytest.raises(UserError, match=key.replace(".", r"\.")):
         compose_run("unlearn", ["experiment=x"], folder)
+
+
+@pytest.mark.parametrize("name", ["unlearn", "hydra_quiet"])
+def test_a_file_that_stands_for_a_shipped_one_is_not_believed(name: str, tmp_path: Path) -> None:
+    """Files of the user's folder win over those of their names: the same is asked of them."""
+    shipped = (find_config_folder() / f"{name}.yaml").read_text()
+    text = shipped if name == "unlearn" else "# @package _global_\n"
+    (tmp_path / f"{name}.yaml").write_text(text + FILES["another search path"][0])
+    with pytest.raises(UserError, match=r"hydra\.searchpath"):
+        compose_run("unlearn", [], str(tmp_path))
 
 
 def test_what_the_command_line_says_as_well_is_done(tmp_path: Path) -> None:
