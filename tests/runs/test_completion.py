@@ -59,6 +59,7 @@ def test_commands_groups_keys_and_values_are_offered() -> None:
         "undial export x format=": {"gguf", "ollama"},
         "undial purge --te": {"--text"},
         "undial ask x web=": {"true", "false"},
+        "undial serve x engine=v": {"vllm"},
         "undial validate kind=att": {"attack"},
         "undial doctor --": {"--json"},
         "undial nosuch x": set(),

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from undial_cli.config.asking import ASK_FIELDS
+from undial_cli.config.asking import ASK_FIELDS, SERVE_FIELDS
 from undial_cli.config.schema import RUN_TYPES
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation.selection_rule import RULE_WORDS
@@ -110,7 +110,7 @@ def list_allowed_words(field: dataclasses.Field) -> list[str]:
 def list_key_values() -> dict[str, list[str]]:
     """What may stand behind `key=`: options of a group, words that are allowed, true or false."""
     values = {group: list_option_names(group) for group in (*CONFIG_GROUPS, "table", "tune")}
-    fields = dict(ASK_FIELDS)
+    fields = ASK_FIELDS | SERVE_FIELDS
     for command in (*COMMAND_TYPES, *RUN_TYPES):
         fields |= list_known_keys(command)
     for key, field in fields.items():
