@@ -79,10 +79,13 @@ without_gpu = pytest.mark.skipif(
 )
 
 
+REFUSED_WORDS = {frozenset(pair) for pair in REFUSED}
+
+
+@functools.cache
 def is_refused(pair: tuple[Option, Option]) -> bool:
     """Whether the table REFUSED lists a pair."""
-    words = {f"{group}={option}" for group, option in pair}
-    return any(set(listed) == words for listed in REFUSED)
+    return frozenset(f"{group}={option}" for group, option in pair) in REFUSED_WORDS
 
 
 def list_pairs() -> list[tuple[Option, Option]]:
