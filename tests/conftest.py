@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Command, read_own_settings
 
 from undial_cli.errors import UserError
 from undial_cli.runs.compose import PACKAGE_FOLDER, find_config_folder
@@ -38,6 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder of the test session's own, shared by all tests and their subprocesses."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["UNDIAL_CACHE_DIR"] = str(folder)
+    read_own_settings()
     return folder
 
 
@@ -77,12 +79,11 @@ def data_root() -> Path:
     return Path(root)
 
 
-def undial(*words: str, cwd: Path, timeout: int = 300, **env: str) -> subprocess.CompletedProcess:
+def undial(
+    *words: str, cwd: Path, timeout: int = 300, **env: str
+) -> subprocess.CompletedProcess[str]:
     """The real command in its own process."""
-    return subprocess.run(
-        [sys.executable, "-m", "undial_cli.cli", *words],
-        cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **env},
-    )  # fmt: skip
+    return Command(words, cwd, env).finish(timeout)
 
 
 @pytest.fixture(scope="session")

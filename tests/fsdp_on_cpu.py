@@ -1,9 +1,9 @@
 """`undial` under FSDP2 on CPU processes, one run after another: `fsdp_on_cpu.py WORDS -- WORDS`.
 
-Run by torchrun from test_fsdp.py and others. accelerate takes DistributedDataParallel on a CPU even
-where FSDP is asked for; here it is told that FSDP is meant. A run fails unless the trained model
-was really sharded, and what several processes evaluate too. With KILL_AFTER=N in the environment
-each process kills itself after N steps of its runs together.
+Run in several processes by test_fsdp.py and others. accelerate takes DistributedDataParallel on a
+CPU even where FSDP is asked for; here it is told that FSDP is meant. A run fails unless the trained
+model was really sharded, and what several processes evaluate too. With KILL_AFTER=N in the
+environment each process kills itself after N steps of its runs together.
 """
 
 from __future__ import annotations

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from forked import Command
 from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
@@ -54,17 +53,16 @@ def kill_in_the_middle(words: list[str], resume: Path, cwd: Path) -> None:
 
 def kill_once(words: list[str], cwd: Path, moment: Callable[[int], object]) -> None:
     """Start a command and kill it as the system would once `moment`, given its id, is true."""
-    command = [sys.executable, "-m", "undial_cli.cli", *words]
-    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, env={**os.environ})
+    command = Command(words, cwd)
     try:
         limit = time.monotonic() + 120
-        while not moment(process.pid):
-            assert process.poll() is None, "it ended before it could be killed"
+        while not moment(command.pid):
+            assert command.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < limit
             time.sleep(0.02)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(30)
+        command.kill()
+        command.wait(30)
 
 
 def catches_signal(pid: int, sign: signal.Signals) -> bool:
@@ -78,22 +76,15 @@ def interrupt_run(
     words: list[str], sign: signal.Signals, cwd: Path, moment: Callable[[], object]
 ) -> subprocess.CompletedProcess[str]:
     """Start a command, send it a signal once `moment()` is true, and wait for its end."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "undial_cli.cli", *words],
-        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ},
-        # A shell's job in the background ignores SIGINT, one under nohup SIGHUP, and so does all
-        # that they start.
-        preexec_fn=lambda: signal.signal(sign, signal.SIG_DFL),
-    )  # fmt: skip
+    command = Command(words, cwd, heeded=sign)
     try:
         limit = time.monotonic() + 120
         # Not while Python itself starts: what comes then is the system's to answer.
-        while not (catches_signal(process.pid, sign) and moment()):
-            assert process.poll() is None, "it ended before it could be interrupted"
+        while not (catches_signal(command.pid, sign) and moment()):
+            assert command.poll() is None, "it ended before it could be interrupted"
             assert time.monotonic() < limit
             time.sleep(0.01)
-        process.send_signal(sign)
-        out, err = process.communicate(timeout=60)
+        command.send_signal(sign)
+        return command.finish(timeout=60)
     finally:
-        process.kill()
-    return subprocess.CompletedProcess(words, process.returncode, out, err)
+        command.kill()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import HURRIED, read_jsonl, undial
+from forked import Command
 from run_helpers import SHORT, assert_equal, kill_in_the_middle, read_files, start
 
 from undial_cli.cli import run_command
@@ -304,21 +304,16 @@ def test_the_clock_has_the_state_saved(
 
 @pytest.mark.slow
 def test_two_runs_started_together_on_an_empty_cache_share_one_target(tmp_path: Path) -> None:
-    environment = {**os.environ, "UNDIAL_CACHE_DIR": str(tmp_path / "cache")}
+    environment = {"UNDIAL_CACHE_DIR": str(tmp_path / "cache")}
+    words = ["unlearn", *HURRIED, "train.max_steps=2"]
     running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "undial_cli.cli", "unlearn", *HURRIED, f"method={method}",
-             "train.max_steps=2"],
-            cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for method in ("ga", "undial")
-    ]  # fmt: skip
-    ends = [process.communicate(timeout=280) for process in running]
-    assert [p.returncode for p in running] == [0, 0], ends
+        Command([*words, f"method={method}"], tmp_path, environment) for method in ("ga", "undial")
+    ]
+    ends = [command.finish(timeout=280) for command in running]
+    assert [end.returncode for end in ends] == [0, 0], ends
     made = list((tmp_path / "cache" / "models" / "finetune").iterdir())
     assert len(made) == 2
-    said = "".join(out for out, _ in ends)
+    said = "".join(end.stdout for end in ends)
     for folder in made:
         assert json.loads((folder / "status.json").read_text())["status"] == "done"
         assert said.count(f"finetune: {folder}") == 1

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import undial, write_rows
+from forked import Command
 from small import byte_tokenizer, random_llama
 from transformers import AutoTokenizer
 
@@ -174,7 +175,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
     assert left_in(place) == calm
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen) -> None:
+def wait_for(condition: Callable[[], Any], process: Command) -> None:
     limit = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, "it ended before it could be killed"
@@ -194,10 +195,7 @@ def test_what_killed_processes_did_is_used_by_one(
 ) -> None:
     write_data(place, houses=200)
     words = command(random_model, NO_DOCUMENTS)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "undial_cli.cli", *words, "hardware.num_processes=2"],
-        cwd=place, stdout=subprocess.DEVNULL, env={**os.environ},
-    )  # fmt: skip
+    process = Command([*words, "hardware.num_processes=2"], place)
     evaluations = place / "cache" / "evaluations"
 
     def workers() -> list[int]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from forked import Command
 
 WORDS = [
     "unlearn", "eval=none", "report=false", "hardware=cpu", "hardware.num_processes=2",
@@ -20,21 +19,16 @@ WORDS = [
 ]  # fmt: skip
 
 
-Parent = subprocess.Popen  # of a run
-
-
 @pytest.fixture
-def parent(random_model: Path, tmp_path: Path) -> Iterator[Parent]:
+def parent(random_model: Path, tmp_path: Path) -> Iterator[Command]:
     """A run of two processes that would take hours."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "undial_cli.cli", *WORDS, f"model.path={random_model}"],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        yield process
-        process.kill()
+    command = Command([*WORDS, f"model.path={random_model}"], tmp_path)
+    yield command
+    command.kill()
+    command.wait()
 
 
-def wait_for_steps(parent: Parent, folder: Path) -> None:
+def wait_for_steps(parent: Command, folder: Path) -> None:
     """Wait until something was logged."""
     metrics, limit = folder / "out/unlearn/run/metrics.jsonl", time.monotonic() + 120
     while not (metrics.is_file() and metrics.stat().st_size):
@@ -43,7 +37,7 @@ def wait_for_steps(parent: Parent, folder: Path) -> None:
         time.sleep(0.05)
 
 
-def wait_for_workers(parent: Parent) -> list[psutil.Process]:
+def wait_for_workers(parent: Command) -> list[psutil.Process]:
     """The children of a run, as soon as its two workers are there; the workers come last."""
     limit = time.monotonic() + 120
     while parent.poll() is None and time.monotonic() < limit:
@@ -63,7 +57,7 @@ def is_gone(process: psutil.Process) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [0.0, "training"], ids=str)
 def test_workers_end_with_a_parent_that_is_killed(
-    moment: float | str, parent: Parent, tmp_path: Path
+    moment: float | str, parent: Command, tmp_path: Path
 ) -> None:
     workers = wait_for_workers(parent)
     if isinstance(moment, float):
@@ -79,12 +73,13 @@ def test_workers_end_with_a_parent_that_is_killed(
 
 
 @pytest.mark.slow
-def test_a_worker_that_stops_ends_the_run(parent: Parent, tmp_path: Path) -> None:
+def test_a_worker_that_stops_ends_the_run(parent: Command, tmp_path: Path) -> None:
     workers = wait_for_workers(parent)
     wait_for_steps(parent, tmp_path)
     workers[-1].suspend()
-    _, errors = parent.communicate(timeout=120)
-    assert parent.returncode == 1
+    done = parent.finish(timeout=120)
+    errors = done.stderr
+    assert done.returncode == 1
     assert "undial: process 1 has not answered for" in errors
     assert "(training, last step " in errors
     status = json.loads((tmp_path / "out/unlearn/run/status.json").read_text())
@@ -101,21 +96,19 @@ def test_the_processes_of_a_sweep_end_with_a_parent_that_is_killed(
     words = ["unlearn", "--multirun", f"hydra/launcher={launcher}", "seed=1,2", *WORDS[1:-4],
              "hardware.num_processes=1", "train.logging_steps=1", "output_dir=out",
              f"model.path={random_model}"]  # fmt: skip
-    with subprocess.Popen(
-        [sys.executable, "-m", "undial_cli.cli", *words],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
-        try:
-            limit = time.monotonic() + 180
-            while not any(file.stat().st_size for file in tmp_path.glob("out/**/metrics.jsonl")):
-                assert process.poll() is None
-                assert time.monotonic() < limit
-                time.sleep(0.1)
-            # Two agents of Ray's, which hold no run, notice within a minute.
-            children = psutil.Process(process.pid).children(recursive=True)
-            started = [child for child in children if not child.name().endswith("Agent")]
-        finally:
-            process.kill()  # or a test that failed would wait for its end
+    process = Command(words, tmp_path)
+    try:
+        limit = time.monotonic() + 180
+        while not any(file.stat().st_size for file in tmp_path.glob("out/**/metrics.jsonl")):
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.1)
+        # Two agents of Ray's, which hold no run, notice within a minute.
+        children = psutil.Process(process.pid).children(recursive=True)
+        started = [child for child in children if not child.name().endswith("Agent")]
+    finally:
+        process.kill()
+        process.wait()
     assert len(started) >= 2
     limit = time.monotonic() + 20
     while left := [process for process in started if not is_gone(process)]:

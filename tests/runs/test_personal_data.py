@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import undial
 from planted_secrets import find_planted, list_forms, write_planted_demo
 from run_helpers import kill_in_the_middle
 
@@ -64,8 +63,7 @@ def test_every_file_with_the_secret_is_named_and_purged(world: Path) -> None:
     assert hits
     assert hits <= known
 
-    command = [sys.executable, "-m", "undial_cli.cli", *words]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    undial(*words, cwd=world / "work", timeout=120).check_returncode()
     hits = find_secret(world) - given
     rooms = {"evaluations", "audits", "datasets"}
     assert rooms <= {part for file in hits for part in file.parts}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import HURRIED, refused
+from forked import Command
 from swept import seeds
 
 from undial_cli.runs.compose import compose_run
@@ -233,12 +234,7 @@ def test_the_visible_gpus_are_those_that_the_environment_names(
 @pytest.mark.slow
 def test_a_slot_that_is_killed_fails_its_run_alone(tmp_path: Path) -> None:
     words = ["seed=0,1", "train.max_steps=4000", *HURRIED, "report=false", "eval=none"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "undial_cli.cli", "unlearn", "--multirun", *words],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # A shell's job in the background ignores SIGINT, and so does all that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    process = Command(["unlearn", "--multirun", *words], tmp_path, heeded=signal.SIGINT)
     deadline = time.monotonic() + 200
     slot = None
     while slot is None and time.monotonic() < deadline and process.poll() is None:
@@ -258,7 +254,7 @@ def test_a_slot_that_is_killed_fails_its_run_alone(tmp_path: Path) -> None:
     ):
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "SIGKILL" in err
+    done = process.finish(timeout=60)
+    assert done.returncode == 130
+    assert "SIGKILL" in done.stderr
     assert len(list(tmp_path.glob("outputs/unlearn/*/metrics.jsonl"))) == 2
