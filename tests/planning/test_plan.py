@@ -156,6 +156,8 @@ def test_of_an_adapter_only_its_own_weights_count(shape: tuple[Path, int]) -> No
         ["method=rmu", "method.layer=0", PADDED],
         ["method=fundial", "method.retain=gdr"],
         ["method=grad_diff", "method.sharpness=sam"],
+        ["method=grad_diff", "method.sharpness=smooth"],
+        ["method=grad_diff", "method.rectify=gru"],
         ["adapter=qlora"],
         ["adapter=qlora", "adapter.bits=8", "method=npo", "method.retain=gdr"],
     ],

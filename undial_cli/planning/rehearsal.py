@@ -27,18 +27,19 @@ from undial_cli.training.teacher import Teacher, open_autocast
 from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.teacher_pass import TEACHER_PASS_TOKENS, batch_by_tokens, run_teacher
 from undial_cli.training.trainer import compute_term_sum
-from undial_cli.training.wrapped_steps import is_wrapped, list_term_passes
+from undial_cli.training.wrapped_steps import is_wrapped, keeps_mean, list_term_passes
 
 
 @dataclass
 class DeviceMemory:
     """Bytes on one device.
 
-    There throughout: weights, the teacher's frozen head and its signal, the optimiser's states and
-    `copies` of the gradients, for their exchange. Within a step: gradients, `wrapper` (what one
-    holds of them and of the weights), activations, and `head`, the head's gradient and one chunk of
-    logits. `teacher_pass` and `step` are the highest levels during each. `host` is the part of the
-    signal that a GPU run holds in the host's memory.
+    There throughout: weights, the teacher's frozen head and its signal, the optimiser's states (and
+    with them the mean gradient that `method.rectify` keeps), and `copies` of the gradients, for
+    their exchange. Within a step: gradients, `wrapper` (what one holds of them and of the weights),
+    activations, and `head`, the head's gradient and one chunk of logits. `teacher_pass` and `step`
+    are the highest levels during each. `host` is the part of the signal that a GPU run holds in the
+    host's memory.
     """
 
     weights: float = 0
@@ -149,6 +150,7 @@ def replay_step(
             parameter.grad = torch.zeros_like(parameter)
         optimiser.step()
         model.zero_grad()
+    mean = [torch.zeros_like(p) for p in trained] if keeps_mean(rehearsal.method.config) else []
     one = WorkCost()
     with replay.measured() as step:
         if is_wrapped(rehearsal.method):
@@ -171,6 +173,7 @@ def replay_step(
     else:
         states = [x for state in optimiser.state.values() for x in state.values()]
         memory.optimiser = sum(x.nbytes for x in states if replay.has(x))
+    memory.optimiser += sum(x.nbytes for x in mean)
     return one, update
 
 

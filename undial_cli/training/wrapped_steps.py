@@ -50,20 +50,23 @@ class TermPass:
 def list_term_passes(config: MethodConfig, terms: Iterable[str]) -> list[TermPass]:
     """What a wrapped step does, in its order."""
     rectifies = config.rectify is not None
-    average = int(rectifies and config.rectify_smoothing < 1)
     passes: list[TermPass] = []
     for name in terms:
         if name != "forget":
             # Beside a rectified step's retain gradient lies the forget gradient.
-            passes.append(TermPass(name, average + rectifies, bool(passes) and not rectifies))
+            passes.append(TermPass(name, int(rectifies), bool(passes) and not rectifies))
         elif config.sharpness == "sam":  # then the weights that are moved
-            passes += [TermPass(name, average, False), TermPass(name, average + 1, False)]
+            passes += [TermPass(name, 0, False), TermPass(name, 1, False)]
         elif config.sharpness == "smooth":
-            samples = range(config.sharpness_samples)
-            passes += [TermPass(name, average + 1, sample > 0) for sample in samples]
+            passes += [TermPass(name, 1, sample > 0) for sample in range(config.sharpness_samples)]
         else:
-            passes.append(TermPass(name, average, False))
+            passes.append(TermPass(name, 0, False))
     return passes
+
+
+def keeps_mean(config: MethodConfig | None) -> bool:
+    """Whether a gradient's moving average is kept from step to step."""
+    return config is not None and config.rectify is not None and config.rectify_smoothing < 1
 
 
 def count_exchanges(config: MethodConfig | None) -> int:
