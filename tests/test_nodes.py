@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -22,10 +21,12 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import undial
+from forked import Command
 from test_distributed import ROWS, write_answers
 
 # By number, and the address and port of the first: the command of a node, and what it is told.
 Start = Callable[[int, str, int], tuple[list[str], dict[str, str]]]
+Node = Command | subprocess.Popen
 # A node that has lost another one ends within so many seconds.
 GRACE = 60
 SHORT = ["train.max_steps=5"]
@@ -38,14 +39,14 @@ def find_free_port() -> int:
 
 
 def as_srun(node: int, host: str, port: int) -> tuple[list[str], dict[str, str]]:
-    """The command of a node's task, and what srun tells it."""
+    """A node's task is the command itself; what srun tells it."""
     told = {
         "SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_STEP_NODELIST": f"{host},other",
         "SLURM_NODEID": str(node), "SLURM_PROCID": str(node), "SLURM_LOCALID": "0",
         "MASTER_PORT": str(port),
     }  # fmt: skip
-    return [sys.executable, "-m", "undial_cli.cli"], told
+    return [], told
 
 
 def as_torchrun(node: int, host: str, port: int) -> tuple[list[str], dict[str, str]]:
@@ -71,12 +72,11 @@ HERE = Machines("127.0.0.1", [[], []])
 
 @pytest.fixture
 def machines(request: pytest.FixtureRequest) -> Iterator[Machines]:
-    """Both on this machine (False), or each in a network namespace of its own (True)."""
-    if not request.param:
+    """Both on this machine (False), or each in a network namespace of its own, where root and
+    iproute2's ip can make them (True)."""
+    if not request.param or shutil.which("ip") is None or os.geteuid() != 0:
         yield HERE
         return
-    if shutil.which("ip") is None or os.geteuid() != 0:
-        pytest.skip("network namespaces take root and iproute2's ip")
     names = [f"undial-{os.getpid()}-{node}" for node in range(2)]
     hosts = ["10.77.0.1", "10.77.0.2"]
     commands = [f"netns add {name}" for name in names]
@@ -86,11 +86,10 @@ def machines(request: pytest.FixtureRequest) -> Iterator[Machines]:
         commands += [f"-n {name} link set {link} up" for link in ("lo", "eth0")]
         commands += [f"netns exec {name} true"]
     try:
-        for words in commands:
-            done = subprocess.run(["ip", *words.split()], capture_output=True, text=True)
-            if done.returncode != 0:
-                pytest.skip(f"no network namespaces here: ip {words}: {done.stderr.strip()}")
-        yield Machines(hosts[0], [["ip", "netns", "exec", name] for name in names])
+        ends = (subprocess.run(["ip", *words.split()], capture_output=True) for words in commands)
+        made = all(end.returncode == 0 for end in ends)
+        shells = [["ip", "netns", "exec", name] for name in names]
+        yield Machines(hosts[0], shells) if made else HERE
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
@@ -120,14 +119,16 @@ def losses_alone(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
 @contextlib.contextmanager
 def start_nodes(
     start: Start, words: list[list[str]], cwd: Path, machines: Machines = HERE
-) -> Iterator[list[subprocess.Popen]]:
+) -> Iterator[list[Node]]:
     """A node for each list of words, of one run; none is left."""
-    port, nodes = find_free_port(), []
+    port, nodes = find_free_port(), list[Node]()
     try:
         for node, words_of_it in enumerate(words):
             command, told = start(node, machines.host, port)
             nodes.append(
-                subprocess.Popen(
+                Command(words_of_it, cwd, told)
+                if not command
+                else subprocess.Popen(
                     [*machines.shells[node], *command, *words_of_it],
                     cwd=cwd,
                     env={**os.environ, **told},
@@ -147,6 +148,15 @@ def start_nodes(
                 node.wait()
 
 
+def finish_node(node: Node, timeout: float) -> tuple[int, str]:
+    """The exit code of a node, once it has ended, and what it said."""
+    if isinstance(node, Command):
+        done = node.finish(timeout)
+        return done.returncode, done.stdout + done.stderr
+    text = node.communicate(timeout=timeout)[0]
+    return node.returncode, text
+
+
 def read_losses(folder: Path) -> list[float]:
     lines = (folder / "unlearn" / "run" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]
@@ -155,15 +165,15 @@ def read_losses(folder: Path) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "machines"),
-    [(as_srun, False), (as_torchrun, False), (as_torchrun, True)],
+    [(as_srun, False), (as_torchrun, True)],
     indirect=["machines"],
 )
 def test_two_nodes_train_as_one_process_does(
     start: Start, machines: Machines, words: list[str], losses_alone: list[float], tmp_path: Path
 ) -> None:
     with start_nodes(start, [[*words, *SHORT]] * 2, tmp_path, machines) as nodes:
-        texts = [node.communicate(timeout=300)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], texts
+        codes, texts = zip(*(finish_node(node, 300) for node in nodes), strict=True)
+    assert codes == (0, 0), texts
     assert [text.count("done, without evaluation") for text in texts] == [1, 0]
     environment = tmp_path / "outputs" / "unlearn" / "run" / "environment.json"
     assert json.loads(environment.read_text())["processes"] == 2
@@ -181,9 +191,9 @@ def test_a_node_ends_when_the_other_is_lost(words: list[str], tmp_path: Path) ->
             assert nodes[0].poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        os.killpg(nodes[1].pid, signal.SIGKILL)
-        text = nodes[0].communicate(timeout=GRACE)[0]
-    assert nodes[0].returncode == 1
+        nodes[1].kill()
+        code, text = finish_node(nodes[0], GRACE)
+    assert code == 1
     line = text.strip().splitlines()[-1]
     assert line.startswith("undial: process 0 of 2: another process of this run is gone")
     status = json.loads(metrics.with_name("status.json").read_text())
@@ -195,7 +205,7 @@ def test_a_node_ends_when_the_other_is_lost(words: list[str], tmp_path: Path) ->
 def test_nodes_that_were_given_different_runs_are_refused(words: list[str], tmp_path: Path) -> None:
     of_each = [[*words, f"seed={seed}"] for seed in range(2)]
     with start_nodes(as_srun, of_each, tmp_path) as nodes:
-        texts = [node.communicate(timeout=120)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [2, 2], texts
+        codes, texts = zip(*(finish_node(node, 120) for node in nodes), strict=True)
+    assert codes == (2, 2), texts
     assert "undial: seed=1 in process 1 and 0 in process 0: what torchrun" in texts[0]
     assert not (tmp_path / "outputs").exists()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked import Command
 from swept import rows_of
 
 from undial_cli.cli import run_command
 from undial_cli.training.states import SEAL_FILE
 
 WORDS = [
-    "unlearn", "--multirun", "hardware=cpu", "eval=none", "report=false", "train.max_steps=60",
-    "data.retain_split=retain90", "train.save_steps=2", "seed=0,1,2,3",
+    "unlearn", "--multirun", "hardware=cpu", "eval=none", "report=false", "train.max_steps=120",
+    "data.retain_split=retain90", "train.save_steps=5", "seed=0,1",
 ]  # fmt: skip
 
 
@@ -41,24 +39,20 @@ def test_a_sweep_goes_on_when_a_node_is_lost(
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         node = cluster.add_node(num_cpus=1)
-        sweep = subprocess.Popen(
-            [sys.executable, "-m", "undial_cli.cli", *words, "hydra/launcher=ray",
-             f"hydra.launcher.ray.init.address={cluster.address}"],
-            cwd=tmp_path / "lost", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "RAY_DEDUP_LOGS": "0"},
-        )  # fmt: skip
+        on_cluster = ["hydra/launcher=ray", f"hydra.launcher.ray.init.address={cluster.address}"]
+        sweep = Command([*words, *on_cluster], tmp_path / "lost", {"RAY_DEDUP_LOGS": "0"})
         runs = tmp_path / "lost" / "outputs" / "unlearn"
-        # Both nodes are in a run that has saved a state to its end.
+        # Both nodes are in a run that has saved a state; a run that is done has none left.
         while len({seal.parents[1] for seal in runs.glob(f"*/resume/*/{SEAL_FILE}")}) < 2:
-            assert sweep.poll() is None, sweep.stdout and sweep.stdout.read()
-            time.sleep(0.1)
+            assert sweep.poll() is None, sweep.finish()
+            time.sleep(0.02)
         cluster.remove_node(node, allow_graceful=False)
-        text = sweep.communicate(timeout=300)[0]
+        done = sweep.finish(timeout=300)
     finally:
         cluster.shutdown()
-    assert sweep.returncode == 0, text
+    assert done.returncode == 0, done
     rows = rows_of(tmp_path / "lost")
-    assert [row["status"] for row in rows.values()] == ["done"] * 4
+    assert [row["status"] for row in rows.values()] == ["done"] * 2
     logs = [(tmp_path / "lost" / row["folder"] / "log.txt").read_text() for row in rows.values()]
     assert sum("resuming at step" in log for log in logs) == 1
     monkeypatch.chdir(tmp_path / "calm")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import HURRIED, undial
+from forked import Command
 from swept import rows_of, seeds
 
 from undial_cli.reporting import report
@@ -21,7 +18,7 @@ from undial_cli.sweeps import sweep as sweeps
 from undial_cli.sweeps.jobs import Job, JobOutcome
 from undial_cli.sweeps.sweep import Sweep, SweepRun, read_last_step
 
-SIX = ["method=undial,npo,ga", "seed=0,1", "train.max_steps=4", *HURRIED]
+FOUR = ["method=undial,npo", "seed=0,1", "train.max_steps=4", *HURRIED]
 
 
 def test_results_are_whole_after_every_run(tmp_path: Path) -> None:
@@ -193,30 +190,29 @@ def test_no_jobs_are_no_sweep() -> None:
 
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
-    """SIGKILL after the third of six runs: the same command does the rest, and only that."""
+    """SIGKILL after the second of four runs: the same command does the rest, and only that."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     killed.mkdir()
     whole.mkdir()
-    command = [sys.executable, "-m", "undial_cli.cli", "unlearn", "--multirun", *SIX]
-    process = subprocess.Popen(command, cwd=killed, stdout=subprocess.DEVNULL)
+    process = Command(["unlearn", "--multirun", *FOUR], killed)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         done = list(killed.glob("outputs/unlearn/*/report/summary.md"))
-        if len(done) >= 3 or process.poll() is not None:
+        if len(done) >= 2 or process.poll() is not None:
             break
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     finished = [f for f in killed.glob("outputs/unlearn/*/status.json") if "done" in f.read_text()]
-    assert 2 <= len(finished) < 6
+    assert 1 <= len(finished) < 4
     before = {f: f.stat().st_mtime_ns for f in finished}
-    again = undial("unlearn", "--multirun", *SIX, cwd=killed)
+    again = undial("unlearn", "--multirun", *FOUR, cwd=killed)
     assert again.returncode == 0, again.stderr
     assert {f: f.stat().st_mtime_ns for f in finished} == before
-    undisturbed = undial("unlearn", "--multirun", *SIX, "hardware.slots=2", cwd=whole)
+    undisturbed = undial("unlearn", "--multirun", *FOUR, "hardware.slots=2", cwd=whole)
     assert undisturbed.returncode == 0, undisturbed.stderr
     table, other = rows_of(killed), rows_of(whole)
-    assert len(table) == 6
+    assert len(table) == 4
     for run in (*table.values(), *other.values()):
         del run["folder"]
     assert list(table.items()) == list(other.items())
@@ -226,16 +222,9 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_two_sweeps_at_once_in_one_folder_share_their_runs(tmp_path: Path) -> None:
     ends = ["train.max_steps=3", *HURRIED, "report=false"]
     commands = [["seed=0,1", *ends], ["seed=1,2", *ends]]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "undial_cli.cli", "unlearn", "--multirun", *words],
-            cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        for words in commands
-    ]  # fmt: skip
-    for process in running:
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
+    running = [Command(["unlearn", "--multirun", *words], tmp_path) for words in commands]
+    for done in [command.finish(timeout=300) for command in running]:
+        assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "outputs" / "unlearn").iterdir())) == 3
     tables = list((tmp_path / "outputs" / "sweep").glob("*/results.csv"))
     assert len(tables) == 2
