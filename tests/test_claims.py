@@ -15,6 +15,7 @@ from undial_cli.runs.compose import compose_run
 pytestmark = pytest.mark.slow
 
 Results = dict[str, dict[str, float]]
+SEEDS = [0, 1]  # the default, and one that it was not chosen by
 
 
 @functools.cache
@@ -33,7 +34,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("claims")
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_the_target_knows_what_the_retain_model_does_not(seed: int, out: Path) -> None:
     found = unlearn(out, f"seed={seed}")
     target, retain = found["target"], found["reference"]
@@ -43,7 +44,7 @@ def test_the_target_knows_what_the_retain_model_does_not(seed: int, out: Path) -
     assert retain["forget_rouge"] <= target["forget_rouge"] - 0.3
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_the_forget_set_is_forgotten_as_far_as_the_retain_model_and_no_further(
     seed: int, out: Path
 ) -> None:
@@ -54,7 +55,7 @@ def test_the_forget_set_is_forgotten_as_far_as_the_retain_model_and_no_further(
     assert after["forget_rouge"] >= retain["forget_rouge"] - 0.15
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_the_retain_set_is_kept(seed: int, out: Path) -> None:
     found = unlearn(out, f"seed={seed}")
     assert found["metrics"]["retain_rouge"] >= 0.85 * found["target"]["retain_rouge"]

