@@ -23,7 +23,7 @@ from undial_cli.runs.compose import compose_run
 from undial_cli.runs.known_keys import list_known_keys
 from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
 
-FEW, MANY = 20, 400
+FEW, MANY = 20, 200
 
 
 def drawn(strategy: st.SearchStrategy[Any], examples: int) -> Callable[..., Any]:
