@@ -54,6 +54,14 @@ def is_gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
+def wait_until_gone(processes: list[psutil.Process]) -> None:
+    """Wait until all have ended."""
+    limit = time.monotonic() + 20
+    while left := [process for process in processes if not is_gone(process)]:
+        assert time.monotonic() < limit, f"left are {left}"
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [0.0, "training"], ids=str)
 def test_workers_end_with_a_parent_that_is_killed(
@@ -66,10 +74,7 @@ def test_workers_end_with_a_parent_that_is_killed(
         wait_for_steps(parent, tmp_path)
     parent.kill()
     parent.wait()
-    limit = time.monotonic() + 20
-    while not all(map(is_gone, workers)):
-        assert time.monotonic() < limit, "workers are left"
-        time.sleep(0.05)
+    wait_until_gone(workers)
 
 
 @pytest.mark.slow
@@ -85,7 +90,7 @@ def test_a_worker_that_stops_ends_the_run(parent: Command, tmp_path: Path) -> No
     status = json.loads((tmp_path / "out/unlearn/run/status.json").read_text())
     assert status["status"] == "failed"
     assert status["reason"] in errors
-    assert all(map(is_gone, workers))
+    wait_until_gone(workers)
 
 
 @pytest.mark.slow
@@ -110,7 +115,4 @@ def test_the_processes_of_a_sweep_end_with_a_parent_that_is_killed(
         process.kill()
         process.wait()
     assert len(started) >= 2
-    limit = time.monotonic() + 20
-    while left := [process for process in started if not is_gone(process)]:
-        assert time.monotonic() < limit, left
-        time.sleep(0.1)
+    wait_until_gone(started)
