@@ -77,7 +77,12 @@ def test_damage_is_one_line_and_takes_the_success_from_forget_quality() -> None:
     results = {"damaged": ["a fell", "b rose"], "metrics": {}}
     assert notes.state_damage(results) == "damaged: a fell; b rose"
     results["metrics"] = {"forget_quality": 0.04}
-    assert notes.state_damage(results).endswith("; its forget_quality of 4.00e-02 is no success")
+    success = "its forget_quality of 4.00e-02 is no success"
+    assert notes.state_damage(results).endswith(f"; {success}")
+    results["verdict"] = {"word": "damaged", "reason": "a fell; b rose"}  # shown by itself
+    assert notes.state_damage(results) == f"damaged: {success}"
+    results["metrics"] = {}
+    assert notes.state_damage(results) == ""
 
 
 def test_missing_metrics_stand_together_by_their_reason() -> None:

@@ -61,6 +61,12 @@ def test_the_page_is_private_and_shows_text_as_text(show: Any, tmp_path: Path) -
     assert "\\x1b[31m&lt;b&gt;" in re.sub(r"</i><i class=\"\w\">", "", text)
 
 
+def test_data_are_shown_before_there_is_a_target(show: Any) -> None:
+    code, out, _ = show("model.path=null", "rows=1")
+    assert code == 0
+    assert "forget: 3 rows read, 3 trained" in out
+
+
 def test_answers_to_prefer_are_shown(show: Any) -> None:
     code, out, _ = show("method=idkdpo", "method.retain=none", "rows=1")
     assert code == 0

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from undial_cli.evaluation.joint_metrics import FEWEST_SAMPLES
+from undial_cli.evaluation.verdict import DAMAGED
 from undial_cli.reporting.collect import RunRecord, get_part
 from undial_cli.reporting.text import capitalise_first, format_figure, parse_number
 
@@ -91,14 +92,16 @@ def format_difference(difference: FigureStatistics | None) -> str:
 
 
 def state_damage(results: ReadResults) -> str:
-    """What was damaged, in a line; "" where nothing was."""
+    """What was damaged, in a line; "" where nothing was, or the verdict has said it all."""
     sentences = results.get("damaged")
     if not isinstance(sentences, list) or not sentences:
         return ""
+    parts = [] if read_verdict(results).get("word") == DAMAGED else [*map(str, sentences)]
     quality = get_part(results, "metrics").get(QUALITY_METRIC)
-    # a ruined model is as unlike the target as one that never saw the forget set
-    success = f"; its forget_quality of {quality:.2e} is no success" if quality is not None else ""
-    return f"damaged: {'; '.join(map(str, sentences))}{success}"
+    if quality is not None:
+        # a ruined model is as unlike the target as one that never saw the forget set
+        parts.append(f"its forget_quality of {quality:.2e} is no success")
+    return f"damaged: {'; '.join(parts)}" if parts else ""
 
 
 def read_verdict(results: ReadResults) -> dict[str, str]:

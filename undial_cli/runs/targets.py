@@ -54,6 +54,8 @@ def resolve_target(run: Run) -> ModelLocation:
     config = model.targets.get(data.name)
     if config is not None and (config.path is not None or config.make):
         return locate_own_target(config, data)
+    if run.command == "data" and model.base is not None:
+        return ModelLocation(model.base)  # a target to be made has its tokenizer
     rows = "" if data.train_split else " data.train_file=..."
     raise UserError(
         f"model={model.name} data={data.name}: no target model is known for this data; name one: "
