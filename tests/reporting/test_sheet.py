@@ -20,6 +20,7 @@ from undial_cli.reporting.sheet import (
     make_screen_table,
     make_text_sheet,
 )
+from undial_cli.ui import make_console
 
 SMALL = Sheet(
     "Small",
@@ -90,6 +91,15 @@ def test_the_screen_shows_groups_by_name_or_by_a_rule() -> None:
     ruled = on_screen(SMALL, headings=False)
     assert "first" not in ruled
     assert ruled.count("├") >= 2
+
+
+def test_every_column_of_a_wide_table_is_on_the_screen() -> None:
+    columns = [Column("run", numeric=False), *(Column(f"probability {n}") for n in range(8))]
+    cells = [Cell("method=undial method.retain=none"), *[Cell("0.123*")] * 7, Cell("last")]
+    console = Console(file=io.StringIO(), width=make_console().width)
+    console.print(make_screen_table(Sheet("Wide", columns, [SheetRow(cells)])))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("last" in shown, shown.count("0.123*"), "method=undial" in shown) == (True, 7, True)
 
 
 def test_markup_of_a_console_is_text_in_a_cell_and_a_title() -> None:

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from undial_cli.reporting.text import parse_number
-from undial_cli.ui import reveal_controls
+from undial_cli.ui import make_console, reveal_controls
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+LONGEST_TITLE_WORD = 9  # on a screen that is too narrow
 
 LATEX_ESCAPES = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -198,6 +200,25 @@ def format_latex(sheet: Sheet, caption: str, label: str) -> str:
     )
 
 
+def choose_column_widths(sheet: Sheet, screen: int) -> list[dict[str, int]]:
+    """rich's options for the width of each column.
+
+    The first has 28 letters at least, or its widest cell. Where the words of the others leave it
+    less of the screen, each of them has room for its longest, so that the last do not fall off.
+    """
+    rows = sheet.above + sheet.rows
+    least = min(28, max((len(row.cells[0].text) for row in rows), default=0))
+    longest: list[int] = []
+    for number, column in enumerate(sheet.columns[1:], 1):
+        title = [len(word[:LONGEST_TITLE_WORD]) for word in (column.group, *column.title.split())]
+        words = [len(word) for row in rows for word in row.cells[number].text.split()]
+        longest.append(max(title + words))
+    room = screen - 4 - sum(width + 3 for width in longest)  # without edges
+    if room >= least:
+        return [{"min_width": least}, *({} for _ in longest)]
+    return [{"width": min(least, max(12, room))}, *({"max_width": width} for width in longest)]
+
+
 def make_screen_table(sheet: Sheet, headings: bool = True) -> Table:
     """A sheet for the console; groups of rows begin with their name, or only with a rule."""
     from rich.table import Table
@@ -208,13 +229,13 @@ def make_screen_table(sheet: Sheet, headings: bool = True) -> Table:
         return Text(reveal_controls(text), style)
 
     table = Table(title=show(sheet.title) if sheet.title else None, title_justify="left")
-    widest = max((len(row.cells[0].text) for row in sheet.above + sheet.rows), default=0)
-    for number, column in enumerate(sheet.columns):
+    widths = choose_column_widths(sheet, make_console().width)
+    for column, width in zip(sheet.columns, widths, strict=False):
         table.add_column(
             show(f"{column.group}\n{column.title}".strip()),
             justify="right" if column.numeric else "left",
             overflow="ellipsis" if column.numeric else "fold",
-            min_width=min(28, widest) if number == 0 else None,
+            **width,
         )
     for group, rows in [("", sheet.above), *sheet.groups()]:
         if group or not headings:
