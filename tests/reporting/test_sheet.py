@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from undial_cli.reporting.sheet import (
@@ -93,13 +94,20 @@ def test_the_screen_shows_groups_by_name_or_by_a_rule() -> None:
     assert ruled.count("├") >= 2
 
 
-def test_every_column_of_a_wide_table_is_on_the_screen() -> None:
-    columns = [Column("run", numeric=False), *(Column(f"probability {n}") for n in range(8))]
-    cells = [Cell("method=undial method.retain=none"), *[Cell("0.123*")] * 7, Cell("last")]
+@pytest.mark.parametrize("label", ["undial", "method=undial method.retain=none"])
+def test_every_column_of_a_wide_table_is_on_the_screen(label: str) -> None:
+    columns = [Column("run", numeric=False), *(Column(f"forget probability {n}") for n in range(8))]
+    cells = [Cell(label), *[Cell("0.123*")] * 7, Cell("last")]
     console = Console(file=io.StringIO(), width=make_console().width)
     console.print(make_screen_table(Sheet("Wide", columns, [SheetRow(cells)])))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert ("last" in shown, shown.count("0.123*"), "method=undial" in shown) == (True, 7, True)
+    assert ("last" in shown, shown.count("0.123*"), "undial" in shown) == (True, 7, True)
+
+
+def test_a_group_of_rows_is_named_in_one_line_beside_wide_texts() -> None:
+    sheet = make_text_sheet(["row", "text"], [("1", "a long text " * 20)])
+    sheet.rows[0].group = "whose answer is in the retain set"
+    assert sheet.rows[0].group in on_screen(sheet)
 
 
 def test_markup_of_a_console_is_text_in_a_cell_and_a_title() -> None:

@@ -201,22 +201,28 @@ def format_latex(sheet: Sheet, caption: str, label: str) -> str:
 
 
 def choose_column_widths(sheet: Sheet, screen: int) -> list[dict[str, int]]:
-    """rich's options for the width of each column.
+    """rich's options for the width of each column; none where the table is no wider than the screen.
 
-    The first has 28 letters at least, or its widest cell. Where the words of the others leave it
-    less of the screen, each of them has room for its longest, so that the last do not fall off.
+    Elsewhere rich would narrow all columns alike and let the last ones fall off. Numbers get the
+    room of their longest word, texts up to 28 letters, the first column what is left.
     """
     rows = sheet.above + sheet.rows
-    least = min(28, max((len(row.cells[0].text) for row in rows), default=0))
-    longest: list[int] = []
-    for number, column in enumerate(sheet.columns[1:], 1):
-        title = [len(word[:LONGEST_TITLE_WORD]) for word in (column.group, *column.title.split())]
-        words = [len(word) for row in rows for word in row.cells[number].text.split()]
-        longest.append(max(title + words))
-    room = screen - 4 - sum(width + 3 for width in longest)  # without edges
-    if room >= least:
-        return [{"min_width": least}, *({} for _ in longest)]
-    return [{"width": min(least, max(12, room))}, *({"max_width": width} for width in longest)]
+    texts = [[row.cells[number].text for row in rows] for number in range(len(sheet.columns))]
+    texts[:1] = [[*first, *(row.group for row in rows)] for first in texts[:1]]
+    lines = [
+        max(map(len, [column.group, column.title, *cells]))
+        for column, cells in zip(sheet.columns, texts, strict=True)
+    ]
+    if sum(width + 3 for width in lines) < screen:
+        return [{} for _ in lines]
+    options: list[dict[str, int]] = []
+    room = screen - 4  # without the first column's edges
+    for column, cells, line in zip(sheet.columns[1:], texts[1:], lines[1:], strict=True):
+        words = [word[:LONGEST_TITLE_WORD] for word in f"{column.group} {column.title}".split()]
+        longest = max(map(len, [*words, *(word for text in cells for word in text.split())]))
+        options.append({"max_width": longest} if column.numeric else {})
+        room -= 3 + (longest if column.numeric else min(line, max(longest, 28)))
+    return [{"width": min(lines[0], max(12, room))}, *options]
 
 
 def make_screen_table(sheet: Sheet, headings: bool = True) -> Table:
@@ -230,7 +236,7 @@ def make_screen_table(sheet: Sheet, headings: bool = True) -> Table:
 
     table = Table(title=show(sheet.title) if sheet.title else None, title_justify="left")
     widths = choose_column_widths(sheet, make_console().width)
-    for column, width in zip(sheet.columns, widths, strict=False):
+    for column, width in zip(sheet.columns, widths, strict=True):
         table.add_column(
             show(f"{column.group}\n{column.title}".strip()),
             justify="right" if column.numeric else "left",
