@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 # docs/extending.md makes groups of its own; test_extending.py types what stands there.
 PAGES = [
     ROOT / "README.md",
-    *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "extending.md"),
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name != "extending.md"),
 ]
-COMMAND = re.compile(rf"(?:^    |`)undial ({'|'.join(RUN_TYPES)})\b([^`\n]*)", re.MULTILINE)
+COMMAND = re.compile(rf"(?:^(?:    )?|`)undial ({'|'.join(RUN_TYPES)})\b([^`\n]*)", re.MULTILINE)
 LAUNCHER = re.compile(r"`([^`\n]*hydra/(?:launcher|sweeper)=[^`\n]*)`")
 KEY = re.compile(r"`((?:[a-z_0-9]+\.)+[a-z_0-9]+)=[^`\n]*`")
 # What a page leaves for the reader to fill in.
@@ -33,6 +33,8 @@ def find_commands() -> Iterator[tuple[str, str, list[str]]]:
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for command, rest in COMMAND.findall(text):
+            if "||" in rest:
+                continue  # refused, to show how
             words = shlex.split(rest, comments=True)
             if FLAGS.isdisjoint(words) and any(word.startswith("-") for word in words):
                 continue

@@ -106,7 +106,7 @@ def test_every_column_of_a_wide_table_is_on_the_screen(label: str) -> None:
 
 def test_a_group_of_rows_is_named_in_one_line_beside_wide_texts() -> None:
     sheet = make_text_sheet(["row", "text"], [("1", "a long text " * 20)])
-    sheet.rows[0].group = "whose answer is in the retain set"
+    sheet.rows[0].group = "its answer in the retain set"
     assert sheet.rows[0].group in on_screen(sheet)
 
 

@@ -10,7 +10,7 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -203,26 +203,41 @@ def format_latex(sheet: Sheet, caption: str, label: str) -> str:
 def choose_column_widths(sheet: Sheet, screen: int) -> list[dict[str, int]]:
     """rich's options for the width of each column; none where the table is no wider than the screen.
 
-    Elsewhere rich would narrow all columns alike and let the last ones fall off. Numbers get the
-    room of their longest word, texts up to 28 letters, the first column what is left.
+    Elsewhere rich would narrow all columns alike and let the last ones fall off. The first column
+    has 28 letters, where it needs them and the words of the others leave them; numbers get no more
+    than their lines need, and, where even that is too much, than their words do.
     """
     rows = sheet.above + sheet.rows
-    texts = [[row.cells[number].text for row in rows] for number in range(len(sheet.columns))]
-    texts[:1] = [[*first, *(row.group for row in rows)] for first in texts[:1]]
-    lines = [
-        max(map(len, [column.group, column.title, *cells]))
-        for column, cells in zip(sheet.columns, texts, strict=True)
+    cells = [[row.cells[number].text for row in rows] for number in range(len(sheet.columns))]
+    for first in cells[:1]:
+        first += [row.group for row in rows]
+    whole = [
+        measure_parts([column.group, column.title, *texts], str.splitlines)
+        for column, texts in zip(sheet.columns, cells, strict=True)
     ]
-    if sum(width + 3 for width in lines) < screen:
-        return [{} for _ in lines]
-    options: list[dict[str, int]] = []
-    room = screen - 4  # without the first column's edges
-    for column, cells, line in zip(sheet.columns[1:], texts[1:], lines[1:], strict=True):
-        words = [word[:LONGEST_TITLE_WORD] for word in f"{column.group} {column.title}".split()]
-        longest = max(map(len, [*words, *(word for text in cells for word in text.split())]))
-        options.append({"max_width": longest} if column.numeric else {})
-        room -= 3 + (longest if column.numeric else min(line, max(longest, 28)))
-    return [{"width": min(lines[0], max(12, room))}, *options]
+    if sum(width + 3 for width in whole) < screen:
+        return [{} for _ in whole]
+    lines: list[int] = []
+    words: list[int] = []
+    for column, texts, width in zip(sheet.columns[1:], cells[1:], whole[1:], strict=True):
+        title = f"{column.group} {column.title}".split()
+        short = [word[:LONGEST_TITLE_WORD] for word in title]
+        longest = measure_parts([*short, *texts], str.split)
+        words.append(longest if column.numeric else min(width, max(longest, 28)))
+        lines.append(measure_parts([*title, *texts], str.splitlines))
+    least = min(28, whole[0])
+    room, tight = (screen - 4 - sum(width + 3 for width in needed) for needed in (lines, words))
+    most = lines if tight >= least else words
+    options = [
+        {"max_width": width} if column.numeric else {}
+        for column, width in zip(sheet.columns[1:], most, strict=True)
+    ]
+    return [{"width": min(whole[0], max(12, room, min(tight, least)))}, *options]
+
+
+def measure_parts(texts: Sequence[str], split: Callable[[str], list[str]]) -> int:
+    """The letters of the longest part of texts."""
+    return max((len(part) for text in texts for part in split(text)), default=0)
 
 
 def make_screen_table(sheet: Sheet, headings: bool = True) -> Table:
