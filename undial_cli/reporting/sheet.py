@@ -201,7 +201,7 @@ def format_latex(sheet: Sheet, caption: str, label: str) -> str:
 
 
 def choose_column_widths(sheet: Sheet, screen: int) -> list[dict[str, int]]:
-    """rich's options for the width of each column; none where the table is no wider than the screen.
+    """rich's options for the width of each column; none where the table fits the screen.
 
     Elsewhere rich would narrow all columns alike and let the last ones fall off. The first column
     has 28 letters, where it needs them and the words of the others leave them; numbers get no more
@@ -256,7 +256,8 @@ def make_screen_table(sheet: Sheet, headings: bool = True) -> Table:
             show(f"{column.group}\n{column.title}".strip()),
             justify="right" if column.numeric else "left",
             overflow="ellipsis" if column.numeric else "fold",
-            **width,
+            width=width.get("width"),
+            max_width=width.get("max_width"),
         )
     for group, rows in [("", sheet.above), *sheet.groups()]:
         if group or not headings:
