@@ -71,7 +71,7 @@ def run_page(page: Path, folder: Path) -> None:
     for step in read_steps(page.read_text(encoding="utf-8")):
         done = subprocess.run(
             ["bash", "-e", "-c", step.commands],
-            cwd=folder, env={**os.environ, "PATH": path}, text=True, timeout=600,
+            cwd=folder, env={**os.environ, "PATH": path}, text=True, timeout=1200,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         place = f"{page.name}, line {step.line}"
