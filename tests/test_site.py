@@ -76,8 +76,6 @@ def test_the_navigation_names_every_page_once() -> None:
     pages = [str(path) for path in write_site_pages.map_site_files().values()]
     pages += [f"reference/{name}.md" for name in write_reference.PAGES]
     named = re.findall(r"^ +- [^:]+: (\S+)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.M)
-    if not (ROOT / "docs" / "tutorials").is_dir():
-        named = [page for page in named if not page.startswith("tutorials/")]
     assert sorted(named) == sorted(page for page in pages if page.endswith(".md"))
 
 
