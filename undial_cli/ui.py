@@ -167,54 +167,108 @@ def format_duration(seconds: float) -> str:
 
 
 class ProgressBar:
-    """Progress over `total` units: a bar on a terminal, elsewhere a line every half minute."""
+    """Progress over `total` units: a bar on a terminal, elsewhere a line every half minute.
 
-    def __init__(self, title: str, total: int, done: int, progress: Progress | None) -> None:
+    A line says how far it is, at which rate, what is left and, where a unit takes long, what is
+    being done in it; of several processes the first speaks, and says so.
+    """
+
+    def __init__(
+        self, title: str, total: int, done: int, progress: Progress | None, unit: str
+    ) -> None:
         title = reveal_controls(title)
         self.title, self.total, self.done, self.progress = title, total, done, progress
+        self.unit, self.note = unit, ""
         self.before, self.started = done, time.monotonic()
         self.said_at = self.started
+        self.stream = sys.stdout  # a library may be kept quiet meanwhile
         self.task = progress and progress.add_task(title, total=total, completed=done, note="")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move on by `steps` and show `note`."""
         self.done += steps
-        now = time.monotonic()
+        self.note = note or self.note
         if self.progress is not None and self.task is not None:
             self.progress.update(self.task, advance=steps, note=reveal_controls(note))
-        elif now - self.started < KEPT_SECONDS:
+        elif time.monotonic() - self.started < KEPT_SECONDS:
             self.before = self.done
-        elif now - self.said_at > PLAIN_SECONDS:
-            say("  ".join(filter(None, (f"{self.title} {self.done}/{self.total}", note,
-                                        self.spell_time_left(now)))))  # fmt: skip
+        else:
+            self.speak_when_due()
+
+    def speak_when_due(self, part: str = "") -> None:
+        """Say where it is, half a minute after the last time; `part`: what is being done."""
+        now = time.monotonic()
+        if self.progress is None and now - self.said_at >= PLAIN_SECONDS:
+            rate, left = self.spell_pace(now)
+            self.say_state(self.note, part and f"({part})", rate, left)
             self.said_at = now
 
-    def spell_time_left(self, now: float) -> str:
-        """What is left at the pace since the start, in words; "" while nothing was done."""
-        made = self.done - self.before
+    def say_state(self, *parts: str) -> None:
+        """A line that begins with what is done of what."""
+        count = f"{name_process()}{self.title} {self.done}/{self.total} {self.unit}s"
+        with contextlib.redirect_stdout(self.stream):
+            say("  ".join(filter(None, (count, *parts))))
+
+    def spell_pace(self, now: float) -> tuple[str, str]:
+        """Rate and what is left at the pace since the start; "" while nothing was done."""
+        made, seconds = self.done - self.before, now - self.started
         if made <= 0 or self.done >= self.total:
-            return ""
-        left = (now - self.started) / made * (self.total - self.done)
-        return f"{format_duration(left)} left"
+            return "", ""
+        pace = seconds / made
+        slow = f"{format_duration(pace)} per {self.unit}"
+        rate = f"{1 / pace:.1f} {self.unit}s/s" if pace < 1 else slow
+        return rate, f"{format_duration(pace * (self.total - self.done))} left"
+
+    def end(self) -> None:
+        """A last line, where there were others."""
+        if self.progress is None and self.said_at > self.started:
+            seconds = time.monotonic() - self.started
+            self.say_state(self.note, f"in {format_duration(seconds)}")
+
+
+def name_process() -> str:
+    """What a line of progress begins with where several processes share a run."""
+    size = os.environ.get("WORLD_SIZE", "")
+    return f"process {os.environ['RANK']} of {size}: " if size.isdecimal() and int(size) > 1 else ""
+
+
+# The innermost is the last.
+_open_bars: list[ProgressBar] = []
+
+
+def note_work(stage: str, step: int) -> None:
+    """Have what shows progress say which part of it is being done, where a line is due."""
+    if _open_bars and stage:
+        _open_bars[-1].speak_when_due(f"{stage} {step}" if step else stage)
 
 
 @contextlib.contextmanager
-def show_progress(title: str, total: int, done: int = 0) -> Iterator[ProgressBar]:
+def show_progress(
+    title: str, total: int, done: int = 0, unit: str = "step"
+) -> Iterator[ProgressBar]:
     """Show progress over `total` units, of which `done` were made before."""
-    console = make_console()
-    if not (is_speaker() and console.is_terminal):
-        say(f"{title} ...")
-        yield ProgressBar(title, total, done, None)
-        return
-    columns: list[Any] = [
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-    ]
-    with Progress(*columns, console=console, transient=True) as bars:
-        yield ProgressBar(title, total, done, bars)
-    append_to_logs(f"{title}: done\n")
+    console = make_console(sys.stdout)
+    with contextlib.ExitStack() as stack:
+        bars = None
+        if is_speaker() and console.is_terminal:
+            columns: list[Any] = [
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("eta"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
+            ]
+            bars = stack.enter_context(Progress(*columns, console=console, transient=True))
+        else:
+            say(f"{title} ...")
+        bar = ProgressBar(title, total, done, bars, unit)
+        _open_bars.append(bar)
+        try:
+            yield bar
+        finally:
+            _open_bars.remove(bar)
+        bar.end()
+    if bars is not None:
+        append_to_logs(f"{title}: done\n")

@@ -80,7 +80,7 @@ def carry_out_attacks(
     """
     results = AttackResults()
     tasks = [task for role in models for task in list_tasks(attacks, models, role, data, results)]
-    with ui.show_progress("auditing", len(tasks)) as bar:
+    with ui.show_progress("auditing", len(tasks), unit="attack") as bar:
         for task in tasks:
             if task.attack not in results.missing:
                 bar.advance(0, f"{task.attack or 'retain set'} on {task.model.role}")

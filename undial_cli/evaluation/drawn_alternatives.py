@@ -134,7 +134,7 @@ def draw_alternatives(
             config.max_new_tokens, ends, config.top_p, config.temperature, seed_round(seed, turn)
         )
         title = f"round {turn + 1}: {len(prompts):,} answers for {len(lacking):,} rows"
-        with ui.show_progress(title, len(prompts)) as bar:
+        with ui.show_progress(title, len(prompts), unit="answer") as bar:
             journal.advance = bar.advance
             # The name is what the draws depend on but the model: the journal may hold other rounds.
             name = f"round-{hash_json([prompts, how.seed])}"

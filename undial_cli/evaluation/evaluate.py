@@ -68,7 +68,8 @@ def evaluate_suite(
     backend = "transformers" if alone else suite.config.backend
     generator = GeneratingModel(model, suite.encoder.tokenizer, backend, path)
     with evaluation_mode(model), forward_in_step(model):
-        with ui.show_progress(f"evaluating {title}", sum(map(suite.jobs, suite.items))) as bar:
+        jobs = sum(map(suite.jobs, suite.items))
+        with ui.show_progress(f"evaluating {title}", jobs, unit="answer") as bar:
             journal.advance = bar.advance
             evidence = score_sets(model, suite, journal)
             continue_prompts(generator, suite, evidence, journal)

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from undial_cli import ui
 from undial_cli.config.suites import HarnessConfig
 from undial_cli.errors import UserError, suggest_nearest
 from undial_cli.evaluation.evidence import MissingFigure
@@ -115,9 +116,15 @@ def run_harness_tasks(
     figures: dict[str, HarnessFigure] = {}
     missing: dict[str, str] = {}
     accuracies: list[HarnessFigure] = []
-    with evaluation_mode(model), quiet_harness(), without_harness_bars():
+    with (
+        ui.show_progress("harness", len(tasks), unit="task") as bar,
+        evaluation_mode(model),
+        quiet_harness(),
+        without_harness_bars(),
+    ):
         lm = make_sharded_model(model, tokenizer, batch_size)
-        for task in tasks:
+        for number, task in enumerate(tasks):
+            bar.advance(number - bar.done, task)
             try:
                 # Seeded task by task, so that no task's draws depend on those before it.
                 with preserve_random_state(seed):
@@ -188,16 +195,17 @@ def make_sharded_model(model: Any, tokenizer: PreTrainedTokenizerBase, batch_siz
     from lm_eval.models.huggingface import HFLM
 
     library: Any = HFLM  # its registry hides the class from type checkers
+    batches = itertools.count(1)
 
     class SharedModel(library):
         """Answers this process's share of the requests and gathers the others' answers."""
 
         def _model_call(self, *args: Any, **options: Any) -> Any:
-            give_beat("harness")
+            give_beat("harness", next(batches))
             return super()._model_call(*args, **options)
 
         def _model_generate(self, *args: Any, **options: Any) -> Any:
-            give_beat("harness")
+            give_beat("harness", next(batches))
             return super()._model_generate(*args, **options)
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:

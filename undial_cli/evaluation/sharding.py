@@ -126,16 +126,21 @@ def shard_work(
     known = {number: result for number, result in known.items() if number < len(sizes)}
     journal.advance(len(known))
     computed: dict[int, Any] = {}
+    # Every n-th of the longest first: the processes end at about the same time.
+    dealt = order_by_length(sizes)[processes.get_process_rank() :: processes.get_process_count()]
+    jobs, missing = Jobs(dealt, known), len(sizes) - len(known)
 
     def keep(number: int, result: Any) -> None:
         computed[number] = result
         journal.add(engine, {number: result})
-        journal.advance(1)
-        give_beat(engine, len(computed))
+        done = len(computed)
+        # The others are about as far: what all have done, by this process's share.
+        journal.advance(missing * done // len(jobs) - missing * (done - 1) // len(jobs))
+        give_beat(engine, done)
 
-    # Every n-th of the longest first: the processes end at about the same time.
-    dealt = order_by_length(sizes)[processes.get_process_rank() :: processes.get_process_count()]
-    run(Jobs(dealt, known), keep)
+    run(jobs, keep)
     RUN_ALONG.get()()
+    if not jobs:
+        journal.advance(missing)
     known |= dict(processes.gather_items(list(computed.items())))
     return [known[i] for i in range(len(sizes))]

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.live import Live
@@ -32,6 +34,9 @@ from undial_cli.system.files import parse_json, write_whole_text
 
 # Carries out jobs, tells when each begins, yields (number of the job, outcome) as they end.
 Executor = Callable[[list[Job], Callable[[int], None]], Iterator[tuple[int, JobOutcome]]]
+
+# Of those that run, as many stand in a line.
+SHOWN_RUNS = 4
 
 
 @dataclass
@@ -97,7 +102,7 @@ class Sweep:
             if is_plan_only(jobs[number]):
                 ui.say(jobs[number].label, "bold")
 
-        with self.show_live_table():
+        with self.show_runs():
             for number, outcome in (executor or choose_executor(jobs))(jobs, started):
                 runs[number].end(outcome)
                 outcomes[number] = outcome
@@ -126,16 +131,54 @@ class Sweep:
         return any(is_plan_only(run.job) for run in self.runs)
 
     @contextlib.contextmanager
-    def show_live_table(self) -> Iterator[None]:
-        """On a terminal: the table, alive."""
+    def show_runs(self) -> Iterator[None]:
+        """On a terminal: the table, alive; elsewhere a line every half minute."""
         console = ui.make_console()
-        if not (ui.is_speaker() and console.is_terminal) or self.has_plans():
+        if not ui.is_speaker() or self.has_plans():
             yield
-            return
-        with Live(
-            get_renderable=self.make_table, console=console, refresh_per_second=1, transient=True
-        ):
+        elif console.is_terminal:
+            with Live(
+                get_renderable=self.make_table, console=console, refresh_per_second=1,
+                transient=True,
+            ):  # fmt: skip
+                yield
+        else:
+            with self.speak_regularly():
+                yield
+
+    @contextlib.contextmanager
+    def speak_regularly(self) -> Iterator[None]:
+        """Have a thread say how the runs stand: this one waits for them."""
+        is_over = threading.Event()
+
+        def speak() -> None:
+            while not is_over.wait(ui.PLAIN_SECONDS):
+                # In no log: one that is open is a run's.
+                ui.say(self.describe_progress(), log=False)
+
+        speaker = threading.Thread(target=speak, daemon=True)
+        speaker.start()
+        try:
             yield
+        finally:
+            is_over.set()
+            speaker.join()
+
+    def describe_progress(self) -> str:
+        """How many runs have ended, what is running, and what is left, in a line."""
+        running = [run for run in self.runs if run.record.status == "running"]
+        ended = [run for run in self.runs if run.record.status not in ("running", "waiting")]
+        total = max(self.total, len(self.runs))
+        parts = [f"{len(ended)}/{total} runs"]
+        parts += [f"{run.job.label}: {run.describe_status()}" for run in running[:SHOWN_RUNS]]
+        if len(running) > SHOWN_RUNS:
+            parts.append(f"and {len(running) - SHOWN_RUNS} more")
+        # Those that were done before took next to no time, and say nothing of the pace.
+        seconds = [run.record.seconds for run in ended if run.record.seconds > ui.KEPT_SECONDS]
+        if seconds and running:
+            left = fmean(seconds) * (total - len(ended)) / len(running)
+            parts.append(f"{ui.format_duration(left)} left")
+        return "  ".join(parts)
 
     def write(self) -> None:
         """sweep.json and results.csv, whole or not at all; nothing while all were refused."""

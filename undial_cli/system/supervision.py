@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from undial_cli import ui
 from undial_cli.system import signals
 
 # What a child finds in its environment: its parent's number, and the file for its beats.
@@ -72,7 +73,9 @@ class Pulse:
 
 
 def give_beat(stage: str = "", step: int = 0) -> None:
-    """Tell the parent that the work gets on: after every step, batch and exchange.
+    """Tell the parent and the progress shown that the work gets on.
+
+    After every step, batch and exchange.
 
     Args:
         stage: what is done, in a word or two; "" for what was done before.
@@ -80,6 +83,7 @@ def give_beat(stage: str = "", step: int = 0) -> None:
     """
     if stage:
         signals.raise_lost_signal()
+        ui.note_work(stage, step)
     file = open_beat_file()
     if file is None:
         return

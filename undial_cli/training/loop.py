@@ -95,8 +95,8 @@ def run_training(
     # The teacher's pass is packed as the steps are, so both round alike.
     with packing.switch_attention(base, packing.PACKED_ATTENTION if packs else outside):
         if isinstance(teacher, CachedTeacher) and not is_sharded(run):
-            with signals.release_signals(), ui.show_progress("teacher", teacher.samples) as bar:
-                fill_teacher(run, teacher, model, schedule, bar.advance)
+            with signals.release_signals():
+                fill_teacher(run, teacher, model, schedule)
         note_process_count(resume, start)
         is_converted = start is not None and convert_shares(start)
         if start:

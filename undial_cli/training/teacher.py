@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import psutil
@@ -135,13 +135,11 @@ def fill_teacher(
     teacher: Teacher | None,
     model: nn.Module,
     schedule: Schedule,
-    advance: Callable[[int], None] = lambda n: None,
     resumed: bool = False,
 ) -> None:
     """Compute what the teacher keeps and what is not there yet.
 
     Args:
-        advance: told how many samples are done.
         resumed: the model is not the teacher any more, and everything must be there.
 
     Raises:
@@ -150,8 +148,11 @@ def fill_teacher(
     if not isinstance(teacher, CachedTeacher):
         return
     device = next(model.parameters()).device
-    with open_autocast(run, device):
-        computed = teacher.fill(model, schedule.make_batch, advance, resumed)
+    with (
+        ui.show_progress("teacher pass", teacher.samples, unit="sample") as bar,
+        open_autocast(run, device),
+    ):
+        computed = teacher.fill(model, schedule.make_batch, bar.advance, resumed)
     if computed < teacher.samples:
         cached = teacher.samples - computed
         ui.say(f"teacher: {cached} of {teacher.samples} samples were there already", "dim")
