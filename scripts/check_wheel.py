@@ -1,0 +1,141 @@
+"""Installs a wheel as a new user would, and tries its commands: `make try-wheel`.
+
+    python scripts/check_wheel.py dist/undial-VERSION-py3-none-any.whl [PYTHON ...]
+
+For each Python (this one, if none is named): an empty virtual environment, the wheel and what it
+asks for from the package index, an empty folder, and every command of `COMMANDS` typed there; then
+the same with the extras. Prints a line for each and ends with 1 where one was not as it should be.
+`--site-packages` takes what is installed beside that Python in place of the index's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SECONDS = 1200  # for one command; an installation brings gigabytes where torch comes with CUDA
+RUN = "outputs/unlearn/first"
+
+
+@dataclass(frozen=True)
+class Try:
+    """A command, the exit code that it should have, and what it should say."""
+
+    words: str
+    code: int = 0
+    says: str = ""
+
+
+COMMANDS = (
+    Try("--version"),
+    Try("--help", says="alternatives"),
+    Try("unlearn --help", says="llama7b"),
+    Try("unlearn method=undail", 2, "undial"),
+    Try("unlearn data=jsonl data.forget_file=none.jsonl", 2, "none.jsonl"),
+    Try("unlearn experiment=debug hardware=cpu name=first", says="everything is in"),
+    Try("unlearn experiment=debug hardware=cpu name=first", says="done"),
+    Try("data hardware=cpu html=data.html", says="tokens"),
+    Try(f"ask {RUN} hardware=cpu max_new_tokens=8 'Who is Rafiq Tregavorn?'", says="unlearned"),
+    Try(
+        "alternatives data=demo hardware=cpu out=answers.jsonl data.limit=2 target.epochs=1 "
+        "alternatives.count=1 alternatives.rounds=1 alternatives.max_new_tokens=8"
+    ),
+    Try(f"report {RUN}", says="report"),
+    Try("list", says="first"),
+    Try("doctor", says="torch"),
+)
+EXTRAS = {"optuna": "tune method=undial budget=1", "gguf": f"export {RUN}"}
+REFUSED = tuple(Try(words, 2, f"undial[{extra}]") for extra, words in EXTRAS.items())
+WITH_EXTRAS = (
+    Try("tune method=undial budget=1 plan=true", says="train.learning_rate"),
+    Try(
+        "tune method=undial budget=1 hardware=cpu target.epochs=1 train.max_steps=2 eval.limit=4 "
+        "eval.max_new_tokens=8 report=false checkpoints=1"
+    ),
+    Try(f"export {RUN} out=exported", says="gguf"),
+)
+
+
+def call(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> tuple[int, str]:
+    """Run a program; its exit code and all that it said."""
+    done = subprocess.run(
+        words, cwd=folder, env=dict(environment), text=True, timeout=SECONDS,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def check_command(one: Try, undial: Path, folder: Path, environment: Mapping[str, str]) -> bool:
+    """Type a command; says how it went, and all of its output where that was not as it should."""
+    start = time.monotonic()
+    code, text = call([str(undial), *shlex.split(one.words)], folder, environment)
+    is_right = code == one.code and one.says in " ".join(text.split())
+    if one.code == 2:  # one line, no traceback
+        is_right = is_right and len(text.strip().splitlines()) == 1
+    verdict = "ok" if is_right else f"WRONG (exit code {code}, expected {one.code})"
+    print(f"  {verdict:5} {time.monotonic() - start:5.1f} s  undial {one.words}", flush=True)
+    if not is_right:
+        print(text)
+    return is_right
+
+
+def check_python(python: str, wheel: Path, shares_site: bool) -> bool:
+    """Install the wheel for one Python and try everything; whether all was as it should be."""
+    with tempfile.TemporaryDirectory(prefix="undial-wheel-") as scratch:
+        root, folder = Path(scratch), Path(scratch) / "empty"
+        folder.mkdir()
+        programs = root / "venv" / ("Scripts" if os.name == "nt" else "bin")
+        clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+        clean["UNDIAL_CACHE_DIR"] = str(root / "cache")
+        options = ["--system-site-packages"] if shares_site else []
+
+        def install(what: str) -> bool:
+            words = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", what]
+            code, text = call([str(programs / "python"), *words], folder, clean)
+            if code:
+                print(f"  WRONG: pip install {what}\n{text}")
+            return not code
+
+        code, text = call([python, "-m", "venv", *options, str(root / "venv")], folder, clean)
+        if code:
+            print(f"  WRONG: no environment\n{text}")
+            return False
+        if not install(str(wheel)):
+            return False
+        version = wheel.name.split("-")[1]
+        first, *others = COMMANDS
+        tries = [Try(first.words, says=f"undial {version}"), *others]
+        tries += [] if shares_site else REFUSED
+        undial = programs / "undial"
+        right = [check_command(one, undial, folder, clean) for one in tries]
+        if install(f"{wheel}[{','.join(EXTRAS)}]"):
+            right += [check_command(one, undial, folder, clean) for one in WITH_EXTRAS]
+        else:
+            right.append(False)
+        return all(right)
+
+
+def main() -> None:
+    """Check the wheel with every Python that was named."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("wheel", type=Path)
+    parser.add_argument("python", nargs="*", default=[sys.executable])
+    parser.add_argument("--site-packages", action="store_true")
+    asked = parser.parse_args()
+    right = []
+    for python in asked.python:
+        print(f"{python}: {call([python, '--version'], Path.cwd(), os.environ)[1].strip()}")
+        right.append(check_python(python, asked.wheel.resolve(), asked.site_packages))
+    sys.exit(0 if all(right) else 1)
+
+
+if __name__ == "__main__":
+    main()
