@@ -5,7 +5,6 @@
 For each Python (this one, if none is named): an empty virtual environment, the wheel and what it
 asks for from the package index, an empty folder, and every command of `COMMANDS` typed there; then
 the same with the extras. Prints a line for each and ends with 1 where one was not as it should be.
-`--site-packages` takes what is installed beside that Python in place of the index's.
 """
 
 from __future__ import annotations
@@ -35,17 +34,16 @@ class Try:
 
 
 COMMANDS = (
-    Try("--version"),
     Try("--help", says="alternatives"),
     Try("unlearn --help", says="llama7b"),
     Try("unlearn method=undail", 2, "undial"),
-    Try("unlearn data=jsonl data.forget_file=none.jsonl", 2, "none.jsonl"),
+    Try("unlearn data=jsonl", 2, "model.path"),
     Try("unlearn experiment=debug hardware=cpu name=first", says="everything is in"),
     Try("unlearn experiment=debug hardware=cpu name=first", says="done"),
-    Try("data hardware=cpu html=data.html", says="tokens"),
-    Try(f"ask {RUN} hardware=cpu max_new_tokens=8 'Who is Rafiq Tregavorn?'", says="unlearned"),
+    Try("data html=data.html", says="nothing looks wrong"),
+    Try(f"ask {RUN} max_new_tokens=8 'Who is Rafiq Tregavorn?'", says="unlearned"),
     Try(
-        "alternatives data=demo hardware=cpu out=answers.jsonl data.limit=2 target.epochs=1 "
+        "alternatives hardware=cpu out=answers.jsonl data.limit=2 target.epochs=1 "
         "alternatives.count=1 alternatives.rounds=1 alternatives.max_new_tokens=8"
     ),
     Try(f"report {RUN}", says="report"),
@@ -78,48 +76,36 @@ def check_command(one: Try, undial: Path, folder: Path, environment: Mapping[str
     start = time.monotonic()
     code, text = call([str(undial), *shlex.split(one.words)], folder, environment)
     is_right = code == one.code and one.says in " ".join(text.split())
-    if one.code == 2:  # one line, no traceback
-        is_right = is_right and len(text.strip().splitlines()) == 1
+    if one.code == 2:  # a line of ours, the last; torch may have warned of the machine before
+        last = text.strip().rpartition("\n")[2]
+        is_right = is_right and last.startswith("undial: ") and "Traceback" not in text
     verdict = "ok" if is_right else f"WRONG (exit code {code}, expected {one.code})"
-    print(f"  {verdict:5} {time.monotonic() - start:5.1f} s  undial {one.words}", flush=True)
+    print(f"  {verdict}  {time.monotonic() - start:5.1f} s  undial {one.words}", flush=True)
     if not is_right:
         print(text)
     return is_right
 
 
-def check_python(python: str, wheel: Path, shares_site: bool) -> bool:
+def check_python(python: str, wheel: Path) -> bool:
     """Install the wheel for one Python and try everything; whether all was as it should be."""
     with tempfile.TemporaryDirectory(prefix="undial-wheel-") as scratch:
         root, folder = Path(scratch), Path(scratch) / "empty"
         folder.mkdir()
         programs = root / "venv" / ("Scripts" if os.name == "nt" else "bin")
-        clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-        clean["UNDIAL_CACHE_DIR"] = str(root / "cache")
-        options = ["--system-site-packages"] if shares_site else []
-
-        def install(what: str) -> bool:
-            words = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", what]
-            code, text = call([str(programs / "python"), *words], folder, clean)
-            if code:
-                print(f"  WRONG: pip install {what}\n{text}")
-            return not code
-
-        code, text = call([python, "-m", "venv", *options, str(root / "venv")], folder, clean)
-        if code:
-            print(f"  WRONG: no environment\n{text}")
-            return False
-        if not install(str(wheel)):
-            return False
+        pip = [str(programs / "python"), "-m", "pip", "install", "--quiet"]
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        environment["UNDIAL_CACHE_DIR"] = str(root / "cache")
         version = wheel.name.split("-")[1]
-        first, *others = COMMANDS
-        tries = [Try(first.words, says=f"undial {version}"), *others]
-        tries += [] if shares_site else REFUSED
-        undial = programs / "undial"
-        right = [check_command(one, undial, folder, clean) for one in tries]
-        if install(f"{wheel}[{','.join(EXTRAS)}]"):
-            right += [check_command(one, undial, folder, clean) for one in WITH_EXTRAS]
-        else:
-            right.append(False)
+        plain = [Try("--version", says=f"undial {version}"), *COMMANDS, *REFUSED]
+        code, text = call([python, "-m", "venv", str(root / "venv")], folder, environment)
+        right = []
+        for what, tries in (("", plain), (f"[{','.join(EXTRAS)}]", WITH_EXTRAS)):
+            if code == 0:
+                code, text = call([*pip, f"{wheel}{what}"], folder, environment)
+            if code:
+                print(f"  WRONG: pip install {wheel.name}{what}\n{text}")
+                return False
+            right += [check_command(one, programs / "undial", folder, environment) for one in tries]
         return all(right)
 
 
@@ -128,12 +114,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("wheel", type=Path)
     parser.add_argument("python", nargs="*", default=[sys.executable])
-    parser.add_argument("--site-packages", action="store_true")
     asked = parser.parse_args()
     right = []
     for python in asked.python:
         print(f"{python}: {call([python, '--version'], Path.cwd(), os.environ)[1].strip()}")
-        right.append(check_python(python, asked.wheel.resolve(), asked.site_packages))
+        right.append(check_python(python, asked.wheel.resolve()))
     sys.exit(0 if all(right) else 1)
 
 

@@ -81,6 +81,7 @@ def find_default() -> tuple[float, int]:
     """Learning rate and steps of `undial unlearn` as it is."""
     run = compose_run("unlearn", [])
     assert isinstance(run, UnlearnRun)
+    assert run.data.forget_split is not None
     rows = len(load_rows(run.data, [run.data.forget_split], "forget"))
     steps = run.train.epochs * math.ceil(rows / run.train.batch_size)
     return run.train.learning_rate, round(steps)

@@ -37,6 +37,7 @@ def copy_documented_table(file: Path) -> None:
                     lines.writerow([section, cells[0], column, *figures.groups(), 3])
 
 
+@pytest.mark.slow
 def test_the_default_is_chosen_from_the_documented_table(rule: Any, tmp_path: Path) -> None:
     copy_documented_table(tmp_path / "table.csv")
     settings = rule.read_settings(tmp_path / "table.csv")
@@ -51,7 +52,7 @@ def test_of_settings_that_forgot_the_shortest_of_the_best_is_chosen(rule: Any) -
         return rule.Setting(1e-4, steps, forget, retain, spread, 4, 0.3)
 
     kept_all, best = make(10, 0.31, 1.0, 0.0), make(200, 0.2, 0.9, 0.02)
-    near, far = make(100, 0.3, 0.89, 0.0), make(50, 0.1, 0.88, 0.0)
+    near, far = make(100, 0.3, 0.891, 0.0), make(50, 0.1, 0.88, 0.0)
     assert rule.measure_error(best, near) == pytest.approx(0.01)
     assert rule.choose_setting([kept_all, best, near, far]) == (near, best)
     assert rule.choose_setting([best, far]) == (best, best)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from undial_cli.cli import run_command
 from undial_cli.reporting import sheet
 from undial_cli.reporting.plot_style import escape_label
 from undial_cli.system.files import format_json_line
+from undial_cli.system.supervision import give_beat
 
 # What a terminal would act on: clipboard, title, clear screen, colours, links, cursor, bell.
 COMMANDS = [
@@ -110,15 +112,48 @@ def test_without_a_terminal_a_line_each_half_minute_says_what_is_left(
     monkeypatch.setattr(ui.time, "monotonic", lambda: clock[0])
     with ui.show_progress("training", 130) as bar:
         bar.advance(30)  # resumed: no pace of this start
-        for clock[0] in range(10, 180, 10):
+        for clock[0] in range(10, 100, 10):
             bar.advance(2, "loss 1.5")
     assert capsys.readouterr().out.splitlines() == [
         "training ...",
-        "training 38/130  loss 1.5  8 min left",
-        "training 46/130  loss 1.5  7 min left",
-        "training 54/130  loss 1.5  6 min left",
-        "training 62/130  loss 1.5  6 min left",
+        "training 36/130 steps  loss 1.5  5.0 s per step  8 min left",
+        "training 42/130 steps  loss 1.5  5.0 s per step  7 min left",
+        "training 48/130 steps  loss 1.5  5.0 s per step  7 min left",
+        "training 48/130 steps  loss 1.5  in 90 s",
     ]
+
+
+def test_of_several_processes_the_first_says_what_is_being_done_in_a_long_unit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(ui.time, "monotonic", lambda: clock[0])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        clock[0] = 0
+        with ui.show_progress("auditing", 3, unit="attack") as bar:
+            bar.advance(0, "relearn on target")
+            for step in (20, 40, 60, 80):
+                clock[0] = step
+                give_beat("training", step)
+        give_beat("training", 100)  # nothing is shown any more
+    assert capsys.readouterr().out.splitlines() == [
+        "auditing ...",
+        "process 0 of 2: auditing 0/3 attacks  relearn on target  (training 40)",
+        "process 0 of 2: auditing 0/3 attacks  relearn on target  (training 80)",
+        "process 0 of 2: auditing 0/3 attacks  relearn on target  in 80 s",
+    ]
+
+
+def test_what_a_library_keeps_quiet_hides_no_progress(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ui, "PLAIN_SECONDS", 0)
+    monkeypatch.setattr(ui, "KEPT_SECONDS", 0)
+    with ui.show_progress("harness", 2, unit="task") as bar, redirect_stdout(io.StringIO()):
+        bar.advance(1, "arc_easy")
+    assert capsys.readouterr().out.splitlines()[1].startswith("harness 1/2 tasks  arc_easy  ")
 
 
 def test_durations_as_text() -> None:

@@ -18,6 +18,22 @@ from conftest import HURRIED
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
+# What else a new user types, in one process; `make try-wheel` has it all, in empty environments.
+FURTHER = [
+    "unlearn --help",
+    "data html=data.html",
+    "ask outputs/unlearn/first max_new_tokens=4 'Who is he?'",
+    "alternatives out=answers.jsonl hardware=cpu data.limit=2 target.epochs=1 alternatives.count=1 "
+    "alternatives.rounds=1 alternatives.max_new_tokens=8",
+    "tune method=undial budget=1 plan=true",
+    "export outputs/unlearn/first out=exported",
+]
+TYPE_ALL = """
+import shlex, sys
+from undial_cli.cli import run_command
+for line in sys.argv[1:]:
+    assert run_command(shlex.split(line)) == 0, line
+"""
 
 
 def call(*words: str, cwd: Path, **env: str) -> str:
@@ -86,5 +102,16 @@ def test_an_installed_wheel_unlearns_from_an_empty_directory(wheel: Path, tmp_pa
     assert json.loads((folder / "status.json").read_text())["status"] == "done"
     assert (folder / "checkpoint" / "model.safetensors").is_file()
     assert json.loads((folder / "environment.json").read_text())["commit"] is None
-    help_text = call("-m", "undial_cli.cli", "unlearn", "--help", cwd=empty, **environment)
-    assert "llama7b" in help_text
+    call("-c", TYPE_ALL, *FURTHER, cwd=empty, **environment)
+    assert (empty / "data.html").is_file()
+    assert (empty / "answers.jsonl").is_file()
+    assert list((empty / "exported").glob("*.gguf"))
+
+
+def test_the_version_stands_in_one_file(wheel: Path) -> None:
+    import undial_cli
+
+    assert wheel.name == f"undial-{undial_cli.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as files:
+        (metadata,) = (name for name in files.namelist() if name.endswith("/METADATA"))
+        assert f"\nVersion: {undial_cli.__version__}\n" in files.read(metadata).decode()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from undial_cli.evaluation.sharding import Journal, KeepResult, order_by_length, shard_work
+from undial_cli.system import processes
 
 
 class Worker:
@@ -45,6 +46,17 @@ def test_an_interrupted_engine_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert worker.asked == [4, 0, 2]
     assert [f["square"] for f in found] == [0, 1, 4, 9, 16]
     assert sum(advanced) == len(SIZES)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_shows_what_all_have_done(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "get_process_rank", lambda: rank)
+    monkeypatch.setattr(processes, "get_process_count", lambda: 2)
+    monkeypatch.setattr(processes, "gather_items", lambda items: list(enumerate(SIZES)))
+    advanced: list[int] = []
+    shard_work("engine", SIZES, Worker(), Journal(advance=advanced.append))
+    # 5 jobs, of which the first process does 3 and the second 2; none was done before
+    assert advanced == [[0, 1, 2, 2], [0, 2, 3]][rank]
 
 
 def test_engines_do_not_see_each_others_results(tmp_path: Path) -> None:

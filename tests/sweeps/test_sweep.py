@@ -13,6 +13,7 @@ from conftest import HURRIED, undial
 from forked import Command
 from swept import rows_of, seeds
 
+from undial_cli import ui
 from undial_cli.reporting import report
 from undial_cli.sweeps import sweep as sweeps
 from undial_cli.sweeps.jobs import Job, JobOutcome
@@ -50,6 +51,34 @@ def test_results_are_whole_after_every_run(tmp_path: Path) -> None:
     assert (tmp_path / "sweep" / written[0]["folder"]).resolve() == (
         tmp_path / "unlearn" / Path(written[0]["folder"]).name
     )
+
+
+def test_without_a_terminal_a_line_says_how_the_runs_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ui, "PLAIN_SECONDS", 0.05)
+    sweep = Sweep("title", total=5)
+
+    def executor(jobs: list[Job], started: Callable[[int], None]) -> Iterator:
+        started(0)
+        yield 0, JobOutcome("done", tmp_path, seconds=40.0)
+        started(1)
+        started(2)
+        jobs[1].folder.mkdir(parents=True)
+        (jobs[1].folder / "metrics.jsonl").write_text('{"step": 7}\n')
+        line = "1/5 runs  seed=1: running, step 7  seed=2: running  80 s left"
+        limit, said = time.monotonic() + 20, ""
+        while line not in said.splitlines():
+            assert time.monotonic() < limit, said
+            time.sleep(0.01)
+            said += capsys.readouterr().out
+        yield 1, JobOutcome("done", tmp_path)
+        yield 2, JobOutcome("done", tmp_path)
+
+    sweep.run(seeds(3, tmp_path), executor)
+    capsys.readouterr()
+    time.sleep(0.1)
+    assert capsys.readouterr().out == ""
 
 
 def test_the_last_step_is_read_from_a_log_that_grows(tmp_path: Path) -> None:
