@@ -68,7 +68,7 @@ release: .venv/.dev .venv-release/.tools secrets  ## wheel, source archive and S
 	$(MAKE) sbom
 
 # Each in an empty environment with what the package index has: minutes, and gigabytes with CUDA.
-try-wheel: release  ## install the wheel for PYTHONS="python3.10 python3.13 ...", try every command
+try-wheel: release  ## install the wheel for PYTHONS="python3.11 python3.13 ...", try every command
 	$(BIN)/python scripts/check_wheel.py dist/*.whl $(PYTHONS)
 
 # Versions, licences and who needs whom of all that .venv holds, the project at the root; the tool

@@ -174,7 +174,8 @@ class Sweep:
         if len(running) > SHOWN_RUNS:
             parts.append(f"and {len(running) - SHOWN_RUNS} more")
         # Those that were done before took next to no time, and say nothing of the pace.
-        seconds = [run.record.seconds for run in ended if run.record.seconds > ui.KEPT_SECONDS]
+        seconds = [run.record.seconds or 0.0 for run in ended]
+        seconds = [one for one in seconds if one > ui.KEPT_SECONDS]
         if seconds and running:
             left = fmean(seconds) * (total - len(ended)) / len(running)
             parts.append(f"{ui.format_duration(left)} left")
