@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from small import bundled_tokenizer, random_llama
 
+from undial_cli import ui
 from undial_cli.config.suites import HarnessConfig
 from undial_cli.errors import UserError
 from undial_cli.evaluation import harness
@@ -233,6 +235,18 @@ def test_solved_examples_and_limit_reach_the_library(model: Any, tasks: str) -> 
     assert max(t for _, t in lengths) > 2 * max(t for _, t in short)
 
 
+def test_lines_say_which_task_is_asked_and_how_far_it_is(
+    model: Any, tasks: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ui, "PLAIN_SECONDS", 0)
+    monkeypatch.setattr(ui, "KEPT_SECONDS", 0)
+    run(model, ["own_choice", "own_words"], tasks, limit=2)
+    said = capsys.readouterr().out
+    assert "harness 0/2 tasks  own_choice  (harness 1)" in said
+    assert "harness 1/2 tasks  own_words  (harness" in said
+    assert re.fullmatch(r"harness 2/2 tasks  own_words  in .+ s", said.splitlines()[-1])
+
+
 def test_nothing_is_written_and_nothing_is_left_changed(
     tasks: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,7 +255,7 @@ def test_nothing_is_written_and_nothing_is_left_changed(
     pad = TOKENIZER.pad_token
     capfd.readouterr()
     run(model, ["own_choice", "own_words", "own_spoken"], tasks, limit=3)
-    assert tuple(capfd.readouterr()) == ("", "")
+    assert tuple(capfd.readouterr()) == ("harness ...\n", "")
     after = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]

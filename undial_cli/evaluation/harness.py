@@ -134,6 +134,7 @@ def run_harness_tasks(
                 continue
             accuracies += collect_accuracies(results, task)
             figures |= collect_task_figures(results)
+        bar.advance(len(tasks) - bar.done)
     if len(accuracies) > 1 and not missing:
         figures["harness_mean_acc"] = average_task_figures(accuracies)
     elif len(tasks) > 1 and missing:
