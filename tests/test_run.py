@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from conftest import HURRIED, read_jsonl, undial
 from forked import Command
 from run_helpers import SHORT, assert_equal, kill_in_the_middle, read_files, start
 
+from undial_cli import ui
 from undial_cli.cli import run_command
 from undial_cli.errors import UserError
 from undial_cli.runs.run_yaml import load_run
@@ -20,8 +22,11 @@ from undial_cli.runs.run_yaml import load_run
 
 @pytest.fixture(scope="module")
 def plain_run(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with full fine-tuning."""
-    return start(random_model, tmp_path_factory.mktemp("plain"))
+    """A finished run with full fine-tuning, which says with every step where it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ui, "PLAIN_SECONDS", 0)
+        patch.setattr(ui, "KEPT_SECONDS", 0)
+        return start(random_model, tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +76,16 @@ def test_metrics_hold_every_step_with_its_figures(plain_run: Path) -> None:
         assert keys <= row.keys()
         assert row["loss"] == pytest.approx(row["forget_loss"])
         assert row["tokens_per_second"] > 0
+
+
+def test_the_log_says_step_loss_rate_and_what_is_left(plain_run: Path) -> None:
+    log = (plain_run / "log.txt").read_text()
+    pace = r"[\d.]+ (steps/s|s per step)"
+    step = rf"^training \d+/\d+ steps  loss [\d.]+  lr [\d.e+-]+  \d+ tok/s  {pace}  .+ left$"
+    assert re.search(step, log, re.MULTILINE)
+    assert re.search(r"^training (\d+)/\1 steps  .+  in .+ s$", log, re.MULTILINE)
+    assert re.search(r"^teacher pass (\d+)/\1 samples  in .+ s$", log, re.MULTILINE)
+    assert re.search(r"^evaluating .+ \d+/\d+ answers  .+ left$", log, re.MULTILINE)
 
 
 def test_results_hold_suite_metrics_and_reference(plain_run: Path) -> None:
