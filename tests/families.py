@@ -73,6 +73,32 @@ LLAMA3 = (
     "'<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
     + opening("<|start_header_id|>assistant<|end_header_id|>\\n\\n")
 )
+# As of 3.1: a system message with dates, whoever else is there.
+LLAMA31 = (
+    "{{ bos_token }}{% set rules = messages[0]['content'] if messages[0]['role'] == 'system' %}"
+    "{{ '<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n' + "
+    "'Today Date: ' + (date_string or '26 Jul 2024') + '\n\n' + rules | trim + '<|eot_id|>' }}"
+    "{% for m in messages %}{% if not (loop.first and m['role'] == 'system') %}"
+    "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + "
+    "'<|eot_id|>' }}{% endif %}{% endfor %}"
+    + opening("<|start_header_id|>assistant<|end_header_id|>\\n\\n")
+)
+# Today's date and the way of thinking in the system message; without thinking, an empty block
+# before each answer.
+SMOLLM3 = """{%- set quiet = enable_thinking is defined and not enable_thinking %}
+{%- set empty = '<think>\n\n</think>\n' if quiet else '' %}
+{{- '<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\nToday Date: ' }}
+{{- strftime_now('%d %B %Y') + '\nReasoning Mode: ' + ('/no_think' if quiet else '/think') }}
+{{- '\n\n## Custom Instructions\n\n' }}
+{%- if messages[0].role == 'system' %}{{- messages[0].content.rstrip() }}
+{%- else %}{{- 'You are a helpful AI assistant named SmolLM, trained by Hugging Face.' }}
+  {%- if not quiet %}{{- ' Think first.' }}{%- endif %}
+{%- endif %}{{- '\n\n<|im_end|>\n' }}
+{%- for m in messages if m.role != 'system' %}
+{%- set content = empty + m.content.lstrip('\n') if m.role == 'assistant' else m.content %}
+{{- '<|im_start|>' + m.role + '\n' + content + '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' + empty }}{%- endif %}"""
 ALTERNATE = (
     "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     + RAISE
@@ -93,10 +119,39 @@ GEMMA = (
     "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' + "
     "m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}" + opening("<start_of_turn>model\\n")
 )
+# v0.3: a system message is written before the question that nothing follows, or not at all.
+MISTRAL3 = (
+    "{{ bos_token }}{% set rules = messages[0]['content'] if messages[0]['role'] == 'system' %}"
+    "{% for m in (messages if rules is undefined else messages[1:]) %}"
+    + ALTERNATE.partition("%}")[2]
+    + "{% if m['role'] == 'user' %}{{ '[INST] ' + (rules + '\n\n' if loop.last and rules is defined "
+    "else '') + m['content'] + '[/INST]' }}{% else %}{{ ' ' + m['content'] | trim + eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+# A system message goes before the first question.
+GEMMA3 = (
+    "{{ bos_token }}{% set rules = messages[0]['content'] if messages[0]['role'] == 'system' %}"
+    "{% for m in (messages if rules is undefined else messages[1:]) %}"
+    + ALTERNATE.partition("%}")[2]
+    + "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' + "
+    "(rules + '\n\n' if loop.first and rules is defined else '') + m['content'] | trim + "
+    "'<end_of_turn>\n' }}{% endfor %}" + opening("<start_of_turn>model\\n")
+)
 PHI3 = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}"
     "{% else %}{{ eos_token }}{% endif %}"
+)
+PHI4_MINI = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{{ '<|assistant|>' if add_generation_prompt else eos_token }}"
+)
+# What begins a text also ends an answer; nothing ends a question.
+OLMO2 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% if not (m['role'] == 'assistant' and loop.last) %}{{ '\n' }}{% endif %}{% endfor %}"
+    + opening("<|assistant|>\\n")
 )
 ZEPHYR = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}"
@@ -235,6 +290,12 @@ def llama3() -> Any:
     return fast(core, LLAMA3, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>")
 
 
+def llama31() -> Any:
+    tokenizer = llama3()
+    tokenizer.chat_template = LLAMA31
+    return tokenizer
+
+
 def llama2() -> Any:
     return fast(pieces([]), LLAMA2, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
@@ -249,6 +310,18 @@ def gemma() -> Any:
     return fast(
         pieces(marks, prefix="none"), GEMMA, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
+
+
+def mistral3() -> Any:
+    tokenizer = mistral()
+    tokenizer.chat_template = MISTRAL3
+    return tokenizer
+
+
+def gemma3() -> Any:
+    tokenizer = gemma()
+    tokenizer.chat_template = GEMMA3
+    return tokenizer
 
 
 def qwen2() -> Any:
@@ -266,10 +339,28 @@ def smollm2() -> Any:
     return fast(core, CHATML, bos_token="<|im_start|>", eos_token="<|im_end|>")
 
 
+def smollm3() -> Any:
+    core = byte_level(im_marks(*think()), split=True)
+    return fast(core, SMOLLM3, eos_token="<|im_end|>", pad_token="<|im_end|>")
+
+
 def phi3() -> Any:
     words = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
     core = pieces([special("<|endoftext|>"), *(special(word, rstrip=True) for word in words)])
     return fast(core, PHI3, bos_token="<s>", eos_token="<|endoftext|>", unk_token="<unk>")
+
+
+def phi4_mini() -> Any:
+    words = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
+    end = "<|endoftext|>"
+    core = byte_level([special(end), *(special(word, rstrip=True) for word in words)], split=True)
+    return fast(core, PHI4_MINI, bos_token=end, eos_token=end, pad_token=end, unk_token=end)
+
+
+def olmo2() -> Any:
+    end = "<|endoftext|>"
+    core = byte_level([special(end), special("<|pad|>")], split=True)
+    return fast(core, OLMO2, bos_token=end, eos_token=end, pad_token="<|pad|>", unk_token=end)
 
 
 def zephyr() -> Any:
@@ -332,8 +423,9 @@ def t5() -> Any:
 FAMILIES: dict[str, Callable[[], Any]] = {
     make.__name__: make
     for make in (
-        llama3, llama2, mistral, gemma, qwen2, qwen3, smollm2, phi3, zephyr, cohere, deepseek_r1,
-        glm4, granite, vicuna, gpt2, neox, roberta_like, t5,
+        llama3, llama31, llama2, mistral, mistral3, gemma, gemma3, qwen2, qwen3, smollm2, smollm3,
+        phi3, phi4_mini, olmo2, zephyr, cohere, deepseek_r1, glm4, granite, vicuna, gpt2, neox,
+        roberta_like, t5,
     )
 }  # fmt: skip
 CHAT = [name for name in FAMILIES if name not in ("gpt2", "neox", "roberta_like", "t5")]

@@ -16,6 +16,7 @@ from undial_cli.config.schema import AdapterConfig
 from undial_cli.errors import UserError, bad_value
 from undial_cli.models.adapters import flatten_error
 from undial_cli.models.head import TargetHead
+from undial_cli.models.text_part import find_parts_beside_text
 
 # What a fresh LoRA is put on in a family that peft knows no modules for: the first that are there.
 ATTENTION_MODULES = (
@@ -29,11 +30,17 @@ def adapt_model(
 ) -> nn.Module:
     """Add a fresh LoRA adapter, or return the model as it is for full fine-tuning.
 
+    What no text passes through is frozen, and gets no adapter: it would have no gradient, for
+    which processes that exchange them wait.
+
     Args:
         revision: of a model from the hub; the adapter lies on it alone.
     """
     if config.name == "none":
-        return model.requires_grad_(True)
+        model.requires_grad_(True)
+        for part in find_parts_beside_text(model).values():
+            part.requires_grad_(False)
+        return model
     return add_lora(model, config, seed, revision)
 
 
@@ -59,11 +66,12 @@ def add_lora(
     from peft import LoraConfig, get_peft_model
 
     modules = choose_lora_modules(model, config)
-    # Routers are linear layers by class that give something else than a product; peft would adapt
-    # them as if they gave one.
-    special = [
-        n for n, m in model.named_modules() if is_linear_layer(m) and not is_plain_product(m)
-    ]
+    excluded = list(find_parts_beside_text(model))
+    if modules == "all-linear":
+        # Routers are linear layers by class that give something else than a product; peft would
+        # adapt them as if they gave one.
+        linear = [(name, m) for name, m in model.named_modules() if is_linear_layer(m)]
+        excluded += [name for name, layer in linear if not is_plain_product(layer)]
     torch.manual_seed(seed)  # here: on every process, and whatever was drawn before
     try:
         return get_peft_model(
@@ -73,7 +81,7 @@ def add_lora(
                 lora_alpha=config.alpha,  # type: ignore[arg-type]
                 lora_dropout=config.dropout,
                 target_modules=modules,
-                exclude_modules=special if modules == "all-linear" and special else None,
+                exclude_modules=excluded or None,
                 task_type="CAUSAL_LM",
                 revision=revision,
             ),
@@ -88,7 +96,7 @@ def add_lora(
         raise UserError(f"adapter.target_modules={given}: {flatten_error(error)}") from error
 
 
-def choose_lora_modules(model: nn.Module, config: AdapterConfig) -> list[str] | str:
+def choose_lora_modules(model: PreTrainedModel, config: AdapterConfig) -> list[str] | str:
     """What LoRA is put on: the config's modules, peft's for the family, or what its names tell.
 
     Raises:
@@ -98,7 +106,7 @@ def choose_lora_modules(model: nn.Module, config: AdapterConfig) -> list[str] | 
         return "all-linear"
     if config.target_modules is None:
         return choose_default_modules(model)
-    modules = dict(model.named_modules())
+    modules = find_text_modules(model)
     head = next(name for name, m in modules.items() if isinstance(m, TargetHead))
     for module in config.target_modules:
         if is_named_module(head, module):  # its job projects with the weights as they are
@@ -114,12 +122,18 @@ def choose_default_modules(model: Any) -> list[str] | str:
     """peft's modules for a family; else the inputs of its mixer by name; else `all-linear`."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    linear = [name for name, module in model.named_modules() if is_linear_layer(module)]
+    linear = [name for name, module in find_text_modules(model).items() if is_linear_layer(module)]
     known = KNOWN.get(model.config.model_type)
     for modules in (*([tuple(known)] if isinstance(known, list) else []), *ATTENTION_MODULES):
         if all(any(is_named_module(name, module) for name in linear) for module in modules):
             return list(modules)
     return "all-linear"
+
+
+def find_text_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The modules of a model by name, without those that no text passes through."""
+    beside = find_parts_beside_text(model)
+    return {name: module for name, module in model.named_modules() if name not in beside}
 
 
 def is_named_module(name: str, module: str) -> bool:
