@@ -35,7 +35,7 @@ STRENGTH, STEPS, CPU = 4.0, 2, torch.device("cpu")
 RATES = {"none": 0.02, "lora": 0.5}
 WORDS = [
     "method=undial", f"method.strength={STRENGTH}", "method.retain=gdr", "hardware=cpu",
-    "eval=none", "train.batch_size=4", f"train.max_steps={STEPS}", "hardware.micro_batch_size=3",
+    "eval=none", "train.batch_size=3", f"train.max_steps={STEPS}", "hardware.micro_batch_size=2",
     "train.optim=sgd", "train.weight_decay=0", "train.warmup_steps=0", "train.max_grad_norm=0",
     "train.scheduler=constant", "data.max_length=48",
 ]  # fmt: skip
@@ -77,10 +77,10 @@ class Finding:
 
 
 def examples(seed: int) -> list[Example]:
-    """Four rows with a common beginning, longer than every window of a tiny model."""
+    """Three rows with a common beginning, two longer than every window of a tiny model."""
     generator = torch.Generator().manual_seed(seed)
     found = []
-    for length in (9, 31, 14, 22):
+    for length in (9, 31, 14):
         ids = [3 + i % 5 for i in range(10)]
         ids += torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
         start = len(ids) - length // 2
@@ -133,23 +133,33 @@ def plain(run: UnlearnRun, folder: Path) -> tuple[list[list[float]], Any, Any]:
         attn_implementation=run.model.attn_implementation,
     )
     model: Any = lora.adapt_model(copy.deepcopy(start), run.adapter, run.seed).train()
+    if run.adapter.name == "none":  # whatever ours holds still
+        model.requires_grad_(True)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    losses = [step(model, start.eval(), RATES[run.adapter.name]) for _ in range(STEPS)]
+    with torch.no_grad():
+        goals = [teacher_goal(start.eval(), row) for row in SETS["forget"]]
+    losses = [step(model, goals, RATES[run.adapter.name]) for _ in range(STEPS)]
     return losses, model, before
 
 
-def step(model: nn.Module, teacher: nn.Module, rate: float) -> list[float]:
-    """One step of SGD; the forget and the retain loss before it."""
+def step(model: nn.Module, goals: list[Tensor], rate: float) -> list[float]:
+    """One step of SGD; the forget and the retain loss before it.
+
+    Args:
+        goals: what the target tokens of each forget row are trained towards, [N, V].
+    """
     losses = []
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.grad = None
     for name, rows in SETS.items():
         total, count = 0.0, sum(y != IGNORE for row in rows for y in row.labels[1:])
-        for row in rows:
-            loss = row_loss(model, teacher, row, name == "forget") / count
+        for row, goal_NV in zip(rows, goals, strict=True):
+            logits_NV, targets_N = target_logits(model, row)
+            goal = goal_NV if name == "forget" else targets_N
+            loss = F.cross_entropy(logits_NV, goal, reduction="sum") / count
             loss.backward()
-            total += float(loss)
+            total += loss.item()
         losses.append(total)
     with torch.no_grad():
         for parameter in trained:
@@ -158,18 +168,18 @@ def step(model: nn.Module, teacher: nn.Module, rate: float) -> list[float]:
     return losses
 
 
-def row_loss(model: Any, teacher: Any, row: Example, forgets: bool) -> Tensor:
-    """The summed loss of one row from its whole logits."""
+def target_logits(model: Any, row: Example) -> tuple[Tensor, Tensor]:
+    """A row's logits [N, V] of its target tokens, cut out of the whole, and the targets [N]."""
     ids_1T, labels_T = torch.tensor([row.input_ids]), torch.tensor(row.labels)[1:]
     chosen_T = labels_T != IGNORE
-    logits_NV = model(input_ids=ids_1T, use_cache=False).logits[0, :-1][chosen_T].double()
-    targets_N = labels_T[chosen_T]
-    if not forgets:
-        return F.cross_entropy(logits_NV, targets_N, reduction="sum")
-    with torch.no_grad():
-        goal_NV = teacher(input_ids=ids_1T, use_cache=False).logits[0, :-1][chosen_T].double()
-        goal_NV = goal_NV - STRENGTH * F.one_hot(targets_N, goal_NV.shape[-1])
-    return F.cross_entropy(logits_NV, goal_NV.softmax(-1), reduction="sum")
+    logits_1TV = model(input_ids=ids_1T, use_cache=False).logits
+    return logits_1TV[0, :-1][chosen_T].double(), labels_T[chosen_T]
+
+
+def teacher_goal(teacher: Any, row: Example) -> Tensor:
+    """UnDIAL's probabilities [N, V] for the target tokens of a row."""
+    logits_NV, targets_N = target_logits(teacher, row)
+    return (logits_NV - STRENGTH * F.one_hot(targets_N, logits_NV.shape[-1])).softmax(-1)
 
 
 def write_family(family: str, folder: Path) -> None:
@@ -256,7 +266,7 @@ def cells(findings: dict[str, Finding]) -> list[str]:
 def write_table(findings: dict[str, dict[str, Finding]], not_tried: dict[str, str]) -> None:
     """Put the table where docs/models.md has one."""
     before = DOC.read_text(encoding="utf-8").split(HEADER)[0]
-    before = re.sub(r"(?<=transformers )\\d[\\d.]*\\d", transformers.__version__, before, count=1)
+    before = re.sub(r"(?<=transformers )\d[\d.]*\d", transformers.__version__, before, count=1)
     rows = {family: cells(parts) for family, parts in findings.items()}
     rows |= {family: ["not tried", "not tried", "", "", why] for family, why in not_tried.items()}
     lines = [f"| {' | '.join([family, *rows[family]])} |" for family in sorted(rows)]

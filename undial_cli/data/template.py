@@ -289,6 +289,14 @@ def describe_unread_keys(tokenizer: PreTrainedTokenizerBase, config: TemplateCon
         lines.append(
             f"model.template.date_string={config.date_string}: this chat template reads no date"
         )
+    if config.chat and config.system_prompt and tokenizer.chat_template:
+        talk = make_conversation(config, "question", "answer")
+        (texts,) = apply_template(tokenizer, config, [[talk, talk[1:]]])
+        if isinstance(texts, list) and texts[0] == texts[1]:
+            lines.append(
+                f"model.template.system_prompt={config.system_prompt}: this chat template leaves "
+                "it out where an answer follows"
+            )
     dated = config.date_string or "date_string" in config.args
     asks = config.chat and tokenizer.chat_template and not dated
     if asks and "strftime_now" in tokenizer.get_chat_template():
