@@ -74,11 +74,14 @@ BY_NAME: dict[str, Any] = {name: size for size, names in SIZES for name in names
 # Which of equal scores are chosen would depend on the padding: every key is.
 BY_NAME |= {"index_topk": 64}
 BY_NAME |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.1}
+# Caps and scales of logits, which are 1 or none by default.
+BY_NAME |= {"final_logit_softcapping": 5.0, "logits_scaling": 4.0, "lm_head_multiplier": 0.5}
 
 MORE: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "cohere_compass_text": {
-        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
+        "logit_scale": 0.25,
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
     },
     "dbrx": {
         "attn_config": {"rope_theta": 1e4, "kv_n_heads": GROUPS, "clip_qkv": 8.0},

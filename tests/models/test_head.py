@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import refused
+from model_families import tiny_config
 from small import SCALED, random_llama, small_model
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
-    FalconH1Config,
-    FalconH1ForCausalLM,
     GPTNeoConfig,
     GPTNeoForCausalLM,
     LlamaConfig,
@@ -184,21 +183,27 @@ SHAPE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def unknown_model(family: str) -> Any:
-    """A model that changes its logits after the head as no known family does."""
-    if family == "recurrent_gemma":
-        return RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**SHAPE, lru_width=16))
-    mamba = {"d_ssm": 32, "n_heads": 4, "d_head": 8, "d_state": 8, "chunk_size": 8}
-    shape = SHAPE | {f"mamba_{key}": value for key, value in mamba.items()}
-    return FalconH1ForCausalLM(FalconH1Config(**shape, lm_head_multiplier=0.5))
+def test_a_model_that_changes_its_logits_otherwise_is_refused() -> None:
+    model = RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**SHAPE, lru_width=16))
+    refused(lambda: install_head(model), "'recurrent_gemma'", "logits_soft_cap")
 
 
-@pytest.mark.parametrize(
-    "family, field",
-    [("recurrent_gemma", "logits_soft_cap"), ("falcon_h1", "lm_head_multiplier")],
-)
-def test_a_model_that_changes_its_logits_otherwise_is_refused(family: str, field: str) -> None:
-    refused(lambda: install_head(unknown_model(family)), f"'{family}'", field)
+@pytest.mark.parametrize("family, field", [
+    ("falcon_h1", "lm_head_multiplier"), ("hyperclovax", "logits_scaling"),
+    ("granitemoehybrid", "logits_scaling"), ("granitemoe", "logits_scaling"),
+    ("minicpm3", ""), ("cohere2", "logit_scale"), ("gemma4_text", "final_logit_softcapping"),
+])  # fmt: skip
+def test_a_family_that_caps_or_scales_is_projected_as_it_does(family: str, field: str) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny_config(family)).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 8
+    dense, config = model_logits(model), copy.deepcopy(model.config)
+    install_head(model)
+    check_head(model)
+    assert (find_output_head(model).after or (None, ""))[1] == field
+    assert torch.equal(model_logits(model), dense)
+    assert model.config.to_dict() == config.to_dict()
 
 
 class Doubled(LlamaForCausalLM):

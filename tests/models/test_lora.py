@@ -16,13 +16,16 @@ from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
     DeepseekV3Config,
+    Gemma3TextConfig,
     GPTNeoXConfig,
     GraniteConfig,
     MambaConfig,
+    MistralConfig,
     MixtralConfig,
     MptConfig,
     Olmo2Config,
     Phi3Config,
+    Qwen3Config,
     Qwen3MoeConfig,
     SmolLM3Config,
 )
@@ -91,6 +94,41 @@ def test_all_linear_is_every_layer_that_gives_a_product(
     assert not any(other in name for name in names)
 
 
+@pytest.mark.parametrize("family, text, beside", [
+    ("gemma3", "language_model.layers.0.self_attn.q_proj", ["vision_tower", "projector"]),
+    ("phi4_multimodal", "layers.0.self_attn.qkv_proj", ["img_processor", "audio_embed.encoder"]),
+])  # fmt: skip
+@pytest.mark.parametrize("modules", [None, ["all-linear"]], ids=str)
+def test_an_adapter_lies_on_what_text_passes_through(
+    family: str, text: str, beside: list[str], modules: list[str] | None
+) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(tiny_config(family))
+    install_head(model)
+    adapted = adapt_model(model, AdapterConfig("lora", target_modules=modules), seed=0)
+    names = [name for name, _ in adapted.named_parameters() if "lora_A" in name]
+    assert any(text in name for name in names)
+    assert not any(part in name for name in names for part in beside)
+
+
+def test_a_module_beside_the_text_is_no_place_for_an_adapter() -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(tiny_config("gemma3"))
+    install_head(model)
+    config = AdapterConfig(name="lora", target_modules=["fc1"])
+    refused(lambda: adapt_model(model, config, seed=0), "adapter.target_modules=fc1", "up_proj")
+
+
+def test_every_trained_parameter_of_a_model_that_sees_has_a_gradient_from_text() -> None:
+    """Or processes that exchange gradients wait for those that never come."""
+    model = AutoModelForCausalLM.from_config(tiny_config("gemma3"))
+    adapt_model(model, AdapterConfig(), seed=0)(input_ids=IDS).logits.sum().backward()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {name for name, p in model.named_parameters() if p.grad is not None}
+    held = {name for name, _ in model.named_parameters()} - trained
+    assert {name.split(".")[1] for name in held} == {"vision_tower", "multi_modal_projector"}
+
+
 def test_dropout_on_shared_weights_of_experts_is_refused_by_its_own_key() -> None:
     model = AutoModelForCausalLM.from_config(tiny_config("mixtral"))
     install_head(model)
@@ -109,6 +147,9 @@ FAMILIES: dict[str, tuple[Any, set[str]]] = {
     "granite": (GraniteConfig(**SHAPE), {"q_proj", "v_proj"}),
     "cohere": (CohereConfig(**SHAPE), {"q_proj", "v_proj"}),
     "smollm3": (SmolLM3Config(**SHAPE), {"q_proj", "v_proj"}),
+    "qwen3": (Qwen3Config(**SHAPE), {"q_proj", "v_proj"}),
+    "gemma3_text": (Gemma3TextConfig(**SHAPE), {"q_proj", "v_proj"}),
+    "mistral": (MistralConfig(**SHAPE), {"q_proj", "v_proj"}),
     "mixtral": (MixtralConfig(**SHAPE, num_local_experts=4), {"q_proj", "v_proj"}),
     "qwen3_moe": (Qwen3MoeConfig(**SHAPE, **MOE, num_experts=4), {"q_proj", "v_proj"}),
     "gpt_neox": (GPTNeoXConfig(**SHAPE), {"query_key_value"}),

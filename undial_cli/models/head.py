@@ -27,26 +27,33 @@ HeadJob = Callable[[Tensor, Projection], Tensor]
 class LogitTransform:
     """What models do to their logits after the head by a field that they read on each call.
 
-    `families`: those that do it so (none: whoever has the field; `check_head` tries it). `off`: the
-    field's value by which they leave them alone. `effect`: the fields of a `Projection` that does
-    the same.
+    `family`: how the names of those begin that do it so ("": whoever has the field; `check_head`
+    tries it). `off`: the field's value by which they leave them alone. `effect`: the fields of a
+    `Projection` that does the same; None: the field is read before the head, and nothing is to do.
     """
 
-    families: tuple[str, ...]
-    off: float | None
-    effect: Callable[[float], dict[str, float]]
+    field: str
+    family: str
+    off: float | None = 1.0
+    effect: Callable[[float], dict[str, float]] | None = None
 
 
-# Config fields by which models cap or scale their logits after the head; None: not supported. What
-# a job returns must come out of the model as it is, so the projection does it in their place.
-LOGIT_TRANSFORMS: dict[str, LogitTransform | None] = {
-    "final_logit_softcapping": LogitTransform((), None, lambda value: {"cap": value}),
-    "logit_scale": LogitTransform(("cohere",), 1.0, lambda value: {"scale": value}),
-    "logits_scaling": LogitTransform(("granite",), 1.0, lambda value: {"scale": 1 / value}),
-    "logits_soft_cap": None,
-    "output_logit_soft_cap": None,
-    "lm_head_multiplier": None,
-}
+def multiply(value: float) -> dict[str, float]:
+    return {"scale": value}
+
+
+# What a job returns must come out of the model as it is, so the projection caps and scales in its
+# place.
+LOGIT_TRANSFORMS = (
+    LogitTransform("final_logit_softcapping", "", None, lambda value: {"cap": value}),
+    LogitTransform("logit_scale", "cohere", effect=multiply),
+    LogitTransform("logits_scaling", "granite", effect=lambda value: {"scale": 1 / value}),
+    LogitTransform("logits_scaling", "hyperclovax", effect=multiply),
+    LogitTransform("logits_scaling", "minicpm3"),
+    LogitTransform("lm_head_multiplier", "falcon_h1", effect=multiply),
+)
+# Fields by which families cap or scale them; of one that is not above they are refused.
+LOGIT_FIELDS = ("logits_soft_cap", "output_logit_soft_cap", *(t.field for t in LOGIT_TRANSFORMS))
 
 
 class TargetHead(nn.Linear):
@@ -57,8 +64,9 @@ class TargetHead(nn.Linear):
     """
 
     job: HeadJob | None = None
-    # The field by which the model changes its logits: (owner, name, value while there is a job).
-    after: tuple[Any, str, float | None] | None = None
+    # The field by which the model changes its logits: (who has it, name, value while there is a
+    # job). A model may have it beside its config; which of them it reads is its own affair.
+    after: tuple[list[Any], str, float | None] | None = None
     effect: dict[str, float] = {}  # noqa: RUF012
 
     def projection(self) -> Projection:
@@ -88,14 +96,17 @@ def install_head(model: PreTrainedModel) -> None:
     head.__class__ = TargetHead  # a new module would lose hooks, ties and what holds the old one
     target = find_output_head(model)
     config = model.config.get_text_config(decoder=True)
-    for name, known in LOGIT_TRANSFORMS.items():
+    for name in dict.fromkeys(LOGIT_FIELDS):
         value = getattr(config, name, None)
         if value in (None, 1):
             continue
-        if known is None or not kind.startswith(known.families or ""):
+        known = [t for t in LOGIT_TRANSFORMS if t.field == name and kind.startswith(t.family)]
+        if not known:
             raise UserError(f"model of type '{kind}': {name} after the head is not supported")
-        target.after = (model if hasattr(model, name) else config, name, known.off)
-        target.effect = known.effect(value)
+        if known[0].effect is not None:
+            places = (model, model.get_decoder(), config)
+            target.after = ([p for p in places if hasattr(p, name)], name, known[0].off)
+            target.effect = known[0].effect(value)
 
 
 def explain_not_causal(model: PreTrainedModel) -> str | None:
@@ -204,12 +215,14 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def head_job(model: nn.Module, job: HeadJob) -> Iterator[None]:
     """While open, the model's forward returns `job(hidden, projection)` in `.logits`."""
     head = find_output_head(model)
-    owner, name, off = head.after or (head, "job", job)
-    former = getattr(owner, name)
+    owners, name, off = head.after or ([], "", None)
+    former = [getattr(owner, name) for owner in owners]
     head.job = job
-    vars(owner)[name] = off  # not by assignment, which a config checks against the field's type
+    for owner in owners:
+        vars(owner)[name] = off  # not by assignment, which a config checks against its type
     try:
         yield
     finally:
-        vars(owner)[name] = former
+        for owner, value in zip(owners, former, strict=True):
+            vars(owner)[name] = value
         head.job = None
