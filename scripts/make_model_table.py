@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import io
 import json
 import sys
@@ -41,6 +42,7 @@ def main() -> None:
     kept = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp()) / "findings.jsonl"
     lines = kept.read_text().splitlines() if kept.is_file() else []
     found = {family: parts for line in lines for family, parts in json.loads(line).items()}
+    gc.freeze()  # accelerate collects garbage after each training
     with kept.open("a") as file:
         for family in (f for f in FAMILIES if f not in found):
             with tempfile.TemporaryDirectory() as folder:

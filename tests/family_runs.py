@@ -54,7 +54,8 @@ class Finding:
     `crashed`: in place of a test that fails, for the table.
 
     `losses`, `weights`: the largest relative difference of a step's loss, and the distance of the
-    changes of all weights as a share of the plain loop's.
+    changes of all weights as a share of the plain loop's. `reloads`: what was saved is loaded as it
+    was (a full model; adapters are tried elsewhere).
     """
 
     refused: str = ""
@@ -64,11 +65,13 @@ class Finding:
     eager: bool = False
     losses: float = 0.0
     weights: float = 0.0
+    reloads: bool = True
 
     @property
     def agrees(self) -> bool:
         """Whether ours is the plain loop's, to what float32 inside a model's own code allows."""
-        return not (self.refused or self.crashed) and self.losses <= 1e-5 and self.weights <= 1e-4
+        runs = self.reloads and not (self.refused or self.crashed)
+        return runs and self.losses <= 1e-5 and self.weights <= 1e-4
 
     @property
     def note(self) -> str:
@@ -235,7 +238,15 @@ def compare(family: str, adapter: str, folder: Path) -> Finding:
         gap += float((value - goal).detach().double().square().sum())
         size += float((goal - before[name]).detach().double().square().sum())
     finding.weights = (gap / size) ** 0.5
+    finding.reloads = adapter != "none" or is_loaded_as_saved(run, model, folder / "saved")
     return finding
+
+
+def is_loaded_as_saved(run: UnlearnRun, model: Any, folder: Path) -> bool:
+    """Whether a trained model that is saved in Hugging Face's format is loaded as it was."""
+    model.save_pretrained(folder)
+    pairs = zip(model.parameters(), load.load_model(run.model, str(folder)).parameters(), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
 
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "models.md"

@@ -74,8 +74,8 @@ BY_NAME: dict[str, Any] = {name: size for size, names in SIZES for name in names
 # Which of equal scores are chosen would depend on the padding: every key is.
 BY_NAME |= {"index_topk": 64}
 BY_NAME |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.1}
-# Caps and scales of logits, which are 1 or none by default.
-BY_NAME |= {"final_logit_softcapping": 5.0, "logits_scaling": 4.0, "lm_head_multiplier": 0.5}
+# Scales of logits, which are 1 by default.
+BY_NAME |= {"logits_scaling": 4.0, "lm_head_multiplier": 0.5}
 
 MORE: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
@@ -90,6 +90,8 @@ MORE: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "dots3_note_text": {"num_key_value_heads": HEADS},
     "falcon_h1": {"mamba_d_ssm": 64},
+    "gemma3_text": {"final_logit_softcapping": 5.0},
+    "gemma4_text": {"final_logit_softcapping": 5.0},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
