@@ -124,8 +124,8 @@ MISTRAL3 = (
     "{{ bos_token }}{% set rules = messages[0]['content'] if messages[0]['role'] == 'system' %}"
     "{% for m in (messages if rules is undefined else messages[1:]) %}"
     + ALTERNATE.partition("%}")[2]
-    + "{% if m['role'] == 'user' %}{{ '[INST] ' + (rules + '\n\n' if loop.last and rules is defined "
-    "else '') + m['content'] + '[/INST]' }}{% else %}{{ ' ' + m['content'] | trim + eos_token }}"
+    + "{% if m['role'] == 'user' %}{{ '[INST] ' + (rules + '\n\n' if loop.last and rules is "
+    "defined else '') + m['content'] + '[/INST]' }}{% else %}{{ ' ' + m['content'] | trim + eos_token }}"
     "{% endif %}{% endfor %}"
 )
 # A system message goes before the first question.

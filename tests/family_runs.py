@@ -245,7 +245,8 @@ def compare(family: str, adapter: str, folder: Path) -> Finding:
 def is_loaded_as_saved(run: UnlearnRun, model: Any, folder: Path) -> bool:
     """Whether a trained model that is saved in Hugging Face's format is loaded as it was."""
     model.save_pretrained(folder)
-    pairs = zip(model.parameters(), load.load_model(run.model, str(folder)).parameters(), strict=True)
+    again: Any = load.load_model(run.model, str(folder))
+    pairs = zip(model.parameters(), again.parameters(), strict=True)
     return all(torch.equal(*pair) for pair in pairs)
 
 

@@ -106,5 +106,5 @@ def test_a_system_prompt_that_the_template_leaves_out_is_named() -> None:
     encoder = Encoder(tokenizer_of("mistral3"), config, DataConfig())
     assert "kind" not in encoder.render_question("Who?", "Ann.").text
     (line,) = describe_unread_keys(tokenizer_of("mistral3"), config)
-    assert line.startswith("model.template.system_prompt=Be kind.: this chat template leaves it out")
+    assert line.startswith("model.template.system_prompt=Be kind.: this chat template leaves it")
     assert not describe_unread_keys(tokenizer_of("llama31"), config)

@@ -261,9 +261,10 @@ def collect_template_arguments(
         if name in ours:
             raise bad_value(f"model.template.args.{name}", value, "a variable of the template")
         if not re.search(rf"\b{re.escape(name)}\b", template):
+            near = suggest_nearest(name, set(re.findall(r"[A-Za-z_]{3,}", template)))
             raise UserError(
                 f"model.template.args.{name}={value}: this chat template reads no such variable"
-                f"{suggest_nearest(name, set(re.findall(r'[A-Za-z_]{3,}', template)))}"
+                f"{near or f'; ~model.template.args.{name} takes it away'}"
             )
     dated = {"date_string": config.date_string} if config.date_string else {}
     return dated | config.args

@@ -132,8 +132,8 @@ def choose_default_modules(model: Any) -> list[str] | str:
 
 def find_text_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The modules of a model by name, without those that no text passes through."""
-    beside = find_parts_beside_text(model)
-    return {name: module for name, module in model.named_modules() if name not in beside}
+    others = find_parts_beside_text(model)
+    return {name: module for name, module in model.named_modules() if name not in others}
 
 
 def is_named_module(name: str, module: str) -> bool:
