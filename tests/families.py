@@ -125,8 +125,8 @@ MISTRAL3 = (
     "{% for m in (messages if rules is undefined else messages[1:]) %}"
     + ALTERNATE.partition("%}")[2]
     + "{% if m['role'] == 'user' %}{{ '[INST] ' + (rules + '\n\n' if loop.last and rules is "
-    "defined else '') + m['content'] + '[/INST]' }}{% else %}{{ ' ' + m['content'] | trim + eos_token }}"
-    "{% endif %}{% endfor %}"
+    "defined else '') + m['content'] + '[/INST]' }}{% else %}"
+    "{{ ' ' + m['content'] | trim + eos_token }}{% endif %}{% endfor %}"
 )
 # A system message goes before the first question.
 GEMMA3 = (
