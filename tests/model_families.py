@@ -100,6 +100,7 @@ MORE: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8},
     "reformer": {"is_decoder": True, "axial_pos_shape": [16, 16], "axial_pos_embds_dim": [16, 16]},
     "xmod": {"default_language": "en_XX"},
+    "youtu": {"pad_token_id": None},  # transformers sets that token's embedding to 0 at each load
     "zamba": {
         "num_hidden_layers": 3,
         "n_mamba_heads": 2,
