@@ -90,7 +90,7 @@ def test_a_model_by_its_path_takes_the_words_of_its_config(models: dict[str, Pat
     assert (asked.run.model.name, asked.run.model.dtype) == ("smollm2_135m", "bfloat16")
     one = str(models["one"])
     for wrong, parts in {
-        "model=smollm": ("model=smollm", "did you mean 'smollm2_135m'?"),
+        "model=smollm2": ("model=smollm2", "did you mean 'smollm2_135m'?"),
         "model.dtpe=x": ("model.dtpe", "did you mean 'model.dtype'?"),
         "model.dtype=float8": ("model.dtype=float8", "bfloat16"),
     }.items():
