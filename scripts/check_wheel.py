@@ -47,7 +47,16 @@ COMMANDS = (
         "alternatives.count=1 alternatives.rounds=1 alternatives.max_new_tokens=8"
     ),
     Try(f"report {RUN}", says="report"),
+    Try(f"compare {RUN}", 2, "two runs"),
+    Try("show model=llama1b", says="configs/model/llama1b.yaml"),
+    Try("copy method/undial my/configs", says="--config-dir my/configs"),
+    Try("validate my/configs", says="a method"),
+    Try("validate missing.yaml", 2, "missing.yaml"),
+    Try("schema method", says="strength"),
+    Try("completion bash", says="complete"),
+    Try(f"serve {RUN} host=0.0.0.0", 2, "key"),
     Try("list", says="first"),
+    Try(f"purge {RUN} --dry-run", says="samples"),
     Try("doctor", says="torch"),
 )
 EXTRAS = {"optuna": "tune method=undial budget=1", "gguf": f"export {RUN}"}
