@@ -160,6 +160,7 @@ WRAPPED = [
         "method=ga",
         "method.sharpness=smooth",
         "method.sharpness_radius=0.05",
+        "method.saliency=0.5",
         "adapter=lora",
         "train.layers=[1]",
     ],

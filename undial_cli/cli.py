@@ -34,17 +34,17 @@ WORD_COMMANDS = {
     "reproduce": "undial_cli.tables.command:run_reproduce_command",
     "ask": "undial_cli.asking.command:run_ask_command",
     "serve": "undial_cli.asking.serve_command:run_serve_command",
-    "merge": "undial_cli.runs.merge_command:run_merge_command",
-    "export": "undial_cli.runs.export_command:run_export_command",
-    "show": "undial_cli.runs.show_command:run_show_command",
+    "merge": "undial_cli.runs.commands.merge:run_merge_command",
+    "export": "undial_cli.runs.commands.export:run_export_command",
+    "show": "undial_cli.runs.commands.show:run_show_command",
     "validate": "undial_cli.tables.validate_command:run_validate_command",
-    "copy": "undial_cli.runs.copy_command:run_copy_command",
-    "schema": "undial_cli.runs.json_schema:run_schema_command",
-    "list": "undial_cli.runs.run_list:run_list_command",
-    "compare": "undial_cli.runs.compare_command:run_compare_command",
-    "purge": "undial_cli.runs.purge:run_purge_command",
-    "completion": "undial_cli.runs.completion:run_completion_command",
-    "doctor": "undial_cli.runs.doctor:examine_machine",
+    "copy": "undial_cli.runs.commands.copy_config:run_copy_command",
+    "schema": "undial_cli.runs.commands.json_schema:run_schema_command",
+    "list": "undial_cli.runs.commands.run_list:run_list_command",
+    "compare": "undial_cli.runs.commands.compare:run_compare_command",
+    "purge": "undial_cli.runs.commands.purge:run_purge_command",
+    "completion": "undial_cli.runs.commands.completion:run_completion_command",
+    "doctor": "undial_cli.runs.commands.doctor:examine_machine",
 }
 HELP_WORDS = ("--help", "-h", "help")
 # The familiar name of plan=true, and the commands that have a plan; purge has it of its own.
@@ -279,7 +279,7 @@ def show_training_data(flags: dict[str, str], words: list[str]) -> int:
 
     run = compose_run("data", words, folder)
     with spare_imports():
-        from undial_cli.runs.data_view import show_data
+        from undial_cli.runs.commands.data_view import show_data
     assert isinstance(run, DataRun)
     show_data(run)
     return 0

@@ -11,7 +11,11 @@ import pytest
 from conftest import list_options
 
 from undial_cli.cli import COMMAND_NAMES, run_command
-from undial_cli.runs.completion import list_command_words, list_key_values, make_bash_script
+from undial_cli.runs.commands.completion import (
+    list_command_words,
+    list_key_values,
+    make_bash_script,
+)
 from undial_cli.runs.help import CONFIG_GROUPS
 from undial_cli.runs.known_keys import list_known_keys
 

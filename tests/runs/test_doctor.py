@@ -22,10 +22,10 @@ from packaging.requirements import Requirement
 
 from undial_cli.cli import run_command
 from undial_cli.errors import WorldError
-from undial_cli.runs import doctor
-from undial_cli.runs.doctor import list_trials
-from undial_cli.runs.doctor_engines import ENGINES, Engine, draw_picture, try_engine
-from undial_cli.runs.doctor_machine import (
+from undial_cli.runs.commands import doctor
+from undial_cli.runs.commands.doctor import list_trials
+from undial_cli.runs.commands.doctor_engines import ENGINES, Engine, draw_picture, try_engine
+from undial_cli.runs.commands.doctor_machine import (
     ask_hub,
     judge_versions,
     list_requirements,

@@ -22,7 +22,7 @@ from undial_cli.models import gguf_file, load
 from undial_cli.models.gguf_vocabulary import find_added_tokens
 from undial_cli.models.paths import resolve_model_folder
 from undial_cli.runs import made_folder
-from undial_cli.runs.ollama import read_chat_form, write_modelfile
+from undial_cli.runs.commands.ollama import read_chat_form, write_modelfile
 from undial_cli.system.source_paths import CONTRAST_FILE
 
 pytest.importorskip("gguf")

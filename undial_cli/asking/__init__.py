@@ -1,1 +1,1 @@
-"""`undial ask`: target, retain model and unlearned model answer one question side by side."""
+"""`undial ask` and `undial serve`: target, retain model and unlearned model answer questions."""

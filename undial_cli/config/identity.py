@@ -72,6 +72,7 @@ def collect_identity(run: Run) -> dict[str, Any]:
     if isinstance(run, UnlearnRun):
         if getattr(run.method, "strength", None) != AUTO_STRENGTH:
             unread += KEYS_OF_AUTO_STRENGTH
+        unread += ("method.saliency",) if run.method.saliency is None else ()
         unread += KEYS_OF_SHARPNESS if run.method.sharpness is None else ()
         unread += KEYS_OF_RECTIFYING if run.method.rectify is None else ()
         is_layered = hasattr(run.method, "layer")  # those of a layer have had the key longer

@@ -181,6 +181,13 @@ class MethodConfig:
     parameters: str | None = key(
         None, "regular expression of the parameters that are trained; null: all that a loss reaches"
     )
+    saliency: float | None = key(
+        None,
+        "share of the modules that are trained, those of the greatest forget gradient (SURE); "
+        "null: all",
+        above=0,
+        maximum=1,
+    )
     sharpness: str | None = key(
         None,
         "forget gradient where the weights are moved: sam = up its slope, smooth = at random",

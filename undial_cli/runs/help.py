@@ -17,8 +17,8 @@ from undial_cli.evaluation import catalog
 from undial_cli.evaluation.selection_rule import NAMED_RULES, RULE_WORDS
 from undial_cli.methods import METHODS
 from undial_cli.models.gguf_kinds import LOGIT_BOUNDS
+from undial_cli.runs.commands.file_kinds import FILE_KINDS
 from undial_cli.runs.compose import find_config_folder
-from undial_cli.runs.file_kinds import FILE_KINDS
 
 COMMAND_SUMMARIES = {
     "unlearn": "make a model forget chosen data",

@@ -1,4 +1,4 @@
-"""Whether what is wrapped around a method fits the run: `method.sharpness`, `method.rectify`."""
+"""Whether what is wrapped around a method fits the run: sharpness, rectify, saliency."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ EAGER_OPTIMISERS = ("lomo", "layerwise")
 def check_wrappers(run: UnlearnRun, terms: Iterable[str]) -> None:
     """Raise UserError for a wrapper that the method or the machine's engine does not allow."""
     config, terms = run.method, list(terms)
+    check_saliency(run, terms)
     given = {"sharpness": config.sharpness, "rectify": config.rectify}
     for key in [f"method.{name}={value}" for name, value in given.items() if value is not None]:
         if "forget" not in terms:
@@ -40,4 +41,18 @@ def check_wrappers(run: UnlearnRun, terms: Iterable[str]) -> None:
         raise UserError(
             f"method.rectify={config.rectify}: needs a retain term: method.retain="
             f"{' or '.join(words)}"
+        )
+
+
+def check_saliency(run: UnlearnRun, terms: Iterable[str]) -> None:
+    """Raise UserError where modules cannot be chosen by the forget set's gradient."""
+    if run.method.saliency is None:
+        return
+    key = f"method.saliency={run.method.saliency:g}"
+    if "forget" not in terms:
+        raise UserError(f"{key}: needs a method with a forget term")
+    if is_sharded(run) or uses_deepspeed(run):
+        raise UserError(
+            f"{key}: not possible with hardware={run.hardware.name}, whose engine holds shares of "
+            "the weights; allowed is one process or ddp"
         )

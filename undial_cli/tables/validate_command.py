@@ -17,15 +17,14 @@ from undial_cli.config.attacks import BUDGETS
 from undial_cli.config.tuning import TuneConfig
 from undial_cli.errors import UserError, bad_value
 from undial_cli.runs.attacks import build_attack, read_attack_file
-from undial_cli.runs.compose import compose_command_keys, compose_run, list_folders
-from undial_cli.runs.file_faults import (
+from undial_cli.runs.commands.file_faults import (
     Fault,
     ReadFile,
     find_fault_line,
     list_faults,
     read_config_file,
 )
-from undial_cli.runs.file_kinds import (
+from undial_cli.runs.commands.file_kinds import (
     FILE_KINDS,
     RUN_KIND,
     FileKind,
@@ -34,6 +33,7 @@ from undial_cli.runs.file_kinds import (
     recognise_file_kind,
     spell_usage,
 )
+from undial_cli.runs.compose import compose_command_keys, compose_run, list_folders
 from undial_cli.runs.run_yaml import parse_run_yaml
 from undial_cli.tables.load import load_table
 

@@ -17,7 +17,13 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli import ui
-from undial_cli.config.schema import TeacherConfig, TrainingRun, is_sharded, uses_deepspeed
+from undial_cli.config.schema import (
+    TeacherConfig,
+    TrainingRun,
+    UnlearnRun,
+    is_sharded,
+    uses_deepspeed,
+)
 from undial_cli.data.example import Example
 from undial_cli.data.schedule import Schedule, TrainingSample
 from undial_cli.evaluation.evaluate import evaluate_suite
@@ -35,6 +41,7 @@ from undial_cli.training.best_weights import BestWeights, copy_weights, write_se
 from undial_cli.training.callbacks import PeriodicEvaluation, Watcher
 from undial_cli.training.layers import choose_trained_parameters
 from undial_cli.training.loop import is_packed, make_schedule, run_training
+from undial_cli.training.saliency import train_salient_modules
 from undial_cli.training.selection import Selection
 from undial_cli.training.states import find_damage, seal_state
 from undial_cli.training.stopping import EarlyStop, measure_stop_figures
@@ -93,6 +100,11 @@ def train_and_save(session: TrainingSession, device: torch.device) -> None:
     revision = fingerprints.find_adapter_revision(run.model, path)
     model = lora.adapt_model(model, run.adapter, run.seed, revision)
     choose_trained_parameters(model, method, run.train.layers)
+    if isinstance(run, UnlearnRun) and run.method.saliency is not None:
+        size = run.hardware.micro_batch_size or run.train.batch_size
+        train_salient_modules(
+            model, session.sets["forget"], run.method.saliency, size, session.folder / "resume"
+        )
     packs = is_packed(run, model)
     schedule = make_schedule(run, session.sets, session.samples, session.anchor, packs)
     for line in schedule.describe_unseen():

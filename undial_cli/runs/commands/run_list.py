@@ -16,7 +16,8 @@ from typing import Any
 from undial_cli import ui
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_screen_table
 from undial_cli.reporting.text import format_memory
-from undial_cli.runs.cache_list import (
+from undial_cli.runs.command_words import parse_command_words
+from undial_cli.runs.commands.cache_list import (
     MODEL_ROOM,
     CacheEntry,
     format_age,
@@ -24,7 +25,6 @@ from undial_cli.runs.cache_list import (
     make_cache_sheet,
     measure_folder,
 )
-from undial_cli.runs.command_words import parse_command_words
 from undial_cli.runs.evidence import (
     HOLDS_STATES,
     HOLDS_TEXT,

@@ -15,8 +15,8 @@ from undial_cli.config.asking import ASK_FIELDS, SERVE_FIELDS
 from undial_cli.config.schema import RUN_TYPES
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation.selection_rule import RULE_WORDS
+from undial_cli.runs.commands.file_kinds import FILE_KINDS
 from undial_cli.runs.compose import find_config_folder
-from undial_cli.runs.file_kinds import FILE_KINDS
 from undial_cli.runs.help import (
     COMMAND_SUMMARIES,
     COMMAND_WORDS,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from undial_cli.reporting.sheet import Sheet, make_text_sheet
 from undial_cli.reporting.text import format_memory
+from undial_cli.runs.commands.purge import find_shared_entries
 from undial_cli.runs.evidence import CACHE_ROOMS
-from undial_cli.runs.purge import find_shared_entries
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.system.files import cache_dir
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from undial_cli import ui
 from undial_cli.errors import UserError, WorldError, bad_value
+from undial_cli.runs.commands.file_kinds import FILE_KINDS, FileKind, spell_usage
 from undial_cli.runs.compose import find_config_folder
-from undial_cli.runs.file_kinds import FILE_KINDS, FileKind, spell_usage
 
 COPY_EXAMPLE = "as in undial copy method/undial my/configs"
 

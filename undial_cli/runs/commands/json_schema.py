@@ -17,7 +17,7 @@ from undial_cli.config.field_types import find_inner_schema, list_field_types, m
 from undial_cli.config.schema import MethodConfig
 from undial_cli.errors import UserError, bad_value
 from undial_cli.methods import METHODS
-from undial_cli.runs.file_kinds import FILE_KINDS, GLOBAL, FileKind
+from undial_cli.runs.commands.file_kinds import FILE_KINDS, GLOBAL, FileKind
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}

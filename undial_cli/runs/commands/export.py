@@ -17,8 +17,8 @@ from undial_cli.config.schema import ModelConfig, TrainingRun, UnlearnRun
 from undial_cli.errors import UserError, WorldError, bad_value
 from undial_cli.models.gguf_kinds import LOGIT_BOUNDS, ROUNDED
 from undial_cli.runs.command_words import parse_run_words
+from undial_cli.runs.commands.merge import load_trained_run
 from undial_cli.runs.made_folder import MadeFolder
-from undial_cli.runs.merge_command import load_trained_run
 from undial_cli.runs.run_folder import RunFolder, find_trained_run
 from undial_cli.system.faults import spell_size
 from undial_cli.system.files import write_whole_text
@@ -162,7 +162,7 @@ def add_modelfile(
     run: TrainingRun, folder: Path, model: str, tokenizer: Any, begins: bool, context: int
 ) -> None:
     """Put a Modelfile beside a GGUF file."""
-    from undial_cli.runs.ollama import read_chat_form, write_modelfile
+    from undial_cli.runs.commands.ollama import read_chat_form, write_modelfile
 
     form = read_chat_form(tokenizer, run.model.template, begins)
     if form is None:

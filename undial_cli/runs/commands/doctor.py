@@ -16,8 +16,8 @@ from rich.text import Text
 from undial_cli import __version__, ui
 from undial_cli.config.schema import Run
 from undial_cli.errors import bad_value
-from undial_cli.runs.doctor_engines import list_engine_trials
-from undial_cli.runs.doctor_machine import (
+from undial_cli.runs.commands.doctor_engines import list_engine_trials
+from undial_cli.runs.commands.doctor_machine import (
     ask_hub,
     compare_versions,
     exchange_numbers,

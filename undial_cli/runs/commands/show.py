@@ -17,8 +17,8 @@ from undial_cli.config.schema import RUN_TYPES
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_screen_table
 from undial_cli.reporting.text import format_setting_value
+from undial_cli.runs.commands.value_sources import DEFAULT, SourcedValue, list_sourced_values
 from undial_cli.runs.compose import compose_run
-from undial_cli.runs.value_sources import DEFAULT, SourcedValue, list_sourced_values
 
 SHOW_FLAGS = ("--json", "--all", "--config-dir")
 

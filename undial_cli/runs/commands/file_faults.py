@@ -26,10 +26,10 @@ from undial_cli.config.schema import MethodConfig
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
 from undial_cli.methods import METHODS
 from undial_cli.runs import config_errors
-from undial_cli.runs.file_kinds import GLOBAL, RUN_KIND, FileKind, find_method_of_file
+from undial_cli.runs.commands.file_kinds import GLOBAL, RUN_KIND, FileKind, find_method_of_file
+from undial_cli.runs.commands.value_sources import read_written_values
 from undial_cli.runs.known_keys import list_known_keys
 from undial_cli.runs.trust import check_values, check_yaml_text
-from undial_cli.runs.value_sources import read_written_values
 
 FAULTY_KEY = re.compile(r"\w+\.[\w.]+(?=[=:])")
 PACKAGE_LINE = re.compile(r"\s*#\s*@package _global_\s*\n")
