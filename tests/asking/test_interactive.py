@@ -189,6 +189,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_program(models: list[str], tmp_path: 
         assert "stopped" in terminal.wait_for("ask> ")
         terminal.type("half a line")
         terminal.wait_for("half a line")
+        time.sleep(0.5)  # readline hears a signal only once it waits for the next key
         terminal.interrupt()
         terminal.wait_for("ask> ")
         terminal.type(":tokens 5\n")

@@ -14,7 +14,7 @@ from undial_cli.runs.compose import compose_run, translate_words
 from undial_cli.runs.known_keys import list_known_keys
 from undial_cli.sweeps.launchers import parse_sweep_words
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # docs/extending.md makes groups of its own; test_extending.py types what stands there.
 PAGES = [
     ROOT / "README.md",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tutorials import BLOCK, CUT, GOES_ON, compare_output, match_line, read_steps, run_page
 
-PAGES = Path(__file__).parents[1] / "docs" / "tutorials"
+PAGES = Path(__file__).parents[2] / "docs" / "tutorials"
 NAMES = ["first_run", "own_data", "is_it_forgotten", "compare_methods", "cluster"]
 
 MADE = """# A page

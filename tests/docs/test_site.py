@@ -17,7 +17,7 @@ from undial_cli.evaluation.catalog import ENTRIES
 from undial_cli.methods import METHODS
 from undial_cli.runs.known_keys import list_known_keys
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SITE = ROOT / "build" / "site"
 sys.path.append(str(ROOT / "scripts"))
 

@@ -14,7 +14,7 @@ from conftest import HURRIED
 from undial_cli.cli import run_command
 from undial_cli.runs.compose import compose_run
 
-FILE = Path(__file__).parents[1] / "notebooks" / "first_run.ipynb"
+FILE = Path(__file__).parents[2] / "notebooks" / "first_run.ipynb"
 BOOK = json.loads(FILE.read_text(encoding="utf-8"))
 CELLS = ["".join(cell["source"]) for cell in BOOK["cells"] if cell["cell_type"] == "code"]
 WORD_COMMANDS = {"doctor", "ask"}
