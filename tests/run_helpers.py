@@ -8,13 +8,17 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from forked import Command
 from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
+from undial_cli.errors import WorldError
 from undial_cli.training.states import SEAL_FILE
+from undial_cli.training.trainer import UnlearningTrainer
 
 SHORT = [
     "hardware=cpu", "eval.limit=4", "eval.max_new_tokens=8", "train.max_steps=3", "report=false"
@@ -44,6 +48,18 @@ def start(model: Path, out: Path, *words: str, command: str = "unlearn") -> Path
     known = [f"model.path={model}", f"eval.retain_model={model}", f"output_dir={out}", "name=run"]
     assert run_command([command, *known, *SHORT, *words]) == 0
     return out / command / "run"
+
+
+def fail_at_step(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Have every training end as one whose machine is lost, once it has come to a step."""
+    check = UnlearningTrainer.check_step
+
+    def check_until(trainer: UnlearningTrainer, norm: Any) -> tuple[bool, float]:
+        if trainer.state.global_step == step:
+            raise WorldError("lost")
+        return check(trainer, norm)
+
+    patch.setattr(UnlearningTrainer, "check_step", check_until)
 
 
 def kill_in_the_middle(words: list[str], resume: Path, cwd: Path) -> None:

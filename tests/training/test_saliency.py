@@ -10,18 +10,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import refused
-from run_helpers import assert_equal, start, weights
+from run_helpers import assert_equal, fail_at_step, start, weights
 from small import random_llama, without_float32
 
 from undial_cli.config.schema import AdapterConfig
 from undial_cli.data.encode import IGNORE, Example
-from undial_cli.errors import WorldError
 from undial_cli.models.head import install_head
 from undial_cli.models.lora import adapt_model
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.wrapper_checks import check_wrappers
 from undial_cli.training.saliency import choose_salient_modules, measure_saliency, name_module
-from undial_cli.training.trainer import UnlearningTrainer
 
 EXAMPLES = [
     Example([1, 5, 9, 13, 7], [IGNORE, IGNORE, 9, 13, 7], 5),
@@ -90,16 +88,9 @@ def test_a_run_trains_what_it_chose_and_goes_on_with_that(
     words = ["method=undial", "method.saliency=0.2", "adapter=none", "eval=none",
              "train.max_steps=6", "train.save_steps=2", "train.learning_rate=1e-2"]  # fmt: skip
     undisturbed = start(random_model, tmp_path / "calm", *words)
-    check = UnlearningTrainer.check_step
-
-    def fail_at_step_5(trainer: UnlearningTrainer, norm: Any) -> tuple[bool, float]:
-        if trainer.state.global_step == 5:
-            raise WorldError("lost")
-        return check(trainer, norm)
-
     out = tmp_path / "disturbed"
     with monkeypatch.context() as patch:
-        patch.setattr(UnlearningTrainer, "check_step", fail_at_step_5)
+        fail_at_step(patch, 5)
         with pytest.raises(AssertionError):
             start(random_model, out, *words)
     lengths = json.loads((out / "unlearn/run/resume/saliency.json").read_text())

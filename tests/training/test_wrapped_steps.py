@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import read_jsonl, write_qa
-from run_helpers import assert_equal, start, weights
+from run_helpers import assert_equal, fail_at_step, start, weights
 from safetensors.torch import load_file
 from small import without_float32
 from torch import Tensor
@@ -26,7 +26,6 @@ from undial_cli.models.lora import adapt_model
 from undial_cli.runs.compose import compose_run
 from undial_cli.training.rectify import GradientRectifier
 from undial_cli.training.sharpness import displace_weights, draw_moves, make_ascent
-from undial_cli.training.trainer import UnlearningTrainer
 
 RATE, ALPHA, STEPS, SEED = 0.05, 0.5, 3, 4
 
@@ -219,16 +218,9 @@ def test_a_wrapped_run_that_is_broken_off_goes_on_to_the_same_bits(
              "hardware.micro_batch_size=4", "eval=none", "train.max_steps=6",
              "train.save_steps=2"]  # fmt: skip
     undisturbed = start(random_model, tmp_path / "calm", *words)
-    check = UnlearningTrainer.check_step
-
-    def fail_at_step_5(trainer: UnlearningTrainer, norm: Any) -> tuple[bool, float]:
-        if trainer.state.global_step == 5:
-            raise WorldError("lost")
-        return check(trainer, norm)
-
     out = tmp_path / "disturbed"
     with monkeypatch.context() as patch:
-        patch.setattr(UnlearningTrainer, "check_step", fail_at_step_5)
+        fail_at_step(patch, 5)
         with pytest.raises(AssertionError):
             start(random_model, out, *words)
     state = out / "unlearn" / "run" / "resume" / "checkpoint-4"

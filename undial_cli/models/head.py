@@ -38,7 +38,7 @@ class LogitTransform:
     effect: Callable[[float], dict[str, float]] | None = None
 
 
-def multiply(value: float) -> dict[str, float]:
+def make_scale_effect(value: float) -> dict[str, float]:
     return {"scale": value}
 
 
@@ -46,11 +46,11 @@ def multiply(value: float) -> dict[str, float]:
 # place.
 LOGIT_TRANSFORMS = (
     LogitTransform("final_logit_softcapping", "", None, lambda value: {"cap": value}),
-    LogitTransform("logit_scale", "cohere", effect=multiply),
+    LogitTransform("logit_scale", "cohere", effect=make_scale_effect),
     LogitTransform("logits_scaling", "granite", effect=lambda value: {"scale": 1 / value}),
-    LogitTransform("logits_scaling", "hyperclovax", effect=multiply),
+    LogitTransform("logits_scaling", "hyperclovax", effect=make_scale_effect),
     LogitTransform("logits_scaling", "minicpm3"),
-    LogitTransform("lm_head_multiplier", "falcon_h1", effect=multiply),
+    LogitTransform("lm_head_multiplier", "falcon_h1", effect=make_scale_effect),
 )
 # Fields by which families cap or scale them; of one that is not above they are refused.
 LOGIT_FIELDS = ("logits_soft_cap", "output_logit_soft_cap", *(t.field for t in LOGIT_TRANSFORMS))

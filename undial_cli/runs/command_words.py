@@ -89,13 +89,9 @@ def split_run_words(
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        key, given, value = word.partition("=")
+        key, given, _ = word.partition("=")
         if key in ("--config-dir", "-cd"):
-            if not given and not rest:
-                raise UserError(f"{key}: expected a folder after it")
-            folder = value if given else rest.pop(0)
-            if not Path(folder).is_dir():
-                raise UserError(f"{key} {folder}: no such folder")
+            folder = take_config_folder(word, rest)
         elif word.startswith("-"):
             raise bad_value("flag", key, ["--config-dir"])
         elif not given:
@@ -105,6 +101,21 @@ def split_run_words(
         else:
             (command_words if key in command_keys else run_words).append(word)
     return command_words, run_words, folder
+
+
+def take_config_folder(word: str, rest: list[str]) -> str:
+    """The folder of `--config-dir`: in its word, or the next of `rest`, which is taken off.
+
+    Raises:
+        UserError: none is said, or it is not there.
+    """
+    flag, given, folder = word.partition("=")
+    if not given and not rest:
+        raise UserError(f"{flag}: expected a folder after it")
+    folder = folder if given else rest.pop(0)
+    if not Path(folder).is_dir():
+        raise UserError(f"{flag} {folder}: no such folder")
+    return folder
 
 
 def parse_age(name: str, text: str) -> float:

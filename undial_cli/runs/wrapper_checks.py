@@ -15,9 +15,11 @@ EAGER_OPTIMISERS = ("lomo", "layerwise")
 def check_wrappers(run: UnlearnRun, terms: Iterable[str]) -> None:
     """Raise UserError for a wrapper that the method or the machine's engine does not allow."""
     config, terms = run.method, list(terms)
-    check_saliency(run, terms)
-    given = {"sharpness": config.sharpness, "rectify": config.rectify}
-    for key in [f"method.{name}={value}" for name, value in given.items() if value is not None]:
+    wrappers = {name: getattr(config, name) for name in ("saliency", "sharpness", "rectify")}
+    for name, value in wrappers.items():
+        if value is None:
+            continue
+        key = f"method.{name}={value}"
         if "forget" not in terms:
             raise UserError(f"{key}: needs a method with a forget term")
         if is_sharded(run) or uses_deepspeed(run):
@@ -25,6 +27,8 @@ def check_wrappers(run: UnlearnRun, terms: Iterable[str]) -> None:
                 f"{key}: not possible with hardware={run.hardware.name}, whose engine holds shares "
                 "of the weights or takes the gradients away; allowed is one process or ddp"
             )
+        if name == "saliency":  # measured before training, in no step
+            continue
         if run.hardware.precision == "fp16":
             raise UserError(
                 f"{key}: not possible with hardware.precision=fp16, whose gradients are scaled; "
@@ -41,18 +45,4 @@ def check_wrappers(run: UnlearnRun, terms: Iterable[str]) -> None:
         raise UserError(
             f"method.rectify={config.rectify}: needs a retain term: method.retain="
             f"{' or '.join(words)}"
-        )
-
-
-def check_saliency(run: UnlearnRun, terms: Iterable[str]) -> None:
-    """Raise UserError where modules cannot be chosen by the forget set's gradient."""
-    if run.method.saliency is None:
-        return
-    key = f"method.saliency={run.method.saliency:g}"
-    if "forget" not in terms:
-        raise UserError(f"{key}: needs a method with a forget term")
-    if is_sharded(run) or uses_deepspeed(run):
-        raise UserError(
-            f"{key}: not possible with hardware={run.hardware.name}, whose engine holds shares of "
-            "the weights; allowed is one process or ddp"
         )

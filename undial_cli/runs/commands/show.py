@@ -17,6 +17,7 @@ from undial_cli.config.schema import RUN_TYPES
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.reporting.sheet import Cell, Column, Sheet, SheetRow, make_screen_table
 from undial_cli.reporting.text import format_setting_value
+from undial_cli.runs.command_words import take_config_folder
 from undial_cli.runs.commands.value_sources import DEFAULT, SourcedValue, list_sourced_values
 from undial_cli.runs.compose import compose_run
 
@@ -64,11 +65,7 @@ def parse_show_words(words: Sequence[str]) -> ShowWords:
         word = left.pop(0)
         name, given, value = word.partition("=")
         if name in ("--config-dir", "-cd"):
-            if not given and not left:
-                raise UserError(f"{name}: expected a folder after it")
-            asked.folder = value if given else left.pop(0)
-            if not Path(asked.folder).is_dir():
-                raise UserError(f"{name} {asked.folder}: no such folder")
+            asked.folder = take_config_folder(word, left)
         elif word == "--all":
             asked.everything = True
         elif word in ("--json", "json=true"):
