@@ -147,6 +147,18 @@ def test_waiting_prompts_come_in_before_the_batch_is_empty() -> None:
 SAMPLING = Decoding(8, ENDS, top_p=0.9, temperature=1.3, seed=5)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt_neo"])
+def test_of_equal_prompts_that_begin_together_one_is_read(name: str) -> None:
+    model = model_of(name)
+    prompts = {n: PROMPTS[3 * (n % 3)] for n in range(12)}
+    one = {n: ids for n in prompts for ids in run(model, {n: prompts[n]}, 1, SAMPLING).values()}
+    with Rows(model) as seen:
+        assert run(model, prompts, 12, SAMPLING) == one
+    (prefill,) = [shape for shape in seen.shapes if shape[1] > 1]
+    assert tuple(prefill) == (3, LONGEST)
+    assert sum(rows for rows, *_ in seen.shapes) == 3 + sum(len(ids) - 1 for ids in one.values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt_neo", "lfm2"])
 def test_a_sample_depends_on_its_number_and_the_seed_alone(name: str) -> None:

@@ -144,7 +144,7 @@ def start_row(number: int, prompt: list[int], seed: int) -> DecodingRow:
 def decode_prompts(
     model: Any, prompts: dict[int, list[int]], batch_size: int, how: Decoding, keep: KeepIds
 ) -> None:
-    """Continue every prompt, the longest first.
+    """Continue every prompt, the longest first; of equal ones that begin together one is read.
 
     Args:
         prompts: the ids of each, at least one, by the number that (with the seed) fixes its draws.
@@ -152,7 +152,8 @@ def decode_prompts(
         keep: called as `keep(number, new_ids)` when a prompt is finished; the end token, where one
             came, is among the ids.
     """
-    order = sorted(prompts, key=lambda number: (-len(prompts[number]), number))
+    # Equal prompts lie together, so that a prefill reads them once.
+    order = sorted(prompts, key=lambda n: (-len(prompts[n]), prompts[n], n))
     waiting = [start_row(number, prompts[number], how.seed) for number in order]
     if not has_plain_cache(model):
         return decode_by_generate(model, waiting, batch_size, how, keep)
@@ -177,15 +178,11 @@ def advance_rows(
     model: Any, rows: list[DecodingRow], cache: Cache, how: Decoding, keep: KeepIds
 ) -> list[DecodingRow]:
     """Give every row its next token; returns the rows that go on, as they lie in the cache."""
-    old = cache.get_seq_length()
-    new = [row.ids[-1:] if old else row.ids for row in rows]  # whole prompts in a prefill
-    width = max(map(len, new))
-    ids_BT = torch.tensor([[0] * (width - len(ids)) + ids for ids in new], device=model.device)
-    lengths_B1 = torch.tensor([[len(row.ids)] for row in rows], device=model.device)
-    positions_BS = torch.arange(old + width, device=model.device) - (old + width - lengths_B1)
-    inputs = {"attention_mask": (positions_BS >= 0).long(), "past_key_values": cache}
-    logits_BV = compute_last_logits(model, ids_BT, positions_BS[:, old:].clamp(min=0), **inputs)
-    # Padding is on the left, so that the newest tokens of all rows share a column of the cache.
+    logits_BV = (
+        compute_row_logits(model, rows, cache)
+        if cache.get_seq_length()
+        else prefill_rows(model, rows, cache)
+    )
     tokens, finished = choose_next_tokens(logits_BV, rows, how), set()
     for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
         row.ids.append(token)
@@ -193,6 +190,33 @@ def advance_rows(
             finished.add(i)
             keep(row.number, row.ids[row.start :])
     return drop_finished_rows(cache, rows, finished) if finished else rows
+
+
+def compute_row_logits(model: Any, rows: Sequence[DecodingRow], cache: Cache) -> Tensor:
+    """Logits [B, V] after every row; ids that the cache does not hold yet are read."""
+    old = cache.get_seq_length()
+    new = [row.ids[-1:] if old else row.ids for row in rows]  # whole prompts in a prefill
+    width = max(map(len, new))
+    # Padding is on the left, so that the newest tokens of all rows share a column of the cache.
+    ids_BT = torch.tensor([[0] * (width - len(ids)) + ids for ids in new], device=model.device)
+    lengths_B1 = torch.tensor([[len(row.ids)] for row in rows], device=model.device)
+    positions_BS = torch.arange(old + width, device=model.device) - (old + width - lengths_B1)
+    inputs = {"attention_mask": (positions_BS >= 0).long(), "past_key_values": cache}
+    return compute_last_logits(model, ids_BT, positions_BS[:, old:].clamp(min=0), **inputs)
+
+
+def prefill_rows(model: Any, rows: Sequence[DecodingRow], cache: Cache) -> Tensor:
+    """Logits [B, V] after the prompts of all rows; of equal prompts one is read."""
+    unique = {tuple(row.ids): row for row in rows}
+    logits_BV = compute_row_logits(model, list(unique.values()), cache)
+    if len(unique) == len(rows):
+        return logits_BV
+    numbers = {ids: i for i, ids in enumerate(unique)}
+    chosen = [numbers[tuple(row.ids)] for row in rows]
+    for layer in list_spare_layers(cache):
+        keys, values = layer.keys[chosen], layer.values[chosen]
+        layer.hold(keys, values, len(rows), keys.shape[2])
+    return logits_BV[chosen]
 
 
 def drop_finished_rows(
