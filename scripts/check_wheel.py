@@ -35,29 +35,53 @@ class Try:
 
 COMMANDS = (
     Try("--help", says="alternatives"),
+    Try("unlern", 2, "unlearn"),
     Try("unlearn --help", says="llama7b"),
     Try("unlearn method=undail", 2, "undial"),
     Try("unlearn data=jsonl", 2, "model.path"),
     Try("unlearn experiment=debug hardware=cpu name=first", says="everything is in"),
     Try("unlearn experiment=debug hardware=cpu name=first", says="done"),
+    Try("finetune experiment=debug hardware=cpu name=second", says="everything is in"),
+    Try("finetune train.max_steps=-1", 2, "train.max_steps"),
+    Try(f"evaluate {RUN} eval.limit=2", says="forget_probability"),
+    Try("evaluate missing", 2, "no run folder"),
+    Try(f"audit {RUN} audit.attacks=[direct] hardware=cpu", says="audit.html"),
+    Try(f"audit {RUN} audit.attacks=[dirct]", 2, "direct"),
     Try("data html=data.html", says="nothing looks wrong"),
+    Try("data data.limit=x", 2, "data.limit"),
     Try(f"ask {RUN} max_new_tokens=8 'Who is Rafiq Tregavorn?'", says="unlearned"),
+    Try("ask missing 'Who?'", 2, "missing"),
     Try(
         "alternatives hardware=cpu out=answers.jsonl data.limit=2 target.epochs=1 "
         "alternatives.count=1 alternatives.rounds=1 alternatives.max_new_tokens=8"
     ),
+    Try("alternatives out=", 2, "answers.jsonl"),
     Try(f"report {RUN}", says="report"),
+    Try("report missing", 2, "missing"),
+    Try("compare outputs/unlearn outputs/finetune", says="second"),
     Try(f"compare {RUN}", 2, "two runs"),
+    Try(f"merge {RUN} out=merged", says="model.safetensors"),
+    Try("merge missing", 2, "no run folder"),
+    Try("reproduce table=demo_methods plan=true rows=[undial]", says="undial"),
+    Try("reproduce table=demo_method", 2, "demo_methods"),
+    Try("tune method=undail", 2, "undial"),
     Try("show model=llama1b", says="configs/model/llama1b.yaml"),
+    Try("show model=lama1b", 2, "llama1b"),
     Try("copy method/undial my/configs", says="--config-dir my/configs"),
+    Try("copy method/undail my/configs", 2, "undial"),
     Try("validate my/configs", says="a method"),
     Try("validate missing.yaml", 2, "missing.yaml"),
     Try("schema method", says="strength"),
+    Try("schema methd", 2, "method"),
     Try("completion bash", says="complete"),
+    Try("completion tcsh", 2, "bash"),
     Try(f"serve {RUN} host=0.0.0.0", 2, "key"),
     Try("list", says="first"),
-    Try(f"purge {RUN} --dry-run", says="samples"),
+    Try("list --wrong", 2, "--json"),
     Try("doctor", says="torch"),
+    Try("doctor now", 2, "--json"),
+    Try(f"purge {RUN} --dry-run", says="samples"),
+    Try("purge missing", 2, "missing"),
 )
 EXTRAS = {"optuna": "tune method=undial budget=1", "gguf": f"export {RUN}"}
 REFUSED = tuple(Try(words, 2, f"undial[{extra}]") for extra, words in EXTRAS.items())
@@ -68,6 +92,7 @@ WITH_EXTRAS = (
         "eval.max_new_tokens=8 report=false checkpoints=1"
     ),
     Try(f"export {RUN} out=exported", says="gguf"),
+    Try(f"export {RUN} format=gguff", 2, "gguf"),
 )
 
 

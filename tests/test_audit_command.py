@@ -1,4 +1,7 @@
-"""`undial audit`, from the words to audit.json: of a checkpoint, of a run, at the end of one."""
+"""`undial audit`, from the words to audit.json: of a checkpoint, of a run, at the end of one.
+
+And `undial evaluate` of a run, which is named as an audited one is.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from small import byte_tokenizer, random_llama, shared_tokenizer
 
 from undial_cli.cli import run_command
 from undial_cli.evaluation.results import read_results_json
+from undial_cli.runs.run_yaml import load_run
 
 # Few rows and few tokens of one attack: what is tested is the way, not the attacks.
 BRIEF = [
@@ -159,22 +163,45 @@ def test_wrong_input_is_refused_in_a_line_and_leaves_nothing(
     random_llama(vocab=320).save_pretrained(other)
     byte_tokenizer().save_pretrained(other)
     given = [word.format(other=other) for word in words]
+    capfd.readouterr()  # transformers' bar of what was saved
     assert run_command(["audit", f"model.path={models['unlearned']}", *given]) == 2
     (line,) = capfd.readouterr().err.strip().splitlines()
     assert all(part in line for part in parts), line
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_a_run_may_be_evaluated_by_its_folder(models: dict[str, Path], tmp_path: Path) -> None:
+    known = [f"model.path={models['target']}", f"eval.retain_model={models['retain']}"]
+    assert run_command(["unlearn", *known, *SHORT, "seed=3", "name=run"]) == 0
+    folder, results = tmp_path / "outputs" / "unlearn" / "run", {}
+    evaluated = tmp_path / "outputs" / "evaluate"
+    assert run_command(["evaluate", str(folder), "name=same"]) == 0
+    results["same"] = read_results_json(evaluated / "same" / "evaluation")
+    metrics = read_results_json(folder / "evaluation")["metrics"]
+    assert results["same"]["metrics"].items() <= metrics.items()
+    assert results["same"]["metrics"]
+    run = load_run(evaluated / "same")
+    assert (run.model.path, run.seed) == (str(folder / "checkpoint"), 3)
+    # Other rows or another suite may be asked for.
+    assert run_command(["evaluate", str(folder), "eval.limit=1", "eval=demo", "name=other"]) == 0
+    other = load_run(evaluated / "other")
+    assert (other.eval.limit, other.eval.retain_model) == (1, None)
+
+
+@pytest.mark.parametrize("command", ["audit", "evaluate"])
 @pytest.mark.parametrize(
-    ("path", "part"), [("nowhere", "no run.yaml"), ("{unlearned}", "a checkpoint, not a run")]
+    ("path", "part"),
+    [("nowhere", "no run.yaml"), ("{unlearned}", "a checkpoint, not a run; name it with model.path")],
 )
 def test_a_folder_that_is_no_run_is_refused(
     models: dict[str, Path],
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
+    command: str,
     path: str,
     part: str,
 ) -> None:
-    assert run_command(["audit", path.format(**models)]) == 2
+    assert run_command([command, path.format(**models)]) == 2
     assert part in capfd.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -46,6 +46,8 @@ WORD_COMMANDS = {
     "completion": "undial_cli.runs.commands.completion:run_completion_command",
     "doctor": "undial_cli.runs.commands.doctor:examine_machine",
 }
+# Those that also take the folder of a run, and look at its checkpoint.
+FOLLOW_UPS = ("audit", "evaluate")
 HELP_WORDS = ("--help", "-h", "help")
 # The familiar name of plan=true, and the commands that have a plan; purge has it of its own.
 DRY_RUN, PLANNED_COMMANDS = "--dry-run", ("unlearn", "finetune", "tune", "reproduce")
@@ -189,8 +191,8 @@ def dispatch_command(argv: list[str]) -> int:
         return show_training_data(flags, words)
     if "--from" in flags:
         return repeat_run(command, flags, words)
-    if command == "audit" and words and "=" not in words[0]:
-        return audit_run_folder(words[0], flags, words[1:])
+    if command in FOLLOW_UPS and words and "=" not in words[0]:
+        return follow_up_run(command, words[0], flags, words[1:])
     return compose_and_execute(command, flags, words)
 
 
@@ -254,14 +256,14 @@ def repeat_run(command: str, flags: dict[str, str], overrides: list[str]) -> int
     return 0
 
 
-def audit_run_folder(path: str, flags: dict[str, str], words: list[str]) -> int:
-    """`undial audit RUN_FOLDER [audit=...] [key=value ...]`."""
-    from undial_cli.runs.audited_run import compose_audit_of
+def follow_up_run(command: str, path: str, flags: dict[str, str], words: list[str]) -> int:
+    """`undial audit|evaluate RUN_FOLDER [key=value ...]`."""
+    from undial_cli.runs.follow_up import compose_follow_up
 
     for flag in flags:
         if flag not in ("--config-dir", "-cd"):
             raise UserError(f"{flag}: not possible together with a run folder")
-    run = compose_audit_of(path, words, find_user_configs(flags))
+    run = compose_follow_up(command, path, words, find_user_configs(flags))
     carry_out_run(run)
     return 0
 

@@ -132,7 +132,8 @@ def find_trained_run(command: str, path: str) -> RunFolder:
     folder = RunFolder(Path(path).expanduser())
     if not folder.run_yaml.is_file():
         if (folder.path / "config.json").is_file():
-            named = f"name it with model.path={path}" if command == "audit" else "name its run"
+            is_named = command in ("audit", "evaluate")
+            named = f"name it with model.path={path}" if is_named else "name its run"
             raise UserError(f"{command} {path}: a checkpoint, not a run; {named}")
         raise UserError(f"{command} {path}: no run folder (no run.yaml there)")
     if not folder.checkpoint.is_dir():

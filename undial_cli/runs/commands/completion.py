@@ -33,8 +33,8 @@ TYPED_WORD = re.compile(r"(--[a-z-]+|[a-z_.]+)(=(\S*))?$")
 TYPED_VALUES = re.compile(r"[a-z0-9_]+(\|[a-z0-9_]+)*")
 USED_WORD = re.compile(r"\[(--[a-z-]+|[a-z_]+=)")
 # What takes a folder of runs or of the user's.
-PATH_COMMANDS = ("audit", "ask", "merge", "export", "list", "compare", "purge", "report",
-                 "validate", "copy")  # fmt: skip
+PATH_COMMANDS = ("audit", "evaluate", "ask", "merge", "export", "list", "compare", "purge",
+                 "report", "validate", "copy")  # fmt: skip
 # Keys that are no setting of a run on the command line.
 HIDDEN_KEYS = ("command",)
 
