@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -149,6 +150,8 @@ def main() -> None:
     parser.add_argument("wheel", type=Path)
     parser.add_argument("python", nargs="*", default=[sys.executable])
     asked = parser.parse_args()
+    if missing := [python for python in asked.python if not shutil.which(python)]:
+        parser.error(f"no such program: {', '.join(missing)}")
     right = []
     for python in asked.python:
         print(f"{python}: {call([python, '--version'], Path.cwd(), os.environ)[1].strip()}")

@@ -192,7 +192,10 @@ def test_a_run_may_be_evaluated_by_its_folder(models: dict[str, Path], tmp_path:
 @pytest.mark.parametrize("command", ["audit", "evaluate"])
 @pytest.mark.parametrize(
     ("path", "part"),
-    [("nowhere", "no run.yaml"), ("{unlearned}", "a checkpoint, not a run; name it with model.path")],
+    [
+        ("nowhere", "no run.yaml"),
+        ("{unlearned}", "not a run; name it with model.path"),
+    ],
 )
 def test_a_folder_that_is_no_run_is_refused(
     models: dict[str, Path],

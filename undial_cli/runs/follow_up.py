@@ -1,4 +1,4 @@
-"""`undial audit|evaluate RUN_FOLDER`: from the run that made a checkpoint to one that looks at it."""
+"""`undial audit|evaluate RUN_FOLDER`: from the run that made a checkpoint to what looks at it."""
 
 from __future__ import annotations
 
