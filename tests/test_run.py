@@ -12,11 +12,13 @@ import pytest
 import torch
 from conftest import HURRIED, read_jsonl, undial
 from forked import Command
-from run_helpers import SHORT, assert_equal, kill_in_the_middle, read_files, start
+from run_helpers import SHORT, assert_equal, kill_in_the_middle, read_files, start, weights
 
 from undial_cli import ui
 from undial_cli.cli import run_command
 from undial_cli.errors import UserError
+from undial_cli.evaluation.results import read_results_json
+from undial_cli.runs.run_folder import RunFolder, read_json_object
 from undial_cli.runs.run_yaml import load_run
 
 
@@ -214,6 +216,18 @@ def test_evaluating_on_the_way_changes_no_weight(
     rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "forget_rouge" in row]
     assert [row["step"] for row in rows] == [2]
     assert [r["step"] for r in read_jsonl(folder / "metrics.jsonl") if "loss" in r] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_finetune_makes_no_other_model_and_leaves_a_whole_run_folder(
+    random_model: Path, tmp_path: Path
+) -> None:
+    words = [f"model.path={random_model}", f"output_dir={tmp_path}", "name=run", *SHORT]
+    assert run_command(["finetune", *words]) == 0
+    folder = RunFolder(tmp_path / "finetune" / "run")
+    assert "forget_probability" in read_results_json(folder.evaluation)["metrics"]
+    assert weights(folder.path)
+    assert read_json_object(folder.evidence)["weights"].keys() == {"before", "after"}
 
 
 @pytest.mark.slow

@@ -98,8 +98,9 @@ def resolve_retain_model(run: Run) -> ModelLocation | None:
     if config.retain is not None:
         split = run.data.retain_of.get(cut_slice(run.data.forget_split or "")[0])
         return ModelLocation(config.retain.replace("{retain_split}", split)) if split else None
-    splits = run.data.reference_split or [run.data.retain_split or ""]
-    return ModelLocation(None, tuple(splits)) if config.make else None
+    if isinstance(run, FinetuneRun) or not config.make:  # what makes a model needs no other made
+        return None
+    return ModelLocation(None, tuple(run.data.reference_split or [run.data.retain_split or ""]))
 
 
 def build_finetune_run(
