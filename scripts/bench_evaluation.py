@@ -3,6 +3,7 @@
     python scripts/bench_evaluation.py DATA_ROOT [--limit 40] [--documents 4] [--stride 16]
     python scripts/bench_evaluation.py DATA_ROOT --rounds 2 --limit 3
     python scripts/bench_evaluation.py DATA_ROOT --limit 400 --documents 0 --model CHECKPOINT
+    python scripts/bench_evaluation.py DATA_ROOT --draws 64 --limit 10 [--batch 32]
 
 DATA_ROOT holds TOFU/ and extraction/lm_extraction.csv. The loops are what one writes from the
 definitions: one pass per metric with full logits, `generate` in data order in batches of 32, one
@@ -11,6 +12,8 @@ Both sides use the same model, float32 and the same threads, and must find the s
 is the largest difference of a metric, or the number of answers that differ. With --rounds the suite
 alone is timed, against the same loops one example at a time, on other rows in each round, and the
 side that goes first takes turns: on a machine that is also busy otherwise the ratio can be trusted.
+With --draws every question is asked that many times, as leak@k asks it, against `generate` with as
+many sequences of one question as a batch has rows; in processor time.
 """
 
 from __future__ import annotations
@@ -219,6 +222,33 @@ def time_rounds(model: Any, run: Any, encoder: Encoder, rounds: int, limit: int)
         show(name, done[1][0], done[0][0], gap)
 
 
+def time_draws(model: Any, prompts: list[list[int]], how: Decoding, draws: int, size: int) -> None:
+    """Answers drawn again and again, ours and by `generate`; each side's tokens differ."""
+    ours: dict[int, list[int]] = {}
+    start = time.process_time()
+    decode_prompts(model, dict(enumerate(prompts * draws)), size, how, ours.__setitem__)
+    rates = {"undial": sum(map(len, ours.values())) / (time.process_time() - start)}
+    start, tokens = time.process_time(), 0
+    for prompt, first in itertools.product(prompts, range(0, draws, size)):
+        given = torch.tensor([prompt])
+        output = model.generate(
+            given, attention_mask=torch.ones_like(given), do_sample=True, top_k=0, top_p=how.top_p,
+            max_new_tokens=how.max_new_tokens, num_return_sequences=min(size, draws - first),
+            eos_token_id=sorted(how.ends), pad_token_id=0,
+        )  # fmt: skip
+        for row in output[:, len(prompt) :].tolist():
+            end = next((i for i, token in enumerate(row, 1) if token in how.ends), len(row))
+            tokens += end
+    rates["generate"] = tokens / (time.process_time() - start)
+    print("| what | generate, tokens/s | undial, tokens/s | times faster |")
+    print("| --- | ---: | ---: | ---: |")
+    print(
+        f"| {len(prompts)} questions, {draws} answers drawn to each, batches of {size} | "
+        f"{rates['generate']:.0f} | {rates['undial']:.0f} | "
+        f"{rates['undial'] / rates['generate']:.1f} |"
+    )
+
+
 def main() -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description="suite against plain loops")
@@ -231,6 +261,8 @@ def main() -> None:
     )
     parser.add_argument("--stride", type=int, default=16, help="EL's loop takes every Nth prefix")
     parser.add_argument("--rounds", type=int, default=0, help="the suite alone, in rounds")
+    parser.add_argument("--draws", type=int, default=0, help="answers to each question, drawn")
+    parser.add_argument("--batch", type=int, default=BATCH, help="rows of a batch of --draws")
     parser.add_argument("--model", default=SMOLLM2)
     given = parser.parse_args()
     silence_libraries()
@@ -247,6 +279,14 @@ def main() -> None:
     if given.rounds:
         return time_rounds(model, run, encoder, given.rounds, given.limit)
     suite = Suite(run.eval, encoder, load_evaluation_rows(run, encoder))
+    how = Decoding(
+        run.eval.max_new_tokens,
+        collect_end_tokens(GeneratingModel(model, encoder.tokenizer), set()),
+    )
+    if given.draws:
+        prompts = [item.prompt_ids for item in suite.items["forget"]]
+        how = dataclasses.replace(how, top_p=1.0)
+        return time_draws(model, prompts, how, given.draws, given.batch)
     rows = load_row_file(str(given.data_root / "extraction" / "lm_extraction.csv"), "", "documents")
     documents = [encoder.tokenise(row["text"]).ids[:200] for row in rows[:: len(rows) // 8]]
     documents = documents[: given.documents]
@@ -264,10 +304,6 @@ def main() -> None:
     if not documents:
         return
     prompts = dict(enumerate(i.prompt_ids for i in suite.items["forget"]))
-    how = Decoding(
-        run.eval.max_new_tokens,
-        collect_end_tokens(GeneratingModel(model, encoder.tokenizer), set()),
-    )
     answers: dict[int, list[int]] = {}
     seconds, _ = timed(lambda: decode_prompts(model, prompts, BATCH, how, answers.__setitem__))
     plain_seconds, theirs = timed(lambda: continuous(model, list(prompts.values()), how))

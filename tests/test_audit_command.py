@@ -183,6 +183,7 @@ def test_a_run_may_be_evaluated_by_its_folder(models: dict[str, Path], tmp_path:
     assert results["same"]["metrics"]
     run = load_run(evaluated / "same")
     assert (run.model.path, run.seed) == (str(folder / "checkpoint"), 3)
+    assert run_command(["evaluate", str(folder), "model=tiny"]) == 2
     # Other rows or another suite may be asked for.
     assert run_command(["evaluate", str(folder), "eval.limit=1", "eval=demo", "name=other"]) == 0
     other = load_run(evaluated / "other")

@@ -14,6 +14,7 @@ import yaml
 from undial_cli.cli import run_command
 from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.results import save_evaluation
+from undial_cli.reporting.collect import make_sweep_text, read_run_record
 from undial_cli.runs.known_runs import remember_run
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.system.files import cache_dir
@@ -156,6 +157,22 @@ def test_runs_are_compared_by_settings_and_paired_figures(
     assert "+0.125 [0.125, 0.125]" in said
     assert "c − a: no intervals" in said
     assert "7.0 s" in said
+
+
+def test_the_folder_of_a_sweep_stands_for_its_runs_but_not_where_files_are_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [make_run(tmp_path / "runs" / "a"), make_run(tmp_path / "runs" / "b", SHIFT)]
+    records = [*map(read_run_record, folders), read_run_record(tmp_path / "runs" / "never_begun")]
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    (sweep / "sweep.json").write_text(make_sweep_text("unlearn", [], "two", records, sweep))
+    assert run_command(["compare", "sweep"]) == 0
+    assert "+0.125" in capsys.readouterr().out
+    assert {Path(run["folder"]).name for run in list_json(capsys, "sweep")} == {"a", "b"}
+    assert run_command(["purge", "sweep"]) == 2
+    assert "this sweep's lie in" in capsys.readouterr().err
+    assert (folders[0] / "evaluation" / "samples.jsonl").exists()
 
 
 def test_without_samples_the_figures_are_compared(

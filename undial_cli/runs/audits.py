@@ -96,7 +96,8 @@ def collect_audit_data(run: AuditedRun, inputs: RunInputs) -> AuditData:
     if FORGET not in sets:
         raise UserError(
             f"eval={suite.config.name}: this suite has no forget set with rows, and an audit "
-            "needs one; name it with data.forget_split or data.forget_file"
+            "needs one; choose another with eval=NAME, or name the rows with data.forget_split or "
+            "data.forget_file"
         )
     forget = str(sets[FORGET])
     rows = suite.rows[forget].rows

@@ -10,11 +10,8 @@ from undial_cli.runs.run_folder import find_trained_run
 from undial_cli.runs.run_yaml import dump_run_yaml, load_run, parse_run_yaml
 from undial_cli.runs.trust import check_command_line_keys
 
-# Words that are composed anew, by command; model and data are those of the run.
-CHOSEN_GROUPS = {
-    "audit": ("audit=", "audit.budget=", "hardware="),
-    "evaluate": ("eval=", "hardware="),
-}
+# Words that are composed anew; model and data are those of the run.
+CHOSEN_GROUPS = ("audit=", "audit.budget=", "eval=", "hardware=")
 
 
 def compose_follow_up(
@@ -24,14 +21,14 @@ def compose_follow_up(
 
     Args:
         path: of the run's folder.
-        words: overrides; of groups only `hardware`, `audit` of an audit, `eval` of an evaluation.
+        words: overrides; of groups only `eval`, `hardware` and, of an audit, `audit`.
 
     Raises:
         UserError: no run folder, no checkpoint in it, or a wrong override.
     """
     folder = find_trained_run(command, path)
     source = load_run(folder.path)
-    chosen = [word for word in words if word.startswith(CHOSEN_GROUPS[command])]
+    chosen = [word for word in words if word.startswith(CHOSEN_GROUPS)]
     run = compose_run(command, chosen, extra_configs)
     assert isinstance(run, AuditRun | EvaluateRun)
     run.model = dataclasses.replace(source.model, path=str(folder.checkpoint.absolute()))

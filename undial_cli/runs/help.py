@@ -19,7 +19,6 @@ from undial_cli.methods import METHODS
 from undial_cli.models.gguf_kinds import LOGIT_BOUNDS
 from undial_cli.runs.commands.file_kinds import FILE_KINDS
 from undial_cli.runs.compose import find_config_folder
-from undial_cli.runs.follow_up import CHOSEN_GROUPS
 
 COMMAND_SUMMARIES = {
     "unlearn": "make a model forget chosen data",
@@ -149,12 +148,13 @@ COMMAND_WORDS = {
         "FILE": "is named in a comment of a YAML file: # yaml-language-server: $schema=FILE",
     },
     "list": {
-        "PATH": "a run folder, or one with runs below it; without: all runs that this cache knows, "
-        "and the cache",
+        "PATH": "a run or sweep folder, or one with runs below it; without: all runs that this "
+        "cache knows, and the cache",
         "--json": "the same for scripts, in bytes",
     },
     "compare": {
-        "RUN": "a run folder, or one with runs below it; the others are compared with the first",
+        "RUN": "a run or sweep folder, or one with runs below it; the others are compared with "
+        "the first",
         "--json": "the same for scripts",
     },
     "purge": {
@@ -238,7 +238,7 @@ def show_command_help(command: str) -> None:
             ui.say("keys", "bold")
             ui.say(make_two_columns(list(COMMAND_WORDS[command].items())))
         return
-    folder = "[RUN_FOLDER] " if command in CHOSEN_GROUPS else ""
+    folder = "[RUN_FOLDER] " if command in ("audit", "evaluate") else ""
     words = f"{folder}[group=option] [key=value ...] [flags]"
     ui.say(f"undial {command} {words}: {COMMAND_SUMMARIES[command]}\n")
     primary = (find_config_folder() / f"{command}.yaml").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from undial_cli.config.identity import hash_json
 from undial_cli.errors import UserError
-from undial_cli.reporting.collect import find_run_folders
+from undial_cli.reporting.collect import find_run_folders, find_sweep_runs
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.system.files import cache_dir, write_whole_text
 from undial_cli.system.private_files import read_paths
@@ -50,11 +50,13 @@ def find_known_runs() -> list[RunFolder]:
     return make_unique([*folders, *find_run_folders(DEFAULT_FOLDER)])
 
 
-def find_runs_at(command: str, paths: Sequence[Path]) -> list[RunFolder]:
+def find_runs_at(command: str, paths: Sequence[Path], sweeps: bool) -> list[RunFolder]:
     """The run folders at or below paths, each with the requests that it served.
 
     Args:
         command: for errors.
+        sweeps: also those elsewhere that a sweep's folder names; not for what removes files, as
+            the folder may come from somebody else.
 
     Raises:
         UserError: a path is none, or no run is there.
@@ -65,9 +67,12 @@ def find_runs_at(command: str, paths: Sequence[Path]) -> list[RunFolder]:
         if not path.is_dir():
             raise UserError(f"{command} {path}: no such folder; allowed is a run folder, or one "
                             "with runs below it")  # fmt: skip
-        runs = [run for run in find_run_folders(path) if (run / "run.yaml").is_file()]
+        named = find_sweep_runs(path)
+        folders_there = named if sweeps and named else find_run_folders(path)
+        runs = [run for run in folders_there if (run / "run.yaml").is_file()]
         if not runs:
-            raise UserError(f"{command} {path}: there are no runs (no run.yaml below)")
+            where = f"; this sweep's lie in {os.path.normpath(named[0].parent)}" if named else ""
+            raise UserError(f"{command} {path}: there are no runs (no run.yaml below){where}")
         for run in runs:
             folders += [run, *(part.parent for part in run.glob("request_*/run.yaml"))]
     return make_unique(folders)

@@ -137,7 +137,10 @@ def find_trained_run(command: str, path: str) -> RunFolder:
             raise UserError(f"{command} {path}: a checkpoint, not a run; {named}")
         raise UserError(f"{command} {path}: no run folder (no run.yaml there)")
     if not folder.checkpoint.is_dir():
-        raise UserError(f"{command} {path}: the run has no checkpoint (status: {folder.status()})")
+        raise UserError(
+            f"{command} {path}: the run has no checkpoint (status: {folder.status()}); unlearn and "
+            "finetune leave one"
+        )
     return folder
 
 

@@ -82,8 +82,11 @@ def parse_run_yaml(text: str, overrides: list[str] | None = None, where: str = "
         for override in overrides or []:
             if "=" not in override:
                 raise UserError(f"{override}: expected key=value")
-            if override.split("=")[0] in ("model", "data", "method", "adapter", "hardware", "eval"):
-                raise UserError(f"{override}: --from fixes the groups; override single keys only")
+            group = override.split("=")[0]
+            if group in ("model", "data", "method", "adapter", "hardware", "eval"):
+                raise UserError(
+                    f"{override}: {group} is that of the run; a key may be set: {group}.KEY=VALUE"
+                )
             if not override.startswith("method.file="):
                 changes.append(bracket_single_word(override))
         return build_run(OmegaConf.merge(base, content, OmegaConf.from_dotlist(changes)))  # type: ignore[arg-type]

@@ -13,7 +13,12 @@ from typing import Any
 from undial_cli import ui
 from undial_cli.errors import UserError
 from undial_cli.reporting import comparison, notes
-from undial_cli.reporting.collect import RunRecord, find_run_folders, read_run_record
+from undial_cli.reporting.collect import (
+    RunRecord,
+    find_run_folders,
+    find_sweep_runs,
+    read_run_record,
+)
 from undial_cli.reporting.sheet import make_screen_table
 from undial_cli.runs.command_words import parse_command_words
 
@@ -60,9 +65,9 @@ def find_compared_runs(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         path = path.parent if path.name == "run.yaml" else path
         if not path.is_dir():
-            raise UserError(f"compare {path}: no such folder; allowed is a run folder, or one "
-                            "with runs below it")  # fmt: skip
-        inside = list(find_run_folders(path))
+            raise UserError(f"compare {path}: no such folder; allowed is a run folder, a "
+                            "sweep folder, or one with runs below it")  # fmt: skip
+        inside = find_sweep_runs(path) or list(find_run_folders(path))
         if not inside:
             raise UserError(f"compare {path}: there are no runs (no run.yaml below)")
         folders |= {folder.resolve(): folder for folder in inside}

@@ -68,7 +68,7 @@ def run_purge_command(words: list[str]) -> int:
         raise UserError("purge: expected a run folder, --older-than=30d or --text; see "
                         "undial purge --help")  # fmt: skip
     everything = find_known_runs()
-    chosen = find_runs_at("purge", asked.paths) if asked.paths else everything
+    chosen = find_runs_at("purge", asked.paths, sweeps=False) if asked.paths else everything
     chosen = [folder for folder in chosen if is_old(folder.status_file, asked.age)]
     shared = find_shared_entries([run for run in everything if run not in chosen])
     failures: list[str] = []

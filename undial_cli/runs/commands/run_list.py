@@ -66,7 +66,7 @@ def run_list_command(words: list[str]) -> int:
         UserError: a wrong word, or no such run.
     """
     asked = parse_command_words("list", words, LIST_FLAGS)
-    folders = find_runs_at("list", asked.paths) if asked.paths else find_known_runs()
+    folders = find_runs_at("list", asked.paths, sweeps=True) if asked.paths else find_known_runs()
     runs = sorted(map(describe_run, folders), key=lambda run: -run.changed)
     entries = [] if asked.paths else list_cache_entries(folders)
     listed = {run.folder for run in runs}
