@@ -19,7 +19,12 @@ from undial_cli.models.head import install_head
 from undial_cli.models.lora import adapt_model
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.wrapper_checks import check_wrappers
-from undial_cli.training.saliency import choose_salient_modules, measure_saliency, name_module
+from undial_cli.training.saliency import (
+    choose_salient_modules,
+    measure_saliency,
+    name_module,
+    read_saliency,
+)
 
 EXAMPLES = [
     Example([1, 5, 9, 13, 7], [IGNORE, IGNORE, 9, 13, 7], 5),
@@ -56,6 +61,22 @@ def test_a_modules_gradient_is_as_long_as_plain_autograd_has_it(adapter: str) ->
         squares[module] = squares.get(module, 0.0) + float(gradient.square().sum())
     assert found == pytest.approx({name: value**0.5 for name, value in squares.items()}, rel=1e-9)
     assert len(set(found.values())) > 3
+
+
+def test_a_damaged_file_is_measured_anew_and_so_is_that_of_another_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, file = random_llama(vocab=48), tmp_path / "saliency.json"
+    lengths = dict.fromkeys([name_module(name) for name, _ in model.named_parameters()], 0.5)
+    assert read_saliency(file, model) is None
+    assert not capsys.readouterr().out
+    file.write_text(json.dumps(lengths))
+    assert read_saliency(file, model) == lengths
+    others = ({"model.norm": 1.0}, lengths | {"lm_head": None}, [*lengths])
+    for damage in ("", json.dumps(lengths)[:-9], *map(json.dumps, others)):
+        file.write_text(damage)
+        assert read_saliency(file, model) is None
+        assert "damaged: it is measured anew" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_share_with_the_longest_gradients_is_chosen_and_one_at_least() -> None:

@@ -20,7 +20,7 @@ from undial_cli import ui
 from undial_cli.data.collate import make_padded_batch, order_by_length
 from undial_cli.data.example import Example
 from undial_cli.methods.base import CrossEntropy
-from undial_cli.system.files import write_whole_text
+from undial_cli.system.files import parse_json, write_whole_text
 from undial_cli.system.processes import (
     get_process_count,
     get_process_rank,
@@ -46,7 +46,7 @@ def train_salient_modules(
         folder: of the run's states, where the gradients' lengths are kept.
     """
     file = folder / "saliency.json"
-    lengths = run_on_main(lambda: json.loads(file.read_text()) if file.is_file() else None)
+    lengths = run_on_main(lambda: read_saliency(file, model))
     if lengths is None:
         measured = measure_saliency(model, examples, batch_size)
         lengths = run_on_main(lambda: measured)
@@ -61,6 +61,21 @@ def train_salient_modules(
         f"method.saliency={share:g}: {len(chosen)} of {len(lengths)} modules are trained, by the "
         f"length of the forget set's gradient: {', '.join(shown)}{more}"
     )
+
+
+def read_saliency(file: Path, model: Any) -> dict[str, float] | None:
+    """What was measured before; None where it was not, or is not of this model's modules."""
+    if not file.is_file():
+        return None
+    names = {name_module(name) for name, p in model.named_parameters() if p.requires_grad}
+    try:
+        lengths = parse_json(file.read_text(encoding="utf-8"))
+        if lengths.keys() == names and all(type(x) is float for x in lengths.values()):
+            return lengths
+    except (OSError, ValueError, AttributeError):
+        pass
+    ui.say(f"{file} is damaged: it is measured anew", "yellow")
+    return None
 
 
 def name_module(parameter: str) -> str:
