@@ -75,6 +75,8 @@ COMMANDS = (
     Try("schema method", says="strength"),
     Try("schema methd", 2, "method"),
     Try("completion bash", says="complete"),
+    Try("completion zsh", says="compdef"),
+    Try("completion fish", says="complete -c undial"),
     Try("completion tcsh", 2, "bash"),
     Try(f"serve {RUN} host=0.0.0.0", 2, "key"),
     Try("list", says="first"),

@@ -60,7 +60,7 @@ USAGE_LINES = {
     "compare": "undial compare RUN RUN [MORE...] [--json]",
     "purge": "undial purge [PATH...] [--older-than=30d] [--text] [--dry-run]",
     "doctor": "undial doctor [--json]",
-    "completion": 'eval "$(undial completion bash)"',
+    "completion": 'eval "$(undial completion bash)" (or zsh); undial completion fish | source',
 }
 REPRODUCE_KEYS = {
     "plan=true, --dry-run": "show what is done, what is missing and what it would cost, and stop",

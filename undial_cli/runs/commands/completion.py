@@ -1,4 +1,4 @@
-"""`undial completion bash`: the command line's words for a shell's tab key.
+"""`undial completion SHELL`: the command line's words for a shell's tab key.
 
 The script holds all of them, made from the configs, the schema and the commands' help, so that
 nothing is started when the key is pressed. Imports no torch.
@@ -26,8 +26,7 @@ from undial_cli.runs.help import (
 )
 from undial_cli.runs.known_keys import COMMAND_TYPES, list_known_keys
 
-SHELLS = ("bash",)
-SCRIPT = Path(__file__).with_name("completion.bash")
+SHELLS = ("bash", "zsh", "fish")
 # A word of a command's help that one types as it stands, or as `key=`; of several: key=a|b.
 TYPED_WORD = re.compile(r"(--[a-z-]+|[a-z_.]+)(=(\S*))?$")
 TYPED_VALUES = re.compile(r"[a-z0-9_]+(\|[a-z0-9_]+)*")
@@ -49,27 +48,31 @@ def run_completion_command(words: Sequence[str]) -> int:
         raise UserError('completion: expected a shell, as in eval "$(undial completion bash)"')
     if words[0] not in SHELLS:
         raise bad_value("shell", words[0], SHELLS)
-    print(make_bash_script(), end="")
+    print(make_script(words[0]), end="")
     return 0
 
 
-def make_bash_script() -> str:
-    """The script with all words in it."""
+def make_script(shell: str) -> str:
+    """The script for a shell, with all words in it."""
     words = {command: list_command_words(command) for command in COMMAND_SUMMARIES}
-    script = SCRIPT.read_text(encoding="utf-8")
+    script = Path(__file__).with_name(f"completion.{shell}").read_text(encoding="utf-8")
+    either = " " if shell == "fish" else " | "
     script = script.replace("@COMMANDS@", " ".join(COMMAND_SUMMARIES))
-    script = script.replace("@PATH_COMMANDS@", " | ".join(PATH_COMMANDS))
-    script = script.replace("@WORDS@", spell_cases(words))
-    return script.replace("@VALUES@", spell_cases(list_key_values()))
+    script = script.replace("@PATH_COMMANDS@", either.join(PATH_COMMANDS))
+    script = script.replace("@WORDS@", spell_cases(words, shell))
+    return script.replace("@VALUES@", spell_cases(list_key_values(), shell))
 
 
-def spell_cases(words: dict[str, list[str]]) -> str:
-    """Branches of bash's `case`: words by name, names with the same words in one branch."""
+def spell_cases(words: dict[str, list[str]], shell: str) -> str:
+    """Branches of a shell's `case`: words by name, names with the same words in one branch."""
     names_by_text: dict[str, list[str]] = {}
     for name, each in words.items():
         names_by_text.setdefault(" ".join(each), []).append(name)
-    lines = [f"    {'|'.join(names)}) echo '{text}' ;;" for text, names in names_by_text.items()]
-    return "\n".join(lines)
+    # Fish takes a list of names with blanks, and a word for a line.
+    branch, either = "    {}) echo '{}' ;;", "|"
+    if shell == "fish":
+        branch, either = "        case {}\n            string split ' ' -- '{}'", " "
+    return "\n".join(branch.format(either.join(n), text) for text, n in names_by_text.items())
 
 
 def list_command_words(command: str) -> list[str]:
