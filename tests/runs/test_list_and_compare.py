@@ -173,6 +173,10 @@ def test_the_folder_of_a_sweep_stands_for_its_runs_but_not_where_files_are_remov
     assert run_command(["purge", "sweep"]) == 2
     assert "this sweep's lie in" in capsys.readouterr().err
     assert (folders[0] / "evaluation" / "samples.jsonl").exists()
+    for damage in ("", "[]", '{"runs": 5}', '{"runs": [5, {"folder": 5}]}'):
+        (sweep / "sweep.json").write_text(damage)
+        assert run_command(["compare", "sweep"]) == 2
+        assert "there are no runs" in capsys.readouterr().err
 
 
 def test_without_samples_the_figures_are_compared(

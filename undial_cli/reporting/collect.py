@@ -130,7 +130,8 @@ def find_run_folders(path: Path) -> Iterator[Path]:
 def find_sweep_runs(path: Path) -> list[Path]:
     """The run folders that a sweep's folder names, those that are there; they lie elsewhere."""
     entries = read_object(path / "sweep.json").get("runs")
-    named = [entry.get("folder") for entry in entries or [] if isinstance(entry, dict)]
+    entries = entries if isinstance(entries, list) else []
+    named = [entry.get("folder") for entry in entries if isinstance(entry, dict)]
     folders = [path / str(folder) for folder in named if folder]
     return [folder for folder in folders if any((folder / name).is_file() for name in RUN_FILES)]
 

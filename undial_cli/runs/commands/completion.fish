@@ -2,17 +2,7 @@
 #   undial completion fish | source
 # It holds all words itself, so that no program runs when the tab key is pressed.
 
-function __undial_words  # of a command: flags, groups and keys as `key=`
-    switch $argv[1]
-@WORDS@
-    end
-end
-
-function __undial_values  # of a key
-    switch $argv[1]
-@VALUES@
-    end
-end
+@LOOKUPS@
 
 function __undial_offer
     set -l typed (commandline -opc)

@@ -59,20 +59,27 @@ def make_script(shell: str) -> str:
     either = " " if shell == "fish" else " | "
     script = script.replace("@COMMANDS@", " ".join(COMMAND_SUMMARIES))
     script = script.replace("@PATH_COMMANDS@", either.join(PATH_COMMANDS))
-    script = script.replace("@WORDS@", spell_cases(words, shell))
-    return script.replace("@VALUES@", spell_cases(list_key_values(), shell))
+    lookups = {"words": words, "values": list_key_values()}
+    texts = [spell_lookup(name, table, shell) for name, table in lookups.items()]
+    return script.replace("@LOOKUPS@", "\n\n".join(texts))
 
 
-def spell_cases(words: dict[str, list[str]], shell: str) -> str:
-    """Branches of a shell's `case`: words by name, names with the same words in one branch."""
+def spell_lookup(name: str, words: dict[str, list[str]], shell: str) -> str:
+    """A shell's function `_undial_NAME`, which prints the words of a command or key.
+
+    Those with the same words share a branch of its `case`.
+    """
     names_by_text: dict[str, list[str]] = {}
-    for name, each in words.items():
-        names_by_text.setdefault(" ".join(each), []).append(name)
+    for key, each in words.items():
+        names_by_text.setdefault(" ".join(each), []).append(key)
     # Fish takes a list of names with blanks, and a word for a line.
+    whole = "_undial_{}() {{\n  case $1 in\n{}\n  esac\n}}"
     branch, either = "    {}) echo '{}' ;;", "|"
     if shell == "fish":
+        whole = "function __undial_{}\n    switch $argv[1]\n{}\n    end\nend"
         branch, either = "        case {}\n            string split ' ' -- '{}'", " "
-    return "\n".join(branch.format(either.join(n), text) for text, n in names_by_text.items())
+    branches = [branch.format(either.join(n), text) for text, n in names_by_text.items()]
+    return whole.format(name, "\n".join(branches))
 
 
 def list_command_words(command: str) -> list[str]:

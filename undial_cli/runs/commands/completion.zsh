@@ -2,17 +2,7 @@
 #   eval "$(undial completion zsh)"
 # It holds all words itself, so that no program runs when the tab key is pressed.
 
-_undial_words() {  # of a command: flags, groups and keys as `key=`
-  case $1 in
-@WORDS@
-  esac
-}
-
-_undial_values() {  # of a key
-  case $1 in
-@VALUES@
-  esac
-}
+@LOOKUPS@
 
 _undial() {
   local current=$PREFIX command=$words[2] key word folder file i
