@@ -46,8 +46,6 @@ WORD_COMMANDS = {
     "completion": "undial_cli.runs.commands.completion:run_completion_command",
     "doctor": "undial_cli.runs.commands.doctor:examine_machine",
 }
-# Those that also take the folder of a run, and look at its checkpoint.
-FOLLOW_UPS = ("audit", "evaluate")
 HELP_WORDS = ("--help", "-h", "help")
 # The familiar name of plan=true, and the commands that have a plan; purge has it of its own.
 DRY_RUN, PLANNED_COMMANDS = "--dry-run", ("unlearn", "finetune", "tune", "reproduce")
@@ -191,6 +189,8 @@ def dispatch_command(argv: list[str]) -> int:
         return show_training_data(flags, words)
     if "--from" in flags:
         return repeat_run(command, flags, words)
+    from undial_cli.runs.run_folder import FOLLOW_UPS
+
     if command in FOLLOW_UPS and words and "=" not in words[0]:
         return follow_up_run(command, words[0], flags, words[1:])
     return compose_and_execute(command, flags, words)

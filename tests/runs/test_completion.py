@@ -51,6 +51,8 @@ compadd() {
   printf '%s\\t' "$IPREFIX"$^fitting >> offered
   builtin compadd "$@"
 }
+end_line() { print >> offered; BUFFER= }
+zle -N end_line; bindkey '^X^E' end_line
 """
 
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not here")
@@ -98,8 +100,8 @@ def ask_zsh(lines: tuple[str, ...], folder: Path) -> list[str]:
         os.execvp("zsh", ["zsh", "-f", "-i"])
     offered = folder / "offered"
     offered.touch()
-    # Tab, then the line is thrown away, and an end is put behind what was noted.
-    keys = "".join(f"{line}\t\x15print >> offered\n" for line in lines)
+    # Tab, then keys that end the line; to a terminal that zsh has not taken yet they mean nothing.
+    keys = "".join(f"{line}\t\x18\x05" for line in lines)
     for typed, ends in ((". ./setup; print >> offered\n", 1), (keys, 1 + len(lines))):
         os.write(terminal, typed.encode())
         until = time.monotonic() + 60

@@ -19,6 +19,7 @@ from undial_cli.methods import METHODS
 from undial_cli.models.gguf_kinds import LOGIT_BOUNDS
 from undial_cli.runs.commands.file_kinds import FILE_KINDS
 from undial_cli.runs.compose import find_config_folder
+from undial_cli.runs.run_folder import FOLLOW_UPS
 
 COMMAND_SUMMARIES = {
     "unlearn": "make a model forget chosen data",
@@ -238,7 +239,7 @@ def show_command_help(command: str) -> None:
             ui.say("keys", "bold")
             ui.say(make_two_columns(list(COMMAND_WORDS[command].items())))
         return
-    folder = "[RUN_FOLDER] " if command in ("audit", "evaluate") else ""
+    folder = "[RUN_FOLDER] " if command in FOLLOW_UPS else ""
     words = f"{folder}[group=option] [key=value ...] [flags]"
     ui.say(f"undial {command} {words}: {COMMAND_SUMMARIES[command]}\n")
     primary = (find_config_folder() / f"{command}.yaml").read_text(encoding="utf-8")

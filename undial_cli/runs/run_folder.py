@@ -31,6 +31,8 @@ from undial_cli.system.files import (
 )
 from undial_cli.system.private_files import LEDGER_FILE
 
+# Commands that compose a run, or take the folder of one and look at its checkpoint.
+FOLLOW_UPS = ("audit", "evaluate")
 RECORDED_PACKAGES = (
     "undial",
     "torch",
@@ -132,8 +134,9 @@ def find_trained_run(command: str, path: str) -> RunFolder:
     folder = RunFolder(Path(path).expanduser())
     if not folder.run_yaml.is_file():
         if (folder.path / "config.json").is_file():
-            is_named = command in ("audit", "evaluate")
-            named = f"name it with model.path={path}" if is_named else "name its run"
+            named = "name its run"
+            if command in FOLLOW_UPS:
+                named = f"name it with model.path={path}"
             raise UserError(f"{command} {path}: a checkpoint, not a run; {named}")
         raise UserError(f"{command} {path}: no run folder (no run.yaml there)")
     if not folder.checkpoint.is_dir():
