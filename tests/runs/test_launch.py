@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,17 @@ from typing import Any
 import psutil
 import pytest
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from undial_cli.errors import UserError, WorldError
 from undial_cli.runs.compose import compose_run
-from undial_cli.runs.launch import make_worker_environment, needs_workers, watch_workers
+from undial_cli.runs.launch import (
+    make_worker_environment,
+    needs_workers,
+    translate_worker_failure,
+    watch_workers,
+)
+from undial_cli.runs.worker import WholeFileHandler
 from undial_cli.system.supervision import Watch
 
 # A worker without torch: it does three steps, then what its rank is told to.
@@ -95,10 +103,12 @@ def test_no_worker_is_ended_while_one_of_them_gets_on(tmp_path: Path) -> None:
             "process 0 failed (exit code 1)",
         ),
         (
-            # as torch's `record` writes it, which takes seconds to import
+            # as a worker writes it, whole; torch takes seconds to import
+            "import json\n"
             "error = {'message': 'UserError: seed=x', 'extraInfo': {'timestamp': '1'}}\n"
-            "with open(os.environ['TORCHELASTIC_ERROR_FILE'], 'w') as file:\n"
-            "    import json; json.dump({'message': error}, file)\n"
+            "file = os.environ['TORCHELASTIC_ERROR_FILE']\n"
+            "open(file + '.new', 'w').write(json.dumps({'message': error}))\n"
+            "os.replace(file + '.new', file)\n"
             "sys.exit(1)",
             UserError,
             "seed=x",
@@ -112,6 +122,24 @@ def test_a_worker_that_fails_is_named(
         with pytest.raises(kind) as caught:
             watch_workers(workers, watch, 20)
         assert line in str(caught.value)
+
+
+def test_torch_reads_what_a_worker_tells_and_never_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    with monkeypatch.context() as ended:  # with the file written and not yet named
+        ended.setattr(Path, "replace", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            WholeFileHandler().record_exception(UserError("seed=x"))
+    assert not list(tmp_path.iterdir())
+    WholeFileHandler().record_exception(UserError("seed=x"))
+    failure = ProcessFailure(local_rank=1, pid=1, exitcode=1, error_file=str(file))
+    told = translate_worker_failure(1, failure)
+    assert isinstance(told, UserError)
+    assert str(told) == "seed=x"
+    assert abs(failure.timestamp - time.time()) < 60
 
 
 def test_a_sharded_run_of_one_process_gets_one_with_a_group() -> None:

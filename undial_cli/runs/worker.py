@@ -6,11 +6,14 @@ Knows the run folder that it reads, and is told what is to be done with the run.
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.elastic.multiprocessing.errors import ErrorHandler, record
 
 from undial_cli import ui
 from undial_cli.errors import Interrupted
@@ -19,14 +22,32 @@ from undial_cli.runs.run_folder import RunFolder
 from undial_cli.runs.run_yaml import load_run
 from undial_cli.system import processes, signals
 from undial_cli.system.faults import translate_faults
+from undial_cli.system.files import write_whole_text
 from undial_cli.system.private_files import keep_ledgers, note_private
 from undial_cli.system.quiet import silence_libraries
 from undial_cli.system.supervision import give_beat
 
 
-@record
+class WholeFileHandler(ErrorHandler):
+    """Tells the parent by a whole file or by none.
+
+    Workers that fail together are ended as they write, and torch's parent breaks at half a file.
+    """
+
+    def record_exception(self, e: BaseException) -> None:
+        """Write the exception's kind and words where torch's parent looks for them."""
+        file = self._get_error_file_path()
+        if file is not None:
+            words = {
+                "message": f"{type(e).__name__}: {e}",
+                "extraInfo": {"timestamp": str(int(time.time()))},
+            }
+            write_whole_text(Path(file), json.dumps({"message": words}))
+
+
+@functools.partial(record, error_handler=WholeFileHandler())
 def run_worker(path: Path, work: Callable[[ResolvedRun], None]) -> None:
-    """Do a run's work as one of its processes; raise on failure: `record` tells the parent."""
+    """Do a run's work as one of its processes; raise on failure, which the parent is told."""
     give_beat("preparing")
     silence_libraries()
     folder = RunFolder(path)
