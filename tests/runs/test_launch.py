@@ -47,6 +47,12 @@ def start_plain_workers(rest: str, folder: Path) -> Iterator[tuple[Any, Watch]]:
     words = dict.fromkeys(beats, ("-c", WORKER + rest))
     workers = start_processes("plain", sys.executable, words, environments, logs)
     try:
+        limit = time.monotonic() + 60  # a start is no silence, however busy the machine
+        while not all(
+            file.exists() and b" 3 training" in file.read_bytes() for file in beats.values()
+        ):
+            assert time.monotonic() < limit
+            time.sleep(0.01)
         yield workers, Watch(beats)
     finally:
         workers.close()
