@@ -184,9 +184,10 @@ def main() -> None:
         }
         facts = [mark_facts(inputs, item) for item in inputs.suite.items["forget"]]
         models = groups.setdefault(run.group, {})
-        for label, path in paths.items():
+        for path in paths.values():
             if path not in scored:
                 scored[path] = score_model(resolved, inputs, path)
+        for label, path in paths.items():
             models[label] = describe_model(scored[path], scored[paths["retain model"]], facts)
     for group, models in groups.items():
         print(f"\n{group}\n")
