@@ -39,6 +39,7 @@ LOWEST = 0.4
 SETS = ("forget", "holdout")
 FIFTHS = ("least likely", "2nd", "3rd", "4th", "most likely")
 CPU = torch.device("cpu")
+LOWEST_SHOWN = -12  # a collapsed model lies far below, and would hide the rest
 
 # Log-probabilities of the tokens of each answer, end token left out: an array [T] a row.
 Answers = list[np.ndarray]
@@ -154,6 +155,7 @@ def draw_fifths(figures: dict[str, dict[str, dict[str, Any]]], path: Path) -> No
             axes.set_xticks(range(len(FIFTHS)), FIFTHS, fontsize=6)
             for label, row in models.items():
                 handles[label] = axes.plot(row["fifths"], **styles[label])[0]
+        panels[0].set_ylim(LOWEST_SHOWN, 0.5)
         panels[0].set_ylabel("mean log-probability, forget set")
         plot_style.add_legend(figure, handles)
     plot_style.save_figure(figure, path)
