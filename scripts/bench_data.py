@@ -39,7 +39,8 @@ from typing import Any
 
 import psutil
 
-from undial_cli.config.schema import DataConfig, ModelConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import ModelConfig, TemplateConfig
 from undial_cli.data import load
 from undial_cli.data.contents import count_repeated_rows
 from undial_cli.data.encode import Encoder

@@ -44,7 +44,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from undial_cli import run
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.data.collate import Batch, make_padded_batch, pad_examples
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.load import load_rows

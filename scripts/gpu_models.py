@@ -14,7 +14,7 @@ from bench_training import ROPE, SHAPES
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.models import lean_forwards, lora, quantise
 from undial_cli.models.head import install_head

@@ -172,6 +172,8 @@ def main() -> None:
     options = parser.parse_args()
     silence_libraries()
     studied = list_studied_runs(options.folder)
+    if not studied:
+        parser.error(f"{options.folder}: no finished run of the table in its sweep.json")
     scored: dict[str, dict[str, Answers]] = {}
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     inputs: RunInputs | None = None

@@ -21,7 +21,8 @@ from undial_cli.cli import COMMAND_NAMES
 from undial_cli.config.asking import ASK_FIELDS
 from undial_cli.config.attacks import ATTACK_CONFIGS, AttackConfig
 from undial_cli.config.fields import spell_range, walk_fields
-from undial_cli.config.schema import RUN_TYPES, MethodConfig
+from undial_cli.config.methods import MethodConfig
+from undial_cli.config.schema import RUN_TYPES
 from undial_cli.config.suites import EvalSetConfig
 from undial_cli.config.tables import (
     AcrossConfig,

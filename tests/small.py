@@ -27,7 +27,8 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.config.schema import DataConfig, ModelConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import ModelConfig, TemplateConfig
 from undial_cli.data.encode import Encoder
 from undial_cli.models.head import install_head
 from undial_cli.models.load import load_tokenizer

@@ -14,7 +14,7 @@ from conftest import read_jsonl, refused, write_random_model, write_rows
 from run_helpers import kill_once
 
 from undial_cli.cli import run_command
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.alternatives import read_refusals
 from undial_cli.runs.alternatives import check_alternatives
 from undial_cli.runs.compose import compose_run

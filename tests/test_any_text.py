@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small import bundled_encoder
 
-from undial_cli.config.schema import DataConfig, Run
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.schema import Run
 from undial_cli.data import samples
 from undial_cli.data.load import load_rows
 from undial_cli.errors import UserError

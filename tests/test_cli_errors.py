@@ -13,7 +13,8 @@ import torch
 from conftest import HURRIED, refused, undial
 
 from undial_cli.cli import run_command
-from undial_cli.config.schema import ModelConfig, Run
+from undial_cli.config.models import ModelConfig
+from undial_cli.config.schema import Run
 from undial_cli.methods import METHODS
 from undial_cli.runs.checks import check_run_name
 from undial_cli.runs.compose import compose_run

@@ -9,7 +9,9 @@ from small import shared_tokenizer
 
 from undial_cli.audit.attack import AttackedModel, AuditData
 from undial_cli.config.attacks import AuditConfig
-from undial_cli.config.schema import AuditRun, DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
+from undial_cli.config.schema import AuditRun
 from undial_cli.config.suites import EvalConfig, EvalSetConfig
 from undial_cli.data.encode import Encoder
 from undial_cli.evaluation.suite import SetRows, Suite

@@ -18,7 +18,7 @@ from undial_cli.audit.asking import ASK, make_ask_probes
 from undial_cli.audit.attack import CannotServe
 from undial_cli.audit.probes import Probe, make_direct_probes
 from undial_cli.config.attacks import AskConfig
-from undial_cli.config.schema import TemplateConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data.encode import IGNORE
 from undial_cli.evaluation import metrics
 from undial_cli.evaluation.sharding import NO_JOURNAL

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from undial_cli.config.identity import collect_identity, make_default_name
-from undial_cli.config.schema import AdapterConfig, UnlearnRun
+from undial_cli.config.schema import UnlearnRun
+from undial_cli.config.training import AdapterConfig
 from undial_cli.runs.compose import compose_run
 
 

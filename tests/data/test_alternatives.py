@@ -8,7 +8,7 @@ import pytest
 from conftest import refused, write_rows
 from small import NAMED_ROWS
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.alternatives import collect_alternatives, read_refusals
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.inputs import collect_preferred_answers, load_training_rows

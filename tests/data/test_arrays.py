@@ -17,7 +17,8 @@ from small import byte_tokenizer
 from transformers import AutoModelForCausalLM
 
 from undial_cli.cli import run_command
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data.encode import Encoder
 from undial_cli.data.load import load_rows, load_split
 from undial_cli.data.rows import find_row_kind

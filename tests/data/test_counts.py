@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from small import bundled_encoder, shared_tokenizer
 
 from undial_cli.cli import run_command
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data.counts import RowCounts
 from undial_cli.data.encode import Encoder
 from undial_cli.data.example import Example

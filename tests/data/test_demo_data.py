@@ -8,7 +8,7 @@ import re
 import sys
 from typing import Any
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data import focus
 from undial_cli.data.load import load_split
 from undial_cli.runs.compose import PACKAGE_FOLDER

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import BOS, EOS, bundled_tokenizer, byte_tokenizer, templated_tokenizer
 
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data.columns import check_columns
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.template import describe_unread_keys

@@ -11,7 +11,7 @@ import datasets
 import pytest
 from conftest import refused
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.load import load_split
 from undial_cli.errors import UserError
 

@@ -20,7 +20,8 @@ from tokenizers import Tokenizer, normalizers, trainers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data import focus
 from undial_cli.data.answers import read_scored_text
 from undial_cli.data.columns import check_columns

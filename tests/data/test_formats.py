@@ -10,7 +10,8 @@ import pytest
 from conftest import refused, write_rows
 from small import shared_tokenizer
 
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data.contents import (
     count_repeated_rows,
     count_shared_rows,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import prepare, refused, write_rows
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.columns import check_columns
 from undial_cli.data.load import load_rows, load_split
 from undial_cli.data.rows import find_row_kind

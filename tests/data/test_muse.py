@@ -10,7 +10,7 @@ import pytest
 from conftest import prepare, write_muse
 from small import BOS, byte_tokenizer
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.encode import Encoder
 from undial_cli.data.example import Example
 from undial_cli.data.load import load_rows, load_split

@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.near_copies import LEAST_ALIKE, find_near_pairs
 from undial_cli.data.rows import Row
 from undial_cli.data.word_texts import (

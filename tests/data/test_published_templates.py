@@ -14,7 +14,8 @@ import pytest
 from families import FAMILIES
 from omegaconf import OmegaConf
 
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data.encode import IGNORE, Encoder
 from undial_cli.data.template import describe_unread_keys, make_conversation
 from undial_cli.runs.compose import find_config_folder

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from undial_cli.config.schema import TemplateConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data import render_process, rendering, template
 from undial_cli.data.rendering import TemplateError, render_within_limits
 from undial_cli.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 from conftest import refused
 from small import NAMED_ROWS, bundled_encoder, shared_tokenizer
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.alternatives import collect_alternatives
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.data.samples import TrainingSet, encode_preference_pairs, encode_training_set

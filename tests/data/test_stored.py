@@ -14,8 +14,10 @@ from conftest import write_rows
 from small import bundled_tokenizer, shared_tokenizer
 
 from undial_cli.cli import run_command
+from undial_cli.config.datasets import DataConfig
 from undial_cli.config.identity import digest_json, hash_json
-from undial_cli.config.schema import DataConfig, FocusSource, TemplateConfig
+from undial_cli.config.methods import FocusSource
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data import (
     load,
     render_process,

@@ -12,7 +12,8 @@ from hypothesis import example as given_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data.columns import check_columns
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.errors import RowError

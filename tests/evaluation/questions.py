@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from small import bundled_tokenizer
 
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.evaluation.scoring import (
     Score,

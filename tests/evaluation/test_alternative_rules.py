@@ -8,7 +8,7 @@ import pytest
 from conftest import read_jsonl
 
 from undial_cli.config.alternatives import DEFAULT_PROMPTS
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.alternatives import read_refusals
 from undial_cli.evaluation.alternative_rules import (
     ECHO,

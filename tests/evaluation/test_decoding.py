@@ -21,7 +21,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.evaluation import decoding
 from undial_cli.evaluation.continuation import continue_prefixes
 from undial_cli.evaluation.decoding import Decoding, decode_prompts

@@ -18,7 +18,8 @@ from small import random_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import undial_cli
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.config.suites import EvalConfig, EvalSetConfig, find_set_of_role, resolve_role
 from undial_cli.data.encode import Encoder
 from undial_cli.evaluation.evaluate import add_set_aggregate, evaluate_suite

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.config.suites import EvalConfig, EvalSetConfig
 from undial_cli.data.encode import Encoder
 from undial_cli.evaluation import extraction

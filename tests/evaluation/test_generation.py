@@ -9,7 +9,7 @@ import torch
 from questions import ENCODER, QUESTIONS, TOKENIZER
 from small import random_llama
 
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.evaluation.decoding import Decoding
 from undial_cli.evaluation.generation import GeneratingModel, collect_end_tokens
 from undial_cli.evaluation.generation import generate_answers as generate_ids

@@ -23,7 +23,7 @@ from test_muse_metrics import (
     shots_of,
 )
 
-from undial_cli.config.schema import ModelConfig
+from undial_cli.config.models import ModelConfig
 from undial_cli.evaluation.evaluate import evaluate_suite
 from undial_cli.models import load
 from undial_cli.runs.compose import compose_run

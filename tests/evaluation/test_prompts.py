@@ -9,7 +9,8 @@ from conftest import refused
 from families import FAMILIES
 from small import bundled_tokenizer, byte_tokenizer
 
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.config.suites import EvalSetConfig
 from undial_cli.data.encode import IGNORE, Encoder
 from undial_cli.errors import UserError

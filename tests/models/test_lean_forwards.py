@@ -18,7 +18,7 @@ from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 from transformers.models.seed_oss.modeling_seed_oss import SeedOssMLP
 from transformers.models.zamba2.modeling_zamba2 import Zamba2RMSNormGated
 
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.models.lean_forwards import LeanGatedProduct, LeanRMSNorm, find_slope, make_lean
 from undial_cli.models.lora import adapt_model
 

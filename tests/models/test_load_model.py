@@ -16,7 +16,8 @@ from transformers import (
     AutoModelForCausalLM,
 )
 
-from undial_cli.config.schema import AdapterConfig, ModelConfig
+from undial_cli.config.models import ModelConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.errors import UserError
 from undial_cli.models import inspection
 from undial_cli.models.head import TargetHead, find_output_head

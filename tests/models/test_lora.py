@@ -31,7 +31,8 @@ from transformers import (
 )
 
 import undial_cli
-from undial_cli.config.schema import AdapterConfig, ModelConfig
+from undial_cli.config.models import ModelConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.errors import UserError
 from undial_cli.models.head import install_head
 from undial_cli.models.inspection import check_model

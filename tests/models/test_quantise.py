@@ -13,7 +13,8 @@ from small import disturb_weights, small_model
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from undial_cli.config.schema import AdapterConfig, ModelConfig
+from undial_cli.config.models import ModelConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.models import lora
 from undial_cli.models.head import TargetHead
 from undial_cli.models.load import load_model, load_rounded_model

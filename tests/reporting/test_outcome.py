@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from undial_cli.config.schema import MethodConfig, UnlearnRun
+from undial_cli.config.methods import MethodConfig
+from undial_cli.config.schema import UnlearnRun
 from undial_cli.evaluation.verdict import FORGOTTEN, NOT_FORGOTTEN, OVER_FORGOTTEN, UNDECIDED
 from undial_cli.reporting.outcome import describe_outcome
 

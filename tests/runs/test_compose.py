@@ -11,10 +11,7 @@ import pytest
 import torch
 from conftest import list_options
 
-from undial_cli.config.schema import (
-    HardwareConfig,
-    UnlearnRun,
-)
+from undial_cli.config.schema import HardwareConfig, UnlearnRun
 from undial_cli.errors import UserError
 from undial_cli.methods import make_method
 from undial_cli.runs.checks import check_run

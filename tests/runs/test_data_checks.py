@@ -9,7 +9,7 @@ import pytest
 from conftest import prepare, write_rows
 from small import bundled_encoder
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.findings import DataFindings
 from undial_cli.data.rows import Row
 from undial_cli.data.samples import TrainingSet, encode_training_set

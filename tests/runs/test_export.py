@@ -17,7 +17,7 @@ from trained_runs import make_trained_run
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from undial_cli.cli import run_command
-from undial_cli.config.schema import ModelConfig, TemplateConfig
+from undial_cli.config.models import ModelConfig, TemplateConfig
 from undial_cli.models import gguf_file, load
 from undial_cli.models.gguf_vocabulary import find_added_tokens
 from undial_cli.models.paths import resolve_model_folder

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from undial_cli.config.schema import (
-    FinetuneRun,
-    UnlearnRun,
-)
+from undial_cli.config.schema import FinetuneRun, UnlearnRun
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.resolved import ResolvedRun
 

@@ -12,7 +12,7 @@ from model_families import tiny_config
 from omegaconf import OmegaConf
 
 from undial_cli.cli import run_command
-from undial_cli.config.schema import RatesConfig
+from undial_cli.config.training import RatesConfig
 from undial_cli.runs.compose import find_config_folder
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "models.md"

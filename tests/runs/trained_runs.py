@@ -12,7 +12,8 @@ from families import CHATML
 from small import byte_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from undial_cli.config.schema import AdapterConfig, Run
+from undial_cli.config.schema import Run
+from undial_cli.config.training import AdapterConfig
 from undial_cli.models.head import install_head
 from undial_cli.models.lora import adapt_model
 from undial_cli.runs.compose import compose_run

@@ -12,7 +12,7 @@ from device_watch import HostWatch, stand_in_meta
 from small import random_llama
 from transformers import TrainingArguments
 
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.data.collate import make_padded_batch
 from undial_cli.data.example import Example
 from undial_cli.data.schedule import Schedule, deal_rows

@@ -14,7 +14,7 @@ from steps import NeedingLoss, run_term
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, make_padded_batch
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.methods import METHODS, make_method

@@ -14,7 +14,7 @@ from small import disturb_weights, small_model
 from transformers import AutoModelForCausalLM
 
 import undial_cli
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.data.example import Example
 from undial_cli.models import lora
 from undial_cli.models.quantise import Rounding, explain_no_quantising, round_model

@@ -17,7 +17,7 @@ from steps import NeedingLoss, run_term
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.data.collate import (
     EMPTY_EXAMPLE,
     LEAST_SHARED_TOKENS,

@@ -16,7 +16,8 @@ from torch import Tensor
 from training.steps import NeedingLoss, compose_cpu_run, run_term
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from undial_cli.config.schema import AdapterConfig, ModelConfig
+from undial_cli.config.models import ModelConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.data.collate import make_padded_batch, pad_examples
 from undial_cli.data.example import Example
 from undial_cli.losses import (

@@ -13,7 +13,7 @@ from conftest import refused
 from run_helpers import assert_equal, fail_at_step, start, weights
 from small import random_llama, without_float32
 
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.models.head import install_head
 from undial_cli.models.lora import adapt_model

@@ -16,7 +16,7 @@ from small import random_llama
 from transformers import TrainerControl, TrainerState
 
 from undial_cli.cli import run_command
-from undial_cli.config.schema import StopConfig
+from undial_cli.config.training import StopConfig
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.losses import cross_entropy_loss
 from undial_cli.training.stopping import (

@@ -9,7 +9,7 @@ import torch
 from small import random_llama
 from steps import compose_cpu_run
 
-from undial_cli.config.schema import TeacherConfig
+from undial_cli.config.training import TeacherConfig
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import WorldError
 from undial_cli.methods import make_method

@@ -13,7 +13,7 @@ from small import disturb_weights, random_llama
 from steps import NeedingLoss
 from torch import Tensor, nn
 
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.data.collate import EMPTY_EXAMPLE, Batch, make_padded_batch
 from undial_cli.data.encode import IGNORE, Example
 from undial_cli.errors import WorldError

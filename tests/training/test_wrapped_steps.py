@@ -16,7 +16,7 @@ from small import without_float32
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.data.encode import Encoder
 from undial_cli.data.load import load_rows
 from undial_cli.errors import WorldError

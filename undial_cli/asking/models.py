@@ -17,7 +17,8 @@ from pathlib import Path
 from undial_cli import ui
 from undial_cli.asking.words import ModelWords
 from undial_cli.config.attacks import RETAIN, TARGET, UNLEARNED
-from undial_cli.config.schema import AuditRun, EvaluateRun, ModelConfig, Run, UnlearnRun
+from undial_cli.config.models import ModelConfig
+from undial_cli.config.schema import AuditRun, EvaluateRun, Run, UnlearnRun
 from undial_cli.errors import UserError, WorldError
 from undial_cli.reporting.collect import find_run_folders
 from undial_cli.runs.compose import compose_run

@@ -16,7 +16,7 @@ from undial_cli.asking.models import AskedModel, list_asked_models
 from undial_cli.asking.words import parse_serve_words
 from undial_cli.config.asking import ServingConfig
 from undial_cli.config.attacks import RETAIN, TARGET
-from undial_cli.config.schema import TemplateConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.errors import UserError, bad_value, first_line
 from undial_cli.system.garbage import spare_imports
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from undial_cli.audit.attack import AuditData, CannotServe
 from undial_cli.audit.probes import make_direct_probes
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.answers import read_scored_text
 from undial_cli.data.example import Example
 from undial_cli.data.files import load_row_file

@@ -28,8 +28,9 @@ from undial_cli.audit.attack import AuditData, Outcome
 from undial_cli.audit.carry_out import AttackResults
 from undial_cli.audit.wordings import name_asked_columns, read_asked_question
 from undial_cli.config.attacks import JudgeConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.config.identity import hash_json
-from undial_cli.config.schema import DataConfig, ModelConfig, TemplateConfig
+from undial_cli.config.models import ModelConfig, TemplateConfig
 from undial_cli.data.answers import read_scored_text
 from undial_cli.data.encode import Encoder
 from undial_cli.errors import UserError, WorldError, first_line

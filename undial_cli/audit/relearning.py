@@ -26,13 +26,8 @@ from undial_cli.audit.attack import AttackedModel, AttackKind, AuditData, Cannot
 from undial_cli.audit.probes import make_direct_probes
 from undial_cli.audit.variants import join_variants, make_curves
 from undial_cli.config.attacks import RelearnConfig
-from undial_cli.config.schema import (
-    AdapterConfig,
-    FinetuneRun,
-    TrainConfig,
-    is_sharded,
-    uses_deepspeed,
-)
+from undial_cli.config.schema import FinetuneRun, is_sharded, uses_deepspeed
+from undial_cli.config.training import AdapterConfig, TrainConfig
 from undial_cli.data.load import load_rows
 from undial_cli.data.rows import Row
 from undial_cli.data.samples import TrainingSet, encode_training_set

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from undial_cli.audit.attack import AuditData, CannotServe
 from undial_cli.config.attacks import AskConfig
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.config.splits import cut_slice, find_first_row
 from undial_cli.data.answers import (
     read_messages,

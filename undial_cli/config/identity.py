@@ -10,7 +10,8 @@ import json
 from typing import Any
 
 from undial_cli.config.fields import walk_fields
-from undial_cli.config.schema import AUTO_STRENGTH, Run, TrainingRun, UnlearnRun
+from undial_cli.config.methods import AUTO_STRENGTH
+from undial_cli.config.schema import Run, TrainingRun, UnlearnRun
 
 # Where a run is written, what it says, and how many processes share it.
 KEYS_WITHOUT_RESULTS = (

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from undial_cli.config.schema import DataConfig
+    from undial_cli.config.datasets import DataConfig
 
 SPLIT_SLICE = re.compile(r"\[-?\d*%?:-?\d*%?\]")
 

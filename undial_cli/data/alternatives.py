@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.formats import is_spelled_list, parse_spelled_list
 from undial_cli.data.load import load_rows
 from undial_cli.data.rows import Row, hash_content, is_document

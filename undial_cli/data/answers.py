@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.rows import Row, find_row_kind
 from undial_cli.data.spans import BLANK_LINE
 from undial_cli.errors import UserError

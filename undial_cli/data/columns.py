@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.formats import is_conversation, is_spelled_list
 from undial_cli.data.rows import METRIC_COLUMNS, Row, columns_by_kind, find_row_kind, is_blank_cell
 from undial_cli.errors import UserError, suggest_nearest

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from undial_cli.config.datasets import DataConfig
 from undial_cli.config.identity import digest_json
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data import template
 from undial_cli.data.answers import (
     Message,

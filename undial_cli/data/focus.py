@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.answers import read_scored_text
 from undial_cli.data.rows import Row, is_blank_cell
 from undial_cli.data.spans import Span

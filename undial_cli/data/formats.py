@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.rows import Row, is_blank_cell
 from undial_cli.system.files import parse_json
 

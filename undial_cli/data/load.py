@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.config.splits import cut_slice
 from undial_cli.data.columns import check_columns, check_row_columns
 from undial_cli.data.files import (

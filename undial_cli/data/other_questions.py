@@ -8,7 +8,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from undial_cli.config.schema import DataConfig, OtherQuestions
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.methods import OtherQuestions
 from undial_cli.data.example import Example
 from undial_cli.data.rows import Row, is_document
 from undial_cli.data.samples import TrainingSet

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 
 Row = dict[str, Any]
 

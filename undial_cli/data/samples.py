@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from undial_cli.config.schema import FocusSource
+from undial_cli.config.methods import FocusSource
 from undial_cli.config.splits import name_training_set
 from undial_cli.data import focus
 from undial_cli.data.answers import replace_answer

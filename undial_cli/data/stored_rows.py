@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from undial_cli.config.datasets import DataConfig
 from undial_cli.config.identity import spell_canonical
-from undial_cli.config.schema import DataConfig
 from undial_cli.data.rows import Row, hash_content, list_columns
 
 ROWS_FILE = "rows.arrow"

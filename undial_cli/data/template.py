@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.config.schema import TemplateConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data.answers import Message, is_answer_message
 from undial_cli.data.rendering import TemplateError, render_rows_within_limits
 from undial_cli.data.spans import BLANK_LINE, Span

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.focus import UNSPACED_RANGES
 from undial_cli.data.rows import Row, find_row_kind, normalise_content
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from undial_cli import ui
 from undial_cli.config.alternatives import AlternativesConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.config.identity import hash_json
-from undial_cli.config.schema import DataConfig
 from undial_cli.data.answers import read_answer_texts, read_question, replace_question
 from undial_cli.data.encode import Encoder
 from undial_cli.data.focus import list_focus_parts

@@ -13,8 +13,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from undial_cli.config.datasets import DataConfig
 from undial_cli.config.identity import digest_json
-from undial_cli.config.schema import DataConfig
 from undial_cli.config.suites import resolve_role
 from undial_cli.data.rows import Row
 from undial_cli.evaluation.resampling_units import number_subjects

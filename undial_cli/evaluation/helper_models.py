@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.config.schema import ModelConfig
+from undial_cli.config.models import ModelConfig
 from undial_cli.errors import UserError, first_line
 from undial_cli.models.claims import refuse_broken_weights
 from undial_cli.models.load import blame_key, load_model, load_tokenizer

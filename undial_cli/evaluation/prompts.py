@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.config.suites import MULTIPLE_CHOICE, EvalSetConfig
 from undial_cli.data import template
 from undial_cli.data.answers import replace_answer

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from undial_cli import ui
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.config.suites import MULTIPLE_CHOICE, EvalSetConfig
 from undial_cli.data.columns import cell_error, is_text_cell
 from undial_cli.data.rows import Row, find_row_kind

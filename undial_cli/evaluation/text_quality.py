@@ -24,7 +24,8 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.config.schema import DataConfig, TemplateConfig
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.config.suites import EvalConfig
 from undial_cli.data.collate import choose_pad_id, pad_examples
 from undial_cli.data.encode import Encoder

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from undial_cli.config.fields import key
-from undial_cli.config.schema import FocusSource, MethodConfig, OtherQuestions
+from undial_cli.config.methods import FocusSource, MethodConfig, OtherQuestions
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from undial_cli.config.fields import as_float
-from undial_cli.config.schema import AUTO_STRENGTH
+from undial_cli.config.methods import AUTO_STRENGTH
 from undial_cli.methods.base import (
     PRIOR_LOGPS,
     TEACHER_LOGITS,

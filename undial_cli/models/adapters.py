@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from undial_cli.config.schema import ModelConfig
+from undial_cli.config.models import ModelConfig
 from undial_cli.errors import UserError, WorldError
 from undial_cli.models.claims import count_tensors, list_first, refuse_broken_weights
 from undial_cli.system.faults import raise_fault

@@ -9,7 +9,7 @@ import contextlib
 import json
 from pathlib import Path
 
-from undial_cli.config.schema import ModelConfig
+from undial_cli.config.models import ModelConfig
 from undial_cli.models.paths import find_part_paths, is_from_scratch, resolve_model_folder
 from undial_cli.system.files import hash_model_folder
 from undial_cli.system.source_paths import CONFIG_FILES, ModelSource

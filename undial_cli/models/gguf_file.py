@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undial_cli.config.schema import ModelConfig
+from undial_cli.config.models import ModelConfig
 from undial_cli.errors import WorldError
 from undial_cli.models.gguf_fields import (
     GgufTensor,

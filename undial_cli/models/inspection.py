@@ -16,7 +16,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from undial_cli import ui
-from undial_cli.config.schema import AdapterConfig, ModelConfig
+from undial_cli.config.models import ModelConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.errors import UserError
 from undial_cli.models.adapters import (
     check_adapter_rank,

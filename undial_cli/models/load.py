@@ -17,7 +17,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from undial_cli.config.schema import ModelConfig, Run, TrainingRun
+from undial_cli.config.models import ModelConfig
+from undial_cli.config.schema import Run, TrainingRun
 from undial_cli.errors import UserError, WorldError
 from undial_cli.models.adapters import (
     attach_adapter,

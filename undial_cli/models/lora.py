@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from undial_cli import ui
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.errors import UserError, bad_value
 from undial_cli.models.adapters import flatten_error
 from undial_cli.models.head import TargetHead

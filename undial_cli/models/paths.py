@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from undial_cli import ui
-from undial_cli.config.schema import ModelConfig
+from undial_cli.config.models import ModelConfig
 from undial_cli.errors import UserError
 from undial_cli.models.adapters import find_adapter_base, flatten_error, read_peft_config
 from undial_cli.models.claims import check_loading_info, refuse_broken_weights

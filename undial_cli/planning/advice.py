@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from undial_cli.config.schema import AdapterConfig, TrainingRun, is_sharded
+from undial_cli.config.schema import TrainingRun, is_sharded
+from undial_cli.config.training import AdapterConfig
 from undial_cli.errors import UserError, WorldError
 from undial_cli.planning.plan import TrainingPlan
 

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from undial_cli.config.schema import TeacherConfig, TrainingRun, is_sharded, uses_deepspeed
+from undial_cli.config.schema import TrainingRun, is_sharded, uses_deepspeed
+from undial_cli.config.training import TeacherConfig
 from undial_cli.data.example import Example
 from undial_cli.data.schedule import Schedule, TrainingSample, deal_rows
 from undial_cli.errors import UserError, WorldError, first_line

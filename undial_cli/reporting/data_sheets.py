@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.counts import RowCounts
 from undial_cli.data.findings import DataFindings
 from undial_cli.data.held_answers import COMMON_ROWS, COMMON_SHARE, LEAST_ANSWER_WORDS, LEAST_HELD

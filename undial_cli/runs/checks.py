@@ -15,8 +15,8 @@ import torch
 from undial_cli.config.attacks import BUDGETS
 from undial_cli.config.fields import walk_fields
 from undial_cli.config.identity import KEYS_OF_AUTO_STRENGTH, make_default_name
+from undial_cli.config.methods import AUTO_STRENGTH
 from undial_cli.config.schema import (
-    AUTO_STRENGTH,
     AlternativesRun,
     AuditRun,
     Run,

@@ -31,11 +31,11 @@ from omegaconf.errors import OmegaConfBaseException
 from undial_cli import ui
 from undial_cli.config.fields import walk_fields
 from undial_cli.config.launchers import HYDRA_SCHEMAS
+from undial_cli.config.methods import MethodConfig
 from undial_cli.config.schema import (
     RUN_TYPES,
     AlternativesRun,
     AuditRun,
-    MethodConfig,
     Run,
     UnlearnRun,
     check_ranges,

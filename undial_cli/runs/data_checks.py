@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from undial_cli.config.schema import DataConfig
+from undial_cli.config.datasets import DataConfig
 from undial_cli.data.contents import find_first_copies, hash_contents
 from undial_cli.data.findings import DataFindings, SetFindings
 from undial_cli.data.held_answers import (

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from undial_cli.config.schema import DataConfig, Run
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.schema import Run
 from undial_cli.config.splits import list_splits, name_training_set
 from undial_cli.config.suites import MULTIPLE_CHOICE
 from undial_cli.data.columns import ANSWER_COLUMNS

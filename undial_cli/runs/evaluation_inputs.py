@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 
 from undial_cli import ui
-from undial_cli.config.schema import AuditRun, DataConfig, ModelConfig, Run, UnlearnRun
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.models import ModelConfig
+from undial_cli.config.schema import AuditRun, Run, UnlearnRun
 from undial_cli.config.splits import list_splits, name_data_key
 from undial_cli.config.suites import FORGET, FORGET_SET, EvalConfig, EvalSetConfig
 from undial_cli.data.encode import Encoder

@@ -15,15 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli import ui
+from undial_cli.config.datasets import DataConfig
 from undial_cli.config.identity import digest_json, hash_json
-from undial_cli.config.schema import (
-    AlternativesRun,
-    AuditRun,
-    DataConfig,
-    Run,
-    TrainingRun,
-    UnlearnRun,
-)
+from undial_cli.config.schema import AlternativesRun, AuditRun, Run, TrainingRun, UnlearnRun
 from undial_cli.config.splits import list_splits, name_data_key
 from undial_cli.data import alternatives, samples
 from undial_cli.data.contents import count_repeated_rows

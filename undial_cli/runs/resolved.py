@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from undial_cli.config.schema import FinetuneRun, HardwareConfig, Run, TeacherConfig, UnlearnRun
+from undial_cli.config.schema import FinetuneRun, HardwareConfig, Run, UnlearnRun
+from undial_cli.config.training import TeacherConfig
 from undial_cli.data.load import load_rows
 from undial_cli.methods import make_method
 from undial_cli.methods.base import Method

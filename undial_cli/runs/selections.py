@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from undial_cli.config.schema import Run, TrainConfig, TrainingRun, UnlearnRun
+from undial_cli.config.schema import Run, TrainingRun, UnlearnRun
+from undial_cli.config.training import TrainConfig
 from undial_cli.errors import UserError
 from undial_cli.evaluation.held_apart import DividedSuite, divide_suite
 from undial_cli.evaluation.retain_results import restrict_results

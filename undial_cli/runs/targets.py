@@ -9,22 +9,21 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from undial_cli.config.datasets import DataConfig
 from undial_cli.config.identity import hash_json, make_default_name
+from undial_cli.config.models import TargetConfig
 from undial_cli.config.schema import (
-    AdapterConfig,
     AlternativesRun,
     AuditRun,
-    DataConfig,
     EvaluateRun,
     FinetuneRun,
     HardwareConfig,
     Run,
-    TargetConfig,
-    TrainConfig,
     UnlearnRun,
 )
 from undial_cli.config.splits import cut_slice
 from undial_cli.config.suites import EvalConfig
+from undial_cli.config.training import AdapterConfig, TrainConfig
 from undial_cli.errors import UserError
 from undial_cli.system.files import locate_in_cache
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undial_cli.config.schema import AdapterConfig
+from undial_cli.config.training import AdapterConfig
 from undial_cli.data.example import Example
 from undial_cli.losses.positions import IGNORE
 from undial_cli.models import adapters, lora

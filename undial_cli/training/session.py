@@ -17,13 +17,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from undial_cli import ui
-from undial_cli.config.schema import (
-    TeacherConfig,
-    TrainingRun,
-    UnlearnRun,
-    is_sharded,
-    uses_deepspeed,
-)
+from undial_cli.config.schema import TrainingRun, UnlearnRun, is_sharded, uses_deepspeed
+from undial_cli.config.training import TeacherConfig
 from undial_cli.data.example import Example
 from undial_cli.data.schedule import Schedule, TrainingSample
 from undial_cli.evaluation.evaluate import evaluate_suite

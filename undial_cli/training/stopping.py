@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerControl, TrainerState
 
 from undial_cli import ui
-from undial_cli.config.schema import StopConfig
+from undial_cli.config.training import StopConfig
 from undial_cli.data.example import Example
 from undial_cli.evaluation.lockstep import forward_in_step
 from undial_cli.evaluation.scoring import Score, score_answers

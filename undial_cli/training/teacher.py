@@ -19,7 +19,8 @@ from torch import nn
 
 from undial_cli import ui
 from undial_cli.config.identity import hash_json
-from undial_cli.config.schema import TeacherConfig, TrainingRun, uses_deepspeed
+from undial_cli.config.schema import TrainingRun, uses_deepspeed
+from undial_cli.config.training import TeacherConfig
 from undial_cli.data.collate import Batch
 from undial_cli.data.schedule import Schedule
 from undial_cli.errors import WorldError

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from undial_cli.config.schema import MethodConfig
+from undial_cli.config.methods import MethodConfig
 from undial_cli.data.collate import Batch
 from undial_cli.methods.base import Method
 from undial_cli.system.random_state import preserve_random_state

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli import ui
-from undial_cli.config.schema import ModelConfig, TrainingRun, UnlearnRun
+from undial_cli.config.models import ModelConfig
+from undial_cli.config.schema import TrainingRun, UnlearnRun
 from undial_cli.errors import UserError, WorldError, bad_value
 from undial_cli.models.gguf_kinds import LOGIT_BOUNDS, ROUNDED
 from undial_cli.runs.command_words import parse_run_words

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from undial_cli.config.attacks import ATTACK_CONFIGS, BUDGETS
 from undial_cli.config.field_types import find_inner_schema, list_field_types
 from undial_cli.config.fields import as_float, check_field_value
-from undial_cli.config.schema import MethodConfig
+from undial_cli.config.methods import MethodConfig
 from undial_cli.errors import UserError, bad_value, first_line, suggest_nearest
 from undial_cli.methods import METHODS
 from undial_cli.runs import config_errors

@@ -11,19 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from undial_cli.config.attacks import ATTACK_CONFIGS, AttackConfig, AuditConfig
-from undial_cli.config.schema import (
-    RUN_TYPES,
-    AdapterConfig,
-    DataConfig,
-    HardwareConfig,
-    MethodConfig,
-    ModelConfig,
-    RecipeConfig,
-    TrainConfig,
-    UnlearnRun,
-)
+from undial_cli.config.datasets import DataConfig
+from undial_cli.config.methods import MethodConfig
+from undial_cli.config.models import ModelConfig
+from undial_cli.config.schema import RUN_TYPES, HardwareConfig, UnlearnRun
 from undial_cli.config.suites import EvalConfig
 from undial_cli.config.tables import TableConfig
+from undial_cli.config.training import AdapterConfig, RecipeConfig, TrainConfig
 from undial_cli.config.tuning import SpaceConfig
 from undial_cli.errors import UserError, bad_value
 from undial_cli.methods import METHODS

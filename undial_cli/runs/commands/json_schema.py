@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin
 
 from undial_cli.config.attacks import ATTACK_CONFIGS, BUDGETS
 from undial_cli.config.field_types import find_inner_schema, list_field_types, may_be_null
-from undial_cli.config.schema import MethodConfig
+from undial_cli.config.methods import MethodConfig
 from undial_cli.errors import UserError, bad_value
 from undial_cli.methods import METHODS
 from undial_cli.runs.commands.file_kinds import FILE_KINDS, GLOBAL, FileKind

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from undial_cli.config.schema import TemplateConfig
+from undial_cli.config.models import TemplateConfig
 from undial_cli.data.template import TemplateRefusal, apply_template
 
 # Contents of messages: no template changes such words.
