@@ -211,11 +211,24 @@ def test_merged_weights_are_the_adapters(
 def test_evaluating_on_the_way_changes_no_weight(
     plain_run: Path, random_model: Path, tmp_path: Path
 ) -> None:
-    folder = start(random_model, tmp_path, "train.eval_steps=2")
+    folder = start(random_model, tmp_path, "train.eval_steps=1", "train.logging_steps=2")
     assert_equal(plain_run, folder)
+    rows = read_jsonl(folder / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == [2, 3]
+
+
+@pytest.mark.slow
+def test_the_last_step_is_evaluated_once_as_the_checkpoint(
+    random_model: Path, tmp_path: Path
+) -> None:
+    folder = start(random_model, tmp_path, "train.eval_steps=1")
     rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "forget_rouge" in row]
-    assert [row["step"] for row in rows] == [2]
-    assert [r["step"] for r in read_jsonl(folder / "metrics.jsonl") if "loss" in r] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    log = (folder / "log.txt").read_text()
+    assert len(re.findall(r"^evaluating on the way (\d+)/\1 answers", log, re.MULTILINE)) == 2
+    results = json.loads((folder / "evaluation" / "results.json").read_text())
+    assert results["metrics"].items() >= (rows[-1].items() - {("step", 3)})
+    assert rows[-2]["forget_probability"] != rows[-1]["forget_probability"]
 
 
 @pytest.mark.slow

@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState
 
+from undial_cli.runs.compose import compose_run
 from undial_cli.system import signals
 from undial_cli.training.callbacks import (
     EventCallback,
     MetricsLog,
     PeriodicEvaluation,
     StateSaving,
+    ends_on_checkpoint,
+    log_checkpoint_figures,
     read_metrics,
 )
 
@@ -130,7 +133,7 @@ def test_a_signal_at_the_last_step_lets_the_training_end() -> None:
 
 def test_an_evaluation_on_the_way_is_logged_and_the_steps_own_figures_are_still_due() -> None:
     logged: list[dict[str, Any]] = []
-    evaluation = PeriodicEvaluation(2, lambda: {"forget_rouge": 0.5})
+    evaluation = PeriodicEvaluation(2, True, lambda: {"forget_rouge": 0.5})
     control = TrainerControl(should_log=True)
 
     def log(figures: dict[str, Any]) -> None:
@@ -142,6 +145,52 @@ def test_an_evaluation_on_the_way_is_logged_and_the_steps_own_figures_are_still_
         evaluation.on_step_end(None, state_at(step), control)
     assert logged == [{"forget_rouge": 0.5}] * 2
     assert control.should_log
+
+
+@pytest.mark.parametrize(
+    ("every", "last", "stopped", "steps"),
+    [
+        (4, True, 11, [4, 8]),
+        (5, True, 11, [5, 10]),
+        (5, False, 11, [5]),
+        (2, False, 6, [2, 4]),
+        (2, True, 6, [2, 4, 6]),
+    ],
+)
+def test_the_last_step_is_left_to_the_checkpoint_where_that_is_asked(
+    every: int, last: bool, stopped: int, steps: list[int]
+) -> None:
+    """`stopped`: the step at which a callback before ends the training; 11: none does."""
+    step, seen = 0, []
+    evaluation = PeriodicEvaluation(every, last, lambda: seen.append(step) or {})  # type: ignore[func-returns-value]
+    for step in range(1, min(10, stopped) + 1):
+        control = TrainerControl(should_training_stop=step == stopped)
+        evaluation.on_step_end(None, state_at(step), control)
+    assert seen == steps
+
+
+@pytest.mark.parametrize(
+    ("words", "ends"),
+    [
+        (["train.eval_steps=2"], True),
+        ([], False),
+        (["train.eval_steps=2", "train.select=forget_rouge"], False),
+        (["train.eval_steps=2", "train.report_to=[tensorboard]"], False),
+    ],
+)
+def test_figures_end_on_the_checkpoint_unless_a_logger_or_a_choice_needs_them_in_training(
+    words: list[str], ends: bool
+) -> None:
+    assert ends_on_checkpoint(compose_run("unlearn", words).train) is ends
+
+
+def test_a_checkpoints_figures_are_those_of_the_last_step_that_was_logged(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    log_checkpoint_figures(file, {"forget_rouge": 0.5})
+    assert not file.exists()
+    file.write_text('{"step": 1, "loss": 2.0}\n{"step": 7, "loss": 1.0}\n')
+    log_checkpoint_figures(file, {"forget_rouge": 0.5, "model_utility": math.nan})
+    assert read_metrics(file)[2:] == [{"step": 7, "forget_rouge": 0.5, "model_utility": "nan"}]
 
 
 def test_an_event_is_given_what_the_trainer_has_then() -> None:

@@ -31,6 +31,7 @@ from undial_cli.runs.run_folder import RunFolder
 from undial_cli.system import processes
 from undial_cli.system.files import hash_files, hash_folder_state
 from undial_cli.training.best_weights import read_selection
+from undial_cli.training.callbacks import ends_on_checkpoint, log_checkpoint_figures
 from undial_cli.training.merging import read_merge_loss
 
 # Keys of eval that change no score of a model, so that a cached evaluation stays good.
@@ -148,6 +149,8 @@ def write_evaluation(
     """
     if evaluation is None or processes.get_process_rank() != 0:
         return
+    if isinstance(run, TrainingRun) and ends_on_checkpoint(run.train):
+        log_checkpoint_figures(folder.path / "metrics.jsonl", evaluation.metrics)
     retain, target = others.get("retain"), others.get("target")
     if "retain" in others:
         reason = inputs.reference.missing

@@ -22,7 +22,7 @@ from undial_cli.errors import WorldError
 from undial_cli.evaluation.selection_rule import SELECT_KEY
 from undial_cli.system import processes
 from undial_cli.system.files import parse_json, remove_folder, whole_folder, write_whole_text
-from undial_cli.training.callbacks import Watcher
+from undial_cli.training.callbacks import Watcher, is_last_step
 from undial_cli.training.selection import Selection, StepRow
 from undial_cli.training.states import SEAL_FILE, find_damage, list_states, seal_state
 
@@ -72,8 +72,7 @@ class BestWeights(Watcher):
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         step, keep = state.global_step, self.selection.keep
-        is_last = control.should_training_stop or step >= state.max_steps
-        if step % self.every and not is_last:
+        if step % self.every and not is_last_step(state, control):
             return
         figures, row = self.ask(step)
         self.log_figures(control, figures)

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from undial_cli import ui
+from undial_cli.config.training import TrainConfig
 from undial_cli.system import processes, signals
 from undial_cli.system.files import parse_json, write_whole_text
 from undial_cli.system.supervision import give_beat
@@ -29,6 +30,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:  # the process was ended while it wrote
             break
     return [row for row in rows if isinstance(row, dict)]
+
+
+def ends_on_checkpoint(train: TrainConfig) -> bool:
+    """Whether the figures on the way end with the checkpoint's, and its weights are evaluated once.
+
+    Loggers are closed before there are any, so with these the last step is evaluated by itself.
+    """
+    return bool(train.eval_steps) and train.select is None and not train.report_to
+
+
+def log_checkpoint_figures(path: Path, figures: dict[str, Any]) -> None:
+    """Append a checkpoint's figures to metrics.jsonl as those of the last step that it has."""
+    rows = read_metrics(path)
+    if rows:
+        row = {"step": rows[-1]["step"], **{k: spell_non_finite(v) for k, v in figures.items()}}
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 class MetricsLog(TrainerCallback):
@@ -75,6 +93,20 @@ def spell_non_finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def is_last_step(state: TrainerState, control: TrainerControl) -> bool:
+    """Whether no step follows: the schedule is done, or a callback has ended the training."""
+    return control.should_training_stop or state.global_step >= state.max_steps
+
+
+class LastStepLog(TrainerCallback):
+    """Has the last step logged, whatever train.logging_steps is; after those that may end it."""
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        control.should_log |= is_last_step(state, control)
+
+
 class EventCallback(TrainerCallback):
     """Does something at the Trainer's events of these names, given what the Trainer has then."""
 
@@ -106,7 +138,7 @@ class StateSaving(TrainerCallback):
         due = self.seconds is not None and time.monotonic() - self.last >= self.seconds
         # Saving is an exchange between processes, in which all must take part at the same step.
         wishes = processes.gather_items([(due, signals.get_held_signal())])
-        if control.should_training_stop or state.global_step >= state.max_steps:
+        if is_last_step(state, control):
             return
         self.sign = next((sign for _, sign in wishes if sign is not None), None)
         if wishes[0][0] or self.sign is not None:
@@ -142,14 +174,18 @@ class Watcher(TrainerCallback):
 
 
 class PeriodicEvaluation(Watcher):
-    """Evaluates every N steps."""
+    """Evaluates every N steps; after the callbacks that may end the training.
 
-    def __init__(self, every: int, ask: Callable[[], dict[str, Any]]) -> None:
+    Args:
+        last: the last step, too. Its weights are evaluated once more as the checkpoint.
+    """
+
+    def __init__(self, every: int, last: bool, ask: Callable[[], dict[str, Any]]) -> None:
         super().__init__(ask)
-        self.every = every
+        self.every, self.last = every, last
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if state.global_step % self.every == 0:
+        if state.global_step % self.every == 0 and (self.last or not is_last_step(state, control)):
             self.figures(control)

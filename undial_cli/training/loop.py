@@ -22,7 +22,13 @@ from undial_cli.system.files import make_private_folder
 from undial_cli.system.private_files import note_private
 from undial_cli.training import deepspeed_states, packing
 from undial_cli.training.arguments import make_training_arguments
-from undial_cli.training.callbacks import EventCallback, MetricsLog, StateSaving, Watcher
+from undial_cli.training.callbacks import (
+    EventCallback,
+    LastStepLog,
+    MetricsLog,
+    StateSaving,
+    Watcher,
+)
 from undial_cli.training.fit import refuse_packing
 from undial_cli.training.loggers import open_loggers
 from undial_cli.training.states import choose_state
@@ -132,6 +138,7 @@ def run_training(
                 watcher.log = trainer.log
                 trainer.add_callback(watcher)
             saving = StateSaving(None if run.train.save_steps else 60 * run.train.save_minutes)
+            trainer.add_callback(LastStepLog())
             trainer.add_callback(saving)
             if start:
                 trainer.load_own_state(start)

@@ -33,7 +33,7 @@ from undial_cli.system.processes import run_on_main, wait_for_all
 from undial_cli.system.random_state import preserve_random_state
 from undial_cli.training import merging
 from undial_cli.training.best_weights import BestWeights, copy_weights, write_selection
-from undial_cli.training.callbacks import PeriodicEvaluation, Watcher
+from undial_cli.training.callbacks import PeriodicEvaluation, Watcher, ends_on_checkpoint
 from undial_cli.training.layers import choose_trained_parameters
 from undial_cli.training.loop import is_packed, make_schedule, run_training
 from undial_cli.training.saliency import train_salient_modules
@@ -147,12 +147,6 @@ def make_watchers(session: TrainingSession, model: Any, schedule: Schedule) -> l
     """What looks at the model while it is trained."""
     run, stop = session.run, session.run.train.stop
     watchers: list[Watcher] = []
-    if run.train.eval_steps and session.selection is None:
-        watchers.append(
-            PeriodicEvaluation(
-                run.train.eval_steps, lambda: evaluate_in_training(session.suite, model)
-            )
-        )
     if stop.is_on:
         watchers.append(
             EarlyStop(
@@ -164,11 +158,17 @@ def make_watchers(session: TrainingSession, model: Any, schedule: Schedule) -> l
                 ),
             )
         )
-    if run.train.eval_steps and session.selection is not None:
-        # After the early stop: the last step is evaluated, whatever makes it the last.
+    # After the early stop: what is the last step is known, whatever makes it the last.
+    every = run.train.eval_steps
+    if every and session.selection is None:
+        last = not ends_on_checkpoint(run.train)
+        watchers.append(
+            PeriodicEvaluation(every, last, lambda: evaluate_in_training(session.suite, model))
+        )
+    elif every and session.selection is not None:
         watchers.append(
             BestWeights(
-                run.train.eval_steps,
+                every,
                 session.selection,
                 session.folder,
                 adapters.unwrap_adapter(model),
