@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState
 
+from undial_cli.config.schema import UnlearnRun
 from undial_cli.runs.compose import compose_run
 from undial_cli.system import signals
 from undial_cli.training.callbacks import (
@@ -162,7 +163,7 @@ def test_the_last_step_is_left_to_the_checkpoint_where_that_is_asked(
 ) -> None:
     """`stopped`: the step at which a callback before ends the training; 11: none does."""
     step, seen = 0, []
-    evaluation = PeriodicEvaluation(every, last, lambda: seen.append(step) or {})  # type: ignore[func-returns-value]
+    evaluation = PeriodicEvaluation(every, last, lambda: seen.append(step) or {})
     for step in range(1, min(10, stopped) + 1):
         control = TrainerControl(should_training_stop=step == stopped)
         evaluation.on_step_end(None, state_at(step), control)
@@ -181,7 +182,9 @@ def test_the_last_step_is_left_to_the_checkpoint_where_that_is_asked(
 def test_figures_end_on_the_checkpoint_unless_a_logger_or_a_choice_needs_them_in_training(
     words: list[str], ends: bool
 ) -> None:
-    assert ends_on_checkpoint(compose_run("unlearn", words).train) is ends
+    run = compose_run("unlearn", words)
+    assert isinstance(run, UnlearnRun)
+    assert ends_on_checkpoint(run.train) is ends
 
 
 def test_a_checkpoints_figures_are_those_of_the_last_step_that_was_logged(tmp_path: Path) -> None:
