@@ -160,12 +160,7 @@ def make_watchers(session: TrainingSession, model: Any, schedule: Schedule) -> l
         )
     # After the early stop: what is the last step is known, whatever makes it the last.
     every = run.train.eval_steps
-    if every and session.selection is None:
-        last = not ends_on_checkpoint(run.train)
-        watchers.append(
-            PeriodicEvaluation(every, last, lambda: evaluate_in_training(session.suite, model))
-        )
-    elif every and session.selection is not None:
+    if every and session.selection is not None:
         watchers.append(
             BestWeights(
                 every,
@@ -175,6 +170,11 @@ def make_watchers(session: TrainingSession, model: Any, schedule: Schedule) -> l
                 partial(complete_weights, session),
                 partial(session.selection.measure, model),
             )
+        )
+    elif every:
+        last = not ends_on_checkpoint(run.train)
+        watchers.append(
+            PeriodicEvaluation(every, last, lambda: evaluate_in_training(session.suite, model))
         )
     return watchers
 
