@@ -41,12 +41,13 @@ def ends_on_checkpoint(train: TrainConfig) -> bool:
 
 
 def log_checkpoint_figures(path: Path, figures: dict[str, Any]) -> None:
-    """Append a checkpoint's figures to metrics.jsonl as those of the last step that it has."""
+    """Append a checkpoint's figures to metrics.jsonl, once, as those of the last step in it."""
     rows = read_metrics(path)
     if rows:
         row = {"step": rows[-1]["step"], **{k: spell_non_finite(v) for k, v in figures.items()}}
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        if row not in rows:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 class MetricsLog(TrainerCallback):
