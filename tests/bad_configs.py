@@ -7,6 +7,7 @@ an empty folder.
 from __future__ import annotations
 
 TINY = "pkg://undial_cli/models/tiny"
+DEEPSPEED = ["hardware=deepspeed_zero3", "hardware.num_processes=2"]
 OWN = ["unlearn", "data=jsonl", f"model.path={TINY}", "hardware=cpu"]
 
 LINES: dict[str, tuple[list[str], list[str]]] = {
@@ -240,6 +241,27 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
         ["unlearn", "method.sharpness=sam", "hardware=deepspeed_zero3",
          "hardware.num_processes=2"],
         ["method.sharpness=sam", "hardware=deepspeed_zero3", "ddp"],
+    ),
+    "a stage that DeepSpeed has not": (
+        ["unlearn", *DEEPSPEED, "hardware.args.deepspeed.zero_optimization.stage=7"],
+        ["hardware.args.deepspeed.zero_optimization.stage=7", "0, 1, 2, 3"],
+    ),
+    "a key that DeepSpeed has not": (
+        ["unlearn", *DEEPSPEED, "+hardware.args.deepspeed.zero_optimization.offload_optimiser=x"],
+        ["hardware.args.deepspeed.zero_optimization.offload_optimiser", "'offload_optimizer'"],
+    ),
+    "a device that DeepSpeed has not": (
+        ["unlearn", *DEEPSPEED,
+         "+hardware.args.deepspeed.zero_optimization.offload_param={device: gpu}"],
+        ["hardware.args.deepspeed.zero_optimization.offload_param.device=gpu", "cpu", "nvme"],
+    ),
+    "another bound of the gradient than the run's": (
+        ["unlearn", *DEEPSPEED, "hardware.args.deepspeed.gradient_clipping=3"],
+        ["hardware.args.deepspeed", "gradient_clipping=3", "max_grad_norm"],
+    ),
+    "a part of DeepSpeed's config that is none": (
+        ["unlearn", *DEEPSPEED, "+hardware.args.deepspeed.communication_data_type=fp99"],
+        ["hardware.args.deepspeed", "fp99", "bf16"],
     ),
     "a sharpness with an optimiser that waits for no gradient": (
         ["unlearn", "method.sharpness=smooth", "train.optim=lomo"], ["train.optim=lomo"]

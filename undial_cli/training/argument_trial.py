@@ -83,11 +83,14 @@ def check_loggers(names: list[str]) -> None:
         raise UserError(f"train.report_to=[{','.join(names)}]: none and all stand alone")
 
 
-def try_out_arguments(run: TrainingRun, fields: dict[str, Any]) -> None:
-    """Build arguments, optimiser, scheduler and loader once, and forget them.
+def try_out_arguments(run: TrainingRun, fields: dict[str, Any]) -> TrainingArguments:
+    """Build arguments, optimiser, scheduler and loader once, and forget all but the arguments.
 
     Args:
         fields: those of TrainingArguments.
+
+    Returns:
+        The arguments, of this process and its CPU alone.
 
     Raises:
         UserError: one of them cannot be built.
@@ -130,6 +133,7 @@ def try_out_arguments(run: TrainingRun, fields: dict[str, Any]) -> None:
             num_training_steps=max(2, 2 * train.warmup_steps),
             scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,  # type: ignore[arg-type]
         )
+    return arguments
 
 
 def step_once(optimiser: torch.optim.Optimizer, model: nn.Module) -> None:

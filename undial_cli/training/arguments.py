@@ -23,6 +23,7 @@ from undial_cli.data.schedule import Schedule
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.system.hardware import choose_autocast_dtype, is_cpu_run
 from undial_cli.training.argument_trial import check_argument_type, check_loggers, try_out_arguments
+from undial_cli.training.deepspeed_settings import check_deepspeed_settings
 
 # Schedulers that wait for the Trainer's own evaluation, which there is none of.
 EVALUATION_SCHEDULERS = ("reduce_lr_on_plateau", "greedy")
@@ -46,7 +47,11 @@ def check_training_arguments(run: TrainingRun) -> None:
         if name not in SHARDING_ARGUMENTS:
             check_argument_field(f"hardware.args.{name}", name, value)
     check_loggers(run.train.report_to)
-    try_out_arguments(run, fill_argument_fields(run, "", 1, 1, 1, run.train.warmup_steps))
+    fields = fill_argument_fields(run, "", 1, 1, 1, run.train.warmup_steps)
+    arguments = try_out_arguments(run, fields)
+    if uses_deepspeed(run):
+        arguments.fp16 = fields["fp16"]  # tried out without, which not every machine has
+        check_deepspeed_settings(run.hardware.args["deepspeed"], arguments)
 
 
 def check_argument_field(key: str, name: str, value: object) -> None:
