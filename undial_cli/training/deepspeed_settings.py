@@ -15,7 +15,7 @@ from undial_cli.errors import UserError, bad_value, suggest_nearest
 
 DEEPSPEED_KEY = "hardware.args.deepspeed"
 # Of a run, they are the Trainer's to fill; they have to fit each other.
-BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+FILLED_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
 def check_deepspeed_settings(settings: dict[str, Any], arguments: TrainingArguments) -> None:
@@ -29,7 +29,7 @@ def check_deepspeed_settings(settings: dict[str, Any], arguments: TrainingArgume
     from deepspeed.runtime.config import DeepSpeedConfig
     from pydantic import ValidationError
 
-    tried = {**copy.deepcopy(settings), **dict.fromkeys(BATCH_KEYS, "auto")}
+    tried = {**copy.deepcopy(settings), **dict.fromkeys(FILLED_KEYS, "auto")}
     try:
         config = HfTrainerDeepSpeedConfig(tried)
         config.trainer_config_process(arguments)
@@ -47,20 +47,20 @@ def check_deepspeed_settings(settings: dict[str, Any], arguments: TrainingArgume
 
 
 def bad_deepspeed_value(
-    settings: dict[str, Any], place: tuple[int | str, ...], value: Any, reason: str
+    settings: dict[str, Any], location: tuple[int | str, ...], value: Any, reason: str
 ) -> UserError:
-    """The one line for a place within a part, whose name pydantic does not say."""
-    part = next((name for name, part in settings.items() if holds_value(part, place, value)), "")
-    key = ".".join(filter(None, [DEEPSPEED_KEY, part, *map(str, place)]))
+    """The one line for a location within a part, whose name pydantic does not say."""
+    part = next((name for name, part in settings.items() if holds_value(part, location, value)), "")
+    key = ".".join(filter(None, [DEEPSPEED_KEY, part, *map(str, location)]))
     if reason == "Extra inputs are not permitted":
-        hint = suggest_nearest(place[-1], list_deepspeed_fields())
+        hint = suggest_nearest(location[-1], list_deepspeed_fields())
         return UserError(f"{key}: DeepSpeed has no such key there{hint}")
     return bad_value(key, value, reason.removeprefix("Input should be "))
 
 
-def holds_value(part: Any, place: tuple[int | str, ...], value: Any) -> bool:
-    """Whether a part of the settings holds a value at a place."""
-    for name in place:
+def holds_value(part: Any, location: tuple[int | str, ...], value: Any) -> bool:
+    """Whether a part of the settings holds a value at a location."""
+    for name in location:
         if not isinstance(part, dict) or name not in part:
             return False
         part = part[name]
