@@ -225,7 +225,7 @@ def test_the_last_step_is_evaluated_once_as_the_checkpoint(
     rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "forget_rouge" in row]
     assert [row["step"] for row in rows] == [1, 2, 3]
     log = (folder / "log.txt").read_text()
-    assert len(re.findall(r"^evaluating on the way (\d+)/\1 answers", log, re.MULTILINE)) == 2
+    assert log.count("evaluating on the way ...\n") == 2
     results = json.loads((folder / "evaluation" / "results.json").read_text())
     assert results["metrics"].items() >= (rows[-1].items() - {("step", 3)})
     assert rows[-2]["forget_probability"] != rows[-1]["forget_probability"]

@@ -51,7 +51,10 @@ def wait_for_workers(parent: Command) -> list[psutil.Process]:
 
 def is_gone(process: psutil.Process) -> bool:
     """Whether a process has ended, reaped or not."""
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it has ended between the two questions
+        return True
 
 
 def wait_until_gone(processes: list[psutil.Process]) -> None:

@@ -29,7 +29,8 @@ def check_deepspeed_settings(settings: dict[str, Any], arguments: TrainingArgume
     from deepspeed.runtime.config import DeepSpeedConfig
     from pydantic import ValidationError
 
-    tried = {**copy.deepcopy(settings), **dict.fromkeys(FILLED_KEYS, "auto")}
+    tried = {k: copy.deepcopy(v) for k, v in settings.items() if k not in FILLED_KEYS}
+    tried["train_micro_batch_size_per_gpu"] = 1  # the others follow from it, for any processes
     try:
         config = HfTrainerDeepSpeedConfig(tried)
         config.trainer_config_process(arguments)
