@@ -191,7 +191,7 @@ def test_a_checkpoints_figures_are_those_of_the_last_step_that_was_logged(tmp_pa
     file = tmp_path / "metrics.jsonl"
     log_checkpoint_figures(file, {"forget_rouge": 0.5})
     assert not file.exists()
-    file.write_text('{"step": 1, "loss": 2.0}\n{"step": 7, "loss": 1.0}\n')
+    file.write_text('{"step": 1, "loss": 2.0}\n{"step": 7, "loss": 1.0}\n{"step": 7, "forg')
     for _ in range(2):  # a run that was broken off after it writes them again
         log_checkpoint_figures(file, {"forget_rouge": 0.5, "model_utility": math.nan})
     assert read_metrics(file)[2:] == [{"step": 7, "forget_rouge": 0.5, "model_utility": "nan"}]

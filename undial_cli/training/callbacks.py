@@ -32,6 +32,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)]
 
 
+def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a metrics.jsonl whole or not at all."""
+    write_whole_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
 def ends_on_checkpoint(train: TrainConfig) -> bool:
     """Whether the figures on the way end with the checkpoint's, and its weights are evaluated once.
 
@@ -46,8 +51,7 @@ def log_checkpoint_figures(path: Path, figures: dict[str, Any]) -> None:
     if rows:
         row = {"step": rows[-1]["step"], **{k: spell_non_finite(v) for k, v in figures.items()}}
         if row not in rows:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            write_metrics(path, [*rows, row])
 
 
 class MetricsLog(TrainerCallback):
@@ -61,7 +65,7 @@ class MetricsLog(TrainerCallback):
         if state.is_world_process_zero:
             done = state.global_step or -1  # who starts over measures step 0 again
             rows = [row for row in read_metrics(self.path) if row["step"] <= done]
-            write_whole_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+            write_metrics(self.path, rows)
 
     def on_log(
         self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any
