@@ -261,7 +261,11 @@ LINES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a part of DeepSpeed's config that is none": (
         ["unlearn", *DEEPSPEED, "+hardware.args.deepspeed.communication_data_type=fp99"],
-        ["hardware.args.deepspeed", "fp99", "bf16"],
+        ["hardware.args.deepspeed.communication_data_type=fp99", "bf16"],
+    ),
+    "a number for a part of DeepSpeed's config": (
+        ["unlearn", *DEEPSPEED, "hardware.args.deepspeed.bf16=5"],
+        ["hardware.args.deepspeed.bf16=5", "a dictionary"],
     ),
     "a sharpness with an optimiser that waits for no gradient": (
         ["unlearn", "method.sharpness=smooth", "train.optim=lomo"], ["train.optim=lomo"]
