@@ -6,6 +6,8 @@ import http.client
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -365,6 +367,20 @@ def test_vllm_is_given_the_same_model_and_settings(models: dict[str, Path]) -> N
     )
     asked.config.system = "Be brief."
     refused(lambda: make_vllm_words(model, "a", asked.config), "engine=vllm", "engine=undial")
+
+
+def test_a_caller_who_breaks_off_leaves_no_word(
+    server: EndpointServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = threading.Event()
+    close = server.shutdown_request
+    monkeypatch.setattr(server, "shutdown_request", lambda asked: [close(asked), ended.set()])
+    with socket.create_connection(server.server_address[:2]) as caller:
+        caller.sendall(b"POST /v1/chat/completions HTTP/1.0\r\nContent-Length: 10\r\n\r\n{")
+        # Closed like this the other side reads no end but an error.
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert ended.wait(60)
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ Knows no page and no protocol.
 
 from __future__ import annotations
 
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +31,11 @@ class AnswerServer(ThreadingHTTPServer):
         self.busy, self.closing = threading.Lock(), threading.Event()
         self.answering: threading.Thread | None = None
         super().__init__((host, port), handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say what failed; not that a caller left, or that the end closed the connection."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
     def begin_answer(self, seconds: float) -> bool:
         """Whether it is this thread's turn within so many seconds; it is to release `busy` then."""
