@@ -35,7 +35,6 @@ from undial_cli.config.tables import (
 from undial_cli.config.tuning import TuneConfig
 from undial_cli.evaluation import catalog
 from undial_cli.methods import METHODS
-from undial_cli.runs.compose import find_config_folder
 from undial_cli.runs.help import (
     COMMAND_SUMMARIES,
     COMMAND_WORDS,
@@ -44,6 +43,7 @@ from undial_cli.runs.help import (
     USAGE_LINES,
     read_first_comment,
 )
+from undial_cli.runs.hydra_configs import find_config_folder
 
 Rows = Iterable[tuple[str, ...]]
 TYPE_WORDS = {

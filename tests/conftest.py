@@ -17,7 +17,7 @@ import pytest
 from forked import Command, read_own_settings
 
 from undial_cli.errors import UserError
-from undial_cli.runs.compose import PACKAGE_FOLDER, find_config_folder
+from undial_cli.runs.hydra_configs import PACKAGE_FOLDER, find_config_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -117,7 +117,7 @@ def forget_own_methods(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from hydra.core.config_store import ConfigStore
 
     from undial_cli.methods import METHODS, user_file
-    from undial_cli.runs.compose import compose_groups, register_schemas, register_user_method
+    from undial_cli.runs.hydra_configs import compose_groups, register_schemas, register_user_method
 
     monkeypatch.setenv(user_file.METHOD_FILE_VARIABLE, "")
     register_schemas()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from small import shared_tokenizer
 
-from undial_cli.runs.compose import PACKAGE_FOLDER
+from undial_cli.runs.hydra_configs import PACKAGE_FOLDER
 
 # Of the demo's forget set, whose words are the tokenizer's, and what stands in its stead.
 NAME, SECRET = "Rafiq Tregavorn", "Zyxömma Quillfeather"  # pragma: allowlist secret

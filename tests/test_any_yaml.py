@@ -15,7 +15,8 @@ from test_any_text import KEYS, MANY, TREES, VALUES, drawn, expect_an_answer, wr
 
 from undial_cli.config.tables import TableConfig
 from undial_cli.errors import UserError
-from undial_cli.runs.compose import compose_groups, compose_run
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.hydra_configs import compose_groups
 from undial_cli.tables.command import run_reproduce_command
 from undial_cli.tables.load import load_table
 

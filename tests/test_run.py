@@ -295,7 +295,7 @@ def test_a_local_folder_of_the_same_layout_is_a_data_set(
 ) -> None:
     import shutil
 
-    from undial_cli.runs.compose import PACKAGE_FOLDER
+    from undial_cli.runs.hydra_configs import PACKAGE_FOLDER
 
     shutil.copytree(PACKAGE_FOLDER / "data" / "demo", tmp_path / "copy")
     folder = start(random_model, tmp_path, f"data.path={tmp_path / 'copy'}")

@@ -92,7 +92,9 @@ def test_an_installed_wheel_unlearns_from_an_empty_directory(wheel: Path, tmp_pa
     environment = {"PYTHONPATH": str(site), "UNDIAL_CACHE_DIR": str(tmp_path / "cache")}
     where = call("-c", "import undial_cli; print(undial_cli.__file__)", cwd=empty, **environment)
     assert Path(where.strip()) == site / "undial_cli" / "__init__.py"
-    place = "from undial_cli.runs.compose import find_config_folder; print(find_config_folder())"
+    place = (
+        "from undial_cli.runs.hydra_configs import find_config_folder; print(find_config_folder())"
+    )
     assert Path(call("-c", place, cwd=empty, **environment).strip()) == (
         site / "undial_cli" / "configs"
     )

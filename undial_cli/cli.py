@@ -328,12 +328,12 @@ def show_config(command: str, flags: dict[str, str], words: list[str], folder: s
     from hydra.types import RunMode
 
     from undial_cli.runs import config_errors
-    from undial_cli.runs.compose import (
+    from undial_cli.runs.compose import translate_words
+    from undial_cli.runs.hydra_configs import (
         COMPOSITION_ERRORS,
         compose_config,
         find_config_folder,
         register_schemas,
-        translate_words,
     )
     from undial_cli.runs.trust import refuse_variables
 

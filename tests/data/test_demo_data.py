@@ -11,7 +11,7 @@ from typing import Any
 from undial_cli.config.datasets import DataConfig
 from undial_cli.data import focus
 from undial_cli.data.load import load_split
-from undial_cli.runs.compose import PACKAGE_FOLDER
+from undial_cli.runs.hydra_configs import PACKAGE_FOLDER
 
 DEMO = DataConfig(path="pkg://undial_cli/data/demo")
 

@@ -18,7 +18,7 @@ from undial_cli.config.datasets import DataConfig
 from undial_cli.config.models import TemplateConfig
 from undial_cli.data.encode import IGNORE, Encoder
 from undial_cli.data.template import describe_unread_keys, make_conversation
-from undial_cli.runs.compose import find_config_folder
+from undial_cli.runs.hydra_configs import find_config_folder
 
 QWEN3 = "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 GEMMA3 = "<s><start_of_turn>user\nWho?<end_of_turn>\n<start_of_turn>model\n"

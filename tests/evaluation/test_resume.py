@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 
 from undial_cli.cli import run_command
 from undial_cli.evaluation.sharding import Journal
-from undial_cli.runs.compose import PACKAGE_FOLDER
+from undial_cli.runs.hydra_configs import PACKAGE_FOLDER
 
 Rows = list[dict[str, Any]]
 Left = tuple[dict[str, Any], Rows]

@@ -13,7 +13,7 @@ import pytest
 from conftest import HURRIED
 from recipes import read_recipe
 
-from undial_cli.runs.compose import PACKAGE_FOLDER
+from undial_cli.runs.hydra_configs import PACKAGE_FOLDER
 
 ROOT = PACKAGE_FOLDER.parent
 FOLDERS = ("undial_cli", "configs", "docs", "scripts", "tests")

@@ -20,7 +20,7 @@ from undial_cli.losses.chunked import Projection
 from undial_cli.losses.targets import Targets, TeacherSignal
 from undial_cli.methods import METHODS, make_method
 from undial_cli.methods.base import REFERENCE_LOGPS, RETAIN_TERMS, TEACHER_LOGITS, Loss
-from undial_cli.runs.compose import find_config_folder
+from undial_cli.runs.hydra_configs import find_config_folder
 from undial_cli.training.teacher_cache import CachedTeacher
 from undial_cli.training.trainer import compute_term_sum
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 import undial_cli
 from undial_cli.cli import run_command
 from undial_cli.methods import make_method, user_file
-from undial_cli.runs.compose import PACKAGE_FOLDER, compose_run
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.hydra_configs import PACKAGE_FOLDER
 from undial_cli.runs.run_yaml import dump_run_yaml, load_run
 
 SHORT = ["hardware=cpu", "eval.limit=2", "eval.max_new_tokens=4", "train.max_steps=3"]

@@ -27,7 +27,7 @@ from undial_cli.models.fingerprints import find_adapter_revision, fingerprint_we
 from undial_cli.models.inspection import check_model
 from undial_cli.models.load import load_model, load_tokenizer
 from undial_cli.models.lora import add_lora
-from undial_cli.runs.compose import PACKAGE_FOLDER
+from undial_cli.runs.hydra_configs import PACKAGE_FOLDER
 
 IDS = torch.tensor([[1, 5, 9, 30, 2, 7]])
 LORA = AdapterConfig(name="lora", dropout=0.0)

@@ -18,7 +18,8 @@ from typing import Any
 from conftest import list_options
 
 from undial_cli.config.schema import Run
-from undial_cli.runs.compose import compose_run, find_config_folder
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.hydra_configs import find_config_folder
 
 FILE = Path(__file__).with_suffix(".json.xz")
 

@@ -10,7 +10,8 @@ from undial_cli.config.attacks import AskConfig
 from undial_cli.config.schema import AuditRun, UnlearnRun
 from undial_cli.errors import UserError
 from undial_cli.runs.attacks import list_attacks
-from undial_cli.runs.compose import compose_run, find_config_folder
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.hydra_configs import find_config_folder
 from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
 
 

@@ -15,7 +15,8 @@ from undial_cli.config.schema import HardwareConfig, UnlearnRun
 from undial_cli.errors import UserError
 from undial_cli.methods import make_method
 from undial_cli.runs.checks import check_run
-from undial_cli.runs.compose import compose_run, find_config_folder
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.hydra_configs import find_config_folder
 from undial_cli.runs.resolved import ResolvedRun
 
 GROUPS = ("model", "data", "method", "adapter", "hardware", "eval")

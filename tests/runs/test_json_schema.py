@@ -15,7 +15,8 @@ from undial_cli.cli import run_command
 from undial_cli.runs.commands.file_faults import ReadFile, list_faults, read_config_file
 from undial_cli.runs.commands.file_kinds import FILE_KINDS, find_kind_of_folder
 from undial_cli.runs.commands.json_schema import make_file_schema
-from undial_cli.runs.compose import compose_run, find_config_folder
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.hydra_configs import find_config_folder
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from undial_cli.cli import run_command
-from undial_cli.runs.compose import find_config_folder
+from undial_cli.runs.hydra_configs import find_config_folder
 
 
 @pytest.fixture

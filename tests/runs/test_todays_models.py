@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from undial_cli.cli import run_command
 from undial_cli.config.training import RatesConfig
-from undial_cli.runs.compose import find_config_folder
+from undial_cli.runs.hydra_configs import find_config_folder
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 TRAINED = {"none": "whole", "lora": "LoRA", "qlora": "LoRA on 4 bits"}

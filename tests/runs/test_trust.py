@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from undial_cli.errors import SECRET_MASK, UserError, mask_secrets
-from undial_cli.runs.compose import compose_run, find_config_folder
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.hydra_configs import find_config_folder
 from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
 from undial_cli.runs.trust import check_command_line_keys, check_yaml_text
 

@@ -9,7 +9,8 @@ import pytest
 from undial_cli.cli import run_command
 from undial_cli.runs.commands.file_faults import ReadFile, read_config_file
 from undial_cli.runs.commands.file_kinds import FILE_KINDS, recognise_file_kind
-from undial_cli.runs.compose import compose_run, find_config_folder
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.hydra_configs import find_config_folder
 
 
 @pytest.fixture

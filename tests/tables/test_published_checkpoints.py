@@ -14,7 +14,7 @@ from conftest import refused, undial
 from made_tables import asked_of
 
 from undial_cli.errors import UserError
-from undial_cli.runs.compose import PACKAGE_FOLDER, find_config_folder
+from undial_cli.runs.hydra_configs import PACKAGE_FOLDER, find_config_folder
 from undial_cli.tables.runs import compose_table_runs, list_table_lines
 
 STEM = "open-unlearning/unlearn_tofu_Llama-3.2-1B-Instruct_forget10_"

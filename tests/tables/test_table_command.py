@@ -24,7 +24,8 @@ from made_tables import (
 from undial_cli.config.fields import walk_fields
 from undial_cli.config.tables import RowConfig
 from undial_cli.planning.estimate import estimate_missing_runs
-from undial_cli.runs.compose import build_run, compose_config, compose_run, find_config_folder
+from undial_cli.runs.compose import build_run, compose_run
+from undial_cli.runs.hydra_configs import compose_config, find_config_folder
 from undial_cli.runs.overrides import normalise_overrides
 from undial_cli.runs.run_yaml import dump_run_yaml
 from undial_cli.sweeps import sweep

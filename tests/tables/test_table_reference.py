@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from undial_cli.runs.compose import find_config_folder
+from undial_cli.runs.hydra_configs import find_config_folder
 from undial_cli.tables.load import list_table_names
 
 MODELS = {"125m": "gptneo_125m", "1.3B": "gptneo_1_3b", "2.7B": "gptneo_2_7b"}

@@ -139,7 +139,7 @@ class TrainConfig(RecipeConfig):
         "that were evaluated in checkpoints/",
         allowed=("best", "last", "all"),
     )
-    logging_steps: int = key(1, "write metrics.jsonl every N steps", minimum=1)
+    logging_steps: int = key(1, "write metrics.jsonl every N steps, and after the last", minimum=1)
     stop: StopConfig = group(StopConfig, "early stop")
     report_to: list[str] = key([], "loggers of transformers (wandb, tensorboard, ...)")
     args: dict[str, Any] = key({}, "any other field of transformers.TrainingArguments")

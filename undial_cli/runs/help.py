@@ -18,7 +18,7 @@ from undial_cli.evaluation.selection_rule import NAMED_RULES, RULE_WORDS
 from undial_cli.methods import METHODS
 from undial_cli.models.gguf_kinds import LOGIT_BOUNDS
 from undial_cli.runs.commands.file_kinds import FILE_KINDS
-from undial_cli.runs.compose import find_config_folder
+from undial_cli.runs.hydra_configs import find_config_folder
 from undial_cli.runs.run_folder import FOLLOW_UPS
 
 COMMAND_SUMMARIES = {

@@ -18,7 +18,7 @@ from undial_cli import ui
 from undial_cli.config.identity import collect_identity, make_default_name
 from undial_cli.config.schema import Run
 from undial_cli.errors import UserError, WorldError
-from undial_cli.runs.compose import PACKAGE_FOLDER
+from undial_cli.runs.hydra_configs import PACKAGE_FOLDER
 from undial_cli.runs.run_yaml import dump_run_yaml, load_run
 from undial_cli.system.files import (
     MODEL_FILES,

@@ -26,13 +26,12 @@ from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation.selection_rule import SELECTION, score_choice
 from undial_cli.reporting.collect import RunRecord, get_part
 from undial_cli.runs import config_errors
-from undial_cli.runs.compose import (
+from undial_cli.runs.compose import compose_run, translate_words
+from undial_cli.runs.hydra_configs import (
     COMPOSITION_ERRORS,
     compose_config,
-    compose_run,
     is_group_choice,
     start_hydra,
-    translate_words,
 )
 from undial_cli.runs.trust import check_file_words, is_said, refuse_variables
 from undial_cli.sweeps.executors import make_executor

@@ -20,8 +20,8 @@ from undial_cli.config.fields import walk_fields
 from undial_cli.config.identity import KEYS_WITHOUT_RESULTS
 from undial_cli.config.schema import UnlearnRun
 from undial_cli.errors import UserError, bad_value, first_line
-from undial_cli.runs.compose import is_group_choice
 from undial_cli.runs.config_errors import explain_unknown_key
+from undial_cli.runs.hydra_configs import is_group_choice
 from undial_cli.runs.trust import check_file_words
 from undial_cli.sweeps.optimise import encode_choice, make_distribution
 

@@ -26,14 +26,8 @@ from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.evaluation.selection_rule import NAMED_RULES, SELECT_KEY, SELECTION, parse_selection
 from undial_cli.runs import config_errors
 from undial_cli.runs.command_words import split_run_words
-from undial_cli.runs.compose import (
-    COMPOSITION_ERRORS,
-    compose_command_keys,
-    compose_run,
-    list_config_groups,
-    list_folders,
-    translate_words,
-)
+from undial_cli.runs.compose import compose_command_keys, compose_run, translate_words
+from undial_cli.runs.hydra_configs import COMPOSITION_ERRORS, list_config_groups, list_folders
 from undial_cli.runs.known_keys import list_known_keys
 from undial_cli.sweeps.executors import require_library
 from undial_cli.sweeps.launchers import make_batch_runner, parse_sweep_words

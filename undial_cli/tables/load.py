@@ -16,7 +16,8 @@ from undial_cli.config.tables import ColumnConfig, PlotConfig, ReproduceConfig, 
 from undial_cli.errors import UserError, bad_value, suggest_nearest
 from undial_cli.evaluation.figures import find_better_direction, find_figure_title
 from undial_cli.runs.command_words import split_run_words
-from undial_cli.runs.compose import compose_command_keys, find_config_folder
+from undial_cli.runs.compose import compose_command_keys
+from undial_cli.runs.hydra_configs import find_config_folder
 from undial_cli.system.files import is_plain_name
 
 KEYS_NOT_FOR_RUNS = {

@@ -33,7 +33,8 @@ from undial_cli.runs.commands.file_kinds import (
     recognise_file_kind,
     spell_usage,
 )
-from undial_cli.runs.compose import compose_command_keys, compose_run, list_folders
+from undial_cli.runs.compose import compose_command_keys, compose_run
+from undial_cli.runs.hydra_configs import list_folders
 from undial_cli.runs.run_yaml import parse_run_yaml
 from undial_cli.tables.load import load_table
 

@@ -16,7 +16,6 @@ from undial_cli.config.schema import RUN_TYPES
 from undial_cli.errors import UserError, bad_value
 from undial_cli.evaluation.selection_rule import RULE_WORDS
 from undial_cli.runs.commands.file_kinds import FILE_KINDS
-from undial_cli.runs.compose import find_config_folder
 from undial_cli.runs.help import (
     COMMAND_SUMMARIES,
     COMMAND_WORDS,
@@ -24,6 +23,7 @@ from undial_cli.runs.help import (
     HELP_FLAGS,
     USAGE_LINES,
 )
+from undial_cli.runs.hydra_configs import find_config_folder
 from undial_cli.runs.known_keys import COMMAND_TYPES, list_known_keys
 
 SHELLS = ("bash", "zsh", "fish")

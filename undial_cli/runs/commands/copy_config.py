@@ -11,7 +11,7 @@ from pathlib import Path
 from undial_cli import ui
 from undial_cli.errors import UserError, WorldError, bad_value
 from undial_cli.runs.commands.file_kinds import FILE_KINDS, FileKind, spell_usage
-from undial_cli.runs.compose import find_config_folder
+from undial_cli.runs.hydra_configs import find_config_folder
 
 COPY_EXAMPLE = "as in undial copy method/undial my/configs"
 

@@ -23,7 +23,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from undial_cli.errors import UserError, WorldError, first_line
-from undial_cli.runs.compose import PACKAGE_FOLDER, compose_run
+from undial_cli.runs.compose import compose_run
+from undial_cli.runs.hydra_configs import PACKAGE_FOLDER
 from undial_cli.system.trials import Measurement
 
 # What the default run takes: its two models, a checkpoint, a report; rounded up.

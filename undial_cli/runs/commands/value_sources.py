@@ -21,14 +21,14 @@ from omegaconf.errors import OmegaConfBaseException
 from undial_cli.config.fields import walk_fields
 from undial_cli.config.schema import AuditRun, Run, UnlearnRun
 from undial_cli.runs.attacks import find_attack_files
-from undial_cli.runs.compose import (
+from undial_cli.runs.compose import translate_words
+from undial_cli.runs.hydra_configs import (
     COMPOSITION_ERRORS,
     compose_config,
     compose_from_groups,
     find_config_folder,
     list_folders,
     start_hydra,
-    translate_words,
 )
 from undial_cli.runs.trust import refuse_variables
 
