@@ -253,13 +253,13 @@ def test_a_broken_cached_evaluation_is_made_again(
 ) -> None:
     from undial_cli.runs import evaluations as stages
 
-    made, evaluate = [], stages.evaluate_suite
+    made, evaluate = [], stages.evaluate_parts
 
     def counted(*args: Any) -> Any:
         made.append(args)
         return evaluate(*args)
 
-    monkeypatch.setattr(stages, "evaluate_suite", counted)
+    monkeypatch.setattr(stages, "evaluate_parts", counted)
     quick = command(random_model, NO_DOCUMENTS, "eval.limit=2")
     assert run_command(quick) == 0
     expected = left_in(place)

@@ -15,7 +15,7 @@ from undial_cli import ui
 from undial_cli.cli import run_command
 from undial_cli.config.schema import EvaluateRun
 from undial_cli.evaluation.evidence import Evaluation
-from undial_cli.evaluation.results import load_or_evaluate, locate_cached_evaluation
+from undial_cli.evaluation.results import load_or_evaluate, locate_cached_parts
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.reporting.report import write_report
 from undial_cli.runs.evidence import list_private_files, settle_ledgers
@@ -242,21 +242,24 @@ def test_a_ledger_has_what_was_noted_in_its_run_and_survives_a_kill(tmp_path: Pa
 
 
 def test_what_an_older_version_left_open_is_closed(tmp_path: Path) -> None:
-    def compute(journal: Journal) -> Evaluation:
+    def compute(names: list[str], journal: Journal) -> dict[str, Evaluation]:
         journal.add("generation", {0: SECRET})
-        return Evaluation({"a": 1.0}, [{"set": "forget", "prompt": SECRET}], {})
+        journals.append(journal.folder)
+        return {name: Evaluation({}, [{"set": "", "prompt": SECRET}], {}) for name in names}
+
+    journals: list[Path | None] = []
 
     ledger = tmp_path / "run" / "ledger"
     ledger.parent.mkdir()
     with keep_ledgers([ledger]):
-        load_or_evaluate("key", compute)
-        folder = locate_cached_evaluation("key")
+        load_or_evaluate({"forget": "key"}, compute)
+        folder = locate_cached_parts({"forget": "key"})["forget"]
         for path, mode in ((folder / "samples.jsonl", 0o644), (folder, 0o755)):
             path.chmod(mode)
-        load_or_evaluate("key", compute)
+        load_or_evaluate({"forget": "key"}, compute)
     assert stat.S_IMODE((folder / "samples.jsonl").stat().st_mode) == 0o600
     assert set(read_paths(ledger)) == {
-        folder / "samples.jsonl", folder.with_name(f"{folder.name}.partial")
+        folder / "samples.jsonl", *journals
     }  # fmt: skip
     link = tmp_path / "link"
     link.symlink_to(write(tmp_path / "foreign"))

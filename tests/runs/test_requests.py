@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from undial_cli.cli import run_command
 from undial_cli.config.schema import UnlearnRun
+from undial_cli.runs import evaluations
 from undial_cli.runs.compose import compose_run
 from undial_cli.runs.requests import build_request_runs
 from undial_cli.runs.resolved import ResolvedRun
@@ -128,7 +130,16 @@ def test_the_whole_run_links_the_last_checkpoint_and_its_parts_follow_each_other
 
 
 @pytest.mark.slow
-def test_results_hold_every_request_after_every_other(sequence: list[str], tmp_path: Path) -> None:
+def test_results_hold_every_request_after_every_other(
+    sequence: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, evaluate = [], evaluations.evaluate_parts
+
+    def note_names(model: Any, suite: Any, names: list[str], title: str, *rest: Any) -> Any:
+        asked.append((title, set(names)))
+        return evaluate(model, suite, names, title, *rest)
+
+    monkeypatch.setattr(evaluations, "evaluate_parts", note_names)
     retain = write_qa(tmp_path / "retain.jsonl", 6, first=60)
     assert run_command([*sequence, "method.retain=gdr", f"data.retain_file={retain}"]) == 0
     folder = tmp_path / "unlearn" / "seq"
@@ -147,9 +158,13 @@ def test_results_hold_every_request_after_every_other(sequence: list[str], tmp_p
         found, metrics = own[n - 1]["metrics"], results["requests"][n - 1]["metrics"]
         assert found["forget_probability"] == metrics[f"request_{n}_probability"]
         assert found[f"request_{other}_probability"] == metrics[f"request_{other}_probability"]
-    assert own[1]["target"]["request_1_probability"] == pytest.approx(
-        own[0]["metrics"]["forget_probability"], rel=1e-5
-    )
+    assert own[1]["target"]["request_1_probability"] == own[0]["metrics"]["forget_probability"]
+    # The start of a request is the end of the one before: the same answers under other names.
+    assert asked == [
+        ("target", {"forget", "request_2", "retain"}),
+        ("checkpoint", {"forget", "request_2", "retain"}),
+        ("checkpoint", {"request_1", "forget", "retain"}),
+    ]
     samples = read_jsonl(folder / "evaluation" / "samples.jsonl")
     assert {s["set"] for s in samples} == {"request_1", "request_2", "retain"}
     assert "request_1_probability" in (folder / "report" / "summary.md").read_text()

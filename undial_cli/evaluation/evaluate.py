@@ -1,12 +1,15 @@
 """An evaluation, from the top down: the engines on every set, helper models, aggregates, figures.
 
-Joins a suite and a model into per-sample scores and aggregates. Knows no method and no run folder.
+Joins a suite and a model into per-sample scores and aggregates. What is found of one set, whatever
+it is called, and of the harness's tasks is a part, which may be found once for several evaluations.
+Knows no method and no run folder.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from undial_cli import ui
@@ -45,52 +48,113 @@ from undial_cli.models.shards import is_sharded_model
 # The items of a set, each with what the engines give of it; and those of every set.
 EvidencePairs = list[tuple[PromptItem, Evidence]]
 SetEvidence = dict[str, EvidencePairs]
+# The part of an evaluation that is of no set: the tasks of lm-evaluation-harness. What the set of
+# another part is called in it.
+HARNESS, UNNAMED = "harness tasks", ""
 
 
-def evaluate_suite(
-    model: Any,
-    suite: Suite,
-    title: str,
-    journal: Journal | None = None,
-    path: str | None = None,
-    alone: bool = False,
-) -> Evaluation:
+def evaluate_suite(model: Any, suite: Suite, title: str, alone: bool = False) -> Evaluation:
     """Evaluate a suite on a model, on all processes of the run.
 
     Args:
         model: in any mode; it is put into eval mode and back.
         title: what the progress bar says.
+        alone: the model as it stands in memory and no other: no helper model, harness or vLLM.
+    """
+    names = list_parts(suite)
+    return assemble_evaluation(suite, evaluate_parts(model, suite, names, title, alone=alone))
+
+
+def list_parts(suite: Suite) -> list[str]:
+    """What a suite's evaluation consists of: its sets by name, and the tasks of the harness."""
+    with_rows = [name for name, rows in suite.rows.items() if not rows.missing]
+    return [*with_rows, *([HARNESS] if suite.config.harness.tasks else [])]
+
+
+def evaluate_parts(
+    model: Any,
+    suite: Suite,
+    names: Collection[str],
+    title: str,
+    journal: Journal | None = None,
+    path: str | None = None,
+    alone: bool = False,
+) -> dict[str, Evaluation]:
+    """What a model gives of some parts of a suite, as for `evaluate_suite`.
+
+    Args:
+        names: of `list_parts`.
         journal: where an interrupted evaluation left off.
         path: folder or hub id of the model, for vLLM.
-        alone: the model as it stands in memory and no other: no helper model, harness or vLLM.
+
+    Returns:
+        By part its samples, counts, and what is missing or noted by metric; its set has no name.
     """
     journal = journal or Journal()
     backend = "transformers" if alone else suite.config.backend
     generator = GeneratingModel(model, suite.encoder.tokenizer, backend, path)
     with evaluation_mode(model), forward_in_step(model):
-        jobs = sum(map(suite.jobs, suite.items))
+        asked = [name for name in suite.items if name in names]
+        jobs = sum(map(suite.jobs, asked))
         with ui.show_progress(f"evaluating {title}", jobs, unit="answer") as bar:
             journal.advance = bar.advance
-            evidence = score_sets(model, suite, journal)
+            evidence = score_sets(model, suite, asked, journal)
             continue_prompts(generator, suite, evidence, journal)
             continue_documents(generator, suite, evidence, journal)
-        missing = name_missing_gradients(suite, model)
-        missing |= {} if alone else add_helper_figures(suite, model, evidence)
-        evaluation = aggregate_sets(suite, evidence, missing)
+        missing = find_missing_gradients(suite, model, asked)
         if not alone:
-            missing |= add_harness_tasks(suite, model, evaluation)
-        # Only what another try may find: a helper model, a library, a task's data.
-        evaluation.incomplete = bool(missing)
-        add_joint_metrics(evaluation, None, suite.config, relative=False)
-        return evaluation
+            for name, reasons in add_helper_figures(suite, model, evidence).items():
+                missing.setdefault(name, {}).update(reasons)
+        parts = {
+            name: collect_samples(suite, name, evidence[name], missing.get(name, {}))
+            for name in names
+            if name != HARNESS
+        }
+        if HARNESS in names and not alone:
+            parts[HARNESS] = evaluate_harness_tasks(suite, model)
+        return parts
 
 
-def score_sets(model: Any, suite: Suite, journal: Journal) -> SetEvidence:
-    """The scores of all answers of all sets, and gradient norms where a set needs them."""
+def assemble_evaluation(suite: Suite, parts: Mapping[str, Evaluation]) -> Evaluation:
+    """The parts of an evaluation as one, with aggregates and joint metrics.
+
+    Args:
+        parts: of `evaluate_parts`; may be several calls'.
+    """
+    evaluation = Evaluation({}, [])
+    for name, options in suite.config.sets.items():
+        if name in parts:
+            add_part(evaluation, name, parts[name])
+            for key in options.metrics:
+                add_set_aggregates(evaluation, name, key, resolve_role(name, options))
+                if key in parts[name].notes:
+                    evaluation.notes[f"{name}_{key}"] = parts[name].notes[key]
+        elif name in suite.rows:
+            evaluation.missing[name] = suite.rows[name].missing
+            for key in options.metrics:
+                evaluation.missing[f"{name}_{key}"] = f"the set '{name}' is missing"
+    if HARNESS in parts:
+        evaluation.metrics |= parts[HARNESS].metrics
+        evaluation.missing |= parts[HARNESS].missing
+        evaluation.statistics |= parts[HARNESS].statistics
+    evaluation.incomplete = any(part.incomplete for part in parts.values())
+    add_joint_metrics(evaluation, None, suite.config, relative=False)
+    return evaluation
+
+
+def add_part(evaluation: Evaluation, name: str, part: Evaluation) -> None:
+    """Add what was found of a set, under its name."""
+    evaluation.samples += [{**sample, "set": name} for sample in part.samples]
+    evaluation.missing |= {f"{name}_{metric}": reason for metric, reason in part.missing.items()}
+    evaluation.rows[name] = part.rows[UNNAMED]
+
+
+def score_sets(model: Any, suite: Suite, names: Sequence[str], journal: Journal) -> SetEvidence:
+    """The scores of all answers of those sets, and gradient norms where a set needs them."""
     config, evidence_of = suite.config, {}
     pad_id = choose_pad_id(suite.encoder.tokenizer)
-    for name, items in suite.items.items():
-        needs = suite.needs(name)
+    for name in names:
+        items, needs = suite.items[name], suite.needs(name)
         pairs = evidence_of[name] = [
             (item, Evidence(config.sets[name], item.reference, item.scored, {}, others=item.others))
             for item in items
@@ -112,15 +176,16 @@ def score_sets(model: Any, suite: Suite, journal: Journal) -> SetEvidence:
     return evidence_of
 
 
-def name_missing_gradients(suite: Suite, model: Any) -> dict[str, str]:
-    """Metrics of gradients, which a sharded model has none of by sample, and why."""
+def find_missing_gradients(
+    suite: Suite, model: Any, names: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """By set the metrics of gradients, which a sharded model has none of by sample, and why."""
     if not is_sharded_model(model):
         return {}
+    reason = "the gradient of one sample needs a whole model, and it is sharded"
     return {
-        f"{name}_{metric.name}": "the gradient of one sample needs a whole model, and it is sharded"
-        for name in suite.set_names
-        for metric in suite.metrics(name)
-        if "gradient" in metric.needs
+        name: {m.name: reason for m in suite.metrics(name) if "gradient" in m.needs}
+        for name in names
     }
 
 
@@ -182,9 +247,11 @@ def continue_documents(
             evidence.figures |= of_document
 
 
-def add_helper_figures(suite: Suite, model: Any, evidence_of: SetEvidence) -> dict[str, str]:
-    """Add the figures of helper models to the evidence; returns what is missing, and why."""
-    missing = {}
+def add_helper_figures(
+    suite: Suite, model: Any, evidence_of: SetEvidence
+) -> dict[str, dict[str, str]]:
+    """Add the figures of helper models to the evidence; by set the metrics missing, and why."""
+    missing: dict[str, dict[str, str]] = {}
     for key in HELPER_MODELS:
         metric = next(metric for metric in METRICS.values() if key in metric.needs)
         for name, rows in evidence_of.items():
@@ -202,56 +269,45 @@ def add_helper_figures(suite: Suite, model: Any, evidence_of: SetEvidence) -> di
             try:
                 values = run_helper_model(key, texts, suite.config, model.device, suite.seed)
             except (UserError, WorldError) as error:
-                missing[f"{name}_{metric.name}"] = str(error)
+                missing.setdefault(name, {})[metric.name] = str(error)
                 continue
             for (_, evidence), value in zip(pairs, values, strict=True):
                 evidence.figures[metric.key] = value
     return missing
 
 
-def add_harness_tasks(suite: Suite, model: Any, evaluation: Evaluation) -> dict[str, str]:
-    """Add the tasks of lm-evaluation-harness; returns what is missing, and why."""
+def evaluate_harness_tasks(suite: Suite, model: Any) -> Evaluation:
+    """The tasks of lm-evaluation-harness."""
     config = suite.config
     figures, missing, statistics = run_harness_tasks(
         model, suite.encoder.tokenizer, config.harness, config.limit, config.batch_size, suite.seed
     )
-    evaluation.metrics |= figures
-    evaluation.missing |= missing
-    evaluation.statistics |= statistics
-    return missing
+    return Evaluation(figures, [], missing, bool(missing), statistics)
 
 
-def aggregate_sets(suite: Suite, evidence_of: SetEvidence, missing: dict[str, str]) -> Evaluation:
-    """Per-sample scores and their aggregates, set by set.
+def collect_samples(
+    suite: Suite, name: str, pairs: EvidencePairs, missing: dict[str, str]
+) -> Evaluation:
+    """The per-sample scores of a set, as a part.
 
     Args:
-        missing: why metrics of helper models could not be computed.
+        missing: metrics that could not be computed, and why.
     """
-    evaluation = Evaluation({}, [], dict(missing))
-    for name, options in suite.config.sets.items():
-        rows = suite.rows.get(name)
-        if rows is None:
-            continue
-        if rows.missing:
-            evaluation.missing[name] = rows.missing
-            for metric in options.metrics:
-                evaluation.missing[f"{name}_{metric}"] = f"the set '{name}' is missing"
-            continue
-        chosen, pairs = suite.metrics(name), evidence_of[name]
-        subjects = number_subjects(rows.rows, options, suite.encoder.data.subject_key)
-        for item, evidence in pairs:
-            line = make_sample_line(suite, item, evidence, subjects.get(item.index))
-            if options.group_by is not None:
-                line["group"] = name_row_group(rows.rows[item.index][options.group_by])
-            line |= compute_sample_values(chosen, evidence)
-            evaluation.samples.append(replace_nonfinite(line))
-        for key in options.metrics:
-            add_set_aggregates(evaluation, name, key, resolve_role(name, options))
-        evaluation.rows[name] = count_set_rows(rows, pairs)
-        note = words.describe_readings([e.reference for _, e in pairs if e.generation is not None])
-        if note and "rouge" in options.metrics:
-            evaluation.notes[f"{name}_rouge"] = note
-    return evaluation
+    options, rows = suite.config.sets[name], suite.rows[name]
+    part = Evaluation({}, [], dict(missing), incomplete=bool(missing))
+    chosen = suite.metrics(name)
+    subjects = number_subjects(rows.rows, options, suite.encoder.data.subject_key)
+    for item, evidence in pairs:
+        line = make_sample_line(suite, item, evidence, subjects.get(item.index))
+        if options.group_by is not None:
+            line["group"] = name_row_group(rows.rows[item.index][options.group_by])
+        line |= compute_sample_values(chosen, evidence)
+        part.samples.append(replace_nonfinite(line))
+    part.rows[UNNAMED] = count_set_rows(rows, pairs)
+    note = words.describe_readings([e.reference for _, e in pairs if e.generation is not None])
+    if note:
+        part.notes["rouge"] = note
+    return part
 
 
 def compute_sample_values(chosen: list[Metric], evidence: Evidence) -> dict[str, float]:
@@ -296,7 +352,7 @@ def make_sample_line(
     suite: Suite, item: PromptItem, evidence: Evidence, subject: int | None
 ) -> dict[str, Any]:
     """One line of samples.jsonl, without the values of metrics."""
-    line: dict[str, Any] = {"set": item.set_name, "index": item.index}
+    line: dict[str, Any] = {"set": UNNAMED, "index": item.index}
     line |= {"subject": subject} if subject is not None else {}
     if suite.config.store_text == "full":
         line |= {"prompt": item.prompt, "reference": item.reference}

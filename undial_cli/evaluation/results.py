@@ -1,13 +1,14 @@
 """Evaluations on disk: results.json and samples.jsonl, in a run folder or in the cache.
 
-A cached evaluation is found by a hash of all it depends on, and never trusted when it is broken;
-an interrupted one left a journal beside it.
+The cache holds an evaluation in parts, each found by a hash of all it depends on, and never trusted
+when it is broken; an interrupted evaluation left a journal beside them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from undial_cli.system.files import (
 from undial_cli.system.private_files import note_private
 
 # Raised when the meaning of a stored figure changes.
-EVALUATION_VERSION = 3
+EVALUATION_VERSION = 4
 
 REQUIRED_FIELDS = ("metrics", "missing")
 # Results of earlier versions hold none of these.
@@ -59,35 +60,64 @@ def load_evaluation(folder: Path) -> Evaluation | None:
         return None
 
 
-def locate_cached_evaluation(depends_on: Any) -> Path:
-    """Where the cache keeps the evaluation under the hash of `depends_on`."""
-    return locate_in_cache("evaluations", hash_json([EVALUATION_VERSION, depends_on]))
+def locate_cached_parts(depends_on: Mapping[str, Any]) -> dict[str, Path]:
+    """Where the cache keeps the parts of an evaluation, by the hash of what each depends on."""
+    return {
+        name: locate_in_cache("evaluations", hash_json([EVALUATION_VERSION, of_part]))
+        for name, of_part in depends_on.items()
+    }
 
 
-def load_or_evaluate(depends_on: Any, compute: Callable[[Journal], Evaluation]) -> Evaluation:
-    """The evaluation under the hash of `depends_on`; all processes compute it if missing.
+def load_cached_parts(folders: Mapping[str, Path]) -> dict[str, Evaluation]:
+    """Those parts of an evaluation that are there and whole, on every process."""
 
-    One that lacks what a helper model or library would give is not kept, only its journal: it is
-    completed once the helper is there.
+    def load() -> dict[str, Evaluation]:
+        parts = {name: load_evaluation(folder) for name, folder in folders.items()}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    return processes.run_on_main(load)
+
+
+def load_or_evaluate(
+    depends_on: Mapping[str, Any],
+    compute: Callable[[list[str], Journal], dict[str, Evaluation]],
+) -> dict[str, Evaluation]:
+    """The parts of an evaluation; those that the cache lacks are computed together.
+
+    None is kept of a computation that lacks what a helper model or library would give, only its
+    journal: it is completed once the helper is there.
+
+    Args:
+        depends_on: by part all that its figures depend on.
+        compute: gives the parts of these names.
     """
-    folder = locate_cached_evaluation(depends_on)
-    note_private(folder / "samples.jsonl")
-    journal = Journal(folder.with_name(f"{folder.name}.partial"))
-    evaluation = processes.run_on_main(lambda: load_evaluation(folder))
-    if evaluation is not None:  # what is whole needs no lock, and no cache that can be written to
-        journal.discard()
-        return evaluation
-    with processes.hold_lock_on_main(folder):
-        evaluation = processes.run_on_main(lambda: load_evaluation(folder))
-        if evaluation is None:
-            if folder.exists():
-                ui.say(f"the cached evaluation {folder} is damaged: it is made anew", "yellow")
-            evaluation = compute(journal)
-            if not evaluation.incomplete:
-                processes.run_on_main(lambda: make_private_folder(folder))
-                processes.run_on_main(lambda: save_evaluation(folder, evaluation, {}))
-                journal.discard()
-    return evaluation
+    folders = locate_cached_parts(depends_on)
+    for folder in folders.values():
+        note_private(folder / "samples.jsonl")
+    by_name = {name: folder.name for name, folder in folders.items()}
+    whole = locate_in_cache("evaluations", hash_json(by_name))
+    journal = Journal(whole.with_name(f"{whole.name}.partial"))
+    parts = load_cached_parts(folders)
+    if parts.keys() != folders.keys():  # what is whole needs no lock, and no cache to write to
+        with processes.hold_lock_on_main(whole):
+            parts = load_cached_parts(folders)
+            lacking = [name for name in folders if name not in parts]
+            for folder in (folders[name] for name in lacking):
+                if folder.exists():
+                    ui.say(f"the cached evaluation {folder} is damaged: it is made anew", "yellow")
+            computed = compute(lacking, journal) if lacking else {}
+            if any(part.incomplete for part in computed.values()):
+                return parts | computed
+            for name, part in computed.items():
+                processes.run_on_main(partial(save_cached_part, folders[name], part))
+            parts |= computed
+    journal.discard()
+    return parts
+
+
+def save_cached_part(folder: Path, part: Evaluation) -> None:
+    make_private_folder(folder)
+    save_evaluation(folder, part, {})
 
 
 def read_results_json(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import torch
 from undial_cli.config.schema import FinetuneRun, Run, TrainingRun, is_sharded
 from undial_cli.config.suites import resolve_role
 from undial_cli.evaluation import intervals, results, verdict
-from undial_cli.evaluation.evaluate import evaluate_suite
+from undial_cli.evaluation.evaluate import HARNESS, assemble_evaluation, evaluate_parts, list_parts
 from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.selection_rule import SELECTION
+from undial_cli.evaluation.suite import Suite
 from undial_cli.evaluation.suite_metrics import add_joint_metrics
 from undial_cli.evaluation.text_quality import HELPER_MODELS
 from undial_cli.models import fingerprints, shards
@@ -34,10 +36,12 @@ from undial_cli.training.best_weights import read_selection
 from undial_cli.training.callbacks import ends_on_checkpoint, log_checkpoint_figures
 from undial_cli.training.merging import read_merge_loss
 
-# Keys of eval that change no score of a model, so that a cached evaluation stays good.
+# Keys of eval that no score of a model's answers depends on, so that a cached one stays good: of
+# the helper models a set's figures depend on those that it needs, of the sets on itself alone.
 KEYS_WITHOUT_EFFECT = (
     "retain_model",
     "retrain_auc",
+    "compare_target",
     "batch_size",
     "data",
     "name",
@@ -45,17 +49,23 @@ KEYS_WITHOUT_EFFECT = (
     "intervals",
     "verdict",
     "translations",
+    "sets",
+    "metrics",
+    "joint_sets",
+    "combine",
+    "utility",
+    "harness",
+    *HELPER_MODELS,
 )
+# Of a set: which rows it has, and what is read of their scores. Its split counts rows by subject.
+SET_KEYS_WITHOUT_EFFECT = ("path", "optional", "where", "role", "metrics")
 
 
-def list_dependencies(run: Run, inputs: RunInputs, path: str) -> Any:
-    """All that the evaluation of a model depends on, as JSON-able content."""
-    chosen = dataclasses.asdict(run.eval)
-    for name in KEYS_WITHOUT_EFFECT:
-        del chosen[name]
-    folders = [run.eval.harness.include_path, *(getattr(run.eval, key) for key in HELPER_MODELS)]
-    sampled = any(s.top_p or s.top_k or s.prefixes == "authors" for s in run.eval.sets.values())
-    return [
+def list_dependencies(run: Run, inputs: RunInputs, path: str) -> dict[str, Any]:
+    """By part of an evaluation all that a model's figures depend on, as JSON-able content."""
+    suite = inputs.suite
+    chosen = drop_keys(run.eval, KEYS_WITHOUT_EFFECT)
+    common = [
         processes.run_on_main(lambda: fingerprints.fingerprint_weights(run.model, path, run.seed)),
         dataclasses.asdict(run.model.template),
         [
@@ -65,28 +75,58 @@ def list_dependencies(run: Run, inputs: RunInputs, path: str) -> Any:
             is_rounded_when_evaluated(run) and describe_rounding(run),
         ],
         [run.data.max_length, run.data.turns],
-        [run.data.question_key, run.data.answer_key, run.data.text_key],
+        [run.data.question_key, run.data.answer_key, run.data.text_key, run.data.subject_key],
         chosen,
-        [hash_folder_state(Path(f).expanduser()) for f in folders if f is not None],
         run.eval.metric_file and hash_files(Path(run.eval.metric_file)),
-        [run.eval.limit if run.eval.harness.tasks else None, run.seed if sampled else None],
-        {name: rows.content() for name, rows in inputs.suite.rows.items()},
     ]
+    return {
+        name: [common, list_task_dependencies(run)]
+        if name == HARNESS
+        else [common, list_set_dependencies(run, suite, name)]
+        for name in list_parts(suite)
+    }
+
+
+def list_set_dependencies(run: Run, suite: Suite, name: str) -> list[Any]:
+    """What the scores of a set depend on besides the model and how it is asked."""
+    options, needs = run.eval.sets[name], suite.needs(name)
+    helpers = {key: getattr(run.eval, key) for key in HELPER_MODELS if key in needs}
+    draws = options.top_p or options.top_k or options.prefixes == "authors" or helpers
+    return [
+        drop_keys(options, SET_KEYS_WITHOUT_EFFECT),
+        [metric.name for metric in suite.metrics(name)],
+        {key: [p, p and hash_folder_state(Path(p).expanduser())] for key, p in helpers.items()},
+        run.seed if draws else None,
+        suite.rows[name].content(),
+    ]
+
+
+def list_task_dependencies(run: Run) -> list[Any]:
+    """What the figures of the harness's tasks depend on besides the model and how it is asked."""
+    harness = run.eval.harness
+    tasks = harness.include_path and hash_folder_state(Path(harness.include_path).expanduser())
+    return [dataclasses.asdict(harness), tasks, run.eval.limit, run.seed]
+
+
+def drop_keys(config: Any, without: Collection[str]) -> dict[str, Any]:
+    """A config's keys but those."""
+    return {key: v for key, v in dataclasses.asdict(config).items() if key not in without}
 
 
 def evaluate_model_at(
     run: Run, inputs: RunInputs, path: str, title: str, device: torch.device
 ) -> Evaluation | None:
-    """The evaluation of a model by its path, from the cache where it was made before."""
+    """The evaluation of a model by its path, of the cache what of it was made before."""
     if inputs.suite.empty:
         return None
 
-    def compute(journal: results.Journal) -> Evaluation:
+    def compute(names: list[str], journal: results.Journal) -> dict[str, Evaluation]:
         model = load_evaluated_model(run, path, device)
-        return evaluate_suite(model, inputs.suite, title, journal, path)
+        return evaluate_parts(model, inputs.suite, names, title, journal, path)
 
     gc.collect()  # the model before is in reference cycles, and two do not fit
-    return results.load_or_evaluate(list_dependencies(run, inputs, path), compute)
+    parts = results.load_or_evaluate(list_dependencies(run, inputs, path), compute)
+    return assemble_evaluation(inputs.suite, parts)
 
 
 def load_evaluated_model(run: Run, path: str, device: torch.device) -> Any:
@@ -128,9 +168,9 @@ def find_target_evaluation(run: Run, inputs: RunInputs, device: torch.device) ->
         return None
     if run.eval.compare_target:
         return evaluate_model_at(run, inputs, path, "target", device)
-    return results.load_evaluation(
-        results.locate_cached_evaluation(list_dependencies(run, inputs, path))
-    )
+    folders = results.locate_cached_parts(list_dependencies(run, inputs, path))
+    parts = results.load_cached_parts(folders)
+    return assemble_evaluation(inputs.suite, parts) if parts.keys() == folders.keys() else None
 
 
 def write_evaluation(
