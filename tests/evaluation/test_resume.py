@@ -243,6 +243,11 @@ def damage(folder: Path, file: str, how: str) -> None:
         path.unlink()
 
 
+def name_set_of(part: Path) -> str:
+    """Whose answers a part of an evaluation holds: the forget set alone has gradient norms."""
+    return "forget" if "mia_gradnorm" in (part / "samples.jsonl").read_text() else "retain"
+
+
 DAMAGES = ("cut", "a line less", "noise", "other JSON", "empty", "gone")
 
 
@@ -261,14 +266,21 @@ def test_a_broken_cached_evaluation_is_made_again(
 
     monkeypatch.setattr(stages, "evaluate_parts", counted)
     quick = command(random_model, NO_DOCUMENTS, "eval.limit=2")
+
+    def asked() -> list[list[str]]:
+        return [args[2] for args in made]
+
     assert run_command(quick) == 0
     expected = left_in(place)
     assert run_command(quick) == 0
-    assert len(made) == 1  # a whole one is not
+    assert asked() == [["forget", "retain"]]  # what is whole is not asked again
     for number, how in enumerate(DAMAGES, 2):
-        damage(evaluation(place), file, how)
+        (folder, *_) = sorted((place / "cache" / "evaluations").iterdir())
+        name = name_set_of(folder)
+        damage(folder, file, how)
         assert run_command(quick) == 0
         assert len(made) == number, how
+        assert asked()[-1] == [name], how
         assert left_in(place) == expected, how
     assert run_command(quick) == 0
     assert len(made) == len(DAMAGES) + 1
@@ -288,7 +300,8 @@ def test_noise_in_a_journal_is_no_result(
     assert run_command(command(random_model, NO_DOCUMENTS)) == 0
     expected = left_in(place)
     (partial,) = found
-    (place / "cache" / "evaluations" / partial.stem / "results.json").unlink()
+    for part in (place / "cache" / "evaluations").iterdir():
+        (part / "results.json").unlink()
     partial.mkdir()
     for engine in ("scores-forget", "scores-retain", "gradients-forget"):
         (partial / f"{engine}.0-1.jsonl").write_text("\n".join(NOISE))
