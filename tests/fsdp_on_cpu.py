@@ -11,13 +11,14 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from accelerate import state
 from accelerate.utils import DistributedType
 
 from undial_cli import cli
-from undial_cli.evaluation.evaluate import evaluate_suite
+from undial_cli.evaluation.evaluate import evaluate_parts, evaluate_suite
 from undial_cli.models.shards import is_sharded_model
 from undial_cli.runs import evaluations
 from undial_cli.system import processes
@@ -52,10 +53,14 @@ def check_sharded(model: Any, *words: Any) -> None:
     check_finite(model, *words)
 
 
-def evaluate_sharded(model: Any, *words: Any, **keys: Any) -> Any:
+def check_evaluated(evaluate: Callable[..., Any]) -> Callable[..., Any]:
     """An evaluation, and that each of several processes holds a part of the model only."""
-    assert is_sharded_model(model) or processes.get_process_count() == 1
-    return evaluate_suite(model, *words, **keys)
+
+    def evaluate_sharded(model: Any, *words: Any, **keys: Any) -> Any:
+        assert is_sharded_model(model) or processes.get_process_count() == 1
+        return evaluate(model, *words, **keys)
+
+    return evaluate_sharded
 
 
 def end_step_and_die(self: UnlearningTrainer) -> None:
@@ -75,8 +80,9 @@ def run_commands(argv: list[str]) -> int:
 if __name__ == "__main__":
     state.AcceleratorState.__init__ = set_up_fsdp
     loop.check_finite_weights = check_sharded
-    for asking in (session, selection, evaluations):
-        asking.evaluate_suite = evaluate_sharded
+    for asking in (session, selection):
+        asking.evaluate_suite = check_evaluated(evaluate_suite)
+    evaluations.evaluate_parts = check_evaluated(evaluate_parts)
     cli.run_command = run_commands
     if "KILL_AFTER" in os.environ:
         UnlearningTrainer.end_step = end_step_and_die
