@@ -282,7 +282,7 @@ def evaluate_harness_tasks(suite: Suite, model: Any) -> Evaluation:
     figures, missing, statistics = run_harness_tasks(
         model, suite.encoder.tokenizer, config.harness, config.limit, config.batch_size, suite.seed
     )
-    return Evaluation(figures, [], missing, bool(missing), statistics)
+    return Evaluation({**figures}, [], missing, bool(missing), statistics)
 
 
 def collect_samples(
