@@ -28,6 +28,8 @@ def plain_run(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ui, "PLAIN_SECONDS", 0)
         patch.setattr(ui, "KEPT_SECONDS", 0)
+        # What other tests asked would not be asked again.
+        patch.setenv("UNDIAL_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         return start(random_model, tmp_path_factory.mktemp("plain"))
 
 

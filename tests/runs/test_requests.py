@@ -140,6 +140,7 @@ def test_results_hold_every_request_after_every_other(
         return evaluate(model, suite, names, title, *rest)
 
     monkeypatch.setattr(evaluations, "evaluate_parts", note_names)
+    monkeypatch.setenv("UNDIAL_CACHE_DIR", str(tmp_path / "cache"))
     retain = write_qa(tmp_path / "retain.jsonl", 6, first=60)
     assert run_command([*sequence, "method.retain=gdr", f"data.retain_file={retain}"]) == 0
     folder = tmp_path / "unlearn" / "seq"
