@@ -22,7 +22,11 @@ from undial_cli.config.datasets import DataConfig
 from undial_cli.config.models import TemplateConfig
 from undial_cli.config.suites import EvalConfig, EvalSetConfig, find_set_of_role, resolve_role
 from undial_cli.data.encode import Encoder
-from undial_cli.evaluation.evaluate import add_set_aggregate, evaluate_suite
+from undial_cli.evaluation.evaluate import (
+    add_set_aggregate,
+    assemble_evaluation,
+    evaluate_suite,
+)
 from undial_cli.evaluation.evidence import Evaluation
 from undial_cli.evaluation.suite import SetRows, Suite
 
@@ -161,3 +165,13 @@ def test_evaluation_in_training_mode_is_without_dropout() -> None:
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.5
     assert run_suite(model.train()).metrics == run_suite(model.eval()).metrics
+
+
+def test_a_part_without_counts_of_its_rows_is_taken() -> None:
+    config = EvalConfig(sets={"forget": EvalSetConfig("x", ["probability"])})
+    suite = Suite(config, ENCODER, {"forget": SetRows(QUESTIONS)})
+    part = Evaluation({}, [{"set": "", "index": 0, "probability": 0.25}])
+    found = assemble_evaluation(suite, {"forget": part})
+    assert found.metrics == {"forget_probability": 0.25}
+    assert [sample["set"] for sample in found.samples] == ["forget"]
+    assert found.rows == {}

@@ -146,7 +146,8 @@ def add_part(evaluation: Evaluation, name: str, part: Evaluation) -> None:
     """Add what was found of a set, under its name."""
     evaluation.samples += [{**sample, "set": name} for sample in part.samples]
     evaluation.missing |= {f"{name}_{metric}": reason for metric, reason in part.missing.items()}
-    evaluation.rows[name] = part.rows[UNNAMED]
+    if UNNAMED in part.rows:  # a later field: results may hold none
+        evaluation.rows[name] = part.rows[UNNAMED]
 
 
 def score_sets(model: Any, suite: Suite, names: Sequence[str], journal: Journal) -> SetEvidence:
