@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from undial_cli.errors import Interrupted, UserError, WorldError, bad_value
 from undial_cli.system import launcher_environment, signals
 from undial_cli.system.garbage import spare_imports
+from undial_cli.system.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from undial_cli.config.schema import Run
@@ -114,7 +115,7 @@ def run_command(argv: list[str]) -> int:
 
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises kernels on import
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # by torch: large memory pages
+    keep_freed_memory()
     try:
         launcher_environment.adopt_slurm_step()
         return dispatch_command(argv)

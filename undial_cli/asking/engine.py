@@ -8,7 +8,6 @@ loaded once: a run's adapter and the base that is its target. Knows no screen.
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +41,7 @@ from undial_cli.models.capacity import ModelCapacity
 from undial_cli.models.inspection import check_model, make_blank_model
 from undial_cli.models.load import load_run_model
 from undial_cli.models.paths import resolve_model_folder
+from undial_cli.system.memory import give_back_memory
 
 # Share of the free memory that weights may fill: answers, and other programs, need some too.
 WEIGHTS_SHARE = 0.85
@@ -130,7 +130,7 @@ class AskingEngine:
     def release(self) -> None:
         """Let go of all weights."""
         self._held.clear()
-        gc.collect()  # a model is in reference cycles
+        give_back_memory()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -10,7 +10,6 @@ Shapes: R forget rows that are attacked.
 from __future__ import annotations
 
 import dataclasses
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ from undial_cli.data.encode import Encoder
 from undial_cli.data.rows import Row
 from undial_cli.evaluation.sharding import Journal
 from undial_cli.evaluation.suite import Suite
+from undial_cli.system.memory import give_back_memory
 
 
 class CannotServe(Exception):
@@ -139,13 +139,13 @@ class AttackedModel:
         """Let go of the weights: two models do not fit."""
         if self._model is not None:
             self._model = None
-            gc.collect()  # a model is in reference cycles
+            give_back_memory()
 
     def load_attacked(self, **arguments: Any) -> Any:
         """A copy of its own, to be changed; nobody else holds a model then."""
         for other in self.others.values():
             other.release()
-        gc.collect()  # so is a copy that an attack before this one changed
+        give_back_memory()  # of a copy that an attack before this one changed
         return self._load(self.path, **arguments)
 
     @property

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import math
 import shutil
 import tempfile
@@ -40,6 +39,7 @@ from undial_cli.models.contrastive import ContrastedModel
 from undial_cli.models.head import evaluation_mode
 from undial_cli.system import processes
 from undial_cli.system.files import locate_in_cache, make_private_folder
+from undial_cli.system.memory import give_back_memory
 from undial_cli.system.private_files import note_private
 from undial_cli.system.random_state import preserve_random_state
 from undial_cli.training.callbacks import Watcher
@@ -129,7 +129,7 @@ def relearn_part(
         # for the watcher, which holds the trainer.
         watched = steps[:-1]
         run_training(run, model, Supervised(), schedule, None, folder, [AskAt(watched, ask)])
-        gc.collect()  # the trainer is in reference cycles
+        give_back_memory()  # the trainer's
         model.zero_grad(set_to_none=True)
         for step in steps:
             # Those before which a training was resumed are in the journal, all of them: the state

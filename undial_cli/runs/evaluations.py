@@ -6,7 +6,6 @@ Joins the suite with what a run knows of its models, and writes evaluation/ and 
 from __future__ import annotations
 
 import dataclasses
-import gc
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -32,6 +31,7 @@ from undial_cli.runs.resolved import ResolvedRun
 from undial_cli.runs.run_folder import RunFolder
 from undial_cli.system import processes
 from undial_cli.system.files import hash_files, hash_folder_state
+from undial_cli.system.memory import give_back_memory
 from undial_cli.training.best_weights import read_selection
 from undial_cli.training.callbacks import ends_on_checkpoint, log_checkpoint_figures
 from undial_cli.training.merging import read_merge_loss
@@ -124,7 +124,7 @@ def evaluate_model_at(
         model = load_evaluated_model(run, path, device)
         return evaluate_parts(model, inputs.suite, names, title, journal, path)
 
-    gc.collect()  # the model before is in reference cycles, and two do not fit
+    give_back_memory()  # of the model before: two do not fit
     parts = results.load_or_evaluate(list_dependencies(run, inputs, path), compute)
     return assemble_evaluation(inputs.suite, parts)
 

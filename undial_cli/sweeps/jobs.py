@@ -21,6 +21,7 @@ from undial_cli.methods import user_file
 from undial_cli.runs.run_folder import locate_run_folder
 from undial_cli.runs.run_yaml import dump_run_yaml, parse_run_yaml
 from undial_cli.system.garbage import spare_imports
+from undial_cli.system.memory import give_back_memory
 
 # Of the command that carries out a run, by how the run ended.
 EXIT_CODES = {"done": 0, "failed": 1, "refused": 2}
@@ -84,6 +85,7 @@ def run_job(packed: dict[str, Any]) -> dict[str, Any]:
         status, reason = "failed", str(error)
     except Exception as error:
         status, reason = "failed", f"{type(error).__name__}: {error}"
+    give_back_memory()  # this process may wait long for its next job
     # one line: it becomes a cell of a table
     reason = reason.strip().splitlines()[0] if reason.strip() else ""
     outcome = JobOutcome(status, locate_run_folder(run).path, reason, time.monotonic() - begin)
