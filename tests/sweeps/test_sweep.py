@@ -165,6 +165,12 @@ def test_a_run_that_is_running_shows_its_last_step(tmp_path: Path) -> None:
     job.folder.mkdir(parents=True)
     (job.folder / "metrics.jsonl").write_text('{"step": 7}\n')
     assert run.describe_status() == "running, step 7"
+    for number in (1, 2):
+        (job.folder / f"request_{number}").mkdir()
+        assert run.describe_status() == f"running, request {number}"
+    (job.folder / "request_1" / "metrics.jsonl").write_text('{"step": 25}\n')
+    (job.folder / "request_2" / "metrics.jsonl").write_text('{"step": 3}\n')
+    assert run.describe_status() == "running, request 2, step 3"
     run.end(JobOutcome("failed", job.folder, "NaN"))
     assert run.describe_status() == "failed: NaN"
 

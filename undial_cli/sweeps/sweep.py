@@ -60,12 +60,19 @@ class SweepRun:
             self.record.results = store.read_results_json(self.job.folder / "evaluation")
 
     def describe_status(self) -> str:
-        """The status in words, with the last logged step of one that runs."""
-        status = self.record.status
+        """The status in words; of a run at work its request, if any, and its last logged step."""
+        status, folder = self.record.status, self.job.folder
         if status in ("failed", "refused"):
             return f"{status}: {self.record.reason}"
-        step = read_last_step(self.job.folder / "metrics.jsonl") if status == "running" else None
-        return f"running, step {step}" if step else status
+        if status != "running":
+            return status
+        words = [status]
+        served = len([path for path in folder.glob("request_*") if path.is_dir()])
+        if served:
+            words.append(f"request {served}")
+            folder /= f"request_{served}"
+        step = read_last_step(folder / "metrics.jsonl")
+        return ", ".join([*words, f"step {step}"] if step else words)
 
 
 @dataclass
