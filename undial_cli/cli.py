@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from undial_cli.errors import Interrupted, UserError, WorldError, bad_value
 from undial_cli.system import launcher_environment, signals
 from undial_cli.system.garbage import spare_imports
-from undial_cli.system.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from undial_cli.config.schema import Run
@@ -115,7 +114,7 @@ def run_command(argv: list[str]) -> int:
 
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises kernels on import
-    keep_freed_memory()
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # by torch: large memory pages
     try:
         launcher_environment.adopt_slurm_step()
         return dispatch_command(argv)

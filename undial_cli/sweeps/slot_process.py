@@ -14,7 +14,6 @@ import sys
 
 from undial_cli.errors import Interrupted
 from undial_cli.system import signals
-from undial_cli.system.memory import keep_freed_memory
 from undial_cli.system.supervision import end_with_parent, give_beat
 
 
@@ -25,7 +24,6 @@ def run_slot_process() -> None:
     from undial_cli.sweeps.jobs import run_job  # takes a while: the parent may be gone before
 
     os.environ.setdefault("TQDM_DISABLE", "1")
-    keep_freed_memory()
     # stdout is for outcomes alone: a print of a library between them would break the JSON
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         nowhere = os.open(os.devnull, os.O_WRONLY)
